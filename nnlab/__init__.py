@@ -1,0 +1,37 @@
+"""nnlab: controlled experiments on small neural networks, a whole sweep as one computation."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnlab.datasets import Split as Split
+    from nnlab.model import mlp as mlp
+    from nnlab.stopping import Plateau as Plateau
+    from nnlab.training import Fit as Fit
+    from nnlab.training import evaluate as evaluate
+    from nnlab.training import fit as fit
+    from nnlab.training import train_epoch as train_epoch
+
+# Imported when first used, so that the command line starts without torch.
+_HOME = {
+    "Split": "nnlab.datasets",
+    "mlp": "nnlab.model",
+    "Plateau": "nnlab.stopping",
+    "Fit": "nnlab.training",
+    "evaluate": "nnlab.training",
+    "fit": "nnlab.training",
+    "train_epoch": "nnlab.training",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nnlab' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

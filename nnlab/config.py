@@ -1,0 +1,239 @@
+"""Every option: its type, its limits, and the fingerprint that identifies a configuration.
+
+Defaults live in ``conf/`` only; this schema has none, so an option has one place to look.
+Nothing here imports torch: ``--help`` and a finished sweep's rerun must start fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+class Activation(enum.Enum):
+    relu = "relu"
+    tanh = "tanh"
+    sigmoid = "sigmoid"
+    identity = "identity"
+
+
+class EngineName(enum.Enum):
+    auto = "auto"
+    torch = "torch"
+    native = "native"
+    stacked = "stacked"
+
+
+class Source(enum.Enum):
+    auto = "auto"
+    official = "official"
+    bundled = "bundled"
+
+
+@dataclass
+class DatasetConfig:
+    name: str = MISSING
+    source: Source = MISSING
+    folder: str = MISSING
+    balanced: bool = MISSING
+    normalize: bool = MISSING
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    hidden: list[int] = MISSING
+    activation: Activation = MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    """Options carry the names and meaning of ``torch.optim``."""
+
+    name: str = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+
+
+@dataclass
+class SGD(OptimizerConfig):
+    momentum: float = MISSING
+    dampening: float = MISSING
+    nesterov: bool = MISSING
+
+
+@dataclass
+class Adam(OptimizerConfig):
+    betas: list[float] = MISSING
+    eps: float = MISSING
+    amsgrad: bool = MISSING
+
+
+@dataclass
+class AdamW(Adam):
+    pass
+
+
+@dataclass
+class StoppingConfig:
+    name: str = MISSING
+    max_epochs: int = MISSING
+
+
+@dataclass
+class PlateauConfig(StoppingConfig):
+    min_delta: float = MISSING
+    patience: int = MISSING
+
+
+@dataclass
+class Config:
+    dataset: DatasetConfig = MISSING
+    model: ModelConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    stopping: StoppingConfig = MISSING
+    train_size: Optional[int] = MISSING
+    valid_size: int = MISSING
+    test_size: Optional[int] = MISSING
+    batch_size: int = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    engine: EngineName = MISSING
+    threads: int = MISSING
+    objective: str = MISSING
+    study: str = MISSING
+    output_dir: str = MISSING
+    force: bool = MISSING
+
+
+OBJECTIVES = ("test_loss", "test_accuracy", "valid_loss", "valid_accuracy", "train_seconds")
+# Options that say where results go or what is done with them, not what is computed.
+NOT_IDENTITY = ("study", "output_dir", "force", "objective")
+
+
+# The schemas that the YAML files of each config group extend.
+GROUPS: dict[str, dict[str, type]] = {
+    "dataset": {"images": DatasetConfig},
+    "model": {"mlp": ModelConfig},
+    "optimizer": {"sgd": SGD, "adam": Adam, "adamw": AdamW},
+    "stopping": {"epochs": StoppingConfig, "plateau": PlateauConfig},
+}
+
+
+def register() -> None:
+    """Put the schemas into Hydra's ConfigStore."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config, provider="nnlab")
+    for group, schemas in GROUPS.items():
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema, provider="nnlab")
+
+
+def from_hydra(composed: DictConfig) -> Config:
+    """Turn what Hydra composed into plain typed values and check their limits.
+
+    Raises ValueError naming the option, its value, the limit and the remedy.
+    """
+    refuse_unknown(composed, Config)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    validate(config)
+    return config
+
+
+def refuse_unknown(node: DictConfig, schema: type, prefix: str = "") -> None:
+    """Raise ValueError for an option that no schema knows: Hydra's ``+key=value`` adds any."""
+    known = {field.name for field in dataclasses.fields(schema)}
+    for key in node:
+        if key not in known:
+            raise ValueError(f"{prefix}{key} is not an option of nnlab; see --help")
+        if OmegaConf.is_dict(node._get_node(key)):
+            refuse_unknown(node[key], OmegaConf.get_type(node[key]), f"{prefix}{key}.")
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError for the first option outside its limits, before anything is read."""
+
+    def require(holds: bool, option: str, value: object, limit: str) -> None:
+        if not holds:
+            raise ValueError(f"{option}={value} is not possible: {limit}")
+
+    def finite(option: str, value: float, least: float = 0.0) -> None:
+        limit = f"it must be a finite number, at least {least:g}"
+        require(math.isfinite(value) and value >= least, option, value, limit)
+
+    if config.train_size is not None:
+        limit = "training needs at least 1 example (null takes the whole split)"
+        require(config.train_size >= 1, "train_size", config.train_size, limit)
+    require(config.valid_size >= 0, "valid_size", config.valid_size, "0 means no validation set")
+    if config.test_size is not None:
+        limit = "0 means no test set, null the whole split"
+        require(config.test_size >= 0, "test_size", config.test_size, limit)
+    require(config.batch_size >= 1, "batch_size", config.batch_size, "it must be at least 1")
+    require(0 <= config.seed < 2**63, "seed", config.seed, "it must lie in 0 to 2**63 - 1")
+    require(config.threads >= 1, "threads", config.threads, "it must be at least 1")
+    limit = f"choose one of {', '.join(OBJECTIVES)}"
+    require(config.objective in OBJECTIVES, "objective", config.objective, limit)
+    if config.objective.startswith("valid"):
+        limit = "there is no validation set; set valid_size"
+        require(config.valid_size > 0, "objective", config.objective, limit)
+    limit = "it names one folder under output_dir, without / and not . or .."
+    named = config.study.strip(". ") != "" and not set(config.study) & set('/\\:*?"<>|\0')
+    require(named, "study", repr(config.study), limit)
+
+    for width in config.model.hidden:
+        limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
+        require(width >= 1, "model.hidden", list(config.model.hidden), limit)
+
+    optimizer = config.optimizer
+    finite("optimizer.lr", optimizer.lr)
+    finite("optimizer.weight_decay", optimizer.weight_decay)
+    if isinstance(optimizer, SGD):
+        finite("optimizer.momentum", optimizer.momentum)
+        finite("optimizer.dampening", optimizer.dampening, least=-math.inf)
+        limit = "nesterov needs momentum above 0 and dampening=0"
+        steady = optimizer.momentum > 0 and optimizer.dampening == 0
+        require(steady or not optimizer.nesterov, "optimizer.nesterov", True, limit)
+    if isinstance(optimizer, Adam):
+        inside = len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas)
+        limit = "two numbers of at least 0 and below 1, as in [0.9,0.999]"
+        require(inside, "optimizer.betas", list(optimizer.betas), limit)
+        finite("optimizer.eps", optimizer.eps)
+
+    stopping = config.stopping
+    limit = "it must be at least 1"
+    require(stopping.max_epochs >= 1, "stopping.max_epochs", stopping.max_epochs, limit)
+    if isinstance(stopping, PlateauConfig):
+        finite("stopping.min_delta", stopping.min_delta)
+        require(stopping.patience >= 1, "stopping.patience", stopping.patience, limit)
+        limit = "it watches the validation loss; set valid_size (say valid_size=500)"
+        require(config.valid_size > 0, "stopping", "plateau", limit)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested dicts of JSON values."""
+
+    def value(node: Any) -> Any:
+        if isinstance(node, enum.Enum):
+            return node.name
+        if isinstance(node, dict):
+            return {key: value(item) for key, item in node.items()}
+        return list(node) if isinstance(node, (list, tuple)) else node
+
+    tree: dict[str, Any] = value(dataclasses.asdict(config))
+    return tree
+
+
+def fingerprint(config: Config) -> str:
+    """Return 16 hex digits that differ wherever two configurations compute different things."""
+    identity = {key: item for key, item in plain(config).items() if key not in NOT_IDENTITY}
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

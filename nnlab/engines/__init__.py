@@ -1,0 +1,112 @@
+"""What trains: a run, and the calls that an engine answers for the runs it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nnlab.config import EngineName, OptimizerConfig
+from nnlab.datasets import Split
+from nnlab.stopping import StoppingRule
+
+
+class Epoch(NamedTuple):
+    """One row of metrics.csv. ``seconds`` is training time since the run began."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    valid_loss: float | None
+    valid_accuracy: float | None
+    seconds: float
+
+
+@dataclass(eq=False)
+class Run:
+    """One network, its data, and how it is to be trained; afterwards, how that went.
+
+    ``model`` maps [B, ...] to logits [B, classes] and holds the initial weights; when the
+    run has ended it holds the trained ones. ``order`` draws the order of the examples in
+    every epoch (None: as given).
+    """
+
+    model: nn.Module
+    optimizer: OptimizerConfig | torch.optim.Optimizer
+    train: Split
+    valid: Split | None = None
+    test: Split | None = None
+    batch_size: int = 10
+    max_epochs: int = 100
+    stopping: StoppingRule | None = None
+    order: torch.Generator | None = None
+
+    epochs: list[Epoch] = field(default_factory=list)
+    status: str = "running"
+    stop_reason: str = ""
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+
+
+class Trained(NamedTuple):
+    """Means over an epoch's examples as it trained, and the seconds that it took."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+class Engine(Protocol):
+    """The arithmetic of training for the runs that it was made with.
+
+    An engine knows nothing of files, stopping rules or Hydra, and a run's numbers do not
+    depend on the other runs it holds.
+    """
+
+    name: ClassVar[str]
+    # Whether engines of this kind may work in threads at the same time, each on its core.
+    side_by_side: ClassVar[bool]
+
+    def __init__(self, runs: Sequence[Run], device: torch.device) -> None: ...
+
+    @staticmethod
+    def group(run: Run) -> Hashable:
+        """Return a key; runs with equal keys are best given to one engine together."""
+
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+        """Train each run once through its examples.
+
+        orders: per run [n] int64, positions in ``run.train.index``; every batch takes the
+        next ``run.batch_size`` of them, the last batch what is left.
+        """
+
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+        """Return each run's mean loss and accuracy on its split ("train", "valid", "test")."""
+
+    def state(self, run: Run) -> dict[str, Tensor]:
+        """Return weights and optimizer state, in torch's names and layout, on the CPU.
+
+        Parameters carry their name in the model (``0.weight``, [outputs, inputs]),
+        optimizer state that name and torch's (``0.weight.momentum_buffer``).
+        """
+
+    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+        """Take back what ``state`` gave; training goes on as if it had not stopped."""
+
+    def release(self, runs: Sequence[Run]) -> None:
+        """Put the weights of these runs into their models and let go of them."""
+
+
+def choose(wanted: EngineName, run: Run, device: torch.device) -> tuple[type[Engine], str]:
+    """Return the engine that is to train a run on a device, and why that one.
+
+    Raises ValueError where the engine asked for by name cannot take the run.
+    """
+    from nnlab.engines.torch import TorchEngine
+
+    if wanted is EngineName.torch:
+        return TorchEngine, "asked for"
+    return TorchEngine, "the only one"

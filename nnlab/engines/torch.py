@@ -1,0 +1,160 @@
+"""The reference engine: plain PyTorch, one run after another. Any module, any optimizer.
+
+Axes: B examples in a batch, N examples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.engines import Run, Trained
+
+EVALUATION_BATCH = 8192  # bounds memory, not results: sums are over examples
+
+
+def train_epoch(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    order: Tensor,
+) -> tuple[float, float]:
+    """Train once through the examples in ``order``; return mean loss and accuracy.
+
+    inputs: [N, ...], labels: [N] int64, order: [n] int64 into both, all on the model's
+    device. Loss and accuracy are those of each batch before its step.
+    """
+    model.train()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
+    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
+    for batch in order.split(batch_size):
+        targets = labels[batch]
+        logits = model(inputs[batch])
+        loss = cross_entropy(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(batch)
+        correct += (logits.argmax(1) == targets).sum()
+    return loss_sum.item() / len(order), correct.item() / len(order)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float]:
+    """Return mean loss and accuracy on the examples in ``index``; shapes as train_epoch."""
+    was_training = model.training
+    model.eval()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
+    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
+    for batch in index.split(EVALUATION_BATCH):
+        targets = labels[batch]
+        logits = model(inputs[batch])
+        loss_sum += cross_entropy(logits, targets, reduction="sum")
+        correct += (logits.argmax(1) == targets).sum()
+    model.train(was_training)
+    return loss_sum.item() / len(index), correct.item() / len(index)
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the ``torch.optim`` optimizer that the options describe."""
+    parameters = model.parameters()
+    if isinstance(config, SGD):
+        return torch.optim.SGD(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            dampening=config.dampening,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+        )
+    if isinstance(config, Adam):
+        build = torch.optim.AdamW if isinstance(config, AdamW) else torch.optim.Adam
+        return build(
+            parameters,
+            lr=config.lr,
+            betas=(config.betas[0], config.betas[1]),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            amsgrad=config.amsgrad,
+        )
+    raise ValueError(f"optimizer={config.name} has no torch optimizer")
+
+
+class TorchEngine:
+    name = "torch"
+    side_by_side = False  # Python's lock would have the threads wait for each other
+
+    def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
+        self.device = device
+        self.optimizers: dict[Run, torch.optim.Optimizer] = {}
+        self.moved: dict[int, Tensor] = {}  # the arrays that splits share, moved once
+        for run in runs:
+            run.model.to(device)
+            self.optimizers[run] = (
+                run.optimizer
+                if isinstance(run.optimizer, torch.optim.Optimizer)
+                else build_optimizer(run.optimizer, run.model)
+            )
+
+    @staticmethod
+    def group(run: Run) -> Hashable:
+        return id(run)
+
+    def on_device(self, array: Tensor) -> Tensor:
+        if array.device == self.device:
+            return array
+        if id(array) not in self.moved:
+            self.moved[id(array)] = array.to(self.device)
+        return self.moved[id(array)]
+
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+        results = []
+        for run, order in zip(runs, orders):
+            inputs, labels = self.on_device(run.train.inputs), self.on_device(run.train.labels)
+            examples = run.train.index[order].to(self.device)
+            started = time.perf_counter()
+            loss, accuracy = train_epoch(
+                run.model, inputs, labels, self.optimizers[run], run.batch_size, examples
+            )
+            results.append(Trained(loss, accuracy, time.perf_counter() - started))
+        return results
+
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+        results = []
+        for run in runs:
+            part = getattr(run, split)
+            inputs, labels = self.on_device(part.inputs), self.on_device(part.labels)
+            results.append(evaluate(run.model, inputs, labels, part.index.to(self.device)))
+        return results
+
+    def state(self, run: Run) -> dict[str, Tensor]:
+        state = {name: t.detach().cpu().clone() for name, t in run.model.state_dict().items()}
+        moments = self.optimizers[run].state
+        for name, parameter in run.model.named_parameters():
+            for key, value in moments.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    state[f"{name}.{key}"] = value.detach().cpu().clone()
+        return state
+
+    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+        run.model.load_state_dict({name: state[name] for name in run.model.state_dict()})
+        moments = self.optimizers[run].state
+        for name, parameter in run.model.named_parameters():
+            prefix = f"{name}."
+            kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            # torch keeps Adam's step count on the CPU and everything else beside the weights.
+            moments[parameter] = {
+                key: value.clone() if key == "step" else value.clone().to(parameter)
+                for key, value in kept.items()
+            }
+
+    def release(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            del self.optimizers[run]

@@ -1,0 +1,74 @@
+"""Errors in one clear message: Hydra's own words, and the nearest valid name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from nnlab.config import GROUPS, Config
+
+
+def explain(error: Exception) -> str | None:
+    """Return what to tell a person about an error, or None where it is not theirs to mend."""
+    if isinstance(error, MissingConfigException):
+        # What follows the options is where Hydra searched, which helps nobody here.
+        text = str(error).partition("\nConfig search path:")[0]
+        return text + suggest_choice(text)
+    if isinstance(error, HydraException):
+        # Its advice to append with + would only meet the next refusal.
+        lines = [line for line in str(error).splitlines() if not line.startswith("To append")]
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException):
+            lines.append(str(cause).splitlines()[0] + suggest(cause))
+        return "\n".join(lines)
+    if isinstance(error, OmegaConfBaseException):
+        return str(error).splitlines()[0] + suggest(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename}: {error.strerror}; "
+            f"results go to output_dir/study, choose a folder that can be written with output_dir="
+        )
+    return str(error) if isinstance(error, ValueError) else None
+
+
+def suggest(error: OmegaConfBaseException) -> str:
+    """Return a hint at the nearest option or value, or nothing."""
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and error.full_key:
+        return did_you_mean(error.full_key, options_beside(error))
+    found = re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", str(error))
+    return did_you_mean(found[1], found[2].split(", ")) if found else ""
+
+
+def options_beside(error: OmegaConfBaseException) -> list[str]:
+    """List the options beside a refused one, and where it stands alone those of all groups."""
+    parent = str(error.full_key).rpartition(".")[0]
+    if parent:
+        return [f"{parent}.{name}" for name in _fields(error.object_type)]
+    return _fields(Config) + [
+        f"{group}.{name}"
+        for group, schemas in GROUPS.items()
+        for schema in schemas.values()
+        for name in _fields(schema)
+    ]
+
+
+def _fields(schema: object) -> list[str]:
+    return [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+
+
+def did_you_mean(given: str, names: list[str]) -> str:
+    leaf = given.rpartition(".")[2]
+    near = [name for name in names if name.rpartition(".")[2] == leaf and name != given]
+    near = near or difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    return f"\nDid you mean '{near[0]}'?" if near else ""
+
+
+def suggest_choice(text: str) -> str:
+    """Return a hint at the nearest of the options that Hydra lists for a config group."""
+    missing = re.search(r"Could not find '(?:.*/)?([^'/]*)'", text)
+    choices = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+    return did_you_mean(missing[1], choices) if missing else ""

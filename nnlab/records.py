@@ -1,0 +1,163 @@
+"""The run folder: metrics, log, result and weights. The only code that writes there.
+
+``result.json`` is there from a run's first instant, with status "running", and says whose
+folder it is; the final one replaces it in one step after everything else is on disk.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+RESULT = "result.json"
+METRICS = "metrics.csv"
+WEIGHTS = "model.safetensors"
+LOG = "run.log"
+DONE = ("finished", "stopped", "diverged")
+COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "seconds")
+
+
+class RunFolder:
+    """One run's folder while it is being trained."""
+
+    def __init__(
+        self, path: Path, identity: dict[str, Any], write_hydra: Callable[[Path], None]
+    ) -> None:
+        """Make the folder afresh: the files of an earlier attempt are removed.
+
+        identity: what result.json says of the run before it has results.
+        write_hydra: puts Hydra's own record (``.hydra/``) into the folder.
+        """
+        self.path = path
+        self.identity = identity
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (RESULT, METRICS, WEIGHTS, "curves.png"):  # the log goes on
+            (path / name).unlink(missing_ok=True)
+        self.write_result(status="running")
+        write_hydra(path)
+        # A logger of the run's own: runs train side by side, and Python's are global.
+        self.log = logging.Logger(path.name)
+        handler = logging.FileHandler(path / LOG, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
+        self.log.addHandler(handler)
+        self.metrics: IO[str] = (path / METRICS).open("w", encoding="utf-8")
+        self.metrics.write(",".join(COLUMNS) + "\n")
+        self.metrics.flush()
+
+    def append(self, row: Sequence[float | None]) -> None:
+        """Put an epoch's row on disk."""
+        self.metrics.write(",".join("" if v is None else f"{v:.9g}" for v in row) + "\n")
+        self.metrics.flush()
+
+    def finish(self, outcome: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+        """Write the trained weights, then the result; return it."""
+        from safetensors.torch import save
+
+        write_whole(self.path / WEIGHTS, save(weights))
+        return self.write_result(**outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """Record that the run broke off: the traceback in its log, the error in its result."""
+        self.log.error("".join(traceback.format_exception(error)).rstrip())
+        self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
+
+    def write_result(self, **outcome: Any) -> dict[str, Any]:
+        result = {**outcome, **self.identity}
+        text = json.dumps(result, indent=2, allow_nan=False)
+        write_whole(self.path / RESULT, (text + "\n").encode())
+        return result
+
+    def close(self) -> None:
+        self.metrics.close()
+        for handler in self.log.handlers:
+            handler.close()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is either whole or as it was before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """Return a run folder's result, or None where there is none.
+
+    Raises ValueError naming the file where it is not a result of nnlab's.
+    """
+    file = path / RESULT
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
+    if not isinstance(result, dict) or "fingerprint" not in result or "status" not in result:
+        raise ValueError(f"{file} is not a result of nnlab's; move it away or choose another study=")
+    return result
+
+
+def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the result of an earlier run of this very configuration, if it came to its end.
+
+    Raises ValueError where the folder belongs to a run of another configuration.
+    """
+    result = read_result(path)
+    if result is None:
+        return None
+    if result["fingerprint"] != fingerprint:
+        theirs, ours = _flat(result.get("config", {})), _flat(config)
+        differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
+        holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ)
+        asked = ", ".join(f"{key}={ours.get(key)}" for key in differ)
+        raise ValueError(
+            f"{path} holds a run with {holds}; this one has {asked}. "
+            f"Give it another study=NAME, or replace that run with force=true"
+        )
+    return result if result["status"] in DONE else None
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    packages = ("nnlab", "torch", "numpy", "hydra-core")
+    return {"python": platform.python_version()} | {
+        package: importlib.metadata.version(package) for package in packages
+    }
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """Return the commit of the working directory, "-dirty" where it has changes, or None."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.check_output(
+            command, text=True, stderr=subprocess.DEVNULL, timeout=10
+        ).strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,335 @@
+"""Many configurations: which are done, which train together, progress, failures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from nnlab import config as configuration
+from nnlab import records
+from nnlab.config import Config, PlateauConfig
+from nnlab.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnlab.datasets import Data
+    from nnlab.engines import Engine, Run
+
+log = logging.getLogger("nnlab")
+history: list[Outcome] = []  # of all jobs of this command, whatever batches Hydra made of them
+
+
+@dataclass
+class Job:
+    """One configuration as Hydra composed it, and the folder where its run goes."""
+
+    composed: DictConfig
+    folder: Path
+    overrides: list[str]  # what was swept
+    write_hydra: Callable[[Path], None]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+@dataclass
+class Outcome:
+    """What became of a job: the content of its result.json, or why there is none."""
+
+    job: Job
+    result: dict[str, Any] | None = None
+    error: Exception | None = None
+
+    def objective(self) -> float:
+        """Return the metric that Hydra's sweepers optimise; the worst value without a result."""
+        metric = str(self.job.composed.objective)
+        value = None if self.result is None else self.result.get(metric)
+        if value is None:
+            return 0.0 if metric.endswith("accuracy") else float("inf")
+        return float(value)
+
+
+@dataclass(eq=False)
+class Task:
+    """A job that is to be trained now: its run, its engine and, once it starts, its folder."""
+
+    outcome: Outcome
+    config: Config
+    run: Run
+    engine: type[Engine]
+    place: torch.device
+    identity: dict[str, Any]
+    folder: records.RunFolder | None = None
+
+
+def train(jobs: Sequence[Job]) -> list[Outcome]:
+    """Train what is not done yet, each run into its folder; one bad job harms no other.
+
+    Returns an outcome per job, in order. On KeyboardInterrupt every run stops after its
+    current epoch; its folder then says "running", and the same command trains it anew.
+    """
+    outcomes = [Outcome(job) for job in jobs]
+    waiting: list[tuple[Outcome, Config]] = []
+    for outcome in outcomes:
+        try:
+            config = configuration.from_hydra(outcome.job.composed)
+            if not config.force:
+                outcome.result = earlier_result(outcome.job, config)
+            if outcome.result is None:
+                waiting.append((outcome, config))
+        except (ValueError, OSError) as error:
+            outcome.error = error
+    done = sum(outcome.result is not None for outcome in outcomes)
+    if done:
+        log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
+    if waiting:
+        train_tasks(prepare(waiting))
+    tell_errors(outcomes)
+    return outcomes
+
+
+def earlier_result(job: Job, config: Config) -> dict[str, Any] | None:
+    mark, plain = configuration.fingerprint(config), configuration.plain(config)
+    return records.finished_result(job.folder, mark, plain)
+
+
+def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
+    """Load the data, build the networks and choose the engines, before anything is written."""
+    from nnlab import datasets, device, engines
+
+    tasks = []
+    for outcome, config in waiting:
+        try:
+            place = device.choose(config.device)
+            data = datasets.load(
+                config.dataset,
+                train_size=config.train_size,
+                valid_size=config.valid_size,
+                test_size=config.test_size,
+                seed=config.seed,
+            )
+            run = build_run(config, data)
+            engine, reason = engines.choose(config.engine, run, place)
+        except (ValueError, OSError) as error:
+            outcome.error = error
+            continue
+        identity = describe(outcome.job, config, run, data) | {
+            "engine": engine.name,
+            "engine_reason": reason,
+            "device": {**device.describe(place), "threads": config.threads},
+        }
+        tasks.append(Task(outcome, config, run, engine, place, identity))
+    return tasks
+
+
+def build_run(config: Config, data: Data) -> Run:
+    """Build the network that a configuration describes, on its data."""
+    from nnlab import model, seeds
+    from nnlab.engines import Run
+    from nnlab.stopping import Plateau
+
+    stopping = config.stopping
+    return Run(
+        model=model.mlp(
+            inputs=data.train.inputs[0].numel(),
+            hidden=config.model.hidden,
+            outputs=len(data.classes),
+            activation=config.model.activation.name,
+            generator=seeds.generator(config.seed, "weights"),
+        ),
+        optimizer=config.optimizer,
+        train=data.train,
+        valid=data.valid,
+        test=data.test,
+        batch_size=config.batch_size,
+        max_epochs=stopping.max_epochs,
+        stopping=(
+            Plateau(stopping.min_delta, stopping.patience)
+            if isinstance(stopping, PlateauConfig)
+            else None
+        ),
+        order=seeds.generator(config.seed, "order"),
+    )
+
+
+def describe(job: Job, config: Config, run: Run, data: Data) -> dict[str, Any]:
+    """Return what result.json says of a run before it has any results."""
+    from nnlab import model
+
+    return {
+        "name": job.name,
+        "overrides": job.overrides,
+        "fingerprint": configuration.fingerprint(config),
+        "seed": config.seed,
+        "weights": model.weights(run.model),
+        "parameters": model.parameters(run.model),
+        "dataset": data.provenance,
+        "versions": records.versions(),
+        "git": records.git_revision(),
+        "config": configuration.plain(config),
+    }
+
+
+def train_tasks(tasks: Sequence[Task]) -> None:
+    """Train all tasks: those that an engine takes together as one, the others side by side."""
+    groups: dict[Hashable, list[Task]] = {}
+    # Longest first, so that no core is left with a long run at the end.
+    for task in sorted(tasks, key=lambda task: -examples(task) * task.identity["weights"]):
+        key = (task.engine, task.place, task.config.threads, task.engine.group(task.run))
+        groups.setdefault(key, []).append(task)
+    interrupted = threading.Event()
+    with Progress(len(tasks), sum(examples(task) for task in tasks)) as progress:
+        with ThreadPoolExecutor(cores()) as pool:
+            futures = [
+                pool.submit(train_group, group, progress, interrupted)
+                for group in groups.values()
+                if group[0].engine.side_by_side
+            ]
+            try:
+                for future in futures:
+                    future.result()
+            except KeyboardInterrupt:
+                interrupted.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        for group in groups.values():
+            if not group[0].engine.side_by_side:
+                train_group(group, progress, interrupted)
+
+
+def train_group(group: Sequence[Task], progress: Progress, interrupted: threading.Event) -> None:
+    """Train tasks in one engine and record them as they go."""
+    from nnlab import device, training
+
+    opened = {task.run: task for task in group if open_folder(task)}
+    first = group[0]
+    try:
+        with device.cpu_threads(first.config.threads):
+            engine = first.engine(list(opened), first.place)
+            for run, epoch in training.train_runs(list(opened), engine):
+                task = opened[run]
+                if interrupted.is_set():
+                    return
+                if epoch is not None:
+                    record(task).append(epoch)
+                    progress.epoch(len(run.train))
+                else:
+                    finish(task)
+                    unseen = len(run.train) * (run.max_epochs - len(run.epochs))
+                    progress.end(f"{task.outcome.job.name}: {in_words(run)}", unseen)
+    except Exception as error:
+        for task in opened.values():
+            if task.outcome.result is None:
+                record(task).fail(error)
+                task.outcome.error = error
+                progress.end(f"{task.outcome.job.name}: failed, see {record(task).path / records.LOG}")
+    finally:
+        for task in opened.values():
+            record(task).close()
+
+
+def open_folder(task: Task) -> bool:
+    """Make the run's folder; an error becomes the task's outcome."""
+    job = task.outcome.job
+    try:
+        task.folder = records.RunFolder(job.folder, task.identity, job.write_hydra)
+    except OSError as error:
+        task.outcome.error = error
+        return False
+    data, place = task.identity["dataset"], task.identity["device"]
+    task.folder.log.info("%s: %s", job.name, json.dumps(task.identity["config"]))
+    task.folder.log.info("data: %s, %s", data["source"], data["sizes"])
+    task.folder.log.info(
+        "engine: %s (%s) on %s, %d thread(s)",
+        task.engine.name,
+        task.identity["engine_reason"],
+        place["name"],
+        place["threads"],
+    )
+    return True
+
+
+def record(task: Task) -> records.RunFolder:
+    assert task.folder is not None
+    return task.folder
+
+
+def finish(task: Task) -> None:
+    """Write what the run came to."""
+    run, folder = task.run, record(task)
+    last = run.epochs[-1]
+    measured = {
+        "train_seconds": last.seconds,
+        "train_loss": last.train_loss,
+        "train_accuracy": last.train_accuracy,
+        "valid_loss": last.valid_loss,
+        "valid_accuracy": last.valid_accuracy,
+        "test_loss": run.test_loss,
+        "test_accuracy": run.test_accuracy,
+    }
+    folder.log.info(in_words(run))
+    task.outcome.result = folder.finish(
+        {"status": run.status, "stop_reason": run.stop_reason, "epochs": last.epoch}
+        # JSON has no NaN or infinity: a loss that is no number is null.
+        | {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()},
+        run.model.state_dict(),
+    )
+
+
+def in_words(run: Run) -> str:
+    last = run.epochs[-1]
+    test = "" if run.test_accuracy is None else f"test accuracy {run.test_accuracy:.1%}, "
+    epochs = "epoch" if last.epoch == 1 else "epochs"
+    return f"{test}{last.epoch} {epochs} in {last.seconds:.2f} s ({run.stop_reason})"
+
+
+def examples(task: Task) -> int:
+    """Return how many examples the run sees if nothing stops it early."""
+    return len(task.run.train) * task.run.max_epochs
+
+
+def cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def tell_errors(outcomes: Sequence[Outcome]) -> None:
+    """Log each distinct error once, with the runs that it kept from ending."""
+    names: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.error is not None:
+            names.setdefault(str(outcome.error), []).append(outcome.job.name)
+    for message, failed in names.items():
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        log.error("%s%s: %s", ", ".join(failed[:3]), more, message)
+
+
+def conclude() -> int:
+    """Print the tables and write the figures of the studies that this command worked on.
+
+    Returns the exit status: 0 only if every run came to its end.
+    """
+    from rich.console import Console
+
+    from nnlab import report
+
+    for study in {outcome.job.folder.parent: None for outcome in history}:
+        folders = [outcome.job.folder for outcome in history if outcome.job.folder.parent == study]
+        if any(study.glob(f"*/{records.RESULT}")):
+            shown = report.write(study, curves=folders if len(folders) == 1 else ())
+            Console().print(shown.table)
+            log.info("written: %s", "  ".join(str(file) for file in shown.files))
+    return int(any(outcome.error is not None for outcome in history))
