@@ -7,12 +7,13 @@ Nothing here imports torch: ``--help`` and a finished sweep's rerun must start f
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -100,9 +101,9 @@ class Config:
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     stopping: StoppingConfig = MISSING
-    train_size: Optional[int] = MISSING
+    train_size: int | None = MISSING
     valid_size: int = MISSING
-    test_size: Optional[int] = MISSING
+    test_size: int | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
     device: str = MISSING
@@ -134,7 +135,8 @@ def register() -> None:
     store.store(name="schema", node=Config, provider="nnlab")
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=schema, provider="nnlab")
+            # Below hydra/ the schemas stay out of --help and shell completion.
+            store.store(group=f"hydra/schema/{group}", name=name, node=schema, provider="nnlab")
 
 
 def from_hydra(composed: DictConfig) -> Config:
@@ -152,11 +154,13 @@ def from_hydra(composed: DictConfig) -> Config:
 def refuse_unknown(node: DictConfig, schema: type, prefix: str = "") -> None:
     """Raise ValueError for an option that no schema knows: Hydra's ``+key=value`` adds any."""
     known = {field.name for field in dataclasses.fields(schema)}
-    for key in node:
+    for key in map(str, node):
         if key not in known:
-            raise ValueError(f"{prefix}{key} is not an option of nnlab; see --help")
-        if OmegaConf.is_dict(node._get_node(key)):
-            refuse_unknown(node[key], OmegaConf.get_type(node[key]), f"{prefix}{key}.")
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else "see --help"
+            raise ValueError(f"{prefix}{key} is not an option of nnlab; {hint}")
+        if OmegaConf.is_dict(node[key]):
+            refuse_unknown(node[key], OmegaConf.get_type(node, key) or dict, f"{prefix}{key}.")
 
 
 def validate(config: Config) -> None:

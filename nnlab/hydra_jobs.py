@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nnlab import sweep
@@ -122,10 +122,12 @@ def write_hydra(config: DictConfig, folder: Path) -> None:
 
 
 def forget_refused(study: Path) -> None:
-    """Remove the folder that Hydra's sweeper made before any run was refused."""
+    """Remove what Hydra's sweeper wrote if every run of the study was refused."""
     if [path.name for path in study.iterdir()] == ["multirun.yaml"]:
         (study / "multirun.yaml").unlink()
         study.rmdir()
+        if not any(study.parent.iterdir()):
+            study.parent.rmdir()
 
 
 def job_return(config: DictConfig, outcome: sweep.Outcome) -> JobReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,7 @@ def mlp(
     """
     sizes = [inputs, *hidden, outputs]
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:]):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         # skip_init leaves the global random state alone; nn.Linear would draw from it.
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
         bound = fan_in**-0.5

@@ -108,7 +108,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
     if not isinstance(result, dict) or "fingerprint" not in result or "status" not in result:
-        raise ValueError(f"{file} is not a result of nnlab's; move it away or choose another study=")
+        raise ValueError(f"{file} is no result of nnlab's; move it away or choose another study=")
     return result
 
 

@@ -30,7 +30,7 @@ def main() -> None:
             hydra_jobs.run_alone
         )()
     except KeyboardInterrupt:
-        sys.exit(f"\ninterrupted; finished runs are kept, and the same command does the rest")
+        sys.exit("\ninterrupted; finished runs are kept, and the same command does the rest")
     except Exception as error:
         message = messages.explain(error)
         if wants_traceback or message is None:
@@ -49,7 +49,7 @@ def arrange(arguments: list[str]) -> list[str]:
     >>> arrange(["seed=1", "-m", "train_size=500,1000"])[2:]
     ['hydra.job.config.override_dirname.exclude_keys=[seed]', '-m']
     """
-    given = get_args_parser().parse_intermixed_args(arguments).overrides
+    given: list[str] = get_args_parser().parse_intermixed_args(arguments).overrides
     flags = [argument for argument in arguments if argument not in given]
     try:
         overrides = OverridesParser.create().parse_overrides(given)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from nnlab import config as configuration
-from nnlab import records
+from nnlab import messages, records
 from nnlab.config import Config, PlateauConfig
 from nnlab.progress import Progress
 
@@ -96,7 +97,6 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
         log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
     if waiting:
         train_tasks(prepare(waiting))
-    tell_errors(outcomes)
     return outcomes
 
 
@@ -234,7 +234,9 @@ def train_group(group: Sequence[Task], progress: Progress, interrupted: threadin
             if task.outcome.result is None:
                 record(task).fail(error)
                 task.outcome.error = error
-                progress.end(f"{task.outcome.job.name}: failed, see {record(task).path / records.LOG}")
+                progress.end(
+                    f"{task.outcome.job.name}: failed, see {record(task).path / records.LOG}"
+                )
     finally:
         for task in opened.values():
             record(task).close()
@@ -306,30 +308,35 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def tell_errors(outcomes: Sequence[Outcome]) -> None:
-    """Log each distinct error once, with the runs that it kept from ending."""
-    names: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.error is not None:
-            names.setdefault(str(outcome.error), []).append(outcome.job.name)
-    for message, failed in names.items():
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        log.error("%s%s: %s", ", ".join(failed[:3]), more, message)
-
-
 def conclude() -> int:
-    """Print the tables and write the figures of the studies that this command worked on.
+    """Print the tables, write the figures and tell the errors of this command.
 
     Returns the exit status: 0 only if every run came to its end.
     """
-    from rich.console import Console
+    studies = {outcome.job.folder.parent: None for outcome in history if outcome.result}
+    if studies:
+        from rich.console import Console
 
-    from nnlab import report
-
-    for study in {outcome.job.folder.parent: None for outcome in history}:
+        from nnlab import report
+    for study in studies:
         folders = [outcome.job.folder for outcome in history if outcome.job.folder.parent == study]
-        if any(study.glob(f"*/{records.RESULT}")):
-            shown = report.write(study, curves=folders if len(folders) == 1 else ())
-            Console().print(shown.table)
-            log.info("written: %s", "  ".join(str(file) for file in shown.files))
-    return int(any(outcome.error is not None for outcome in history))
+        shown = report.write(study, curves=folders if len(folders) == 1 else ())
+        Console().print(shown.table)
+        log.info("written: %s", "  ".join(str(file) for file in shown.files))
+    return tell_errors()
+
+
+def tell_errors() -> int:
+    """Print each distinct error once, with the runs that it kept from ending."""
+    names: dict[str, list[str]] = {}
+    for outcome in history:
+        if outcome.error is not None:
+            message = messages.explain(outcome.error) or (
+                f"{type(outcome.error).__name__}: {outcome.error}; "
+                f"traceback in {outcome.job.folder / records.LOG}"
+            )
+            names.setdefault(message, []).append(outcome.job.name)
+    for message, failed in names.items():
+        shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
+        print(f"{shown}: {message}" if len(history) > 1 else message, file=sys.stderr)
+    return int(bool(names))

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+import nnlab.engines.torch as reference
 from nnlab import device, engines, seeds
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Epoch, Run
-from nnlab.engines import torch as reference
 from nnlab.stopping import StoppingRule
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Data = Union[Split, Dataset[Any], Sequence[Any]]
+Data: TypeAlias = "Split | Dataset[Any] | Sequence[Any]"
 
 
 def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch | None]]:
@@ -164,6 +164,8 @@ def fit(
         raise ValueError(f"batch_size={batch_size} is not possible: it must be at least 1")
     if max_epochs < 1:
         raise ValueError(f"max_epochs={max_epochs} is not possible: it must be at least 1")
+    if engine not in EngineName.__members__:
+        raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
     if stopping is not None and valid is None:
         raise ValueError("stopping watches the validation loss; pass valid=(inputs, labels)")
     run = Run(
@@ -206,7 +208,9 @@ def as_split(data: Data, model: nn.Module) -> Split:
         if size > 0:
             data = default_collate([data[i] for i in range(size)])
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise ValueError("data must be a pair (inputs, labels) or a non-empty Dataset of such pairs")
+        raise ValueError(
+            "data must be a pair (inputs, labels) or a non-empty Dataset of such pairs"
+        )
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     inputs = torch.as_tensor(data[0]).to(dtype)
     labels = torch.as_tensor(data[1])

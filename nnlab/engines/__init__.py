@@ -6,8 +6,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
-import torch
-from torch import Tensor, nn
+# Not `import torch`: the submodule of that name would take its place here.
+from torch import Generator, Tensor, nn, optim
+from torch import device as Device
 
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
@@ -35,14 +36,14 @@ class Run:
     """
 
     model: nn.Module
-    optimizer: OptimizerConfig | torch.optim.Optimizer
+    optimizer: OptimizerConfig | optim.Optimizer
     train: Split
     valid: Split | None = None
     test: Split | None = None
     batch_size: int = 10
     max_epochs: int = 100
     stopping: StoppingRule | None = None
-    order: torch.Generator | None = None
+    order: Generator | None = None
 
     epochs: list[Epoch] = field(default_factory=list)
     status: str = "running"
@@ -70,7 +71,7 @@ class Engine(Protocol):
     # Whether engines of this kind may work in threads at the same time, each on its core.
     side_by_side: ClassVar[bool]
 
-    def __init__(self, runs: Sequence[Run], device: torch.device) -> None: ...
+    def __init__(self, runs: Sequence[Run], device: Device) -> None: ...
 
     @staticmethod
     def group(run: Run) -> Hashable:
@@ -100,7 +101,7 @@ class Engine(Protocol):
         """Put the weights of these runs into their models and let go of them."""
 
 
-def choose(wanted: EngineName, run: Run, device: torch.device) -> tuple[type[Engine], str]:
+def choose(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
     """Return the engine that is to train a run on a device, and why that one.
 
     Raises ValueError where the engine asked for by name cannot take the run.

@@ -47,7 +47,9 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor
+) -> tuple[float, float]:
     """Return mean loss and accuracy on the examples in ``index``; shapes as train_epoch."""
     was_training = model.training
     model.eval()

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from nnlab import config, hydra_jobs
+from nnlab.config import Config
+from nnlab.run import CONF
+
+config.register()
+assert hydra_jobs  # registers the resolver that conf/config.yaml uses
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.from_hydra(compose("config", overrides=list(overrides)))
+
+
+def test_defaults_are_experiment_a() -> None:
+    assert config.plain(composed()) == {
+        "dataset": {
+            "name": "mnist",
+            "source": "auto",
+            "folder": "data/mnist",
+            "balanced": True,
+            "normalize": False,
+        },
+        "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
+        "optimizer": {
+            "name": "sgd",
+            "lr": 0.01,
+            "weight_decay": 0.0,
+            "momentum": 0.0,
+            "dampening": 0.0,
+            "nesterov": False,
+        },
+        "stopping": {"name": "epochs", "max_epochs": 100},
+        "train_size": 1000,
+        "valid_size": 0,
+        "test_size": 1000,
+        "batch_size": 10,
+        "seed": 0,
+        "device": "auto",
+        "engine": "auto",
+        "threads": 1,
+        "objective": "test_loss",
+        "study": "mnist",
+        "output_dir": "outputs",
+        "force": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "schema", [Config, *(s for g in config.GROUPS.values() for s in g.values())]
+)
+def test_defaults_live_in_yaml_only(schema: type) -> None:
+    defaults = {field.default for field in dataclasses.fields(schema)}
+    assert defaults == {"???"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train_size=null", "test_size=null"],
+        ["test_size=0"],
+        ["model.hidden=[]"],
+        ["model.hidden=[1]"],
+        ["optimizer.lr=0"],
+        ["optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true"],
+        ["optimizer=adam", "optimizer.betas=[0.5,0.9]"],
+        ["stopping=plateau", "valid_size=100"],
+        ["objective=valid_accuracy", "valid_size=100"],
+        ["seed=9223372036854775807"],
+    ],
+)
+def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
+    composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train_size=0"], "train_size=0 .* at least 1 example"),
+        (["valid_size=-1"], "valid_size=-1"),
+        (["test_size=-1"], "test_size=-1"),
+        (["batch_size=0"], "batch_size=0"),
+        (["seed=-1"], "seed=-1"),
+        (["threads=0"], "threads=0"),
+        (["objective=speed"], "objective=speed .* test_loss, test_accuracy"),
+        (["objective=valid_loss"], "objective=valid_loss .* set valid_size"),
+        (["study=a/b"], "study='a/b'"),
+        (["study=.."], r"study='\.\.'"),
+        (["model.hidden=[8,0]"], r"model.hidden=\[8, 0\]"),
+        (["optimizer.lr=-0.5"], "optimizer.lr=-0.5"),
+        (["optimizer.lr=inf"], "optimizer.lr=inf"),
+        (["optimizer.lr=nan"], "optimizer.lr=nan"),
+        (["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
+        (["optimizer.momentum=-1"], "optimizer.momentum=-1"),
+        (["optimizer.nesterov=true"], "optimizer.nesterov=True .* momentum above 0"),
+        (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]"),
+        (["optimizer=adam", "optimizer.betas=[0.9,1]"], r"optimizer.betas=\[0.9, 1.0\]"),
+        (["optimizer=adamw", "optimizer.eps=-1"], "optimizer.eps=-1"),
+        (["stopping.max_epochs=0"], "stopping.max_epochs=0"),
+        (["stopping=plateau"], "stopping=plateau .* set valid_size"),
+        (["stopping=plateau", "valid_size=9", "stopping.patience=0"], "stopping.patience=0"),
+        (["stopping=plateau", "valid_size=9", "stopping.min_delta=-1"], "stopping.min_delta=-1"),
+        (["+optimizer.lrr=1"], "optimizer.lrr is not an option .* did you mean optimizer.lr"),
+        (["+anything=1"], "anything is not an option"),
+    ],
+)
+def test_what_is_not_possible_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        composed(*overrides)
+
+
+def other(value: Any) -> Any:
+    """Return another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [*value, 1]
+    if isinstance(value, str):
+        return value + "x"
+    return value + 1
+
+
+def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
+    base = composed()
+    expected = config.fingerprint(base)
+    assert config.fingerprint(composed()) == expected
+    checked = 0
+    for owner in (base, base.dataset, base.model, base.optimizer, base.stopping):
+        for field in dataclasses.fields(owner):
+            before = getattr(owner, field.name)
+            if dataclasses.is_dataclass(before) or hasattr(before, "name"):
+                continue
+            setattr(owner, field.name, other(before))
+            changed = config.fingerprint(base) != expected
+            assert changed == (field.name not in config.NOT_IDENTITY), field.name
+            setattr(owner, field.name, before)
+            checked += 1
+    assert checked == 27
+
+
+def test_group_names_of_the_schemas_are_those_of_conf() -> None:
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*config.GROUPS, "experiment"}
+    for path in CONF.glob("*/*.yaml"):
+        if path.parent.name != "experiment":
+            assert OmegaConf.load(path)["name"] == path.stem

@@ -1,0 +1,301 @@
+"""End to end, through the command line in a subprocess, on the bundled images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+import nnlab
+from nnlab import datasets, seeds
+from nnlab.config import DatasetConfig, Source
+
+REPOSITORY = Path(__file__).parents[1]
+OFFICIAL = REPOSITORY.parent / "shared" / "data" / "mnist"
+QUICK = ("stopping.max_epochs=2", "train_size=60", "test_size=100")
+
+
+def nnlab_run(
+    *arguments: str, cwd: Path, module: str = "nnlab.run"
+) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")}
+    command = [sys.executable, "-W", "error::UserWarning", "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def result(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return content
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def measured(folder: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_one_run_writes_what_fit_computes(tmp_path: Path) -> None:
+    """The command line against nnlab.fit on the same images, epoch by epoch."""
+    done = nnlab_run(*QUICK, "valid_size=50", "engine=torch", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "mnist" / "default"
+    assert {
+        "run.log",
+        "metrics.csv",
+        "result.json",
+        "model.safetensors",
+        "curves.png",
+        ".hydra/config.yaml",
+        ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+    } == files(folder)
+
+    config = DatasetConfig("mnist", Source.bundled, "data/mnist", True, False)
+    data = datasets.load(config, train_size=60, valid_size=50, test_size=100, seed=0)
+    model = nnlab.mlp(784, [128, 64], 10, generator=seeds.generator(0, "weights"))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    expected = nnlab.fit(
+        model, data.train, data.valid, data.test, optimizer=sgd, max_epochs=2, engine="torch"
+    )
+
+    for found, row in zip(rows(folder), expected.metrics.itertuples(), strict=True):
+        assert int(found["epoch"]) == row.epoch
+        for column in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"):
+            # metrics.csv keeps nine digits
+            assert float(found[column]) == pytest.approx(getattr(row, column), rel=1e-8)
+    record = result(folder)
+    assert record["test_loss"] == expected.test_loss
+    assert record["test_accuracy"] == expected.test_accuracy
+    assert record["status"] == "finished"
+    assert record["epochs"] == 2
+    assert record["weights"] == 784 * 128 + 128 * 64 + 64 * 10
+    assert record["parameters"] == record["weights"] + 128 + 64 + 10
+    assert record["dataset"]["sizes"] == {"train": 60, "valid": 50, "test": 100}
+    assert record["device"]["threads"] == 1
+    assert record["engine"] == "torch"
+    assert record["versions"]["torch"] == torch.__version__
+    assert_close(load_file(folder / "model.safetensors"), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_sweep_and_its_rerun(tmp_path: Path) -> None:
+    command = ("dataset=mnist", "-m", "train_size=40,60", "stopping.max_epochs=2", "test_size=100")
+    done = nnlab_run(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "outputs" / "mnist"
+    assert {"summary.csv", "train_time.png", "accuracy.png", "loss.png"} <= files(study)
+    assert "train_size" in done.stdout
+    with (study / "summary.csv").open() as file:
+        summary = list(csv.DictReader(file))
+    assert [row["train_size"] for row in summary] == ["40", "60"]
+    before = {
+        size: [
+            (study / f"train_size={size}" / name).stat().st_mtime_ns
+            for name in ("result.json", "metrics.csv", "model.safetensors")
+        ]
+        for size in (40, 60)
+    }
+
+    again = nnlab_run(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "already done: 2 of 2" in again.stdout
+    for size, times in before.items():
+        folder = study / f"train_size={size}"
+        names = ("result.json", "metrics.csv", "model.safetensors")
+        assert [(folder / name).stat().st_mtime_ns for name in names] == times
+
+    # Alone, elsewhere and later: bit for bit the run in the sweep.
+    alone = nnlab_run(*command[:1], "train_size=60", *command[3:], "study=alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    folders = tmp_path / "outputs" / "alone" / "default", study / "train_size=60"
+    assert measured(folders[0]) == measured(folders[1])
+    assert (folders[0] / "model.safetensors").read_bytes() == (
+        folders[1] / "model.safetensors"
+    ).read_bytes()
+
+    shutil.rmtree(study / "train_size=40")
+    more = nnlab_run(*command, cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "already done: 1 of 2" in more.stdout
+    forced = nnlab_run(*command, "force=true", cwd=tmp_path)
+    assert forced.returncode == 0, forced.stderr
+    assert "already done" not in forced.stdout
+
+
+def test_the_preset_is_the_whole_sweep(tmp_path: Path) -> None:
+    done = nnlab_run("experiment=mnist_train_size", "stopping.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "outputs" / "mnist_train_size"
+    sizes = [
+        result(study / f"train_size={n}")["config"]["train_size"] for n in (500, 1000, 1500, 2000)
+    ]
+    assert sizes == [500, 1000, 1500, 2000]
+
+
+def test_a_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
+    assert nnlab_run(*QUICK, cwd=tmp_path).returncode == 0
+    folder = tmp_path / "outputs" / "mnist" / "default"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    refused = nnlab_run(*QUICK, "optimizer.lr=0.5", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "optimizer.lr=0.01" in refused.stderr
+    assert "optimizer.lr=0.5" in refused.stderr
+    assert "study=" in refused.stderr
+    assert "force=true" in refused.stderr
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    assert nnlab_run(*QUICK, "optimizer.lr=0.5", "force=true", cwd=tmp_path).returncode == 0
+    assert result(folder)["config"]["optimizer"]["lr"] == 0.5
+
+
+def test_bad_and_diverging_runs_harm_no_other(tmp_path: Path) -> None:
+    done = nnlab_run(*QUICK, "optimizer.lr=0.01,-1,1e30", "-m", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "optimizer.lr=-1.0 is not possible" in done.stderr
+    assert "Traceback" not in done.stderr
+    study = tmp_path / "outputs" / "mnist"
+    assert result(study / "optimizer.lr=0.01")["status"] == "finished"
+    assert result(study / "optimizer.lr=1e+30")["status"] == "diverged"
+    assert "diverged" in done.stdout
+    assert not (study / "optimizer.lr=-1").exists()
+
+
+def test_a_failed_run_leaves_its_traceback_and_is_tried_again(tmp_path: Path) -> None:
+    """The run's metrics cannot be written: its folder holds a directory of that name."""
+    study = tmp_path / "outputs" / "mnist"
+    (study / "train_size=40" / "metrics.csv").mkdir(parents=True)
+    command = ("train_size=40,60", "stopping.max_epochs=1", "test_size=100")
+    done = nnlab_run(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "train_size=40" in done.stderr
+    assert result(study / "train_size=60")["status"] == "finished"
+
+    (study / "train_size=40" / "metrics.csv").rmdir()
+    again = nnlab_run(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "already done: 1 of 2" in again.stdout
+
+
+BAD = {
+    "unknown key": (["trainsize=5"], "Did you mean 'train_size'?"),
+    "unknown key in a group": (["optimizer.lrr=0.1"], "Did you mean 'optimizer.lr'?"),
+    "key without its group": (["lr=0.1"], "Did you mean 'optimizer.lr'?"),
+    "appended key": (["+optimizer.lrr=0.1"], "did you mean optimizer.lr?"),
+    "unknown choice": (["optimizer=sdg"], "Did you mean 'sgd'?"),
+    "unknown activation": (["model.activation=rleu"], "Did you mean 'relu'?"),
+    "wrong type": (["optimizer.lr=abc"], "Value 'abc' of type 'str'"),
+    "negative rate": (["optimizer.lr=-0.1"], "optimizer.lr=-0.1"),
+    "no examples": (["train_size=0"], "train_size=0"),
+    "negative size": (["train_size=-3"], "train_size=-3"),
+    "size of no data": (["train_size=60001"], "train_size=60001 exceeds the 60,000"),
+    "no batch": (["batch_size=0"], "batch_size=0"),
+    "no such device": (["device=cuda:7"], "choose one of auto, cpu"),
+    "plateau without validation": (["stopping=plateau"], "set valid_size"),
+    "syntax": (["a b=1"], "a b=1"),
+    "study that is a path": (["study=../x"], "study='../x'"),
+    "dampened nesterov": (["optimizer.nesterov=true"], "optimizer.nesterov=True"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_message_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    arguments, message = BAD[name]
+    done = nnlab_run(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert files(tmp_path) == set()
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file, not a folder")
+    done = nnlab_run(*QUICK, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "outputs" in done.stderr
+    assert "output_dir=" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_truncated_data_file_is_named(tmp_path: Path) -> None:
+    if not OFFICIAL.exists():
+        pytest.skip("the official MNIST files are not here")
+    folder = tmp_path / "data" / "mnist"
+    shutil.copytree(OFFICIAL, folder)
+    damaged = folder / "t10k-labels-idx1-ubyte.gz"
+    damaged.chmod(0o644)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    done = nnlab_run(*QUICK, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "t10k-labels-idx1-ubyte.gz" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_official_files_reach_the_reference_accuracies(tmp_path: Path) -> None:
+    """Four sizes give 84 to 91 % and rise (MISSION: 84.7, 87.8, 89.0 and 89.8 %)."""
+    if not OFFICIAL.exists():
+        pytest.skip("the official MNIST files are not here")
+    done = nnlab_run("experiment=mnist_train_size", f"dataset.folder={OFFICIAL}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "outputs" / "mnist_train_size"
+    records = [result(study / f"train_size={size}") for size in (500, 1000, 1500, 2000)]
+    accuracies = [record["test_accuracy"] for record in records]
+    assert accuracies == sorted(accuracies)
+    assert min(accuracies) > 0.83
+    assert max(accuracies) < 0.92
+    assert "bundled" not in records[0]["dataset"]["source"]
+
+
+def test_help_is_for_a_person(tmp_path: Path) -> None:
+    done = nnlab_run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for option in ("train_size", "optimizer: adam, adamw, sgd", "stopping: epochs, plateau"):
+        assert option in done.stdout
+    assert "schema" not in done.stdout
+
+
+def test_the_configuration_can_be_shown(tmp_path: Path) -> None:
+    done = nnlab_run("--cfg", "job", "optimizer=adam", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "amsgrad: false" in done.stdout
+    assert files(tmp_path) == set()
+
+
+def test_hydras_own_launcher_gives_the_same_numbers(tmp_path: Path) -> None:
+    sweep = ("train_size=40,60", "stopping.max_epochs=2", "test_size=100")
+    ours = nnlab_run(*sweep, "study=ours", cwd=tmp_path)
+    basic = nnlab_run(*sweep, "study=basic", "hydra/launcher=basic", cwd=tmp_path)
+    assert ours.returncode == basic.returncode == 0, ours.stderr + basic.stderr
+    for size in (40, 60):
+        pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "basic")]
+        assert measured(pair[0]) == measured(pair[1])
+        assert files(pair[0]) == files(pair[1])
+
+
+def test_the_report_can_be_made_again(tmp_path: Path) -> None:
+    assert nnlab_run(*QUICK[::2], "train_size=40,60", "-m", cwd=tmp_path).returncode == 0
+    study = tmp_path / "outputs" / "mnist"
+    for name in ("summary.csv", "accuracy.png"):
+        (study / name).unlink()
+    done = nnlab_run(str(study), cwd=tmp_path, module="nnlab.report")
+    assert done.returncode == 0, done.stderr
+    assert {"summary.csv", "accuracy.png"} <= files(study)
