@@ -32,6 +32,10 @@ class NnlabLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from nnlab.hydra_jobs import SweepLoader
+
+        # The sweeper shares this context: its check of every job takes the short way as well.
+        hydra_context.config_loader = SweepLoader(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config

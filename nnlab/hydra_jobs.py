@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import hashlib
+import json
+import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf._utils import get_omega_conf_dumper
 
+from nnlab import config as configuration
 from nnlab import sweep
 
 LONGEST_NAME = 100
 
 
-class RunReturn(JobReturn):
-    """A job's return whose value can be read even where the job failed.
-
-    Hydra's sweeper reads every value and would drop the batches still to come at the first
-    that raises; a failed run gives the worst value of its objective instead, and the
-    command ends with a non-zero status.
-    """
-
-    @property
-    def return_value(self) -> float:
-        return float(self._return_value)
-
-    @return_value.setter
-    def return_value(self, value: float) -> None:
-        self._return_value = value
-
-
 def run_alone(composed: DictConfig) -> float:
     """Train one run where Hydra put it: the task that Hydra's own launchers call."""
     hydra = HydraConfig.get()
-    job = sweep.Job(
-        composed=composed,
-        folder=Path(hydra.runtime.output_dir),
-        overrides=list(hydra.overrides.task),
-        write_hydra=lambda folder: None,  # Hydra has written it
-    )
+    overrides = list(hydra.overrides.task)
+    job = as_job(composed, Path(hydra.runtime.output_dir), overrides, hydra_files={})
     (outcome,) = sweep.train([job])
     sweep.history.append(outcome)
     if outcome.error is not None:
@@ -61,19 +49,112 @@ def launch(
     """Compose every job, train them all as one sweep, and report each to Hydra."""
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    composed = [
-        compose(context, master, overrides, number)
+    composers = [
+        functools.partial(compose, context, master, overrides, number)
         for number, overrides in enumerate(job_overrides, first)
     ]
-    for config in composed:
-        context.callbacks.on_job_start(config=config, task_function=task_function)
-    outcomes = sweep.train([as_job(config) for config in composed])
+    watched = bool(context.callbacks.callbacks)
+    jobs = []
+    ours = HydraConfig.instance().cfg
+    for composer in composers:
+        config = composer()
+        HydraConfig.instance().cfg = config  # for ${hydra:...} in a task's own options
+        if watched:
+            context.callbacks.on_job_start(config=config, task_function=task_function)
+        folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
+        overrides = list(config.hydra.overrides.task)
+        jobs.append(as_job(task_config(config), folder, overrides, hydra_files(config)))
+    HydraConfig.instance().cfg = ours
+    outcomes = sweep.train(jobs)
     sweep.history.extend(outcomes)
     forget_refused(Path(master.hydra.sweep.dir))
-    returns = [job_return(config, outcome) for config, outcome in zip(composed, outcomes)]
-    for config, returned in zip(composed, returns):
-        context.callbacks.on_job_end(config=config, job_return=returned)
+    returns: list[JobReturn] = []
+    for composer, outcome in zip(composers, outcomes):
+        returns.append(RunReturn(composer, outcome))
+        if watched:
+            context.callbacks.on_job_end(config=composer(), job_return=returns[-1])
     return returns
+
+
+class RunReturn(JobReturn):
+    """A job's return, whose configurations are composed when somebody looks at them.
+
+    The value can be read even where the job failed. Hydra's sweeper reads every value and
+    would drop the batches still to come at the first that raises; a failed run gives the
+    worst value of its objective instead, and the command ends with a non-zero status.
+    """
+
+    def __init__(self, composer: functools.partial[DictConfig], outcome: sweep.Outcome) -> None:
+        self.composer = composer
+        self.overrides = outcome.job.overrides
+        self.working_dir = str(Path.cwd())
+        self.task_name = "run"
+        self.status = JobStatus.COMPLETED if outcome.error is None else JobStatus.FAILED
+        self._return_value = outcome.objective()
+
+    @property
+    def return_value(self) -> float:
+        return cast(float, self._return_value)
+
+    @property
+    def cfg(self) -> DictConfig:  # type: ignore[override]
+        return task_config(self.composer())
+
+    @property
+    def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
+        return OmegaConf.masked_copy(self.composer(), "hydra")
+
+
+class SweepLoader:
+    """Hydra's configuration loader, with a short way to the jobs of a sweep.
+
+    Hydra composes every job from its files, 0.05 s and twice over. Jobs that differ in
+    plain values only are one composition here, to which each applies its values exactly
+    as Hydra would, with Hydra's own code. Everything else goes to Hydra's loader.
+    """
+
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
+        self.loader = loader
+        self.templates: dict[tuple[str, ...], bytes] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """Return what Hydra's loader would, composed from the files at most once per choice."""
+        parsed = OverridesParser.create().parse_overrides(sweep_overrides)
+        plain = [override for override in parsed if self.is_plain(override)]
+        choices = tuple(each.input_line or "" for each in parsed if each not in plain)
+        if choices not in self.templates:
+            composed = self.loader.load_sweep_config(master_config, list(choices))
+            self.templates[choices] = pickle.dumps(composed)
+        config = cast(DictConfig, pickle.loads(self.templates[choices]))
+        ConfigLoaderImpl._apply_overrides_to_config(plain, config)
+        task = [override for override in parsed if not override.is_hydra_override()]
+        config.hydra.overrides.task.clear()
+        config.hydra.overrides.task.extend([override.input_line for override in task])
+        naming = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            overrides=task,
+            kv_sep=naming.kv_sep,
+            item_sep=naming.item_sep,
+            exclude_keys=naming.exclude_keys,
+        )
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        return config
+
+    def is_plain(self, override: Override) -> bool:
+        """Whether an override sets a value of the task, after all files have been composed."""
+        key = override.key_or_group
+        return (
+            override.type is OverrideType.CHANGE
+            and override.package is None
+            and not override.is_sweep_override()
+            and not override.is_hydra_override()
+            and not self.loader.repository.group_exists(key)
+        )
 
 
 def compose(
@@ -90,35 +171,49 @@ def compose(
     return config
 
 
-def as_job(config: DictConfig) -> sweep.Job:
-    return sweep.Job(
-        composed=task_config(config),
-        folder=Path(config.hydra.sweep.dir, config.hydra.sweep.subdir),
-        overrides=list(config.hydra.overrides.task),
-        write_hydra=lambda folder: write_hydra(config, folder),
-    )
+def as_job(
+    composed: DictConfig, folder: Path, overrides: list[str], hydra_files: dict[str, str]
+) -> sweep.Job:
+    """Make a job of a composed configuration; what is wrong with it is kept in the job."""
+    job = sweep.Job(folder, overrides, str(composed.objective), hydra_files)
+    try:
+        job.config = configuration.from_hydra(composed)
+    except ValueError as error:
+        job.refused = error
+    return job
 
 
 def task_config(config: DictConfig) -> DictConfig:
     """Return the part of a composed configuration that is not Hydra's own."""
-    task = copy.deepcopy(config)
-    with read_write(task), open_dict(task):
-        del task["hydra"]
-    return task
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
-def write_hydra(config: DictConfig, folder: Path) -> None:
-    """Write ``.hydra/`` as Hydra's run_job does."""
-    if config.hydra.output_subdir is None:
-        return
-    record = folder / config.hydra.output_subdir
-    record.mkdir(parents=True, exist_ok=True)
-    for name, node in (
-        ("config", task_config(config)),
-        ("hydra", OmegaConf.masked_copy(config, "hydra")),
-        ("overrides", config.hydra.overrides.task),
-    ):
-        (record / f"{name}.yaml").write_text(OmegaConf.to_yaml(node), encoding="utf-8")
+def hydra_files(config: DictConfig) -> dict[str, str]:
+    """Return the content of the files that Hydra keeps in a run's folder, by their path."""
+    folder = config.hydra.output_subdir
+    if folder is None:
+        return {}
+    tree = cast("dict[str, Any]", OmegaConf.to_container(config, enum_to_str=True))
+    hydra = tree.pop("hydra")
+    # The larger part of Hydra's configuration is the same for all jobs: dumped once.
+    parts = [_yaml(json.dumps({"hydra": {key: hydra[key]}})) for key in hydra]
+    return {
+        f"{folder}/config.yaml": _yaml(json.dumps(tree)),
+        f"{folder}/hydra.yaml": "hydra:\n" + "".join(part.partition("\n")[2] for part in parts),
+        f"{folder}/overrides.yaml": _yaml(json.dumps(hydra["overrides"]["task"])),
+    }
+
+
+@functools.lru_cache(maxsize=1024)
+def _yaml(tree: str) -> str:
+    """Return a JSON tree as OmegaConf.to_yaml writes it."""
+    return yaml.dump(
+        json.loads(tree),
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+        Dumper=get_omega_conf_dumper(),
+    )
 
 
 def forget_refused(study: Path) -> None:
@@ -130,18 +225,6 @@ def forget_refused(study: Path) -> None:
             study.parent.rmdir()
 
 
-def job_return(config: DictConfig, outcome: sweep.Outcome) -> JobReturn:
-    return RunReturn(
-        overrides=list(config.hydra.overrides.task),
-        cfg=outcome.job.composed,
-        hydra_cfg=OmegaConf.masked_copy(config, "hydra"),
-        working_dir=config.hydra.runtime.cwd,
-        task_name=config.hydra.job.name,
-        status=JobStatus.COMPLETED if outcome.error is None else JobStatus.FAILED,
-        _return_value=outcome.objective(),
-    )
-
-
 def folder_name(override_dirname: str) -> str:
     """Turn swept overrides into a directory name without slashes, brackets or spaces.
 
@@ -149,6 +232,8 @@ def folder_name(override_dirname: str) -> str:
     'train_size=500,optimizer.lr=0.1'
     >>> folder_name("model.hidden=[128,64],seed=1"), folder_name("model.hidden=[]")
     ('model.hidden=128-64,seed=1', 'model.hidden=none')
+    >>> folder_name("dataset.folder=a/b")
+    'dataset.folder=a-b-536bbc24'
     >>> folder_name("")
     'default'
     """

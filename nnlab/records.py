@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,13 +29,11 @@ COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accurac
 class RunFolder:
     """One run's folder while it is being trained."""
 
-    def __init__(
-        self, path: Path, identity: dict[str, Any], write_hydra: Callable[[Path], None]
-    ) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], hydra_files: dict[str, str]) -> None:
         """Make the folder afresh: the files of an earlier attempt are removed.
 
         identity: what result.json says of the run before it has results.
-        write_hydra: puts Hydra's own record (``.hydra/``) into the folder.
+        hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder.
         """
         self.path = path
         self.identity = identity
@@ -43,7 +41,9 @@ class RunFolder:
         for name in (RESULT, METRICS, WEIGHTS, "curves.png"):  # the log goes on
             (path / name).unlink(missing_ok=True)
         self.write_result(status="running")
-        write_hydra(path)
+        for name, content in hydra_files.items():
+            (path / name).parent.mkdir(exist_ok=True)
+            (path / name).write_text(content, encoding="utf-8")
         # A logger of the run's own: runs train side by side, and Python's are global.
         self.log = logging.Logger(path.name)
         handler = logging.FileHandler(path / LOG, encoding="utf-8")

@@ -8,13 +8,11 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from omegaconf import DictConfig
 
 from nnlab import config as configuration
 from nnlab import messages, records
@@ -33,12 +31,19 @@ history: list[Outcome] = []  # of all jobs of this command, whatever batches Hyd
 
 @dataclass
 class Job:
-    """One configuration as Hydra composed it, and the folder where its run goes."""
+    """One configuration, and the folder where its run goes.
 
-    composed: DictConfig
+    overrides: what Hydra composed it from. objective: the metric for Hydra's sweepers.
+    hydra_files: content of the files that Hydra keeps in the folder, by their path there.
+    refused: why there is no configuration.
+    """
+
     folder: Path
-    overrides: list[str]  # what was swept
-    write_hydra: Callable[[Path], None]
+    overrides: list[str]
+    objective: str
+    hydra_files: dict[str, str]
+    config: Config | None = None
+    refused: Exception | None = None
 
     @property
     def name(self) -> str:
@@ -55,7 +60,7 @@ class Outcome:
 
     def objective(self) -> float:
         """Return the metric that Hydra's sweepers optimise; the worst value without a result."""
-        metric = str(self.job.composed.objective)
+        metric = self.job.objective
         value = None if self.result is None else self.result.get(metric)
         if value is None:
             return 0.0 if metric.endswith("accuracy") else float("inf")
@@ -84,8 +89,11 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
     outcomes = [Outcome(job) for job in jobs]
     waiting: list[tuple[Outcome, Config]] = []
     for outcome in outcomes:
+        outcome.error = outcome.job.refused
+        config = outcome.job.config
+        if config is None:
+            continue
         try:
-            config = configuration.from_hydra(outcome.job.composed)
             if not config.force:
                 outcome.result = earlier_result(outcome.job, config)
             if outcome.result is None:
@@ -246,7 +254,7 @@ def open_folder(task: Task) -> bool:
     """Make the run's folder; an error becomes the task's outcome."""
     job = task.outcome.job
     try:
-        task.folder = records.RunFolder(job.folder, task.identity, job.write_hydra)
+        task.folder = records.RunFolder(job.folder, task.identity, job.hydra_files)
     except OSError as error:
         task.outcome.error = error
         return False

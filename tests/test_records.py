@@ -14,18 +14,15 @@ from nnlab.records import RunFolder, finished_result, write_whole
 IDENTITY: dict[str, Any] = {"fingerprint": "ours", "config": {"a": 1, "b": {"c": 2}}}
 
 
-def no_hydra(folder: Path) -> None:
-    """Stand for Hydra's own record."""
-
-
 def test_a_folder_says_whose_it_is_from_the_first_instant(tmp_path: Path) -> None:
-    seen = []
-    RunFolder(tmp_path, IDENTITY, lambda folder: seen.append(records.read_result(folder))).close()
-    assert seen == [{"status": "running", **IDENTITY}]
+    folder = RunFolder(tmp_path / "run", IDENTITY, {".hydra/config.yaml": "a: 1\n"})
+    assert records.read_result(tmp_path / "run") == {"status": "running", **IDENTITY}
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == "a: 1\n"
+    folder.close()
 
 
 def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, IDENTITY, no_hydra)
+    folder = RunFolder(tmp_path, IDENTITY, {})
     header = "epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,seconds\n"
     assert (tmp_path / "metrics.csv").read_text() == header
     folder.append((1, 0.5, 0.25, None, None, 1.5))
@@ -37,7 +34,7 @@ def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
 
 
 def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, IDENTITY, no_hydra)
+    folder = RunFolder(tmp_path, IDENTITY, {})
     weights = {"0.weight": torch.rand(3, 2)}
     returned = folder.finish({"status": "finished", "test_loss": None}, weights)
     folder.close()
@@ -48,7 +45,7 @@ def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:
 
 
 def test_a_failure_is_in_the_log_and_the_result(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, IDENTITY, no_hydra)
+    folder = RunFolder(tmp_path, IDENTITY, {})
     try:
         raise RuntimeError("out of luck")
     except RuntimeError as error:
@@ -63,11 +60,11 @@ def test_a_failure_is_in_the_log_and_the_result(tmp_path: Path) -> None:
 
 
 def test_a_new_attempt_removes_the_old_files_but_not_the_log(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path, IDENTITY, no_hydra)
+    first = RunFolder(tmp_path, IDENTITY, {})
     first.log.info("first attempt")
     first.finish({"status": "finished"}, {"w": torch.zeros(1)})
     first.close()
-    RunFolder(tmp_path, IDENTITY, no_hydra).close()
+    RunFolder(tmp_path, IDENTITY, {}).close()
     assert not (tmp_path / "model.safetensors").exists()
     assert "first attempt" in (tmp_path / "run.log").read_text()
 
@@ -92,8 +89,8 @@ def test_no_folder_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_foreign_run_is_named_by_what_differs(tmp_path: Path) -> None:
-    RunFolder(tmp_path, IDENTITY, no_hydra).close()
-    with pytest.raises(ValueError, match="holds a run with b.c=2; this one has b.c=3.*study="):
+    RunFolder(tmp_path, IDENTITY, {}).close()
+    with pytest.raises(ValueError, match=r"holds a run with b.c=2; this one has b.c=3.*study="):
         finished_result(tmp_path, "other", {"a": 1, "b": {"c": 3}})
 
 

@@ -1,0 +1,197 @@
+"""MNIST and Fashion-MNIST: 28x28 grey images in the IDX format, and MNIST's bundled sample.
+
+Axes: N examples, I inputs (an image's pixels, flattened).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnlab.datasets.files import File, read_idx
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many examples of each class the two splits hold."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Part of an image set that comes with nnlab: the .npz file and what it holds."""
+
+    path: Path
+    sha256: str
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Where an image set comes from, and how many examples of each class it holds.
+
+    files: training images, training labels, test images, test labels.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    files: tuple[File, ...]
+    mirrors: tuple[str, ...]
+    counts: Counts
+    sample: Sample | None = None
+
+
+@dataclass(eq=False)
+class Arrays:
+    """All examples of one source, with the SHA-256 of every file's content.
+
+    inputs: [N, I] float32 in [0, 1], pixels flattened; labels: [N] int64. shape: that of
+    one image before flattening.
+    """
+
+    train_inputs: Tensor
+    train_labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+    shape: tuple[int, ...]
+    sha256: dict[str, str]
+
+
+def read_official(images: ImageSet, paths: Mapping[File, Path]) -> Arrays:
+    """Read the four official files. Raises ValueError naming the file that is not as published."""
+    parts = [read_idx(paths[file], file.sha256) for file in images.files]
+    where = str(paths[images.files[0]].parent)
+    return _arrays(images, parts, where, {file.name: file.sha256 for file in images.files})
+
+
+def read_sample(images: ImageSet) -> Arrays:
+    """Read the bundled sample. Raises ValueError if it is not as it was published."""
+    sample = images.sample
+    assert sample is not None
+    content = sample.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sample.sha256:
+        raise ValueError(f"{sample.path} is damaged: its SHA-256 is wrong; install nnlab again")
+    with np.load(io.BytesIO(content)) as arrays:
+        keys = ("train_images", "train_labels", "test_images", "test_labels")
+        parts = [arrays[key] for key in keys]
+    return _arrays(images, parts, str(sample.path), {sample.path.name: sample.sha256})
+
+
+def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, str]) -> Arrays:
+    """Turn images [N, ...] and labels [N] of both splits into tensors, if they belong together."""
+    tensors: list[tuple[Tensor, Tensor]] = []
+    for pictures, labels in (parts[:2], parts[2:]):
+        if labels.shape != pictures.shape[:1]:
+            raise ValueError(
+                f"{where} holds {len(pictures)} images but labels of shape {labels.shape}; "
+                f"replace its files by the official ones"
+            )
+        if labels.max() >= len(images.classes):
+            raise ValueError(
+                f"{where} holds the label {labels.max()}, but those of {images.name} end at "
+                f"{len(images.classes) - 1}; replace its files by the official ones"
+            )
+        pixels = torch.from_numpy(pictures.reshape(len(pictures), -1)).float().div_(255)
+        tensors.append((pixels, torch.from_numpy(labels).long()))
+    return Arrays(*tensors[0], *tensors[1], parts[0].shape[1:], sha256)
+
+
+# The hashes of MNIST's content agree with the official files the tests read; those of the
+# .gz are the ones tensorflow/datasets and torchvision publish (url_checksums/mnist.txt,
+# fashion_mnist.txt). Fashion-MNIST's content hashes are those several public projects verify.
+MNIST = ImageSet(
+    name="mnist",
+    classes=tuple("0123456789"),
+    files=(
+        File(
+            "train-images-idx3-ubyte",
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        File(
+            "train-labels-idx1-ubyte",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        File(
+            "t10k-images-idx3-ubyte",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        File(
+            "t10k-labels-idx1-ubyte",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    ),
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    counts=Counts(
+        train=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+        test=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+    ),
+    sample=Sample(
+        Path(__file__).with_name("mnist_sample.npz"),
+        "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3",
+        Counts(train=(500,) * 10, test=(100,) * 10),
+    ),
+)
+
+FASHION_MNIST = ImageSet(
+    name="fashion_mnist",
+    classes=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    files=(
+        File(
+            "train-images-idx3-ubyte",
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        ),
+        File(
+            "train-labels-idx1-ubyte",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        ),
+        File(
+            "t10k-images-idx3-ubyte",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        ),
+        File(
+            "t10k-labels-idx1-ubyte",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
+    ),
+    mirrors=(
+        "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    ),
+    counts=Counts(train=(6000,) * 10, test=(1000,) * 10),
+)
+
+IMAGE_SETS = {images.name: images for images in (MNIST, FASHION_MNIST)}

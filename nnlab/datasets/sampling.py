@@ -1,0 +1,67 @@
+"""Drawing subsets of a dataset: balanced over classes or plain, nested in their size.
+
+Axes: N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+
+def balanced(labels: Tensor, size: int, generator: Generator) -> Tensor:
+    """Draw a subset in which every class is equally represented.
+
+    labels: [N] int64. Returns [size] int64 indices into labels, in random order;
+    where size is not a multiple of the number of classes, counts differ by at most
+    one. With one generator seed a smaller draw is a prefix of a larger one.
+    Raises ValueError if some class has too few examples.
+
+    >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> labels[balanced(labels, 4, torch.Generator().manual_seed(0))].bincount()
+    tensor([2, 2])
+    """
+    shuffled = torch.randperm(len(labels), generator=generator)
+    members = [shuffled[labels[shuffled] == label] for label in torch.unique(labels)]
+    rounds = min((len(indices) for indices in members), default=0)
+    _require(size, len(members) * rounds, f"{len(members)} classes x {rounds} of the rarest")
+    if size == 0:
+        return shuffled[:0]
+    # Row r holds the r-th example of every class; each row is dealt out in its own order.
+    rows = torch.stack([indices[:rounds] for indices in members], dim=1)
+    order = torch.rand(rows.shape, generator=generator).argsort(dim=1, stable=True)
+    return rows.gather(1, order).flatten()[:size]
+
+
+def plain(count: int, size: int, generator: Generator) -> Tensor:
+    """Draw size of count examples, whatever their classes.
+
+    Returns [size] int64 indices in random order. With one generator seed a smaller draw
+    is a prefix of a larger one. Raises ValueError if size exceeds count.
+
+    >>> sorted(plain(3, 3, torch.Generator().manual_seed(0)).tolist())
+    [0, 1, 2]
+    """
+    _require(size, count, "examples there are")
+    return torch.randperm(count, generator=generator)[:size]
+
+
+def most(counts: Sequence[int], taken: int, even: bool) -> int:
+    """Return how many examples can be drawn, whatever the seed, after another draw.
+
+    counts: examples per class; taken: the size of the earlier draw; even: whether both
+    draws are balanced.
+
+    >>> most([5, 3], 0, even=True), most([5, 3], 0, even=False), most([5, 3], 1, even=True)
+    (6, 8, 4)
+    """
+    if not even:
+        return sum(counts) - taken
+    return len(counts) * (min(counts) + -taken // len(counts))
+
+
+def _require(size: int, limit: int, what: str) -> None:
+    if not 0 <= size <= limit:
+        raise ValueError(f"size={size} lies outside 0 to {limit} ({what}); choose one inside")

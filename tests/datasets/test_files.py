@@ -1,0 +1,287 @@
+"""Damaged files are named, never used; downloads survive dead and lying mirrors."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pooch  # type: ignore[import-untyped]
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nnlab.datasets.files import File, fetch, find, read_idx
+
+DEAD = "http://127.0.0.1:1/"
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=3)
+
+
+def idx(array: NDArray[np.uint8]) -> bytes:
+    """Write the format independently of the reader."""
+    header = struct.pack(">HBB", 0, 8, array.ndim)
+    return header + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def image(shape: list[int]) -> NDArray[np.uint8]:
+    return np.arange(1, np.prod(shape) + 1).astype(np.uint8).reshape(shape)
+
+
+def write(folder: Path, content: bytes) -> Path:
+    path = folder / "images-idx3-ubyte"
+    path.write_bytes(content)
+    return path
+
+
+@ONE_FOLDER
+@given(SHAPES, st.booleans())
+def test_an_intact_file_is_read_exactly(tmp_path: Path, shape: list[int], packed: bool) -> None:
+    content = idx(image(shape))
+    path = write(tmp_path, gzip.compress(content) if packed else content)
+    read = read_idx(path, hashlib.sha256(content).hexdigest())
+    np.testing.assert_array_equal(read, image(shape), strict=True)
+
+
+@ONE_FOLDER
+@given(SHAPES, st.booleans(), st.data())
+def test_a_truncated_file_is_named(
+    tmp_path: Path, shape: list[int], packed: bool, data: st.DataObject
+) -> None:
+    content = idx(image(shape))
+    content = gzip.compress(content) if packed else content
+    path = write(tmp_path, content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(ValueError, match="images-idx3-ubyte is damaged"):
+        read_idx(path)
+
+
+@ONE_FOLDER
+@given(SHAPES, st.binary(min_size=1, max_size=9), st.booleans())
+def test_trailing_bytes_are_named(
+    tmp_path: Path, shape: list[int], more: bytes, packed: bool
+) -> None:
+    content = idx(image(shape)) + more
+    path = write(tmp_path, gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match=r"images-idx3-ubyte is damaged.* more than"):
+        read_idx(path)
+
+
+@ONE_FOLDER
+@given(SHAPES, st.data(), st.integers(1, 255))
+def test_a_changed_header_never_passes(
+    tmp_path: Path, shape: list[int], data: st.DataObject, change: int
+) -> None:
+    content = bytearray(idx(image(shape)))
+    content[data.draw(st.integers(0, 3 + 4 * len(shape)))] ^= change
+    with pytest.raises(ValueError, match="images-idx3-ubyte is damaged"):
+        read_idx(write(tmp_path, bytes(content)))
+
+
+@ONE_FOLDER
+@given(SHAPES, st.data(), st.integers(1, 255))
+def test_a_changed_byte_of_a_gz_file_is_named_or_harmless(
+    tmp_path: Path, shape: list[int], data: st.DataObject, change: int
+) -> None:
+    content = bytearray(gzip.compress(idx(image(shape))))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= change
+    path = write(tmp_path, bytes(content))
+    try:
+        read = read_idx(path)  # gzip's own header holds a time and a system: harmless
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        np.testing.assert_array_equal(read, image(shape), strict=True)
+
+
+@ONE_FOLDER
+@given(st.binary(max_size=40))
+def test_any_bytes_are_an_array_or_a_named_error(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path, content)
+    try:
+        read = read_idx(path)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        assert idx(read) == content
+
+
+@ONE_FOLDER
+@given(SHAPES, st.data(), st.integers(1, 255))
+def test_changed_pixels_do_not_match_the_hash(
+    tmp_path: Path, shape: list[int], data: st.DataObject, change: int
+) -> None:
+    content = bytearray(idx(image(shape)))
+    known = hashlib.sha256(content).hexdigest()
+    content[data.draw(st.integers(4 + 4 * len(shape), len(content) - 1))] ^= change
+    with pytest.raises(ValueError, match=f"official file has {known[:16]}.*delete it"):
+        read_idx(write(tmp_path, bytes(content)), known)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("00000800", "magic number 00000800"),
+        ("00000805" + 5 * "00000001", "magic number 00000805"),
+        ("00000d01" + "00000001", "magic number 00000d01"),
+        ("01000801" + "00000001", "magic number 01000801"),
+        ("00000802" + "00000000" + "00000007", r"dimensions \[0, 7\]"),
+        ("00000802" + "00000001" + "0000", r"dimensions \[1, 0\]"),
+    ],
+)
+def test_a_header_that_is_not_of_images_or_labels(
+    tmp_path: Path, header: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_idx(write(tmp_path, bytes.fromhex(header)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_forged_header_allocates_nothing(tmp_path: Path, packed: bool) -> None:
+    content = struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3) + b"few"
+    path = write(tmp_path, gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match="only 3 bytes follow"):  # not MemoryError
+        read_idx(path)
+
+
+def test_a_missing_file_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_idx(tmp_path / "nowhere")
+
+
+def published(name: str) -> tuple[File, bytes]:
+    """Make up a published file: its hashes, and the .gz that mirrors serve."""
+    content = idx(np.frombuffer(name.encode(), np.uint8))
+    packed = gzip.compress(content)
+    hashes = (hashlib.sha256(data).hexdigest() for data in (content, packed))
+    return File(name, *hashes), packed
+
+
+FILES, PACKED = zip(*map(published, ("a-images", "a-labels", "b-images", "b-labels")))
+
+
+def test_files_are_found_with_or_without_gz(tmp_path: Path) -> None:
+    assert find(tmp_path / "nowhere", FILES) == {}
+    (tmp_path / "a-images").touch()
+    (tmp_path / "a-images.gz").touch()
+    (tmp_path / "b-labels.gz").touch()
+    (tmp_path / "b-images").mkdir()
+    found = {FILES[0]: tmp_path / "a-images", FILES[3]: tmp_path / "b-labels.gz"}
+    assert find(tmp_path, FILES) == found
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Serve a folder; yield its address and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            super().do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for file, packed in zip(FILES, PACKED):
+        (folder / f"{file.name}.gz").write_bytes(packed)
+    with served(folder) as server:
+        yield server
+
+
+def test_a_dead_mirror_is_passed_over(tmp_path: Path, mirror: tuple[str, list[str]]) -> None:
+    folder = tmp_path / "data" / "set"
+    fetch(folder, FILES, [DEAD, mirror[0]])
+    contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert contents == {f"{file.name}.gz": packed for file, packed in zip(FILES, PACKED)}
+    assert mirror[1] == [f"/{file.name}.gz" for file in FILES]
+    for file, path in find(folder, FILES).items():
+        assert read_idx(path, file.sha256).tobytes().decode() == file.name
+
+
+def test_altered_content_is_not_kept(tmp_path: Path, mirror: tuple[str, list[str]]) -> None:
+    liar = tmp_path / "liar"
+    liar.mkdir()
+    for file in FILES:
+        (liar / f"{file.name}.gz").write_bytes(PACKED[1])
+    with served(liar) as (address, asked):
+        with pytest.raises(OSError, match=r"a-images\.gz could not .*altered content"):
+            fetch(tmp_path / "data", FILES, [address, DEAD])
+        assert list((tmp_path / "data").iterdir()) == []
+        fetch(tmp_path / "data", FILES, [address, mirror[0]])
+    assert len(asked) == 2  # once in each fetch; then the mirror that works goes first
+    names = {f"{file.name}.gz": packed for file, packed in zip(FILES, PACKED)}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == names
+
+
+def test_two_half_mirrors_make_a_whole(tmp_path: Path, mirror: tuple[str, list[str]]) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "a-images.gz").write_bytes(PACKED[0])
+    (tmp_path / "mirror" / "a-images.gz").unlink()
+    with served(half) as (address, _):
+        fetch(tmp_path / "data", FILES, [mirror[0], address])
+    assert len(find(tmp_path / "data", FILES)) == 4
+
+
+def test_without_a_mirror_the_error_says_what_to_put_where(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"ConnectionError.*ConnectionError") as caught:
+        fetch(tmp_path / "data", FILES, [DEAD, "http://127.0.0.1:2/"])
+    assert "\n" not in str(caught.value)
+    for name in (str(tmp_path / "data"), DEAD, *(f"{file.name}.gz" for file in FILES)):
+        assert name in str(caught.value)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_silent_mirror_times_out(tmp_path: Path, mirror: tuple[str, list[str]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, and never answers
+        silent = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        start = time.monotonic()
+        fetch(tmp_path / "data", FILES[:1], [silent, mirror[0]], timeout=0.1)
+        assert time.monotonic() - start < 9  # not the default, nor pooch's 30 s
+    assert len(find(tmp_path / "data", FILES)) == 1
+
+
+def test_an_unusable_folder_is_the_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with pytest.raises(FileExistsError, match="data"):
+        fetch(tmp_path / "data", FILES, [DEAD])
+
+
+def test_a_full_disk_is_not_blamed_on_the_mirrors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "data")
+
+    monkeypatch.setattr(pooch, "retrieve", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        fetch(tmp_path / "data", FILES, [DEAD, DEAD])
+    assert caught.value.errno == errno.ENOSPC

@@ -1,0 +1,102 @@
+"""Subsets are balanced, nested and without repetition, whatever the labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from nnlab.datasets.sampling import balanced, most, plain
+
+LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=80)
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(LABELS, SEEDS)
+def test_every_prefix_of_a_balanced_draw_is_balanced(labels: list[int], seed: int) -> None:
+    classes = set(labels)
+    size = len(classes) * min(labels.count(label) for label in classes)
+    drawn = balanced(torch.tensor(labels), size, generator(seed)).tolist()
+    assert len(drawn) == size
+    assert len(set(drawn)) == size
+    for end in range(size + 1):
+        counts = Counter(labels[index] for index in drawn[:end])
+        per_class = [counts[label] for label in classes]
+        assert max(per_class) - min(per_class) <= 1
+
+
+@given(LABELS, SEEDS, st.data())
+def test_a_smaller_draw_is_a_prefix_of_a_larger_one(
+    labels: list[int], seed: int, data: st.DataObject
+) -> None:
+    classes = set(labels)
+    size = data.draw(st.integers(0, len(classes) * min(map(labels.count, classes))))
+    smaller = data.draw(st.integers(0, size))
+    tensor = torch.tensor(labels)
+    large = balanced(tensor, size, generator(seed))
+    assert balanced(tensor, smaller, generator(seed)).tolist() == large[:smaller].tolist()
+    whole = plain(len(labels), len(labels), generator(seed))
+    assert plain(len(labels), smaller, generator(seed)).tolist() == whole[:smaller].tolist()
+
+
+@given(LABELS, SEEDS)
+def test_too_large_a_draw_is_refused(labels: list[int], seed: int) -> None:
+    classes = set(labels)
+    limit = len(classes) * min(map(labels.count, classes))
+    with pytest.raises(ValueError, match=f"size={limit + 1} .* to {limit} "):
+        balanced(torch.tensor(labels), limit + 1, generator(seed))
+    with pytest.raises(ValueError, match=f"size={len(labels) + 1} .* to {len(labels)} "):
+        plain(len(labels), len(labels) + 1, generator(seed))
+    with pytest.raises(ValueError, match="size=-1 "):
+        balanced(torch.tensor(labels), -1, generator(seed))
+
+
+@given(st.integers(0, 50), SEEDS)
+def test_a_plain_draw_of_everything_is_a_permutation(count: int, seed: int) -> None:
+    assert sorted(plain(count, count, generator(seed)).tolist()) == list(range(count))
+
+
+def test_every_example_and_every_order_of_classes_comes_up() -> None:
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    draws = {tuple(balanced(labels, 2, generator(seed)).tolist()) for seed in range(500)}
+    # 3 x 3 pairs of one zero and one one, each in both orders.
+    assert draws == {(a, b) for a in range(6) for b in range(6) if (a - b) % 2 == 1}
+
+
+def test_the_order_of_classes_changes_from_round_to_round() -> None:
+    labels = torch.arange(1000) % 10
+    rounds = labels[balanced(labels, 1000, generator(0))].view(100, 10)
+    assert torch.equal(rounds.sort(dim=1).values, torch.arange(10).expand(100, 10))
+    assert len({tuple(row) for row in rounds.tolist()}) > 90
+
+
+def test_other_seeds_draw_other_examples() -> None:
+    labels = torch.arange(1000) % 10
+    assert not torch.equal(balanced(labels, 100, generator(0)), balanced(labels, 100, generator(1)))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), SEEDS, st.data())
+def test_most_can_always_be_drawn_after_another_draw(
+    counts: list[int], seed: int, data: st.DataObject
+) -> None:
+    assume(min(counts) > 0)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    taken = data.draw(st.integers(0, most(counts, 0, even=True)))
+    first = balanced(labels, taken, generator(seed))
+    rest = sorted(set(range(len(labels))) - set(first.tolist()))
+    left = torch.tensor(rest, dtype=torch.long)
+    assert len(left) == most(counts, taken, even=False)
+    size = most(counts, taken, even=True)
+    assert size >= 0
+    if size > 0:
+        assert len(balanced(labels[left], size, generator(seed + 1))) == size
+    if taken % len(counts) == 0:  # then no draw could be larger
+        rarest = min(Counter(labels[left].tolist())[label] for label in range(len(counts)))
+        assert size == len(counts) * rarest

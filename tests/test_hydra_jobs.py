@@ -1,0 +1,194 @@
+"""The short way to a job's configuration against Hydra's own, to the last node and flag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, run_job
+from hydra.errors import ConfigCompositionException
+from hydra.types import HydraContext, RunMode
+from omegaconf import Container, DictConfig, OmegaConf
+
+from nnlab import config, hydra_jobs
+from nnlab.hydra_jobs import SweepLoader, folder_name
+from nnlab.run import CONF
+
+config.register()
+
+JOBS = [
+    ["train_size=500"],
+    ["train_size=1000"],
+    ["train_size=null", "seed=3"],
+    ["optimizer.lr=1e-3", "model.hidden=[64]", "train_size=50"],
+    ["model.hidden=[]", "study='with a comma, and = sign'"],
+    ["dataset=fashion_mnist", "seed=1"],
+    ["seed=2", "dataset=fashion_mnist"],
+    ["optimizer=adam", "optimizer.betas=[0.5,0.9]"],
+    ["optimizer=adam", "optimizer.eps=1e-6", "seed=5"],
+    ["optimizer={lr:0.5,momentum:0.9}"],
+    ["++seed=5", "train_size=8"],
+    ["experiment=mnist_train_size", "train_size=70"],
+    ["stopping=plateau", "valid_size=100", "stopping.patience=4"],
+    ["model.activation=tanh", "engine=torch", "objective=${study}"],
+    ["study=${dataset.name}-${seed}", "seed=9"],
+    [],
+]
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[ConfigLoaderImpl]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        assert isinstance(hydra.config_loader, ConfigLoaderImpl)
+        yield hydra.config_loader
+
+
+def master(loader: ConfigLoaderImpl, *overrides: str) -> DictConfig:
+    composed = loader.load_configuration(
+        "config",
+        ["hydra.job.config.override_dirname.exclude_keys=[dataset]", *overrides],
+        RunMode.MULTIRUN,
+    )
+    composed.hydra.job.name = "run"
+    return composed
+
+
+@pytest.fixture(scope="module")
+def used(loader: ConfigLoaderImpl) -> tuple[DictConfig, SweepLoader]:
+    """A sweep and a loader that has composed all of JOBS before."""
+    swept, ours = master(loader), SweepLoader(loader)
+    for overrides in JOBS:
+        ours.load_sweep_config(swept, overrides)
+    return swept, ours
+
+
+def nodes(node: Any, path: str = "") -> Iterator[tuple[object, ...]]:
+    """Yield every node of a configuration with all that OmegaConf knows of it."""
+    meta = node._metadata
+    value = None if isinstance(node, Container) else node._value()
+    types = (meta.optional, meta.ref_type, meta.object_type)
+    yield path, type(node), value, meta.flags, types
+    if isinstance(node, Container) and not node._is_none() and not node._is_missing():
+        keys = range(len(node)) if OmegaConf.is_list(node) else list(node)  # type: ignore[arg-type]
+        for key in keys:
+            yield from nodes(node._get_node(key), f"{path}.{key}")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
+def test_composition_is_hydras_own(
+    loader: ConfigLoaderImpl, used: tuple[DictConfig, SweepLoader], overrides: list[str]
+) -> None:
+    swept, ours = used
+    found = ours.load_sweep_config(swept, overrides)
+    expected = loader.load_sweep_config(swept, overrides)
+    assert list(nodes(found)) == list(nodes(expected))
+    assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+    assert found.hydra.job.override_dirname == expected.hydra.job.override_dirname
+
+
+def test_jobs_that_differ_in_values_are_one_composition(
+    loader: ConfigLoaderImpl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept, ours = master(loader), SweepLoader(loader)
+    calls = []
+    original = ConfigLoaderImpl.load_sweep_config
+
+    def spy(self: ConfigLoaderImpl, *arguments: Any) -> DictConfig:
+        calls.append(arguments)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", spy)
+    for seed in range(20):
+        composed = ours.load_sweep_config(swept, ["dataset=mnist", f"seed={seed}"])
+        assert composed.seed == seed
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainsize=5"],
+        ["optimizer.lr=abc"],
+        ["optimizer=adam", "optimizer.momentum=1"],
+        ["optimizer=sdg"],
+        ["train_size=1,2"],
+        ["model.activation=rleu"],
+    ],
+)
+def test_errors_are_hydras_own(loader: ConfigLoaderImpl, overrides: list[str]) -> None:
+    swept = master(loader)
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        loader.load_sweep_config(swept, overrides)
+    with pytest.raises(type(expected.value)) as found:
+        SweepLoader(loader).load_sweep_config(swept, overrides)
+    assert str(found.value) == str(expected.value)
+    assert str(found.value.__cause__) == str(expected.value.__cause__)
+
+
+@pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
+def test_hydras_files_are_those_that_run_job_writes(
+    loader: ConfigLoaderImpl, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    swept = master(loader)
+    ours = HydraContext(SweepLoader(loader), Callbacks())  # type: ignore[arg-type]
+    found = hydra_jobs.hydra_files(hydra_jobs.compose(ours, swept, overrides, 7))
+
+    composed = loader.load_sweep_config(swept, overrides)
+    composed.hydra.job.id, composed.hydra.job.num = "7", 7
+    returned: JobReturn = run_job(
+        lambda config: None,
+        composed,
+        "hydra.sweep.dir",
+        "hydra.sweep.subdir",
+        HydraContext(loader, Callbacks()),
+        configure_logging=False,
+    )
+    assert returned.hydra_cfg is not None
+    folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+    expected = {f".hydra/{path.name}": path.read_text() for path in folder.glob(".hydra/*")}
+    assert found == expected
+
+
+def test_a_return_shows_the_configurations(loader: ConfigLoaderImpl) -> None:
+    import functools
+
+    from nnlab.sweep import Job, Outcome
+
+    swept = master(loader)
+    context = HydraContext(loader, Callbacks())
+    composer = functools.partial(hydra_jobs.compose, context, swept, ["seed=4"], 0)
+    job = Job(Path("somewhere"), ["seed=4"], "test_accuracy", {})
+    returned = hydra_jobs.RunReturn(composer, Outcome(job, error=ValueError("no")))
+    assert returned.return_value == 0.0  # the worst accuracy
+    assert returned.status.name == "FAILED"
+    assert returned.cfg.seed == 4
+    assert "hydra" not in returned.cfg
+    assert list(returned.hydra_cfg) == ["hydra"]
+
+
+def test_folder_names() -> None:
+    for bad in ("a=b/c", "a=[x y]", "a='q'", "x=" + "y" * 300, "a=(1)", "a={b:1}", 'a="/"'):
+        name = folder_name(bad)
+        assert not set(name) & set("/[]{}() '\"\\")
+        assert len(name) <= hydra_jobs.LONGEST_NAME + 9
+    assert folder_name("a=b/c") != folder_name("a=b-c") != folder_name("a=b c")
+    assert folder_name("x=" + "y" * 300) != folder_name("x=" + "y" * 301)
+
+
+def test_hydra_errors_are_composition_errors(loader: ConfigLoaderImpl) -> None:
+    with pytest.raises(ConfigCompositionException):
+        SweepLoader(loader).load_sweep_config(master(loader), ["nothing=1"])
+
+
+def test_the_singleton_is_put_back() -> None:
+    assert HydraConfig.instance().cfg is None
