@@ -185,7 +185,10 @@ def as_job(
 
 def task_config(config: DictConfig) -> DictConfig:
     """Return the part of a composed configuration that is not Hydra's own."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    task = cast(DictConfig, pickle.loads(pickle.dumps(config)))  # a quarter of deepcopy's time
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    return task
 
 
 def hydra_files(config: DictConfig) -> dict[str, str]:

@@ -104,7 +104,11 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
     if done:
         log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
     if waiting:
-        train_tasks(prepare(waiting))
+        from nnlab import device
+
+        with device.cpu_threads(1):  # these tensors are too small for more to pay
+            tasks = prepare(waiting)
+        train_tasks(tasks)
     return outcomes
 
 

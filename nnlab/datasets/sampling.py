@@ -24,7 +24,8 @@ def balanced(labels: Tensor, size: int, generator: Generator) -> Tensor:
     tensor([2, 2])
     """
     shuffled = torch.randperm(len(labels), generator=generator)
-    members = [shuffled[labels[shuffled] == label] for label in torch.unique(labels)]
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    members = by_class.split(torch.unique(labels, return_counts=True)[1].tolist())
     rounds = min((len(indices) for indices in members), default=0)
     _require(size, len(members) * rounds, f"{len(members)} classes x {rounds} of the rarest")
     if size == 0:

@@ -1,0 +1,130 @@
+"""Sweeps in this process: what a subprocess cannot show, such as a crash in the middle."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from nnlab import config, hydra_jobs, sweep
+from nnlab.engines import Run, Trained
+from nnlab.engines.torch import TorchEngine
+from nnlab.run import CONF
+from nnlab.sweep import Job, Outcome
+
+config.register()
+
+
+def job(folder: Path, *overrides: str) -> Job:
+    quick = ["train_size=20", "test_size=20", "stopping.max_epochs=3", "engine=torch"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=[*quick, *overrides])
+    return hydra_jobs.as_job(composed, folder, list(overrides), hydra_files={})
+
+
+def status(folder: Path) -> str:
+    return str(json.loads((folder / "result.json").read_text())["status"])
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, BaseException]:
+    """Errors that training raises in the second epoch, by the run's batch size."""
+    errors: dict[int, BaseException] = {}
+    original = TorchEngine.train_epoch
+
+    def train_epoch(
+        self: TorchEngine, runs: Sequence[Run], orders: Sequence[Tensor]
+    ) -> list[Trained]:
+        for run in runs:
+            if len(run.epochs) == 1 and run.batch_size in errors:
+                raise errors[run.batch_size]
+        return original(self, runs, orders)
+
+    monkeypatch.setattr(TorchEngine, "train_epoch", train_epoch)
+    return errors
+
+
+def test_a_run_that_breaks_off_harms_no_other(
+    tmp_path: Path, breaking: dict[int, BaseException]
+) -> None:
+    breaking[3] = RuntimeError("out of luck")
+    jobs = [job(tmp_path / f"batch_size={n}", f"batch_size={n}") for n in (2, 3, 4)]
+    outcomes = sweep.train(jobs)
+
+    assert [status(each.folder) for each in jobs] == ["finished", "failed", "finished"]
+    assert [outcome.error for outcome in outcomes] == [None, breaking[3], None]
+    log = (jobs[1].folder / "run.log").read_text()
+    assert "Traceback" in log
+    assert "RuntimeError: out of luck" in log
+    assert len((jobs[1].folder / "metrics.csv").read_text().splitlines()) == 2
+    assert not (jobs[1].folder / "model.safetensors").exists()
+
+    del breaking[3]
+    again = sweep.train(jobs)  # only what failed is trained again
+    assert [outcome.error for outcome in again] == [None, None, None]
+    assert status(jobs[1].folder) == "finished"
+
+
+def test_an_interrupted_sweep_is_taken_up_by_the_same_command(
+    tmp_path: Path, breaking: dict[int, BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C in the second of three runs; afterwards every number is as without it."""
+    undisturbed = [job(tmp_path / "a" / str(n), f"batch_size={n}") for n in (2, 3, 4)]
+    sweep.train(undisturbed)
+
+    breaking[3] = KeyboardInterrupt()
+    jobs = [job(tmp_path / "b" / str(n), f"batch_size={n}") for n in (2, 3, 4)]
+    with pytest.raises(KeyboardInterrupt):
+        sweep.train(jobs)
+    assert [each.folder.exists() for each in jobs] == [True, True, False]
+    assert [status(each.folder) for each in jobs[:2]] == ["finished", "running"]
+
+    breaking.clear()
+    with caplog.at_level(logging.INFO, "nnlab"):
+        sweep.train(jobs)
+    assert "already done: 1 of 3" in caplog.text
+    for ours, theirs in zip(jobs, undisturbed):
+        weights = [each.folder / "model.safetensors" for each in (ours, theirs)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
+    good, bad = job(tmp_path / "good"), job(tmp_path / "bad", "batch_size=0")
+    outcomes = sweep.train([bad, good])
+    assert "batch_size=0" in str(outcomes[0].error)
+    assert not bad.folder.exists()
+    assert outcomes[1].result is not None
+    assert outcomes[1].result["status"] == "finished"
+
+
+def test_objectives() -> None:
+    result = {"test_loss": 0.25, "test_accuracy": 0.9, "train_seconds": 3.0, "valid_loss": None}
+    for metric, expected in [
+        ("test_loss", 0.25),
+        ("test_accuracy", 0.9),
+        ("train_seconds", 3.0),
+        ("valid_loss", float("inf")),
+        ("valid_accuracy", 0.0),
+    ]:
+        assert Outcome(Job(Path(), [], metric, {}), result).objective() == expected
+    assert Outcome(Job(Path(), [], "test_loss", {})).objective() == float("inf")
+
+
+def test_errors_are_told_once_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: str, message: str) -> Outcome:
+        return Outcome(Job(Path(name), [], "test_loss", {}), error=ValueError(message))
+
+    history = [refused(f"run{n}", "same") for n in range(5)] + [refused("other", "another")]
+    monkeypatch.setattr(sweep, "history", history)
+    assert sweep.tell_errors() == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "run0, run1, run2 and 2 more: same",
+        "other: another",
+    ]
