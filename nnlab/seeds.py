@@ -15,5 +15,6 @@ def generator(seed: int, stream: str) -> torch.Generator:
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
     True
     """
-    word = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(word))
+    # What SeedSequence(seed).spawn() gives its children, without counting them.
+    child = np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream),))
+    return torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0]))

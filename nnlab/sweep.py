@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
 from nnlab import messages, records
-from nnlab.config import Config, PlateauConfig
+from nnlab.config import Config, EngineName, PlateauConfig
 from nnlab.progress import Progress
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     from nnlab import datasets, device, engines
 
     tasks = []
+    fallbacks: set[str] = set()
     for outcome, config in waiting:
         try:
             place = device.choose(config.device)
@@ -134,6 +135,8 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             )
             run = build_run(config, data)
             engine, reason = engines.choose(config.engine, run, place)
+            if config.engine is EngineName.auto and engine.name == "torch":
+                fallbacks.add(reason)
         except (ValueError, OSError) as error:
             outcome.error = error
             continue
@@ -143,6 +146,8 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             "device": {**device.describe(place), "threads": config.threads},
         }
         tasks.append(Task(outcome, config, run, engine, place, identity))
+    for reason in sorted(fallbacks):
+        log.info("engine=torch: %s", reason)
     return tasks
 
 

@@ -104,10 +104,29 @@ class Engine(Protocol):
 def choose(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
     """Return the engine that is to train a run on a device, and why that one.
 
-    Raises ValueError where the engine asked for by name cannot take the run.
+    auto takes the stacked engine on a GPU and the native one on the CPU, and the torch
+    engine for what they refuse. Raises ValueError where the engine asked for by name
+    cannot take the run.
     """
     from nnlab.engines.torch import TorchEngine
 
     if wanted is EngineName.torch:
         return TorchEngine, "asked for"
-    return TorchEngine, "the only one"
+    engine: type[Engine]
+    if wanted is EngineName.native or (wanted is EngineName.auto and device.type == "cpu"):
+        from nnlab.engines import native
+
+        engine = native.NativeEngine
+        reason = native.available() or native.refuses(run, device)
+    else:
+        from nnlab.engines import stacked
+
+        engine = stacked.StackedEngine
+        reason = stacked.refuses(run, device)
+    if wanted is not EngineName.auto:
+        if reason is not None:
+            raise ValueError(f"engine={wanted.name} cannot train this run: {reason}")
+        return engine, "asked for"
+    if reason is None:
+        return engine, f"the fastest on {device.type}"
+    return TorchEngine, f"{engine.name} cannot: {reason}"
