@@ -172,6 +172,7 @@ def test_a_return_shows_the_configurations(loader: ConfigLoaderImpl) -> None:
     assert returned.return_value == 0.0  # the worst accuracy
     assert returned.status.name == "FAILED"
     assert returned.cfg.seed == 4
+    assert config.from_hydra(returned.cfg).seed == 4
     assert "hydra" not in returned.cfg
     assert list(returned.hydra_cfg) == ["hydra"]
 

@@ -130,6 +130,7 @@ def test_mnist_works_with_no_files_and_no_network(
             "mnist_sample.npz": "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3"
         },
         "shape": [28, 28],
+        "full_size": 60000,
         "sizes": {"train": 1000, "valid": 500, "test": 1000},
     }
     load(2000, 0, 10, name="mnist", folder=str(tmp_path))
