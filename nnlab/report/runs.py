@@ -1,0 +1,239 @@
+"""Reading the run folders of a study, and finding out what varied between its runs.
+
+Read with json, float() and numpy rather than pandas: importing pandas takes longer (0.3 s)
+than reading a thousand runs does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlab.records import COLUMNS, METRICS, RESULT
+
+Array: TypeAlias = NDArray[np.float64]
+Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
+
+NUMBERS = ("epochs", "train_seconds", "test_loss", "test_accuracy", "weights", "parameters")
+# nnlab.config.NOT_IDENTITY, spelled again because importing it brings all of Hydra.
+NOT_IDENTITY = ("study", "output_dir", "force", "objective")
+
+log = logging.getLogger("nnlab")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    settings: the configuration by dotted keys as on the command line, with what was really
+    used in place of what was left open (``train_size=null``, ``device=auto``). curves: the
+    columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
+    """
+
+    folder: Path
+    name: str
+    status: str
+    stop_reason: str | None
+    error: str | None
+    epochs: int
+    train_seconds: float
+    test_loss: float | None
+    test_accuracy: float | None
+    weights: int | None
+    parameters: int | None
+    engine: str | None
+    device: str | None
+    full_size: int | None
+    settings: dict[str, Value]
+    curves: dict[str, Array]
+
+    @property
+    def complete(self) -> bool:
+        return self.status in ("finished", "stopped")
+
+    def last(self, column: str) -> float | None:
+        """Return a column of ``metrics.csv`` after the last epoch, None where there is none."""
+        values = self.curves[column]
+        return None if not len(values) or math.isnan(values[-1]) else float(values[-1])
+
+
+# Reading
+
+
+def read(study: Path) -> list[Run]:
+    """Read every run of a study, ordered by what varied.
+
+    A damaged run is left out, with a warning that names its file.
+    Raises FileNotFoundError if there is no such folder, or no run in it.
+    """
+    if not study.is_dir():
+        raise FileNotFoundError(f"there is no folder {study}; give a study, say outputs/mnist")
+    runs = []
+    for result in study.glob(f"*/{RESULT}"):
+        try:
+            runs.append(read_run(result.parent))
+        except (OSError, ValueError) as error:
+            log.warning("left out %s: %s", result, error)
+    if not runs:
+        hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
+        raise FileNotFoundError(f"{study} holds no runs{hint}")
+    keys = varied(runs)
+    return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run folder. Raises ValueError if its files are not what a run writes."""
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if not isinstance(result, dict) or not isinstance(result.get("config"), dict):
+        raise ValueError("it does not hold the result of a run")
+    for key in NUMBERS:
+        if not isinstance(result.get(key), (int, float, type(None))):
+            raise ValueError(f"{key}={result[key]!r} is not a number")
+    for key in ("dataset", "device"):
+        if not isinstance(result.get(key), (dict, type(None))):
+            raise ValueError(f"{key}={result[key]!r} does not describe one")
+    curves = read_curves(folder / METRICS)
+    status = str(result.get("status"))
+    epochs, seconds = result.get("epochs"), result.get("train_seconds")
+    if status == "running" or epochs is None or seconds is None:
+        # Whoever trains it has no time to keep its result.json up to date.
+        epochs = len(curves["epoch"])
+        seconds = curves["seconds"][-1] if epochs else 0.0
+    dataset = result.get("dataset") or {}
+    device = (result.get("device") or {}).get("name")
+    settings = dict(flatten(result["config"]))
+    settings["train_size"] = (dataset.get("sizes") or {}).get("train", settings.get("train_size"))
+    settings["engine"], settings["device"] = result.get("engine"), device
+    return Run(
+        folder=folder,
+        name=str(result.get("name", folder.name)),
+        status=status,
+        stop_reason=result.get("stop_reason"),
+        error=result.get("error"),
+        epochs=int(epochs),
+        train_seconds=float(seconds),
+        test_loss=result.get("test_loss"),
+        test_accuracy=result.get("test_accuracy"),
+        weights=result.get("weights"),
+        parameters=result.get("parameters"),
+        engine=result.get("engine"),
+        device=device,
+        full_size=dataset.get("full_size"),
+        settings=settings,
+        curves=curves,
+    )
+
+
+def read_curves(path: Path) -> dict[str, Array]:
+    """Read ``metrics.csv``: each column [epochs] float64, NaN where empty.
+
+    A last row still being written is left out; a run that never began has no rows.
+    """
+    # Opening is cheaper than asking first, and a run may vanish in between.
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    header, *lines = text.rpartition("\n")[0].split("\n")
+    rows = [[float(cell or "nan") for cell in line.split(",")] for line in lines]
+    names = header.split(",") if lines else list(COLUMNS)
+    if not set(names) >= set(COLUMNS) or any(len(row) != len(names) for row in rows):
+        raise ValueError(f"{path.name} does not have the columns {','.join(COLUMNS)}")
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
+    return dict(zip(names, table.T))
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Value]]:
+    """Spell a nested configuration as on the command line; a group's name is its choice.
+
+    >>> dict(flatten({"optimizer": {"name": "sgd", "lr": 0.01}, "seed": 0, "study": "mnist"}))
+    {'optimizer': 'sgd', 'optimizer.lr': 0.01, 'seed': 0}
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        elif prefix and key == "name":
+            yield prefix[:-1], value
+        elif prefix or key not in NOT_IDENTITY:
+            yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+
+# What varied
+
+
+def varied(runs: Sequence[Run]) -> list[str]:
+    """List the keys whose values differ between runs: training-set size first, seed last.
+
+    A key that only some runs have (momentum, among SGD and Adam) counts where it differs
+    among these.
+    """
+    values: dict[str, set[Value]] = {}
+    for run in runs:
+        for key, value in run.settings.items():
+            values.setdefault(key, set()).add(value)
+    for key in ("engine", "device", "train_size"):
+        values.get(key, set()).discard(None)  # of a run that failed before it was known
+    keys = [key for key, found in values.items() if len(found) > 1]
+    return sorted(keys, key=lambda key: (key == "seed", key != "train_size"))
+
+
+def factors(runs: Sequence[Run]) -> list[str]:
+    """List what was varied by hand: ``varied`` without what a group's choice brought along.
+
+    With ``optimizer=sgd,adam`` each at its own default rate, ``optimizer.lr`` differs but
+    says nothing more than ``optimizer``.
+    """
+
+    def follows(key: str) -> bool:
+        group = key.partition(".")[0]
+        pairs = {(run.settings.get(group), run.settings.get(key)) for run in runs}
+        return group != key and group in keys and len(pairs) == len({pair[0] for pair in pairs})
+
+    keys = varied(runs)
+    return [key for key in keys if not follows(key)]
+
+
+def grouped(runs: Iterable[Run], keys: Sequence[str]) -> dict[tuple[Value, ...], list[Run]]:
+    """Put runs with equal values of ``keys`` together, in the order they come."""
+    groups: dict[tuple[Value, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
+    return groups
+
+
+def is_number(value: Value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def rank(value: Value) -> tuple[int, tuple[float, ...], str]:
+    """Order values as a person would: numbers by size, then lists, then words.
+
+    >>> sorted([1000, 500, "adam", (128, 64), ()], key=rank)
+    [500, 1000, (), (128, 64), 'adam']
+    """
+    if isinstance(value, tuple) and all(map(is_number, value)):
+        return 1, value, ""
+    return (0, (value,), "") if is_number(value) else (2, (), spell(value))  # type: ignore[return-value]
+
+
+def spell(value: Value) -> str:
+    """Write a value as on the command line.
+
+    >>> [spell(value) for value in (1e-05, 0.01, 1000, (128, 64), True, None)]
+    ['1e-5', '0.01', '1000', '[128,64]', 'true', 'null']
+    """
+    if isinstance(value, tuple):
+        return f"[{','.join(map(spell, value))}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.12g}".replace("e-0", "e-").replace("e+0", "e")
+    return str(value)

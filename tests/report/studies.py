@@ -1,0 +1,114 @@
+"""Study folders as training leaves them, built by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+CONFIG: dict[str, Any] = {
+    "dataset": {"name": "mnist", "source": "auto", "folder": "data/mnist", "balanced": True},
+    "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
+    "optimizer": {"name": "sgd", "lr": 0.01, "weight_decay": 0.0, "momentum": 0.0},
+    "stopping": {"name": "epochs", "max_epochs": 100},
+    "train_size": 500,
+    "valid_size": 0,
+    "test_size": 1000,
+    "batch_size": 10,
+    "seed": 0,
+    "device": "auto",
+    "engine": "auto",
+    "threads": 1,
+    "objective": "test_loss",
+    "study": "mnist",
+    "output_dir": "outputs",
+    "force": False,
+}
+
+
+def lay(
+    study: Path,
+    options: dict[str, Any] | None = None,
+    *,
+    epochs: int = 3,
+    rows: str | None = None,
+    name: str | None = None,
+    **result: Any,
+) -> Path:
+    """Lay a run folder into a study: options by dotted keys, result.json's keys by name.
+
+    rows: the text of metrics.csv below its header; by default a loss of 2/epoch, an
+    accuracy of 1 - 0.5/epoch, and the training time spread evenly over the epochs.
+    """
+    config = copy.deepcopy(CONFIG)
+    for key, value in (options or {}).items():
+        *groups, last = (key if "." in key or key not in GROUPS else f"{key}.name").split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    overrides = [f"{key}={value}" for key, value in (options or {}).items()]
+    name = name or ",".join(overrides) or "default"
+    size = config["train_size"] or 60000
+    seconds = result.get("train_seconds") or 0.25
+    content = {
+        "name": name,
+        "status": "finished",
+        "stop_reason": f"reached max_epochs={epochs}",
+        "epochs": epochs,
+        "train_seconds": seconds,
+        "test_loss": 0.5,
+        "test_accuracy": 0.847,
+        "weights": 109184,
+        "parameters": 109386,
+        "engine": "native",
+        "engine_reason": "it can",
+        "device": {"type": "cpu", "name": "AMD EPYC", "threads": 1},
+        "dataset": {
+            "name": "mnist",
+            "source": "bundled sample",
+            "sha256": "0" * 64,
+            "sizes": {"train": size, "valid": config["valid_size"], "test": 1000},
+            "full_size": 60000,
+        },
+        "seed": config["seed"],
+        "versions": {"nnlab": "0.1.0"},
+        "git": "0" * 40,
+        "fingerprint": "0" * 16,
+        "error": None,
+        "overrides": overrides,
+        "config": config,
+    } | result
+    if rows is None:
+        rows = "".join(
+            f"{epoch},{2 / epoch},{1 - 0.5 / epoch},,,{seconds * epoch / epochs}\n"
+            for epoch in range(1, epochs + 1)
+        )
+    folder = study / name
+    folder.mkdir(parents=True)
+    header = "epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,seconds\n"
+    (folder / "metrics.csv").write_text(header + rows)
+    (folder / "result.json").write_text(json.dumps(content))
+    return folder
+
+
+GROUPS = ("dataset", "model", "optimizer", "stopping")
+DIVERGED: dict[str, Any] = {
+    "status": "diverged",
+    "stop_reason": "training loss is nan",
+    "test_loss": None,
+    "test_accuracy": None,
+}
+FAILED: dict[str, Any] = {
+    "status": "failed",
+    "stop_reason": None,
+    "error": "ValueError: no room",
+    "epochs": 0,
+    "train_seconds": 0.0,
+    "test_loss": None,
+    "test_accuracy": None,
+    "engine": None,
+    "device": None,
+    "rows": "",
+}

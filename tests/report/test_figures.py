@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from PIL import Image
+
+from nnlab.report import figures
+from nnlab.report.runs import read
+from tests.report.studies import DIVERGED, FAILED, lay
+
+SIZES = (500, 1000, 1500, 2000)
+
+
+def only(figure: Figure | None) -> Axes:
+    """Return the axes of a figure, after drawing it as writing it would."""
+    assert figure is not None
+    figure.canvas.draw()
+    return figure.axes[0]
+
+
+def lines(axes: Axes) -> list[list[tuple[float, float]]]:
+    return [list(map(tuple, np.asarray(line.get_xydata()).tolist())) for line in axes.lines]
+
+
+def close(
+    found: list[list[tuple[float, float]]], expected: list[list[tuple[float, float]]]
+) -> None:
+    assert [len(line) for line in found] == [len(line) for line in expected]
+    for line, points in zip(found, expected):
+        np.testing.assert_allclose(line, points, rtol=1e-9)  # float64 rounding
+
+
+def texts(legend: Legend | None) -> list[str]:
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def size_sweep(study: Path, **result: Any) -> None:
+    for size in SIZES:
+        content = {"train_seconds": 0.25 + size / 1000, "test_accuracy": 0.8 + size / 1e5}
+        lay(study, {"train_size": size}, **(content | result))
+
+
+# Training time
+
+
+def test_train_time_has_points_the_line_and_the_answer(tmp_path: Path) -> None:
+    size_sweep(tmp_path)
+    axes = only(figures.train_time(read(tmp_path)))
+    points, line = lines(axes)
+    assert points == [(500, 0.75), (1000, 1.25), (1500, 1.75), (2000, 2.25)]
+    close([line], [[(0, 0.25), (2080, 2.33)]])
+    assert axes.get_xlabel() == "Training-set size (examples)"
+    assert axes.get_ylabel() == "Training time of 3 epochs (s)"
+    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 60 s"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [
+        "500",
+        "1,000",
+        "1,500",
+        "2,000",
+    ]
+
+
+def test_title_states_the_setting(tmp_path: Path) -> None:
+    size_sweep(tmp_path)
+    for draw in (figures.train_time, figures.accuracy, figures.loss):
+        figure = draw(read(tmp_path))
+        assert figure is not None
+        title = figure.texts[0].get_text()
+        assert title == "MNIST · MLP 784-128-64-10 · SGD lr 0.01 · batch size 10"
+
+
+def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
+    for size, seconds in zip(SIZES, (0.6, 0.9, 1.7, 2.0)):
+        lay(tmp_path, {"train_size": size}, train_seconds=seconds)
+    axes = only(figures.train_time(read(tmp_path)))
+    # y = 0.05 + 0.001 x, residuals 0.05, -0.15, 0.15, -0.05 and so a scatter of sqrt(0.025);
+    # t(2) is 4.303, and 4.303 * sqrt(0.025 * (1 + 1/4 + 58750**2 / 1250000)) = 36.
+    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 60 ± 36 s"]
+    assert "95 % prediction interval" in axes.figure.texts[1].get_text()
+
+
+def test_the_legend_lies_above_all_times(tmp_path: Path) -> None:
+    for size, seconds in zip(SIZES, (1.9, 2.0, 1.95, 2.0)):
+        lay(tmp_path, {"train_size": size}, train_seconds=seconds)
+    axes = only(figures.train_time(read(tmp_path)))
+    legend = axes.get_legend()
+    assert legend is not None
+    box = legend.get_window_extent()
+    for line in axes.lines:
+        points = line.get_transform().transform(line.get_xydata())
+        under = points[(points[:, 0] >= box.x0) & (points[:, 0] <= box.x1)]
+        assert (under[:, 1] < box.y0).all()
+
+
+def test_long_times_are_in_hours(tmp_path: Path) -> None:
+    for size in (1000, 2000):
+        lay(tmp_path, {"train_size": size}, train_seconds=3.6 * size)
+    axes = only(figures.train_time(read(tmp_path)))
+    assert axes.get_ylabel() == "Training time of 3 epochs (h)"
+    assert lines(axes)[0] == [(1000, 1), (2000, 2)]
+
+
+def test_train_time_has_a_line_for_each_value_of_a_second_factor(tmp_path: Path) -> None:
+    for engine, slope in (("native", 1), ("torch", 4)):
+        for size in (500, 1000):
+            options = {"train_size": size, "engine": engine}
+            lay(tmp_path, options, engine=engine, train_seconds=slope * size / 1000)
+    axes = only(figures.train_time(read(tmp_path)))
+    close(lines(axes)[1::2], [[(0, 0), (1040, 1.04)], [(0, 0), (1040, 4.16)]])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == "Engine"
+    expected = ["native: 60,000 examples take 60 s", "torch: 60,000 examples take 4.0 min"]
+    assert texts(legend) == expected
+
+
+def test_no_train_time_without_two_sizes(tmp_path: Path) -> None:
+    for lr in (0.1, 0.2):
+        lay(tmp_path, {"optimizer.lr": lr})
+    assert figures.train_time(read(tmp_path)) is None
+
+
+# Accuracy
+
+
+def test_accuracy_is_in_percent_over_size(tmp_path: Path) -> None:
+    size_sweep(tmp_path)
+    axes = only(figures.accuracy(read(tmp_path)))
+    close(lines(axes), [[(500, 80.5), (1000, 81), (1500, 81.5), (2000, 82)]])
+    assert axes.get_xlabel() == "Training-set size (examples)"
+    assert axes.get_ylabel() == "Test accuracy (%)"
+
+
+def test_accuracy_over_learning_rate_is_logarithmic(tmp_path: Path) -> None:
+    for lr in (0.01, 0.04, 0.02):
+        lay(tmp_path, {"optimizer.lr": lr}, test_accuracy=0.5)
+    axes = only(figures.accuracy(read(tmp_path)))
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "Learning rate")
+    close(lines(axes), [[(0.01, 50), (0.02, 50), (0.04, 50)]])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.01", "0.02", "0.04"]
+
+
+def test_a_learning_rate_of_zero_has_its_place(tmp_path: Path) -> None:
+    for lr in (0.0, 1e-3):
+        lay(tmp_path, {"optimizer.lr": lr})
+    axes = only(figures.accuracy(read(tmp_path)))
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.001"]
+
+
+def test_accuracy_over_words_is_points_only(tmp_path: Path) -> None:
+    for hidden in ([128, 64], [], [32]):
+        lay(tmp_path, {"model.hidden": hidden}, test_accuracy=0.5)
+    axes = only(figures.accuracy(read(tmp_path)))
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "32", "128-64"]
+    close(lines(axes), [[(0, 50), (1, 50), (2, 50)]])
+    assert axes.lines[0].get_linestyle() == "None"
+
+
+def test_seeds_become_mean_and_standard_deviation(tmp_path: Path) -> None:
+    for size, accuracies in ((500, (0.7, 0.8, 0.9)), (1000, (0.9, 0.9, 0.9))):
+        for seed, accuracy in enumerate(accuracies):
+            lay(tmp_path, {"train_size": size, "seed": seed}, test_accuracy=accuracy)
+    axes = only(figures.accuracy(read(tmp_path)))
+    close(lines(axes)[-1:], [[(500, 80), (1000, 90)]])
+    (bars,) = axes.collections
+    assert isinstance(bars, LineCollection)
+    ends = [segment.tolist() for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[[500, 70], [500, 90]], [[1000, 90], [1000, 90]]])
+    assert axes.figure.texts[1].get_text() == "mean and standard deviation of 3 seeds"
+
+
+def test_two_factors_make_a_line_for_each_value_of_the_second(tmp_path: Path) -> None:
+    for lr in (0.1, 0.01):
+        for size in (500, 1000):
+            lay(tmp_path, {"train_size": size, "optimizer.lr": lr}, test_accuracy=lr + size / 1e4)
+    axes = only(figures.accuracy(read(tmp_path)))
+    close(lines(axes), [[(500, 6), (1000, 11)], [(500, 15), (1000, 20)]])
+    (legend,) = axes.figure.legends
+    assert legend.get_title().get_text() == "Learning rate"
+    assert texts(legend) == ["0.01", "0.1"]
+    assert legend.get_window_extent().x0 > axes.get_window_extent().x1
+
+
+def test_runs_without_a_test_have_no_point(tmp_path: Path) -> None:
+    size_sweep(tmp_path)
+    lay(tmp_path, {"train_size": 3000}, **DIVERGED)
+    lay(tmp_path, {"train_size": 4000}, **FAILED)
+    axes = only(figures.accuracy(read(tmp_path)))
+    assert [x for x, _ in lines(axes)[0]] == list(SIZES)
+
+
+def test_no_accuracy_over_seeds_or_without_tests(tmp_path: Path) -> None:
+    for seed in range(3):
+        lay(tmp_path / "seeds", {"seed": seed})
+    assert figures.accuracy(read(tmp_path / "seeds")) is None
+    size_sweep(tmp_path / "untested", test_accuracy=None)
+    assert figures.accuracy(read(tmp_path / "untested")) is None
+
+
+# Loss
+
+
+def test_loss_has_a_line_for_each_run(tmp_path: Path) -> None:
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size})
+    axes = only(figures.loss(read(tmp_path)))
+    close(lines(axes), [[(1, 2), (2, 1), (3, 2 / 3)]] * 2)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Epoch", "Training loss")
+    assert axes.get_yscale() == "linear"
+    (legend,) = axes.figure.legends
+    assert texts(legend) == ["500", "1,000"]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
+def test_a_loss_that_falls_tenfold_is_logarithmic(tmp_path: Path) -> None:
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size}, epochs=30)
+    axes = only(figures.loss(read(tmp_path)))
+    assert axes.get_yscale() == "log"
+    low, high = axes.get_ylim()
+    assert low < 2 / 30
+    assert high > 2
+
+
+def test_seeds_become_mean_and_range(tmp_path: Path) -> None:
+    lay(tmp_path, {"seed": 0}, rows="1,1.0,0,,,1\n2,0.5,0,,,2\n")
+    lay(tmp_path, {"seed": 1}, rows="1,2.0,0,,,1\n2,1.0,0,,,2\n3,0.9,0,,,3\n")
+    axes = only(figures.loss(read(tmp_path)))
+    assert lines(axes) == [[(1, 1.5), (2, 0.75)]]
+    (band,) = axes.collections
+    corners = set(map(tuple, np.asarray(band.get_paths()[0].vertices).tolist()))
+    assert {(1, 1), (1, 2), (2, 0.5), (2, 1)} <= corners
+    assert axes.figure.texts[1].get_text() == "mean and range of 2 seeds"
+
+
+def test_second_factor_is_told_by_dashes(tmp_path: Path) -> None:
+    for size in (500, 1000):
+        for lr in (0.1, 0.01):
+            lay(tmp_path, {"train_size": size, "optimizer.lr": lr})
+    axes = only(figures.loss(read(tmp_path)))
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "--"] * 2
+    colours = [tuple(np.atleast_1d(line.get_color())) for line in axes.lines]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    sizes, rates = axes.figure.legends
+    assert (texts(sizes), texts(rates)) == (["500", "1,000"], ["0.01", "0.1"])
+    assert sizes.get_window_extent().y0 > rates.get_window_extent().y1
+
+
+def test_diverged_runs_are_drawn_as_far_as_finite_and_do_not_set_the_range(tmp_path: Path) -> None:
+    lay(tmp_path, {"optimizer.lr": 0.1})
+    rows = "1,2.5,0.1,,,0.1\n2,5e12,0.1,,,0.2\n3,inf,0.1,,,0.3\n4,nan,0.1,,,0.4\n"
+    lay(tmp_path, {"optimizer.lr": 10.0}, rows=rows, **DIVERGED)
+    axes = only(figures.loss(read(tmp_path)))
+    _, diverged, cross = lines(axes)
+    assert diverged == [(1, 2.5), (2, 5e12)]
+    top = axes.get_ylim()[1]
+    assert 2 < top < 3
+    assert cross == [(2, top)]
+    assert "cross: diverged" in axes.figure.texts[1].get_text()
+
+
+def test_many_runs_have_a_colour_bar_instead_of_a_legend(tmp_path: Path) -> None:
+    for index in range(figures.ENTRIES + 1):
+        lay(tmp_path, {"optimizer.lr": 10.0**-index}, epochs=2)
+    figure = figures.loss(read(tmp_path))
+    assert len(only(figure).lines) == figures.ENTRIES + 1
+    assert figure is not None
+    assert not figure.legends
+    bar = figure.axes[1]
+    assert bar.get_title(loc="left") == "Learning rate"
+    labels = [text.get_text() for text in bar.get_yticklabels()]
+    assert (labels[0], labels[-1]) == ("1e-8", "1")
+
+
+def test_no_loss_of_one_run_or_of_runs_without_epochs(tmp_path: Path) -> None:
+    lay(tmp_path / "one")
+    assert figures.loss(read(tmp_path / "one")) is None
+    for size in (500, 1000):
+        lay(tmp_path / "failed", {"train_size": size}, **FAILED)
+    assert figures.loss(read(tmp_path / "failed")) is None
+
+
+# The curves of a single run
+
+
+def test_curves_of_training_and_validation(tmp_path: Path) -> None:
+    lay(tmp_path, rows="1,2.0,0.5,2.5,0.25,0.1\n2,1.5,0.625,2.25,0.375,0.2\n")
+    figure = figures.curves(read(tmp_path)[0])
+    only(figure)
+    loss, accuracy = figure.axes
+    assert lines(loss) == [[(1, 2), (2, 1.5)], [(1, 2.5), (2, 2.25)]]
+    assert lines(accuracy) == [[(1, 50), (2, 62.5)], [(1, 25), (2, 37.5)]]
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("Loss", "Accuracy (%)")
+    assert texts(figure.legends[0]) == ["training", "validation"]
+
+
+def test_curves_without_validation(tmp_path: Path) -> None:
+    lay(tmp_path)
+    figure = figures.curves(read(tmp_path)[0])
+    only(figure)
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1]
+    expected = ["Training loss", "Training accuracy (%)"]
+    assert [axes.get_ylabel() for axes in figure.axes] == expected
+    assert not figure.legends
+
+
+@pytest.mark.parametrize("rows", ["", "1,nan,nan,,,0.1\n", "1,0.0,1.0,,,0.1\n", "1,inf,0,,,1\n"])
+def test_curves_of_next_to_nothing(tmp_path: Path, rows: str) -> None:
+    lay(tmp_path, rows=rows)
+    only(figures.curves(read(tmp_path)[0]))
+
+
+# Titles
+
+
+@pytest.mark.parametrize(
+    ("options", "counts", "expected"),
+    [
+        ({}, (109184, 109386), "784-128-64-10"),
+        ({"model.hidden": []}, (7840, 7850), "784-10"),
+        ({}, (1581696, 1581898), "12288-128-64-10"),
+        ({}, (None, None), "128-64"),
+        ({"model.hidden": []}, (None, None), "without hidden layers"),
+        ({}, (17, 18), "128-64"),
+        ({}, (109185, 109387), "128-64"),
+    ],
+)
+def test_layers(
+    tmp_path: Path, options: dict[str, Any], counts: tuple[int | None, ...], expected: str
+) -> None:
+    lay(tmp_path, options, weights=counts[0], parameters=counts[1])
+    assert figures.layers(read(tmp_path)) == expected
+
+
+def test_layers_of_several_datasets_are_the_hidden_ones(tmp_path: Path) -> None:
+    lay(tmp_path, {"dataset": "mnist"})
+    lay(tmp_path, {"dataset": "dogs"}, weights=1581696, parameters=1581898)
+    assert figures.layers(read(tmp_path)) == "128-64"
+
+
+def test_heading_of_a_single_run(tmp_path: Path) -> None:
+    options = {"train_size": 1000, "model.activation": "tanh", "optimizer.momentum": 0.9}
+    lay(tmp_path, options | {"dataset": "fashion_mnist"})
+    expected = "Fashion-MNIST · 1,000 examples · MLP 784-128-64-10 (tanh)"
+    expected += " · SGD lr 0.01, momentum 0.9 · batch size 10"
+    assert figures.heading(read(tmp_path)) == expected
+
+
+# The files
+
+
+def written(study: Path, curves: tuple[Path, ...] = ()) -> list[str]:
+    files = figures.write(read(study), study, curves)
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+            assert image.format == "PNG"
+    found = [str(file.relative_to(study)) for file in files]
+    assert sorted(found) == sorted(str(p.relative_to(study)) for p in study.rglob("*.png"))
+    assert not list(study.rglob("*.tmp"))
+    return found
+
+
+def test_a_sweep_has_three_figures_and_a_run_its_curves(tmp_path: Path) -> None:
+    folder = lay(tmp_path, {"train_size": 500})
+    assert written(tmp_path) == ["train_size=500/curves.png"]
+    lay(tmp_path, {"train_size": 1000})
+    sweep = ["train_time.png", "accuracy.png", "loss.png"]
+    assert [file.name for file in figures.write(read(tmp_path), tmp_path)] == sweep
+    assert written(tmp_path, (folder,)) == [*sweep, "train_size=500/curves.png"]
+
+
+def test_figures_that_no_longer_apply_are_removed(tmp_path: Path) -> None:
+    size_sweep(tmp_path)
+    written(tmp_path)
+    for size in SIZES[1:]:
+        for file in (tmp_path / f"train_size={size}").iterdir():
+            file.unlink()
+    assert written(tmp_path) == ["train_size=500/curves.png"]
+
+
+def test_curves_older_than_their_metrics_are_drawn_again(tmp_path: Path) -> None:
+    folder = lay(tmp_path, {"train_size": 500})
+    written(tmp_path)
+    lay(tmp_path, {"train_size": 1000})
+    os.utime(folder / "curves.png", (0, 0))
+    assert "train_size=500/curves.png" in written(tmp_path)
+
+
+def test_no_mixture_of_endings_stops_the_figures(tmp_path: Path) -> None:
+    size_sweep(tmp_path)
+    lay(tmp_path, {"train_size": 3000}, **FAILED)
+    lay(tmp_path, {"train_size": 4000}, rows="1,nan,0.1,,,0.1\n", **DIVERGED)
+    lay(tmp_path, {"train_size": 5000}, rows="", status="running", test_accuracy=None)
+    (lay(tmp_path, {"train_size": 6000}) / "metrics.csv").unlink()
+    assert written(tmp_path) == ["train_time.png", "accuracy.png", "loss.png"]
+
+
+@pytest.mark.parametrize("ending", [DIVERGED, FAILED])
+def test_a_study_in_which_nothing_succeeded(tmp_path: Path, ending: dict[str, Any]) -> None:
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size}, **({"rows": "1,1e30,0,,,1\n"} | ending))
+    assert written(tmp_path) == (["loss.png"] if ending is DIVERGED else [])
+
+
+def test_three_factors_and_long_words(tmp_path: Path) -> None:
+    for device in ("AMD EPYC 7763 64-Core Processor with a long name", "NVIDIA GeForce RTX 4090"):
+        for optimizer in ("sgd", "adam", "adamw"):
+            for batch in (1, 10, 100):
+                options = {"device": device[:3], "optimizer": optimizer, "batch_size": batch}
+                lay(tmp_path, options, device={"name": device})
+    assert written(tmp_path) == ["accuracy.png", "loss.png"]

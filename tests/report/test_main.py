@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnlab.report.__main__ import main
+from tests.report.studies import FAILED, lay
+
+
+def test_report_prints_the_table_the_notes_and_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size}, train_seconds=size / 1000)
+    lay(tmp_path, {"train_size": 2000}, **FAILED)
+    assert main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.split()[:2] for line in lines[3:6]] == [["500", "3"], ["1000", "3"], ["2000", "0"]]
+    assert "By the fitted line 3 epochs on all 60,000 examples would take 60 s." in lines
+    files = ["summary.csv", "train_time.png", "accuracy.png", "loss.png"]
+    # However long the path: on one line, to be copied.
+    assert lines[-4:] == [str(tmp_path / file) for file in files]
+    assert all((tmp_path / file).is_file() for file in files)
+    assert "\x1b" not in out
+    assert err == ""
+
+
+def test_a_missing_study_is_one_message_and_the_others_are_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / name) for name in ("nowhere", "empty", "a")]) == 1
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        f"there is no folder {tmp_path / 'nowhere'}; give a study, say outputs/mnist",
+        f"{tmp_path / 'empty'} holds no runs",
+    ]
+    assert (tmp_path / "a" / "summary.csv").is_file()
+    assert out.splitlines()[-1].endswith("curves.png")
+
+
+def test_command_line_in_a_pipe(tmp_path: Path) -> None:
+    lay(tmp_path, {"train_size": 500})
+    (lay(tmp_path, {"train_size": 1000}) / "result.json").write_text("{")
+    command = [sys.executable, "-W", "error", "-m", "nnlab.report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0
+    assert "curves.png" in done.stdout
+    assert len(done.stderr.splitlines()) == 1
+    assert "train_size=1000" in done.stderr
+    done = subprocess.run([*command, "/nowhere"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_report_starts_without_what_is_slow_to_import() -> None:
+    code = (
+        "import sys, nnlab.report.__main__, nnlab.report.figures; "
+        "slow = {'torch', 'pandas', 'scipy', 'hydra', 'matplotlib.pyplot'}; "
+        "sys.exit(', '.join(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnlab import config
+from nnlab.report import runs
+from tests.report.studies import DIVERGED, FAILED, lay
+
+
+def names(study: Path) -> list[str]:
+    return [run.name for run in runs.read(study)]
+
+
+def test_runs_are_ordered_by_number_not_as_text(tmp_path: Path) -> None:
+    for size in (2000, 500, 10_000, 1000):
+        lay(tmp_path, {"train_size": size})
+    expected = ["train_size=500", "train_size=1000", "train_size=2000", "train_size=10000"]
+    assert names(tmp_path) == expected
+
+
+def test_every_field_is_read(tmp_path: Path) -> None:
+    folder = lay(tmp_path, {"train_size": 1000}, epochs=2, train_seconds=0.5)
+    (run,) = runs.read(tmp_path)
+    assert (run.folder, run.name, run.status) == (folder, "train_size=1000", "finished")
+    assert (run.stop_reason, run.error, run.epochs) == ("reached max_epochs=2", None, 2)
+    assert (run.train_seconds, run.test_loss, run.test_accuracy) == (0.5, 0.5, 0.847)
+    assert (run.weights, run.parameters, run.full_size) == (109184, 109386, 60000)
+    assert (run.engine, run.device) == ("native", "AMD EPYC")
+    expected = {
+        "epoch": [1, 2],
+        "train_loss": [2, 1],
+        "train_accuracy": [0.5, 0.75],
+        "valid_loss": [np.nan, np.nan],
+        "valid_accuracy": [np.nan, np.nan],
+        "seconds": [0.25, 0.5],
+    }
+    assert set(run.curves) == set(expected)
+    for column, values in expected.items():
+        np.testing.assert_array_equal(run.curves[column], values, err_msg=column)
+    assert run.last("train_loss") == 1
+    assert run.last("valid_loss") is None
+
+
+def test_settings_are_spelled_as_on_the_command_line(tmp_path: Path) -> None:
+    lay(tmp_path, {"train_size": None, "optimizer": "adam", "model.hidden": []})
+    (run,) = runs.read(tmp_path)
+    assert run.settings["optimizer"] == "adam"
+    assert run.settings["optimizer.lr"] == 0.01
+    assert run.settings["model.hidden"] == ()
+    # What was really used, where the configuration leaves it open.
+    assert run.settings["train_size"] == 60000
+    assert (run.settings["device"], run.settings["engine"]) == ("AMD EPYC", "native")
+    assert not set(run.settings) & set(config.NOT_IDENTITY)
+
+
+def test_keys_that_say_where_results_go_are_the_schemas() -> None:
+    assert runs.NOT_IDENTITY == config.NOT_IDENTITY
+
+
+def test_varied_puts_size_first_and_seed_last(tmp_path: Path) -> None:
+    for seed, lr, size in ((0, 0.1, 500), (1, 0.1, 1000), (0, 0.2, 500)):
+        lay(tmp_path, {"seed": seed, "optimizer.lr": lr, "train_size": size})
+    assert runs.varied(runs.read(tmp_path)) == ["train_size", "optimizer.lr", "seed"]
+
+
+def test_a_failed_run_without_engine_and_device_does_not_vary_them(tmp_path: Path) -> None:
+    lay(tmp_path, {"train_size": 500})
+    lay(tmp_path, {"train_size": 1000}, **FAILED)
+    assert runs.varied(runs.read(tmp_path)) == ["train_size"]
+
+
+def test_engines_and_devices_vary_by_what_was_used(tmp_path: Path) -> None:
+    lay(tmp_path, {"engine": "auto"}, device={"name": "Tesla T4"})
+    lay(tmp_path, {"engine": "native"})
+    assert runs.varied(runs.read(tmp_path)) == ["device"]
+
+
+def test_what_a_choice_brings_along_is_no_factor(tmp_path: Path) -> None:
+    for name, lr in (("sgd", 0.01), ("adam", 0.001)):
+        for size in (500, 1000):
+            options = {"optimizer": name, "optimizer.lr": lr, "train_size": size}
+            lay(tmp_path, options)
+    read = runs.read(tmp_path)
+    assert runs.varied(read) == ["train_size", "optimizer", "optimizer.lr"]
+    assert runs.factors(read) == ["train_size", "optimizer"]
+    lay(tmp_path, {"optimizer": "adam", "optimizer.lr": 0.01, "train_size": 500})
+    assert runs.factors(runs.read(tmp_path)) == ["train_size", "optimizer", "optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        "\x00\x00",
+        '{"status": "finished"}',
+        '{"status": "finished", "config": {}, "epochs": "many"}',
+        '{"status": "finished", "config": {}, "dataset": "mnist"}',
+    ],
+)
+def test_a_damaged_result_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    lay(tmp_path, {"train_size": 500})
+    damaged = lay(tmp_path, {"train_size": 1000}) / "result.json"
+    damaged.write_text(text)
+    with caplog.at_level(logging.WARNING, logger="nnlab"):
+        assert names(tmp_path) == ["train_size=500"]
+    assert [record.name for record in caplog.records] == ["nnlab"]
+    assert str(damaged) in caplog.text
+
+
+def test_bytes_that_are_no_text_are_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lay(tmp_path, {"train_size": 500})
+    (lay(tmp_path, {"train_size": 1000}) / "result.json").write_bytes(b"\xff\xfe\xff")
+    assert names(tmp_path) == ["train_size=500"]
+    assert "train_size=1000" in caplog.text
+
+
+@pytest.mark.parametrize("rows", ["1,2,3\n4,5,6\n", "1,two,0.5,,,0.1\n"])
+def test_damaged_metrics_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str
+) -> None:
+    lay(tmp_path, {"train_size": 500})
+    lay(tmp_path, {"train_size": 1000}, rows=rows)
+    assert names(tmp_path) == ["train_size=500"]
+    assert "train_size=1000" in caplog.text
+
+
+def test_a_row_still_being_written_is_left_out(tmp_path: Path) -> None:
+    folder = lay(tmp_path, rows="1,2.0,0.5,,,0.1\n2,1.5,0.")
+    np.testing.assert_array_equal(runs.read_curves(folder / "metrics.csv")["epoch"], [1])
+
+
+def test_line_ends_of_windows_are_read(tmp_path: Path) -> None:
+    folder = lay(tmp_path)
+    path = folder / "metrics.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    np.testing.assert_array_equal(runs.read_curves(path)["train_loss"], [2, 1, 2 / 3])
+
+
+def test_missing_metrics_are_no_epochs(tmp_path: Path) -> None:
+    folder = lay(tmp_path, **FAILED)
+    (folder / "metrics.csv").unlink()
+    (run,) = runs.read(tmp_path)
+    assert (run.epochs, run.train_seconds, run.last("train_loss")) == (0, 0, None)
+    assert not run.complete
+
+
+@pytest.mark.parametrize("known", [{"epochs": None, "train_seconds": None}, {"epochs": 1}])
+def test_a_running_run_counts_the_epochs_on_disk(tmp_path: Path, known: dict[str, None]) -> None:
+    path = lay(tmp_path, epochs=3, train_seconds=0.75, status="running") / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    (run,) = runs.read(tmp_path)
+    assert (run.epochs, run.train_seconds, run.complete) == (3, 0.75, False)
+
+
+def test_a_failed_run_may_know_nothing_of_itself(tmp_path: Path) -> None:
+    path = lay(tmp_path, epochs=2, train_seconds=0.5) / "result.json"
+    config = json.loads(path.read_text())["config"]
+    path.write_text(json.dumps({"status": "failed", "error": "KeyError: 1", "config": config}))
+    (run,) = runs.read(tmp_path)
+    assert (run.name, run.epochs, run.train_seconds) == ("default", 2, 0.5)
+    assert (run.error, run.engine, run.device, run.full_size) == ("KeyError: 1", None, None, None)
+    assert (run.test_accuracy, run.weights) == (None, None)
+
+
+def test_infinite_and_missing_losses_are_kept_as_such(tmp_path: Path) -> None:
+    lay(tmp_path, rows="1,inf,0.1,,,0.1\n2,nan,0.1,,,0.2\n", **DIVERGED)
+    (run,) = runs.read(tmp_path)
+    np.testing.assert_array_equal(run.curves["train_loss"], [np.inf, np.nan])
+
+
+def test_a_folder_without_runs_is_an_error_that_helps(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        runs.read(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"holds no runs$"):
+        runs.read(tmp_path)
+    folder = lay(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"it is a run itself, give {tmp_path}$"):
+        runs.read(folder)

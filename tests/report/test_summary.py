@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from nnlab.report import summary
+from nnlab.report.runs import read
+from tests.report.studies import DIVERGED, FAILED, lay
+
+RESULTS = [
+    "status",
+    "stop_reason",
+    "epochs",
+    "train_seconds",
+    "train_loss",
+    "train_accuracy",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "weights",
+    "engine",
+    "device",
+]
+
+
+def shown(study: Path, width: int = 80) -> list[list[str]]:
+    """Return the table's lines as a pipe sees them, each cut where two blanks are."""
+    out = io.StringIO()
+    Console(file=out, width=width).print(summary.table(read(study)))
+    text = out.getvalue()
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= width
+    lines = [line.strip() for line in text.splitlines()]
+    return [[cell.strip() for cell in line.split("  ") if cell] for line in lines if line]
+
+
+def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
+    lay(tmp_path, {"train_size": 1000, "optimizer.lr": 0.1}, epochs=2)
+    lay(
+        tmp_path,
+        {"train_size": 500, "optimizer.lr": 0.1},
+        rows="1,2.0,0.5,2.5,0.25,0.1\n2,1.5,0.625,2.25,0.375,0.2\n",
+        epochs=2,
+        train_seconds=0.2,
+        status="stopped",
+        stop_reason="flat",
+        test_loss=0.75,
+        test_accuracy=0.5,
+    )
+    columns = ["name", "train_size", *RESULTS]
+    first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 0.2]
+    first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5, 109184, "native", "AMD EPYC"]
+    last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2", 2, 0.25]
+    last += [1.0, 0.75, None, None, 0.5, 0.847, 109184, "native", "AMD EPYC"]
+    found = summary.rows(read(tmp_path))
+    assert [list(row) for row in found] == [columns, columns]
+    assert [list(row.values()) for row in found] == [first, last]
+
+
+def test_varied_engine_has_one_column(tmp_path: Path) -> None:
+    lay(tmp_path, {"engine": "torch"}, engine="torch")
+    lay(tmp_path, {"engine": "native"})
+    found = summary.rows(read(tmp_path))
+    assert list(found[0]) == ["name", "engine", *RESULTS[:-2], "device"]
+    assert [row["engine"] for row in found] == ["native", "torch"]
+
+
+def test_csv_is_what_pandas_reads(tmp_path: Path) -> None:
+    lay(tmp_path, {"optimizer.lr": 1e-5, "model.hidden": [128, 64]}, test_loss=1 / 3)
+    lay(tmp_path, {"optimizer.lr": 0.1, "model.hidden": []}, **DIVERGED)
+    lay(tmp_path, {"optimizer.lr": 0.2, "model.hidden": []}, **FAILED)
+    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    table = pd.read_csv(tmp_path / "summary.csv")
+    assert list(table.columns) == ["name", "model.hidden", "optimizer.lr", *RESULTS]
+    assert table["model.hidden"].tolist() == ["[]", "[]", "[128,64]"]
+    assert table["optimizer.lr"].tolist() == [0.1, 0.2, 1e-5]
+    assert table["status"].tolist() == ["diverged", "failed", "finished"]
+    assert table["test_loss"].isna().tolist() == [True, True, False]
+    assert table["test_loss"][2] == 1 / 3  # all digits
+    assert table["epochs"].tolist() == [3, 0, 3]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["summary.csv"]
+
+
+def test_table_of_sizes(tmp_path: Path) -> None:
+    for size, accuracy in ((500, 0.847), (1000, 0.878)):
+        seconds = size / 1000
+        lay(tmp_path, {"train_size": size}, test_accuracy=accuracy, train_seconds=seconds)
+    table = shown(tmp_path)
+    assert table[1] == ["train_size", "epochs", "stopped by", "time", "accuracy", "loss"]
+    assert table[3:] == [
+        ["500", "3", "max_epochs", "0.50 s", "84.7 %", "0.500"],
+        ["1000", "3", "max_epochs", "1.0 s", "87.8 %", "0.500"],
+    ]
+
+
+def test_table_says_how_runs_ended(tmp_path: Path) -> None:
+    lay(tmp_path, {"optimizer.lr": 1e-5, "stopping": "plateau"}, status="stopped")
+    lay(tmp_path, {"optimizer.lr": 1e-4, "stopping": "plateau"}, **DIVERGED)
+    lay(tmp_path, {"optimizer.lr": 1e-3, "stopping": "plateau"}, **FAILED)
+    lay(
+        tmp_path,
+        {"optimizer.lr": 1e-2, "stopping": "plateau"},
+        status="running",
+        test_loss=None,
+        test_accuracy=None,
+    )
+    assert shown(tmp_path)[3:] == [
+        ["1e-5", "3", "plateau", "0.25 s", "84.7 %", "0.500"],
+        ["0.0001", "3", "diverged", "0.25 s", "-", "-"],
+        ["0.001", "0", "failed", "-", "-", "-"],
+        ["0.01", "3", "unfinished", "0.25 s", "-", "-"],
+    ]
+
+
+def test_failures_are_coloured_on_a_terminal(tmp_path: Path) -> None:
+    lay(tmp_path, {"train_size": 500}, **DIVERGED)
+    lay(tmp_path, {"train_size": 1000}, **FAILED)
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system="standard", width=80)
+    console.print(summary.table(read(tmp_path)))
+    assert "\x1b[33mdiverged" in out.getvalue()
+    assert "\x1b[31mfailed" in out.getvalue()
+
+
+def test_seeds_share_a_row_of_mean_and_deviation(tmp_path: Path) -> None:
+    # 0.80, 0.84, 0.88: mean 0.84, deviation 0.04. 1, 2, 3 s: 2 ± 1 s. 0.5, 0.6, 0.7: ± 0.1.
+    for seed in range(3):
+        lay(
+            tmp_path,
+            {"train_size": 500, "seed": seed},
+            test_accuracy=0.80 + 0.04 * seed,
+            train_seconds=1.0 + seed,
+            test_loss=0.5 + 0.1 * seed,
+        )
+    lay(tmp_path, {"train_size": 1000, "seed": 0})
+    assert shown(tmp_path)[3:] == [
+        ["500", "3", "3", "max_epochs", "2 ± 1 s", "84.0 ± 4.0 %", "0.600 ± 0.100"],
+        ["1000", "1", "3", "max_epochs", "0.25 s", "84.7 %", "0.500"],
+    ]
+
+
+def test_seeds_alone_are_shown_each_and_as_a_mean(tmp_path: Path) -> None:
+    for seed, accuracy in ((0, 0.8), (1, 0.9)):
+        lay(tmp_path, {"seed": seed}, test_accuracy=accuracy)
+    assert shown(tmp_path)[3:] == [
+        ["0", "1", "3", "max_epochs", "0.25 s", "80.0 %", "0.500"],
+        ["1", "1", "3", "max_epochs", "0.25 s", "90.0 %", "0.500"],
+        ["mean", "2", "3", "max_epochs", "0.25 s", "85.0 ± 7.1 %", "0.500 ± 0.000"],
+    ]
+
+
+def test_a_mean_is_of_the_seeds_that_ended(tmp_path: Path) -> None:
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size, "seed": 0})
+        lay(tmp_path, {"train_size": size, "seed": 1})
+    lay(tmp_path, {"train_size": 500, "seed": 2}, train_seconds=9.0, **DIVERGED)
+    row = shown(tmp_path, width=100)[3]
+    expected = ["500", "3", "3", "2 max_epochs, 1 diverged", "0.25 s", "84.7 ± 0.0 %"]
+    assert row == [*expected, "0.500 ± 0.000"]
+
+
+def test_a_single_run_is_shown_by_name(tmp_path: Path) -> None:
+    lay(tmp_path, name="default")
+    table = shown(tmp_path)
+    assert table[1][0] == "run"
+    assert table[3] == ["default", "3", "max_epochs", "0.25 s", "84.7 %", "0.500"]
+
+
+def test_a_long_table_is_cut_in_the_middle(tmp_path: Path) -> None:
+    for size in range(1, 1 + summary.TABLE_ROWS + 2):
+        lay(tmp_path, {"train_size": size}, epochs=1)
+    table = shown(tmp_path)
+    sizes = [row[0] for row in table[3:-1]]
+    half = summary.TABLE_ROWS // 2
+    first, last = range(1, half + 1), range(half + 3, 2 * half + 3)
+    assert sizes == [*map(str, first), "…", *map(str, last)]
+    assert table[-1] == ["…: 2 more rows, all of them in summary.csv"]
+    assert len(summary.rows(read(tmp_path))) == summary.TABLE_ROWS + 2
+
+
+def test_a_table_of_the_limit_is_whole(tmp_path: Path) -> None:
+    for size in range(1, 1 + summary.TABLE_ROWS):
+        lay(tmp_path, {"train_size": size}, epochs=1)
+    sizes = [row[0] for row in shown(tmp_path)[3:]]
+    assert sizes == [str(size) for size in range(1, 1 + summary.TABLE_ROWS)]
+
+
+def test_notes_tell_the_time_of_the_full_set_and_the_failures(tmp_path: Path) -> None:
+    for size in (500, 1000, 1500):
+        lay(tmp_path, {"train_size": size}, train_seconds=size / 100)
+    lay(tmp_path, {"train_size": 3000}, **DIVERGED)
+    lay(tmp_path, {"train_size": 4000}, **FAILED)
+    assert summary.notes(read(tmp_path)) == [
+        "By the fitted line 3 epochs on all 60,000 examples would take 10 min.",
+        "train_size=3000 diverged: training loss is nan",
+        "train_size=4000 failed: ValueError: no room",
+    ]
+
+
+def test_notes_tell_each_setting_apart(tmp_path: Path) -> None:
+    for lr in (0.1, 1e-5):
+        for size, error in ((500, 0.1), (1000, -0.2), (1500, 0.1)):
+            options = {"train_size": size, "optimizer.lr": lr}
+            lay(tmp_path, options, train_seconds=size / 100 + error)
+    # The line keeps the slope; its scatter is sqrt(0.06), its centre 1000, so the margin is
+    # 12.706 * sqrt(0.06 * (1 + 1/3 + 59000**2 / 500000)) = 260 s.
+    first, second = summary.notes(read(tmp_path))
+    expected = "3 epochs on all 60,000 examples would take 10 ± 4 min (95 % interval)"
+    assert (first, second) == (f"optimizer.lr=1e-5: {expected}", f"optimizer.lr=0.1: {expected}")
+
+
+def test_many_failures_are_counted(tmp_path: Path) -> None:
+    for size in range(1, 9):
+        lay(tmp_path, {"train_size": size}, **FAILED)
+    notes = summary.notes(read(tmp_path))
+    assert (len(notes), notes[-1]) == (6, "and 3 more failed or diverged")
+
+
+@pytest.mark.parametrize("loss", [float("inf"), float("nan")])
+def test_losses_that_are_no_number_do_not_stop_the_table(tmp_path: Path, loss: float) -> None:
+    for seed in range(3):
+        lay(tmp_path, {"seed": seed}, test_loss=loss if seed else 0.5)
+    assert [row[-1] for row in shown(tmp_path)[3:]] == ["0.500", "-", "-", "0.500"]

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnlab.report import times
+from nnlab.report.runs import read
+from tests.report.studies import DIVERGED, FAILED, lay
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0 ms"),
+        (0.0042, "4.2 ms"),
+        (0.0999, "100 ms"),
+        (0.1, "0.10 s"),
+        (0.21, "0.21 s"),
+        (0.996, "1.0 s"),
+        (1.84, "1.8 s"),
+        (9.96, "10 s"),
+        (18.2, "18 s"),
+        (80, "80 s"),
+        (119.4, "119 s"),
+        (120, "2.0 min"),
+        (270, "4.5 min"),
+        (3540, "59 min"),
+        (3590, "1 h"),
+        (4800, "1 h 20 min"),
+        (86_400, "24 h"),
+        (172_799, "48 h"),
+        (200_000, "2.3 d"),
+        (86_400 * 365, "365 d"),
+        (-4800, "-1 h 20 min"),
+        (math.nan, "unknown"),
+        (math.inf, "unknown"),
+    ],
+)
+def test_duration(seconds: float, expected: str) -> None:
+    assert times.duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "margin", "expected"),
+    [
+        (18.23, 0.62, "18.2 ± 0.6 s"),
+        (18.23, 12.4, "18 ± 12 s"),
+        (0.167, 0.0021, "0.167 ± 0.002 s"),
+        (0.0042, 0.0003, "4.2 ± 0.3 ms"),
+        (600, 66, "10 ± 1 min"),
+        (4800, 190, "1 h 20 min ± 3.2 min"),
+        (18, 1e-9, "18 s"),
+        (18, 0, "18 s"),
+        (18, math.nan, "18 s"),
+        (0, 0, "0 ms"),
+    ],
+)
+def test_duration_within(seconds: float, margin: float, expected: str) -> None:
+    assert times.duration_within(seconds, margin) == expected
+
+
+def test_line_through_points_of_a_line_is_that_line() -> None:
+    x = np.array([500.0, 1000, 1500, 2000])
+    line = times.fit_line(x, 0.25 + 0.5 * x)
+    # Every step is exact in binary but the division of the slope.
+    assert (line.intercept, line.slope) == pytest.approx((0.25, 0.5), rel=1e-12)
+    assert line.at(60000.0) == pytest.approx(30000.25, rel=1e-12)
+    assert line.margin(60000) == pytest.approx(0, abs=1e-6)
+
+
+def test_line_agrees_with_polyfit() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(100, 60000, 50)
+    y = 3 + 0.01 * x + rng.normal(0, 5, 50)
+    line = times.fit_line(x, y)
+    # Two formulas for one minimum, in float64.
+    expected = np.polyfit(x, y, 1)
+    np.testing.assert_allclose([line.slope, line.intercept], expected, rtol=1e-9)
+
+
+def test_margin_is_the_textbook_prediction_interval() -> None:
+    # y = 1, 3, 2 at x = 0, 1, 2: slope 0.5, intercept 1.5, residuals -0.5, 1, -0.5, so the
+    # scatter is sqrt(1.5); at x = 3 the leverage is 1/3 + 4/2 and t(1) is 12.7062.
+    line = times.fit_line(np.array([0.0, 1, 2]), np.array([1.0, 3, 2]))
+    assert (line.slope, line.intercept) == pytest.approx((0.5, 1.5))
+    assert line.margin(3) == pytest.approx(12.7062 * math.sqrt(1.5 * (1 + 1 / 3 + 2)), rel=1e-5)
+
+
+def test_margin_covers_95_percent_of_new_measurements() -> None:
+    rng = np.random.default_rng(0)
+    x = np.array([500.0, 1000, 1500, 2000])
+    inside = 0
+    for _ in range(1000):
+        line = times.fit_line(x, 1 + 0.01 * x + rng.normal(size=4))
+        inside += abs(line.at(3000.0) - 31 - rng.normal()) <= line.margin(3000)
+    # 950 expected, with a standard deviation of 7.
+    assert 922 <= inside <= 978
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (10, 2.2281), (30, 2.0423), (998, 1.9623)],
+)
+def test_student_quantiles_of_the_tables(freedom: int, expected: float) -> None:
+    assert times.student(freedom) == pytest.approx(expected, abs=1e-4)
+
+
+def test_two_points_have_no_margin() -> None:
+    assert math.isnan(times.student(0))
+    line = times.fit_line(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+    assert math.isnan(line.margin(3))
+
+
+def sweep(study: Path, **options: float) -> None:
+    for size in (500, 1000, 1500, 2000):
+        lay(study, {"train_size": size} | options, train_seconds=0.25 + size / 1000)
+
+
+def test_timings_extrapolate_to_the_full_training_set(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    keys, epochs, (fit,) = times.timings(read(tmp_path))
+    assert (keys, epochs, fit.values) == ([], 3, ())
+    np.testing.assert_array_equal(fit.x, [500, 1000, 1500, 2000])
+    np.testing.assert_array_equal(fit.y, [0.75, 1.25, 1.75, 2.25])
+    assert fit.answer() == "60 s"
+
+
+def test_answer_is_in_the_unit_of_a_person(tmp_path: Path) -> None:
+    # The report that nnlab reproduces: 80 s for 1,000 images make 1 h 20 min.
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size}, train_seconds=0.08 * size)
+    assert times.timings(read(tmp_path))[2][0].answer() == "1 h 20 min"
+
+
+def test_nothing_is_extrapolated_once_the_full_set_was_trained(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    lay(tmp_path, {"train_size": None}, train_seconds=60.0)
+    assert times.timings(read(tmp_path))[2][0].answer() is None
+
+
+def test_timings_leave_out_what_did_not_end(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    lay(tmp_path, {"train_size": 3000}, **DIVERGED)
+    lay(tmp_path, {"train_size": 4000}, **FAILED)
+    lay(tmp_path, {"train_size": 5000}, status="running")
+    (fit,) = times.timings(read(tmp_path))[2]
+    np.testing.assert_array_equal(fit.x, [500, 1000, 1500, 2000])
+
+
+def test_timings_take_each_seed_as_a_point_and_each_engine_as_a_line(tmp_path: Path) -> None:
+    for engine in ("native", "torch"):
+        for seed in (0, 1):
+            for size in (500, 1000):
+                options = {"train_size": size, "seed": seed, "engine": engine}
+                lay(tmp_path, options, engine=engine, train_seconds=size / 1000 + seed)
+    keys, _, fits = times.timings(read(tmp_path))
+    assert (keys, [fit.values for fit in fits]) == (["engine"], [("native",), ("torch",)])
+    for fit in fits:
+        np.testing.assert_array_equal(fit.x, [500, 500, 1000, 1000])
+        np.testing.assert_array_equal(fit.y, [0.5, 1.5, 1, 2])
+
+
+def test_different_numbers_of_epochs_are_compared_per_epoch(tmp_path: Path) -> None:
+    lay(tmp_path, {"train_size": 500}, epochs=2, train_seconds=1.0)
+    lay(tmp_path, {"train_size": 1000}, epochs=4, train_seconds=4.0, status="stopped")
+    _, epochs, (fit,) = times.timings(read(tmp_path))
+    assert epochs is None
+    np.testing.assert_array_equal(fit.y, [0.5, 1])
+
+
+def test_a_random_search_shares_one_line(tmp_path: Path) -> None:
+    for size, lr in ((500, 0.1), (1000, 0.2), (2000, 0.3)):
+        lay(tmp_path, {"train_size": size, "optimizer.lr": lr})
+    keys, _, (fit,) = times.timings(read(tmp_path))
+    assert keys == []
+    np.testing.assert_array_equal(fit.x, [500, 1000, 2000])
+
+
+def test_one_size_has_no_timings(tmp_path: Path) -> None:
+    for lr in (0.1, 0.2):
+        lay(tmp_path, {"optimizer.lr": lr})
+    assert times.timings(read(tmp_path)) == ([], None, [])
