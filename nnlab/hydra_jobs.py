@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -55,16 +56,17 @@ def launch(
     ]
     watched = bool(context.callbacks.callbacks)
     jobs = []
-    ours = HydraConfig.instance().cfg
+    singleton: Any = HydraConfig.instance()
+    ours = singleton.cfg
     for composer in composers:
         config = composer()
-        HydraConfig.instance().cfg = config  # for ${hydra:...} in a task's own options
+        singleton.cfg = config  # for ${hydra:...} in a task's own options
         if watched:
             context.callbacks.on_job_start(config=config, task_function=task_function)
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         overrides = list(config.hydra.overrides.task)
         jobs.append(as_job(task_config(config), folder, overrides, hydra_files(config)))
-    HydraConfig.instance().cfg = ours
+    singleton.cfg = ours
     outcomes = sweep.train(jobs)
     sweep.history.extend(outcomes)
     forget_refused(Path(master.hydra.sweep.dir))
@@ -92,7 +94,7 @@ class RunReturn(JobReturn):
         self.status = JobStatus.COMPLETED if outcome.error is None else JobStatus.FAILED
         self._return_value = outcome.objective()
 
-    @property
+    @property  # type: ignore[misc]
     def return_value(self) -> float:
         return cast(float, self._return_value)
 
@@ -105,20 +107,17 @@ class RunReturn(JobReturn):
         return OmegaConf.masked_copy(self.composer(), "hydra")
 
 
-class SweepLoader:
+class SweepLoader(ConfigLoaderImpl):
     """Hydra's configuration loader, with a short way to the jobs of a sweep.
 
     Hydra composes every job from its files, 0.05 s and twice over. Jobs that differ in
     plain values only are one composition here, to which each applies its values exactly
-    as Hydra would, with Hydra's own code. Everything else goes to Hydra's loader.
+    as Hydra would, with Hydra's own code.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl) -> None:
-        self.loader = loader
+    def __init__(self, search_path: ConfigSearchPath) -> None:
+        super().__init__(search_path)
         self.templates: dict[tuple[str, ...], bytes] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -128,10 +127,10 @@ class SweepLoader:
         plain = [override for override in parsed if self.is_plain(override)]
         choices = tuple(each.input_line or "" for each in parsed if each not in plain)
         if choices not in self.templates:
-            composed = self.loader.load_sweep_config(master_config, list(choices))
+            composed = super().load_sweep_config(master_config, list(choices))
             self.templates[choices] = pickle.dumps(composed)
         config = cast(DictConfig, pickle.loads(self.templates[choices]))
-        ConfigLoaderImpl._apply_overrides_to_config(plain, config)
+        self._apply_overrides_to_config(plain, config)
         task = [override for override in parsed if not override.is_hydra_override()]
         config.hydra.overrides.task.clear()
         config.hydra.overrides.task.extend([override.input_line for override in task])
@@ -153,7 +152,7 @@ class SweepLoader:
             and override.package is None
             and not override.is_sweep_override()
             and not override.is_hydra_override()
-            and not self.loader.repository.group_exists(key)
+            and not self.repository.group_exists(key)
         )
 
 
@@ -210,13 +209,14 @@ def hydra_files(config: DictConfig) -> dict[str, str]:
 @functools.lru_cache(maxsize=1024)
 def _yaml(tree: str) -> str:
     """Return a JSON tree as OmegaConf.to_yaml writes it."""
-    return yaml.dump(
+    text: str = yaml.dump(
         json.loads(tree),
         default_flow_style=False,
         allow_unicode=True,
         sort_keys=False,
         Dumper=get_omega_conf_dumper(),
     )
+    return text
 
 
 def forget_refused(study: Path) -> None:

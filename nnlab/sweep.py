@@ -57,6 +57,7 @@ class Outcome:
     job: Job
     result: dict[str, Any] | None = None
     error: Exception | None = None
+    trained: bool = False  # by this command, not by an earlier one
 
     def objective(self) -> float:
         """Return the metric that Hydra's sweepers optimise; the worst value without a result."""
@@ -214,6 +215,8 @@ def train_tasks(tasks: Sequence[Task]) -> None:
                 for group in groups.values()
                 if group[0].engine.side_by_side
             ]
+            if futures:
+                import nnlab.report.figures  # noqa: F401  # slow to import; here it costs no time
             try:
                 for future in futures:
                     future.result()
@@ -288,6 +291,7 @@ def record(task: Task) -> records.RunFolder:
 def finish(task: Task) -> None:
     """Write what the run came to."""
     run, folder = task.run, record(task)
+    task.outcome.trained = True
     last = run.epochs[-1]
     measured = {
         "train_seconds": last.seconds,
@@ -336,10 +340,14 @@ def conclude() -> int:
 
         from nnlab import report
     for study in studies:
-        folders = [outcome.job.folder for outcome in history if outcome.job.folder.parent == study]
-        shown = report.write(study, curves=folders if len(folders) == 1 else ())
-        Console().print(shown.table)
-        log.info("written: %s", "  ".join(str(file) for file in shown.files))
+        ours = [outcome for outcome in history if outcome.job.folder.parent == study]
+        if any(outcome.trained for outcome in ours):
+            shown = report.write(study, curves=[ours[0].job.folder] if len(ours) == 1 else ())
+        else:
+            shown = report.look(study)
+        Console().print(shown)
+        # Not by rich, which cuts a long path; one copies these from the terminal.
+        print(*(shown.files or [study]), sep="\n", flush=True)
     return tell_errors()
 
 

@@ -65,7 +65,7 @@ def master(loader: ConfigLoaderImpl, *overrides: str) -> DictConfig:
 @pytest.fixture(scope="module")
 def used(loader: ConfigLoaderImpl) -> tuple[DictConfig, SweepLoader]:
     """A sweep and a loader that has composed all of JOBS before."""
-    swept, ours = master(loader), SweepLoader(loader)
+    swept, ours = master(loader), SweepLoader(loader.get_search_path())
     for overrides in JOBS:
         ours.load_sweep_config(swept, overrides)
     return swept, ours
@@ -80,7 +80,7 @@ def nodes(node: Any, path: str = "") -> Iterator[tuple[object, ...]]:
     if isinstance(node, Container) and not node._is_none() and not node._is_missing():
         keys = range(len(node)) if OmegaConf.is_list(node) else list(node)  # type: ignore[arg-type]
         for key in keys:
-            yield from nodes(node._get_node(key), f"{path}.{key}")  # type: ignore[attr-defined]
+            yield from nodes(node._get_node(key), f"{path}.{key}")
 
 
 @pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
@@ -98,7 +98,7 @@ def test_composition_is_hydras_own(
 def test_jobs_that_differ_in_values_are_one_composition(
     loader: ConfigLoaderImpl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept, ours = master(loader), SweepLoader(loader)
+    swept, ours = master(loader), SweepLoader(loader.get_search_path())
     calls = []
     original = ConfigLoaderImpl.load_sweep_config
 
@@ -129,7 +129,7 @@ def test_errors_are_hydras_own(loader: ConfigLoaderImpl, overrides: list[str]) -
     with pytest.raises(Exception) as expected:  # noqa: PT011
         loader.load_sweep_config(swept, overrides)
     with pytest.raises(type(expected.value)) as found:
-        SweepLoader(loader).load_sweep_config(swept, overrides)
+        SweepLoader(loader.get_search_path()).load_sweep_config(swept, overrides)
     assert str(found.value) == str(expected.value)
     assert str(found.value.__cause__) == str(expected.value.__cause__)
 
@@ -140,7 +140,7 @@ def test_hydras_files_are_those_that_run_job_writes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     swept = master(loader)
-    ours = HydraContext(SweepLoader(loader), Callbacks())  # type: ignore[arg-type]
+    ours = HydraContext(SweepLoader(loader.get_search_path()), Callbacks())
     found = hydra_jobs.hydra_files(hydra_jobs.compose(ours, swept, overrides, 7))
 
     composed = loader.load_sweep_config(swept, overrides)
@@ -188,7 +188,7 @@ def test_folder_names() -> None:
 
 def test_hydra_errors_are_composition_errors(loader: ConfigLoaderImpl) -> None:
     with pytest.raises(ConfigCompositionException):
-        SweepLoader(loader).load_sweep_config(master(loader), ["nothing=1"])
+        SweepLoader(loader.get_search_path()).load_sweep_config(master(loader), ["nothing=1"])
 
 
 def test_the_singleton_is_put_back() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +91,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
 
 class TorchEngine:
-    name = "torch"
-    side_by_side = False  # Python's lock would have the threads wait for each other
+    name: ClassVar = "torch"
+    side_by_side: ClassVar = False  # Python's lock would have the threads wait for each other
 
     def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
         self.device = device

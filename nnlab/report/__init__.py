@@ -14,7 +14,7 @@ from nnlab.report import summary
 from nnlab.report.runs import read, read_run
 from nnlab.report.times import duration
 
-__all__ = ["Report", "duration", "read", "read_run", "write"]
+__all__ = ["Report", "duration", "look", "read", "read_run", "write"]
 
 
 class Report(NamedTuple):
@@ -30,6 +30,12 @@ class Report(NamedTuple):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.table
         yield from map(Text, self.notes)
+
+
+def look(study: Path) -> Report:
+    """Return what ``write`` does, but write nothing and draw nothing."""
+    runs = read(study)
+    return Report(summary.table(runs), summary.notes(runs), [])
 
 
 def write(study: Path, curves: Sequence[Path] = ()) -> Report:
