@@ -123,7 +123,7 @@ class SweepLoader(ConfigLoaderImpl):
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         """Return what Hydra's loader would, composed from the files at most once per choice."""
-        parsed = OverridesParser.create().parse_overrides(sweep_overrides)
+        parsed = [_parsed(override) for override in sweep_overrides]
         plain = [override for override in parsed if self.is_plain(override)]
         choices = tuple(each.input_line or "" for each in parsed if each not in plain)
         if choices not in self.templates:
@@ -154,6 +154,11 @@ class SweepLoader(ConfigLoaderImpl):
             and not override.is_hydra_override()
             and not self.repository.group_exists(key)
         )
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(override: str) -> Override:
+    return OverridesParser.create().parse_override(override)
 
 
 def compose(

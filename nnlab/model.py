@@ -37,12 +37,12 @@ def mlp(
     sizes = [inputs, *hidden, outputs]
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        # skip_init leaves the global random state alone; nn.Linear would draw from it.
-        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+        # Made without memory first: nn.Linear would draw from the global random state.
+        linear = nn.Linear(fan_in, fan_out, device="meta")
         bound = fan_in**-0.5
-        with torch.no_grad():
-            linear.weight.uniform_(-bound, bound, generator=generator)
-            linear.bias.uniform_(-bound, bound, generator=generator)
+        weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator)
+        bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
+        linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
         layers += [linear, ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
