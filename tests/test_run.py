@@ -6,8 +6,10 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.testing import assert_close
 import nnlab
 from nnlab import datasets, seeds
 from nnlab.config import DatasetConfig, Source
+from nnlab.engines import native
 
 REPOSITORY = Path(__file__).parents[1]
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "mnist"
@@ -289,6 +292,96 @@ def test_hydras_own_launcher_gives_the_same_numbers(tmp_path: Path) -> None:
         pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "basic")]
         assert measured(pair[0]) == measured(pair[1])
         assert files(pair[0]) == files(pair[1])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_a_killed_sweep_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
+    """Killed without warning in the middle of two runs; the end is as if nothing happened."""
+    command = ("train_size=400,800", "stopping.max_epochs=40", "test_size=100", "engine=torch")
+    study = tmp_path / "outputs" / "mnist"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nnlab.run", *command], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    longer = study / "train_size=800" / "metrics.csv"  # the longest run is first
+    while not longer.exists() or len(longer.read_text().splitlines()) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert result(longer.parent)["status"] == "running"
+    assert "unfinished" in nnlab_run(str(study), cwd=tmp_path, module="nnlab.report").stdout
+
+    resumed = nnlab_run(*command, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    undisturbed = nnlab_run(*command, "study=undisturbed", cwd=tmp_path)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for size in (400, 800):
+        pair = [study / f"train_size={size}", study.parent / "undisturbed" / f"train_size={size}"]
+        assert measured(pair[0]) == measured(pair[1])
+        weights = [(folder / "model.safetensors").read_bytes() for folder in pair]
+        assert weights[0] == weights[1]
+
+
+def test_the_engines_agree(tmp_path: Path) -> None:
+    """The command line with each engine: the same losses, up to the order of float32 sums."""
+    for engine in ("torch", "native", "stacked"):
+        done = nnlab_run(*QUICK, f"engine={engine}", f"study={engine}", cwd=tmp_path)
+        if engine == "native" and native.available() is not None:
+            assert done.returncode == 1
+            assert "install a C compiler" in done.stderr
+            continue
+        assert done.returncode == 0, done.stderr
+        folder, reference = (
+            tmp_path / "outputs" / study / "default" for study in (engine, "torch")
+        )
+        assert result(folder)["engine"] == engine
+        for found, expected in zip(rows(folder), rows(reference), strict=True):
+            loss = float(expected["train_loss"])
+            assert float(found["train_loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [[], ["hydra.sweeper.max_batch_size=2"]])
+def test_a_sweep_in_batches(batch: list[str], tmp_path: Path) -> None:
+    """A failed run in the first batch does not keep Hydra from the others."""
+    done = nnlab_run(*QUICK, "optimizer.lr=-1,0.01,0.02", *batch, cwd=tmp_path)
+    assert done.returncode == 1
+    study = tmp_path / "outputs" / "mnist"
+    assert {path.name for path in study.iterdir() if path.is_dir()} == {
+        "optimizer.lr=0.01",
+        "optimizer.lr=0.02",
+    }
+    assert (study / "summary.csv").read_text().count("finished") == 2
+
+
+def test_hydras_joblib_launcher_gives_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    sweep = ("train_size=40,60", "stopping.max_epochs=2", "test_size=100")
+    ours = nnlab_run(*sweep, "study=ours", cwd=tmp_path)
+    joblib = nnlab_run(*sweep, "study=joblib", "hydra/launcher=joblib", cwd=tmp_path)
+    assert ours.returncode == joblib.returncode == 0, ours.stderr + joblib.stderr
+    for size in (40, 60):
+        pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "joblib")]
+        assert measured(pair[0]) == measured(pair[1])
+
+
+def test_hydras_optuna_sweeper_optimises_the_objective(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = nnlab_run(
+        *QUICK,
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.n_jobs=2",
+        "hydra.sweeper.direction=maximize",
+        "objective=test_accuracy",
+        "optimizer.lr=interval(0.01,0.3)",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "outputs" / "mnist"
+    found = [result(folder)["test_accuracy"] for folder in study.glob("optimizer.lr=*")]
+    assert len(found) == 4
+    best = (study / "optimization_results.yaml").read_text()
+    assert f"best_value: {max(found)}" in best
 
 
 def test_the_report_can_be_made_again(tmp_path: Path) -> None:

@@ -1,0 +1,1105 @@
+/* The native engine: minibatch training of a multilayer perceptron on one core.
+
+   native.py loads this file as a shared library through ctypes; it needs a C11 compiler with
+   GCC's vector extensions (gcc or clang) and nothing else, not even Python's headers.
+
+   Axes: B rows (examples of a batch), I inputs and O outputs of a layer, N examples.
+
+   Why it is fast. With a batch of ten, a library call per product costs more than the product,
+   and weights that are read three times per step (forward, gradient, update) cost more than the
+   arithmetic. So here
+   - an epoch is one call;
+   - products go through two small kernels, `inner` and `outer`, whose sums or factors stay in
+     registers;
+   - plain SGD is folded into the gradient product: W += X^T (-lr D), so a weight is read once
+     and written once; the other optimizers use each block of the gradient while it is in L1;
+   - inputs that are exactly zero (four fifths of an MNIST image) are skipped in the first
+     layer. Adding 0 * w changes no sum, so the result is that of the dense product. It would if
+     w were not finite: so nothing is skipped in a call that begins with such a weight, nor from
+     the first gradient on that is not finite.
+
+   Layout. Rows of outputs and deltas are contiguous and padded to a multiple of LANES
+   floats. A weight is [I, O] with O padded likewise, cut into blocks of BLOCK inputs x PANEL
+   outputs (fewer at the edges). Each block is contiguous, and the blocks of the same inputs
+   follow one another, so that every pass over the weights walks forward through memory.
+   Padding holds arbitrary numbers and is never read as an input: it cannot reach a result.
+
+   Portability. The second half of the file, the kernels, is compiled once per instruction set
+   (`#include "native.c"` below), and the best that the processor has is chosen at run time.
+   There is no global state: calls on different networks may run at the same time. */
+
+#ifndef LEVEL /* ---- first half: networks, checks, the calls that Python makes ---- */
+
+#define _GNU_SOURCE /* posix_memalign and madvise, which C11 does not know */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { LANES = 16 };
+enum { BLOCK = 96, PANEL = 64 }; /* a block of weights fills 24 kB of L1, which has 32 or more */
+enum { HUGE_PAGE = 1 << 21, HUGE_PAGES = 1 << 22 }; /* bytes; where to begin using them */
+enum { EVALUATION_ROWS = 48 }; /* examples at a time: weights are read once for all of them */
+enum { FEW_ROWS = 4 };         /* below it, a vector of examples would be mostly empty */
+enum { FEWEST_SPARSE = 64 };   /* inputs below which looking for zeros does not pay */
+enum { SPARSE_SHARE = 3 };     /* zeros are skipped where at most 1/3 of a batch is not zero */
+
+enum { IDENTITY, RELU, TANH, SIGMOID };  /* the order is that of ACTIVATIONS in native.py */
+enum { PLAIN, MOMENTUM, ADAM, ADAMW };   /* the order is that of RULES in native.py */
+enum { FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY }; /* likewise */
+
+/* Trainable numbers of a layer: [I, O] in blocks, and the bias [O]. */
+typedef struct {
+    float *weight, *bias;
+} Parameters;
+
+typedef struct {
+    int64_t inputs, outputs, padded;
+    int32_t activation;
+    Parameters values, moments[2]; /* moments: momentum, or Adam's first and second */
+    float *out;                    /* [B, padded], after the activation */
+} Layer;
+
+typedef struct {
+    int32_t layers;
+    int64_t rows;  /* most examples at a time */
+    int64_t steps; /* optimizer steps taken; 0 means that the moments are unset */
+    Layer *layer;
+    const float **example;          /* [B] rows of the data: the inputs of the batch */
+    int64_t *labels;                /* [B] */
+    float *x;                       /* [B, BLOCK]: a few columns of the examples */
+    float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
+    float *columns, *columns_below; /* the same transposed, [widest, B padded] */
+    float *gradient;                /* of one block of a weight, or of a bias */
+    int32_t *nonzero; /* which inputs are not zero, counted from the start of their block */
+    int64_t *start;   /* [B, blocks] where in `nonzero` the list of each row and block begins */
+} Network;
+
+/* A block of a weight: [tall, width] floats that begin at position `at`. */
+typedef struct {
+    int64_t at, tall, width;
+} Block;
+
+typedef struct {
+    const float *inputs;   /* [N, width] */
+    const int64_t *labels; /* [N] */
+    const int64_t *index;  /* [length] into both */
+    int64_t examples, width, length;
+} Split;
+
+typedef struct {
+    int32_t rule, nesterov;
+    double lr, weight_decay, momentum, dampening, beta1, beta2, eps;
+} Optimizer;
+
+/* The numbers of one optimizer step. */
+typedef struct {
+    int32_t rule, nesterov;
+    float lr, decay, shrink, keep;               /* shrink: lr * decay, keep: 1 - shrink */
+    float momentum, fresh, ahead;                /* SGD */
+    float first, second, beta2, size, root, eps; /* Adam */
+} Step;
+
+typedef struct {
+    void (*train)(Network *, const Split *, const int64_t *order, int64_t n, int64_t batch,
+                  const Optimizer *, double *sums);
+    void (*evaluate)(Network *, const Split *, double *sums);
+} Kernels;
+
+static int64_t round_up(int64_t n, int64_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t example_at(const Split *split, const int64_t *order, int64_t i)
+{
+    return split->index[order == NULL ? i : order[i]];
+}
+
+/* The block of a weight that begins at input i and output o, multiples of BLOCK and PANEL. */
+static Block block_at(const Layer *layer, int64_t i, int64_t o)
+{
+    Block block = {
+        .tall = smaller(BLOCK, layer->inputs - i),
+        .width = smaller(PANEL, layer->padded - o),
+    };
+    block.at = i * layer->padded + o * block.tall;
+    return block;
+}
+
+/* Zeroed memory that starts on a cache line. */
+static void *zeros(int64_t count, int64_t size)
+{
+    void *memory;
+    size_t bytes = (size_t)round_up(count * size + 64, 64);
+    const int huge = bytes >= HUGE_PAGES;
+    if (posix_memalign(&memory, huge ? HUGE_PAGE : 64, bytes) != 0)
+        return NULL;
+#if defined(__linux__)
+    if (huge) /* fewer address translations; if the system has none to give, no harm is done */
+        madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memset(memory, 0, bytes);
+}
+
+static int32_t make_parameters(Parameters *p, const Layer *layer)
+{
+    p->weight = zeros(layer->inputs * layer->padded, sizeof(float));
+    p->bias = zeros(layer->padded, sizeof(float));
+    return p->weight != NULL && p->bias != NULL;
+}
+
+static void free_parameters(Parameters *p)
+{
+    free(p->weight);
+    free(p->bias);
+}
+
+void nnlab_free(Network *net)
+{
+    for (int32_t l = 0; l < net->layers; l++) {
+        free_parameters(&net->layer[l].values);
+        free_parameters(&net->layer[l].moments[0]);
+        free_parameters(&net->layer[l].moments[1]);
+        free(net->layer[l].out);
+    }
+    free(net->layer);
+    free(net->example);
+    free(net->x);
+    free(net->labels);
+    free(net->delta);
+    free(net->delta_below);
+    free(net->columns);
+    free(net->columns_below);
+    free(net->gradient);
+    free(net->nonzero);
+    free(net->start);
+    free(net);
+}
+
+static int32_t make_buffers(Network *net)
+{
+    const int64_t inputs = net->layer[0].inputs;
+    const int64_t blocks = round_up(inputs, BLOCK) / BLOCK;
+    int64_t widest = 0;
+    for (int32_t l = 0; l < net->layers; l++)
+        widest = net->layer[l].padded > widest ? net->layer[l].padded : widest;
+    const int64_t rows = net->rows, tall = widest * round_up(rows, LANES);
+
+    net->example = zeros(rows, sizeof(float *));
+    net->x = zeros(rows * BLOCK, sizeof(float));
+    net->labels = zeros(rows, sizeof(int64_t));
+    net->delta = zeros(rows * widest, sizeof(float));
+    net->delta_below = zeros(rows * widest, sizeof(float));
+    net->columns = zeros(tall, sizeof(float));
+    net->columns_below = zeros(tall, sizeof(float));
+    net->gradient = zeros(widest + BLOCK * PANEL, sizeof(float));
+    net->nonzero = zeros(rows * inputs / SPARSE_SHARE + BLOCK + LANES, sizeof(int32_t));
+    net->start = zeros(rows * (blocks + 1), sizeof(int64_t));
+    return net->example && net->x && net->labels && net->delta && net->delta_below && net->columns &&
+           net->columns_below && net->gradient && net->nonzero && net->start;
+}
+
+/* sizes: inputs, then the outputs of each layer. Returns NULL when memory runs out. */
+Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activations,
+                      int32_t moments, int64_t batch)
+{
+    Network *net = zeros(1, sizeof(Network));
+    if (net == NULL)
+        return NULL;
+    net->layer = zeros(layers, sizeof(Layer));
+    net->layers = net->layer == NULL ? 0 : layers;
+    net->rows = batch > EVALUATION_ROWS ? batch : EVALUATION_ROWS;
+    int32_t whole = net->layer != NULL;
+    for (int32_t l = 0; l < net->layers; l++) {
+        Layer *layer = &net->layer[l];
+        layer->inputs = sizes[l];
+        layer->outputs = sizes[l + 1];
+        layer->padded = round_up(sizes[l + 1], LANES);
+        layer->activation = activations[l];
+        layer->out = zeros(net->rows * layer->padded, sizeof(float));
+        whole = whole && layer->out != NULL && make_parameters(&layer->values, layer);
+        for (int32_t i = 0; i < moments; i++)
+            whole = whole && make_parameters(&layer->moments[i], layer);
+    }
+    if (whole && make_buffers(net))
+        return net;
+    nnlab_free(net);
+    return NULL;
+}
+
+/* which: 0 the values, 1 and 2 the moments. */
+static Parameters *parameters(Network *net, int32_t l, int32_t which)
+{
+    return which == 0 ? &net->layer[l].values : &net->layer[l].moments[which - 1];
+}
+
+/* Copy weights [I, O] in blocks from (`set`) or to torch's [O, I]. */
+static void exchange(const Layer *layer, float *weight, float *torch, int32_t set)
+{
+    for (int64_t i = 0; i < layer->inputs; i += BLOCK)
+        for (int64_t o = 0; o < layer->outputs; o += PANEL) {
+            const Block block = block_at(layer, i, o);
+            const int64_t width = smaller(block.width, layer->outputs - o);
+            for (int64_t t = 0; t < block.tall; t++)
+                for (int64_t w = 0; w < width; w++) {
+                    float *const here = weight + block.at + t * block.width + w;
+                    float *const there = torch + (o + w) * layer->inputs + i + t;
+                    if (set)
+                        *here = *there;
+                    else
+                        *there = *here;
+                }
+        }
+}
+
+/* weight: [O, I], bias: [O], as torch keeps them. */
+void nnlab_set(Network *net, int32_t l, int32_t which, float *weight, const float *bias)
+{
+    const Layer *layer = &net->layer[l];
+    const Parameters *p = parameters(net, l, which);
+    exchange(layer, p->weight, weight, 1);
+    memcpy(p->bias, bias, (size_t)layer->outputs * sizeof(float));
+}
+
+void nnlab_get(Network *net, int32_t l, int32_t which, float *weight, float *bias)
+{
+    const Layer *layer = &net->layer[l];
+    const Parameters *p = parameters(net, l, which);
+    exchange(layer, p->weight, weight, 0);
+    memcpy(bias, p->bias, (size_t)layer->outputs * sizeof(float));
+}
+
+int64_t nnlab_steps(const Network *net)
+{
+    return net->steps;
+}
+
+void nnlab_set_steps(Network *net, int64_t steps)
+{
+    net->steps = steps;
+}
+
+/* Look at every number that the loop will use as a position before any of them is used.
+   Returns a problem; bad: the place in the order, the value found there, and the limit. */
+static int32_t check(const Network *net, const Split *split, const int64_t *order, int64_t n,
+                     int64_t *bad)
+{
+    const int64_t classes = net->layer[net->layers - 1].outputs;
+    if (split->width != net->layer[0].inputs) {
+        bad[0] = 0, bad[1] = split->width, bad[2] = net->layer[0].inputs;
+        return BAD_WIDTH;
+    }
+    if (n < 1)
+        return EMPTY;
+    for (int64_t i = 0; i < n; i++) {
+        bad[0] = i;
+        if (order != NULL && (order[i] < 0 || order[i] >= split->length)) {
+            bad[1] = order[i], bad[2] = split->length;
+            return BAD_ORDER;
+        }
+        const int64_t example = example_at(split, order, i);
+        if (example < 0 || example >= split->examples) {
+            bad[1] = example, bad[2] = split->examples;
+            return BAD_INDEX;
+        }
+        if (split->labels[example] < 0 || split->labels[example] >= classes) {
+            bad[1] = split->labels[example], bad[2] = classes;
+            return BAD_LABEL;
+        }
+    }
+    return FINE;
+}
+
+/* torch's update rules, their per-step numbers computed in double as torch does. */
+static Step next_step(const Optimizer *optimizer, int64_t steps)
+{
+    const double taken = (double)(steps + 1);
+    const int32_t rule = optimizer->rule;
+    const double correction = 1 - pow(optimizer->beta1, taken);
+    Step step = {
+        .rule = rule,
+        .nesterov = optimizer->nesterov,
+        .lr = (float)optimizer->lr,
+        .shrink = (float)(optimizer->lr * optimizer->weight_decay),
+        .keep = (float)(1 - optimizer->lr * optimizer->weight_decay),
+        .decay = (float)optimizer->weight_decay,
+        /* torch's first momentum buffer is the gradient itself, undampened */
+        .momentum = steps == 0 ? 0 : (float)optimizer->momentum,
+        .fresh = steps == 0 ? 1 : (float)(1 - optimizer->dampening),
+        .ahead = (float)optimizer->momentum,
+        .first = (float)(1 - optimizer->beta1),
+        .second = (float)(1 - optimizer->beta2),
+        .beta2 = (float)optimizer->beta2,
+        .size = (float)(optimizer->lr / correction),
+        .root = (float)(1 / sqrt(1 - pow(optimizer->beta2, taken))),
+        .eps = (float)optimizer->eps,
+    };
+    return step;
+}
+
+/* The kernels for each instruction set, worst first. */
+#define NAME_(name, level) name##_##level
+#define NAME__(name, level) NAME_(name, level)
+#define NAME(name) NAME__(name, LEVEL)
+
+#define LEVEL baseline
+#define V 4 /* floats in a vector */
+#if defined(__aarch64__)
+#define TILE_ROWS 6
+#else
+#define TILE_ROWS 2 /* 16 registers: 2 x 4 sums, 4 weights */
+#endif
+#define TILE_VECTORS 4
+#include "native.c"
+#undef LEVEL
+#undef V
+#undef TILE_ROWS
+#undef TILE_VECTORS
+
+#if defined(__x86_64__)
+
+#define LEVEL avx2
+#define V 8
+#define TILE_ROWS 6 /* 16 registers: 6 x 2 sums, 2 weights, an input */
+#define TILE_VECTORS 2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "native.c"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef LEVEL
+#undef V
+#undef TILE_ROWS
+#undef TILE_VECTORS
+
+#define LEVEL avx512
+#define V 16
+#define TILE_ROWS 6 /* 32 registers: 6 x 4 sums, 4 weights, an input */
+#define TILE_VECTORS 4
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,popcnt"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma,popcnt")
+#endif
+#include "native.c"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef LEVEL
+#undef V
+#undef TILE_ROWS
+#undef TILE_VECTORS
+
+#endif /* __x86_64__ */
+
+static const Kernels *const LEVELS[] = {
+    &kernels_baseline,
+#if defined(__x86_64__)
+    &kernels_avx2,
+    &kernels_avx512,
+#endif
+};
+
+/* The highest level that this processor can run, as a position in LEVELS. */
+int32_t nnlab_best_level(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return 1;
+#endif
+    return 0;
+}
+
+/* Train once through split->index[order[0..n-1]]. sums: loss and number correct. */
+int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
+                    int64_t batch, const Optimizer *optimizer, int32_t level, double *sums,
+                    int64_t *bad)
+{
+    const int32_t problem = check(net, split, order, n, bad);
+    if (problem == FINE)
+        LEVELS[level]->train(net, split, order, n, smaller(batch, net->rows), optimizer, sums);
+    return problem;
+}
+
+int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *sums, int64_t *bad)
+{
+    const int32_t problem = check(net, split, NULL, split->length, bad);
+    if (problem == FINE)
+        LEVELS[level]->evaluate(net, split, sums);
+    return problem;
+}
+
+#else /* ---- second half: the kernels, once per LEVEL ---- */
+
+#define INLINE static inline __attribute__((always_inline))
+#define vec NAME(vec)
+#define ivec NAME(ivec)
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
+typedef float vec __attribute__((vector_size(4 * V)));
+typedef int32_t ivec __attribute__((vector_size(4 * V)));
+typedef float NAME(place) __attribute__((vector_size(4 * V), aligned(4), may_alias));
+
+INLINE vec NAME(fill)(float a)
+{
+    return a - (vec){0};
+}
+
+INLINE vec NAME(load)(const float *p)
+{
+    return *(const NAME(place) *)p;
+}
+
+INLINE void NAME(store)(float *p, vec a)
+{
+    *(NAME(place) *)p = a;
+}
+
+/* Lane by lane: yes where mask, else no. */
+INLINE vec NAME(choose)(ivec mask, vec yes, vec no)
+{
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+
+/* ---- products ---- */
+
+/* C += A B for `rows` rows and `vectors` vectors of C, which stay in registers.
+   a: [rows, terms], b: [terms, vectors * V], c: [rows, vectors * V]; strides in floats. */
+INLINE void NAME(inner)(const int rows, const int vectors, const float *a, int64_t a_stride,
+                        const float *b, int64_t b_stride, float *c, int64_t c_stride,
+                        int64_t terms)
+{
+    vec sum[TILE_ROWS][TILE_VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[r][v] = NAME(load)(c + r * c_stride + v * V);
+    for (int64_t t = 0; t < terms; t++) {
+        vec right[TILE_VECTORS];
+        UNROLL for (int v = 0; v < vectors; v++)
+            right[v] = NAME(load)(b + t * b_stride + v * V);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const float left = a[r * a_stride + t];
+            UNROLL for (int v = 0; v < vectors; v++)
+                sum[r][v] += left * right[v];
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            NAME(store)(c + r * c_stride + v * V, sum[r][v]);
+}
+
+/* B += A^T C with the same shapes: now C stays in registers, and B passes by once. */
+INLINE void NAME(outer)(const int rows, const int vectors, const float *a, int64_t a_stride,
+                        float *b, int64_t b_stride, const float *c, int64_t c_stride,
+                        int64_t terms)
+{
+    vec right[TILE_ROWS][TILE_VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            right[r][v] = NAME(load)(c + r * c_stride + v * V);
+    for (int64_t t = 0; t < terms; t++) {
+        vec sum[TILE_VECTORS];
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[v] = NAME(load)(b + t * b_stride + v * V);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const float left = a[r * a_stride + t];
+            UNROLL for (int v = 0; v < vectors; v++)
+                sum[v] += left * right[r][v];
+        }
+        UNROLL for (int v = 0; v < vectors; v++)
+            NAME(store)(b + t * b_stride + v * V, sum[v]);
+    }
+}
+
+/* Both for every number of rows and vectors that a tile may have. */
+#define TILE(rows, vectors)                                                         \
+    static void NAME(inner_##rows##_##vectors)(                                     \
+        const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
+        int64_t c_stride, int64_t terms)                                            \
+    {                                                                               \
+        NAME(inner)(rows, vectors, a, a_stride, b, b_stride, c, c_stride, terms);   \
+    }                                                                               \
+    static void NAME(outer_##rows##_##vectors)(                                     \
+        const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
+        int64_t c_stride, int64_t terms)                                            \
+    {                                                                               \
+        NAME(outer)(rows, vectors, a, a_stride, b, b_stride, c, c_stride, terms);   \
+    }
+#if TILE_ROWS == 6
+#define EACH_ROWS(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
+#else
+#define EACH_ROWS(F, v) F(1, v) F(2, v)
+#endif
+#if TILE_VECTORS == 4
+#define EACH_TILE(F) EACH_ROWS(F, 1) EACH_ROWS(F, 2) EACH_ROWS(F, 3) EACH_ROWS(F, 4)
+#else
+#define EACH_TILE(F) EACH_ROWS(F, 1) EACH_ROWS(F, 2)
+#endif
+#define INNER(rows, vectors) NAME(inner_##rows##_##vectors),
+#define OUTER(rows, vectors) NAME(outer_##rows##_##vectors),
+EACH_TILE(TILE)
+typedef void NAME(Tile)(const float *, int64_t, float *, int64_t, float *, int64_t, int64_t);
+static NAME(Tile) *const NAME(INNERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(INNER)};
+static NAME(Tile) *const NAME(OUTERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER)};
+
+/* Cut a product (INNERS or OUTERS) with any number of rows into tiles.
+   a: [rows, terms], b: [terms, width], c: [rows, width]; width: a multiple of LANES. */
+static void NAME(multiply)(NAME(Tile) *const *tiles, int64_t rows, int64_t width, const float *a,
+                           int64_t a_stride, float *b, int64_t b_stride, float *c,
+                           int64_t c_stride, int64_t terms)
+{
+    int64_t left = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t r = 0, tall; r < rows; r += tall, left--) {
+        tall = (rows - r + left - 1) / left; /* 10 rows are 5 and 5 rather than 6 and 4 */
+        for (int64_t o = 0; o < width; o += TILE_VECTORS * V) {
+            const int64_t vectors = smaller(TILE_VECTORS, (width - o) / V);
+            tiles[(vectors - 1) * TILE_ROWS + tall - 1](a + r * a_stride, a_stride, b + o, b_stride,
+                                                        c + r * c_stride + o, c_stride, terms);
+        }
+    }
+}
+
+INLINE float NAME(dot)(const float *a, const float *b, int64_t count)
+{
+    const int64_t whole = count / V * V;
+    vec sums = {0};
+    for (int64_t i = 0; i < whole; i += V)
+        sums += NAME(load)(a + i) * NAME(load)(b + i);
+    float sum = 0;
+    for (int64_t i = whole; i < count; i++)
+        sum += a[i] * b[i];
+    for (int i = 0; i < V; i++)
+        sum += sums[i];
+    return sum;
+}
+
+/* ---- functions of vectors ---- */
+
+/* exp(x), within 2 units in the last place; NaN stays NaN, overflow is infinite.
+   Cephes' expf: x = n ln 2 + r, a polynomial in r, times 2^n in two factors, since 2^128 and
+   the subnormal powers are no floats. */
+INLINE vec NAME(exponential)(vec x)
+{
+    const vec high = NAME(fill)(89.f), low = NAME(fill)(-104.f);
+    vec a = NAME(choose)(x > high, high, x);
+    a = NAME(choose)(a < low, low, a);
+    const vec magic = NAME(fill)(12582912.f); /* 1.5 * 2^23: adding it rounds to an integer */
+    const vec shifted = a * 1.44269504f + magic;
+    const vec n = shifted - magic;
+    const vec r = (a - n * 0.693359375f) - n * -2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.f;
+    const ivec power = (ivec)shifted - (ivec)magic;
+    const ivec half = power >> 1;
+    return p * (vec)((half + 127) << 23) * (vec)((power - half + 127) << 23);
+}
+
+INLINE vec NAME(sigmoid)(vec x)
+{
+    return 1.f / (1.f + NAME(exponential)(-x));
+}
+
+/* Cephes' tanhf: a polynomial near zero, where the quotient would cancel. */
+INLINE vec NAME(tanh)(vec x)
+{
+    const vec size = NAME(choose)(x < 0.f, -x, x);
+    const vec quotient = 1.f - 2.f / (NAME(exponential)(2.f * size) + 1.f);
+    const vec large = NAME(choose)(x < 0.f, -quotient, quotient);
+    const vec z = x * x;
+    vec p = z * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * z + -5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z + -3.33332819422e-1f;
+    return NAME(choose)(size < 0.625f, p * z * x + x, large);
+}
+
+static void NAME(activate)(int32_t activation, float *values, int64_t count)
+{
+    if (activation == IDENTITY)
+        return;
+    for (int64_t i = 0; i < count; i += V) {
+        const vec x = NAME(load)(values + i);
+        if (activation == RELU) /* not x > 0 ? x : 0, which would turn NaN into 0 */
+            NAME(store)(values + i, NAME(choose)(x < 0.f, (vec){0}, x));
+        else if (activation == TANH)
+            NAME(store)(values + i, NAME(tanh)(x));
+        else
+            NAME(store)(values + i, NAME(sigmoid)(x));
+    }
+}
+
+/* Times the activation's derivative, which its result gives: out, delta: [count]. */
+static void NAME(differentiate)(int32_t activation, const float *out, float *delta, int64_t count)
+{
+    if (activation == IDENTITY)
+        return;
+    for (int64_t i = 0; i < count; i += V) {
+        const vec y = NAME(load)(out + i), d = NAME(load)(delta + i);
+        if (activation == RELU)
+            NAME(store)(delta + i, NAME(choose)(y <= 0.f, (vec){0}, d));
+        else if (activation == TANH)
+            NAME(store)(delta + i, d * (1.f - y * y));
+        else
+            NAME(store)(delta + i, d * (1.f - y) * y);
+    }
+}
+
+INLINE int NAME(all_finite)(const float *values, int64_t count)
+{
+    vec sum = {0}; /* stays zero, but infinity and NaN times zero are NaN */
+    for (int64_t i = 0; i + V <= count; i += V)
+        sum += NAME(load)(values + i) * 0.f;
+    for (int64_t i = count / V * V; i < count; i++)
+        sum[0] += values[i] * 0.f;
+    float total = 0;
+    for (int i = 0; i < V; i++)
+        total += sum[i];
+    return total == 0;
+}
+
+/* ---- zeros in the inputs ---- */
+
+/* Append the positions in x[0..n) that are not zero; returns how many there are then. */
+INLINE int64_t NAME(append_nonzero)(const float *x, int64_t n, int32_t *list, int64_t count)
+{
+    int64_t i = 0;
+#if V == 16
+    const __m512i lanes =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; i + V <= n; i += V) {
+        const __mmask16 mask =
+            _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        const __m512i positions = _mm512_add_epi32(lanes, _mm512_set1_epi32((int32_t)i));
+        _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(mask, positions));
+        count += __builtin_popcount(mask);
+    }
+#endif
+    for (; i < n; i++) {
+        list[count] = (int32_t)i;
+        count += x[i] != 0;
+    }
+    return count;
+}
+
+/* List the nonzero inputs of each row, block by block; returns 0 if there are too many. */
+static int NAME(find_nonzero)(Network *net, int64_t rows)
+{
+    const int64_t inputs = net->layer[0].inputs;
+    const int64_t most = rows * inputs / SPARSE_SHARE;
+    int64_t count = 0, *start = net->start;
+    if (inputs < FEWEST_SPARSE)
+        return 0;
+    for (int64_t r = 0; r < rows; r++) {
+        const float *x = net->example[r];
+        for (int64_t i = 0; i < inputs; i += BLOCK) {
+            *start++ = count;
+            count = NAME(append_nonzero)(x + i, smaller(BLOCK, inputs - i), net->nonzero, count);
+            if (count > most)
+                return 0;
+        }
+    }
+    *start = count;
+    return 1;
+}
+
+/* out += x W over the listed inputs of a block.
+   w: [BLOCK, strips * LANES], out: [strips * LANES]. */
+INLINE void NAME(gather)(const int strips, const float *x, const int32_t *list, int64_t count,
+                         const float *w, float *out)
+{
+    enum { MOST = PANEL / V };
+    vec sum[MOST];
+    const int vectors = strips * (LANES / V);
+    UNROLL for (int v = 0; v < vectors; v++)
+        sum[v] = NAME(load)(out + v * V);
+    for (int64_t n = 0; n < count; n++) {
+        const float input = x[list[n]];
+        const float *weight = w + list[n] * (int64_t)(strips * LANES);
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[v] += input * NAME(load)(weight + v * V);
+    }
+    UNROLL for (int v = 0; v < vectors; v++)
+        NAME(store)(out + v * V, sum[v]);
+}
+
+/* W += x^T d over the listed inputs, one row of the batch; shapes as in gather. */
+INLINE void NAME(scatter)(const int strips, const float *x, const int32_t *list, int64_t count,
+                          const float *d, float *w)
+{
+    enum { MOST = PANEL / V };
+    vec step[MOST];
+    const int vectors = strips * (LANES / V);
+    UNROLL for (int v = 0; v < vectors; v++)
+        step[v] = NAME(load)(d + v * V);
+    for (int64_t n = 0; n < count; n++) {
+        const float input = x[list[n]];
+        float *weight = w + list[n] * (int64_t)(strips * LANES);
+        UNROLL for (int v = 0; v < vectors; v++)
+            NAME(store)(weight + v * V, NAME(load)(weight + v * V) + input * step[v]);
+    }
+}
+
+/* Gather from, or scatter into, one block w of the first layer, row by row.
+   i: the block's first input; values: rows of out or delta, from the block's first output. */
+static void NAME(sparse_block)(const Network *net, int64_t i, Block block, int64_t rows,
+                               int update, float *w, float *values)
+{
+    const int64_t blocks = round_up(net->layer[0].inputs, BLOCK) / BLOCK;
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t *start = net->start + r * blocks + i / BLOCK;
+        const int32_t *list = net->nonzero + start[0];
+        const int64_t count = start[1] - start[0];
+        const float *x = net->example[r] + i;
+        float *row = values + r * net->layer[0].padded;
+#define CASE(strips)                                       \
+    case strips:                                           \
+        if (update)                                        \
+            NAME(scatter)(strips, x, list, count, row, w); \
+        else                                               \
+            NAME(gather)(strips, x, list, count, w, row);  \
+        break;
+        switch (block.width / LANES) { CASE(1) CASE(2) CASE(3) CASE(4) }
+#undef CASE
+    }
+}
+
+/* ---- a batch ---- */
+
+/* Return columns i to i + BLOCK of a layer's inputs, and the floats from row to row. */
+static const float *NAME(columns)(Network *net, int32_t l, int64_t i, int64_t rows,
+                                  int64_t *stride)
+{
+    if (l > 0) {
+        *stride = net->layer[l - 1].padded;
+        return net->layer[l - 1].out + i;
+    }
+    const int64_t count = smaller(BLOCK, net->layer[0].inputs - i);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(net->x + r * BLOCK, net->example[r] + i, (size_t)count * sizeof(float));
+    *stride = BLOCK;
+    return net->x;
+}
+
+/* out += x W. */
+static void NAME(linear)(Network *net, int32_t l, int64_t rows, int sparse)
+{
+    const Layer *layer = &net->layer[l];
+    int64_t stride;
+    for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
+        const float *x = sparse ? NULL : NAME(columns)(net, l, i, rows, &stride);
+        for (int64_t o = 0; o < layer->padded; o += PANEL) {
+            const Block block = block_at(layer, i, o);
+            float *weight = layer->values.weight + block.at;
+            if (sparse)
+                NAME(sparse_block)(net, i, block, rows, 0, weight, layer->out + o);
+            else
+                NAME(multiply)(NAME(INNERS), rows, block.width, x, stride, weight, block.width,
+                               layer->out + o, layer->padded, block.tall);
+        }
+    }
+}
+
+static void NAME(forward)(Network *net, int64_t rows, int sparse)
+{
+    for (int32_t l = 0; l < net->layers; l++) {
+        const Layer *layer = &net->layer[l];
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(layer->out + r * layer->padded, layer->values.bias,
+                   (size_t)layer->padded * sizeof(float));
+        NAME(linear)(net, l, rows, sparse && l == 0);
+        NAME(activate)(layer->activation, layer->out, rows * layer->padded);
+    }
+}
+
+/* The position of the largest; the first of equals, and NaN counts as largest, as in torch. */
+static int64_t NAME(argmax)(const float *z, int64_t count)
+{
+    int64_t best = 0;
+    for (int64_t c = 1; c < count && z[best] == z[best]; c++)
+        if (z[c] > z[best] || z[c] != z[c])
+            best = c;
+    return best;
+}
+
+/* Add the cross entropy and the hits of the rows to sums, and put the gradient of their mean
+   cross entropy with respect to the logits, (softmax - one hot) / rows, into delta. */
+static void NAME(cross_entropy)(Network *net, int64_t rows, double *sums)
+{
+    const Layer *layer = &net->layer[net->layers - 1];
+    const float share = 1.f / (float)rows;
+    for (int64_t r = 0; r < rows; r++) {
+        float *z = layer->out + r * layer->padded;
+        float *delta = net->delta + r * layer->padded;
+        const int64_t best = NAME(argmax)(z, layer->outputs);
+        const float largest = z[best];
+        vec total = {0};
+        for (int64_t c = layer->outputs; c < layer->padded; c++)
+            z[c] = -INFINITY;
+        for (int64_t c = 0; c < layer->padded; c += V) {
+            const vec e = NAME(exponential)(NAME(load)(z + c) - largest);
+            NAME(store)(delta + c, e);
+            total += e;
+        }
+        double sum = 0;
+        for (int i = 0; i < V; i++)
+            sum += total[i];
+        const float scale = share / (float)sum;
+        for (int64_t c = 0; c < layer->padded; c += V)
+            NAME(store)(delta + c, NAME(load)(delta + c) * scale);
+        delta[net->labels[r]] -= share;
+        sums[0] += log(sum) + (double)largest - (double)z[net->labels[r]];
+        sums[1] += best == net->labels[r];
+    }
+}
+
+/* to[c][r] = from[r][c]; rows of `to` are padded with zeros. */
+static void NAME(transpose)(const float *from, int64_t from_stride, float *to, int64_t to_stride,
+                            int64_t rows, int64_t columns)
+{
+    for (int64_t c = 0; c < columns; c++) {
+        for (int64_t r = 0; r < rows; r++)
+            to[c * to_stride + r] = from[r * from_stride + c];
+        for (int64_t r = rows; r < to_stride; r++)
+            to[c * to_stride + r] = 0;
+    }
+}
+
+/* delta_below = delta W^T, computed transposed, W delta^T, so that rows of W are read as they
+   lie and the examples are the lanes of a vector. */
+static void NAME(backward_many)(Network *net, const Layer *layer, int64_t rows)
+{
+    const int64_t wide = round_up(rows, LANES);
+    NAME(transpose)(net->delta, layer->padded, net->columns, wide, rows, layer->outputs);
+    memset(net->columns_below, 0, (size_t)(layer->inputs * wide) * sizeof(float));
+    for (int64_t i = 0; i < layer->inputs; i += BLOCK)
+        for (int64_t o = 0; o < layer->outputs; o += PANEL) {
+            const Block block = block_at(layer, i, o);
+            NAME(multiply)(NAME(INNERS), block.tall, wide, layer->values.weight + block.at,
+                           block.width, net->columns + o * wide, wide,
+                           net->columns_below + i * wide, wide,
+                           smaller(PANEL, layer->outputs - o));
+        }
+    NAME(transpose)(net->columns_below, wide, net->delta_below, round_up(layer->inputs, LANES),
+                    layer->inputs, rows);
+}
+
+/* The same for a few rows, most lanes of which would be empty: dot products along outputs. */
+static void NAME(backward_few)(Network *net, const Layer *layer, int64_t rows)
+{
+    const int64_t padded = round_up(layer->inputs, LANES);
+    memset(net->delta_below, 0, (size_t)(rows * padded) * sizeof(float));
+    for (int64_t i = 0; i < layer->inputs; i += BLOCK)
+        for (int64_t o = 0; o < layer->outputs; o += PANEL) {
+            const Block block = block_at(layer, i, o);
+            const int64_t count = smaller(PANEL, layer->outputs - o);
+            for (int64_t t = 0; t < block.tall; t++)
+                for (int64_t r = 0; r < rows; r++)
+                    net->delta_below[r * padded + i + t] +=
+                        NAME(dot)(layer->values.weight + block.at + t * block.width,
+                                  net->delta + r * layer->padded + o, count);
+        }
+}
+
+/* Go from the deltas of a layer to those of the layer below. */
+static void NAME(backward)(Network *net, const Layer *layer, const Layer *below, int64_t rows)
+{
+    if (rows < FEW_ROWS)
+        NAME(backward_few)(net, layer, rows);
+    else
+        NAME(backward_many)(net, layer, rows);
+    NAME(differentiate)(below->activation, below->out, net->delta_below, rows * below->padded);
+}
+
+/* ---- the optimizers ---- */
+
+/* Update `count` parameters w from their gradient g; m and s are their moments. */
+static void NAME(apply)(const Step *step, int64_t count, float *restrict w,
+                        const float *restrict g, float *restrict m, float *restrict s)
+{
+    const Step k = *step;
+    if (k.rule == PLAIN)
+        for (int64_t i = 0; i < count; i++)
+            w[i] = w[i] - k.shrink * w[i] - k.lr * g[i];
+    else if (k.rule == MOMENTUM && k.nesterov)
+        for (int64_t i = 0; i < count; i++) {
+            const float gradient = g[i] + k.decay * w[i];
+            m[i] = k.momentum * m[i] + k.fresh * gradient;
+            w[i] -= k.lr * (gradient + k.ahead * m[i]);
+        }
+    else if (k.rule == MOMENTUM)
+        for (int64_t i = 0; i < count; i++) {
+            m[i] = k.momentum * m[i] + k.fresh * (g[i] + k.decay * w[i]);
+            w[i] -= k.lr * m[i];
+        }
+    else
+        for (int64_t i = 0; i < count; i++) {
+            const float gradient = k.rule == ADAM ? g[i] + k.decay * w[i] : g[i];
+            const float kept = k.rule == ADAM ? w[i] : k.keep * w[i];
+            m[i] += k.first * (gradient - m[i]);
+            s[i] = k.beta2 * s[i] + k.second * gradient * gradient;
+            w[i] = kept - k.size * m[i] / (sqrtf(s[i]) * k.root + k.eps);
+        }
+}
+
+static void NAME(update_bias)(Network *net, Layer *layer, int64_t rows, const Step *step)
+{
+    float *gradient = net->gradient;
+    memset(gradient, 0, (size_t)layer->padded * sizeof(float));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < layer->padded; o++)
+            gradient[o] += net->delta[r * layer->padded + o];
+    NAME(apply)(step, layer->padded, layer->values.bias, gradient, layer->moments[0].bias,
+                layer->moments[1].bias);
+}
+
+static void NAME(shrink)(float *values, int64_t count, float share)
+{
+    for (int64_t i = 0; i < count; i++)
+        values[i] -= share * values[i];
+}
+
+static void NAME(scale)(float *values, int64_t count, float factor)
+{
+    for (int64_t i = 0; i < count; i++)
+        values[i] *= factor;
+}
+
+/* Update the weights of a layer block by block, each while it is in L1.
+   Plain SGD adds x^T (-lr delta) to them; overwrites delta. The other rules need x^T delta. */
+static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int sparse,
+                                const Step *step)
+{
+    Layer *layer = &net->layer[l];
+    int64_t stride;
+    if (step->rule == PLAIN)
+        NAME(scale)(net->delta, rows * layer->padded, -step->lr);
+    for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
+        const float *x = sparse ? NULL : NAME(columns)(net, l, i, rows, &stride);
+        for (int64_t o = 0; o < layer->padded; o += PANEL) {
+            const Block block = block_at(layer, i, o);
+            const int64_t count = block.tall * block.width;
+            float *weight = layer->values.weight + block.at, *second = layer->moments[1].weight;
+            float *sum = step->rule == PLAIN ? weight : net->gradient;
+            if (step->rule != PLAIN)
+                memset(sum, 0, (size_t)count * sizeof(float));
+            else if (step->shrink != 0)
+                NAME(shrink)(sum, count, step->shrink);
+            if (sparse)
+                NAME(sparse_block)(net, i, block, rows, 1, sum, net->delta + o);
+            else
+                NAME(multiply)(NAME(OUTERS), rows, block.width, x, stride, sum, block.width,
+                               net->delta + o, layer->padded, block.tall);
+            if (step->rule != PLAIN)
+                NAME(apply)(step, count, weight, sum, layer->moments[0].weight + block.at,
+                            second == NULL ? NULL : second + block.at);
+        }
+    }
+}
+
+/* ---- an epoch ---- */
+
+static void NAME(take)(Network *net, const Split *split, const int64_t *order, int64_t from,
+                       int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t example = example_at(split, order, from + r);
+        net->example[r] = split->inputs + example * split->width;
+        net->labels[r] = split->labels[example];
+    }
+}
+
+static int NAME(finite_first_layer)(const Network *net)
+{
+    const Layer *layer = &net->layer[0];
+    return NAME(all_finite)(layer->values.weight, layer->inputs * layer->padded);
+}
+
+static void NAME(train)(Network *net, const Split *split, const int64_t *order, int64_t n,
+                        int64_t batch, const Optimizer *optimizer, double *sums)
+{
+    int may_skip = NAME(finite_first_layer)(net);
+    sums[0] = sums[1] = 0;
+    for (int64_t from = 0; from < n; from += batch) {
+        const int64_t rows = smaller(batch, n - from);
+        const Step step = next_step(optimizer, net->steps);
+        NAME(take)(net, split, order, from, rows);
+        int sparse = may_skip && NAME(find_nonzero)(net, rows);
+        NAME(forward)(net, rows, sparse);
+        NAME(cross_entropy)(net, rows, sums);
+        for (int32_t l = net->layers - 1; l >= 0; l--) {
+            Layer *layer = &net->layer[l];
+            if (l > 0)
+                NAME(backward)(net, layer, layer - 1, rows);
+            else
+                may_skip = may_skip && NAME(all_finite)(net->delta, rows * layer->padded);
+            NAME(update_bias)(net, layer, rows, &step);
+            NAME(update_weight)(net, l, rows, l == 0 && sparse && may_skip, &step);
+            float *const done = net->delta;
+            net->delta = net->delta_below;
+            net->delta_below = done;
+        }
+        net->steps++;
+    }
+}
+
+static void NAME(evaluate)(Network *net, const Split *split, double *sums)
+{
+    const int may_skip = NAME(finite_first_layer)(net);
+    sums[0] = sums[1] = 0;
+    for (int64_t from = 0; from < split->length; from += EVALUATION_ROWS) {
+        const int64_t rows = smaller(EVALUATION_ROWS, split->length - from);
+        NAME(take)(net, split, NULL, from, rows);
+        NAME(forward)(net, rows, may_skip && NAME(find_nonzero)(net, rows));
+        NAME(cross_entropy)(net, rows, sums);
+    }
+}
+
+static const Kernels NAME(kernels) = {NAME(train), NAME(evaluate)};
+
+#undef INLINE
+#undef vec
+#undef ivec
+#undef UNROLL
+#undef TILE
+#undef EACH_ROWS
+#undef EACH_TILE
+#undef INNER
+#undef OUTER
+
+#endif

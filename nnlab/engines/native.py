@@ -1,0 +1,578 @@
+"""The native engine: multilayer perceptrons on the CPU, an epoch in one call of native.c.
+
+Axes: I inputs and O outputs of a layer, N examples.
+
+The C library is optional. It is loaded with ctypes, which gives up the GIL during a call, and
+it has no global state: runs in different threads train at the same time, each on one core.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import time
+import weakref
+from collections.abc import Hashable, Iterator, Sequence
+from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.datasets import Split
+from nnlab.engines import Run, Trained
+
+# Positions in these are the numbers that native.c knows the things by.
+ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid)
+RULES = ("sgd", "momentum", "adam", "adamw")
+LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
+FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY = range(6)
+
+MOMENTS = {
+    "sgd": (),
+    "momentum": ("momentum_buffer",),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+}
+
+
+class CSplit(Structure):
+    _fields_ = (
+        ("inputs", c_void_p),
+        ("labels", c_void_p),
+        ("index", c_void_p),
+        ("examples", c_int64),
+        ("width", c_int64),
+        ("length", c_int64),
+    )
+
+
+class COptimizer(Structure):
+    _fields_ = (
+        ("rule", c_int32),
+        ("nesterov", c_int32),
+        ("lr", c_double),
+        ("weight_decay", c_double),
+        ("momentum", c_double),
+        ("dampening", c_double),
+        ("beta1", c_double),
+        ("beta2", c_double),
+        ("eps", c_double),
+    )
+
+
+# ---- the library ----
+
+
+def library_path() -> Path | None:
+    """Return where the compiled library lies, beside this file; None if there is none."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_native{suffix}")
+        if path.exists():
+            return path
+    return None
+
+
+@functools.cache
+def load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    signatures = {
+        "create": (c_void_p, c_int32, POINTER(c_int64), POINTER(c_int32), c_int32, c_int64),
+        "free": (None, c_void_p),
+        "set": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
+        "get": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
+        "steps": (c_int64, c_void_p),
+        "set_steps": (None, c_void_p, c_int64),
+        "best_level": (c_int32,),
+        "train": (
+            c_int32,
+            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, POINTER(COptimizer)),
+            *(c_int32, POINTER(c_double), POINTER(c_int64)),
+        ),
+        "evaluate": (
+            c_int32,
+            *(c_void_p, POINTER(CSplit), c_int32, POINTER(c_double), POINTER(c_int64)),
+        ),
+    }
+    for name, (result, *arguments) in signatures.items():
+        function = getattr(library, f"nnlab_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def available() -> str | None:
+    """Return why the engine cannot run on this installation; None if it can."""
+    path = library_path()
+    if path is None:
+        return "no compiled library; install a C compiler (gcc or clang) and reinstall nnlab"
+    try:
+        load(path)
+    except (OSError, AttributeError) as error:
+        return f"{path} cannot be used ({error}); reinstall nnlab with a C compiler at hand"
+    return None
+
+
+def library() -> ctypes.CDLL:
+    path = library_path()
+    missing = available()
+    if path is None or missing is not None:
+        raise RuntimeError(f"engine=native is not available: {missing}, or take engine=torch")
+    return load(path)
+
+
+def levels() -> tuple[str, ...]:
+    """Return the instruction sets that this processor can run, the best last."""
+    best: int = library().nnlab_best_level()
+    return LEVELS[: best + 1]
+
+
+# ---- what the engine takes ----
+
+
+def optimizer_config(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerConfig | None:
+    """Return the options that describe a torch optimizer over all of the model's parameters.
+
+    None if none do: another class than SGD, Adam and AdamW, several parameter groups, hooks,
+    or an option outside OptimizerConfig (``maximize``, ``differentiable``, a tensor as
+    learning rate).
+    """
+    if len(optimizer.param_groups) != 1:
+        return None
+    group = optimizer.param_groups[0]
+    if [id(p) for p in group["params"]] != [id(p) for p in model.parameters()]:
+        return None
+    if any(group.get(flag, False) for flag in ("maximize", "differentiable", "capturable")):
+        return None
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return None
+    if type(optimizer) is torch.optim.SGD:
+        numbers = [group[key] for key in ("lr", "weight_decay", "momentum", "dampening")]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            return None
+        lr, weight_decay, momentum, dampening = map(float, numbers)
+        return SGD(
+            name="sgd",
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            dampening=dampening,
+            nesterov=bool(group["nesterov"]),
+        )
+    if type(optimizer) is torch.optim.Adam or type(optimizer) is torch.optim.AdamW:
+        numbers = [group["lr"], group["weight_decay"], *group["betas"], group["eps"]]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            return None
+        lr, weight_decay, beta1, beta2, eps = map(float, numbers)
+        decoupled = group.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)
+        return (AdamW if decoupled else Adam)(
+            name="adamw" if decoupled else "adam",
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=[beta1, beta2],
+            eps=eps,
+            amsgrad=bool(group["amsgrad"]),
+        )
+    return None
+
+
+def refuses(run: Run, device: torch.device) -> str | None:
+    """Return why the engine cannot train this run on this device; None if it can.
+
+    It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
+    or nothing between them, in float32 on the CPU, trained by SGD, Adam or AdamW (without
+    amsgrad), on splits with contiguous inputs [N, I].
+    """
+    if device.type != "cpu":
+        return f"the native engine computes on the cpu, not on {device}"
+    reason = refuses_model(run.model) or refuses_optimizer(run)
+    for name in ("train", "valid", "test"):
+        split = getattr(run, name)
+        if reason is None and split is not None:
+            reason = refuses_split(split, name, linears(run.model)[0][1].in_features)
+    return reason
+
+
+def refuses_model(model: nn.Module) -> str | None:
+    if type(model) is not nn.Sequential:
+        return f"the model is {type(model).__name__}, not nn.Sequential"
+    before: nn.Module | None = None
+    seen: set[nn.Module] = set()
+    for module in model:
+        if type(module) is nn.Linear:
+            if module in seen:
+                return "the model has one nn.Linear in two places"
+            seen.add(module)
+            if module.bias is None:
+                return "an nn.Linear has no bias"
+        elif type(module) in ACTIVATIONS:
+            if type(before) is not nn.Linear:
+                return f"{type(module).__name__} does not follow an nn.Linear"
+        else:
+            taken: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS)
+            names = ", ".join(kind.__name__ for kind in taken)
+            return f"{type(module).__name__} is none of {names}"
+        before = module
+    if type(before) is not nn.Linear:
+        return "the model does not end with an nn.Linear"
+    sizes = [(linear.in_features, linear.out_features) for _, linear in linears(model)]
+    if any(sizes[i][1] != sizes[i + 1][0] for i in range(len(sizes) - 1)):
+        return "the sizes of two neighbouring layers do not fit"
+    if min(min(pair) for pair in sizes) < 1:
+        return "a layer has no inputs or no outputs"
+    if len(list(model.parameters())) != 2 * len(sizes):
+        return "two layers share a parameter"
+    for module in model.modules():
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            return "the model has hooks"
+    for parameter in model.parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            return f"a parameter is {parameter.dtype} on {parameter.device}, not float32 on cpu"
+        if not parameter.requires_grad:
+            return "a parameter is frozen (requires_grad=False)"
+        if parameter._backward_hooks:
+            return "a parameter has hooks"
+    return None
+
+
+def refuses_optimizer(run: Run) -> str | None:
+    config = described(run)
+    if config is None:
+        return (
+            f"the {type(run.optimizer).__name__} instance is not a plain SGD, Adam or AdamW "
+            f"over all parameters in one group"
+        )
+    if not isinstance(config, (SGD, Adam)):
+        return f"optimizer={config.name} is none of SGD, Adam, AdamW"
+    if isinstance(config, Adam) and config.amsgrad:
+        return "Adam with amsgrad"
+    if (
+        isinstance(config, SGD)
+        and config.nesterov
+        and not (config.momentum > 0 and config.dampening == 0)
+    ):
+        return "nesterov needs momentum above 0 and dampening=0"
+    if isinstance(run.optimizer, torch.optim.Optimizer):
+        return refuses_moments(run.optimizer, run.model, MOMENTS[rule(config)])
+    return None
+
+
+def refuses_moments(
+    optimizer: torch.optim.Optimizer, model: nn.Module, keys: tuple[str, ...]
+) -> str | None:
+    """Return why the state of an optimizer that has taken steps cannot be taken over."""
+    states = [optimizer.state.get(parameter, {}) for parameter in model.parameters()]
+    present = {tuple(state.get(key) is not None for key in keys) for state in states}
+    steps = {float(state["step"]) for state in states if "step" in state}
+    if len(present) > 1 or len(steps) > 1:
+        return "the optimizer has taken unlike numbers of steps for different parameters"
+    return None
+
+
+def refuses_split(split: Split, name: str, width: int) -> str | None:
+    inputs, labels, index = split.inputs, split.labels, split.index
+    if inputs.dim() != 2 or inputs.shape[1] != width:
+        return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
+    if inputs.dtype != torch.float32:
+        return f"{name} inputs are {inputs.dtype}, not torch.float32"
+    if labels.dtype != torch.int64 or index.dtype != torch.int64:
+        return f"{name} labels and index are {labels.dtype} and {index.dtype}, not torch.int64"
+    if labels.shape != inputs.shape[:1] or index.dim() != 1:
+        return (
+            f"{name} labels {list(labels.shape)} and index {list(index.shape)} "
+            f"do not fit inputs {list(inputs.shape)}"
+        )
+    for part, tensor in (("inputs", inputs), ("labels", labels), ("index", index)):
+        if tensor.device.type != "cpu":
+            return f"{name} {part} are on {tensor.device}, not on cpu"
+        if not tensor.is_contiguous():
+            return f"{name} {part} are not contiguous (strides {tensor.stride()})"
+    return None
+
+
+def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    # Not named_children(), which passes over a module that it has seen before.
+    return [(name, m) for name, m in model._modules.items() if isinstance(m, nn.Linear)]
+
+
+def described(run: Run) -> OptimizerConfig | None:
+    if isinstance(run.optimizer, torch.optim.Optimizer):
+        return optimizer_config(run.optimizer, run.model)
+    return run.optimizer
+
+
+def rule(config: OptimizerConfig) -> str:
+    if isinstance(config, AdamW):
+        return "adamw"
+    if isinstance(config, Adam):
+        return "adam"
+    assert isinstance(config, SGD)
+    return "sgd" if config.momentum == 0 else "momentum"
+
+
+def c_optimizer(config: OptimizerConfig) -> COptimizer:
+    c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
+    if isinstance(config, SGD):
+        c.momentum, c.dampening, c.nesterov = config.momentum, config.dampening, config.nesterov
+    if isinstance(config, Adam):
+        (c.beta1, c.beta2), c.eps = config.betas, config.eps
+    return c
+
+
+def c_split(split: Split, name: str, width: int) -> CSplit:
+    reason = refuses_split(split, name, width)
+    if reason is not None:
+        raise ValueError(f"{reason}; engine=native cannot take it")
+    return CSplit(
+        split.inputs.data_ptr(),
+        split.labels.data_ptr(),
+        split.index.data_ptr(),
+        *split.inputs.shape,
+        len(split.index),
+    )
+
+
+# ---- the engine ----
+
+
+@dataclass(eq=False)
+class Network:
+    """A run's weights and optimizer state in the library's memory."""
+
+    handle: int
+    layers: list[str]  # names in the model
+    shapes: list[tuple[int, int]]  # [O, I]
+    rule: str
+    optimizer: COptimizer
+    batch_size: int
+
+    def entries(self) -> Iterator[tuple[int, int, str, str]]:
+        """Yield layer, number of the array in the library, and names of weight and bias."""
+        for layer, name in enumerate(self.layers):
+            for which, suffix in enumerate(("", *(f".{key}" for key in MOMENTS[self.rule]))):
+                yield layer, which, f"{name}.weight{suffix}", f"{name}.bias{suffix}"
+
+
+class NativeEngine:
+    """Train on the CPU without PyTorch; see ``refuses`` for the runs that it takes.
+
+    ``level`` forces one of ``levels()``; the default is the best that the processor has.
+    Raises ValueError for a run that it refuses, RuntimeError without the compiled library.
+    """
+
+    name: ClassVar[str] = "native"
+    side_by_side: ClassVar[bool] = True  # a call gives up the GIL and shares nothing
+
+    def __init__(self, runs: Sequence[Run], device: torch.device, level: str | None = None) -> None:
+        self.library = library()
+        possible = levels()
+        if level is not None and level not in possible:
+            raise ValueError(f"level={level} is none of {', '.join(possible)} of this processor")
+        self.level = LEVELS.index(level or possible[-1])
+        self.networks: dict[Run, Network] = {}
+        for run in runs:
+            reason = refuses(run, device)
+            if reason is not None:
+                raise ValueError(f"{reason}; engine=native cannot take it, engine=torch can")
+            self.networks[run] = self.build(run)
+            self.load_state(run, taken_over(run))
+
+    @staticmethod
+    def group(run: Run) -> Hashable:
+        return id(run)  # each run stays in the cache of its own core
+
+    def build(self, run: Run) -> Network:
+        if run.batch_size < 1:
+            raise ValueError(f"batch_size={run.batch_size} is not possible: at least 1")
+        layers = linears(run.model)
+        kinds = []
+        for module in run.model._modules.values():
+            if isinstance(module, nn.Linear):
+                kinds.append(0)
+            else:
+                kinds[-1] = ACTIVATIONS.index(type(module))
+        config = described(run)
+        assert config is not None
+        sizes = [layers[0][1].in_features, *(linear.out_features for _, linear in layers)]
+        batch = max(1, min(run.batch_size, len(run.train.index)))
+        moments = len(MOMENTS[rule(config)])
+        handle = self.library.nnlab_create(
+            len(layers),
+            (c_int64 * len(sizes))(*sizes),
+            (c_int32 * len(kinds))(*kinds),
+            moments,
+            batch,
+        )
+        if handle is None:
+            raise MemoryError(f"no memory to train layers of sizes {sizes} in batches of {batch}")
+        network = Network(
+            handle,
+            [name for name, _ in layers],
+            [(linear.out_features, linear.in_features) for _, linear in layers],
+            rule(config),
+            c_optimizer(config),
+            batch,
+        )
+        weakref.finalize(network, self.library.nnlab_free, handle)
+        return network
+
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+        results = []
+        for run, order in zip(runs, orders):
+            network = self.networks[run]
+            if isinstance(run.optimizer, torch.optim.Optimizer):
+                network.optimizer = self.current(run, network)
+            check_order(order, len(run.train))
+            split = c_split(run.train, "train", network.shapes[0][1])
+            sums, bad = (c_double * 2)(), (c_int64 * 3)()
+            started = time.perf_counter()
+            problem = self.library.nnlab_train(
+                network.handle,
+                byref(split),
+                order.data_ptr(),
+                len(order),
+                network.batch_size,
+                byref(network.optimizer),
+                self.level,
+                sums,
+                bad,
+            )
+            seconds = time.perf_counter() - started
+            raise_for(problem, "train", *bad)
+            results.append(Trained(sums[0] / len(order), sums[1] / len(order), seconds))
+        return results
+
+    def current(self, run: Run, network: Network) -> COptimizer:
+        """Read the options of the run's torch optimizer, which a schedule may have changed."""
+        config = described(run)
+        if config is None or rule(config) != network.rule:
+            raise ValueError("the optimizer was changed into one that engine=native cannot take")
+        return c_optimizer(config)
+
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+        results = []
+        for run in runs:
+            network = self.networks[run]
+            part = c_split(getattr(run, split), split, network.shapes[0][1])
+            sums, bad = (c_double * 2)(), (c_int64 * 3)()
+            problem = self.library.nnlab_evaluate(
+                network.handle, byref(part), self.level, sums, bad
+            )
+            raise_for(problem, split, *bad)
+            results.append((sums[0] / part.length, sums[1] / part.length))
+        return results
+
+    def state(self, run: Run) -> dict[str, Tensor]:
+        network = self.networks[run]
+        steps = self.library.nnlab_steps(network.handle)
+        state: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
+        for layer, which, weight_name, bias_name in network.entries():
+            if which > 0 and steps == 0:
+                continue  # torch has no moments before the first step
+            shape = network.shapes[layer]
+            weight, bias = torch.empty(shape), torch.empty(shape[0])
+            self.library.nnlab_get(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
+            (state if which == 0 else moments).update({weight_name: weight, bias_name: bias})
+        parameters = list(state)
+        for name in parameters:
+            if network.rule in ("adam", "adamw") and steps > 0:
+                state[f"{name}.step"] = torch.tensor(float(steps))
+            for key in MOMENTS[network.rule]:
+                if steps > 0:
+                    state[f"{name}.{key}"] = moments[f"{name}.{key}"]
+        return state
+
+    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+        network = self.networks[run]
+        first = f"{network.layers[0]}.weight"
+        moments = MOMENTS[network.rule]
+        steps = 0
+        if moments and f"{first}.{moments[0]}" in state:
+            steps = int(state[f"{first}.step"]) if f"{first}.step" in state else 1
+        # Everything is looked at before anything is changed.
+        arrays = []
+        for layer, which, weight_name, bias_name in network.entries():
+            shape = network.shapes[layer]
+            if which > 0 and steps == 0:
+                weight, bias = torch.zeros(shape), torch.zeros(shape[0])
+            else:
+                weight = checked(state, weight_name, shape)
+                bias = checked(state, bias_name, shape[:1])
+            arrays.append((layer, which, weight, bias))
+        for layer, which, weight, bias in arrays:
+            self.library.nnlab_set(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
+        self.library.nnlab_set_steps(network.handle, steps)
+
+    @torch.no_grad()
+    def release(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            state = self.state(run)
+            for name, parameter in run.model.named_parameters():
+                parameter.copy_(state[name])
+                if isinstance(run.optimizer, torch.optim.Optimizer):
+                    prefix = f"{name}."
+                    kept = {
+                        k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
+                    }
+                    if kept:
+                        run.optimizer.state[parameter] = kept
+            del self.networks[run]
+
+
+def check_order(order: Tensor, examples: int) -> None:
+    if order.dtype != torch.int64 or order.dim() != 1 or not order.is_contiguous():
+        raise ValueError(
+            f"the order is {order.dtype} {list(order.shape)} with strides {order.stride()}; "
+            f"it must be contiguous int64 [n]"
+        )
+    if order.device.type != "cpu":
+        raise ValueError(f"the order is on {order.device}; it must be on the cpu")
+    if len(order) > examples:
+        raise ValueError(
+            f"the order has {len(order)} entries, more than the {examples} training examples"
+        )
+
+
+def taken_over(run: Run) -> dict[str, Tensor]:
+    """Return a run's initial weights and, from a torch optimizer that has any, its state."""
+    state = {name: parameter.detach() for name, parameter in run.model.named_parameters()}
+    if isinstance(run.optimizer, torch.optim.Optimizer):
+        for name, parameter in run.model.named_parameters():
+            for key, value in run.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    state[f"{name}.{key}"] = value
+    return state
+
+
+def checked(state: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return a contiguous float32 CPU tensor of this name; KeyError, ValueError if it is not."""
+    if name not in state:
+        raise KeyError(f"the state has no {name}; it holds {', '.join(state)}")
+    value = state[name]
+    if tuple(value.shape) != shape or value.dtype != torch.float32:
+        raise ValueError(
+            f"{name} is {value.dtype} {list(value.shape)}; it must be float32 {list(shape)}"
+        )
+    return value.detach().cpu().contiguous()
+
+
+def raise_for(problem: int, name: str, place: int, value: int, limit: int) -> None:
+    """Turn what native.c found wrong into an exception."""
+    if problem == BAD_ORDER:
+        raise IndexError(f"order[{place}]={value} is not in the {name} index: 0 to {limit - 1}")
+    if problem == BAD_INDEX:
+        raise IndexError(
+            f"the {name} index holds {value}, but the inputs have examples 0 to {limit - 1}"
+        )
+    if problem == BAD_LABEL:
+        raise ValueError(
+            f"the {name} labels hold {value}, but the model has classes 0 to {limit - 1}"
+        )
+    if problem == BAD_WIDTH:
+        raise ValueError(f"{name} inputs have width {value}, but the model takes {limit}")
+    if problem == EMPTY:
+        raise ValueError(f"there are no {name} examples; give at least 1")

@@ -1,0 +1,609 @@
+"""The stacked engine: many perceptrons of one shape as one batched computation, for GPUs.
+
+Axes: R runs, T steps of the longest epoch, B examples in a batch, N examples,
+I inputs and O outputs of a layer, P the parameters of one run.
+
+The runs of a stack are rows, the longest epoch first, so that those still training at a
+step are the first k rows. All parameters of a run lie in one row of [R, P]: an optimizer's
+step is a few operations on the whole stack, whatever the number of layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from torch.nn.utils.rnn import pad_sequence
+
+from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.datasets import Split
+from nnlab.engines import Run, Trained
+from nnlab.engines.native import MOMENTS, described, refuses_optimizer, rule, taken_over
+
+EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
+ALIGNMENT = 32  # numbers; a parameter begins at a multiple, as cuBLAS's fast kernels want it
+
+Layer: TypeAlias = tuple[Tensor, Tensor]  # weight and bias
+aten = torch.ops.aten
+# What follows a layer: in place on its output y, and backward from dy and y.
+ACTIVATIONS: dict[
+    type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+] = {
+    nn.Identity: (lambda y: y, lambda dy, y: dy),
+    nn.ReLU: (torch.relu_, lambda dy, y: aten.threshold_backward(dy, y, 0)),
+    nn.Tanh: (torch.tanh_, aten.tanh_backward),
+    nn.Sigmoid: (torch.sigmoid_, aten.sigmoid_backward),
+}
+
+
+class Shape(NamedTuple):
+    """The layers of a perceptron."""
+
+    sizes: tuple[int, ...]  # I of the first layer, then O of every layer
+    activations: tuple[type[nn.Module], ...]  # after every layer
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Shape:
+        sizes: list[int] = []
+        activations: list[type[nn.Module]] = []
+        for module in model.children():
+            if isinstance(module, nn.Linear):
+                sizes += (
+                    [module.out_features] if sizes else [module.in_features, module.out_features]
+                )
+                activations.append(nn.Identity)
+            else:
+                activations[-1] = type(module)
+        return cls(tuple(sizes), tuple(activations))
+
+    def places(self) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
+        """Return where each parameter begins in a row, with its shape, in torch's order; and P."""
+        places: list[tuple[int, tuple[int, ...]]] = []
+        end = 0
+        for inputs, outputs in itertools.pairwise(self.sizes):
+            for shape in ((outputs, inputs), (outputs,)):
+                places.append((end, shape))
+                end += -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT
+        return places, end
+
+    def parameters(self, rows: Tensor) -> list[Tensor]:
+        """View rows [..., P] as weights [..., O, I] and biases [..., O], in torch's order."""
+        return [
+            rows[..., start : start + math.prod(shape)].unflatten(-1, shape)
+            for start, shape in self.places()[0]
+        ]
+
+    def layers(self, rows: Tensor) -> list[Layer]:
+        """View rows [R, P] as a weight [R, O, I] and a bias [R, O] per layer."""
+        parameters = self.parameters(rows)
+        return list(zip(parameters[::2], parameters[1::2]))
+
+
+# ---- what the engine takes ----
+
+
+def refuses(run: Run, device: torch.device) -> str | None:
+    """Return why the engine cannot train this run on this device; None if it can.
+
+    It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
+    or nothing between them, in float32 or float64, trained by SGD, Adam or AdamW (without
+    amsgrad), on splits with inputs [N, I].
+    """
+    reason = refuses_model(run.model, device) or refuses_optimizer(run)
+    if reason is None and run.batch_size < 1:
+        return f"batch_size={run.batch_size} is not possible: at least 1"
+    for name in ("train", "valid", "test"):
+        split = getattr(run, name)
+        if reason is None and split is not None:
+            reason = refuses_split(split, name, run.model)
+    return reason
+
+
+def refuses_model(model: nn.Module, device: torch.device) -> str | None:
+    if type(model) is not nn.Sequential:
+        return f"the model is {type(model).__name__}, not nn.Sequential"
+    modules = list(model)
+    if not modules or type(modules[-1]) is not nn.Linear or type(modules[0]) is not nn.Linear:
+        return "the model does not begin and end with an nn.Linear"
+    for before, module in zip([None, *modules], modules):
+        if type(module) is nn.Linear:
+            if module.bias is None:
+                return "an nn.Linear has no bias"
+        elif type(module) not in ACTIVATIONS:
+            known: list[type[nn.Module]] = [nn.Linear, *ACTIVATIONS]
+            names = ", ".join(each.__name__ for each in known)
+            return f"{type(module).__name__} is none of {names}"
+        elif type(before) is not nn.Linear:
+            return f"{type(module).__name__} does not follow an nn.Linear"
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
+    if len(set(linears)) < len(linears):
+        return "the model has one nn.Linear in two places"
+    if any(a.out_features != b.in_features for a, b in itertools.pairwise(linears)):
+        return "the sizes of two neighbouring layers do not fit"
+    for part in (model, *modules):
+        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
+            return "the model has hooks"
+    dtype = linears[0].weight.dtype
+    possible = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
+    for parameter in model.parameters():
+        if parameter.dtype != dtype or dtype not in possible:
+            return f"a parameter is {parameter.dtype}; all must be one of {possible}"
+        if not parameter.requires_grad or parameter._backward_hooks:
+            return "a parameter is frozen (requires_grad=False) or has hooks"
+    return None
+
+
+def refuses_split(split: Split, name: str, model: nn.Module) -> str | None:
+    inputs, labels, index = split.inputs, split.labels, split.index
+    sizes, dtype = Shape.of(model).sizes, next(model.parameters()).dtype
+    if inputs.shape != (len(labels), sizes[0]) or inputs.dtype != dtype:
+        return (
+            f"{name} inputs are {inputs.dtype} {list(inputs.shape)}, "
+            f"but the model takes {dtype} [{len(labels)}, {sizes[0]}]"
+        )
+    for part, tensor in (("labels", labels), ("index", index)):
+        if tensor.dtype != torch.int64 or tensor.dim() != 1:
+            return f"{name} {part} are {tensor.dtype} {list(tensor.shape)}, not torch.int64 [N]"
+    if len(index) == 0:
+        return f"there are no {name} examples"
+    # On a GPU, an index out of bounds would end the process's use of it.
+    low, high = index.aminmax()
+    if low < 0 or high >= len(labels):
+        return f"the {name} index holds {low} to {high}; the examples are 0 to {len(labels) - 1}"
+    low, high = labels[index].aminmax()
+    if low < 0 or high >= sizes[-1]:
+        return f"{name} labels are {low} to {high}; the model has classes 0 to {sizes[-1] - 1}"
+    return None
+
+
+# ---- the arithmetic ----
+
+
+def forward(
+    layers: Sequence[Layer], activations: Sequence[type[nn.Module]], x: Tensor
+) -> list[Tensor]:
+    """Return x [R, B, I] and the output of every layer after it, [R, B, O]; the last: logits."""
+    values = [x]
+    for (weight, bias), activation in zip(layers, activations):
+        activate, _ = ACTIVATIONS[activation]
+        values.append(activate(torch.baddbmm(bias[:, None], values[-1], weight.transpose(1, 2))))
+    return values
+
+
+def backward(
+    layers: Sequence[Layer],
+    activations: Sequence[type[nn.Module]],
+    values: Sequence[Tensor],
+    dy: Tensor,
+    gradients: Sequence[Layer],
+) -> None:
+    """Write the gradients of layers; dy: the loss's by the logits, [R, B, O]."""
+    for number in reversed(range(len(layers))):
+        x, (weight, _), (by_weight, by_bias) = values[number], layers[number], gradients[number]
+        torch.bmm(dy.transpose(1, 2), x, out=by_weight)
+        torch.sum(dy, 1, out=by_bias)
+        if number > 0:
+            _, differentiate = ACTIVATIONS[activations[number - 1]]
+            dy = differentiate(torch.bmm(dy, weight), x)
+
+
+def coefficients(
+    options: Sequence[OptimizerConfig], taken: Tensor, steps: int
+) -> dict[str, Tensor]:
+    """Return what an optimizer's step multiplies with, [1 or T, R, 1] each, by step and run.
+
+    taken: [R] steps taken before this epoch. Formulas as in ``torch.optim``. What has no
+    effect on any run is left out.
+    """
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=taken.dtype, device=taken.device)[None, :, None]
+
+    step = torch.arange(1, steps + 1, dtype=taken.dtype, device=taken.device)[:, None, None]
+    step = step + taken[None, :, None]
+    lr = column([option.lr for option in options])
+    decay = column([option.weight_decay for option in options])
+    result = {"lr": lr}
+    if any(option.weight_decay != 0 for option in options):
+        decoupled = isinstance(options[0], AdamW)
+        result |= {"shrink": 1 - lr * decay} if decoupled else {"weight_decay": decay}
+    descents = [option for option in options if isinstance(option, SGD)]
+    if any(option.momentum != 0 for option in descents):
+        momentum = column([option.momentum for option in descents])
+        gain = 1 - column([option.dampening for option in descents])
+        # The first gradient is taken whole, and so is every one where there is no momentum.
+        result |= {"momentum": momentum, "gain": gain.where((step > 1) & (momentum != 0), 1)}
+        if descents[0].nesterov:
+            result["ahead"] = momentum
+    adams = [option for option in options if isinstance(option, Adam)]
+    if adams:
+        beta1 = column([option.betas[0] for option in adams])
+        beta2 = column([option.betas[1] for option in adams])
+        result |= {
+            "lr": lr / (1 - beta1**step),
+            "scale": (1 - beta2**step).rsqrt(),
+            "gain1": 1 - beta1,
+            "gain2": 1 - beta2,
+            "eps": column([option.eps for option in adams]),
+        }
+    return result
+
+
+def descend(
+    weights: Tensor, gradients: Tensor, moments: Sequence[Tensor], c: dict[str, Tensor]
+) -> None:
+    """Take one step of the optimizer that ``c`` describes. Tensors: [R, P], c's [R, 1]."""
+    if "weight_decay" in c:
+        gradients.addcmul_(weights, c["weight_decay"])
+    if "shrink" in c:
+        weights.mul_(c["shrink"])
+    if "eps" in c:  # Adam, AdamW
+        mean, square = moments
+        mean.lerp_(gradients, c["gain1"])
+        square.lerp_(gradients.square_(), c["gain2"])
+        # From here on the gradients' memory holds the denominator, then the step.
+        torch.addcmul(c["eps"], torch.sqrt(square, out=gradients), c["scale"], out=gradients)
+        torch.div(mean, gradients, out=gradients)
+    elif "momentum" in c:
+        (velocity,) = moments
+        velocity.mul_(c["momentum"]).addcmul_(gradients, c["gain"])
+        gradients = gradients.addcmul_(velocity, c["ahead"]) if "ahead" in c else velocity
+    weights.addcmul_(gradients, c["lr"], value=-1)
+
+
+# ---- the engine ----
+
+
+class StackedEngine:
+    """Train runs of one ``group`` together on one device; see ``refuses`` for what it takes.
+
+    ``graph``: capture the epoch as a CUDA graph where the device is a CUDA GPU.
+    Raises ValueError for a run that it refuses and for runs of different groups.
+    """
+
+    name: ClassVar[str] = "stacked"
+    side_by_side: ClassVar[bool] = False  # one stack fills a GPU
+
+    def __init__(self, runs: Sequence[Run], device: torch.device, graph: bool = True) -> None:
+        for run in runs:
+            reason = refuses(run, device)
+            if reason is not None:
+                raise ValueError(f"{reason}; engine=stacked cannot take it, engine=torch can")
+        if len({self.group(run) for run in runs}) > 1:
+            raise ValueError(
+                "the runs differ in StackedEngine.group; make an engine for each group"
+            )
+        self.device = device
+        self.graph = graph and device.type == "cuda"
+        self.rows: dict[Run, int] = {}  # of the runs held
+        if not runs:
+            return
+        self.taken = dict.fromkeys(runs, 0)  # optimizer steps
+        self.kinds = {run: kind(option) for run in runs if (option := described(run)) is not None}
+        first = runs[0]
+        self.shape = Shape.of(first.model)
+        self.dtype = next(first.model.parameters()).dtype
+        self.wide = torch.float32 if device.type == "mps" else torch.float64
+        self.inputs, self.labels, self.offsets = pool(runs, device)
+        self.weights = self._zeros(len(runs), self.shape.places()[1])
+        moments = max(len(self._moments(run)) for run in runs)
+        self.moments = [torch.zeros_like(self.weights) for _ in range(moments)]
+        self._lay_out(sorted(runs, key=epoch_steps, reverse=True))
+        for run in runs:
+            self.load_state(run, taken_over(run))
+
+    @staticmethod
+    def group(run: Run) -> Hashable:
+        """Return what must be equal in a stack: shape, batch size, optimizer, nesterov, dtype.
+
+        Data, seed, train_size, max_epochs, stopping and the optimizer's numbers may vary.
+        """
+        option, dtype = described(run), next(run.model.parameters()).dtype
+        nesterov = isinstance(option, SGD) and option.nesterov
+        return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
+
+    # ---- the epoch ----
+
+    @torch.no_grad()
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+        """Train each run once through its examples; see Engine.
+
+        A run's ``seconds`` are its part of the wall time of the whole stack's epoch, in
+        proportion to its steps, so that the seconds of all runs add up to the time spent.
+        Raises ValueError unless ``runs`` are all the runs that the engine holds.
+        """
+        if set(runs) != set(self.rows):
+            raise ValueError(
+                f"train_epoch got {len(runs)} runs, which are not the {len(self.rows)} that the "
+                f"stack holds; train all of them together, and release those that have ended"
+            )
+        started = time.perf_counter()
+        for run, order in zip(runs, orders):
+            if order.shape != run.train.index.shape:
+                raise ValueError(f"an order is {list(order.shape)} for {len(run.train)} examples")
+            self.orders[self.rows[run]] = order
+            self.options[self.rows[run]] = self._option(run)
+        with full_precision():
+            self._refill()
+            self._launch()
+        sums = self.sums.tolist()  # the epoch's only transfer; it waits for the device
+        seconds = time.perf_counter() - started
+        for run in self.stack:
+            self.taken[run] += epoch_steps(run)
+        share = seconds / sum(epoch_steps(run) for run in runs)
+        return [
+            Trained(
+                sums[self.rows[run]][0] / len(run.train),
+                sums[self.rows[run]][1] / len(run.train),
+                share * epoch_steps(run),
+            )
+            for run in runs
+        ]
+
+    def _lay_out(self, runs: Sequence[Run]) -> None:
+        """Make what an epoch of these runs, the longest first, reads and writes.
+
+        A CUDA graph keeps the addresses of these arrays: they are refilled, never replaced.
+        """
+        self.stack = list(runs)
+        self.rows = {run: row for row, run in enumerate(runs)}
+        self.replay: Callable[[], None] | None = None
+        self.warm = False
+        self.evaluated: dict[str, tuple[list[Run], Tensor, Tensor]] = {}
+        self.coefficients: dict[str, Tensor] = {}
+        self.orders = [torch.arange(len(run.train)) for run in runs]
+        self.options = [self._option(run) for run in runs]
+        self.index, lengths = self._examples(runs, "train")
+        self.lengths = lengths.cpu()
+
+        R, T = len(runs), epoch_steps(runs[0])
+        B = min(runs[0].batch_size, self.index.shape[1])
+        slots = torch.arange(T * B, device=self.device)
+        # A slot that is left over repeats the batch's last example, with weight 0: whatever
+        # is not finite there is not finite in that example either.
+        self.slots = slots.minimum(lengths - 1)
+        real = (slots < lengths).view(R, T, B, 1).transpose(0, 1).to(self.dtype)
+        self.share = real / real.sum(2, keepdim=True).clamp(min=1)  # [T, R, B, 1]
+        steps = [epoch_steps(run) for run in runs]
+        self.prefixes = [
+            (sum(count >= end for count in steps), range(start, end))
+            for start, end in itertools.pairwise([0, *sorted(set(steps))])
+        ]
+
+        self.examples = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
+        self.batch = self._zeros(R * B, self.shape.sizes[0])
+        self.gradients = torch.zeros_like(self.weights)
+        self.minus_one = self._zeros(R, B, 1) - 1
+        self.picked = self._zeros(T, R, B, 1)  # log-probability of the right class
+        self.predicted = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
+        self.sums = torch.zeros(R, 2, dtype=self.wide, device=self.device)  # loss, correct
+
+    def _refill(self) -> None:
+        """Put the epoch's order and the optimizer's numbers where the graph reads them."""
+        orders = pad_sequence(self.orders, batch_first=True)
+        if ((orders < 0) | (orders >= self.lengths)).any():
+            raise IndexError("an order holds a position that is not in its training index")
+        slots = orders.to(self.device).gather(1, self.slots)
+        T, R, B = self.examples.shape
+        self.examples.copy_(self.index.gather(1, slots).view(R, T, B).transpose(0, 1))
+
+        taken = torch.tensor([float(self.taken[run]) for run in self.stack])
+        fresh = coefficients(self.options, taken.to(self.device, self.wide), T)
+        if fresh.keys() != self.coefficients.keys():
+            self.coefficients = {name: value.to(self.dtype) for name, value in fresh.items()}
+            self.replay, self.warm = None, False
+        for name, value in fresh.items():
+            self.coefficients[name].copy_(value)
+
+    def _launch(self) -> None:
+        """Train an epoch: replay its graph, or run it as it is where there is none.
+
+        The first epoch of a layout is not captured: it loads the kernels and makes cuBLAS's
+        workspaces, which must not happen in a capture, and one epoch alone needs no graph.
+        """
+        if not self.graph:
+            self._epoch()
+        elif not self.warm:
+            on_side_stream(self._epoch, self.device)
+            self.warm = True
+        else:
+            if self.replay is None:
+                self.replay = captured(self._epoch, self.device)
+            self.replay()
+
+    @torch.no_grad()
+    def _epoch(self) -> None:
+        """Train every run once through its batches: the same operations in every epoch."""
+        T, R, B = self.examples.shape
+        targets = self.labels[self.examples][..., None]
+        table = {name: value.expand(T, R, 1) for name, value in self.coefficients.items()}
+        for k, steps in self.prefixes:
+            layers = self.shape.layers(self.weights[:k])
+            gradients = self.shape.layers(self.gradients[:k])
+            moments = [moment[:k] for moment in self.moments]
+            batch = self.batch[: k * B]
+            for t in steps:
+                target = targets[t, :k]
+                torch.index_select(self.inputs, 0, self.examples[t, :k].flatten(), out=batch)
+                values = forward(layers, self.shape.activations, batch.view(k, B, -1))
+                likely = log_softmax(values[-1], 2)
+                torch.gather(likely, 2, target, out=self.picked[t, :k])
+                torch.argmax(values[-1], 2, out=self.predicted[t, :k])
+                # The mean cross entropy's derivative by the logits: (softmax - one-hot) / B.
+                dy = likely.exp_().scatter_add_(2, target, self.minus_one[:k])
+                dy.mul_(self.share[t, :k])
+                backward(layers, self.shape.activations, values, dy, gradients)
+                row = {name: value[t, :k] for name, value in table.items()}
+                descend(self.weights[:k], self.gradients[:k], moments, row)
+        real = self.share.squeeze(3) > 0
+        right = self.predicted == targets.squeeze(3)
+        self.sums.copy_(totals(self.picked.squeeze(3), right, real, self.wide))
+
+    # ---- the other calls ----
+
+    @torch.no_grad()
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+        if not runs:
+            return []
+        if self.evaluated.get(split, ([],))[0] != list(runs):
+            self.evaluated[split] = (list(runs), *self._examples(runs, split))
+        _, index, lengths = self.evaluated[split]
+        rows = [self.rows[run] for run in runs]
+        whole = rows == list(range(len(self.stack)))
+        layers = self.shape.layers(self.weights if whole else self.weights[rows])
+        sums = torch.zeros(len(runs), 2, dtype=self.wide, device=self.device)
+        chunk = max(1, EVALUATION_NUMBERS // (len(runs) * max(self.shape.sizes)))
+        real = torch.arange(index.shape[1], device=self.device) < lengths
+        with full_precision():
+            for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
+                target = self.labels[part]
+                logits = forward(layers, self.shape.activations, self.inputs[part])[-1]
+                picked = log_softmax(logits, 2).gather(2, target[..., None]).squeeze(2)
+                right = logits.argmax(2) == target
+                sums += totals(picked[None], right[None], kept[None], self.wide)
+        return [(loss, correct) for loss, correct in (sums / lengths).tolist()]
+
+    @torch.no_grad()
+    def state(self, run: Run) -> dict[str, Tensor]:
+        names = [name for name, _ in run.model.named_parameters()]
+        steps = self.taken[run]
+        keys = self._moments(run) if steps > 0 else ()
+        state: dict[str, Tensor] = {}
+        for rows, suffix in [(self.weights, ""), *zip(self.moments, (f".{key}" for key in keys))]:
+            values = self.shape.parameters(rows[self.rows[run]].cpu())
+            state |= {f"{name}{suffix}": value.clone() for name, value in zip(names, values)}
+        if "exp_avg" in keys:
+            state |= {f"{name}.step": torch.tensor(float(steps)) for name in names}
+        return state
+
+    @torch.no_grad()
+    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+        names = [name for name, _ in run.model.named_parameters()]
+        keys = self._moments(run)
+        began = bool(keys) and f"{names[0]}.{keys[0]}" in state
+        copies = []  # everything is looked at before anything is changed
+        for rows, suffix in [(self.weights, ""), *zip(self.moments, (f".{key}" for key in keys))]:
+            for name, place in zip(names, self.shape.parameters(rows[self.rows[run]])):
+                value = state[name + suffix] if began or not suffix else torch.zeros_like(place)
+                if value.shape != place.shape:
+                    shapes = f"{list(value.shape)}, not {list(place.shape)}"
+                    raise ValueError(f"{name}{suffix} is {shapes}; this is another model's state")
+                copies.append((place, value))
+        for place, value in copies:
+            place.copy_(value)
+        self.taken[run] = int(state.get(f"{names[0]}.step", began))
+
+    @torch.no_grad()
+    def release(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            state = self.state(run)
+            for name, parameter in run.model.named_parameters():
+                parameter.copy_(state[name])
+                if isinstance(run.optimizer, torch.optim.Optimizer):
+                    run.optimizer.state[parameter] = {
+                        key: state[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
+                        for key in ("step", *self._moments(run))
+                        if f"{name}.{key}" in state
+                    }
+        for run in runs:
+            del self.rows[run]
+        # A graph costs about as much to capture as two epochs to train, so a few runs that
+        # have ended train on for nobody. They go when the epoch gets shorter without them, or
+        # when they are as many as those that are left.
+        left = list(self.rows)
+        if left and (
+            2 * len(left) <= len(self.stack) or epoch_steps(left[0]) < epoch_steps(self.stack[0])
+        ):
+            kept_rows = list(self.rows.values())
+            self.weights = self.weights[kept_rows]
+            self.moments = [moment[kept_rows] for moment in self.moments]
+            self._lay_out(left)
+
+    def _zeros(self, *sizes: int) -> Tensor:
+        return torch.zeros(sizes, dtype=self.dtype, device=self.device)
+
+    def _option(self, run: Run) -> OptimizerConfig:
+        """Return a run's options; in a torch optimizer a schedule may have changed the numbers."""
+        option = described(run)
+        if option is None or kind(option) != self.kinds[run]:
+            raise ValueError("the optimizer was changed into another; engine=torch can go on so")
+        return option
+
+    def _moments(self, run: Run) -> tuple[str, ...]:
+        return MOMENTS[self.kinds[run][0]]
+
+    def _examples(self, runs: Sequence[Run], split: str) -> tuple[Tensor, Tensor]:
+        """Return where the runs' examples lie in ``inputs``, [R, N] padded, and N, [R, 1]."""
+        parts = [getattr(run, split) for run in runs]
+        index = [part.index.cpu() + self.offsets[part.inputs, part.labels] for part in parts]
+        lengths = torch.tensor([[len(part)] for part in parts])
+        return pad_sequence(index, batch_first=True).to(self.device), lengths.to(self.device)
+
+
+def kind(option: OptimizerConfig) -> tuple[str, bool]:
+    """Return the update rule and whether it is Nesterov's."""
+    return rule(option), isinstance(option, SGD) and option.nesterov
+
+
+def epoch_steps(run: Run) -> int:
+    return -(-len(run.train) // run.batch_size)
+
+
+def totals(picked: Tensor, right: Tensor, real: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum the losses and the right answers of real examples: [T, R, B] each. Returns [R, 2]."""
+    losses = -picked.where(real, 0).sum((0, 2), dtype=dtype)
+    return torch.stack((losses, (right & real).sum((0, 2)).to(dtype)), 1)
+
+
+def pool(
+    runs: Sequence[Run], device: torch.device
+) -> tuple[Tensor, Tensor, dict[tuple[Tensor, Tensor], int]]:
+    """Put the data of all splits on the device, each array once, one after another.
+
+    Returns inputs [N, I], labels [N], and where the examples of each split's arrays begin.
+    """
+    splits = [getattr(run, name) for run in runs for name in ("train", "valid", "test")]
+    arrays = dict.fromkeys((s.inputs, s.labels) for s in splits if s is not None)
+    starts = [0, *itertools.accumulate(len(labels) for _, labels in arrays)]
+    first = runs[0].train.inputs
+    inputs = torch.empty(starts[-1], first.shape[1], dtype=first.dtype, device=device)
+    labels = torch.empty(starts[-1], dtype=torch.int64, device=device)
+    for (some_inputs, some_labels), (start, end) in zip(arrays, itertools.pairwise(starts)):
+        inputs[start:end] = some_inputs
+        labels[start:end] = some_labels
+    return inputs, labels, dict(zip(arrays, starts))
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 matrices in float32, not in TF32, inside; as before afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def on_side_stream(work: Callable[[], None], device: torch.device) -> None:
+    """Run the work as a capture will: not on the stream that other work waits for by default."""
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        work()
+    current.wait_stream(stream)
+
+
+def captured(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Record the work as a CUDA graph, without doing it; return what does it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        work()
+    return graph.replay

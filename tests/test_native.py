@@ -1,0 +1,681 @@
+"""The native engine against the torch engine, and against loops written out here.
+
+Axes: I inputs, O outputs, N examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.datasets import Split
+from nnlab.engines import Run, native
+from nnlab.engines.native import NativeEngine, optimizer_config, refuses
+from nnlab.engines.torch import TorchEngine, build_optimizer
+from nnlab.model import mlp
+
+CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).parents[1]
+MISSING = native.available()
+LEVELS = () if MISSING else native.levels()
+needs_library = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+
+# Both engines compute in float32 but add in different orders, so they differ by some units
+# in the last place (6e-8) of the largest terms, and a step passes on what the last one left.
+CLOSE: dict[int, dict[str, float]] = {
+    1: {"rtol": 1e-5, "atol": 1e-6},
+    10: {"rtol": 3e-5, "atol": 3e-6},
+    100: {"rtol": 3e-4, "atol": 3e-5},
+}
+
+
+def sgd(**options: Any) -> SGD:
+    plain = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
+    return SGD(name="sgd", **{**plain, **options})
+
+
+def adam(kind: type[Adam] = Adam, **options: Any) -> Adam:
+    # With the usual eps=1e-8 a gradient that is only rounding error moves its weight by lr,
+    # to either side; with this one such weights can be compared.
+    plain = {"lr": 1e-3, "weight_decay": 0.0, "betas": [0.9, 0.99], "eps": 1e-3, "amsgrad": False}
+    return kind(name=kind.__name__.lower(), **{**plain, **options})
+
+
+OPTIMIZERS: dict[str, OptimizerConfig] = {
+    "sgd": sgd(),
+    "decay": sgd(weight_decay=0.02),
+    "momentum": sgd(lr=0.03, momentum=0.9),
+    "dampening": sgd(momentum=0.7, dampening=0.3, weight_decay=0.01),
+    "nesterov": sgd(lr=0.03, momentum=0.8, nesterov=True, weight_decay=0.01),
+    "adam": adam(),
+    "adam_decay": adam(weight_decay=0.05, betas=[0.8, 0.95]),
+    "adamw": adam(AdamW, weight_decay=0.05),
+}
+
+
+def make_run(
+    sizes: tuple[int, ...] = (20, 33, 5),
+    optimizer: OptimizerConfig | None = None,
+    examples: int = 70,
+    batch_size: int = 7,
+    activation: str = "relu",
+    density: float = 1.0,
+    seed: int = 0,
+) -> Run:
+    """Return the same run every time: random data, of which a share ``density`` is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(examples, sizes[0], generator=generator)
+    inputs *= torch.rand(inputs.shape, generator=generator) < density
+    labels = torch.randint(sizes[-1], (examples,), generator=generator)
+    split = Split.whole(inputs, labels)
+    model = mlp(sizes[0], sizes[1:-1], sizes[-1], activation, generator)
+    return Run(model, optimizer or sgd(), split, valid=split, batch_size=batch_size)
+
+
+def first_layer(run: Run) -> nn.Linear:
+    layer = next(run.model.children())
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def shuffled(run: Run, seed: int = 1) -> Tensor:
+    return torch.randperm(len(run.train), generator=torch.Generator().manual_seed(seed))
+
+
+def train(engine: NativeEngine | TorchEngine, run: Run, epochs: int = 1, first: int = 1) -> float:
+    for epoch in range(first, first + epochs):
+        trained = engine.train_epoch([run], [shuffled(run, epoch)])[0]
+    return trained.loss
+
+
+def assert_same_state(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], *, rtol: float, atol: float
+) -> None:
+    def named(name: str) -> Callable[[str], str]:
+        return lambda message: f"{name}: {message}"
+
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        assert_close(actual[name], value, rtol=rtol, atol=atol, equal_nan=True, msg=named(name))
+
+
+def assert_engines_agree(epochs: int = 1, level: str | None = None, **options: Any) -> None:
+    """Train the same run in both engines; compare every parameter, moment, loss, accuracy."""
+    ours, reference = make_run(**options), make_run(**options)
+    engine, oracle = NativeEngine([ours], CPU, level), TorchEngine([reference], CPU)
+    steps = epochs * math.ceil(len(ours.train) / ours.batch_size)
+    close = CLOSE[1 if steps <= 1 else 10 if steps <= 10 else 100]
+    for epoch in range(1, epochs + 1):
+        order = shuffled(ours, epoch)
+        trained = engine.train_epoch([ours], [order])[0]
+        expected = oracle.train_epoch([reference], [order])[0]
+        assert trained.loss == pytest.approx(expected.loss, rel=close["rtol"], abs=close["atol"])
+        assert trained.accuracy == expected.accuracy
+        assert trained.seconds > 0
+    assert_same_state(engine.state(ours), oracle.state(reference), **close)
+    loss, accuracy = engine.evaluate([ours], "valid")[0]
+    expected_loss, expected_accuracy = oracle.evaluate([reference], "valid")[0]
+    assert loss == pytest.approx(expected_loss, rel=close["rtol"], abs=close["atol"])
+    assert accuracy == expected_accuracy
+
+
+# ---- the arithmetic ----
+
+
+@needs_library
+@pytest.mark.parametrize("steps", [1, 10, 100])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_every_optimizer_equals_torch(optimizer: OptimizerConfig, steps: int) -> None:
+    # The last batch is a partial one, of 4.
+    assert_engines_agree(optimizer=optimizer, examples=7 * steps - 3)
+
+
+@needs_library
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_zeros_in_the_inputs_change_nothing(optimizer: OptimizerConfig) -> None:
+    sizes = (200, 70, 5)
+    assert_engines_agree(sizes=sizes, optimizer=optimizer, examples=100, density=0.15)
+
+
+@needs_library
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
+@pytest.mark.parametrize(
+    "sizes",
+    [(33, 7), (1, 1), (7, 1, 3), (784, 128, 64, 10), (33, 130, 7, 65, 4), (9, 8, 7, 64, 5, 17)],
+    ids=str,
+)
+def test_every_shape_equals_torch(sizes: tuple[int, ...], activation: str) -> None:
+    assert_engines_agree(sizes=sizes, activation=activation, optimizer=sgd(lr=0.03))
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 7, 10, 13, 64, 69, 1000])
+def test_every_batch_size_and_level_equals_torch(batch_size: int, level: str) -> None:
+    options: dict[str, Any] = {"examples": 70, "batch_size": batch_size, "level": level}
+    assert_engines_agree(sizes=(20, 150, 33, 5), **options)
+    assert_engines_agree(sizes=(100, 20, 5), density=0.2, optimizer=sgd(momentum=0.5), **options)
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_activations_of_extreme_inputs(activation: str, level: str) -> None:
+    run = make_run(sizes=(1, 1, 2), activation=activation, examples=4001)
+    run.train.inputs.copy_(torch.linspace(-200, 200, 4001)[:, None])
+    with torch.no_grad():
+        first_layer(run).weight.fill_(1)
+        first_layer(run).bias.zero_()
+    loss, _ = NativeEngine([run], CPU, level).evaluate([run], "valid")[0]
+    assert loss == pytest.approx(TorchEngine([run], CPU).evaluate([run], "valid")[0][0], rel=1e-6)
+
+
+@needs_library
+def test_a_dogset_sized_first_layer_equals_torch() -> None:
+    sizes = (12288, 128, 64, 10)
+    assert_engines_agree(sizes=sizes, examples=23, batch_size=10, optimizer=sgd(lr=1e-3))
+
+
+@needs_library
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 140), min_size=2, max_size=6).map(tuple),
+    activation=st.sampled_from(["relu", "tanh", "sigmoid", "identity"]),
+    optimizer=st.sampled_from(list(OPTIMIZERS.values())),
+    batch_size=st.integers(1, 40),
+    density=st.sampled_from([0.1, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_any_architecture_equals_torch(optimizer: OptimizerConfig, **options: Any) -> None:
+    if isinstance(optimizer, SGD):  # small steps, so that no draw diverges
+        optimizer = dataclasses.replace(optimizer, lr=0.01)
+    assert_engines_agree(optimizer=optimizer, examples=35, **options)
+
+
+@needs_library
+def test_adam_with_its_usual_eps_stays_close() -> None:
+    """Few weights have gradients of rounding error alone, and none strays further than lr."""
+    optimizer = adam(eps=1e-8)
+    ours, reference = make_run(optimizer=optimizer), make_run(optimizer=optimizer)
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    assert train(engine, ours) == pytest.approx(train(oracle, reference), rel=1e-5)
+    expected = oracle.state(reference)
+    for name, value in engine.state(ours).items():
+        distance = (value - expected[name]).abs()
+        assert distance.max() < 10 * 1e-3, name
+        assert (distance > 1e-5).double().mean() < 0.01, name
+
+
+@needs_library
+def test_training_equals_a_loop_written_out() -> None:
+    """Weight decay, momentum and nesterov by their formulas, without torch.optim."""
+    run = make_run(optimizer=OPTIMIZERS["nesterov"])
+    weights = [p.detach().clone().requires_grad_() for p in run.model.parameters()]
+    velocities = [torch.zeros_like(weight) for weight in weights]
+    for batch in shuffled(run).split(7):
+        hidden = (run.train.inputs[batch] @ weights[0].T + weights[1]).relu()
+        loss = cross_entropy(hidden @ weights[2].T + weights[3], run.train.labels[batch])
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            decayed = [g + 0.01 * w for g, w in zip(gradients, weights)]
+            velocities = [0.8 * v + g for v, g in zip(velocities, decayed)]
+            for weight, gradient, velocity in zip(weights, decayed, velocities):
+                weight -= 0.03 * (gradient + 0.8 * velocity)
+    engine = NativeEngine([run], CPU)
+    train(engine, run)
+    engine.release([run])
+    for actual, weight in zip(run.model.parameters(), weights):
+        assert_close(actual, weight, rtol=CLOSE[10]["rtol"], atol=CLOSE[10]["atol"])
+
+
+@needs_library
+@pytest.mark.parametrize("examples", [1, 6, 47, 48, 49, 200])
+def test_evaluation_equals_torch(examples: int) -> None:
+    run = make_run(sizes=(70, 33, 5), examples=200)
+    index = torch.randint(200, (examples,), generator=torch.Generator().manual_seed(2))
+    run.test = Split(run.train.inputs, run.train.labels, index)
+    loss, accuracy = NativeEngine([run], CPU).evaluate([run], "test")[0]
+    expected_loss, expected_accuracy = TorchEngine([run], CPU).evaluate([run], "test")[0]
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert accuracy == expected_accuracy
+
+
+@needs_library
+def test_the_first_of_equal_logits_is_the_prediction() -> None:
+    run = make_run(sizes=(3, 20))
+    for parameter in run.model.parameters():
+        parameter.data.zero_()
+    _, accuracy = NativeEngine([run], CPU).evaluate([run], "valid")[0]
+    assert accuracy == (run.train.labels == 0).double().mean().item() > 0
+
+
+@needs_library
+def test_a_short_order_trains_on_its_examples_only() -> None:
+    ours, reference = make_run(), make_run()
+    order = torch.tensor([3, 1, 4, 15, 9, 2, 6, 5, 35])
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    trained = engine.train_epoch([ours], [order])[0]
+    assert trained.loss == pytest.approx(oracle.train_epoch([reference], [order])[0].loss)
+    assert_same_state(engine.state(ours), oracle.state(reference), **CLOSE[10])
+
+
+# ---- runs do not touch each other ----
+
+
+@needs_library
+def test_neighbours_change_no_bit() -> None:
+    def runs() -> list[Run]:
+        diverging = make_run(optimizer=sgd(lr=1e30), seed=1)
+        wide = make_run(sizes=(300, 200, 5), density=0.1, batch_size=3, seed=2)
+        return [make_run(optimizer=adam()), diverging, wide, make_run(batch_size=64, seed=3)]
+
+    def numbers(engine: NativeEngine, run: Run) -> dict[str, Tensor]:
+        loss = train(engine, run, epochs=3)
+        valid = engine.evaluate([run], "valid")[0]
+        return {**engine.state(run), "losses": torch.tensor([loss, *valid], dtype=torch.float64)}
+
+    alone = [numbers(NativeEngine([run], CPU), run) for run in runs()]
+
+    together = runs()
+    engine = NativeEngine(together, CPU)
+    for epoch in (1, 2, 3):
+        turn = together if epoch != 2 else together[::-1]
+        losses = engine.train_epoch(turn, [shuffled(run, epoch) for run in turn])
+    evaluated = engine.evaluate(together, "valid")
+    for run, expected, trained, valid in zip(together, alone, losses, evaluated):
+        measured = torch.tensor([trained.loss, *valid], dtype=torch.float64)
+        assert_same_state({**engine.state(run), "losses": measured}, expected, rtol=0, atol=0)
+
+    crowd = runs()
+    engine = NativeEngine(crowd, CPU)
+    with ThreadPoolExecutor(4) as pool:
+        for actual, expected in zip(pool.map(lambda run: numbers(engine, run), crowd), alone):
+            assert_same_state(actual, expected, rtol=0, atol=0)
+    assert not math.isfinite(alone[1]["losses"][0])
+
+
+# ---- what is not finite is seen ----
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("density", [0.1, 1.0])
+def test_a_bad_input_makes_the_loss_bad(value: float, density: float, level: str) -> None:
+    run = make_run(sizes=(100, 20, 5), density=density)
+    run.train.inputs[17, 3] = value
+    engine = NativeEngine([run], CPU, level)
+    assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
+    assert not math.isfinite(train(engine, run))
+    assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
+
+
+@needs_library
+@pytest.mark.parametrize("activation", ["relu", "identity"])
+def test_a_huge_learning_rate_makes_the_loss_bad(activation: str) -> None:
+    run = make_run(optimizer=sgd(lr=1e38), activation=activation)
+    engine = NativeEngine([run], CPU)
+    assert not math.isfinite(train(engine, run, epochs=2))
+    assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
+
+
+@needs_library
+def test_an_infinite_weight_is_seen_through_a_zero_input() -> None:
+    run = make_run(sizes=(100, 20, 5), density=0.1)
+    run.train.inputs[:, 3] = 0
+    first_layer(run).weight.data[:, 3] = math.inf
+    engine = NativeEngine([run], CPU)
+    assert math.isnan(TorchEngine([run], CPU).evaluate([run], "valid")[0][0])
+    assert math.isnan(engine.evaluate([run], "valid")[0][0])
+    assert math.isnan(train(engine, run))
+
+
+# ---- bad arguments are exceptions ----
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (torch.tensor([0, 70]), r"order\[1\]=70 is not in the train index: 0 to 69"),
+        (torch.tensor([0, 1, -1]), r"order\[2\]=-1"),
+        (torch.tensor([2**62]), r"order\[0\]=4611686018427387904"),
+        (torch.tensor([], dtype=torch.int64), "no train examples"),
+        (torch.tensor([0, 1], dtype=torch.int32), "torch.int32"),
+        (torch.arange(140)[::2], r"strides \(2,\)"),
+        (torch.zeros(2, 2, dtype=torch.int64), r"\[2, 2\]"),
+        (torch.zeros(71, dtype=torch.int64), "71 entries, more than the 70"),
+    ],
+)
+def test_a_bad_order_is_refused(order: Tensor, message: str) -> None:
+    run = make_run()
+    engine = NativeEngine([run], CPU)
+    before = engine.state(run)
+    with pytest.raises((IndexError, ValueError), match=message):
+        engine.train_epoch([run], [order])
+    assert_same_state(engine.state(run), before, rtol=0, atol=0)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("part", "position", "value", "error", "message"),
+    [
+        ("index", 5, 70, IndexError, "holds 70, but the inputs have examples 0 to 69"),
+        ("index", 69, -1, IndexError, "holds -1"),
+        ("labels", 69, 5, ValueError, "hold 5, but the model has classes 0 to 4"),
+        ("labels", 0, -100, ValueError, "hold -100"),
+    ],
+)
+def test_a_bad_number_in_the_data_is_refused(
+    part: str, position: int, value: int, error: type[Exception], message: str
+) -> None:
+    run = make_run()
+    engine = NativeEngine([run], CPU)
+    getattr(run.train, part)[position] = value
+    with pytest.raises(error, match=message):
+        train(engine, run)
+    with pytest.raises(error, match=message):
+        engine.evaluate([run], "valid")
+
+
+BAD_SPLITS: dict[str, tuple[Split, str]] = {
+    "width": (Split.whole(torch.zeros(9, 19), torch.zeros(9).long()), "takes [N, 20]"),
+    "dims": (Split.whole(torch.zeros(9, 20, 1), torch.zeros(9).long()), "[9, 20, 1]"),
+    "dtype": (Split.whole(torch.zeros(9, 20).double(), torch.zeros(9).long()), "torch.float64"),
+    "labels": (Split.whole(torch.zeros(9, 20), torch.zeros(9)), "torch.float32"),
+    "length": (Split.whole(torch.zeros(9, 20), torch.zeros(8).long()), "labels [8]"),
+    "stride": (Split.whole(torch.zeros(20, 9).T, torch.zeros(9).long()), "strides (1, 9)"),
+    "index": (Split(torch.zeros(9, 20), torch.zeros(9).long(), torch.zeros(2)), "torch.float32"),
+}
+
+
+@needs_library
+@pytest.mark.parametrize("name", BAD_SPLITS)
+def test_a_bad_split_is_refused(name: str) -> None:
+    split, message = BAD_SPLITS[name]
+    run = make_run()
+    run.train = split
+    reason = refuses(run, CPU)
+    assert reason is not None
+    assert message in reason
+    with pytest.raises(ValueError, match="engine=native cannot take it"):
+        NativeEngine([run], CPU)
+    changed = make_run()  # ... also when the data are changed under the engine
+    engine = NativeEngine([changed], CPU)
+    changed.train = changed.valid = split
+    with pytest.raises(ValueError, match="engine=native cannot take it"):
+        engine.train_epoch([changed], [torch.arange(2)])
+    with pytest.raises(ValueError, match="engine=native cannot take it"):
+        engine.evaluate([changed], "valid")
+
+
+@needs_library
+def test_an_empty_split_and_batch_are_refused() -> None:
+    run = make_run()
+    run.valid = Split(run.train.inputs, run.train.labels, torch.arange(0))
+    with pytest.raises(ValueError, match="no valid examples"):
+        NativeEngine([run], CPU).evaluate([run], "valid")
+    with pytest.raises(ValueError, match="batch_size=0"):
+        NativeEngine([make_run(batch_size=0)], CPU)
+    with pytest.raises(ValueError, match="level=mmx"):
+        NativeEngine([run], CPU, level="mmx")
+
+
+# ---- what it takes ----
+
+
+class Doubling(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 2 * super().forward(inputs)
+
+
+def hooked() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(20, 5))
+    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    return model
+
+
+def tied() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 5))
+    model[1].weight = model[0].weight
+    return model
+
+
+def twice() -> nn.Sequential:
+    layer = nn.Linear(20, 20)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(20, 5))
+
+
+REFUSED_MODELS: dict[str, tuple[nn.Module, str]] = {
+    "module": (nn.Linear(20, 5), "Linear, not nn.Sequential"),
+    "layer": (nn.Sequential(nn.Linear(20, 5), nn.LeakyReLU()), "LeakyReLU is none of"),
+    "subclass": (nn.Sequential(Doubling(20, 5)), "Doubling is none of"),
+    "dropout": (nn.Sequential(nn.Linear(20, 5), nn.Dropout(), nn.Linear(5, 5)), "Dropout"),
+    "bias": (nn.Sequential(nn.Linear(20, 5, bias=False)), "no bias"),
+    "end": (nn.Sequential(nn.Linear(20, 5), nn.ReLU()), "does not end"),
+    "begin": (nn.Sequential(nn.ReLU(), nn.Linear(20, 5)), "does not follow"),
+    "empty": (nn.Sequential(), "does not end"),
+    "two": (nn.Sequential(nn.Linear(20, 5), nn.ReLU(), nn.Tanh(), nn.Linear(5, 5)), "follow"),
+    "sizes": (nn.Sequential(nn.Linear(20, 6), nn.ReLU(), nn.Linear(5, 5)), "do not fit"),
+    "float64": (nn.Sequential(nn.Linear(20, 5)).double(), "float64"),
+    "frozen": (nn.Sequential(nn.Linear(20, 5)).requires_grad_(False), "frozen"),
+    "hooks": (hooked(), "hooks"),
+    "tied": (tied(), "share a parameter"),
+    "twice": (twice(), "in two places"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_MODELS)
+def test_models_that_it_cannot_take(name: str) -> None:
+    model, message = REFUSED_MODELS[name]
+    run = make_run()
+    run.model = model
+    assert message in (refuses(run, CPU) or "")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (adam(amsgrad=True), "amsgrad"),
+        (sgd(nesterov=True), "nesterov needs momentum"),
+        (OptimizerConfig(name="lion", lr=1.0, weight_decay=0.0), "lion"),
+    ],
+)
+def test_optimizers_that_it_cannot_take(optimizer: OptimizerConfig, message: str) -> None:
+    assert message in (refuses(make_run(optimizer=optimizer), CPU) or "")
+
+
+def test_it_takes_the_cpu_only() -> None:
+    assert refuses(make_run(), CPU) is None
+    assert "not on meta" in (refuses(make_run(), torch.device("meta")) or "")
+
+
+@needs_library
+def test_layers_may_follow_one_another_and_share_an_activation() -> None:
+    def run() -> Run:
+        torch.manual_seed(0)
+        relu = nn.ReLU()
+        result = make_run()
+        layers = (nn.Linear(20, 9), relu, nn.Linear(9, 8), relu, nn.Linear(8, 7), nn.Linear(7, 5))
+        result.model = nn.Sequential(*layers)
+        return result
+
+    ours, reference = run(), run()
+    assert refuses(ours, CPU) is None
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    train(engine, ours)
+    train(oracle, reference)
+    assert_same_state(engine.state(ours), oracle.state(reference), **CLOSE[10])
+
+
+# ---- state, and torch's own optimizers ----
+
+
+@needs_library
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_a_run_moves_between_engines(optimizer: OptimizerConfig, epochs: int) -> None:
+    first, second, third = (make_run(optimizer=optimizer, seed=4) for _ in range(3))
+    oracle, engine = TorchEngine([first], CPU), NativeEngine([second], CPU)
+    if epochs:
+        train(oracle, first, epochs)
+        train(engine, second, 1)  # something that load_state must replace
+    engine.load_state(second, oracle.state(first))
+    assert_same_state(engine.state(second), oracle.state(first), rtol=0, atol=0)
+    back = TorchEngine([third], CPU)
+    back.load_state(third, engine.state(second))
+    for other, run in ((oracle, first), (engine, second), (back, third)):
+        train(other, run, epochs=2, first=4)
+    assert_same_state(engine.state(second), oracle.state(first), **CLOSE[100])
+    assert_same_state(back.state(third), oracle.state(first), rtol=0, atol=0)
+
+
+@needs_library
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_resumed_run_is_the_same_bit_for_bit(optimizer: OptimizerConfig) -> None:
+    whole, part, rest = (make_run(optimizer=optimizer) for _ in range(3))
+    uninterrupted, before, after = (NativeEngine([run], CPU) for run in (whole, part, rest))
+    train(uninterrupted, whole, epochs=4)
+    train(before, part, epochs=2)
+    after.load_state(rest, before.state(part))
+    train(after, rest, epochs=2, first=3)
+    assert_same_state(after.state(rest), uninterrupted.state(whole), rtol=0, atol=0)
+
+
+@needs_library
+def test_a_bad_state_is_refused_and_changes_nothing() -> None:
+    run = make_run(optimizer=OPTIMIZERS["momentum"])
+    engine = NativeEngine([run], CPU)
+    train(engine, run)
+    good = engine.state(run)
+    lacking = {name: value for name, value in good.items() if name != "2.bias.momentum_buffer"}
+    with pytest.raises(KeyError, match=r"no 2\.bias.momentum_buffer"):
+        engine.load_state(run, lacking)
+    with pytest.raises(ValueError, match=r"2.weight is torch.float32 \[33, 5\]"):
+        engine.load_state(run, {**good, "2.weight": good["2.weight"].T})
+    assert_same_state(engine.state(run), good, rtol=0, atol=0)
+
+
+@needs_library
+@pytest.mark.parametrize("config", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_torch_optimizer_is_taken_over_and_given_back(config: OptimizerConfig) -> None:
+    ours, reference = make_run(), make_run()
+    for run in (ours, reference):
+        run.optimizer = build_optimizer(config, run.model)
+        assert optimizer_config(run.optimizer, run.model) == config
+        train(TorchEngine([run], CPU), run)  # so that there is state to take over
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    for run in (ours, reference):
+        assert isinstance(run.optimizer, torch.optim.Optimizer)
+        run.optimizer.param_groups[0]["lr"] *= 0.5  # as a schedule does
+    train(engine, ours, epochs=2)
+    train(oracle, reference, epochs=2)
+    expected = oracle.state(reference)
+    engine.release([ours])
+    after = TorchEngine([ours], CPU)
+    assert_same_state(after.state(ours), expected, **CLOSE[100])
+    train(after, ours)
+    train(oracle, reference)
+    assert_same_state(after.state(ours), oracle.state(reference), **CLOSE[100])
+
+
+def test_torch_optimizers_without_an_equal() -> None:
+    run = make_run()
+    parameters = list(run.model.parameters())
+    groups = [{"params": parameters[:2]}, {"params": parameters[2:]}]
+    for optimizer in (
+        torch.optim.SGD(parameters, lr=0.1, maximize=True),
+        torch.optim.SGD(parameters, lr=torch.tensor(0.1)),
+        torch.optim.SGD(parameters[:2], lr=0.1),
+        torch.optim.SGD(groups, lr=0.1),
+        torch.optim.Adam(parameters, lr=torch.tensor(0.1)),
+        torch.optim.RMSprop(parameters, lr=0.1),
+    ):
+        assert optimizer_config(optimizer, run.model) is None
+        run.optimizer = optimizer
+        assert "is not a plain SGD, Adam or AdamW" in (refuses(run, CPU) or "")
+    uneven = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    uneven.state[parameters[0]]["momentum_buffer"] = torch.zeros_like(parameters[0])
+    run.optimizer = uneven
+    assert "unlike numbers of steps" in (refuses(run, CPU) or "")
+
+
+@needs_library
+def test_release_gives_the_weights_back_and_lets_go() -> None:
+    run = make_run()
+    engine = NativeEngine([run], CPU)
+    pointer = first_layer(run).weight.data_ptr()
+    train(engine, run)
+    trained = engine.state(run)
+    engine.release([run])
+    assert_same_state(dict(run.model.state_dict()), trained, rtol=0, atol=0)
+    assert first_layer(run).weight.data_ptr() == pointer
+    with pytest.raises(KeyError):
+        engine.state(run)
+
+
+# ---- the library ----
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library_path", lambda: None)
+    assert "install a C compiler" in (native.available() or "")
+    with pytest.raises(RuntimeError, match="install a C compiler"):
+        NativeEngine([make_run()], CPU)
+
+
+def test_a_broken_library_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "_native.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(native, "library_path", lambda: broken)
+    assert "cannot be used" in (native.available() or "")
+    with pytest.raises(RuntimeError, match="cannot be used"):
+        NativeEngine([make_run()], CPU)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("setuptools") is None or sys.platform == "win32",
+    reason="the build needs setuptools and, for its failure, a POSIX system",
+)
+def test_a_failing_compiler_does_not_fail_the_build(tmp_path: Path) -> None:
+    folders = ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", *folders],
+        cwd=REPOSITORY,
+        env={**os.environ, "CC": "false"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert not list(tmp_path.glob("**/*.so"))
+
+
+@needs_library
+def test_a_run_from_a_config_constructs_no_torch_optimizer() -> None:
+    """Constructing one imports torch._dynamo, which takes a second."""
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); import test_native as t\n"
+        "run = t.make_run(optimizer=t.adam()); engine = t.NativeEngine([run], t.CPU)\n"
+        "t.train(engine, run); engine.release([run]); assert 'torch._dynamo' not in sys.modules"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
