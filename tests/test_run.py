@@ -297,7 +297,7 @@ def test_hydras_own_launcher_gives_the_same_numbers(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_killed_sweep_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
     """Killed without warning in the middle of two runs; the end is as if nothing happened."""
-    command = ("train_size=400,800", "stopping.max_epochs=40", "test_size=100", "engine=torch")
+    command = ("train_size=400,800", "stopping.max_epochs=300", "test_size=100")
     study = tmp_path / "outputs" / "mnist"
     process = subprocess.Popen(
         [sys.executable, "-m", "nnlab.run", *command], cwd=tmp_path, stdout=subprocess.DEVNULL
