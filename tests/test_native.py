@@ -260,10 +260,11 @@ def test_evaluation_equals_torch(examples: int) -> None:
 @needs_library
 def test_the_first_of_equal_logits_is_the_prediction() -> None:
     run = make_run(sizes=(3, 20))
+    run.train.labels[:] = 19
+    run.train.labels[:7] = 0
     for parameter in run.model.parameters():
         parameter.data.zero_()
-    _, accuracy = NativeEngine([run], CPU).evaluate([run], "valid")[0]
-    assert accuracy == (run.train.labels == 0).double().mean().item() > 0
+    assert NativeEngine([run], CPU).evaluate([run], "valid")[0][1] == 7 / 70
 
 
 @needs_library
@@ -600,11 +601,13 @@ def test_torch_optimizers_without_an_equal() -> None:
     run = make_run()
     parameters = list(run.model.parameters())
     groups = [{"params": parameters[:2]}, {"params": parameters[2:]}]
+    foreign = [{"params": parameters}, {"params": [torch.zeros(1)]}]
     for optimizer in (
         torch.optim.SGD(parameters, lr=0.1, maximize=True),
         torch.optim.SGD(parameters, lr=torch.tensor(0.1)),
         torch.optim.SGD(parameters[:2], lr=0.1),
         torch.optim.SGD(groups, lr=0.1),
+        torch.optim.SGD(foreign, lr=0.1),
         torch.optim.Adam(parameters, lr=torch.tensor(0.1)),
         torch.optim.RMSprop(parameters, lr=0.1),
     ):

@@ -199,7 +199,7 @@ def test_every_batch_size(batch_size: int, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
-    ("steps", "rtol", "atol"), [(1, 1e-5, 1e-7), (10, 1e-4, 1e-6), (100, 1e-3, 1e-5)]
+    ("steps", "rtol", "atol"), [(1, 1e-5, 1e-6), (10, 1e-5, 1e-6), (100, 1e-4, 1e-5)]
 )
 def test_float32(optimizer: str, steps: int, rtol: float, atol: float) -> None:
     """The sums are taken in another order, and every step carries the difference on.
@@ -872,9 +872,10 @@ def test_float32_on_cuda_is_not_tf32(graph: bool) -> None:
     torch.set_float32_matmul_precision("medium")
     try:
         shape: dict[str, Any] = {"inputs": 784, "hidden": [128, 64], "dtype": torch.float32}
-        ours, theirs = (make_runs(OPTIMIZERS["sgd"], [40, 40, 40], **shape) for _ in range(2))
-        tolerance = {"rtol": 1e-4, "atol": 1e-6}
+        # One step so large that the gradient is most of the weights.
+        ours, theirs = (make_runs([sgd(10.0)] * 3, [7, 7, 7], **shape) for _ in range(2))
+        tolerance = {"rtol": 1e-4, "atol": 1e-5}
         device = torch.device("cuda:0")
-        assert_same_training(ours, theirs, 3, device=device, graph=graph, tolerance=tolerance)
+        assert_same_training(ours, theirs, 1, device=device, graph=graph, tolerance=tolerance)
     finally:
         torch.set_float32_matmul_precision(before)

@@ -26,7 +26,7 @@ from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
 
-# Positions in these are the numbers that native.c knows the things by.
+# native.c knows these by their positions.
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid)
 RULES = ("sgd", "momentum", "adam", "adamw")
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
@@ -294,8 +294,7 @@ def refuses_split(split: Split, name: str, width: int) -> str | None:
 
 
 def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
-    # Not named_children(), which passes over a module that it has seen before.
-    return [(name, m) for name, m in model._modules.items() if isinstance(m, nn.Linear)]
+    return [(name, m) for name, m in model.named_children() if isinstance(m, nn.Linear)]
 
 
 def described(run: Run) -> OptimizerConfig | None:
@@ -389,7 +388,8 @@ class NativeEngine:
             raise ValueError(f"batch_size={run.batch_size} is not possible: at least 1")
         layers = linears(run.model)
         kinds = []
-        for module in run.model._modules.values():
+        assert isinstance(run.model, nn.Sequential)
+        for module in run.model:
             if isinstance(module, nn.Linear):
                 kinds.append(0)
             else:
@@ -471,19 +471,17 @@ class NativeEngine:
         state: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for layer, which, weight_name, bias_name in network.entries():
-            if which > 0 and steps == 0:
-                continue  # torch has no moments before the first step
             shape = network.shapes[layer]
             weight, bias = torch.empty(shape), torch.empty(shape[0])
             self.library.nnlab_get(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
             (state if which == 0 else moments).update({weight_name: weight, bias_name: bias})
-        parameters = list(state)
-        for name in parameters:
-            if network.rule in ("adam", "adamw") and steps > 0:
+        for name in list(state):
+            if steps == 0:
+                break  # torch has no moments before the first step
+            if network.rule in ("adam", "adamw"):
                 state[f"{name}.step"] = torch.tensor(float(steps))
             for key in MOMENTS[network.rule]:
-                if steps > 0:
-                    state[f"{name}.{key}"] = moments[f"{name}.{key}"]
+                state[f"{name}.{key}"] = moments[f"{name}.{key}"]
         return state
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ step is a few operations on the whole stack, whatever the number of layers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import time
@@ -592,9 +593,14 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
 def on_side_stream(work: Callable[[], None], device: torch.device) -> None:
-    """Run the work as a capture will: not on the stream that other work waits for by default."""
-    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    """Run the work on the stream of the captures, after what was asked for before."""
+    stream, current = side_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         work()
@@ -604,6 +610,6 @@ def on_side_stream(work: Callable[[], None], device: torch.device) -> None:
 def captured(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Record the work as a CUDA graph, without doing it; return what does it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=side_stream(device)):
         work()
     return graph.replay
