@@ -601,7 +601,7 @@ def test_torch_optimizers_without_an_equal() -> None:
     run = make_run()
     parameters = list(run.model.parameters())
     groups = [{"params": parameters[:2]}, {"params": parameters[2:]}]
-    foreign = [{"params": parameters}, {"params": [torch.zeros(1)]}]
+    foreign: list[dict[str, Any]] = [{"params": parameters}, {"params": [torch.zeros(1)]}]
     for optimizer in (
         torch.optim.SGD(parameters, lr=0.1, maximize=True),
         torch.optim.SGD(parameters, lr=torch.tensor(0.1)),
