@@ -208,6 +208,9 @@ def train_tasks(tasks: Sequence[Task]) -> None:
         key = (task.engine, task.place, task.config.threads, task.engine.group(task.run))
         groups.setdefault(key, []).append(task)
     interrupted = threading.Event()
+    # An epoch may last a millisecond; a thread that has ended one should not wait five for
+    # its turn in Python, which is the default.
+    sys.setswitchinterval(1e-4)
     with Progress(len(tasks), sum(examples(task) for task in tasks)) as progress:
         with ThreadPoolExecutor(cores()) as pool:
             futures = [

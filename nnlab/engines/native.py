@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import time
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
@@ -427,8 +426,7 @@ class NativeEngine:
                 network.optimizer = self.current(run, network)
             check_order(order, len(run.train))
             split = c_split(run.train, "train", network.shapes[0][1])
-            sums, bad = (c_double * 2)(), (c_int64 * 3)()
-            started = time.perf_counter()
+            sums, bad = (c_double * 3)(), (c_int64 * 3)()
             problem = self.library.nnlab_train(
                 network.handle,
                 byref(split),
@@ -440,9 +438,9 @@ class NativeEngine:
                 sums,
                 bad,
             )
-            seconds = time.perf_counter() - started
             raise_for(problem, "train", *bad)
-            results.append(Trained(sums[0] / len(order), sums[1] / len(order), seconds))
+            loss, correct, seconds = sums
+            results.append(Trained(loss / len(order), correct / len(order), seconds))
         return results
 
     def current(self, run: Run, network: Network) -> COptimizer:
