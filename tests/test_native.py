@@ -27,7 +27,8 @@ from torch.testing import assert_close
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, native
-from nnlab.engines.native import NativeEngine, optimizer_config, refuses
+from nnlab.engines.native import NativeEngine, refuses
+from nnlab.engines.perceptron import optimizer_config
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.model import mlp
 

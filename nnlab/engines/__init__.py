@@ -112,6 +112,8 @@ def choose(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], 
 
     if wanted is EngineName.torch:
         return TorchEngine, "asked for"
+    if wanted is EngineName.auto and device.type not in ("cpu", "cuda"):
+        return TorchEngine, f"the others are not tested on {device.type}"
     engine: type[Engine]
     if wanted is EngineName.native or (wanted is EngineName.auto and device.type == "cpu"):
         from nnlab.engines import native

@@ -21,22 +21,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
+from nnlab.engines.perceptron import (
+    ACTIVATIONS,
+    MOMENTS,
+    described,
+    linears,
+    refuses_model,
+    refuses_optimizer,
+    rule,
+    taken_over,
+)
 
-# native.c knows these by their positions.
-ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid)
+# native.c knows these, and perceptron.ACTIVATIONS, by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
 FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY = range(6)
-
-MOMENTS = {
-    "sgd": (),
-    "momentum": ("momentum_buffer",),
-    "adam": ("exp_avg", "exp_avg_sq"),
-    "adamw": ("exp_avg", "exp_avg_sq"),
-}
 
 
 class CSplit(Structure):
@@ -132,52 +134,6 @@ def levels() -> tuple[str, ...]:
 # ---- what the engine takes ----
 
 
-def optimizer_config(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerConfig | None:
-    """Return the options that describe a torch optimizer over all of the model's parameters.
-
-    None if none do: another class than SGD, Adam and AdamW, several parameter groups, hooks,
-    or an option outside OptimizerConfig (``maximize``, ``differentiable``, a tensor as
-    learning rate).
-    """
-    if len(optimizer.param_groups) != 1:
-        return None
-    group = optimizer.param_groups[0]
-    if [id(p) for p in group["params"]] != [id(p) for p in model.parameters()]:
-        return None
-    if any(group.get(flag, False) for flag in ("maximize", "differentiable", "capturable")):
-        return None
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return None
-    if type(optimizer) is torch.optim.SGD:
-        numbers = [group[key] for key in ("lr", "weight_decay", "momentum", "dampening")]
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            return None
-        lr, weight_decay, momentum, dampening = map(float, numbers)
-        return SGD(
-            name="sgd",
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            dampening=dampening,
-            nesterov=bool(group["nesterov"]),
-        )
-    if type(optimizer) is torch.optim.Adam or type(optimizer) is torch.optim.AdamW:
-        numbers = [group["lr"], group["weight_decay"], *group["betas"], group["eps"]]
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            return None
-        lr, weight_decay, beta1, beta2, eps = map(float, numbers)
-        decoupled = group.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)
-        return (AdamW if decoupled else Adam)(
-            name="adamw" if decoupled else "adam",
-            lr=lr,
-            weight_decay=weight_decay,
-            betas=[beta1, beta2],
-            eps=eps,
-            amsgrad=bool(group["amsgrad"]),
-        )
-    return None
-
-
 def refuses(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
@@ -187,88 +143,14 @@ def refuses(run: Run, device: torch.device) -> str | None:
     """
     if device.type != "cpu":
         return f"the native engine computes on the cpu, not on {device}"
-    reason = refuses_model(run.model) or refuses_optimizer(run)
+    reason = refuses_model(run.model, (torch.float32,)) or refuses_optimizer(run)
+    if reason is None and any(p.device.type != "cpu" for p in run.model.parameters()):
+        return "a parameter is not on the cpu"
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
             reason = refuses_split(split, name, linears(run.model)[0][1].in_features)
     return reason
-
-
-def refuses_model(model: nn.Module) -> str | None:
-    if type(model) is not nn.Sequential:
-        return f"the model is {type(model).__name__}, not nn.Sequential"
-    before: nn.Module | None = None
-    seen: set[nn.Module] = set()
-    for module in model:
-        if type(module) is nn.Linear:
-            if module in seen:
-                return "the model has one nn.Linear in two places"
-            seen.add(module)
-            if module.bias is None:
-                return "an nn.Linear has no bias"
-        elif type(module) in ACTIVATIONS:
-            if type(before) is not nn.Linear:
-                return f"{type(module).__name__} does not follow an nn.Linear"
-        else:
-            taken: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS)
-            names = ", ".join(kind.__name__ for kind in taken)
-            return f"{type(module).__name__} is none of {names}"
-        before = module
-    if type(before) is not nn.Linear:
-        return "the model does not end with an nn.Linear"
-    sizes = [(linear.in_features, linear.out_features) for _, linear in linears(model)]
-    if any(sizes[i][1] != sizes[i + 1][0] for i in range(len(sizes) - 1)):
-        return "the sizes of two neighbouring layers do not fit"
-    if min(min(pair) for pair in sizes) < 1:
-        return "a layer has no inputs or no outputs"
-    if len(list(model.parameters())) != 2 * len(sizes):
-        return "two layers share a parameter"
-    for module in model.modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-            return "the model has hooks"
-    for parameter in model.parameters():
-        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
-            return f"a parameter is {parameter.dtype} on {parameter.device}, not float32 on cpu"
-        if not parameter.requires_grad:
-            return "a parameter is frozen (requires_grad=False)"
-        if parameter._backward_hooks:
-            return "a parameter has hooks"
-    return None
-
-
-def refuses_optimizer(run: Run) -> str | None:
-    config = described(run)
-    if config is None:
-        return (
-            f"the {type(run.optimizer).__name__} instance is not a plain SGD, Adam or AdamW "
-            f"over all parameters in one group"
-        )
-    if not isinstance(config, (SGD, Adam)):
-        return f"optimizer={config.name} is none of SGD, Adam, AdamW"
-    if isinstance(config, Adam) and config.amsgrad:
-        return "Adam with amsgrad"
-    if (
-        isinstance(config, SGD)
-        and config.nesterov
-        and not (config.momentum > 0 and config.dampening == 0)
-    ):
-        return "nesterov needs momentum above 0 and dampening=0"
-    if isinstance(run.optimizer, torch.optim.Optimizer):
-        return refuses_moments(run.optimizer, run.model, MOMENTS[rule(config)])
-    return None
-
-
-def refuses_moments(
-    optimizer: torch.optim.Optimizer, model: nn.Module, keys: tuple[str, ...]
-) -> str | None:
-    """Return why the state of an optimizer that has taken steps cannot be taken over."""
-    states = [optimizer.state.get(parameter, {}) for parameter in model.parameters()]
-    present = {tuple(state.get(key) is not None for key in keys) for state in states}
-    steps = {float(state["step"]) for state in states if "step" in state}
-    if len(present) > 1 or len(steps) > 1:
-        return "the optimizer has taken unlike numbers of steps for different parameters"
-    return None
 
 
 def refuses_split(split: Split, name: str, width: int) -> str | None:
@@ -290,25 +172,6 @@ def refuses_split(split: Split, name: str, width: int) -> str | None:
         if not tensor.is_contiguous():
             return f"{name} {part} are not contiguous (strides {tensor.stride()})"
     return None
-
-
-def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
-    return [(name, m) for name, m in model.named_children() if isinstance(m, nn.Linear)]
-
-
-def described(run: Run) -> OptimizerConfig | None:
-    if isinstance(run.optimizer, torch.optim.Optimizer):
-        return optimizer_config(run.optimizer, run.model)
-    return run.optimizer
-
-
-def rule(config: OptimizerConfig) -> str:
-    if isinstance(config, AdamW):
-        return "adamw"
-    if isinstance(config, Adam):
-        return "adam"
-    assert isinstance(config, SGD)
-    return "sgd" if config.momentum == 0 else "momentum"
 
 
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
@@ -531,17 +394,6 @@ def check_order(order: Tensor, examples: int) -> None:
         raise ValueError(
             f"the order has {len(order)} entries, more than the {examples} training examples"
         )
-
-
-def taken_over(run: Run) -> dict[str, Tensor]:
-    """Return a run's initial weights and, from a torch optimizer that has any, its state."""
-    state = {name: parameter.detach() for name, parameter in run.model.named_parameters()}
-    if isinstance(run.optimizer, torch.optim.Optimizer):
-        for name, parameter in run.model.named_parameters():
-            for key, value in run.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    state[f"{name}.{key}"] = value
-    return state
 
 
 def checked(state: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:

@@ -26,7 +26,14 @@ from torch.nn.utils.rnn import pad_sequence
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
-from nnlab.engines.native import MOMENTS, described, refuses_optimizer, rule, taken_over
+from nnlab.engines.perceptron import (
+    MOMENTS,
+    described,
+    refuses_model,
+    refuses_optimizer,
+    rule,
+    taken_over,
+)
 
 EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
 ALIGNMENT = 32  # numbers; a parameter begins at a multiple, as cuBLAS's fast kernels want it
@@ -97,7 +104,8 @@ def refuses(run: Run, device: torch.device) -> str | None:
     or nothing between them, in float32 or float64, trained by SGD, Adam or AdamW (without
     amsgrad), on splits with inputs [N, I].
     """
-    reason = refuses_model(run.model, device) or refuses_optimizer(run)
+    dtypes = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
+    reason = refuses_model(run.model, dtypes) or refuses_optimizer(run)
     if reason is None and run.batch_size < 1:
         return f"batch_size={run.batch_size} is not possible: at least 1"
     for name in ("train", "valid", "test"):
@@ -105,40 +113,6 @@ def refuses(run: Run, device: torch.device) -> str | None:
         if reason is None and split is not None:
             reason = refuses_split(split, name, run.model)
     return reason
-
-
-def refuses_model(model: nn.Module, device: torch.device) -> str | None:
-    if type(model) is not nn.Sequential:
-        return f"the model is {type(model).__name__}, not nn.Sequential"
-    modules = list(model)
-    if not modules or type(modules[-1]) is not nn.Linear or type(modules[0]) is not nn.Linear:
-        return "the model does not begin and end with an nn.Linear"
-    for before, module in zip([None, *modules], modules):
-        if type(module) is nn.Linear:
-            if module.bias is None:
-                return "an nn.Linear has no bias"
-        elif type(module) not in ACTIVATIONS:
-            known: list[type[nn.Module]] = [nn.Linear, *ACTIVATIONS]
-            names = ", ".join(each.__name__ for each in known)
-            return f"{type(module).__name__} is none of {names}"
-        elif type(before) is not nn.Linear:
-            return f"{type(module).__name__} does not follow an nn.Linear"
-    linears = [module for module in modules if isinstance(module, nn.Linear)]
-    if len(set(linears)) < len(linears):
-        return "the model has one nn.Linear in two places"
-    if any(a.out_features != b.in_features for a, b in itertools.pairwise(linears)):
-        return "the sizes of two neighbouring layers do not fit"
-    for part in (model, *modules):
-        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
-            return "the model has hooks"
-    dtype = linears[0].weight.dtype
-    possible = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
-    for parameter in model.parameters():
-        if parameter.dtype != dtype or dtype not in possible:
-            return f"a parameter is {parameter.dtype}; all must be one of {possible}"
-        if not parameter.requires_grad or parameter._backward_hooks:
-            return "a parameter is frozen (requires_grad=False) or has hooks"
-    return None
 
 
 def refuses_split(split: Split, name: str, model: nn.Module) -> str | None:

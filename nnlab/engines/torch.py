@@ -33,7 +33,7 @@ def train_epoch(
     device. Loss and accuracy are those of each batch before its step.
     """
     model.train()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
+    loss_sum = torch.zeros((), dtype=widest(labels.device), device=labels.device)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for batch in order.split(batch_size):
         targets = labels[batch]
@@ -54,7 +54,7 @@ def evaluate(
     """Return mean loss and accuracy on the examples in ``index``; shapes as train_epoch."""
     was_training = model.training
     model.eval()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
+    loss_sum = torch.zeros((), dtype=widest(labels.device), device=labels.device)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for batch in index.split(EVALUATION_BATCH):
         targets = labels[batch]
@@ -63,6 +63,11 @@ def evaluate(
         correct += (logits.argmax(1) == targets).sum()
     model.train(was_training)
     return loss_sum.item() / len(index), correct.item() / len(index)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the type to sum losses in."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
