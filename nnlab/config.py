@@ -159,8 +159,9 @@ def refuse_unknown(node: DictConfig, schema: type, prefix: str = "") -> None:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else "see --help"
             raise ValueError(f"{prefix}{key} is not an option of nnlab; {hint}")
-        if OmegaConf.is_dict(node[key]):
-            refuse_unknown(node[key], OmegaConf.get_type(node, key) or dict, f"{prefix}{key}.")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            refuse_unknown(child, OmegaConf.get_type(child) or dict, f"{prefix}{key}.")
 
 
 def validate(config: Config) -> None:

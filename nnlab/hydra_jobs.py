@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import yaml
@@ -60,12 +61,14 @@ def launch(
     ours = singleton.cfg
     for composer in composers:
         config = composer()
-        singleton.cfg = config  # for ${hydra:...} in a task's own options
         if watched:
             context.callbacks.on_job_start(config=config, task_function=task_function)
-        folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
-        overrides = list(config.hydra.overrides.task)
-        jobs.append(as_job(task_config(config), folder, overrides, hydra_files(config)))
+        hydra = config.hydra
+        folder = Path(hydra.sweep.dir, hydra.sweep.subdir)
+        overrides = [str(override) for override in hydra.overrides.task]
+        files = hydra_files(config)
+        singleton.cfg = SimpleNamespace(hydra=hydra)  # for ${hydra:...} in the task's options
+        jobs.append(as_job(without_hydra(config), folder, overrides, files))
     singleton.cfg = ours
     outcomes = sweep.train(jobs)
     sweep.history.extend(outcomes)
@@ -100,7 +103,7 @@ class RunReturn(JobReturn):
 
     @property
     def cfg(self) -> DictConfig:  # type: ignore[override]
-        return task_config(self.composer())
+        return without_hydra(self.composer())
 
     @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
@@ -118,24 +121,25 @@ class SweepLoader(ConfigLoaderImpl):
     def __init__(self, search_path: ConfigSearchPath) -> None:
         super().__init__(search_path)
         self.templates: dict[tuple[str, ...], bytes] = {}
+        self.parsed: dict[str, tuple[Override, bool]] = {}  # and whether it is plain
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         """Return what Hydra's loader would, composed from the files at most once per choice."""
-        parsed = [_parsed(override) for override in sweep_overrides]
-        plain = [override for override in parsed if self.is_plain(override)]
-        choices = tuple(each.input_line or "" for each in parsed if each not in plain)
+        parsed = [self.parse(override) for override in sweep_overrides]
+        plain = [override for override, is_plain in parsed if is_plain]
+        choices = tuple(str(each.input_line) for each, is_plain in parsed if not is_plain)
         if choices not in self.templates:
             composed = super().load_sweep_config(master_config, list(choices))
             self.templates[choices] = pickle.dumps(composed)
         config = cast(DictConfig, pickle.loads(self.templates[choices]))
         self._apply_overrides_to_config(plain, config)
-        task = [override for override in parsed if not override.is_hydra_override()]
-        config.hydra.overrides.task.clear()
-        config.hydra.overrides.task.extend([override.input_line for override in task])
-        naming = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
+        task = [override for override, _ in parsed if not override.is_hydra_override()]
+        hydra = config.hydra
+        hydra.overrides.task = [override.input_line for override in task]
+        naming = hydra.job.config.override_dirname
+        hydra.job.override_dirname = get_overrides_dirname(
             overrides=task,
             kv_sep=naming.kv_sep,
             item_sep=naming.item_sep,
@@ -144,21 +148,22 @@ class SweepLoader(ConfigLoaderImpl):
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 
-    def is_plain(self, override: Override) -> bool:
-        """Whether an override sets a value of the task, after all files have been composed."""
-        key = override.key_or_group
-        return (
-            override.type is OverrideType.CHANGE
-            and override.package is None
-            and not override.is_sweep_override()
-            and not override.is_hydra_override()
-            and not self.repository.group_exists(key)
-        )
+    def parse(self, text: str) -> tuple[Override, bool]:
+        """Parse an override, and say whether it only sets a value of the task.
 
-
-@functools.lru_cache(maxsize=4096)
-def _parsed(override: str) -> Override:
-    return OverridesParser.create().parse_override(override)
+        Such a value is applied after all files have been composed.
+        """
+        if text not in self.parsed:
+            override = OverridesParser.create().parse_override(text)
+            plain = (
+                override.type is OverrideType.CHANGE
+                and override.package is None
+                and not override.is_sweep_override()
+                and not override.is_hydra_override()
+                and not self.repository.group_exists(override.key_or_group)
+            )
+            self.parsed[text] = override, plain
+        return self.parsed[text]
 
 
 def compose(
@@ -166,12 +171,10 @@ def compose(
 ) -> DictConfig:
     """Compose one job as Hydra's own launchers do, with the folder where it goes."""
     config = context.config_loader.load_sweep_config(master, list(overrides))
-    with open_dict(config):
-        config.hydra.job.id = str(number)
-        config.hydra.job.num = number
-    folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(folder.absolute())
+    hydra = config.hydra
+    hydra.job.id = str(number)
+    hydra.job.num = number
+    hydra.runtime.output_dir = str(Path(hydra.sweep.dir, hydra.sweep.subdir).absolute())
     return config
 
 
@@ -187,12 +190,11 @@ def as_job(
     return job
 
 
-def task_config(config: DictConfig) -> DictConfig:
-    """Return the part of a composed configuration that is not Hydra's own."""
-    task = cast(DictConfig, pickle.loads(pickle.dumps(config)))  # a quarter of deepcopy's time
-    with read_write(task), open_dict(task):
-        del task["hydra"]
-    return task
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Take Hydra's own part out of a composed configuration, in place; return it."""
+    with read_write(config), open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def hydra_files(config: DictConfig) -> dict[str, str]:
@@ -201,18 +203,35 @@ def hydra_files(config: DictConfig) -> dict[str, str]:
     if folder is None:
         return {}
     tree = cast("dict[str, Any]", OmegaConf.to_container(config, enum_to_str=True))
-    hydra = tree.pop("hydra")
-    # The larger part of Hydra's configuration is the same for all jobs: dumped once.
-    parts = [_yaml(json.dumps({"hydra": {key: hydra[key]}})) for key in hydra]
+    hydra = {"hydra": tree.pop("hydra")}
     return {
-        f"{folder}/config.yaml": _yaml(json.dumps(tree)),
-        f"{folder}/hydra.yaml": "hydra:\n" + "".join(part.partition("\n")[2] for part in parts),
-        f"{folder}/overrides.yaml": _yaml(json.dumps(hydra["overrides"]["task"])),
+        f"{folder}/config.yaml": to_yaml(tree),
+        f"{folder}/hydra.yaml": to_yaml(hydra),
+        f"{folder}/overrides.yaml": _dump(json.dumps(hydra["hydra"]["overrides"]["task"])),
     }
 
 
-@functools.lru_cache(maxsize=1024)
-def _yaml(tree: str) -> str:
+def to_yaml(tree: dict[str, Any], path: tuple[str, ...] = ()) -> str:
+    """Return a tree as OmegaConf.to_yaml writes it, each part dumped once for all jobs.
+
+    path: the keys that lead to the tree, where it is part of a larger one.
+    """
+    text = ""
+    for key, value in tree.items():
+        nested = isinstance(value, dict) and value and len(path) < 2
+        header = _dump(json.dumps({key: 0})).partition(" 0\n")[0]
+        if nested and header == f"{key}:":  # a key that needs no quotes
+            text += "  " * len(path) + header + "\n" + to_yaml(value, (*path, key))
+            continue
+        node: Any = {key: value}
+        for name in reversed(path):
+            node = {name: node}
+        text += _dump(json.dumps(node)).split("\n", len(path))[-1]
+    return text
+
+
+@functools.lru_cache(maxsize=4096)
+def _dump(tree: str) -> str:
     """Return a JSON tree as OmegaConf.to_yaml writes it."""
     text: str = yaml.dump(
         json.loads(tree),

@@ -40,7 +40,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, METRICS, WEIGHTS, "curves.png"):  # the log goes on
             (path / name).unlink(missing_ok=True)
-        self.write_result(status="running")
+        self.write_result(status="running", durable=False)
         for name, content in hydra_files.items():
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(content, encoding="utf-8")
@@ -70,10 +70,10 @@ class RunFolder:
         self.log.error("".join(traceback.format_exception(error)).rstrip())
         self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
 
-    def write_result(self, **outcome: Any) -> dict[str, Any]:
+    def write_result(self, durable: bool = True, **outcome: Any) -> dict[str, Any]:
         result = {**outcome, **self.identity}
         text = json.dumps(result, indent=2, allow_nan=False)
-        write_whole(self.path / RESULT, (text + "\n").encode())
+        write_whole(self.path / RESULT, (text + "\n").encode(), durable)
         return result
 
     def close(self) -> None:
@@ -82,14 +82,18 @@ class RunFolder:
             handler.close()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or as it was before."""
+def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file so that it is either whole or as it was before.
+
+    durable: also if the power fails in the next seconds, which costs some milliseconds.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

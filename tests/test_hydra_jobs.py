@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -15,7 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, run_job
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
 from nnlab import config, hydra_jobs
 from nnlab.hydra_jobs import SweepLoader, folder_name
@@ -175,6 +180,26 @@ def test_a_return_shows_the_configurations(loader: ConfigLoaderImpl) -> None:
     assert config.from_hydra(returned.cfg).seed == 4
     assert "hydra" not in returned.cfg
     assert list(returned.hydra_cfg) == ["hydra"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=200),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+@settings(deadline=None)
+def test_yaml_is_written_as_omegaconf_writes_it(value: Any) -> None:
+    tree = {"key": value, "other": {"on": value, "inner": {"value": value}}}
+    expected = yaml.dump(
+        json.loads(json.dumps(tree)),  # as it comes from a configuration: nothing twice
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+        Dumper=get_omega_conf_dumper(),
+    )
+    assert hydra_jobs.to_yaml(tree) == expected
 
 
 def test_folder_names() -> None:
