@@ -1,0 +1,149 @@
+"""What nnlab costs outside training: start-up, each job of a sweep, and the whole main job."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.race import REPOSITORY, quartiles, say
+from benchmarks.results import Options, Result, Table, Target, number
+from nnlab.sweep import cores
+
+MAIN_JOB = ("dataset=mnist", "train_size=500,1000,1500,2000", "-m")
+TINY = ("train_size=10", "test_size=10", "stopping.max_epochs=1", "-m")
+BARE, TORCH, HELP = "python -c pass", "python -c 'import torch'", "nnlab --help"
+JOB, RERUN, SCRIPT = "main job", "main job again, all done", "plain script of the main job"
+
+
+def measure(options: Options) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = starts_and_main_job(options, Path(folder))
+        jobs = per_job(options, Path(folder))
+    middle = {label: statistics.median(values) for label, values in seconds.items()}
+    above = middle[JOB] - middle[TORCH]
+    starts = Table(
+        "command",
+        ["command", "wall, s", "quartiles", "above import torch, s"],
+        [
+            [label, f"{m:.2f}", f"{low:.2f} to {high:.2f}", f"{m - middle[TORCH]:+.2f}"]
+            for label, values in seconds.items()
+            for low, m, high in [quartiles(values)]
+        ],
+        note=(
+            f"main job: `python -m nnlab.run {' '.join(MAIN_JOB)}`, from the shell, with its table"
+            f" and figures, into a new folder each time; the plain script "
+            f"(`benchmarks/plain_script.py`) takes {middle[SCRIPT] / middle[JOB]:.1f} times as long"
+            f" ({len(seconds[SCRIPT])} repetitions, the others {len(seconds[JOB])}, in turn). "
+            f"The script is held to one thread, which is its fastest; the others choose."
+        ),
+    )
+    rows = [
+        [f"{launcher}, {count:,} jobs", f"{wall:.2f}", f"{training:.3f}", number(1000 * each)]
+        for (launcher, count), (wall, training, each) in jobs.items()
+    ]
+    tiny = " ".join(TINY)
+    costs = Table(
+        "jobs",
+        ["launcher", "wall, s", "of it training, s", "per job, ms"],
+        rows,
+        note=(
+            f"`python -m nnlab.run seed=range(N) {tiny}`, medians. Per job: the wall time less "
+            f"that of one job and less the training (the sum of train_seconds, over the "
+            f"{cores()} cores for nnlab), over N - 1: composing, reading, writing, reporting."
+        ),
+    )
+    targets = [
+        Target("main job above starting Python and torch", 1.5, above, "s", at_least=False),
+        *(
+            Target(f"a job outside training, of {count:,}", 10, 1000 * each, "ms", at_least=False)
+            for (launcher, count), (_, _, each) in jobs.items()
+            if launcher == "nnlab"
+        ),
+    ]
+    raw_jobs = [
+        {"launcher": launcher, "jobs": count, "wall": wall, "training": training, "per_job": each}
+        for (launcher, count), (wall, training, each) in jobs.items()
+    ]
+    return Result(
+        section="overhead",
+        about="Wall times of whole commands, each a new process.",
+        tables=[starts, costs],
+        targets=targets,
+        raw={"seconds": seconds, "jobs": raw_jobs},
+    )
+
+
+def starts_and_main_job(options: Options, folder: Path) -> dict[str, list[float]]:
+    """Return the wall times of each command, in seconds."""
+    study = f"output_dir={folder / 'main'}"
+    main_job = nnlab(*MAIN_JOB, study)
+    script = [sys.executable, str(REPOSITORY / "benchmarks" / "plain_script.py"), str(folder)]
+    if options.quick:
+        main_job.append("stopping.max_epochs=1")
+        script.append("1")
+    commands = {
+        BARE: [sys.executable, "-c", "pass"],
+        TORCH: [sys.executable, "-c", "import torch"],
+        HELP: nnlab("--help"),
+        JOB: main_job,
+        RERUN: main_job,
+        SCRIPT: script,
+    }
+    seconds: dict[str, list[float]] = {label: [] for label in commands}
+    for repetition in range(1 if options.quick else 7):
+        say(f"  start-up and main job, {repetition + 1}")
+        shutil.rmtree(folder / "main", ignore_errors=True)
+        for label, command in commands.items():
+            if label != SCRIPT or repetition % 3 == 0:  # it takes as long as all the others
+                threads = {"OMP_NUM_THREADS": "1"} if label == SCRIPT else {}
+                seconds[label].append(wall(command, threads))
+    return seconds
+
+
+def per_job(options: Options, folder: Path) -> dict[tuple[str, int], tuple[float, float, float]]:
+    """Return wall and training seconds, and seconds per job outside training."""
+    cases = [("nnlab", 20)] if options.quick else [("nnlab", 200), ("nnlab", 2000), ("basic", 200)]
+    found = {}
+    for launcher, count in cases:
+        say(f"  {count} jobs, {launcher} launcher")
+        one, every, training = [], [], []
+        for repetition in range(1 if options.quick or launcher == "basic" else 3):
+            output = folder / f"{launcher}-{count}-{repetition}"
+            common = (*TINY, f"output_dir={output}", f"hydra/launcher={launcher}")
+            one.append(wall(nnlab("seed=0", "study=one", *common)))
+            every.append(wall(nnlab(f"seed=range({count})", "study=all", *common)))
+            seconds = train_seconds(output / "all" / "summary.csv")
+            training.append(seconds / cores() if launcher == "nnlab" else seconds)
+            shutil.rmtree(output)
+        total, trained = statistics.median(every), statistics.median(training)
+        each = (total - statistics.median(one) - trained) / (count - 1)
+        found[launcher, count] = total, trained, each
+    return found
+
+
+def nnlab(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "nnlab.run", *arguments]
+
+
+def wall(command: Sequence[str], variables: Mapping[str, str] | None = None) -> float:
+    """Run a command in the repository, without output, and return the seconds that it took."""
+    environment = os.environ | {"MPLBACKEND": "agg"} | dict(variables or {})
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True)
+    seconds = time.perf_counter() - started
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr.decode()[-2000:]}")
+    return seconds
+
+
+def train_seconds(summary: Path) -> float:
+    with summary.open(newline="", encoding="utf-8") as file:
+        return sum(float(row["train_seconds"]) for row in csv.DictReader(file))
