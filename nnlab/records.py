@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import subprocess
 import traceback
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 RESULT = "result.json"
 METRICS = "metrics.csv"
@@ -44,19 +44,20 @@ class RunFolder:
         for name, content in hydra_files.items():
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(content, encoding="utf-8")
-        # A logger of the run's own: runs train side by side, and Python's are global.
-        self.log = logging.Logger(path.name)
-        handler = logging.FileHandler(path / LOG, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
-        self.log.addHandler(handler)
-        self.metrics: IO[str] = (path / METRICS).open("w", encoding="utf-8")
-        self.metrics.write(",".join(COLUMNS) + "\n")
-        self.metrics.flush()
+        self._add(METRICS, ",".join(COLUMNS))
 
     def append(self, row: Sequence[float | None]) -> None:
         """Put an epoch's row on disk."""
-        self.metrics.write(",".join("" if v is None else f"{v:.9g}" for v in row) + "\n")
-        self.metrics.flush()
+        self._add(METRICS, ",".join("" if v is None else f"{v:.9g}" for v in row))
+
+    def log(self, text: str) -> None:
+        """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
+        self._add(LOG, f"[{datetime.now().isoformat(' ', 'milliseconds')}] {text}")
+
+    def _add(self, name: str, line: str) -> None:
+        # Opened anew each time: a stack of a thousand runs would run out of open files.
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def finish(self, outcome: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
         """Write the trained weights, then the result; return it."""
@@ -67,7 +68,7 @@ class RunFolder:
 
     def fail(self, error: BaseException) -> None:
         """Record that the run broke off: the traceback in its log, the error in its result."""
-        self.log.error("".join(traceback.format_exception(error)).rstrip())
+        self.log("".join(traceback.format_exception(error)).rstrip())
         self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
 
     def write_result(self, durable: bool = True, **outcome: Any) -> dict[str, Any]:
@@ -75,11 +76,6 @@ class RunFolder:
         text = json.dumps(result, indent=2, allow_nan=False)
         write_whole(self.path / RESULT, (text + "\n").encode(), durable)
         return result
-
-    def close(self) -> None:
-        self.metrics.close()
-        for handler in self.log.handlers:
-            handler.close()
 
 
 def write_whole(path: Path, content: bytes, durable: bool = True) -> None:

@@ -260,9 +260,6 @@ def train_group(group: Sequence[Task], progress: Progress, interrupted: threadin
                 progress.end(
                     f"{task.outcome.job.name}: failed, see {record(task).path / records.LOG}"
                 )
-    finally:
-        for task in opened.values():
-            record(task).close()
 
 
 def open_folder(task: Task) -> bool:
@@ -274,14 +271,11 @@ def open_folder(task: Task) -> bool:
         task.outcome.error = error
         return False
     data, place = task.identity["dataset"], task.identity["device"]
-    task.folder.log.info("%s: %s", job.name, json.dumps(task.identity["config"]))
-    task.folder.log.info("data: %s, %s", data["source"], data["sizes"])
-    task.folder.log.info(
-        "engine: %s (%s) on %s, %d thread(s)",
-        task.engine.name,
-        task.identity["engine_reason"],
-        place["name"],
-        place["threads"],
+    task.folder.log(f"{job.name}: {json.dumps(task.identity['config'])}")
+    task.folder.log(f"data: {data['source']}, {data['sizes']}")
+    task.folder.log(
+        f"engine: {task.engine.name} ({task.identity['engine_reason']}) "
+        f"on {place['name']}, {place['threads']} thread(s)"
     )
     return True
 
@@ -305,7 +299,7 @@ def finish(task: Task) -> None:
         "test_loss": run.test_loss,
         "test_accuracy": run.test_accuracy,
     }
-    folder.log.info(in_words(run))
+    folder.log(in_words(run))
     task.outcome.result = folder.finish(
         {"status": run.status, "stop_reason": run.stop_reason, "epochs": last.epoch}
         # JSON has no NaN or infinity: a loss that is no number is null.

@@ -15,10 +15,9 @@ IDENTITY: dict[str, Any] = {"fingerprint": "ours", "config": {"a": 1, "b": {"c":
 
 
 def test_a_folder_says_whose_it_is_from_the_first_instant(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run", IDENTITY, {".hydra/config.yaml": "a: 1\n"})
+    RunFolder(tmp_path / "run", IDENTITY, {".hydra/config.yaml": "a: 1\n"})
     assert records.read_result(tmp_path / "run") == {"status": "running", **IDENTITY}
     assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == "a: 1\n"
-    folder.close()
 
 
 def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
@@ -30,14 +29,12 @@ def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
     folder.append((2, 1 / 3, float("nan"), 0.1, 1.0, 2.0))
     last = (tmp_path / "metrics.csv").read_text().splitlines()[-1]
     assert last == "2,0.333333333,nan,0.1,1,2"
-    folder.close()
 
 
 def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, IDENTITY, {})
     weights = {"0.weight": torch.rand(3, 2)}
     returned = folder.finish({"status": "finished", "test_loss": None}, weights)
-    folder.close()
     assert json.loads((tmp_path / "result.json").read_text()) == returned
     assert returned == {"status": "finished", "test_loss": None, **IDENTITY}
     assert torch.equal(load_file(tmp_path / "model.safetensors")["0.weight"], weights["0.weight"])
@@ -50,7 +47,6 @@ def test_a_failure_is_in_the_log_and_the_result(tmp_path: Path) -> None:
         raise RuntimeError("out of luck")
     except RuntimeError as error:
         folder.fail(error)
-    folder.close()
     log = (tmp_path / "run.log").read_text()
     assert "Traceback" in log
     assert "out of luck" in log
@@ -61,10 +57,9 @@ def test_a_failure_is_in_the_log_and_the_result(tmp_path: Path) -> None:
 
 def test_a_new_attempt_removes_the_old_files_but_not_the_log(tmp_path: Path) -> None:
     first = RunFolder(tmp_path, IDENTITY, {})
-    first.log.info("first attempt")
+    first.log("first attempt")
     first.finish({"status": "finished"}, {"w": torch.zeros(1)})
-    first.close()
-    RunFolder(tmp_path, IDENTITY, {}).close()
+    RunFolder(tmp_path, IDENTITY, {})
     assert not (tmp_path / "model.safetensors").exists()
     assert "first attempt" in (tmp_path / "run.log").read_text()
 
@@ -89,7 +84,7 @@ def test_no_folder_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_foreign_run_is_named_by_what_differs(tmp_path: Path) -> None:
-    RunFolder(tmp_path, IDENTITY, {}).close()
+    RunFolder(tmp_path, IDENTITY, {})
     with pytest.raises(ValueError, match=r"holds a run with b.c=2; this one has b.c=3.*study="):
         finished_result(tmp_path, "other", {"a": 1, "b": {"c": 3}})
 
