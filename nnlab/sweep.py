@@ -218,8 +218,8 @@ def train_tasks(tasks: Sequence[Task]) -> None:
                 for group in groups.values()
                 if group[0].engine.side_by_side
             ]
-            if futures:
-                import nnlab.report.figures  # noqa: F401  # slow to import; here it costs no time
+            if 0 < len(futures) < cores():  # on a core that is left: training is being timed
+                import nnlab.report.figures  # noqa: F401  # slow to import; so it costs no time
             try:
                 for future in futures:
                     future.result()
