@@ -89,12 +89,18 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
     """
     outcomes = [Outcome(job) for job in jobs]
     waiting: list[tuple[Outcome, Config]] = []
+    taken: set[Path] = set()
     for outcome in outcomes:
         outcome.error = outcome.job.refused
         config = outcome.job.config
         if config is None:
             continue
         try:
+            if outcome.job.folder in taken:
+                raise ValueError(
+                    f"two runs of this sweep go to {outcome.job.folder}; give each value once"
+                )
+            taken.add(outcome.job.folder)
             if not config.force:
                 outcome.result = earlier_result(outcome.job, config)
             if outcome.result is None:

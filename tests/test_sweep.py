@@ -102,6 +102,13 @@ def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
     assert outcomes[1].result["status"] == "finished"
 
 
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    outcomes = sweep.train([job(tmp_path / "run"), job(tmp_path / "run")])
+    assert outcomes[0].error is None
+    assert "two runs of this sweep go to" in str(outcomes[1].error)
+    assert status(tmp_path / "run") == "finished"
+
+
 def test_objectives() -> None:
     result = {"test_loss": 0.25, "test_accuracy": 0.9, "train_seconds": 3.0, "valid_loss": None}
     for metric, expected in [
