@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import nnlab
 from nnlab import datasets, seeds
-from nnlab.config import DatasetConfig, Source
+from nnlab.config import IdxConfig, Source
 
 HIDDEN = (128, 64)
 CLASSES = 10
@@ -59,7 +59,7 @@ class Problem:
             n = spec.train_size
             return cls(spec, inputs[:n], labels[:n], inputs[n:], labels[n:])
         source = Source.bundled if spec.data == "mnist" else Source.official
-        config = DatasetConfig("mnist", source, spec.folder, balanced=False, normalize=False)
+        config = IdxConfig("mnist", False, False, source, spec.folder)
         if spec.data == "mnist":
             config.balanced = True
         data = datasets.load(

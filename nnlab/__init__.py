@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnlab.datasets import Split as Split
     from nnlab.model import mlp as mlp
+    from nnlab.stopping import Budget as Budget
+    from nnlab.stopping import Epoch as Epoch
+    from nnlab.stopping import Patience as Patience
     from nnlab.stopping import Plateau as Plateau
+    from nnlab.stopping import Target as Target
     from nnlab.training import Fit as Fit
     from nnlab.training import evaluate as evaluate
     from nnlab.training import fit as fit
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Split": "nnlab.datasets",
     "mlp": "nnlab.model",
-    "Plateau": "nnlab.stopping",
+    **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
     "Fit": "nnlab.training",
     "evaluate": "nnlab.training",
     "fit": "nnlab.training",

@@ -39,20 +39,71 @@ class Source(enum.Enum):
     bundled = "bundled"
 
 
+class Monitor(enum.Enum):
+    valid_loss = "valid_loss"
+    valid_accuracy = "valid_accuracy"
+
+
+class HardestSplit(enum.Enum):
+    test = "test"
+    valid = "valid"
+
+
 @dataclass
 class DatasetConfig:
     name: str = MISSING
-    source: Source = MISSING
-    folder: str = MISSING
     balanced: bool = MISSING
     normalize: bool = MISSING
 
 
 @dataclass
+class IdxConfig(DatasetConfig):
+    """MNIST and Fashion-MNIST: four files in the IDX format."""
+
+    source: Source = MISSING
+    folder: str = MISSING
+
+
+@dataclass
+class DogSetConfig(DatasetConfig):
+    """Photographs in a folder with a dogs.csv."""
+
+    folder: str = MISSING
+    resize: bool = MISSING
+    num_classes: int | None = MISSING
+
+
+@dataclass
+class SyntheticConfig(DatasetConfig):
+    """Generated images in DogSet's shape."""
+
+    num_classes: int | None = MISSING
+
+
+@dataclass
+class BooleanConfig(DatasetConfig):
+    """The truth table of a Boolean function."""
+
+    function: str = MISSING
+    inputs: int = MISSING
+
+
+@dataclass
 class ModelConfig:
     name: str = MISSING
+
+
+@dataclass
+class MLPConfig(ModelConfig):
     hidden: list[int] = MISSING
     activation: Activation = MISSING
+
+
+@dataclass
+class PerceptronConfig(ModelConfig):
+    """Step activations with weights from a truth table; nothing is trained."""
+
+    classic: bool = MISSING
 
 
 @dataclass
@@ -96,19 +147,54 @@ class PlateauConfig(StoppingConfig):
 
 
 @dataclass
+class PatienceConfig(StoppingConfig):
+    monitor: Monitor = MISSING
+    min_delta: float = MISSING
+    patience: int = MISSING
+    restore_best: bool = MISSING
+
+
+@dataclass
+class BudgetConfig(StoppingConfig):
+    seconds: float = MISSING
+
+
+@dataclass
+class TargetConfig(StoppingConfig):
+    valid_accuracy: float = MISSING
+
+
+@dataclass
+class HardestConfig:
+    split: HardestSplit = MISSING
+    per_class: int = MISSING
+
+
+@dataclass
+class FgsmConfig:
+    eps: list[float] = MISSING
+    shown: float = MISSING
+
+
+@dataclass
 class Config:
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     stopping: StoppingConfig = MISSING
     train_size: int | None = MISSING
-    valid_size: int = MISSING
+    valid_size: int | None = MISSING
     test_size: int | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
     device: str = MISSING
     engine: EngineName = MISSING
     threads: int = MISSING
+    full_train_metrics: bool = MISSING
+    evaluation: list[str] = MISSING
+    hardest: HardestConfig = MISSING
+    fgsm: FgsmConfig = MISSING
+    plan: bool = MISSING
     objective: str = MISSING
     study: str = MISSING
     output_dir: str = MISSING
@@ -117,15 +203,30 @@ class Config:
 
 OBJECTIVES = ("test_loss", "test_accuracy", "valid_loss", "valid_accuracy", "train_seconds")
 # Options that say where results go or what is done with them, not what is computed.
-NOT_IDENTITY = ("study", "output_dir", "force", "objective")
+NOT_IDENTITY = (
+    *("study", "output_dir", "force", "objective"),
+    *("plan", "evaluation", "hardest", "fgsm"),
+)
+EVALUATIONS = ("hardest", "fgsm", "weights")
 
 
 # The schemas that the YAML files of each config group extend.
 GROUPS: dict[str, dict[str, type]] = {
-    "dataset": {"images": DatasetConfig},
-    "model": {"mlp": ModelConfig},
+    "dataset": {
+        "idx": IdxConfig,
+        "dogset": DogSetConfig,
+        "synthetic": SyntheticConfig,
+        "boolean": BooleanConfig,
+    },
+    "model": {"mlp": MLPConfig, "perceptron": PerceptronConfig},
     "optimizer": {"sgd": SGD, "adam": Adam, "adamw": AdamW},
-    "stopping": {"epochs": StoppingConfig, "plateau": PlateauConfig},
+    "stopping": {
+        "epochs": StoppingConfig,
+        "plateau": PlateauConfig,
+        "patience": PatienceConfig,
+        "budget": BudgetConfig,
+        "target": TargetConfig,
+    },
 }
 
 
@@ -178,7 +279,9 @@ def validate(config: Config) -> None:
     if config.train_size is not None:
         limit = "training needs at least 1 example (null takes the whole split)"
         require(config.train_size >= 1, "train_size", config.train_size, limit)
-    require(config.valid_size >= 0, "valid_size", config.valid_size, "0 means no validation set")
+    if config.valid_size is not None:
+        limit = "0 means no validation set, null the dataset's own"
+        require(config.valid_size >= 0, "valid_size", config.valid_size, limit)
     if config.test_size is not None:
         limit = "0 means no test set, null the whole split"
         require(config.test_size >= 0, "test_size", config.test_size, limit)
@@ -189,14 +292,22 @@ def validate(config: Config) -> None:
     require(config.objective in OBJECTIVES, "objective", config.objective, limit)
     if config.objective.startswith("valid"):
         limit = "there is no validation set; set valid_size"
-        require(config.valid_size > 0, "objective", config.objective, limit)
+        require(config.valid_size != 0, "objective", config.objective, limit)
     limit = "it names one folder under output_dir, without / and not . or .."
     named = config.study.strip(". ") != "" and not set(config.study) & set('/\\:*?"<>|\0')
     require(named, "study", repr(config.study), limit)
 
-    for width in config.model.hidden:
+    dataset, model = config.dataset, config.model
+    if isinstance(dataset, (DogSetConfig, SyntheticConfig)) and dataset.num_classes is not None:
+        limit = "it must be at least 2 (null takes every class)"
+        require(dataset.num_classes >= 2, "dataset.num_classes", dataset.num_classes, limit)
+    if isinstance(model, MLPConfig):
         limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
-        require(width >= 1, "model.hidden", list(config.model.hidden), limit)
+        fine = all(width >= 1 for width in model.hidden)
+        require(fine, "model.hidden", list(model.hidden), limit)
+    if isinstance(model, PerceptronConfig):
+        limit = "it computes a truth table; choose dataset=boolean"
+        require(isinstance(dataset, BooleanConfig), "model", model.name, limit)
 
     optimizer = config.optimizer
     finite("optimizer.lr", optimizer.lr)
@@ -214,13 +325,32 @@ def validate(config: Config) -> None:
         finite("optimizer.eps", optimizer.eps)
 
     stopping = config.stopping
-    limit = "it must be at least 1"
-    require(stopping.max_epochs >= 1, "stopping.max_epochs", stopping.max_epochs, limit)
-    if isinstance(stopping, PlateauConfig):
+    limit = "it must be at least 0 (0 evaluates the untrained network)"
+    require(stopping.max_epochs >= 0, "stopping.max_epochs", stopping.max_epochs, limit)
+    if isinstance(stopping, (PlateauConfig, PatienceConfig)):
         finite("stopping.min_delta", stopping.min_delta)
-        require(stopping.patience >= 1, "stopping.patience", stopping.patience, limit)
-        limit = "it watches the validation loss; set valid_size (say valid_size=500)"
-        require(config.valid_size > 0, "stopping", "plateau", limit)
+        require(stopping.patience >= 1, "stopping.patience", stopping.patience, "at least 1")
+    if isinstance(stopping, BudgetConfig):
+        limit = "it must be a finite number of seconds above 0"
+        some = math.isfinite(stopping.seconds) and stopping.seconds > 0
+        require(some, "stopping.seconds", stopping.seconds, limit)
+    if isinstance(stopping, TargetConfig):
+        limit = "an accuracy lies above 0 and is at most 1"
+        inside = 0 < stopping.valid_accuracy <= 1
+        require(inside, "stopping.valid_accuracy", stopping.valid_accuracy, limit)
+    if isinstance(stopping, (PlateauConfig, PatienceConfig, TargetConfig)):
+        limit = "it watches the validation set; set valid_size (say valid_size=500)"
+        require(config.valid_size != 0, "stopping", stopping.name, limit)
+
+    for name in config.evaluation:
+        limit = f"choose any of {', '.join(EVALUATIONS)}"
+        require(name in EVALUATIONS, "evaluation", list(config.evaluation), limit)
+    limit = "it must be at least 1"
+    require(config.hardest.per_class >= 1, "hardest.per_class", config.hardest.per_class, limit)
+    limit = "give sizes of the perturbation from 0 to 1, the range of a pixel"
+    eps = [*config.fgsm.eps, config.fgsm.shown]
+    fine = len(config.fgsm.eps) > 0 and all(0 <= size <= 1 for size in eps)
+    require(fine, "fgsm.eps", f"{list(config.fgsm.eps)} (shown: {config.fgsm.shown:g})", limit)
 
 
 def plain(config: Config) -> dict[str, Any]:

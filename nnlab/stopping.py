@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+import time
+from typing import NamedTuple, Protocol
+
+
+class Epoch(NamedTuple):
+    """One row of metrics.csv. ``seconds`` is training time since the run began."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    valid_loss: float | None
+    valid_accuracy: float | None
+    seconds: float
 
 
 class StoppingRule(Protocol):
-    def update(self, valid_loss: float) -> str | None:
-        """Take the validation loss after an epoch; return why to stop, or None to go on."""
+    @property
+    def restore(self) -> int | None:
+        """The epoch so far with whose weights the run is to end; None for the last one."""
+
+    def update(self, epoch: Epoch) -> str | None:
+        """Take what an epoch came to; return why to stop, or None to go on."""
 
 
 class Plateau:
@@ -18,11 +35,12 @@ class Plateau:
     an improvement, and a step down from infinity is one.
 
     >>> rule = Plateau(min_delta=0.1, patience=2)
-    >>> [rule.update(loss) for loss in (1.0, 0.5, 0.45)]
-    [None, None, None]
-    >>> rule.update(0.44)
-    'validation loss decreased by less than 0.1 for 2 epochs in a row'
+    >>> losses = (1.0, 0.5, 0.45, 0.44)
+    >>> [rule.update(Epoch(n, loss, 0.5, loss, 0.5, n)) for n, loss in enumerate(losses, 1)][2:]
+    [None, 'validation loss decreased by less than 0.1 for 2 epochs in a row']
     """
+
+    restore = None
 
     def __init__(self, min_delta: float = 1e-4, patience: int = 1) -> None:
         self.min_delta = min_delta
@@ -30,16 +48,123 @@ class Plateau:
         self.previous: float | None = None
         self.flat_epochs = 0
 
-    def update(self, valid_loss: float) -> str | None:
+    def update(self, epoch: Epoch) -> str | None:
+        loss = watched(epoch, "valid_loss")
         # A NaN on either side makes the comparison false: no improvement.
-        improved = self.previous is None or self.previous - valid_loss >= self.min_delta
-        improved = improved and valid_loss == valid_loss
+        improved = self.previous is None or self.previous - loss >= self.min_delta
+        improved = improved and not math.isnan(loss)
         self.flat_epochs = 0 if improved else self.flat_epochs + 1
-        self.previous = valid_loss
+        self.previous = loss
         if self.flat_epochs < self.patience:
             return None
-        epochs = "epoch" if self.patience == 1 else "epochs in a row"
         return (
             f"validation loss decreased by less than {self.min_delta:g} "
-            f"for {self.patience} {epochs}"
+            f"for {self.patience} {'epoch' if self.patience == 1 else 'epochs in a row'}"
         )
+
+
+class Patience:
+    """Stop when the best value so far was not beaten for ``patience`` epochs in a row.
+
+    monitor: ``valid_loss``, beaten by a lower value, or ``valid_accuracy``, by a higher one,
+    each by more than ``min_delta``. Of equal values the first is the best; NaN is none.
+    restore_best: end with the weights of the best epoch, also where max_epochs comes first.
+
+    >>> rule = Patience(patience=2)
+    >>> losses = (1.0, 0.5, 0.7, 0.6)
+    >>> [rule.update(Epoch(n, loss, 0.5, loss, 0.5, n)) for n, loss in enumerate(losses, 1)][2:]
+    [None, 'validation loss did not fall below 0.5 of epoch 2 for 2 epochs']
+    >>> rule.restore
+    2
+    """
+
+    def __init__(
+        self,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        monitor: str = "valid_loss",
+        restore_best: bool = True,
+    ) -> None:
+        if monitor not in ("valid_loss", "valid_accuracy"):
+            raise ValueError(f"monitor={monitor} is neither valid_loss nor valid_accuracy")
+        self.patience = patience
+        self.min_delta = min_delta
+        self.monitor = monitor
+        self.restore_best = restore_best
+        self.best: float | None = None
+        self.best_epoch = 0
+
+    @property
+    def restore(self) -> int | None:
+        return self.best_epoch if self.restore_best and self.best is not None else None
+
+    def update(self, epoch: Epoch) -> str | None:
+        value = watched(epoch, self.monitor)
+        gain = math.inf
+        if self.best is not None:
+            gain = self.best - value if self.monitor == "valid_loss" else value - self.best
+        if gain > self.min_delta and not math.isnan(value):
+            self.best, self.best_epoch = value, epoch.epoch
+        waited = epoch.epoch - self.best_epoch
+        if waited < self.patience:
+            return None
+        epochs = f"{waited} {'epoch' if waited == 1 else 'epochs'}"
+        if self.best is None:
+            return f"{self.monitor} was no number for {epochs}"
+        name, beat = (
+            ("validation loss", "fall below")
+            if self.monitor == "valid_loss"
+            else ("validation accuracy", "rise above")
+        )
+        margin = f" by more than {self.min_delta:g}" if self.min_delta else ""
+        best = f"{self.best:.4g} of epoch {self.best_epoch}"
+        return f"{name} did not {beat} {best}{margin} for {epochs}"
+
+
+class Budget:
+    """Stop after the epoch in which ``seconds`` of wall-clock time are used up.
+
+    Time counts from the beginning of the run's first epoch, with evaluation.
+    """
+
+    restore = None
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.started: float | None = None
+
+    def update(self, epoch: Epoch) -> str | None:
+        now = time.monotonic()
+        if self.started is None:
+            self.started = now - epoch.seconds
+        passed = now - self.started
+        if passed < self.seconds:
+            return None
+        return f"{passed:.3g} s have passed, the budget is {self.seconds:g} s"
+
+
+class Target:
+    """Stop when the validation accuracy, a fraction, is reached.
+
+    >>> Target(0.9).update(Epoch(1, 0.5, 0.8, 0.4, 0.92, 1.0))
+    'validation accuracy 0.92 reached the target of 0.9'
+    """
+
+    restore = None
+
+    def __init__(self, valid_accuracy: float) -> None:
+        self.valid_accuracy = valid_accuracy
+
+    def update(self, epoch: Epoch) -> str | None:
+        accuracy = watched(epoch, "valid_accuracy")
+        if not accuracy >= self.valid_accuracy:
+            return None
+        return f"validation accuracy {accuracy:.4g} reached the target of {self.valid_accuracy:g}"
+
+
+def watched(epoch: Epoch, monitor: str) -> float:
+    """Return the value that a rule watches. Raises ValueError where nothing was validated."""
+    value: float | None = getattr(epoch, monitor)
+    if value is None:
+        raise ValueError(f"the stopping rule watches {monitor}; there is no validation set")
+    return value

@@ -16,14 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
 from nnlab import messages, records
-from nnlab.config import Config, EngineName, PlateauConfig
+from nnlab.config import (
+    BudgetConfig,
+    Config,
+    EngineName,
+    MLPConfig,
+    PatienceConfig,
+    PlateauConfig,
+    StoppingConfig,
+    TargetConfig,
+)
 from nnlab.progress import Progress
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from nnlab.datasets import Data
     from nnlab.engines import Engine, Run
+    from nnlab.stopping import StoppingRule
 
 log = logging.getLogger("nnlab")
 history: list[Outcome] = []  # of all jobs of this command, whatever batches Hydra made of them
@@ -160,32 +171,48 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
 
 def build_run(config: Config, data: Data) -> Run:
     """Build the network that a configuration describes, on its data."""
-    from nnlab import model, seeds
+    from nnlab import seeds
     from nnlab.engines import Run
-    from nnlab.stopping import Plateau
 
-    stopping = config.stopping
     return Run(
-        model=model.mlp(
-            inputs=data.train.inputs[0].numel(),
-            hidden=config.model.hidden,
-            outputs=len(data.classes),
-            activation=config.model.activation.name,
-            generator=seeds.generator(config.seed, "weights"),
-        ),
+        model=build_model(config, data.train.inputs[0].numel(), len(data.classes)),
         optimizer=config.optimizer,
         train=data.train,
         valid=data.valid,
         test=data.test,
         batch_size=config.batch_size,
-        max_epochs=stopping.max_epochs,
-        stopping=(
-            Plateau(stopping.min_delta, stopping.patience)
-            if isinstance(stopping, PlateauConfig)
-            else None
-        ),
+        max_epochs=config.stopping.max_epochs,
+        stopping=build_rule(config.stopping),
         order=seeds.generator(config.seed, "order"),
+        full_train_metrics=config.full_train_metrics,
     )
+
+
+def build_model(config: Config, inputs: int, outputs: int) -> nn.Module:
+    """Build the network with its initial weights, from the run's seed."""
+    from nnlab import model, seeds
+
+    options = config.model
+    if isinstance(options, MLPConfig):
+        weights = seeds.generator(config.seed, "weights")
+        return model.mlp(inputs, options.hidden, outputs, options.activation.name, weights)
+    raise ValueError(f"model={options.name} is not known; see --help")
+
+
+def build_rule(stopping: StoppingConfig) -> StoppingRule | None:
+    """Build the rule that ends a run early; None where only max_epochs does."""
+    from nnlab.stopping import Budget, Patience, Plateau, Target
+
+    if isinstance(stopping, PlateauConfig):
+        return Plateau(stopping.min_delta, stopping.patience)
+    if isinstance(stopping, PatienceConfig):
+        monitor = stopping.monitor.name
+        return Patience(stopping.patience, stopping.min_delta, monitor, stopping.restore_best)
+    if isinstance(stopping, BudgetConfig):
+        return Budget(stopping.seconds)
+    if isinstance(stopping, TargetConfig):
+        return Target(stopping.valid_accuracy)
+    return None
 
 
 def describe(job: Job, config: Config, run: Run, data: Data) -> dict[str, Any]:
@@ -295,19 +322,17 @@ def finish(task: Task) -> None:
     """Write what the run came to."""
     run, folder = task.run, record(task)
     task.outcome.trained = True
-    last = run.epochs[-1]
+    last = run.epochs[-1]._asdict() if run.epochs else {"seconds": 0.0}
     measured = {
-        "train_seconds": last.seconds,
-        "train_loss": last.train_loss,
-        "train_accuracy": last.train_accuracy,
-        "valid_loss": last.valid_loss,
-        "valid_accuracy": last.valid_accuracy,
+        "train_seconds": last["seconds"],
+        **{column: last.get(column) for column in records.COLUMNS[1:5]},
         "test_loss": run.test_loss,
         "test_accuracy": run.test_accuracy,
     }
     folder.log(in_words(run))
     task.outcome.result = folder.finish(
-        {"status": run.status, "stop_reason": run.stop_reason, "epochs": last.epoch}
+        {"status": run.status, "stop_reason": run.stop_reason, "epochs": len(run.epochs)}
+        | {"weights_of_epoch": run.restored or len(run.epochs)}
         # JSON has no NaN or infinity: a loss that is no number is null.
         | {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()},
         run.model.state_dict(),
@@ -315,10 +340,12 @@ def finish(task: Task) -> None:
 
 
 def in_words(run: Run) -> str:
-    last = run.epochs[-1]
     test = "" if run.test_accuracy is None else f"test accuracy {run.test_accuracy:.1%}, "
-    epochs = "epoch" if last.epoch == 1 else "epochs"
-    return f"{test}{last.epoch} {epochs} in {last.seconds:.2f} s ({run.stop_reason})"
+    count = len(run.epochs)
+    seconds = run.epochs[-1].seconds if run.epochs else 0.0
+    restored = "" if run.restored is None else f", weights of epoch {run.restored} restored"
+    epochs = "epoch" if count == 1 else "epochs"
+    return f"{test}{count} {epochs} in {seconds:.2f} s ({run.stop_reason}{restored})"
 
 
 def examples(task: Task) -> int:

@@ -15,8 +15,8 @@ import nnlab.engines.torch as reference
 from nnlab import device, engines, seeds
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Epoch, Run
-from nnlab.stopping import StoppingRule
+from nnlab.engines import Engine, Run
+from nnlab.stopping import Budget, Epoch, StoppingRule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,15 +29,22 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
 
     Yields a run's metrics after each of its epochs, and (run, None) when it has ended and
     ``run`` holds its results. It ends at ``max_epochs``, when its stopping rule says so, or
-    when its training or validation loss is not finite. Only then is its test split read.
+    when its training or validation loss is not finite. Only then are the best weights
+    restored, where its rule asks for it, and its test split read.
     """
     active = list(runs)
+    best: dict[Run, dict[str, Tensor]] = {}
+    for run in active:
+        if run.max_epochs == 0:
+            run.status, run.stop_reason = "finished", "max_epochs=0: evaluated, not trained"
     while active:
-        trained = engine.train_epoch(active, [draw_order(run) for run in active])
-        validated = [run for run in active if run.valid is not None]
-        validation = dict(zip(validated, engine.evaluate(validated, "valid")))
-        for run, (loss, accuracy, seconds) in zip(active, trained):
+        training = [run for run in active if run.status == "running"]
+        trained = engine.train_epoch(training, [draw_order(run) for run in training])
+        validation = evaluated(training, engine, "valid")
+        again = evaluated([run for run in training if run.full_train_metrics], engine, "train")
+        for run, (loss, accuracy, seconds) in zip(training, trained):
             before = run.epochs[-1].seconds if run.epochs else 0.0
+            loss, accuracy = again.get(run, (loss, accuracy))
             valid_loss, valid_accuracy = validation.get(run, (None, None))
             run.epochs.append(
                 Epoch(
@@ -50,15 +57,27 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
                 )
             )
             run.status, run.stop_reason = judge(run)
+            if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
+                best[run] = engine.state(run)
             yield run, run.epochs[-1]
 
         ended = [run for run in active if run.status != "running"]
         active = [run for run in active if run.status == "running"]
-        tested = [run for run in ended if run.test is not None and run.status != "diverged"]
-        for run, (loss, accuracy) in zip(tested, engine.evaluate(tested, "test")):
-            run.test_loss, run.test_accuracy = loss, accuracy
+        for run in ended:
+            if run in best:
+                run.restored = run.stopping.restore if run.stopping is not None else None
+                engine.load_state(run, best.pop(run))
+        tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
+        for run, (test_loss, test_accuracy) in tested.items():
+            run.test_loss, run.test_accuracy = test_loss, test_accuracy
         engine.release(ended)
         yield from ((run, None) for run in ended)
+
+
+def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, float]]:
+    """Return loss and accuracy of the runs that have such a split."""
+    having = [run for run in runs if getattr(run, split) is not None]
+    return dict(zip(having, engine.evaluate(having, split)))
 
 
 def draw_order(run: Run) -> Tensor:
@@ -74,8 +93,8 @@ def judge(run: Run) -> tuple[str, str]:
     for name, loss in (("training", last.train_loss), ("validation", last.valid_loss)):
         if loss is not None and not math.isfinite(loss):
             return "diverged", f"{name} loss became {loss} in epoch {last.epoch}"
-    if run.stopping is not None and last.valid_loss is not None:
-        reason = run.stopping.update(last.valid_loss)
+    if run.stopping is not None:
+        reason = run.stopping.update(last)
         if reason is not None:
             return "stopped", reason
     if last.epoch >= run.max_epochs:
@@ -143,13 +162,16 @@ def fit(
     shuffle: bool = True,
     seed: int = 0,
     engine: str = "auto",
+    full_train_metrics: bool = False,
 ) -> Fit:
     """Train a classifier with cross entropy, in place, until it is time to stop.
 
     model: any module from inputs [B, ...] to logits [B, classes]; it stays on its device.
     train, valid, test: a pair of inputs [N, ...] and labels [N] (tensors or arrays), or a
     Dataset of such examples. ``stopping`` needs ``valid``; test is read once, at the end.
-    ``seed`` draws the order of the examples. On the CPU one thread is used.
+    ``seed`` draws the order of the examples. ``full_train_metrics`` evaluates the training
+    examples after each epoch; otherwise their loss and accuracy are measured as it trains.
+    On the CPU one thread is used.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
@@ -162,11 +184,11 @@ def fit(
 
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is not possible: it must be at least 1")
-    if max_epochs < 1:
-        raise ValueError(f"max_epochs={max_epochs} is not possible: it must be at least 1")
+    if max_epochs < 0:
+        raise ValueError(f"max_epochs={max_epochs} is not possible: it must be at least 0")
     if engine not in EngineName.__members__:
         raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
-    if stopping is not None and valid is None:
+    if stopping is not None and valid is None and not isinstance(stopping, Budget):
         raise ValueError("stopping watches the validation loss; pass valid=(inputs, labels)")
     run = Run(
         model,
@@ -178,6 +200,7 @@ def fit(
         max_epochs=max_epochs,
         stopping=stopping,
         order=seeds.generator(seed, "order") if shuffle else None,
+        full_train_metrics=full_train_metrics,
     )
     where = _device_of(model)
     build, _ = engines.choose(EngineName[engine], run, where)

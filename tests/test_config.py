@@ -24,10 +24,10 @@ def test_defaults_are_experiment_a() -> None:
     assert config.plain(composed()) == {
         "dataset": {
             "name": "mnist",
-            "source": "auto",
-            "folder": "data/mnist",
             "balanced": True,
             "normalize": False,
+            "source": "auto",
+            "folder": "data/mnist",
         },
         "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
         "optimizer": {
@@ -47,6 +47,11 @@ def test_defaults_are_experiment_a() -> None:
         "device": "auto",
         "engine": "auto",
         "threads": 1,
+        "full_train_metrics": False,
+        "evaluation": [],
+        "hardest": {"split": "test", "per_class": 5},
+        "fgsm": {"eps": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2], "shown": 0.1},
+        "plan": False,
         "objective": "test_loss",
         "study": "mnist",
         "output_dir": "outputs",
@@ -104,8 +109,18 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]"),
         (["optimizer=adam", "optimizer.betas=[0.9,1]"], r"optimizer.betas=\[0.9, 1.0\]"),
         (["optimizer=adamw", "optimizer.eps=-1"], "optimizer.eps=-1"),
-        (["stopping.max_epochs=0"], "stopping.max_epochs=0"),
+        (["stopping.max_epochs=-1"], "stopping.max_epochs=-1"),
         (["stopping=plateau"], "stopping=plateau .* set valid_size"),
+        (["stopping=patience"], "stopping=patience .* set valid_size"),
+        (["stopping=target"], "stopping=target .* set valid_size"),
+        (["stopping=patience", "valid_size=9", "stopping.patience=0"], "stopping.patience=0"),
+        (["stopping=patience", "valid_size=9", "stopping.min_delta=nan"], "stopping.min_delta=nan"),
+        (["stopping=target", "valid_size=9", "stopping.valid_accuracy=90"], "=90.0 .* at most 1"),
+        (["stopping=budget", "stopping.seconds=0"], "stopping.seconds=0"),
+        (["evaluation=[weights,fgms]"], r"evaluation=\['weights', 'fgms'\] .* choose any of"),
+        (["fgsm.eps=[]"], "fgsm.eps"),
+        (["fgsm.shown=1.5"], "fgsm.eps.*shown: 1.5"),
+        (["hardest.per_class=0"], "hardest.per_class=0"),
         (["stopping=plateau", "valid_size=9", "stopping.patience=0"], "stopping.patience=0"),
         (["stopping=plateau", "valid_size=9", "stopping.min_delta=-1"], "stopping.min_delta=-1"),
         (["+optimizer.lrr=1"], "optimizer.lrr is not an option .* did you mean optimizer.lr"),
@@ -143,7 +158,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in config.NOT_IDENTITY), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 25
+    assert checked == 28
 
 
 def test_group_names_of_the_schemas_are_those_of_conf() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 import nnlab
 from nnlab import datasets, seeds
-from nnlab.config import SGD, Adam, DatasetConfig, EngineName, Source
+from nnlab.config import SGD, Adam, EngineName, IdxConfig, Source
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run, choose, native
 from nnlab.engines.native import NativeEngine
@@ -89,7 +89,7 @@ def test_fit_takes_the_fast_engine_and_gives_the_same_result() -> None:
 
 
 def accuracy(engine: type[Engine], seed: int) -> float:
-    config = DatasetConfig("mnist", Source.bundled, "", balanced=True, normalize=False)
+    config = IdxConfig("mnist", True, False, Source.bundled, "")
     data = datasets.load(config, train_size=200, valid_size=0, test_size=1000, seed=seed)
     model = nnlab.mlp(784, [32], 10, generator=seeds.generator(seed, "weights"))
     sgd = SGD("sgd", lr=0.05, weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False)

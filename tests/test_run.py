@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 import nnlab
 from nnlab import datasets, seeds
-from nnlab.config import DatasetConfig, Source
+from nnlab.config import IdxConfig, Source
 from nnlab.engines import native
 
 REPOSITORY = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_one_run_writes_what_fit_computes(tmp_path: Path) -> None:
         ".hydra/overrides.yaml",
     } == files(folder)
 
-    config = DatasetConfig("mnist", Source.bundled, "data/mnist", True, False)
+    config = IdxConfig("mnist", True, False, Source.bundled, "data/mnist")
     data = datasets.load(config, train_size=60, valid_size=50, test_size=100, seed=0)
     model = nnlab.mlp(784, [128, 64], 10, generator=seeds.generator(0, "weights"))
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -271,7 +271,11 @@ def test_official_files_reach_the_reference_accuracies(tmp_path: Path) -> None:
 def test_help_is_for_a_person(tmp_path: Path) -> None:
     done = nnlab_run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for option in ("train_size", "optimizer: adam, adamw, sgd", "stopping: epochs, plateau"):
+    for option in (
+        "train_size",
+        "optimizer: adam, adamw, sgd",
+        "stopping: budget, epochs, patience, plateau, target",
+    ):
         assert option in done.stdout
     assert "schema" not in done.stdout
 

@@ -1,14 +1,32 @@
+"""Every rule against curves whose stopping epoch is worked out by hand."""
+
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 
 import pytest
 
-from nnlab import Plateau
+from nnlab import Budget, Epoch, Patience, Plateau, Target
+from nnlab.stopping import StoppingRule
+
+NAN, INF = math.nan, math.inf
+
+
+def stops_after(
+    rule: StoppingRule, losses: Sequence[float], accuracies: Sequence[float] | None = None
+) -> int | None:
+    """Return the epoch after which the rule first gives a reason."""
+    for number, loss in enumerate(losses, 1):
+        accuracy = 0.5 if accuracies is None else accuracies[number - 1]
+        if rule.update(Epoch(number, 9.0, 0.0, loss, accuracy, 0.1 * number)) is not None:
+            return number
+    return None
 
 
 @pytest.mark.parametrize(
-    ("losses", "min_delta", "patience", "stops_after"),
+    ("losses", "min_delta", "patience", "expected"),
     [
         # decreases between epochs: 0.5, 0.25, 0.125, 0.0625 (exact in binary)
         ([1.0, 0.5, 0.25, 0.125, 0.0625], 0.125, 1, 5),
@@ -17,17 +35,72 @@ from nnlab import Plateau
         ([1.0, 1.0], 0.0, 1, None),  # a decrease of 0 is not less than 0
         ([1.0, 2.0, 1.5, 2.0, 2.0], 0.1, 2, 5),  # an improvement starts the count again
         ([1.0, 2.0, 2.0], 0.1, 2, 3),
-        ([1.0, math.nan], 0.0, 1, 2),  # NaN never counts as an improvement
-        ([math.nan, 1.0], 0.0, 1, 1),
-        ([1.0, math.nan, 0.5], 0.0, 2, 3),  # nor does a step from NaN
-        ([math.inf, 1.0, 0.5], 0.1, 1, None),
+        ([1.0, NAN], 0.0, 1, 2),  # NaN never counts as an improvement
+        ([NAN, 1.0], 0.0, 1, 1),
+        ([1.0, NAN, 0.5], 0.0, 2, 3),  # nor does a step from NaN
+        ([INF, 1.0, 0.5], 0.1, 1, None),
         ([1.0, 0.5, 0.7, 0.4], 0.1, 1, 3),  # compared with the epoch before, not the best
     ],
 )
-def test_plateau_against_hand_computed_curves(
-    losses: list[float], min_delta: float, patience: int, stops_after: int | None
+def test_plateau(
+    losses: list[float], min_delta: float, patience: int, expected: int | None
 ) -> None:
     rule = Plateau(min_delta, patience)
-    reasons = [rule.update(loss) for loss in losses]
-    stopped = [i for i, reason in enumerate(reasons, 1) if reason is not None]
-    assert (stopped[0] if stopped else None) == stops_after
+    assert stops_after(rule, losses) == expected
+    assert rule.restore is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "min_delta", "patience", "expected", "best"),
+    [
+        ([1.0, 0.5, 0.7, 0.6], 0.0, 2, 4, 2),
+        ([1.0, 0.5, 0.7, 0.4, 0.45, 0.41], 0.0, 2, 6, 4),  # compared with the best, not the last
+        ([1.0, 0.5, 0.5, 0.5], 0.0, 2, 4, 2),  # of equal values the first is the best
+        ([1.0, 0.875, 0.75, 0.625], 0.25, 2, 3, 1),  # a gain of min_delta is not enough...
+        ([1.0, 0.875, 0.75, 0.625], 0.25, 3, None, 4),  # ...but gains add up against the best
+        ([NAN, NAN, NAN], 0.0, 2, 2, None),  # NaN is no best
+        ([NAN, 1.0, NAN, 0.5], 0.0, 2, None, 4),
+        ([INF, INF, 1.0], 0.0, 2, None, 3),
+        ([3.0, 2.0, 1.0], 0.0, 1, None, 3),
+    ],
+)
+def test_patience_on_the_loss(
+    losses: list[float], min_delta: float, patience: int, expected: int | None, best: int | None
+) -> None:
+    rule = Patience(patience, min_delta)
+    assert stops_after(rule, losses) == expected
+    assert rule.restore == best
+    last = Patience(patience, min_delta, restore_best=False)
+    stops_after(last, losses)
+    assert last.restore is None
+
+
+def test_patience_on_the_accuracy() -> None:
+    rule = Patience(2, 0.0, "valid_accuracy")
+    accuracies = [0.1, 0.5, 0.4, 0.75, NAN, 0.75]
+    assert stops_after(rule, [1.0] * 6, accuracies) == 6
+    assert rule.restore == 4
+    with pytest.raises(ValueError, match="monitor=train_loss is neither"):
+        Patience(monitor="train_loss")
+
+
+def test_target() -> None:
+    accuracies = [0.1, NAN, 0.874, 0.875, 0.9]
+    assert stops_after(Target(0.875), [1.0] * 5, accuracies) == 4
+    assert stops_after(Target(0.95), [1.0] * 5, accuracies) is None
+
+
+def test_budget_counts_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 101.0, 102.5, 103.5])  # the first epoch took 0.1 s until 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    assert stops_after(Budget(2.5), [1.0] * 4) == 3
+    rule = Budget(1e-9)
+    monkeypatch.undo()
+    reason = rule.update(Epoch(1, 1.0, 0.5, None, None, 0.25))
+    assert reason == "0.25 s have passed, the budget is 1e-09 s"
+
+
+@pytest.mark.parametrize("rule", [Plateau(), Patience(), Target(0.5)])
+def test_a_rule_without_what_it_watches(rule: StoppingRule) -> None:
+    with pytest.raises(ValueError, match="there is no validation set"):
+        rule.update(Epoch(1, 1.0, 0.5, None, None, 0.1))

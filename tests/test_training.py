@@ -14,8 +14,9 @@ from torch.utils.data import TensorDataset
 import nnlab
 from nnlab import seeds
 from nnlab.datasets import Split
-from nnlab.engines import Epoch, Run
+from nnlab.engines import Run
 from nnlab.engines.torch import TorchEngine
+from nnlab.stopping import Epoch
 from nnlab.training import as_split, draw_order, judge, train_runs
 from tests import plain_loop
 
@@ -266,7 +267,7 @@ def test_bad_data_is_refused(data: object, message: str) -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size=0"),
-        ({"max_epochs": 0}, "max_epochs=0"),
+        ({"max_epochs": -1}, "max_epochs=-1"),
         ({"stopping": nnlab.Plateau()}, "pass valid"),
         ({"engine": "warp"}, "engine=warp"),
     ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 
 from nnlab import seeds
-from nnlab.config import DatasetConfig, Source
-from nnlab.datasets import files, mnist, sampling
+from nnlab.config import DatasetConfig, IdxConfig
+from nnlab.datasets import mnist, sampling
+from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, excess
 
 log = logging.getLogger("nnlab")
 
@@ -57,15 +57,8 @@ class Data:
     provenance: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    train: int | None
-    valid: int
-    test: int | None
-
-
 _lock = threading.Lock()
-_arrays: dict[tuple[str, Path], mnist.Arrays] = {}  # by source; held for the life of the process
+_arrays: dict[tuple[str, Path], Arrays] = {}  # by source; held for the life of the process
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
@@ -73,134 +66,87 @@ def load(
     config: DatasetConfig,
     *,
     train_size: int | None,
-    valid_size: int,
+    valid_size: int | None,
     test_size: int | None,
     seed: int,
 ) -> Data:
     """Draw a run's splits from its seed, reading the dataset once per process.
 
-    A size of None takes the whole split in file order; the validation set is drawn from the
-    training split first. Arrays are shared between calls, from any thread; where
-    config.normalize is set, only calls that draw the same subset share them.
-    Raises ValueError if a size is too large or a file is not as published, OSError if the
+    A size of None takes the whole partition in its own order. Where the dataset has no
+    validation partition, the validation set is drawn from the training one first. Arrays are
+    shared between calls, from any thread; where config.normalize is set, only calls that
+    draw the same subset share them.
+    Raises ValueError if a size is too large or a file is not as it should be, OSError if the
     files are neither here nor to be downloaded.
     """
-    if config.name not in mnist.IMAGE_SETS:
-        known = ", ".join(mnist.IMAGE_SETS)
-        raise ValueError(f"dataset.name={config.name} is not known; choose one of {known}")
-    images = mnist.IMAGE_SETS[config.name]
-    sizes = _Sizes(train_size, valid_size, test_size)
+    sizes = Sizes(train_size, valid_size, test_size)
     with _lock:
-        source, arrays = _read(images, config, sizes)
-    train, valid, test = _draw(arrays, sizes, config.balanced, seed)
+        source, arrays = read(config, sizes)
+    too_many = excess(config.name, Counts.of(arrays), sizes, config.balanced)
+    if too_many is not None:
+        raise ValueError("; ".join(too_many))
+    drawn = _draw(arrays, sizes, config.balanced, seed)
+    with _lock:
+        if config.normalize:
+            mean, deviation = statistics(*drawn[0], channels(arrays.shape))
+            splits = [_scaled(part, index, mean, deviation) for part, index in drawn]
+        else:
+            splits = [Split(part.floats(), part.labels, index) for part, index in drawn]
+    train, valid, test = splits
     provenance = {
-        "name": images.name,
+        "name": config.name,
         "source": source,
-        "sha256": arrays.sha256,
+        **arrays.provenance,
+        "synthetic": arrays.synthetic,
         "shape": list(arrays.shape),
-        "full_size": sum(images.counts.train),  # of the published training split
+        "classes": list(arrays.classes),
+        "full_size": arrays.full_size,
         "sizes": {"train": len(train), "valid": len(valid), "test": len(test)},
+        "mean": mean.tolist() if config.normalize else None,  # of a channel, in [0, 1]
+        "deviation": deviation.tolist() if config.normalize else None,
     }
-    if config.normalize:
-        mean, scale = _statistics(train, channels=arrays.shape[2] if len(arrays.shape) > 2 else 1)
-        with _lock:
-            train, valid, test = (_scaled(part, mean, scale) for part in (train, valid, test))
     return Data(
         train,
         valid if len(valid) > 0 else None,
         test if len(test) > 0 else None,
-        list(images.classes),
+        list(arrays.classes),
         provenance,
     )
 
 
-def _read(images: mnist.ImageSet, config: DatasetConfig, sizes: _Sizes) -> tuple[str, mnist.Arrays]:
-    """Choose the source that serves these sizes; return its name and its arrays."""
-    folder = Path(config.folder).expanduser()
-    excess = _excess(images.name, images.counts, sizes, config.balanced)
-    lacking = _sample_lacks(images, config, sizes)
-    found = files.find(folder, images.files)
-    missing = [file for file in images.files if file not in found]
-    names = ", ".join(file.name for file in missing)
+def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
+    """Return the source that serves these sizes, and all of its examples.
 
-    if config.source is Source.bundled and lacking is not None:
-        official = f", or set dataset.source=auto and put the official files into {folder}"
-        raise ValueError("; ".join(lacking) + ("" if excess else official))
-    if config.source is Source.bundled or (missing and lacking is None):
-        source = f"bundled sample of {images.name}"
-        some = config.source is Source.auto and len(missing) < len(images.files)
-        note = f" ({folder} lacks {names})" if some else ""
-        return source, _once(source, note, lambda: mnist.read_sample(images))
-
-    if excess is not None:
-        raise ValueError("; ".join(excess))
-    if missing:
-        assert lacking is not None
-        reason, remedy = lacking
-        log.info(f"{reason}: fetching {names} into {folder}")
-        try:
-            files.fetch(folder, missing, images.mirrors)
-        except OSError as error:
-            raise OSError(f"{reason}, but {error}; or {remedy}") from error
-        found = files.find(folder, images.files)
-    source = f"official {images.name} files in {folder}"
-    return source, _once(source, "", lambda: mnist.read_official(images, found))
-
-
-def _once(source: str, note: str, read: Callable[[], mnist.Arrays]) -> mnist.Arrays:
-    """Return the source's arrays, from memory if it was read from this directory before."""
+    A source is read once per process. Raises as ``load`` does.
+    """
+    note = ""
+    if isinstance(config, IdxConfig):
+        source, note, reader = mnist.choose(config, sizes)
+    else:
+        raise ValueError(f"dataset={config.name} is not known; see --help")
     key = (source, Path.cwd())  # the source may name a relative folder
     if key not in _arrays:
-        _arrays[key] = read()
+        _arrays[key] = reader()
         log.info(f"{source}{note}")
-    return _arrays[key]
+    return source, _arrays[key]
 
 
-def _sample_lacks(
-    images: mnist.ImageSet, config: DatasetConfig, sizes: _Sizes
-) -> tuple[str, str] | None:
-    """Say why the bundled sample does not serve, and the remedy; None where it serves."""
-    if config.source is Source.official:
-        return "dataset.source=official asks for the official files", "set dataset.source=auto"
-    if images.sample is None:
-        return f"{images.name} has no bundled sample", "choose dataset=mnist"
-    name = f"the bundled sample of {images.name}"
-    if config.source is Source.auto and None in (sizes.train, sizes.test):
-        return f"a size of null asks for more than {name}", "ask for fewer images"
-    return _excess(name, images.sample.counts, sizes, config.balanced)
+def channels(shape: tuple[int, ...]) -> int:
+    """Return how many channels an example of this shape has.
 
-
-def _excess(
-    name: str, counts: mnist.Counts, sizes: _Sizes, balanced: bool
-) -> tuple[str, str] | None:
-    """Say which size so many examples of each class do not allow, and the remedy.
-
-    Returns None where every size is allowed, whatever the seed.
+    >>> channels((28, 28)), channels((64, 64, 3)), channels((2,))
+    (1, 3, 1)
     """
-    for option, size, have, taken, split in (
-        ("valid_size", sizes.valid, counts.train, 0, "training"),
-        ("train_size", sizes.train, counts.train, sizes.valid, "training"),
-        ("test_size", sizes.test, counts.test, 0, "test"),
-    ):
-        need, shown = (1, "null") if size is None else (size, str(size))
-        every = sampling.most(have, taken, even=False)
-        even = sampling.most(have, taken, balanced and size is not None)
-        left = f" left by valid_size={taken}" if taken > 0 else ""
-        lower = f"lower {option}" + (" or valid_size" if taken > 0 else "")
-        if need > every:
-            return f"{option}={shown} exceeds the {every:,} {split} images of {name}{left}", lower
-        if need > even:
-            return (
-                f"{option}={shown} exceeds the {even:,} {split} images{left} that can be balanced "
-                f"over the classes of {name} ({len(have)} x {even // len(have):,})"
-            ), f"{lower}, or set dataset.balanced=false"
-    return None
+    return shape[2] if len(shape) > 2 else 1
 
 
 def _draw(
-    arrays: mnist.Arrays, sizes: _Sizes, balanced: bool, seed: int
-) -> tuple[Split, Split, Split]:
-    """Draw the training, validation and test split; the last two may be empty."""
+    arrays: Arrays, sizes: Sizes, balanced: bool, seed: int
+) -> list[tuple[Partition, Tensor]]:
+    """Draw the training, validation and test split; the last two may be empty.
+
+    Returns for each the partition that it is of, and its examples' positions there.
+    """
 
     def pick(labels: Tensor, size: int | None, stream: str) -> Tensor:
         if size is None:
@@ -210,41 +156,50 @@ def _draw(
             return sampling.balanced(labels, size, generator)
         return sampling.plain(len(labels), size, generator)
 
-    valid = pick(arrays.train_labels, sizes.valid, "valid")
-    left = torch.ones(len(arrays.train_labels), dtype=torch.bool)
-    left[valid] = False
+    held_out = arrays.valid or arrays.train
+    valid = pick(held_out.labels, sizes.valid, "valid")
+    left = torch.ones(len(arrays.train.labels), dtype=torch.bool)
+    if arrays.valid is None:
+        left[valid] = False
     rest = left.nonzero().flatten()
-    train = rest[pick(arrays.train_labels[rest], sizes.train, "train")]
-    test = pick(arrays.test_labels, sizes.test, "test")
-    return (
-        Split(arrays.train_inputs, arrays.train_labels, train),
-        Split(arrays.train_inputs, arrays.train_labels, valid),
-        Split(arrays.test_inputs, arrays.test_labels, test),
-    )
+    train = rest[pick(arrays.train.labels[rest], sizes.train, "train")]
+    test = pick(arrays.test.labels, sizes.test, "test")
+    return [(arrays.train, train), (held_out, valid), (arrays.test, test)]
 
 
-def _statistics(split: Split, channels: int) -> tuple[Tensor, Tensor]:
+def statistics(part: Partition, index: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of every channel, [channels] float32 each.
 
-    The channel is the last axis of an image. Summed in float64 by NumPy, on one thread: the
-    same numbers whatever torch's thread count. A constant channel has deviation 1.
+    The channel is the last axis of an image; pixels count as value / 255. Summed in float64
+    by NumPy, on one thread: the same numbers whatever torch's thread count. A constant
+    channel has deviation 1.
     """
-    pixels = split.inputs[split.index].numpy().reshape(-1, channels)
-    mean = pixels.mean(axis=0, dtype=np.float64)
-    squares = np.einsum("pc,pc->c", pixels, pixels, dtype=np.float64) / len(pixels)
-    deviation = np.sqrt(np.maximum(squares - mean**2, 0))
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for some in index.split(1024):
+        pixels = _pixels(part, some).numpy().reshape(-1, channels)
+        total += pixels.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("pc,pc->c", pixels, pixels, dtype=np.float64)
+        count += len(pixels)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     deviation[deviation < 1e-6] = 1
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
-def _scaled(split: Split, mean: Tensor, deviation: Tensor) -> Split:
+def _pixels(part: Partition, index: Tensor) -> Tensor:
+    """Copy some examples as float32 [n, I]."""
+    pixels = part.inputs[index]
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+
+
+def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor) -> Split:
     """Copy a split's own examples, standardised; equal splits share one copy while it is used."""
-    digest = hashlib.sha256(split.index.numpy().tobytes()).digest()
-    key = (id(split.inputs), digest, *mean.tolist(), *deviation.tolist())
+    digest = hashlib.sha256(index.numpy().tobytes()).digest()
+    key = (id(part), digest, *mean.tolist(), *deviation.tolist())
     scaled = _standardised.get(key)
     if scaled is None:
-        pixels = split.inputs[split.index]
-        pixels = pixels.reshape(len(split), pixels.shape[1] // len(mean), len(mean))
+        pixels = _pixels(part, index)
+        pixels = pixels.reshape(len(index), pixels.shape[1] // len(mean), len(mean))
         inputs = pixels.sub_(mean).div_(deviation).flatten(1)
-        scaled = _standardised[key] = Split.whole(inputs, split.labels[split.index])
+        scaled = _standardised[key] = Split.whole(inputs, part.labels[index])
     return scaled

@@ -1,32 +1,28 @@
 """MNIST and Fashion-MNIST: 28x28 grey images in the IDX format, and MNIST's bundled sample.
 
-Axes: N examples, I inputs (an image's pixels, flattened).
+Axes: N examples.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from nnlab.config import IdxConfig, Source
+from nnlab.datasets import files
+from nnlab.datasets.arrays import Arrays, Counts, Excess, Partition, Sizes, excess
 from nnlab.datasets.files import File, read_idx
 
+log = logging.getLogger("nnlab")
 Bytes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many examples of each class the two splits hold."""
-
-    train: tuple[int, ...]
-    test: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -53,20 +49,56 @@ class ImageSet:
     sample: Sample | None = None
 
 
-@dataclass(eq=False)
-class Arrays:
-    """All examples of one source, with the SHA-256 of every file's content.
+def choose(config: IdxConfig, sizes: Sizes) -> tuple[str, str, Callable[[], Arrays]]:
+    """Choose the source that serves these sizes.
 
-    inputs: [N, I] float32 in [0, 1], pixels flattened; labels: [N] int64. shape: that of
-    one image before flattening.
+    Returns its name, a remark to make with it, and what reads it. Raises ValueError if no
+    source has as many examples, OSError if the files are neither here nor to be downloaded.
     """
+    if config.name not in IMAGE_SETS:
+        known = ", ".join(IMAGE_SETS)
+        raise ValueError(f"dataset.name={config.name} is not known; choose one of {known}")
+    images = IMAGE_SETS[config.name]
+    folder = Path(config.folder).expanduser()
+    too_many = excess(images.name, images.counts, sizes, config.balanced)
+    lacking = _sample_lacks(images, config, sizes)
+    found = files.find(folder, images.files)
+    missing = [file for file in images.files if file not in found]
+    names = ", ".join(file.name for file in missing)
 
-    train_inputs: Tensor
-    train_labels: Tensor
-    test_inputs: Tensor
-    test_labels: Tensor
-    shape: tuple[int, ...]
-    sha256: dict[str, str]
+    if config.source is Source.bundled and lacking is not None:
+        official = f", or set dataset.source=auto and put the official files into {folder}"
+        raise ValueError("; ".join(lacking) + ("" if too_many else official))
+    if config.source is Source.bundled or (missing and lacking is None):
+        some = config.source is Source.auto and len(missing) < len(images.files)
+        note = f" ({folder} lacks {names})" if some else ""
+        return f"bundled sample of {images.name}", note, lambda: read_sample(images)
+
+    if too_many is not None:
+        raise ValueError("; ".join(too_many))
+    if missing:
+        assert lacking is not None
+        reason, remedy = lacking
+        log.info(f"{reason}: fetching {names} into {folder}")
+        try:
+            files.fetch(folder, missing, images.mirrors)
+        except OSError as error:
+            raise OSError(f"{reason}, but {error}; or {remedy}") from error
+        found = files.find(folder, images.files)
+    source = f"official {images.name} files in {folder}"
+    return source, "", lambda: read_official(images, found)
+
+
+def _sample_lacks(images: ImageSet, config: IdxConfig, sizes: Sizes) -> Excess | None:
+    """Say why the bundled sample does not serve, and the remedy; None where it serves."""
+    if config.source is Source.official:
+        return "dataset.source=official asks for the official files", "set dataset.source=auto"
+    if images.sample is None:
+        return f"{images.name} has no bundled sample", "choose dataset=mnist"
+    name = f"the bundled sample of {images.name}"
+    if config.source is Source.auto and None in (sizes.train, sizes.test):
+        return f"a size of null asks for more than {name}", "ask for fewer images"
+    return excess(name, images.sample.counts, sizes, config.balanced)
 
 
 def read_official(images: ImageSet, paths: Mapping[File, Path]) -> Arrays:
@@ -91,7 +123,7 @@ def read_sample(images: ImageSet) -> Arrays:
 
 def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, str]) -> Arrays:
     """Turn images [N, ...] and labels [N] of both splits into tensors, if they belong together."""
-    tensors: list[tuple[Tensor, Tensor]] = []
+    partitions: list[Partition] = []
     for pictures, labels in (parts[:2], parts[2:]):
         if labels.shape != pictures.shape[:1]:
             raise ValueError(
@@ -104,8 +136,16 @@ def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, 
                 f"{len(images.classes) - 1}; replace its files by the official ones"
             )
         pixels = torch.from_numpy(pictures.reshape(len(pictures), -1)).float().div_(255)
-        tensors.append((pixels, torch.from_numpy(labels).long()))
-    return Arrays(*tensors[0], *tensors[1], parts[0].shape[1:], sha256)
+        partitions.append(Partition(pixels, torch.from_numpy(labels).long()))
+    return Arrays(
+        train=partitions[0],
+        valid=None,
+        test=partitions[1],
+        classes=images.classes,
+        shape=parts[0].shape[1:],
+        full_size=sum(images.counts.train),
+        provenance={"sha256": sha256},
+    )
 
 
 # The hashes of MNIST's content agree with the official files the tests read; those of the

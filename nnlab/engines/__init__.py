@@ -12,18 +12,7 @@ from torch import device as Device
 
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.stopping import StoppingRule
-
-
-class Epoch(NamedTuple):
-    """One row of metrics.csv. ``seconds`` is training time since the run began."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    valid_loss: float | None
-    valid_accuracy: float | None
-    seconds: float
+from nnlab.stopping import Epoch, StoppingRule
 
 
 @dataclass(eq=False)
@@ -32,7 +21,8 @@ class Run:
 
     ``model`` maps [B, ...] to logits [B, classes] and holds the initial weights; when the
     run has ended it holds the trained ones. ``order`` draws the order of the examples in
-    every epoch (None: as given).
+    every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``full_train_metrics``:
+    training loss and accuracy are evaluated after each epoch, not measured as it trains.
     """
 
     model: nn.Module
@@ -44,12 +34,14 @@ class Run:
     max_epochs: int = 100
     stopping: StoppingRule | None = None
     order: Generator | None = None
+    full_train_metrics: bool = False
 
     epochs: list[Epoch] = field(default_factory=list)
     status: str = "running"
     stop_reason: str = ""
     test_loss: float | None = None
     test_accuracy: float | None = None
+    restored: int | None = None  # the epoch whose weights the model holds, if not the last
 
 
 class Trained(NamedTuple):

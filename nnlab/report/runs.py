@@ -24,7 +24,10 @@ Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
 NUMBERS = ("epochs", "train_seconds", "test_loss", "test_accuracy", "weights", "parameters")
 # nnlab.config.NOT_IDENTITY, spelled again because importing it brings all of Hydra.
-NOT_IDENTITY = ("study", "output_dir", "force", "objective")
+NOT_IDENTITY = (
+    *("study", "output_dir", "force", "objective"),
+    *("plan", "evaluation", "hardest", "fgsm"),
+)
 
 log = logging.getLogger("nnlab")
 

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from torch.testing import assert_close
 
 from nnlab import datasets, seeds
-from nnlab.config import DatasetConfig, Source
+from nnlab.config import IdxConfig, Source
 from nnlab.datasets import Data, Split, files, mnist, sampling
+from nnlab.datasets.arrays import Arrays, Counts, Partition
 
 DEAD = "http://127.0.0.1:1/"
-COUNTS = mnist.Counts(train=(9, 7, 8), test=(4, 5, 3))
-SAMPLED = mnist.Counts(train=(4,) * 3, test=(2,) * 3)
+COUNTS = Counts(train=(9, 7, 8), test=(4, 5, 3))
+SAMPLED = Counts(train=(4,) * 3, test=(2,) * 3)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def load(
     balanced: bool = True,
     normalize: bool = False,
 ) -> Data:
-    config = DatasetConfig(name, source, folder, balanced, normalize)
+    config = IdxConfig(name, balanced, normalize, source, folder)
     return datasets.load(config, train_size=train, valid_size=valid, test_size=test, seed=seed)
 
 
@@ -129,9 +130,13 @@ def test_mnist_works_with_no_files_and_no_network(
         "sha256": {
             "mnist_sample.npz": "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3"
         },
+        "synthetic": False,
         "shape": [28, 28],
+        "classes": list("0123456789"),
         "full_size": 60000,
         "sizes": {"train": 1000, "valid": 500, "test": 1000},
+        "mean": None,
+        "deviation": None,
     }
     load(2000, 0, 10, name="mnist", folder=str(tmp_path))
     assert caplog.messages == ["bundled sample of mnist"]
@@ -186,9 +191,9 @@ def test_missing_files_are_named(letters: mnist.ImageSet, caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("ask", "why"),
     [
-        (lambda: load(13), "train_size=13 exceeds the 12 training images of the bundled sample"),
-        (lambda: load(test=9), "test_size=9 exceeds the 6 test images of the bundled sample"),
-        (lambda: load(valid=15), "valid_size=15 exceeds the 12 training images"),
+        (lambda: load(13), "train_size=13 exceeds the 12 training examples of the bundled sample"),
+        (lambda: load(test=9), "test_size=9 exceeds the 6 test examples of the bundled sample"),
+        (lambda: load(valid=15), "valid_size=15 exceeds the 12 training examples"),
         (lambda: load(None), "null asks for more than the bundled sample"),
         (lambda: load(test=None), "null asks for more than the bundled sample"),
         (lambda: load(source=Source.official), "dataset.source=official"),
@@ -218,13 +223,13 @@ def test_more_than_the_sample_is_fetched(
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: load(25), "train_size=25 exceeds the 24 training images of letters; lower"),
+        (lambda: load(25), "train_size=25 exceeds the 24 training examples of letters; lower"),
         (lambda: load(22), r"train_size=22 .* 21 .*balanced .*\(3 x 7\).*dataset.balanced=false"),
         (lambda: load(18, 4), "train_size=18 exceeds the 15 .*left by valid_size=4.* valid_size"),
         (lambda: load(1, 24), "valid_size=24 exceeds the 21 .*balanced"),
-        (lambda: load(None, 24, balanced=False), "train_size=null exceeds the 0 training images"),
+        (lambda: load(None, 24, balanced=False), "train_size=null exceeds the 0 training examples"),
         (lambda: load(test=10), r"test_size=10 exceeds the 9 test .*balanced.*\(3 x 3\)"),
-        (lambda: load(test=13), "test_size=13 exceeds the 12 test images of letters"),
+        (lambda: load(test=13), "test_size=13 exceeds the 12 test examples of letters"),
         (
             lambda: load(20, source=Source.bundled),
             "train_size=20 exceeds the 12 .*bundled sample.*source=auto.* into letters",
@@ -333,7 +338,7 @@ def test_threads_read_the_files_once(
     reads = []
     read = mnist.read_official
 
-    def counted(*arguments: object) -> mnist.Arrays:
+    def counted(*arguments: object) -> Arrays:
         reads.append(arguments)
         time.sleep(0.05)  # long enough for every thread to ask
         return read(*arguments)  # type: ignore[arg-type]
@@ -365,7 +370,11 @@ def test_normalize_uses_the_statistics_of_the_training_subset(letters: mnist.Ima
         # float32 in, float32 out: a few roundings of numbers of order 1.
         assert_close(after.inputs[after.index], expected.float(), rtol=1e-5, atol=1e-5)
         assert torch.equal(after.labels[after.index], before.labels[before.index])
-    assert plain.provenance == scaled.provenance
+    shared = plain.provenance | {
+        "mean": [pytest.approx(mean.item(), rel=1e-6)],
+        "deviation": [pytest.approx(deviation.item(), rel=1e-6)],
+    }
+    assert scaled.provenance == shared
     assert plain.train.inputs.max() <= 1
 
 
@@ -388,9 +397,10 @@ def test_channels_are_standardised_one_by_one() -> None:
     colours = torch.rand(5, 4, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [1.0, 0.1, 0.0]
     )
-    split = Split(colours.flatten(1), torch.zeros(5, dtype=torch.long), torch.tensor([3, 1, 0]))
-    mean, deviation = datasets._statistics(split, channels=3)
-    inputs = datasets._scaled(split, mean, deviation).inputs.view(3, 4, 3).double()
+    part = Partition(colours.flatten(1), torch.zeros(5, dtype=torch.long))
+    index = torch.tensor([3, 1, 0])
+    mean, deviation = datasets.statistics(part, index, channels=3)
+    inputs = datasets._scaled(part, index, mean, deviation).inputs.view(3, 4, 3).double()
     # float32 statistics: of order 1e-6 for deviations of 0.03.
     assert_close(inputs.mean((0, 1)), torch.zeros(3).double(), rtol=0, atol=1e-5)
     expected = torch.tensor([1.0, 1.0, 0.0]).double()

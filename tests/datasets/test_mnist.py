@@ -33,8 +33,8 @@ def test_the_sample_is_read_as_it_is() -> None:
     arrays = mnist.read_sample(mnist.MNIST)
     with np.load(sample.path) as stored:
         for split, inputs, labels, counts in (
-            ("train", arrays.train_inputs, arrays.train_labels, sample.counts.train),
-            ("test", arrays.test_inputs, arrays.test_labels, sample.counts.test),
+            ("train", arrays.train.inputs, arrays.train.labels, sample.counts.train),
+            ("test", arrays.test.inputs, arrays.test.labels, sample.counts.test),
         ):
             pixels = stored[f"{split}_images"].reshape(sum(counts), 784) / 255  # float64
             # 255 divisions are rounded to float32 once: half a unit in the last place.
@@ -46,7 +46,7 @@ def test_the_sample_is_read_as_it_is() -> None:
             assert labels.bincount().tolist() == list(counts)
     assert arrays.shape == (28, 28)
     content = hashlib.sha256(sample.path.read_bytes()).hexdigest()
-    assert arrays.sha256 == {"mnist_sample.npz": content}
+    assert arrays.provenance["sha256"] == {"mnist_sample.npz": content}
     assert content in sample.path.with_suffix(".md").read_text()
 
 
@@ -71,8 +71,8 @@ def test_the_official_files_are_read_exactly(packed: bool, tmp_path: Path) -> No
         (tmp_path / name).write_bytes(content if packed else gzip.decompress(content))
     arrays = mnist.read_official(mnist.MNIST, files.find(tmp_path, mnist.MNIST.files))
     for inputs, labels, prefix, counts in (
-        (arrays.train_inputs, arrays.train_labels, "train", mnist.MNIST.counts.train),
-        (arrays.test_inputs, arrays.test_labels, "t10k", mnist.MNIST.counts.test),
+        (arrays.train.inputs, arrays.train.labels, "train", mnist.MNIST.counts.train),
+        (arrays.test.inputs, arrays.test.labels, "t10k", mnist.MNIST.counts.test),
     ):
         pixels = official(f"{prefix}-images-idx3-ubyte").reshape(-1, 784)
         np.testing.assert_array_equal(inputs.numpy(), pixels / np.float32(255))
@@ -81,7 +81,7 @@ def test_the_official_files_are_read_exactly(packed: bool, tmp_path: Path) -> No
         assert np.bincount(digits).tolist() == list(counts)
     for file in mnist.MNIST.files:
         raw = gzip.decompress((OFFICIAL / f"{file.name}.gz").read_bytes())
-        assert arrays.sha256[file.name] == hashlib.sha256(raw).hexdigest()
+        assert arrays.provenance["sha256"][file.name] == hashlib.sha256(raw).hexdigest()
 
 
 def test_a_damaged_sample_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""All examples of a dataset's source, and which sizes of subsets they allow.
+
+Axes: N examples of a partition, I inputs (an image's pixels, flattened).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnlab.datasets import sampling
+
+Excess = tuple[str, str]  # which size is too large, and the remedy
+
+
+@dataclass(eq=False)
+class Partition:
+    """Examples as they were published: inputs [N, I] and labels [N] int64.
+
+    Inputs are float32, or the uint8 pixels of images, which count as value / 255.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def floats(self) -> Tensor:
+        """Return the inputs as float32 [N, I]; pixels in [0, 1]. Made once, then shared."""
+        if self.inputs.dtype == torch.uint8:
+            self.inputs = self.inputs.float().div_(255)
+        return self.inputs
+
+
+@dataclass(eq=False)
+class Arrays:
+    """All examples of one source.
+
+    valid: None where validation sets are drawn from the training partition. shape: that of
+    one example before flattening, an image's channels last. full_size: the training examples
+    that the whole dataset has, of which a source may hold a sample. provenance: what else
+    result.json says of the source (JSON values), say hashes. synthetic: made by a program.
+    """
+
+    train: Partition
+    valid: Partition | None
+    test: Partition
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    full_size: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many examples of each class the partitions hold.
+
+    valid: empty where validation sets are drawn from the training partition.
+    """
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    valid: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Counts:
+        def per_class(part: Partition | None) -> tuple[int, ...]:
+            if part is None:
+                return ()
+            return tuple(part.labels.bincount(minlength=len(arrays.classes)).tolist())
+
+        return cls(per_class(arrays.train), per_class(arrays.test), per_class(arrays.valid))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many examples of each split are asked for; None takes a whole partition."""
+
+    train: int | None
+    valid: int | None
+    test: int | None
+
+
+def excess(name: str, counts: Counts, sizes: Sizes, balanced: bool) -> Excess | None:
+    """Say which size so many examples of each class do not allow, and the remedy.
+
+    Returns None where every size is allowed, whatever the seed.
+    """
+    if sizes.valid is None and not counts.valid:
+        own = "valid_size=null takes the dataset's own validation partition"
+        return f"{own}, which {name} does not have", "give a number, say valid_size=500"
+    drawn = 0 if counts.valid else sizes.valid or 0  # from the training partition
+    for option, size, have, taken, split in (
+        ("valid_size", sizes.valid, counts.valid, 0, "validation")
+        if counts.valid
+        else ("valid_size", sizes.valid, counts.train, 0, "training"),
+        ("train_size", sizes.train, counts.train, drawn, "training"),
+        ("test_size", sizes.test, counts.test, 0, "test"),
+    ):
+        found = _exceeds(option, size, have, taken, f"{split} examples", name, balanced)
+        if found is not None:
+            return found
+    return None
+
+
+def _exceeds(
+    option: str,
+    size: int | None,
+    have: Sequence[int],
+    taken: int,
+    what: str,
+    name: str,
+    balanced: bool,
+) -> Excess | None:
+    need, shown = (1, "null") if size is None else (size, str(size))
+    every = sampling.most(have, taken, even=False)
+    even = sampling.most(have, taken, balanced and size is not None)
+    left = f" left by valid_size={taken}" if taken > 0 else ""
+    lower = f"lower {option}" + (" or valid_size" if taken > 0 else "")
+    if need > every:
+        return f"{option}={shown} exceeds the {every:,} {what} of {name}{left}", lower
+    if need > even:
+        return (
+            f"{option}={shown} exceeds the {even:,} {what}{left} that can be balanced "
+            f"over the classes of {name} ({len(have)} x {even // len(have):,})"
+        ), f"{lower}, or set dataset.balanced=false"
+    return None
