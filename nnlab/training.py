@@ -32,17 +32,30 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
     when its training or validation loss is not finite. Only then are the best weights
     restored, where its rule asks for it, and its test split read.
     """
-    active = list(runs)
     best: dict[Run, dict[str, Tensor]] = {}
-    for run in active:
+    for run in runs:
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "max_epochs=0: evaluated, not trained"
+    active = list(runs)
     while active:
-        training = [run for run in active if run.status == "running"]
-        trained = engine.train_epoch(training, [draw_order(run) for run in training])
-        validation = evaluated(training, engine, "valid")
-        again = evaluated([run for run in training if run.full_train_metrics], engine, "train")
-        for run, (loss, accuracy, seconds) in zip(training, trained):
+        ended = [run for run in active if run.status != "running"]
+        active = [run for run in active if run.status == "running"]
+        for run in ended:
+            if run in best and run.stopping is not None:
+                run.restored = run.stopping.restore
+                engine.load_state(run, best.pop(run))
+        tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
+        for run, (test_loss, test_accuracy) in tested.items():
+            run.test_loss, run.test_accuracy = test_loss, test_accuracy
+        engine.release(ended)
+        yield from ((run, None) for run in ended)
+        if not active:
+            return
+
+        trained = engine.train_epoch(active, [draw_order(run) for run in active])
+        validation = evaluated(active, engine, "valid")
+        again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
+        for run, (loss, accuracy, seconds) in zip(active, trained):
             before = run.epochs[-1].seconds if run.epochs else 0.0
             loss, accuracy = again.get(run, (loss, accuracy))
             valid_loss, valid_accuracy = validation.get(run, (None, None))
@@ -60,18 +73,6 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
                 best[run] = engine.state(run)
             yield run, run.epochs[-1]
-
-        ended = [run for run in active if run.status != "running"]
-        active = [run for run in active if run.status == "running"]
-        for run in ended:
-            if run in best:
-                run.restored = run.stopping.restore if run.stopping is not None else None
-                engine.load_state(run, best.pop(run))
-        tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
-        for run, (test_loss, test_accuracy) in tested.items():
-            run.test_loss, run.test_accuracy = test_loss, test_accuracy
-        engine.release(ended)
-        yield from ((run, None) for run in ended)
 
 
 def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, float]]:

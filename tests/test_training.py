@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from torch.utils.data import TensorDataset
 import nnlab
 from nnlab import seeds
 from nnlab.datasets import Split
-from nnlab.engines import Run
+from nnlab.engines import Engine, Run, native
+from nnlab.engines.native import NativeEngine
+from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
 from nnlab.stopping import Epoch
 from nnlab.training import as_split, draw_order, judge, train_runs
@@ -300,3 +303,95 @@ def test_engine_state_round_trip() -> None:
     resumed.load_state(other, state)
     resumed.train_epoch([other], [order])
     assert_close(resumed.state(other), expected, rtol=0, atol=0)
+
+
+ENGINES = [TorchEngine, NativeEngine, StackedEngine]
+
+
+@pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
+def engine(request: pytest.FixtureRequest) -> type[Engine]:
+    if request.param is NativeEngine and native.available() is not None:
+        pytest.skip("no compiled library")
+    kind: type[Engine] = request.param
+    return kind
+
+
+class Says(nnlab.Patience):
+    """Patience that takes the validation losses given instead of those measured."""
+
+    def __init__(self, losses: list[float], **options: Any) -> None:
+        super().__init__(**options)
+        self.losses = losses
+
+    def update(self, epoch: Epoch) -> str | None:
+        return super().update(epoch._replace(valid_loss=self.losses[epoch.epoch - 1]))
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "max_epochs", "best", "status"),
+    [
+        ([3.0, 1.0, 2.0, 2.0], 2, 9, 2, "stopped"),
+        ([3.0, 1.0, 2.0], 5, 3, 2, "finished"),  # the best is restored at the end as well
+        ([3.0, 2.0, 1.0], 5, 3, 3, "finished"),
+    ],
+)
+def test_the_best_weights_are_restored(
+    engine: type[Engine],
+    losses: list[float],
+    patience: int,
+    max_epochs: int,
+    best: int,
+    status: str,
+) -> None:
+    """Weights and test results are those of a run that ended with the best epoch."""
+    run, until = make_run(0, 43, max_epochs), make_run(0, 43, best)
+    run.stopping = Says(losses, patience=patience)
+    neighbour = make_run(1, 43, 6)
+    for _ in train_runs([run, neighbour], engine([run, neighbour], CPU)):
+        pass
+    for _ in train_runs([until], engine([until], CPU)):
+        pass
+    assert (run.status, len(run.epochs), run.restored) == (status, len(losses), best)
+    # A stack of two rounds otherwise than a stack of one.
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if engine is StackedEngine else {"rtol": 0, "atol": 0}
+    assert_close(run.model.state_dict(), until.model.state_dict(), **tolerance)
+    assert run.test_loss == pytest.approx(until.test_loss, rel=tolerance["rtol"])
+    assert run.test_accuracy == until.test_accuracy
+
+
+def test_without_training_a_run_is_evaluated(engine: type[Engine]) -> None:
+    run, trained = make_run(0, 43, 0), make_run(1, 43, 2)
+    before = copy.deepcopy(run.model.state_dict())
+    expected = nnlab.evaluate(copy.deepcopy(run.model), run.test or ())
+    runs = [run, trained]
+    ended = [run for run, epoch in train_runs(runs, engine(runs, CPU)) if epoch is None]
+    assert ended == runs
+    assert (run.status, run.epochs) == ("finished", [])
+    assert run.stop_reason == "max_epochs=0: evaluated, not trained"
+    assert run.test_loss == pytest.approx(expected[0], rel=1e-6)
+    assert run.test_accuracy == expected[1]
+    assert_close(run.model.state_dict(), before, rtol=0, atol=0)
+    assert len(trained.epochs) == 2
+    alone = make_run(0, 43, 0)
+    assert [epoch for _, epoch in train_runs([alone], engine([alone], CPU))] == [None]
+
+
+def test_full_train_metrics_are_those_after_the_epoch(engine: type[Engine]) -> None:
+    run, full = make_run(0, 43, 3), make_run(0, 43, 3)
+    full.full_train_metrics = True
+    runs = [run, full]
+    for each, epoch in train_runs(runs, engine(runs, CPU)):
+        if each is full and epoch is not None:
+            # Here train and valid are the same examples.
+            assert epoch[1:3] == pytest.approx(epoch[3:5], rel=1e-6)
+    for measured, evaluated in zip(run.epochs, full.epochs, strict=True):
+        assert measured[3:5] == pytest.approx(evaluated[3:5], rel=1e-5)
+        assert measured.train_loss > evaluated.train_loss
+
+
+def test_fit_takes_a_budget_without_validation() -> None:
+    model, data = network(), examples()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    result = nnlab.fit(model, data, optimizer=sgd, stopping=nnlab.Budget(1e-6))
+    assert (result.status, len(result.metrics)) == ("stopped", 1)
+    assert result.stop_reason.endswith("s have passed, the budget is 1e-06 s")
