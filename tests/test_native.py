@@ -77,7 +77,7 @@ def make_run(
     examples: int = 70,
     batch_size: int = 7,
     activation: str = "relu",
-    density: float = 1.0,
+    density: float | Tensor = 1.0,
     seed: int = 0,
 ) -> Run:
     """Return the same run every time: random data, of which a share ``density`` is not zero."""
@@ -153,6 +153,22 @@ def test_every_optimizer_equals_torch(optimizer: OptimizerConfig, steps: int) ->
 def test_zeros_in_the_inputs_change_nothing(optimizer: OptimizerConfig) -> None:
     sizes = (200, 70, 5)
     assert_engines_agree(sizes=sizes, optimizer=optimizer, examples=100, density=0.15)
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_batches_with_and_without_zeros_follow_one_another(
+    optimizer: OptimizerConfig, level: str
+) -> None:
+    """The next batch goes through the first layer while that is updated only if both are dense."""
+    generator = torch.Generator().manual_seed(0)
+    density = torch.rand(61, 1, generator=generator).round() * 0.95 + 0.05
+    options: dict[str, Any] = {"density": density, "examples": 61, "level": level}
+    for batch_size in (1, 3):
+        assert_engines_agree(
+            sizes=(200, 70, 5), optimizer=optimizer, batch_size=batch_size, **options
+        )
 
 
 @needs_library

@@ -13,6 +13,8 @@
      registers;
    - plain SGD is folded into the gradient product: W += X^T (-lr D), so a weight is read once
      and written once; the other optimizers use each block of the gradient while it is in L1;
+   - a block of the first layer that was just updated is multiplied with the next batch while it
+     is in L1: of a wide first layer, which no nearer cache holds, a step reads each weight once;
    - inputs that are exactly zero (four fifths of an MNIST image) are skipped in the first
      layer. Adding 0 * w changes no sum, so the result is that of the dense product. It would if
      w were not finite: so nothing is skipped in a call that begins with such a weight, nor from
@@ -45,7 +47,9 @@
 #endif
 
 enum { LANES = 16 };
-enum { BLOCK = 96, PANEL = 64 }; /* a block of weights fills 24 kB of L1, which has 32 or more */
+enum { LINE = 16 }; /* floats in a cache line */
+enum { BLOCK = 64, PANEL = 64 }; /* a block of weights, 16 kB, leaves half of L1 to its factors */
+enum { FAR = 1 << 18 }; /* floats of a weight that the second cache, 1 MB or so, does not hold */
 enum { HUGE_PAGE = 1 << 21, HUGE_PAGES = 1 << 22 }; /* bytes; where to begin using them */
 enum { EVALUATION_ROWS = 48 }; /* examples at a time: weights are read once for all of them */
 enum { FEW_ROWS = 4 };         /* below it, a vector of examples would be mostly empty */
@@ -73,9 +77,9 @@ typedef struct {
     int64_t rows;  /* most examples at a time */
     int64_t steps; /* optimizer steps taken; 0 means that the moments are unset */
     Layer *layer;
-    const float **example;          /* [B] rows of the data: the inputs of the batch */
-    int64_t *labels;                /* [B] */
-    float *x;                       /* [B, BLOCK]: a few columns of the examples */
+    const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
+    int64_t *labels;                /* [B] of this batch */
+    float *x, *next_x;              /* [B, BLOCK]: a few columns of these */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
     float *gradient;                /* of one block of a weight, or of a bias */
@@ -178,7 +182,9 @@ void nnlab_free(Network *net)
     }
     free(net->layer);
     free(net->example);
+    free(net->next);
     free(net->x);
+    free(net->next_x);
     free(net->labels);
     free(net->delta);
     free(net->delta_below);
@@ -200,7 +206,9 @@ static int32_t make_buffers(Network *net)
     const int64_t rows = net->rows, tall = widest * round_up(rows, LANES);
 
     net->example = zeros(rows, sizeof(float *));
+    net->next = zeros(rows, sizeof(float *));
     net->x = zeros(rows * BLOCK, sizeof(float));
+    net->next_x = zeros(rows * BLOCK, sizeof(float));
     net->labels = zeros(rows, sizeof(int64_t));
     net->delta = zeros(rows * widest, sizeof(float));
     net->delta_below = zeros(rows * widest, sizeof(float));
@@ -209,7 +217,7 @@ static int32_t make_buffers(Network *net)
     net->gradient = zeros(widest + BLOCK * PANEL, sizeof(float));
     net->nonzero = zeros(rows * inputs / SPARSE_SHARE + BLOCK + LANES, sizeof(int32_t));
     net->start = zeros(rows * (blocks + 1), sizeof(int64_t));
-    return net->example && net->x && net->labels && net->delta && net->delta_below && net->columns &&
+    return net->example && net->next && net->x && net->next_x && net->labels && net->delta && net->delta_below && net->columns &&
            net->columns_below && net->gradient && net->nonzero && net->start;
 }
 
@@ -532,10 +540,11 @@ INLINE void NAME(inner)(const int rows, const int vectors, const float *a, int64
             NAME(store)(c + r * c_stride + v * V, sum[r][v]);
 }
 
-/* B += A^T C with the same shapes: now C stays in registers, and B passes by once. */
-INLINE void NAME(outer)(const int rows, const int vectors, const float *a, int64_t a_stride,
-                        float *b, int64_t b_stride, const float *c, int64_t c_stride,
-                        int64_t terms)
+/* B += A^T C with the same shapes: now C stays in registers, and B passes by once.
+   far: fetch the block that follows b meanwhile, which comes from far away. */
+INLINE void NAME(outer)(const int rows, const int vectors, const int far, const float *a,
+                        int64_t a_stride, float *b, int64_t b_stride, const float *c,
+                        int64_t c_stride, int64_t terms)
 {
     vec right[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int r = 0; r < rows; r++)
@@ -545,6 +554,8 @@ INLINE void NAME(outer)(const int rows, const int vectors, const float *a, int64
         vec sum[TILE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++)
             sum[v] = NAME(load)(b + t * b_stride + v * V);
+        UNROLL for (int v = 0; far && v < vectors; v++)
+            __builtin_prefetch(b + t * b_stride + v * V + BLOCK * PANEL, 0, 2);
         UNROLL for (int r = 0; r < rows; r++) {
             const float left = a[r * a_stride + t];
             UNROLL for (int v = 0; v < vectors; v++)
@@ -555,7 +566,7 @@ INLINE void NAME(outer)(const int rows, const int vectors, const float *a, int64
     }
 }
 
-/* Both for every number of rows and vectors that a tile may have. */
+/* Each for every number of rows and vectors that a tile may have. */
 #define TILE(rows, vectors)                                                         \
     static void NAME(inner_##rows##_##vectors)(                                     \
         const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
@@ -567,7 +578,13 @@ INLINE void NAME(outer)(const int rows, const int vectors, const float *a, int64
         const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
         int64_t c_stride, int64_t terms)                                            \
     {                                                                               \
-        NAME(outer)(rows, vectors, a, a_stride, b, b_stride, c, c_stride, terms);   \
+        NAME(outer)(rows, vectors, 0, a, a_stride, b, b_stride, c, c_stride, terms); \
+    }                                                                               \
+    static void NAME(outer_far_##rows##_##vectors)(                                 \
+        const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
+        int64_t c_stride, int64_t terms)                                            \
+    {                                                                               \
+        NAME(outer)(rows, vectors, 1, a, a_stride, b, b_stride, c, c_stride, terms); \
     }
 #if TILE_ROWS == 6
 #define EACH_ROWS(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
@@ -581,12 +598,14 @@ INLINE void NAME(outer)(const int rows, const int vectors, const float *a, int64
 #endif
 #define INNER(rows, vectors) NAME(inner_##rows##_##vectors),
 #define OUTER(rows, vectors) NAME(outer_##rows##_##vectors),
+#define OUTER_FAR(rows, vectors) NAME(outer_far_##rows##_##vectors),
 EACH_TILE(TILE)
 typedef void NAME(Tile)(const float *, int64_t, float *, int64_t, float *, int64_t, int64_t);
 static NAME(Tile) *const NAME(INNERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(INNER)};
 static NAME(Tile) *const NAME(OUTERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER)};
+static NAME(Tile) *const NAME(OUTERS_FAR)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER_FAR)};
 
-/* Cut a product (INNERS or OUTERS) with any number of rows into tiles.
+/* Cut a product (INNERS, OUTERS or OUTERS_FAR) with any number of rows into tiles.
    a: [rows, terms], b: [terms, width], c: [rows, width]; width: a multiple of LANES. */
 static void NAME(multiply)(NAME(Tile) *const *tiles, int64_t rows, int64_t width, const float *a,
                            int64_t a_stride, float *b, int64_t b_stride, float *c,
@@ -730,7 +749,7 @@ INLINE int64_t NAME(append_nonzero)(const float *x, int64_t n, int32_t *list, in
 }
 
 /* List the nonzero inputs of each row, block by block; returns 0 if there are too many. */
-static int NAME(find_nonzero)(Network *net, int64_t rows)
+static int NAME(find_nonzero)(Network *net, const float *const *example, int64_t rows)
 {
     const int64_t inputs = net->layer[0].inputs;
     const int64_t most = rows * inputs / SPARSE_SHARE;
@@ -738,7 +757,7 @@ static int NAME(find_nonzero)(Network *net, int64_t rows)
     if (inputs < FEWEST_SPARSE)
         return 0;
     for (int64_t r = 0; r < rows; r++) {
-        const float *x = net->example[r];
+        const float *x = example[r];
         for (int64_t i = 0; i < inputs; i += BLOCK) {
             *start++ = count;
             count = NAME(append_nonzero)(x + i, smaller(BLOCK, inputs - i), net->nonzero, count);
@@ -813,19 +832,34 @@ static void NAME(sparse_block)(const Network *net, int64_t i, Block block, int64
 
 /* ---- a batch ---- */
 
+/* Copy columns i to i + BLOCK of some examples to x: [rows, BLOCK]. */
+static const float *NAME(copy_columns)(const Network *net, const float *const *example,
+                                       int64_t i, int64_t rows, float *x)
+{
+    const int64_t count = smaller(BLOCK, net->layer[0].inputs - i);
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(x + r * BLOCK, example[r] + i, (size_t)count * sizeof(float));
+        for (int64_t ahead = BLOCK; ahead < 2 * BLOCK; ahead += LINE) /* too many for hardware */
+            __builtin_prefetch(example[r] + i + ahead);
+    }
+    return x;
+}
+
 /* Return columns i to i + BLOCK of a layer's inputs, and the floats from row to row. */
 static const float *NAME(columns)(Network *net, int32_t l, int64_t i, int64_t rows,
                                   int64_t *stride)
 {
-    if (l > 0) {
-        *stride = net->layer[l - 1].padded;
+    *stride = l > 0 ? net->layer[l - 1].padded : BLOCK;
+    if (l > 0)
         return net->layer[l - 1].out + i;
-    }
-    const int64_t count = smaller(BLOCK, net->layer[0].inputs - i);
+    return NAME(copy_columns)(net, net->example, i, rows, net->x);
+}
+
+static void NAME(begin_with_bias)(const Layer *layer, int64_t rows)
+{
     for (int64_t r = 0; r < rows; r++)
-        memcpy(net->x + r * BLOCK, net->example[r] + i, (size_t)count * sizeof(float));
-    *stride = BLOCK;
-    return net->x;
+        memcpy(layer->out + r * layer->padded, layer->values.bias,
+               (size_t)layer->padded * sizeof(float));
 }
 
 /* out += x W. */
@@ -847,14 +881,15 @@ static void NAME(linear)(Network *net, int32_t l, int64_t rows, int sparse)
     }
 }
 
-static void NAME(forward)(Network *net, int64_t rows, int sparse)
+/* begun: the first layer's x W + b is there already. */
+static void NAME(forward)(Network *net, int64_t rows, int sparse, int begun)
 {
     for (int32_t l = 0; l < net->layers; l++) {
         const Layer *layer = &net->layer[l];
-        for (int64_t r = 0; r < rows; r++)
-            memcpy(layer->out + r * layer->padded, layer->values.bias,
-                   (size_t)layer->padded * sizeof(float));
-        NAME(linear)(net, l, rows, sparse && l == 0);
+        if (l > 0 || !begun) {
+            NAME(begin_with_bias)(layer, rows);
+            NAME(linear)(net, l, rows, sparse && l == 0);
+        }
         NAME(activate)(layer->activation, layer->out, rows * layer->padded);
     }
 }
@@ -1013,16 +1048,23 @@ static void NAME(scale)(float *values, int64_t count, float factor)
 }
 
 /* Update the weights of a layer block by block, each while it is in L1.
-   Plain SGD adds x^T (-lr delta) to them; overwrites delta. The other rules need x^T delta. */
+   Plain SGD adds x^T (-lr delta) to them; overwrites delta. The other rules need x^T delta.
+   next_rows: of the first layer, how many examples of the next batch to put through the new
+   weights; their x W + b is then in layer->out. */
 static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int sparse,
-                                const Step *step)
+                                const Step *step, int64_t next_rows)
 {
     Layer *layer = &net->layer[l];
+    const int far = layer->inputs * layer->padded > FAR;
+    NAME(Tile) *const *outers = far ? NAME(OUTERS_FAR) : NAME(OUTERS);
     int64_t stride;
+    NAME(begin_with_bias)(layer, next_rows);
     if (step->rule == PLAIN)
         NAME(scale)(net->delta, rows * layer->padded, -step->lr);
     for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
         const float *x = sparse ? NULL : NAME(columns)(net, l, i, rows, &stride);
+        if (next_rows > 0)
+            NAME(copy_columns)(net, net->next, i, next_rows, net->next_x);
         for (int64_t o = 0; o < layer->padded; o += PANEL) {
             const Block block = block_at(layer, i, o);
             const int64_t count = block.tall * block.width;
@@ -1035,25 +1077,32 @@ static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int spars
             if (sparse)
                 NAME(sparse_block)(net, i, block, rows, 1, sum, net->delta + o);
             else
-                NAME(multiply)(NAME(OUTERS), rows, block.width, x, stride, sum, block.width,
+                NAME(multiply)(outers, rows, block.width, x, stride, sum, block.width,
                                net->delta + o, layer->padded, block.tall);
             if (step->rule != PLAIN)
                 NAME(apply)(step, count, weight, sum, layer->moments[0].weight + block.at,
                             second == NULL ? NULL : second + block.at);
+            if (next_rows > 0)
+                NAME(multiply)(NAME(INNERS), next_rows, block.width, net->next_x, BLOCK, weight,
+                               block.width, layer->out + o, layer->padded, block.tall);
         }
     }
 }
 
 /* ---- an epoch ---- */
 
-static void NAME(take)(Network *net, const Split *split, const int64_t *order, int64_t from,
-                       int64_t rows)
+static void NAME(take)(const Split *split, const int64_t *order, int64_t from, int64_t rows,
+                       const float **example)
 {
-    for (int64_t r = 0; r < rows; r++) {
-        const int64_t example = example_at(split, order, from + r);
-        net->example[r] = split->inputs + example * split->width;
-        net->labels[r] = split->labels[example];
-    }
+    for (int64_t r = 0; r < rows; r++)
+        example[r] = split->inputs + example_at(split, order, from + r) * split->width;
+}
+
+static void NAME(take_labels)(Network *net, const Split *split, const int64_t *order,
+                              int64_t from, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++)
+        net->labels[r] = split->labels[example_at(split, order, from + r)];
 }
 
 static int NAME(finite_first_layer)(const Network *net)
@@ -1065,14 +1114,17 @@ static int NAME(finite_first_layer)(const Network *net)
 static void NAME(train)(Network *net, const Split *split, const int64_t *order, int64_t n,
                         int64_t batch, const Optimizer *optimizer, double *sums)
 {
-    int may_skip = NAME(finite_first_layer)(net);
+    int may_skip = NAME(finite_first_layer)(net), begun = 0;
+    int64_t rows = smaller(batch, n), next_rows;
     sums[0] = sums[1] = 0;
-    for (int64_t from = 0; from < n; from += batch) {
-        const int64_t rows = smaller(batch, n - from);
+    NAME(take)(split, order, 0, rows, net->example);
+    int sparse = may_skip && NAME(find_nonzero)(net, net->example, rows);
+    for (int64_t from = 0; from < n; from += rows, rows = next_rows) {
         const Step step = next_step(optimizer, net->steps);
-        NAME(take)(net, split, order, from, rows);
-        int sparse = may_skip && NAME(find_nonzero)(net, rows);
-        NAME(forward)(net, rows, sparse);
+        next_rows = smaller(batch, n - from - rows);
+        NAME(take)(split, order, from + rows, next_rows, net->next);
+        NAME(take_labels)(net, split, order, from, rows);
+        NAME(forward)(net, rows, sparse, begun);
         NAME(cross_entropy)(net, rows, sums);
         for (int32_t l = net->layers - 1; l >= 0; l--) {
             Layer *layer = &net->layer[l];
@@ -1081,11 +1133,24 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
             else
                 may_skip = may_skip && NAME(all_finite)(net->delta, rows * layer->padded);
             NAME(update_bias)(net, layer, rows, &step);
-            NAME(update_weight)(net, l, rows, l == 0 && sparse && may_skip, &step);
+            if (l > 0) {
+                NAME(update_weight)(net, l, rows, 0, &step, 0);
+            } else if (sparse && may_skip) {
+                NAME(update_weight)(net, 0, rows, 1, &step, 0);
+                sparse = NAME(find_nonzero)(net, net->next, next_rows);
+                begun = 0;
+            } else {
+                sparse = may_skip && NAME(find_nonzero)(net, net->next, next_rows);
+                begun = !sparse;
+                NAME(update_weight)(net, 0, rows, 0, &step, begun ? next_rows : 0);
+            }
             float *const done = net->delta;
             net->delta = net->delta_below;
             net->delta_below = done;
         }
+        const float **const done = net->example;
+        net->example = net->next;
+        net->next = done;
         net->steps++;
     }
 }
@@ -1096,8 +1161,10 @@ static void NAME(evaluate)(Network *net, const Split *split, double *sums)
     sums[0] = sums[1] = 0;
     for (int64_t from = 0; from < split->length; from += EVALUATION_ROWS) {
         const int64_t rows = smaller(EVALUATION_ROWS, split->length - from);
-        NAME(take)(net, split, NULL, from, rows);
-        NAME(forward)(net, rows, may_skip && NAME(find_nonzero)(net, rows));
+        NAME(take)(split, NULL, from, rows, net->example);
+        NAME(take_labels)(net, split, NULL, from, rows);
+        const int sparse = may_skip && NAME(find_nonzero)(net, net->example, rows);
+        NAME(forward)(net, rows, sparse, 0);
         NAME(cross_entropy)(net, rows, sums);
     }
 }
@@ -1113,5 +1180,6 @@ static const Kernels NAME(kernels) = {NAME(train), NAME(evaluate)};
 #undef EACH_TILE
 #undef INNER
 #undef OUTER
+#undef OUTER_FAR
 
 #endif
