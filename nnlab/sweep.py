@@ -126,7 +126,12 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
 
         with device.cpu_threads(1):  # these tensors are too small for more to pay
             tasks = prepare(waiting)
-        train_tasks(tasks)
+        planned = [task for task in tasks if task.config.plan]
+        if planned:
+            from nnlab import plan
+
+            plan.show(plan.make(planned, cores()))
+        train_tasks([task for task in tasks if not task.config.plan])
     return outcomes
 
 
@@ -244,6 +249,8 @@ def train_tasks(tasks: Sequence[Task]) -> None:
     # An epoch may last a millisecond; a thread that has ended one should not wait five for
     # its turn in Python, which is the default.
     sys.setswitchinterval(1e-4)
+    if not tasks:
+        return
     with Progress(len(tasks), sum(examples(task) for task in tasks)) as progress:
         with ThreadPoolExecutor(cores()) as pool:
             futures = [
@@ -364,7 +371,9 @@ def conclude() -> int:
 
     Returns the exit status: 0 only if every run came to its end.
     """
-    studies = {outcome.job.folder.parent: None for outcome in history if outcome.result}
+    planned = any(outcome.job.config and outcome.job.config.plan for outcome in history)
+    done = [] if planned else [outcome for outcome in history if outcome.result]
+    studies = {outcome.job.folder.parent: None for outcome in done}
     if studies:
         from rich.console import Console
 

@@ -1,0 +1,229 @@
+"""What a sweep will cost, before it is launched: time and memory, from a few hundred steps."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from nnlab import config as configuration
+from nnlab import device
+from nnlab.config import BudgetConfig
+from nnlab.datasets import Split
+from nnlab.engines import Engine, Run
+from nnlab.training import draw_order
+
+if TYPE_CHECKING:
+    from nnlab.sweep import Task
+
+WARM_UP, STEPS, ROUNDS = 20, 200, 3  # rounds of so many steps are timed, ...
+LONGEST = 2.0  # ... of fewer where that would take more seconds than this
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What was measured of one kind of run: seconds per step, and per example evaluated."""
+
+    step: float
+    example: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One run's steps and the seconds that it takes if nothing ends it early."""
+
+    name: str
+    weights: int
+    steps: int
+    rate: Rate
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the runs take each, the sweep from beginning to end, and the memory in bytes.
+
+    data: the examples, held once. networks: the weights of all runs. peak: of this process,
+    which has loaded the data and the networks; None where the system does not tell.
+    """
+
+    estimates: list[Estimate]
+    seconds: float
+    cores: int
+    data: int
+    networks: int
+    peak: int | None
+
+
+def make(tasks: Sequence[Task], cores: int) -> Plan:
+    """Time a few hundred steps of each kind of run, on as many cores as the sweep will use.
+
+    The networks of these tasks are trained a little by that: they are not to be used after.
+    """
+    kinds: dict[str, list[Task]] = {}
+    for task in tasks:
+        kinds.setdefault(kind(task), []).append(task)
+    rates = {name: measure(alike, cores) for name, alike in kinds.items()}
+    estimates = [estimate(task, rates[kind(task)]) for task in tasks]
+    beside, in_turn = [], 0.0
+    for task, found in zip(tasks, estimates):
+        if task.engine.side_by_side:
+            beside.append(found.seconds)
+        else:
+            in_turn += found.seconds
+    splits = [(task.run.train, task.run.valid, task.run.test) for task in tasks]
+    arrays = {
+        id(array): array
+        for group in splits
+        for split in group
+        if split is not None
+        for array in (split.inputs, split.labels, split.index)
+    }
+    return Plan(
+        estimates,
+        seconds=makespan(beside, cores) + in_turn,
+        cores=min(cores, max(1, len(beside))),
+        data=sum(array.nbytes for array in arrays.values()),
+        networks=sum(p.nbytes for task in tasks for p in task.run.model.parameters()),
+        peak=peak_memory(),
+    )
+
+
+def kind(task: Task) -> str:
+    """Return a key that runs share whose steps cost the same."""
+    plain = configuration.plain(task.config)
+    parts: dict[str, Any] = {key: plain[key] for key in ("model", "batch_size", "threads")}
+    optimizer = {k: v for k, v in plain["optimizer"].items() if k not in ("lr", "weight_decay")}
+    parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
+    return json.dumps(parts, sort_keys=True) + str(task.place)
+
+
+def measure(alike: Sequence[Task], cores: int) -> Rate:
+    """Time runs of one kind, as many at once as will train at once."""
+    first = alike[0]
+    with device.cpu_threads(first.config.threads):
+        if first.engine.side_by_side:
+            beside = alike[:cores]
+            with ThreadPoolExecutor(len(beside)) as pool:
+                rates = list(pool.map(lambda task: timed([task]), beside))
+        else:
+            # What trains as one stack is timed as one, and every run has its part of it.
+            rates = [timed([t for t in alike if t.engine.group(t.run) == group_of(first)])]
+    step, example = zip(*((rate.step, rate.example) for rate in rates))
+    return Rate(sum(step) / len(step), sum(example) / len(example))
+
+
+def group_of(task: Task) -> object:
+    return task.engine.group(task.run)
+
+
+def timed(tasks: Sequence[Task]) -> Rate:
+    """Time runs that one engine trains together: copies of them with shorter training sets."""
+    runs = []
+    for task in tasks:
+        split = task.run.train
+        some = split.index[: STEPS * task.run.batch_size]
+        runs.append(replace(task.run, train=Split(split.inputs, split.labels, some)))
+    engine = tasks[0].engine(runs, tasks[0].place)
+    step = seconds_per_step(engine, runs, WARM_UP)
+    steps = max(1, min(STEPS, int(LONGEST / ROUNDS / (step * len(runs)))))
+    step = median(seconds_per_step(engine, runs, steps) for _ in range(ROUNDS))
+    name = "test" if runs[0].test is not None else "train"
+    started = time.perf_counter()
+    engine.evaluate(runs, name)
+    passed = time.perf_counter() - started
+    return Rate(step, passed / sum(len(getattr(run, name)) for run in runs))
+
+
+def seconds_per_step(engine: Engine, runs: Sequence[Run], steps: int) -> float:
+    """Train for at least so many steps of each run; return the seconds of a run's step."""
+    done, started = 0, time.perf_counter()
+    while done < steps * len(runs):
+        engine.train_epoch(runs, [draw_order(run) for run in runs])
+        done += sum(-(-len(run.train) // run.batch_size) for run in runs)
+    return (time.perf_counter() - started) / done
+
+
+def estimate(task: Task, rate: Rate) -> Estimate:
+    """Compute what a run takes if no rule ends it before max_epochs or its budget."""
+    run = task.run
+    steps = -(-len(run.train) // run.batch_size) * run.max_epochs
+    evaluated = 0 if run.valid is None else len(run.valid) * run.max_epochs
+    evaluated += len(run.train) * run.max_epochs * run.full_train_metrics
+    evaluated += 0 if run.test is None else len(run.test)
+    seconds = steps * rate.step + evaluated * rate.example
+    if isinstance(task.config.stopping, BudgetConfig):
+        seconds = min(seconds, task.config.stopping.seconds)
+    name = task.outcome.job.name
+    return Estimate(name, task.identity["weights"], steps, rate, seconds)
+
+
+def makespan(seconds: Sequence[float], cores: int) -> float:
+    """Return how long runs take, longest first, each on the core that is free first.
+
+    >>> makespan([1.0, 2.0, 3.0], 2)
+    3.0
+    """
+    busy = [0.0] * cores
+    for each in sorted(seconds, reverse=True):
+        heapq.heapreplace(busy, busy[0] + each)
+    return max(busy)
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that this process has held, in bytes; None if it is not known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def show(plan: Plan) -> None:
+    """Print the plan."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from nnlab.report import duration
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for name in ("weights", "steps", "a step", "in all"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in plan.estimates[:SHOWN]:
+        step = f"{1e6 * each.rate.step:,.3g} µs"
+        cells = f"{each.weights:,}", f"{each.steps:,}", step, duration(each.seconds)
+        table.add_row(each.name, *cells)
+    if len(plan.estimates) > SHOWN:
+        table.add_row(f"and {len(plan.estimates) - SHOWN:,} more")
+    Console().print(table)
+    runs = "1 run takes" if len(plan.estimates) == 1 else f"{len(plan.estimates):,} runs take"
+    cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
+    single = sum(each.seconds for each in plan.estimates)
+    after = f" ({duration(single)} one after another)" if plan.cores > 1 else ""
+    print(f"{runs} about {duration(plan.seconds)} on {cores}{after}, if no rule ends one early.")
+    peak = "" if plan.peak is None else f", this process at most {size(plan.peak)} so far"
+    print(f"Memory: data {size(plan.data)}, weights {size(plan.networks)}{peak}.")
+    print("plan=true: nothing was trained or written.", flush=True)
+
+
+def size(count: float) -> str:
+    """Write a number of bytes.
+
+    >>> size(852), size(437_544), size(2_000_000_000)
+    ('852 B', '438 kB', '2.0 GB')
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,129 @@
+"""What a sweep will cost: the arithmetic by hand, and that planning leaves nothing behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from nnlab import config, plan, sweep
+from nnlab.config import Config
+from nnlab.run import CONF
+
+
+def configured(*overrides: str) -> Config:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.from_hydra(compose("config", overrides=list(overrides)))
+
+
+def tasks(folder: Path, *commands: tuple[str, ...]) -> list[sweep.Task]:
+    waiting = []
+    for number, overrides in enumerate(commands):
+        job = sweep.Job(folder / str(number), list(overrides), "test_loss", {})
+        waiting.append((sweep.Outcome(job), configured("test_size=100", *overrides)))
+    made = sweep.prepare(waiting)
+    assert [outcome.error for outcome, _ in waiting] == [None] * len(commands)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cores"), [([3.0, 1.0, 2.0], 1), ([3.0, 1.0, 2.0], 2), ([5.0, 4.0, 3.0], 2)]
+)
+def test_makespan_against_every_assignment(seconds: list[float], cores: int) -> None:
+    """Longest first is the best possible for these."""
+    best = min(
+        max(sum(s for s, c in zip(seconds, chosen) if c == core) for core in range(cores))
+        for chosen in itertools.product(range(cores), repeat=len(seconds))
+    )
+    assert plan.makespan(seconds, cores) == best
+
+
+def test_what_a_run_takes_is_its_steps_and_its_evaluations(tmp_path: Path) -> None:
+    rate = plan.Rate(step=0.5, example=0.001)
+    for overrides, steps, evaluated in (
+        (("train_size=95", "stopping.max_epochs=3"), 3 * 10, 100),
+        (("train_size=95", "valid_size=40", "stopping.max_epochs=3"), 30, 100 + 3 * 40),
+        (
+            ("train_size=90", "full_train_metrics=true", "stopping.max_epochs=2"),
+            2 * 9,
+            100 + 2 * 90,
+        ),
+        (("train_size=90", "stopping.max_epochs=0"), 0, 100),
+    ):
+        (task,) = tasks(tmp_path, overrides)
+        found = plan.estimate(task, rate)
+        assert (found.steps, found.weights) == (steps, 109_184)
+        assert found.seconds == pytest.approx(0.5 * steps + 0.001 * evaluated)
+    (task,) = tasks(tmp_path, ("stopping=budget", "stopping.seconds=7"))
+    assert plan.estimate(task, rate).seconds == 7
+
+
+def test_every_kind_of_run_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def counted(alike: list[sweep.Task], cores: int) -> plan.Rate:
+        measured.append([task.outcome.job.name for task in alike])
+        return plan.Rate(0.01, 0.0)
+
+    monkeypatch.setattr(plan, "measure", counted)
+    small = ("train_size=50", "engine=torch", "stopping.max_epochs=10")
+    made = plan.make(
+        tasks(
+            tmp_path,
+            small,
+            (*small, "seed=1", "optimizer.lr=1"),
+            (*small, "model.hidden=[7]"),
+            ("train_size=50", "engine=stacked", "stopping.max_epochs=10"),
+        ),
+        cores=2,
+    )
+    assert measured == [["0", "1"], ["2"], ["3"]]
+    assert made.seconds == pytest.approx(4 * 50 * 0.01)  # none of these train side by side
+    # 5,000 training and 1,000 test images, once; each run's own index
+    images = 6000 * (784 * 4 + 8)
+    assert images <= made.data <= images + 4 * 150 * 8
+    mlp = 4 * (109_184 + 202)
+    assert made.networks == 3 * mlp + 4 * (784 * 7 + 7 * 10 + 17)
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto", "stacked"])
+def test_planning_measures_and_writes_nothing(
+    tmp_path: Path, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = []
+    for seed in range(3):
+        job = sweep.Job(tmp_path / f"seed={seed}", [f"seed={seed}"], "test_loss", {})
+        job.config = configured(f"seed={seed}", f"engine={engine}", "test_size=100", "plan=true")
+        jobs.append(job)
+    outcomes = sweep.train(jobs)
+    assert [(o.result, o.error, o.trained) for o in outcomes] == [(None, None, False)] * 3
+    assert list(tmp_path.iterdir()) == []
+    printed = capsys.readouterr().out
+    for name in ("seed=0", "seed=2", "109,184", "10,000", "µs", "3 runs take about", "nothing was"):
+        assert name in printed
+
+
+def test_the_size_of_memory() -> None:
+    assert [plan.size(count) for count in (0, 999, 999_499, 1e9)] == [
+        "0 B",
+        "999 B",
+        "999 kB",
+        "1.0 GB",
+    ]
+
+
+def test_finished_runs_are_not_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = sweep.Job(tmp_path / "default", [], "test_loss", {})
+    job.config = configured("train_size=20", "test_size=10", "stopping.max_epochs=1")
+    sweep.train([job])
+    before = json.loads((tmp_path / "default" / "result.json").read_text())
+    job.config.plan = True
+    (outcome,) = sweep.train([job])
+    assert outcome.result == before
+    assert "take about" not in capsys.readouterr().out
