@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from nnlab import seeds
-from nnlab.config import DatasetConfig, IdxConfig
-from nnlab.datasets import mnist, sampling
+from nnlab.config import DatasetConfig, DogSetConfig, IdxConfig, SyntheticConfig
+from nnlab.datasets import dogset, dogset_synthetic, mnist, sampling
 from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, excess
 
 log = logging.getLogger("nnlab")
@@ -122,6 +122,10 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
     note = ""
     if isinstance(config, IdxConfig):
         source, note, reader = mnist.choose(config, sizes)
+    elif isinstance(config, DogSetConfig):
+        source, reader = dogset.choose(config)
+    elif isinstance(config, SyntheticConfig):
+        source, reader = dogset_synthetic.choose(config)
     else:
         raise ValueError(f"dataset={config.name} is not known; see --help")
     key = (source, Path.cwd())  # the source may name a relative folder
