@@ -1,4 +1,4 @@
-"""The figures of a study: time and accuracy over what varied, loss over epochs.
+"""The figures of a study: time and accuracy over what varied, curves over epochs.
 
 Each is built by a function that returns a matplotlib Figure, or None where it does not
 apply. Never pyplot: its global state is unsafe in threads, and slow to import.
@@ -37,14 +37,24 @@ from nnlab.report.times import timings, unit
 DPI, FONT = 200, 8
 LEFT, BOTTOM, RIGHT = 0.125, 0.135, 0.97
 ENTRIES = 8  # that a legend can have; beyond, a colour bar
+PANELS = 6  # that a figure can have, a setting each
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
+PARTS = {"train": "training", "valid": "validation"}
+BEST: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 1, "mfc": "w", "zorder": 4}
+BEST["color"] = COLOURS[1]
+STOPPED: dict[str, Any] = {"color": "0.35", "ls": ":"}
+CROSS: dict[str, Any] = {"marker": "x", "ls": "", "ms": 5, "mew": 1.2}
 LABELS = {
     "train_size": "Training-set size (examples)",
     "valid_size": "Validation-set size (examples)",
     "batch_size": "Batch size (examples)",
     "dataset": "Dataset",
+    "dataset.function": "Boolean function",
+    "dataset.inputs": "Inputs",
+    "dataset.num_classes": "Classes",
+    "model": "Model",
     "optimizer": "Optimizer",
     "optimizer.lr": "Learning rate",
     "optimizer.momentum": "Momentum",
@@ -52,19 +62,31 @@ LABELS = {
     "model.hidden": "Hidden layers (units)",
     "model.activation": "Activation",
     "stopping": "Stopping rule",
+    "stopping.max_epochs": "Epochs at most",
+    "stopping.min_delta": "Least decrease",
+    "stopping.patience": "Patience (epochs)",
     "engine": "Engine",
     "device": "Device",
 }
 NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
-NAMES |= {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "mlp": "MLP"}
+NAMES |= {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "boolean": "Boolean function"}
+NAMES |= {"dogset": "DogSet", "dogset_synthetic": "DogSet (synthetic images)"}
+NAMES |= {"mlp": "MLP", "perceptron": "perceptrons"}
 
 Style = tuple[Any, str, str]  # colour, dash, marker
 
 
 def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
     """Draw what applies into the study's folder, remove what does not; return what there is."""
+    drawings = {
+        "train_time": train_time,
+        "accuracy": accuracy,
+        "loss": loss,
+        "loss_curves": loss_curves,
+        "accuracy_curves": accuracy_curves,
+    }
     files = []
-    for name, draw in (("train_time", train_time), ("accuracy", accuracy), ("loss", loss)):
+    for name, draw in drawings.items():
         path = study / f"{name}.png"
         figure = draw(runs)
         if figure is None:
@@ -74,7 +96,9 @@ def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path] = ()) -> 
     asked = {folder.resolve() for folder in curves_for}
     for run in runs:
         path = run.folder / "curves.png"
-        if len(runs) == 1 or run.folder.resolve() in asked or outdated(path):
+        if not len(run.curves["epoch"]):
+            path.unlink(missing_ok=True)
+        elif len(runs) == 1 or run.folder.resolve() in asked or outdated(path):
             files.append(save(curves(run), path))
     return files
 
@@ -219,45 +243,79 @@ def loss(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
+def loss_curves(runs: Sequence[Run]) -> Figure | None:
+    """Draw training and validation loss over epochs, a panel for each setting, a line for each
+    run. None for a single run, without validation, or with more settings than panels."""
+    return panel_curves(runs, "loss")
+
+
+def accuracy_curves(runs: Sequence[Run]) -> Figure | None:
+    """Draw training and validation accuracy in % as ``loss_curves`` does the losses."""
+    return panel_curves(runs, "accuracy")
+
+
+def panel_curves(runs: Sequence[Run], quantity: str) -> Figure | None:
+    keys = ordered_factors(runs)
+    drawn = [run for run in runs if run.reading]
+    groups = grouped(drawn, keys)
+    if len(runs) < 2 or not 0 < len(groups) <= PANELS:
+        return None
+    seeds = max(map(len, groups.values()))
+    notes = [f"a line for each of {seeds} seeds"] if seeds > 1 else []
+    titles = [panel_title(keys, values) for values in groups] if keys else []
+    handles = marks(drawn, quantity == "loss")
+    figure, panels = frame(heading(runs), notes, len(groups), handles, titles)
+    kept = [run for run in drawn if run.status != "diverged"] or drawn
+    shown = [run.curves[f"{part}_{quantity}"] for run in kept for part in PARTS]
+    columns = panels[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    for index, (axes, group) in enumerate(zip(panels, groups.values())):
+        over_epochs(axes, y_label(quantity), [run.curves["epoch"] for run in drawn])
+        axes.label_outer()
+        if index + columns >= len(panels):  # the last row may be shorter
+            axes.set_xlabel("Epoch")
+            axes.tick_params(labelbottom=True)
+        if quantity == "loss":
+            loss_scale(axes, shown)
+        for run in group:
+            draw_curves(axes, run, quantity, 1.3 if len(group) == 1 else 0.7)
+    return figure
+
+
 def curves(run: Run) -> Figure:
     """Draw loss and accuracy of one run over epochs: training and, if any, validation."""
     notes = [run.stop_reason or run.status]
     if run.test_accuracy is not None:
         notes.append(f"test accuracy {100 * run.test_accuracy:.1f} %")
-    figure, panels = frame(heading([run]), notes, panels=2)
-    parts = {"train": "training", "valid": "validation"}
-    validated = bool(np.isfinite(run.curves["valid_loss"]).any())
-    for axes, quantity, factor in zip(panels, ("loss", "accuracy"), (1, 100)):
-        values = [factor * run.curves[f"{part}_{quantity}"] for part in parts]
-        for y, colour, dash in zip(values, COLOURS, DASHES):
-            plot(axes, run.curves["epoch"], y, color=colour, ls=dash, lw=1.3)
-        label = quantity if validated else f"training {quantity}"
-        over_epochs(axes, label.capitalize() + " (%)" * (factor == 100), values)
+        if run.weights_of_epoch not in (None, run.epochs):
+            notes[-1] += f" with the weights of epoch {run.weights_of_epoch}"
+    figure, panels = frame(heading([run]), notes, 2, marks([run], True))
+    for axes, quantity in zip(panels, ("loss", "accuracy")):
+        values = [run.curves[f"{part}_{quantity}"] for part in PARTS]
+        over_epochs(axes, y_label(quantity, "" if run.reading else "training "), values)
         if quantity == "loss":
             loss_scale(axes, values)
-    if validated:
-        handles = [
-            Line2D([], [], color=colour, ls=dash, label=name)
-            for name, colour, dash in zip(parts.values(), COLOURS, DASHES)
-        ]
-        figure.legend(
-            handles=handles,
-            ncols=2,
-            fontsize=FONT,
-            frameon=False,
-            borderaxespad=0,
-            loc="lower right",
-            bbox_to_anchor=(RIGHT, panels[1].get_position().y1),
-        )
+        draw_curves(axes, run, quantity, 1.3)
     return figure
 
 
 # Their parts
 
 
-def frame(title: str, notes: Sequence[str], panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a figure with its title, and below that notes in grey, above empty axes."""
-    width, height = (5.0, 3.4) if panels == 1 else (6.8, 3.0)
+def frame(
+    title: str,
+    notes: Sequence[str],
+    panels: int = 1,
+    handles: Sequence[Line2D] = (),
+    titles: Sequence[str] = (),
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure with its title, and below that notes in grey and a legend of handles,
+    above empty axes.
+
+    titles: of each panel; panels with titles share their axes, three in a row.
+    """
+    rows = -(-panels // 3) if titles else 1
+    columns = -(-panels // rows)
+    width, height = (5.0, 3.4) if panels == 1 else (6.8, 1.2 + 1.8 * rows)
     figure = Figure((width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     lines = textwrap.wrap(title, int(14.5 * width))
@@ -266,13 +324,39 @@ def frame(title: str, notes: Sequence[str], panels: int = 1) -> tuple[Figure, li
     left = LEFT * 5 / width
     figure.text(left, top, "\n".join(lines), size=FONT, va="top", linespacing=1.25)
     top -= line * len(lines)
-    if notes:
-        figure.text(left, top, "; ".join(notes), size=FONT - 1, va="top", color="0.35")
+    remarks = textwrap.wrap("; ".join(notes), int(15.5 * width))
+    figure.text(left, top, "\n".join(remarks), size=FONT - 1, va="top", color="0.35")
+    top -= line * len(remarks)
+    if handles:
+        figure.legend(
+            handles=handles,
+            ncols=len(handles),
+            fontsize=FONT,
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0.1,
+            columnspacing=1.5,
+            handlelength=1.8,
+            loc="upper left",
+            bbox_to_anchor=(left, top),
+        )
         top -= line
+    wrapped = ["\n".join(textwrap.wrap(text, 90 // columns)) for text in titles]
+    head = line * max((text.count("\n") + 1.2 for text in wrapped), default=0)
+    top -= line / 2 + head
     bottom = BOTTOM * 3.4 / height
-    step = (RIGHT + 0.1 - left) / panels
-    boxes = [(left + i * step, bottom, step - 0.1, top - line / 2 - bottom) for i in range(panels)]
-    made = [figure.add_axes(box) for box in boxes]
+    # matplotlib wants the gaps in units of a panel's width and height.
+    aside, below = 0.03 if titles else 0.1, head + line
+    across = (RIGHT - left + aside) / columns - aside
+    up = (top - bottom + below) / rows - below
+    grid = {"left": left, "right": RIGHT, "bottom": bottom, "top": top}
+    grid |= {"wspace": aside / across, "hspace": below / up}
+    shared = bool(titles)
+    made = list(
+        figure.subplots(
+            rows, columns, sharex=shared, sharey=shared, squeeze=False, gridspec_kw=grid
+        ).flat
+    )
     for axes in made:
         axes.tick_params(labelsize=FONT, width=0.6)
         axes.xaxis.label.set_fontsize(FONT + 1)
@@ -281,7 +365,56 @@ def frame(title: str, notes: Sequence[str], panels: int = 1) -> tuple[Figure, li
         axes.spines[["left", "bottom"]].set_linewidth(0.6)
         axes.grid(axis="y", color="0.9", lw=0.6)
         axes.set_axisbelow(True)
-    return figure, made
+    for axes, text in zip(made, wrapped):
+        axes.set_title(text, size=FONT, loc="left")
+    for axes in made[panels:]:
+        axes.remove()
+    return figure, made[:panels]
+
+
+def draw_curves(axes: Axes, run: Run, quantity: str, width: float) -> None:
+    """Draw a run's training and validation curve, and mark what ``marks`` explains."""
+    epoch = run.curves["epoch"]
+    for part, colour, dash in zip(PARTS, COLOURS, DASHES):
+        y = run.curves[f"{part}_{quantity}"] * (100 if quantity == "accuracy" else 1)
+        plot(axes, epoch, y, color=colour, ls=dash, lw=width)
+    if run.reading and quantity == "loss":
+        best = epoch == run.reading.best_epoch
+        axes.plot(epoch[best], run.curves["valid_loss"][best], **BEST)
+    if run.status == "stopped":
+        axes.axvline(run.epochs, lw=0.8 * width, **STOPPED)
+    if quantity == "loss" and broke_off(run):
+        mark_end(axes, run.curves, COLOURS[0])
+
+
+def marks(runs: Sequence[Run], losses: bool) -> list[Line2D]:
+    """Make the legend of what ``draw_curves`` draws of these runs."""
+    handles = []
+    if any(run.reading for run in runs):
+        looks = zip(PARTS.values(), COLOURS, DASHES)
+        handles += [Line2D([], [], color=c, ls=dash, label=name) for name, c, dash in looks]
+        if losses:
+            handles.append(Line2D([], [], label="best validation loss", **BEST))
+    if any(run.status == "stopped" for run in runs):
+        handles.append(Line2D([], [], label="stopped", **STOPPED))
+    if losses and any(map(broke_off, runs)):
+        handles.append(Line2D([], [], label="diverged", color=COLOURS[0], **CROSS))
+    return handles
+
+
+def broke_off(run: Run) -> bool:
+    """Tell whether a run diverged after a loss that can be drawn."""
+    return run.status == "diverged" and bool(np.isfinite(run.curves["train_loss"]).any())
+
+
+def panel_title(keys: Sequence[str], values: Sequence[Value]) -> str:
+    """Write a setting, as in "learning rate 1e-5, batch size 10"."""
+    names = [LABELS.get(key, key).partition(" (")[0] for key in keys]
+    return ", ".join(f"{name[0].lower()}{name[1:]} {entry(v)}" for name, v in zip(names, values))
+
+
+def y_label(quantity: str, of: str = "") -> str:
+    return f"{of}{quantity}".capitalize() + " (%)" * (quantity == "accuracy")
 
 
 def heading(runs: Sequence[Run]) -> str:
@@ -295,6 +428,10 @@ def heading(runs: Sequence[Run]) -> str:
         activation = shared.get("model.activation", "relu")
         suffix = "" if activation == "relu" else f" ({activation})"
         parts.append(f"{entry(shared['model'])} {layers(runs)}{suffix}")
+    elif "model" in shared:
+        parts.append(entry(shared["model"]))
+    if all(run.complete and not run.epochs for run in runs):
+        return " · ".join(parts)  # computed or only evaluated: nothing was optimised
     if "optimizer" in shared:
         options = [f"lr {entry(shared['optimizer.lr'])}"] if "optimizer.lr" in shared else []
         for option in ("momentum", "weight_decay"):
@@ -438,7 +575,7 @@ def mark_end(axes: Axes, curves: dict[str, Array], colour: Any) -> None:
     finite = np.isfinite(curves["train_loss"])
     x, y = curves["epoch"][finite][-1], curves["train_loss"][finite][-1]
     y = min(y, axes.get_ylim()[1])
-    axes.plot(x, y, "x", color=colour, ms=5, mew=1.2, clip_on=False, zorder=4)
+    axes.plot(x, y, color=colour, clip_on=False, zorder=4, **CROSS)
 
 
 def styles(settings: Sequence[tuple[Value, ...]]) -> list[Style]:
@@ -539,11 +676,13 @@ def colour_bar(axes: Axes, title: str, values: Sequence[Value]) -> None:
 def entry(value: Value) -> str:
     """Write a value for a reader, as short as a legend needs.
 
-    >>> [entry(value) for value in (60000, 1e-5, 0.0123456, "sgd", (128, 64), ())]
-    ['60,000', '1e-5', '0.01235', 'SGD', '128-64', 'none']
+    >>> [entry(value) for value in (60000, 1e-5, 0.0123456, "sgd", (128, 64), (), None)]
+    ['60,000', '1e-5', '0.01235', 'SGD', '128-64', 'none', '-']
     """
     if isinstance(value, tuple):
         return "-".join(map(entry, value)) or "none"
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return number(float(f"{value:.4g}"))
     if is_number(value):

@@ -6,6 +6,7 @@ than reading a thousand runs does.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -17,12 +18,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab.analysis.curves import Reading, interpret
 from nnlab.records import COLUMNS, METRICS, RESULT
 
 Array: TypeAlias = NDArray[np.float64]
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
-NUMBERS = ("epochs", "train_seconds", "test_loss", "test_accuracy", "weights", "parameters")
+NUMBERS = (
+    *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
+    *("weights", "parameters"),
+)
 # nnlab.config.NOT_IDENTITY, spelled again because importing it brings all of Hydra.
 NOT_IDENTITY = (
     *("study", "output_dir", "force", "objective"),
@@ -37,8 +42,9 @@ class Run:
     """One run folder.
 
     settings: the configuration by dotted keys as on the command line, with what was really
-    used in place of what was left open (``train_size=null``, ``device=auto``). curves: the
-    columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
+    used in place of what was left open (``train_size=null``, ``device=auto``).
+    weights_of_epoch: whose weights were tested and kept. synthetic: whether the data was
+    generated. curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
     folder: Path
@@ -47,6 +53,7 @@ class Run:
     stop_reason: str | None
     error: str | None
     epochs: int
+    weights_of_epoch: int | None
     train_seconds: float
     test_loss: float | None
     test_accuracy: float | None
@@ -55,12 +62,19 @@ class Run:
     engine: str | None
     device: str | None
     full_size: int | None
+    synthetic: bool
     settings: dict[str, Value]
     curves: dict[str, Array]
 
     @property
     def complete(self) -> bool:
         return self.status in ("finished", "stopped")
+
+    @functools.cached_property
+    def reading(self) -> Reading | None:
+        """What the curves say; None where nothing was validated."""
+        size = self.settings.get("valid_size")
+        return interpret(self.curves, size if isinstance(size, int) else None)
 
     def last(self, column: str) -> float | None:
         """Return a column of ``metrics.csv`` after the last epoch, None where there is none."""
@@ -113,7 +127,9 @@ def read_run(folder: Path) -> Run:
     dataset = result.get("dataset") or {}
     device = (result.get("device") or {}).get("name")
     settings = dict(flatten(result["config"]))
-    settings["train_size"] = (dataset.get("sizes") or {}).get("train", settings.get("train_size"))
+    sizes = dataset.get("sizes") or {}
+    for split in ("train", "valid"):
+        settings[f"{split}_size"] = sizes.get(split, settings.get(f"{split}_size"))
     settings["engine"], settings["device"] = result.get("engine"), device
     return Run(
         folder=folder,
@@ -122,6 +138,7 @@ def read_run(folder: Path) -> Run:
         stop_reason=result.get("stop_reason"),
         error=result.get("error"),
         epochs=int(epochs),
+        weights_of_epoch=result.get("weights_of_epoch"),
         train_seconds=float(seconds),
         test_loss=result.get("test_loss"),
         test_accuracy=result.get("test_accuracy"),
@@ -130,6 +147,7 @@ def read_run(folder: Path) -> Run:
         engine=result.get("engine"),
         device=device,
         full_size=dataset.get("full_size"),
+        synthetic=bool(dataset.get("synthetic")),
         settings=settings,
         curves=curves,
     )
@@ -182,7 +200,7 @@ def varied(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         for key, value in run.settings.items():
             values.setdefault(key, set()).add(value)
-    for key in ("engine", "device", "train_size"):
+    for key in ("engine", "device", "train_size", "valid_size"):
         values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
     return sorted(keys, key=lambda key: (key == "seed", key != "train_size"))

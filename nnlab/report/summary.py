@@ -14,12 +14,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from nnlab.analysis.curves import RULES, epochs, in_words
 from nnlab.records import COLUMNS, write_whole
 from nnlab.report.runs import Run, Value, factors, grouped, is_number, spell, varied
 from nnlab.report.times import duration_within, timings
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
+SETTINGS = 6  # whose curves are put into words
+READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -32,10 +35,12 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "status": run.status,
             "stop_reason": run.stop_reason,
             "epochs": run.epochs,
+            "weights_of_epoch": run.weights_of_epoch,
             "train_seconds": run.train_seconds,
             **{column: run.last(column) for column in COLUMNS[1:5]},
             "test_loss": run.test_loss,
             "test_accuracy": run.test_accuracy,
+            **{name: getattr(run.reading, name, None) for name in READING},
             "weights": run.weights,
             "engine": run.engine,
             "device": run.device,
@@ -74,15 +79,24 @@ def table(runs: Sequence[Run]) -> Table:
     for index, key in enumerate(keys or ["run"]):
         right = is_number(groups[0][0][index])
         made.add_column(key, justify="right" if right else "left", overflow="fold")
-    for name in ["n"] * repeated + ["epochs", "stopped by", "time", "test\naccuracy", "test\nloss"]:
+    results = ["epochs", "stopped by", "time", "test\naccuracy", "test\nloss"]
+    if any(run.reading for run in runs):
+        # Means and deviations of everything do not fit into 80 columns.
+        results = [*(results[:-1] if repeated else results), "best\nepoch"]
+    for name in ["n"] * repeated + results:
         words = name == "stopped by"
         made.add_column(name, justify="left" if words else "right", no_wrap=not words)
 
     hidden = range(TABLE_ROWS // 2, len(groups) - TABLE_ROWS // 2)
     for index, (values, group) in enumerate(groups):
         if index not in hidden:
-            cells = [brief(value) for value in values]
-            cells += [str(len(group))] * repeated + outcome(group)
+            cells = [
+                # An option that these runs do not have is not one that is null.
+                brief(value) if value is not None or key in group[0].settings else "-"
+                for key, value in zip(keys or ["run"], values)
+            ]
+            found = outcome(group)
+            cells += [str(len(group))] * repeated + [found[name] for name in results]
             states = {run.status for run in group}
             style = next((look for state, look in STYLES.items() if state in states), "")
             last = index == len(groups) - 2 and alone
@@ -98,15 +112,17 @@ def brief(value: Value) -> str:
     return spell(float(f"{value:.4g}") if isinstance(value, float) else value)
 
 
-def outcome(group: Sequence[Run]) -> list[str]:
-    """Write epochs, why they ended, time, test accuracy and loss: mean ± standard deviation."""
+def outcome(group: Sequence[Run]) -> dict[str, str]:
+    """Write what came out, by column: mean ± standard deviation."""
     words = {"finished": "max_epochs", "running": "unfinished"}
     ends = []
     for run in group:
-        stopped = run.status == "stopped"
-        ends.append(
-            spell(run.settings.get("stopping")) if stopped else words.get(run.status, run.status)
-        )
+        if run.status == "stopped":
+            ends.append(spell(run.settings.get("stopping")))
+        elif run.status == "finished" and run.epochs == 0:
+            ends.append("not trained")
+        else:
+            ends.append(words.get(run.status, run.status))
     counts = {end: ends.count(end) for end in ends}
     ended = ", ".join(f"{n} {end}" if len(counts) > 1 else end for end, n in counts.items())
     whole = [run for run in group if run.complete] or group
@@ -118,33 +134,70 @@ def outcome(group: Sequence[Run]) -> list[str]:
         mean = format(known.mean(), style)
         return mean if len(known) == 1 else f"{mean} ± {known.std(ddof=1):{style}}"
 
-    epochs = [run.epochs for run in whole]
+    trained = [run.epochs for run in whole]
     seconds = np.array([run.train_seconds for run in whole])
     margin = float(seconds.std(ddof=1)) if len(seconds) > 1 else 0.0
     accuracy = spread([run.test_accuracy for run in whole], ".1f", 100)
-    return [
-        str(epochs[0]) if len(set(epochs)) == 1 else spread(epochs, ".0f"),
-        ended,
-        duration_within(float(seconds.mean()), margin) if any(epochs) else "-",
-        accuracy if accuracy == "-" else f"{accuracy} %",
-        spread([run.test_loss for run in whole], ".3f"),
-    ]
+    best = [run.reading.best_epoch for run in whole if run.reading]
+    return {
+        "epochs": str(trained[0]) if len(set(trained)) == 1 else spread(trained, ".0f"),
+        "stopped by": ended,
+        "time": duration_within(float(seconds.mean()), margin) if any(trained) else "-",
+        "test\naccuracy": accuracy if accuracy == "-" else f"{accuracy} %",
+        "test\nloss": spread([run.test_loss for run in whole], ".3f"),
+        "best\nepoch": str(best[0]) if len(set(best)) == 1 else spread(best, ".0f"),
+    }
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Say what the table cannot: the time of the full training set, what failed and why."""
+    """Say what the table cannot: the time of the full training set, why rules stopped the
+    runs, what the curves show, what failed and why."""
     said = []
-    keys, epochs, fits = timings(runs)
-    what = "an epoch" if epochs is None else f"{epochs:,} epoch" + "s" * (epochs > 1)
+    keys, length, fits = timings(runs)
+    what = "an epoch" if length is None else f"{length:,} epoch" + "s" * (length > 1)
     for fit in fits[:5]:
         if (answer := fit.answer()) is not None:
-            setting = ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, fit.values))
             interval = " (95 % interval)" if "±" in answer else ""
             time = f"{what} on all {fit.full_size:,} examples would take {answer}{interval}"
+            setting = assignments(keys, fit.values)
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
+    said += stopped(runs) + readings(runs)
+    for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
+        said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
     for run in lost[:5]:
         said.append(f"{run.name} {run.status}: {run.error or run.stop_reason}")
     if len(lost) > 5:
         said.append(f"and {len(lost) - 5:,} more failed or diverged")
     return said
+
+
+def stopped(runs: Sequence[Run]) -> list[str]:
+    """Say why a rule stopped runs: once where it says the same of all, else run by run."""
+    ended = [run for run in runs if run.status == "stopped"]
+    if len({run.stop_reason for run in ended}) == 1:
+        return [f"{spell(ended[0].settings.get('stopping'))}: {ended[0].stop_reason}"]
+    said = [f"{run.name} stopped: {run.stop_reason}" for run in ended[:SETTINGS]]
+    more = len(ended) - SETTINGS
+    return said + [f"and {more:,} more stopped, their reasons are in summary.csv"] * (more > 0)
+
+
+def readings(runs: Sequence[Run]) -> list[str]:
+    """Put the curves of each setting into words, and say once how they were read."""
+    keys = [key for key in factors(runs) if key != "seed"]
+    groups = list(grouped([run for run in runs if run.reading], keys).items())
+    said = []
+    for values, group in groups[:SETTINGS]:
+        setting = assignments(keys, values)
+        line = in_words([run.reading for run in group if run.reading])
+        restored = [run.weights_of_epoch or run.epochs for run in group]
+        if restored != [run.epochs for run in group]:
+            line += f"; tested with the weights of {epochs(restored)}"
+        said.append(f"{setting}: {line}" if setting else line.capitalize())
+    if len(groups) > SETTINGS:
+        said.append(f"and {len(groups) - SETTINGS:,} more settings, all of them in summary.csv")
+    return [*said, RULES] if said else []
+
+
+def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:
+    return ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, values))

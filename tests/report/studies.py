@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def lay(
         "status": "finished",
         "stop_reason": f"reached max_epochs={epochs}",
         "epochs": epochs,
+        "weights_of_epoch": epochs,
         "train_seconds": seconds,
         "test_loss": 0.5,
         "test_accuracy": 0.847,
@@ -71,6 +73,7 @@ def lay(
             "sha256": "0" * 64,
             "sizes": {"train": size, "valid": config["valid_size"], "test": 1000},
             "full_size": 60000,
+            "synthetic": False,
         },
         "seed": config["seed"],
         "versions": {"nnlab": "0.1.0"},
@@ -93,6 +96,19 @@ def lay(
     return folder
 
 
+def curves(valid_loss: Sequence[float], train_loss: Sequence[float] | None = None) -> str:
+    """Write rows of metrics.csv: a validation loss; by default a training loss of 2/epoch.
+
+    Training accuracy is 1 - 0.5/epoch, validation accuracy three quarters of that.
+    """
+    rows = ""
+    for epoch, valid in enumerate(valid_loss, 1):
+        train = 2 / epoch if train_loss is None else train_loss[epoch - 1]
+        accuracy = 1 - 0.5 / epoch
+        rows += f"{epoch},{train},{accuracy},{valid},{0.75 * accuracy},{epoch / 10}\n"
+    return rows
+
+
 GROUPS = ("dataset", "model", "optimizer", "stopping")
 DIVERGED: dict[str, Any] = {
     "status": "diverged",
@@ -105,6 +121,7 @@ FAILED: dict[str, Any] = {
     "stop_reason": None,
     "error": "ValueError: no room",
     "epochs": 0,
+    "weights_of_epoch": None,
     "train_seconds": 0.0,
     "test_loss": None,
     "test_accuracy": None,
@@ -112,3 +129,26 @@ FAILED: dict[str, Any] = {
     "device": None,
     "rows": "",
 }
+# Of a network that is computed from a truth table, or only evaluated.
+UNTRAINED: dict[str, Any] = {
+    "stop_reason": "max_epochs=0: evaluated, not trained",
+    "epochs": 0,
+    "weights_of_epoch": 0,
+    "train_seconds": 0.0,
+    "test_accuracy": 1.0,
+    "rows": "",
+}
+
+
+def computed(study: Path, function: str) -> Path:
+    """Lay the run of a network of perceptrons, which has no hidden layers as an option."""
+    folder = lay(
+        study, {"dataset": "boolean"}, name=f"perceptron,{function}", weights=6, **UNTRAINED
+    )
+    result = json.loads((folder / "result.json").read_text())
+    config = result["config"]
+    config["dataset"] = {"name": "boolean", "function": function, "inputs": 2}
+    config["model"] = {"name": "perceptron", "classic": False}
+    config["train_size"] = result["dataset"]["sizes"]["train"] = 4
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from PIL import Image
 
 from nnlab.report import figures
 from nnlab.report.runs import read
-from tests.report.studies import DIVERGED, FAILED, lay
+from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, lay
+from tests.report.studies import curves as rows_of
 
 SIZES = (500, 1000, 1500, 2000)
+TURN = [2.0, 1.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]  # a validation loss, best in epoch 3
 
 
 def only(figure: Figure | None) -> Axes:
@@ -30,9 +34,7 @@ def lines(axes: Axes) -> list[list[tuple[float, float]]]:
     return [list(map(tuple, np.asarray(line.get_xydata()).tolist())) for line in axes.lines]
 
 
-def close(
-    found: list[list[tuple[float, float]]], expected: list[list[tuple[float, float]]]
-) -> None:
+def close(found: list[list[tuple[float, float]]], expected: Sequence[Any]) -> None:
     assert [len(line) for line in found] == [len(line) for line in expected]
     for line, points in zip(found, expected):
         np.testing.assert_allclose(line, points, rtol=1e-9)  # float64 rounding
@@ -297,10 +299,10 @@ def test_curves_of_training_and_validation(tmp_path: Path) -> None:
     figure = figures.curves(read(tmp_path)[0])
     only(figure)
     loss, accuracy = figure.axes
-    assert lines(loss) == [[(1, 2), (2, 1.5)], [(1, 2.5), (2, 2.25)]]
+    assert lines(loss) == [[(1, 2), (2, 1.5)], [(1, 2.5), (2, 2.25)], [(2, 2.25)]]
     assert lines(accuracy) == [[(1, 50), (2, 62.5)], [(1, 25), (2, 37.5)]]
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("Loss", "Accuracy (%)")
-    assert texts(figure.legends[0]) == ["training", "validation"]
+    assert texts(figure.legends[0]) == ["training", "validation", "best validation loss"]
 
 
 def test_curves_without_validation(tmp_path: Path) -> None:
@@ -317,6 +319,153 @@ def test_curves_without_validation(tmp_path: Path) -> None:
 def test_curves_of_next_to_nothing(tmp_path: Path, rows: str) -> None:
     lay(tmp_path, rows=rows)
     only(figures.curves(read(tmp_path)[0]))
+
+
+def test_curves_mark_the_best_epoch_and_the_stop(tmp_path: Path) -> None:
+    reason = "validation loss did not fall below 0.5 of epoch 3 for 5 epochs, as it should"
+    result: dict[str, Any] = {"status": "stopped", "stop_reason": reason, "weights_of_epoch": 3}
+    lay(tmp_path, {"valid_size": 500}, epochs=8, rows=rows_of(TURN), **result)
+    figure = figures.curves(read(tmp_path)[0])
+    only(figure)
+    loss, accuracy = figure.axes
+    assert lines(loss)[2:] == [[(3, 0.5)], [(8, 0), (8, 1)]]
+    assert lines(accuracy)[2:] == [[(8, 0), (8, 1)]]
+    (legend,) = figure.legends
+    assert texts(legend)[2:] == ["best validation loss", "stopped"]
+    notes = figure.texts[1]
+    assert notes.get_text().replace("\n", " ") == (
+        f"{reason}; test accuracy 84.7 % with the weights of epoch 3"
+    )
+    below_each_other(notes, legend, loss)
+    assert notes.get_window_extent().x1 < figure.bbox.x1
+
+
+# The curves of a study
+
+
+def panels(figure: Figure | None) -> list[Axes]:
+    only(figure)
+    assert figure is not None
+    return figure.axes
+
+
+def below_each_other(*parts: Any) -> None:
+    """Assert that no part of a drawn figure overlaps the one above it."""
+    boxes = [part.get_window_extent() for part in parts]
+    assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(boxes))
+
+
+def rate_sweep(study: Path, *rates: float, **options: Any) -> None:
+    for index, lr in enumerate(rates):
+        stopped = {"status": "stopped", "stop_reason": "flat"} if index else {}
+        loss = [value + index for value in TURN]
+        chosen = {"optimizer.lr": lr, "valid_size": 500} | options
+        lay(study, chosen, epochs=8, rows=rows_of(loss), **stopped)
+
+
+def test_each_learning_rate_has_a_panel(tmp_path: Path) -> None:
+    rate_sweep(tmp_path, 1e-5, 2e-5, 1e-4)
+    figure = figures.loss_curves(read(tmp_path))
+    axes = panels(figure)
+    titles = ["learning rate 1e-5", "learning rate 2e-5", "learning rate 0.0001"]
+    assert [a.get_title(loc="left") for a in axes] == titles
+    for index, a in enumerate(axes):
+        train = [(epoch, 2 / epoch) for epoch in range(1, 9)]
+        valid = [(epoch, value + index) for epoch, value in enumerate(TURN, 1)]
+        best, stop = [(3, 0.5 + index)], [(8, 0), (8, 1)]
+        close(lines(a), [train, valid, best, *([stop] if index else [])])
+    assert len({a.get_ylim() for a in axes} | {a.get_xlim() for a in axes}) == 2
+    assert [a.get_ylabel() for a in axes] == ["Loss", "", ""]
+    assert [a.get_xlabel() for a in axes] == ["Epoch"] * 3
+    assert figure is not None
+    (legend,) = figure.legends
+    assert texts(legend) == ["training", "validation", "best validation loss", "stopped"]
+    assert (
+        figure.texts[0].get_text()
+        == "MNIST · 500 examples · MLP 784-128-64-10 · SGD · batch size 10"
+    )
+    below_each_other(figure.texts[0], legend, axes[0]._left_title, axes[0])  # type: ignore[attr-defined]
+
+
+def test_accuracies_have_the_same_panels_in_percent(tmp_path: Path) -> None:
+    rate_sweep(tmp_path, 1e-5, 2e-5)
+    figure = figures.accuracy_curves(read(tmp_path))
+    axes = panels(figure)
+    train = [(epoch, 100 - 50 / epoch) for epoch in range(1, 9)]
+    valid = [(epoch, 0.75 * accuracy) for epoch, accuracy in train]
+    close(lines(axes[0]), [train, valid])
+    close(lines(axes[1]), [train, valid, [(8, 0), (8, 1)]])
+    assert [a.get_ylabel() for a in axes] == ["Accuracy (%)", ""]
+    assert figure is not None
+    assert texts(figure.legends[0]) == ["training", "validation", "stopped"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+def test_panels_lie_apart_and_are_labelled_at_the_outside(tmp_path: Path, count: int) -> None:
+    for lr in range(count):
+        for batch in (10, 20)[: 2 if count == 1 else 1]:
+            options = {"optimizer.lr": 10.0**-lr, "batch_size": batch, "valid_size": 5}
+            lay(tmp_path, options, rows=rows_of(TURN))
+    figure = figures.loss_curves(read(tmp_path))
+    axes = panels(figure)
+    assert len(axes) == max(count, 2)
+    assert figure is not None
+    boxes = [a.get_tightbbox() or a.bbox for a in axes]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(figure.bbox.y0 <= box.y0 for box in boxes)
+    for a, box in zip(axes, boxes):
+        below = any(b.x0 < box.x1 and box.x0 < b.x1 and b.y1 < box.y0 for b in boxes)
+        assert a.get_xlabel() == ("" if below else "Epoch")
+        assert a.xaxis.get_tick_params()["labelbottom"] is not below
+        assert bool(a.get_ylabel()) == (not any(b.x1 < box.x0 for b in boxes))
+
+
+def test_seeds_share_a_panel(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        rate_sweep(tmp_path, 0.1, 0.2, seed=seed)
+    figure = figures.loss_curves(read(tmp_path))
+    assert [len(a.lines) for a in panels(figure)] == [9, 12]  # best epochs; and stops
+    assert figure is not None
+    assert figure.texts[1].get_text() == "a line for each of 3 seeds"
+    below_each_other(figure.texts[1], figure.legends[0], figure.axes[0])
+
+
+def test_seeds_alone_are_one_panel_without_a_title(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        rate_sweep(tmp_path, 0.1, seed=seed)
+    (axes,) = panels(figures.loss_curves(read(tmp_path)))
+    assert (axes.get_title(loc="left"), len(axes.lines)) == ("", 6)
+
+
+def test_a_diverged_run_does_not_set_the_range_of_the_panels(tmp_path: Path) -> None:
+    rate_sweep(tmp_path, 0.1)
+    rows = rows_of([2.5, 5e12, float("nan")], [2.5, 5e12, float("inf")])
+    lay(tmp_path, {"optimizer.lr": 10.0, "valid_size": 500}, rows=rows, **DIVERGED)
+    figure = figures.loss_curves(read(tmp_path))
+    _, diverged = panels(figure)
+    top = diverged.get_ylim()[1]
+    assert 3 < top < 4
+    assert lines(diverged)[-1] == [(2, top)]
+    assert figure is not None
+    assert texts(figure.legends[0])[-1] == "diverged"
+    assert figures.accuracy_curves(read(tmp_path)) is not None
+
+
+def test_no_panels_of_one_run_many_settings_or_without_validation(tmp_path: Path) -> None:
+    rate_sweep(tmp_path / "one", 0.1)
+    rate_sweep(tmp_path / "many", *(0.1 * n for n in range(1, 8)))
+    size_sweep(tmp_path / "unvalidated")
+    for study in ("one", "many", "unvalidated"):
+        assert figures.loss_curves(read(tmp_path / study)) is None
+        assert figures.accuracy_curves(read(tmp_path / study)) is None
+
+
+def test_runs_without_validation_have_no_panel(tmp_path: Path) -> None:
+    rate_sweep(tmp_path, 0.1)
+    lay(tmp_path, {"optimizer.lr": 0.2})
+    lay(tmp_path, {"optimizer.lr": 0.3}, **FAILED)
+    assert len(panels(figures.loss_curves(read(tmp_path)))) == 1
 
 
 # Titles
@@ -353,6 +502,24 @@ def test_heading_of_a_single_run(tmp_path: Path) -> None:
     expected = "Fashion-MNIST · 1,000 examples · MLP 784-128-64-10 (tanh)"
     expected += " · SGD lr 0.01, momentum 0.9 · batch size 10"
     assert figures.heading(read(tmp_path)) == expected
+
+
+def test_synthetic_data_is_called_so(tmp_path: Path) -> None:
+    rate_sweep(tmp_path, 0.1, 0.2, dataset="dogset_synthetic")
+    for draw in (figures.loss_curves, figures.accuracy_curves, figures.accuracy, figures.loss):
+        figure = draw(read(tmp_path))
+        assert figure is not None
+        assert figure.texts[0].get_text().startswith("DogSet (synthetic images) · ")
+
+
+def test_heading_of_what_is_not_trained(tmp_path: Path) -> None:
+    for function in ("and", "or"):
+        computed(tmp_path, function)
+    runs = read(tmp_path)
+    assert figures.heading(runs) == "Boolean function · 4 examples · perceptrons"
+    axes = only(figures.accuracy(runs))
+    assert axes.get_xlabel() == "Boolean function"
+    close(lines(axes), [[(0, 100), (1, 100)]])
 
 
 # The files
@@ -394,6 +561,27 @@ def test_curves_older_than_their_metrics_are_drawn_again(tmp_path: Path) -> None
     lay(tmp_path, {"train_size": 1000})
     os.utime(folder / "curves.png", (0, 0))
     assert "train_size=500/curves.png" in written(tmp_path)
+
+
+def test_validated_learning_rates_have_their_curves(tmp_path: Path) -> None:
+    rate_sweep(tmp_path, 0.1, 0.2)
+    sweep = ["accuracy.png", "loss.png", "loss_curves.png", "accuracy_curves.png"]
+    assert written(tmp_path) == sweep
+    with Image.open(tmp_path / "loss_curves.png") as image:
+        assert image.size == (1360, 600)  # 6.8 by 3 inches of 200 dots
+    rate_sweep(tmp_path, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert written(tmp_path) == sweep[:2]
+
+
+def test_a_network_that_is_not_trained_has_no_curves(tmp_path: Path) -> None:
+    folder = lay(tmp_path, {"stopping.max_epochs": 0}, **UNTRAINED)
+    (folder / "curves.png").write_bytes(b"of an earlier command")
+    assert written(tmp_path) == []
+    computed(tmp_path, "xor")
+    for hidden in ([], [4]):
+        options = {"dataset": "boolean", "model.hidden": hidden, "train_size": 4}
+        lay(tmp_path, options, weights=8, parameters=10)
+    assert written(tmp_path) == ["accuracy.png", "loss.png"]
 
 
 def test_no_mixture_of_endings_stops_the_figures(tmp_path: Path) -> None:

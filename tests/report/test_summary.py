@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from nnlab.analysis.curves import RULES
 from nnlab.report import summary
 from nnlab.report.runs import read
-from tests.report.studies import DIVERGED, FAILED, lay
+from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, curves, lay
 
 RESULTS = [
     "status",
     "stop_reason",
     "epochs",
+    "weights_of_epoch",
     "train_seconds",
     "train_loss",
     "train_accuracy",
@@ -22,6 +25,11 @@ RESULTS = [
     "valid_accuracy",
     "test_loss",
     "test_accuracy",
+    "best_epoch",
+    "learned_until",
+    "overfits_from",
+    "gap_loss",
+    "gap_accuracy",
     "weights",
     "engine",
     "device",
@@ -53,10 +61,12 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
         test_accuracy=0.5,
     )
     columns = ["name", "train_size", *RESULTS]
-    first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 0.2]
-    first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5, 109184, "native", "AMD EPYC"]
-    last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2", 2, 0.25]
-    last += [1.0, 0.75, None, None, 0.5, 0.847, 109184, "native", "AMD EPYC"]
+    first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 2, 0.2]
+    first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5]
+    first += [2, 2, None, 0.75, 0.25, 109184, "native", "AMD EPYC"]
+    last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2"]
+    last += [2, 2, 0.25, 1.0, 0.75, None, None, 0.5, 0.847]
+    last += [None, None, None, None, None, 109184, "native", "AMD EPYC"]
     found = summary.rows(read(tmp_path))
     assert [list(row) for row in found] == [columns, columns]
     assert [list(row.values()) for row in found] == [first, last]
@@ -226,3 +236,139 @@ def test_losses_that_are_no_number_do_not_stop_the_table(tmp_path: Path, loss: f
     for seed in range(3):
         lay(tmp_path, {"seed": seed}, test_loss=loss if seed else 0.5)
     assert [row[-1] for row in shown(tmp_path)[3:]] == ["0.500", "-", "-", "0.500"]
+
+
+# Studies with a validation split
+
+
+TURN = [2.0, 1.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]  # the best is epoch 3
+PLATEAU = {"stopping": "plateau", "valid_size": 500}
+FLAT = {"status": "stopped", "stop_reason": "validation loss decreased by less than 0.1"}
+
+
+def rate_sweep(study: Path, **options: int) -> None:
+    """Two runs that a rule stopped after the turn, and one whose loss falls to its end."""
+    for lr in (1e-5, 2e-5, 1e-4):
+        chosen = PLATEAU | {"optimizer.lr": lr} | options
+        if lr == 1e-5:
+            lay(study, chosen, epochs=8, rows=curves([2 / n for n in range(1, 9)]))
+        else:
+            lay(study, chosen, epochs=8, rows=curves(TURN), **FLAT)
+
+
+def test_table_of_learning_rates_has_the_best_epoch(tmp_path: Path) -> None:
+    rate_sweep(tmp_path)
+    table = shown(tmp_path)
+    assert table[0] == ["test", "test", "best"]
+    columns = ["optimizer.lr", "epochs", "stopped by", "time", "accuracy", "loss", "epoch"]
+    assert table[1] == columns
+    assert table[3:] == [
+        ["1e-5", "8", "max_epochs", "0.25 s", "84.7 %", "0.500", "8"],
+        ["2e-5", "8", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
+        ["0.0001", "8", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
+    ]
+
+
+def test_table_of_seeds_with_validation_fits_by_leaving_out_the_loss(tmp_path: Path) -> None:
+    for seed in range(2):
+        rate_sweep(tmp_path, seed=seed)
+    for seed, loss in ((0, TURN), (1, TURN[2:])):  # best in epochs 3 and 1
+        options = PLATEAU | {"optimizer.lr": 0.5, "seed": seed}
+        lay(tmp_path, options, train_seconds=1.0 + seed, rows=curves(loss))
+    table = shown(tmp_path)
+    assert table[1] == ["optimizer.lr", "n", "epochs", "stopped by", "time", "accuracy", "epoch"]
+    assert table[4] == ["2e-5", "2", "8", "plateau", "0.25 s", "84.7 ± 0.0 %", "3"]
+    assert table[6] == ["0.5", "2", "3", "max_epochs", "1.5 ± 0.7 s", "84.7 ± 0.0 %", "2 ± 1"]
+
+
+def test_a_run_without_validation_has_no_best_epoch(tmp_path: Path) -> None:
+    lay(tmp_path, {"optimizer.lr": 0.1})
+    lay(tmp_path, {"optimizer.lr": 0.2, "valid_size": 500}, rows=curves(TURN))
+    assert [row[-1] for row in shown(tmp_path)[3:]] == ["-", "3"]
+    assert [row["best_epoch"] for row in summary.rows(read(tmp_path))] == [None, 3]
+
+
+def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
+    rate_sweep(tmp_path)
+    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    table = pd.read_csv(tmp_path / "summary.csv")
+    assert table["best_epoch"].tolist() == [8, 3, 3]
+    # Validation accuracy is 0.75 - 0.375/epoch: a last point is left nowhere in 8 epochs.
+    assert table["learned_until"].tolist() == [8, 8, 8]
+    assert table["overfits_from"].isna().tolist() == [True, False, False]
+    assert table["overfits_from"].tolist()[1:] == [4, 4]
+    assert table["gap_loss"].tolist() == [0, 2.75, 2.75]
+    assert table["gap_accuracy"].tolist() == [0.25 * (1 - 0.5 / 8)] * 3
+
+
+def test_notes_put_each_learning_rate_into_words(tmp_path: Path) -> None:
+    rate_sweep(tmp_path)
+    turned = (
+        "best validation loss at epoch 3; still learning at the end; overfitting from epoch 4; "
+        "gap at the end 2.75 in loss, 23.4 points of accuracy"
+    )
+    assert summary.notes(read(tmp_path)) == [
+        "plateau: validation loss decreased by less than 0.1",
+        "optimizer.lr=1e-5: best validation loss at epoch 8; still learning at the end; "
+        "no overfitting seen; gap at the end 0.00 in loss, 23.4 points of accuracy",
+        f"optimizer.lr=2e-5: {turned}",
+        f"optimizer.lr=0.0001: {turned}",
+        RULES,
+    ]
+
+
+def test_notes_of_a_single_run_with_restored_weights(tmp_path: Path) -> None:
+    reason = "validation loss did not fall below 0.5 of epoch 3 for 5 epochs"
+    options = {"stopping": "patience", "valid_size": 500}
+    result: dict[str, Any] = {"status": "stopped", "stop_reason": reason, "weights_of_epoch": 3}
+    lay(tmp_path, options, epochs=8, rows=curves(TURN), **result)
+    first, second, rules = summary.notes(read(tmp_path))
+    assert (first, rules) == (f"patience: {reason}", RULES)
+    assert second.startswith("Best validation loss at epoch 3; still learning")
+    assert second.endswith("points of accuracy; tested with the weights of epoch 3")
+
+
+def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
+    for lr in range(1, 9):
+        reason = f"{lr} s have passed, the budget is 1 s"
+        options = {"optimizer.lr": float(lr), "stopping": "budget"}
+        lay(tmp_path, options, name=f"lr={lr}", status="stopped", stop_reason=reason)
+    notes = summary.notes(read(tmp_path))
+    assert len(notes) == 7
+    assert notes[0] == "lr=1 stopped: 1 s have passed, the budget is 1 s"
+    assert notes[-1] == "and 2 more stopped, their reasons are in summary.csv"
+
+
+def test_notes_read_the_curves_of_six_settings(tmp_path: Path) -> None:
+    for lr in range(1, 9):
+        for seed in (0, 1):
+            options = {"optimizer.lr": float(lr), "seed": seed, "valid_size": 500}
+            lay(tmp_path, options, rows=curves(TURN[seed:]))
+    *lines, more, rules = summary.notes(read(tmp_path))
+    assert [line.partition(":")[0] for line in lines] == [f"optimizer.lr={n}" for n in range(1, 7)]
+    assert "best validation loss at epochs 2 to 3; " in lines[0]
+    assert more == "and 2 more settings, all of them in summary.csv"
+    assert rules == RULES
+
+
+def test_notes_say_what_is_synthetic(tmp_path: Path) -> None:
+    dataset = {"sizes": {"train": 500}, "full_size": 7665, "synthetic": True}
+    lay(tmp_path, {"dataset": "dogset_synthetic"}, dataset=dataset)
+    expected = ["dataset=dogset_synthetic: synthetic data, made by a program"]
+    assert summary.notes(read(tmp_path)) == expected
+
+
+def test_a_network_that_is_not_trained_has_a_row(tmp_path: Path) -> None:
+    lay(tmp_path, {"stopping.max_epochs": 0}, **UNTRAINED)
+    assert shown(tmp_path)[3][1:] == ["0", "not trained", "-", "100.0 %", "0.500"]
+    assert summary.notes(read(tmp_path)) == []
+    assert summary.rows(read(tmp_path))[0]["train_loss"] is None
+
+
+def test_options_that_a_run_does_not_have_are_dashes(tmp_path: Path) -> None:
+    computed(tmp_path, "xor")
+    for hidden in ([], [4]):
+        lay(tmp_path, {"dataset": "boolean", "model.hidden": hidden, "train_size": 4})
+    table = shown(tmp_path)
+    assert table[1][:2] == ["model", "model.hidden"]
+    assert [row[:2] for row in table[3:]] == [["mlp", "[]"], ["mlp", "[4]"], ["perceptron", "-"]]

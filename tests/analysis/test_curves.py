@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import math
+import statistics
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnlab.analysis import curves
+from nnlab.analysis.curves import Array, Reading, interpret
+
+EPOCHS = np.arange(1.0, 101.0)
+
+
+def columns(
+    valid_loss: object,
+    valid_accuracy: object = None,
+    train_loss: object = None,
+    train_accuracy: object = None,
+) -> dict[str, Array]:
+    """Make the columns of metrics.csv; what is left out tells nothing of interest: a training
+    loss that falls, accuracies that stay."""
+    given_loss = np.array(valid_loss, dtype=np.float64)
+    count = len(given_loss)
+    made = {"epoch": np.arange(1.0, count + 1), "valid_loss": given_loss}
+    others = {
+        "valid_accuracy": (valid_accuracy, np.full(count, 0.5)),
+        "train_loss": (train_loss, 1 / np.arange(1.0, count + 1)),
+        "train_accuracy": (train_accuracy, np.full(count, 0.75)),
+    }
+    for name, (values, default) in others.items():
+        made[name] = default if values is None else np.array(values, dtype=np.float64)
+    return made
+
+
+def reading(*parts: object, examples: int | None = None) -> Reading:
+    found = interpret(columns(*parts), examples)
+    assert found is not None
+    return found
+
+
+# The best epoch
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([3, 2, 1, 2, 3], 3),
+        ([3, 1, 2, 1, 3], 2),  # the first of ties
+        ([1, 1, 1], 1),
+        ([math.nan, 2, 1.5, math.nan], 3),
+        ([math.inf, 2, math.nan, 1, math.inf], 4),
+        ([7], 1),
+    ],
+)
+def test_the_best_epoch_has_the_lowest_loss(losses: list[float], expected: int) -> None:
+    assert reading(losses).best_epoch == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_nothing_to_read_without_validation(count: int) -> None:
+    empty = [math.nan] * count
+    assert interpret(columns(empty, empty)) is None
+
+
+# When learning stopped
+
+
+def test_learning_stops_at_the_kink() -> None:
+    accuracy = np.minimum(0.1 + 0.05 * EPOCHS, 0.6)  # 0.6 from epoch 10 on
+    found = reading(2 - accuracy, accuracy)
+    assert (found.learned_until, found.still_learning) == (10, False)
+
+
+def test_a_last_point_does_not_count() -> None:
+    # 50 % at epoch 10, then a tenth of a point per epoch up to 51 % at epoch 20: just one.
+    accuracy = np.where(EPOCHS <= 10, 0.05 * EPOCHS, np.minimum(0.49 + 0.001 * EPOCHS, 0.51))
+    assert reading(2 - accuracy, accuracy).learned_until == 10
+    # Up to 52 %: at epoch 20 a last point is left.
+    accuracy = np.where(EPOCHS <= 10, 0.05 * EPOCHS, np.minimum(0.49 + 0.001 * EPOCHS, 0.52))
+    assert reading(2 - accuracy, accuracy).learned_until == 20
+
+
+def test_a_curve_that_keeps_its_pace_is_still_learning() -> None:
+    found = reading(2 - EPOCHS / 1000, 0.1 + EPOCHS / 1000)
+    assert (found.learned_until, found.still_learning) == (100, True)
+    # At a tenth of the pace from epoch 50 on, a point is left from epoch 45 on.
+    accuracy = np.where(EPOCHS <= 50, EPOCHS, 50 + (EPOCHS - 50) / 10) / 1000
+    found = reading(2 - accuracy, accuracy)
+    assert (found.learned_until, found.still_learning) == (45, False)
+
+
+def test_one_validation_example_is_noise() -> None:
+    accuracy = np.where(EPOCHS < 30, 0.5, 0.55)  # 11, then 12 of 20
+    assert reading(2 - accuracy, accuracy).learned_until == 30
+    assert reading(2 - accuracy, accuracy, examples=20).learned_until == 1
+
+
+def test_a_single_high_epoch_is_no_learning() -> None:
+    accuracy = np.minimum(0.1 + 0.05 * EPOCHS, 0.6)
+    accuracy[[3, 79]] = 0.9
+    assert reading(2 - accuracy, accuracy).learned_until == 10
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_when_learning_stopped_is_found_under_noise(seed: int) -> None:
+    noise = 0.005 * np.random.default_rng(seed).standard_normal(100)
+    accuracy = np.minimum(0.01 * EPOCHS, 0.4) + noise
+    # A point and the noise are gained in about two epochs; the noise may hide two more.
+    assert 36 <= reading(2 - accuracy, accuracy, examples=1000).learned_until <= 44
+
+
+# Where overfitting began
+
+
+def test_overfitting_begins_after_the_turn() -> None:
+    loss = 1 + ((EPOCHS - 41) / 100) ** 2
+    found = reading(loss)
+    assert (found.best_epoch, found.overfits_from) == (41, 42)
+
+
+def test_overfitting_needs_a_training_loss_that_falls() -> None:
+    loss = 1 + abs(EPOCHS - 41) / 100
+    assert reading(loss, None, 1 / EPOCHS).overfits_from == 42
+    assert reading(loss, None, np.ones(100)).overfits_from is None
+    assert reading(loss, None, loss).overfits_from is None
+
+
+def test_a_turn_lasts_five_epochs() -> None:
+    loss = abs(np.arange(30) - 24.0)
+    assert reading(loss).overfits_from == 26
+    assert reading(loss[:-1]).overfits_from is None
+
+
+def test_a_loss_that_comes_down_again_is_no_overfitting() -> None:
+    bump = np.where((EPOCHS > 30) & (EPOCHS < 60), 0.5, 0.0)
+    assert reading(1 / EPOCHS + bump).overfits_from is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_turn_is_found_under_noise(seed: int) -> None:
+    noise = 0.01 * np.random.default_rng(seed).standard_normal(100)
+    # Up by a standard deviation of the noise every two epochs from epoch 40 on: the medians,
+    # each of five epochs, pass the margin of 2.5 about five epochs later.
+    loss = 0.5 + 0.3 * np.exp(-EPOCHS / 5) + 0.005 * np.maximum(EPOCHS - 40, 0) + noise
+    found = reading(loss).overfits_from
+    assert found is not None
+    assert 37 <= found <= 50
+
+
+def test_noise_alone_is_hardly_ever_taken_for_a_turn() -> None:
+    random = np.random.default_rng(0)
+    flat = 0.5 + 0.3 * np.exp(-EPOCHS / 10)
+    found = [reading(flat + 0.01 * random.standard_normal(100)).overfits_from for _ in range(200)]
+    assert sum(turn is not None for turn in found) <= 10  # 2 % are expected
+
+
+# The gap at the end, short runs and diverging ones
+
+
+def test_the_gap_is_that_of_the_last_epoch() -> None:
+    found = reading([2, 1.5], [0.25, 0.375], [1, 0.5], [0.5, 0.875])
+    assert (found.gap_loss, found.gap_accuracy) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracies", "best", "learned"),
+    [
+        ([2], [0.1], 1, 1),
+        ([2, 1], [0.1, 0.5], 2, 2),
+        ([1, 2], [0.5, 0.1], 1, 1),
+        ([2, 1, 1], [0.1, 0.5, 0.5], 2, 2),
+        ([1, 1, 1], [0.5, 0.5, 0.5], 1, 1),
+    ],
+)
+def test_short_runs(losses: list[float], accuracies: list[float], best: int, learned: int) -> None:
+    expected = Reading(len(losses), best, learned, None, losses[-1] - 1 / len(losses), 0.0)
+    accuracies = [*accuracies]
+    found = reading(losses, accuracies, None, accuracies)
+    assert found == expected
+
+
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_a_run_that_diverges_is_read_as_far_as_it_is_finite(broken: float) -> None:
+    whole = reading([3, 2, 1, 5], [0.1, 0.5, 0.7, 0.2], [3, 2, 1, 9])
+    loss, train = [3, 2, 1, 5, broken], [3, 2, 1, 9, broken]
+    found = reading(loss, [0.1, 0.5, 0.7, 0.2, 0.1], train)
+    read = (whole.best_epoch, whole.learned_until, whole.overfits_from)
+    assert read == (3, 2, None)  # 0.7 is one high epoch
+    assert (found.best_epoch, found.learned_until, found.overfits_from) == read
+    assert (found.epochs, found.gap_loss) == (5, None)
+    # Here validation is as it should be, and what is not finite is the training loss.
+    assert reading([3, 2, 1], None, [3, 2, broken]).best_epoch == 2
+
+
+def test_huge_losses_are_read() -> None:
+    assert reading([1, 3e38, 1e38] * 4, None, [3e38] * 12).best_epoch == 1
+
+
+# Against the rule in plain Python
+
+
+def plain_noise(values: list[float]) -> float:
+    if len(values) < 7:
+        return 0.0
+    between = zip(values, values[1:], values[2:])
+    off = [abs(here - (before + after) / 2) for before, here, after in between]
+    return 1.4826 * statistics.median(off) / math.sqrt(1.5)
+
+
+def plain_smooth(values: list[float]) -> list[float]:
+    made = []
+    for i in range(len(values)):
+        half = min(2, i, len(values) - 1 - i)
+        made.append(statistics.median(values[i - half : i + half + 1]))
+    return made
+
+
+def plain_learned_until(accuracy: list[float], examples: int) -> int:
+    smooth, margin = plain_smooth(accuracy), 0.01 + max(plain_noise(accuracy), 1 / examples)
+    last = len(smooth)
+    for epoch in range(1, last + 1):
+        if max(smooth[epoch - 1 :]) - smooth[epoch - 1] <= margin:
+            break
+    left = last - epoch
+    before = min(left, epoch - 1)
+    if before > 0:
+        pace = (smooth[epoch - 1] - smooth[epoch - 1 - before]) / before
+        if pace > 0 and (smooth[-1] - smooth[epoch - 1]) / left >= pace / 2:
+            return last
+    return epoch
+
+
+def plain_overfits_from(train: list[float], valid: list[float]) -> int | None:
+    medians = [statistics.median(valid[i : i + 5]) for i in range(len(valid) - 4)]
+    best = valid.index(min(valid)) + 1
+    smooth = plain_smooth(train)
+    if not medians or smooth[best - 1] - smooth[-1] <= plain_noise(train):
+        return None
+    lowest = min(medians) + 2.5 * plain_noise(valid)
+    for epoch in range(best + 1, len(medians) + 1):
+        if all(median > lowest for median in medians[epoch - 1 :]):
+            return epoch
+    return None
+
+
+def test_random_curves_are_read_as_the_rules_say() -> None:
+    random = np.random.default_rng(1)
+    turns = []
+    for _ in range(300):
+        count = int(random.integers(1, 60))
+        epoch = np.arange(1.0, count + 1)
+        noise = 10 ** random.uniform(-4, -1.5) * random.standard_normal((3, count))
+        turned = random.uniform(0, 0.02) * np.maximum(epoch - random.integers(1, 60), 0)
+        valid = 1 + np.exp(-epoch / 10) + turned + noise[0]
+        train = 1 + random.uniform(-0.1, 1) * np.exp(-epoch / 20) + noise[1]
+        accuracy = 0.5 - 0.4 * np.exp(-epoch / random.uniform(2, 100)) + noise[2]
+        found = reading(valid, accuracy, train, examples=500)
+        turns.append(found.overfits_from)
+        assert found.best_epoch == valid.tolist().index(min(valid)) + 1
+        assert found.learned_until == plain_learned_until(accuracy.tolist(), 500)
+        assert found.overfits_from == plain_overfits_from(train.tolist(), valid.tolist())
+    assert 50 < sum(turn is not None for turn in turns) < 250  # both kinds were compared
+
+
+# float32, which is what losses come from; its subnormals have no half.
+LOSSES = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
+
+
+@given(st.lists(st.tuples(LOSSES, LOSSES, st.floats(0, 1)), min_size=1, max_size=30))
+def test_what_holds_of_any_curves(rows: list[tuple[float, float, float]]) -> None:
+    train, valid, accuracy = (np.array(column) for column in zip(*rows))
+    found = reading(valid, accuracy, train)
+    assert 1 <= found.best_epoch <= found.epochs == len(rows)
+    assert valid[found.best_epoch - 1] == valid.min()
+    assert 1 <= found.learned_until <= len(rows)
+    if found.overfits_from is not None:
+        assert found.best_epoch < found.overfits_from <= len(rows) - 4
+    # Losses in another unit are read alike: a factor of two is exact.
+    doubled = reading(2 * valid, accuracy, 2 * train)
+    assert (doubled.best_epoch, doubled.overfits_from) == (found.best_epoch, found.overfits_from)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30, unique=True))
+def test_a_validation_loss_that_only_falls_never_overfits(losses: list[float]) -> None:
+    falling = sorted(losses, reverse=True)
+    assert all(later < earlier for earlier, later in pairwise(falling))
+    found = reading(falling)
+    assert (found.best_epoch, found.overfits_from) == (len(losses), None)
+
+
+def test_the_noise_is_estimated() -> None:
+    random = np.random.default_rng(2)
+    trend = np.linspace(0, 5, 400)
+    # With 400 values the estimate has a standard error of about 6 %.
+    for deviation in (0.0, 0.02, 3.0):
+        values = trend + deviation * random.standard_normal(400)
+        np.testing.assert_allclose(curves.noise(values), deviation, rtol=0.2, atol=1e-12)
+    assert curves.noise(values[:6]) == 0
+
+
+# In words
+
+
+def test_words_for_one_run() -> None:
+    said = curves.in_words([Reading(57, 41, 45, 42, 0.3149, 0.1204)])
+    assert said == (
+        "best validation loss at epoch 41; stopped learning after epoch 45; "
+        "overfitting from epoch 42; gap at the end 0.31 in loss, 12.0 points of accuracy"
+    )
+    said = curves.in_words([Reading(100, 100, 100, None, -0.001, -0.0201)])
+    assert said == (
+        "best validation loss at epoch 100; still learning at the end; "
+        "no overfitting seen; gap at the end 0.00 in loss, -2.0 points of accuracy"
+    )
+
+
+def test_words_for_seeds_are_ranges() -> None:
+    runs = [
+        Reading(57, 41, 45, 46, 0.31, 0.12),
+        Reading(60, 38, 60, None, 0.25, 0.10),
+        Reading(50, 44, 49, 45, None, None),
+    ]
+    assert curves.in_words(runs) == (
+        "best validation loss at epochs 38 to 44; stopped learning after epochs 45 to 49 "
+        "(2 of 3 runs); overfitting from epochs 45 to 46 (2 of 3 runs); "
+        "gap at the end 0.25 to 0.31 in loss, 10.0 to 12.0 points of accuracy"
+    )
+
+
+def test_words_for_a_diverged_run_leave_out_the_gap() -> None:
+    said = curves.in_words([Reading(5, 3, 3, None, None, None)])
+    assert said.endswith("no overfitting seen")
+
+
+def test_the_rules_state_the_numbers_that_are_used() -> None:
+    assert "less than 1 point" in curves.RULES
+    assert "5 epochs or more" in curves.RULES
+    assert "by 2.5 times its noise" in curves.RULES
