@@ -1,0 +1,214 @@
+"""``python -m nnlab.describe dataset=dogset``: what is in a dataset, and in the network for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from nnlab import config as configuration
+from nnlab import datasets, messages, model, records, sweep
+from nnlab.config import Config
+from nnlab.datasets.arrays import Arrays, Partition, Sizes
+from nnlab.run import CONF
+
+EXAMPLES = 8  # images of each class in the sheet
+ROWS = 20  # classes in the sheet and in the table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(overrides):
+        print(f"{__doc__}\n\nOptions are those of python -m nnlab.run; see its --help.")
+        return 0
+    configuration.register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = configuration.from_hydra(compose("config", overrides=overrides))
+        describe(config)
+    except Exception as error:
+        message = messages.explain(error)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        return 1
+    return 0
+
+
+def describe(config: Config) -> None:
+    """Print tables of a dataset and of the network for it; write describe.json and examples.png.
+
+    The dataset is all of the source that serves the configured sizes.
+    """
+    sizes = Sizes(config.train_size, config.valid_size, config.test_size)
+    source, arrays = datasets.read(config.dataset, sizes)
+    network = sweep.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
+    content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
+    console = Console()
+    console.print(title(content))
+    console.print(splits_table(content))
+    console.print(classes_table(content))
+    console.print(model_table(content["model"], config.model.name))
+
+    folder = Path(config.output_dir, config.study)
+    folder.mkdir(parents=True, exist_ok=True)
+    records.write_whole(folder / "describe.json", (json.dumps(content, indent=2) + "\n").encode())
+    written = [folder / "describe.json"]
+    if len(arrays.shape) >= 2:
+        from nnlab.report import figures
+
+        written.append(figures.save(sheet(content, arrays), folder / "examples.png"))
+    print(*written, sep="\n", flush=True)
+
+
+def title(content: dict[str, Any]) -> str:
+    made = ", made by a program" if content["synthetic"] else ""
+    return f"{content['source']}: {len(content['classes'])} classes{made}"
+
+
+def contents(name: str, source: str, arrays: Arrays) -> dict[str, Any]:
+    """Return what describe.json says of a dataset (JSON values).
+
+    mean and deviation are those of each channel, pixels in 0 to 1.
+    """
+    splits = {}
+    for name_of, part in (("train", arrays.train), ("valid", arrays.valid), ("test", arrays.test)):
+        if part is not None and len(part.labels) > 0:
+            index = torch.arange(len(part.labels))
+            mean, deviation = datasets.statistics(part, index, datasets.channels(arrays.shape))
+            splits[name_of] = {
+                "size": len(index),
+                "mean": mean.tolist(),
+                "deviation": deviation.tolist(),
+                "counts": part.labels.bincount(minlength=len(arrays.classes)).tolist(),
+            }
+    return {
+        "name": name,
+        "source": source,
+        "synthetic": arrays.synthetic,
+        "shape": list(arrays.shape),
+        "dtype": str(arrays.train.inputs.dtype).removeprefix("torch."),
+        "palette": palette(arrays),
+        "classes": list(arrays.classes),
+        "splits": splits,
+    }
+
+
+def palette(arrays: Arrays) -> str | None:
+    """Say whether images are grey or RGB, by their pixels; None where there are no images."""
+    if len(arrays.shape) < 2:
+        return None
+    if datasets.channels(arrays.shape) == 1:
+        return "grey"
+    parts = [part for part in (arrays.train, arrays.valid, arrays.test) if part is not None]
+    equal = all(
+        bool((pixels[..., :1] == pixels).all())
+        for part in parts
+        for pixels in (part.inputs.view(-1, arrays.shape[2]),)
+    )
+    return "grey, stored as RGB" if equal else "RGB"
+
+
+def layers(network: nn.Module) -> dict[str, Any]:
+    """Return the sizes of a network's layers, its weights (without biases) and parameters."""
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    return {
+        "layers": [
+            {
+                "inputs": each.in_features,
+                "outputs": each.out_features,
+                "weights": each.weight.numel(),
+                "biases": 0 if each.bias is None else each.bias.numel(),
+            }
+            for each in linear
+        ],
+        "weights": model.weights(network),
+        "parameters": model.parameters(network),
+    }
+
+
+def splits_table(content: dict[str, Any]) -> Table:
+    table = plain_table("split", "size", "shape", "dtype", "palette", "mean", "deviation")
+    shape = "x".join(map(str, content["shape"]))
+    kind = content["palette"] or "-"
+    for split, part in content["splits"].items():
+        values = [" ".join(f"{v:.3f}" for v in part[key]) for key in ("mean", "deviation")]
+        table.add_row(split, f"{part['size']:,}", shape, content["dtype"], kind, *values)
+    return table
+
+
+def classes_table(content: dict[str, Any]) -> Table:
+    table = plain_table("label", "class", *content["splits"])
+    for label, name in enumerate(content["classes"][:ROWS]):
+        counts = [f"{part['counts'][label]:,}" for part in content["splits"].values()]
+        table.add_row(str(label), name, *counts)
+    if len(content["classes"]) > ROWS:
+        table.add_row("…", f"and {len(content['classes']) - ROWS} more, in describe.json")
+    return table
+
+
+def model_table(described: dict[str, Any], name: str) -> Table:
+    table = plain_table("layer", "inputs", "outputs", "weights", "biases")
+    for number, each in enumerate(described["layers"], 1):
+        table.add_row(str(number), *(f"{each[key]:,}" for key in each))
+    biases = described["parameters"] - described["weights"]
+    table.add_row(name, "", "", f"{described['weights']:,}", f"{biases:,}")
+    return table
+
+
+def plain_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        words = column in ("split", "class", "dtype", "palette", "layer")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    return table
+
+
+def sheet(content: dict[str, Any], arrays: Arrays) -> Figure:
+    """Draw the first training images of each class, a row each."""
+    shown = list(range(min(ROWS, len(arrays.classes))))
+    edge, left, top, size = 0.62, 1.15, 0.34, 8
+    figure = Figure((left + EXAMPLES * edge + 0.1, top + len(shown) * edge + 0.1), dpi=200)
+    width, height = figure.get_size_inches()
+    figure.text(0.1 / width, 1 - 0.1 / height, title(content), size=size, va="top")
+    for row, label in enumerate(shown):
+        bottom = 1 - (top + (row + 1) * edge) / height
+        name = arrays.classes[label]
+        middle = bottom + 0.5 * edge / height
+        figure.text((left - 0.1) / width, middle, name, size=size, ha="right", va="center")
+        places = (arrays.train.labels == label).nonzero().flatten()[:EXAMPLES].tolist()
+        for column, place in enumerate(places):
+            box_of = (
+                (left + column * edge) / width,
+                bottom,
+                0.94 * edge / width,
+                0.94 * edge / height,
+            )
+            axes = figure.add_axes(box_of)
+            axes.imshow(picture(arrays.train, place, arrays.shape), cmap="gray", vmin=0, vmax=1)
+            axes.set_axis_off()
+    return figure
+
+
+def picture(part: Partition, place: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an image as matplotlib takes it: [H, W] or [H, W, 3] in 0 to 1."""
+    pixels = part.inputs[place]
+    scale = 255 if pixels.dtype == torch.uint8 else 1
+    image: NDArray[np.float32] = (pixels.float() / scale).reshape(shape).numpy()
+    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+
+
+if __name__ == "__main__":
+    sys.exit(main())
