@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnlab.datasets import Split as Split
     from nnlab.model import mlp as mlp
+    from nnlab.network import Network as Network
+    from nnlab.network import load as load
     from nnlab.stopping import Budget as Budget
     from nnlab.stopping import Epoch as Epoch
     from nnlab.stopping import Patience as Patience
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Split": "nnlab.datasets",
     "mlp": "nnlab.model",
+    **dict.fromkeys(("Network", "load"), "nnlab.network"),
     **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
     "Fit": "nnlab.training",
     "evaluate": "nnlab.training",

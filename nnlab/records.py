@@ -23,6 +23,11 @@ METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
 LOG = "run.log"
 DONE = ("finished", "stopped", "diverged")
+# What questions to the network leave beside its result.
+ANSWERS = (
+    *("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"),
+    *("fgsm.csv", "fgsm.png", "fgsm_examples.png", "weights.png"),
+)
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "seconds")
 
 
@@ -38,7 +43,7 @@ class RunFolder:
         self.path = path
         self.identity = identity
         path.mkdir(parents=True, exist_ok=True)
-        for name in (RESULT, METRICS, WEIGHTS, "curves.png"):  # the log goes on
+        for name in (RESULT, METRICS, WEIGHTS, "curves.png", *ANSWERS):  # the log goes on
             (path / name).unlink(missing_ok=True)
         self.write_result(status="running", durable=False)
         for name, content in hydra_files.items():

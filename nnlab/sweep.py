@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ class Outcome:
     result: dict[str, Any] | None = None
     error: Exception | None = None
     trained: bool = False  # by this command, not by an earlier one
+    answers: list[Path] = field(default_factory=list)  # files that questions left
 
     def objective(self) -> float:
         """Return the metric that Hydra's sweepers optimise; the worst value without a result."""
@@ -132,7 +133,25 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
 
             plan.show(plan.make(planned, cores()))
         train_tasks([task for task in tasks if not task.config.plan])
+    put_questions(outcomes)
     return outcomes
+
+
+def put_questions(outcomes: Sequence[Outcome]) -> None:
+    """Answer the questions of ``evaluation=`` for every run that has come to its end."""
+    for outcome in outcomes:
+        config = outcome.job.config
+        if config is None or not config.evaluation or config.plan or outcome.result is None:
+            continue
+        if outcome.result["status"] == "diverged":
+            log.info("%s diverged: no questions to its network", outcome.job.name)
+            continue
+        from nnlab.analysis import questions
+
+        try:
+            outcome.answers = questions.ask(config, outcome.job.folder)
+        except (ValueError, OSError) as error:
+            outcome.error = error
 
 
 def earlier_result(job: Job, config: Config) -> dict[str, Any] | None:
@@ -386,7 +405,8 @@ def conclude() -> int:
             shown = report.look(study)
         Console().print(shown)
         # Not by rich, which cuts a long path; one copies these from the terminal.
-        print(*(shown.files or [study]), sep="\n", flush=True)
+        answers = [file for outcome in ours for file in outcome.answers]
+        print(*(shown.files or [study]), *answers, sep="\n", flush=True)
     return tell_errors()
 
 

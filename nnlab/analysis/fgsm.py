@@ -1,0 +1,140 @@
+"""How small a change fools a network: the fast gradient sign method.
+
+Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, 2014.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from nnlab import seeds
+from nnlab.analysis import hardest, pictures
+from nnlab.config import Config
+from nnlab.datasets import Data
+from nnlab.network import Network
+from nnlab.report import figures
+
+SHOWN = 6  # images of the sheet
+
+
+def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+    """Write fgsm.csv, fgsm.png and fgsm_examples.png about the test examples."""
+    if len(network.shape) < 2:
+        raise ValueError(f"evaluation=[fgsm] needs images; {data.provenance['name']} has none")
+    if data.test is None:
+        raise ValueError("evaluation=[fgsm] looks at the test examples, but test_size=0")
+    inputs = data.test.inputs[data.test.index]
+    labels = data.test.labels[data.test.index]
+    direction = gradient_sign(network, inputs, labels)
+    random = torch.rand(inputs.shape, generator=seeds.generator(config.seed, "noise"))
+    noise = torch.where(random < 0.5, -1.0, 1.0)
+    rows = []
+    for eps in sorted(set(config.fgsm.eps)):
+        fooled = accuracy(network, perturbed(network, inputs, direction, eps), labels)
+        rows.append(
+            (eps, fooled, accuracy(network, perturbed(network, inputs, noise, eps), labels))
+        )
+    about = f"{pictures.named(network)}, {len(labels):,} test images"
+    header = ["eps", "accuracy", "accuracy_under_noise"]
+    cells = [[f"{value:.9g}" for value in row] for row in rows]
+    return [
+        hardest.write_csv([header, *cells], folder / "fgsm.csv"),
+        figures.save(draw(rows, about, len(network.classes)), folder / "fgsm.png"),
+        figures.save(
+            examples(network, inputs, labels, direction, config.fgsm.shown, about),
+            folder / "fgsm_examples.png",
+        ),
+    ]
+
+
+def gradient_sign(network: Network, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the sign of the loss's gradient with respect to each pixel: [N, I].
+
+    inputs: standardised, [N, I]. A pixel is an input times a positive deviation, plus a
+    mean, so the signs for both are the same. Where the gradient is 0, so is its sign.
+    """
+    return torch.cat(
+        [gradient(network, *some).sign() for some in zip(inputs.split(1024), labels.split(1024))]
+    )
+
+
+def gradient(network: Network, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient of each example's own cross entropy with respect to it: [N, I]."""
+    varied = inputs.clone().requires_grad_()
+    # The sum, because then the gradient of one example does not depend on how many there are.
+    loss = cross_entropy(network.model(varied), labels, reduction="sum")
+    (found,) = torch.autograd.grad(loss, varied)
+    return found
+
+
+def perturbed(network: Network, inputs: Tensor, direction: Tensor, eps: float) -> Tensor:
+    """Move each pixel by eps in a direction, within [0, 1]: standardised inputs [N, I].
+
+    Done on the standardised inputs, so that eps=0 returns them bit for bit.
+    """
+    size = len(inputs[0])
+    black = network.standardised(torch.zeros(1, size))
+    white = network.standardised(torch.ones(1, size))
+    if network.deviation is not None:
+        scale = network.deviation.repeat(size // len(network.deviation))
+        direction = direction / scale
+    return (inputs + eps * direction).clamp(black, white)
+
+
+def accuracy(network: Network, inputs: Tensor, labels: Tensor) -> float:
+    return (network.probabilities(inputs).argmax(1) == labels).sum().item() / len(labels)
+
+
+def draw(rows: list[tuple[float, float, float]], about: str, classes: int) -> Figure:
+    """Draw accuracy over the size of the perturbation, adversarial and random."""
+    figure, (axes,) = figures.frame(f"Accuracy under perturbation: {about}", [])
+    eps = [row[0] for row in rows]
+    for column, name, colour, mark in (
+        (2, "random signs", figures.COLOURS[0], "s"),
+        (1, "sign of the gradient (FGSM)", figures.COLOURS[1], "o"),
+    ):
+        values = [100 * row[column] for row in rows]
+        axes.plot(eps, values, color=colour, marker=mark, ms=4, lw=1.3, label=name)
+    axes.axhline(100 / classes, color="0.6", lw=0.8, ls=":", label="chance")
+    axes.set_xlabel("Size of the perturbation, eps (a pixel is 0 to 1)", size=figures.FONT)
+    axes.set_ylabel("Test accuracy (%)", size=figures.FONT)
+    axes.xaxis.set_major_formatter(figures.number)
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize=figures.FONT - 1, frameon=False)
+    return figure
+
+
+def examples(
+    network: Network, inputs: Tensor, labels: Tensor, direction: Tensor, eps: float, about: str
+) -> Figure:
+    """Draw images that were classified rightly, their perturbations and what came of them.
+
+    The first of each class, of the classes that come first, at most SHOWN.
+    """
+    adversarial = perturbed(network, inputs, direction, eps)
+    before, after = network.probabilities(inputs), network.probabilities(adversarial)
+    right = before.argmax(1) == labels
+    firsts = [((labels == label) & right).nonzero().flatten() for label in labels.unique().tolist()]
+    places = [int(found[0]) for found in firsts if len(found) > 0][:SHOWN] or [0]
+    original, moved = network.pixels(inputs[places]), network.pixels(adversarial[places])
+
+    def said(probabilities: Tensor) -> str:
+        ((name, sure),) = hardest.top_classes(probabilities, network.classes, 1)
+        return f"{name} {sure:.0%}"
+
+    rows = {}
+    for number, place in enumerate(places):
+        change = (moved - original)[number]
+        rows[network.classes[int(labels[place])]] = [
+            (original[number], said(before[place])),
+            (0.5 + change / (2 * eps) if eps > 0 else torch.full_like(change, 0.5), ""),
+            (moved[number], said(after[place])),
+        ]
+    heading = f"Adversarial images at eps={eps:g}: {about}. Left: true class; below: prediction"
+    columns = ("original", "perturbation", "adversarial")
+    return pictures.sheet(rows, network.shape, heading, columns)

@@ -1,0 +1,166 @@
+"""What a network gets most confidently wrong, and what it takes for what."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnlab.analysis import pictures
+from nnlab.config import Config
+from nnlab.datasets import Data
+from nnlab.network import Network
+from nnlab.records import write_whole
+from nnlab.report import figures
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An example that the network got wrong.
+
+    place: its position in the split. rank: 1 for the most confident mistake of its class.
+    """
+
+    rank: int
+    place: int
+    true: int
+    predicted: int
+    probability: float  # of the predicted class
+    probability_true: float
+
+
+def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+    """Write hardest.csv and hardest.png, confusion.csv and confusion.png."""
+    name = config.hardest.split.name
+    split = data.test if name == "test" else data.valid
+    if split is None:
+        raise ValueError(
+            f"evaluation=[hardest] looks at the {name} examples, but {name}_size=0; "
+            f"give it a number, or choose hardest.split"
+        )
+    inputs, labels = split.inputs[split.index], split.labels[split.index]
+    probabilities = network.probabilities(inputs)
+    count = len(network.classes)
+    matrix = confusion(labels, probabilities.argmax(1), count)
+    wrong = mistakes(labels, probabilities, count, config.hardest.per_class)
+    about = f"{pictures.named(network)}, {len(labels):,} {name} examples"
+    files = [
+        write_confusion(matrix, network.classes, folder / "confusion.csv"),
+        figures.save(draw_confusion(matrix, network.classes, about), folder / "confusion.png"),
+        write_mistakes(wrong, network.classes, folder / "hardest.csv"),
+    ]
+    sheet = folder / "hardest.png"
+    if wrong and len(network.shape) >= 2:
+        files.append(figures.save(draw_mistakes(wrong, inputs, network, about), sheet))
+    else:
+        sheet.unlink(missing_ok=True)
+    return files
+
+
+def confusion(labels: Tensor, predicted: Tensor, classes: int) -> NDArray[np.int64]:
+    """Count the examples of each true class, a row, that were taken for each class, a column.
+
+    >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    pairs = labels * classes + predicted
+    matrix: NDArray[np.int64] = pairs.bincount(minlength=classes**2).view(classes, classes).numpy()
+    return matrix
+
+
+def mistakes(labels: Tensor, probabilities: Tensor, classes: int, most: int) -> list[Mistake]:
+    """Return for each class, in order, the mistakes with the highest probability.
+
+    labels: [N] int64, probabilities: [N, K]; at most ``most`` of each class.
+    """
+    highest, predicted = probabilities.max(1)
+    found = []
+    for label in range(classes):
+        places = ((labels == label) & (predicted != label)).nonzero().flatten()
+        order = highest[places].argsort(descending=True, stable=True)[:most]
+        for rank, place in enumerate(places[order].tolist(), 1):
+            guess, sure = int(predicted[place]), float(highest[place])
+            true = float(probabilities[place, label])
+            found.append(Mistake(rank, place, label, guess, sure, true))
+    return found
+
+
+def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path:
+    rows = [
+        [
+            *(each.rank, each.place, classes[each.true], classes[each.predicted]),
+            *(f"{each.probability:.6g}", f"{each.probability_true:.6g}"),
+        ]
+        for each in wrong
+    ]
+    header = ["rank", "position", "true", "predicted", "probability", "probability_of_true"]
+    return write_csv([header, *rows], path)
+
+
+def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -> Path:
+    rows = [[name, *counts] for name, counts in zip(classes, matrix.tolist())]
+    return write_csv([["true \\ predicted", *classes], *rows], path)
+
+
+def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, text.getvalue().encode())
+    return path
+
+
+def draw_mistakes(wrong: list[Mistake], inputs: Tensor, network: Network, about: str) -> Figure:
+    """Draw the mistakes, a row for each class that has any."""
+    images = network.pixels(inputs[[each.place for each in wrong]])
+    rows: dict[int, list[tuple[Tensor, str]]] = {}
+    for each, image in zip(wrong, images):
+        guess = network.classes[each.predicted]
+        caption = f"{guess}\n{each.probability:.0%} (true {each.probability_true:.1%})"
+        rows.setdefault(each.true, []).append((image, caption))
+    named = {network.classes[label]: row for label, row in rows.items()}
+    title = f"Most confident mistakes: {about}. Left: true class; below: predicted, probability"
+    return pictures.sheet(named, network.shape, title)
+
+
+def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) -> Figure:
+    """Draw the confusion matrix, each row coloured by its shares, each cell with its count."""
+    count = len(classes)
+    edge = min(0.42, 8 / count)
+    left, bottom = 1.1, 1.0
+    figure = Figure((left + count * edge + 0.75, bottom + count * edge + 0.5), dpi=figures.DPI)
+    width, height = figure.get_size_inches()
+    place = (left / width, bottom / height, count * edge / width, count * edge / height)
+    axes = figure.add_axes(place)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    bar = figure.add_axes((place[0] + place[2] + 0.1 / width, place[1], 0.1 / width, place[3]))
+    figure.colorbar(image, cax=bar).set_label("Share of the true class", size=figures.FONT)
+    bar.tick_params(labelsize=figures.FONT - 1)
+    steep = any(len(name) > 3 for name in classes)
+    axes.set_xticks(range(count), classes, size=figures.FONT - 1, rotation=90 if steep else 0)
+    axes.set_yticks(range(count), classes, size=figures.FONT - 1)
+    axes.set_xlabel("Predicted class", size=figures.FONT)
+    axes.set_ylabel("True class", size=figures.FONT)
+    if count <= 20:
+        for row, column in np.argwhere(matrix > 0):
+            ink = "white" if shares[row, column] > 0.5 else "black"
+            text = f"{matrix[row, column]:,}"
+            axes.text(column, row, text, size=6.5, ha="center", va="center", color=ink)
+    accuracy = np.trace(matrix) / matrix.sum()
+    title = f"{about}: {accuracy:.1%} right"
+    pictures.title(figure, title)
+    return figure
+
+
+def top_classes(probabilities: Tensor, classes: list[str], most: int) -> list[tuple[str, float]]:
+    """Return the most probable classes of one example, [K], the most probable first."""
+    order = torch.argsort(probabilities, descending=True)[:most].tolist()
+    return [(classes[label], float(probabilities[label])) for label in order]

@@ -1,0 +1,74 @@
+"""What the units of the first layer look for: their weights as images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nnlab.analysis import pictures
+from nnlab.config import Config
+from nnlab.datasets import Data
+from nnlab.network import Network
+from nnlab.report import figures
+
+COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
+
+
+def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+    """Write weights.png."""
+    first = next((m for m in network.model.modules() if isinstance(m, nn.Linear)), None)
+    if first is None or len(network.shape) < 2:
+        raise ValueError("evaluation=[weights] needs a network on images with a first layer")
+    return [figures.save(draw(first.weight.detach(), network), folder / "weights.png")]
+
+
+def draw(weight: Tensor, network: Network) -> Figure:
+    """Draw the weights of every unit, [units, I], all on one scale around 0."""
+    shown = weight[:MOST]
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    edge, margin, above = 0.4, 0.1, 0.42
+    colour = len(network.shape) > 2 and network.shape[2] == 3
+    width = max(columns * edge + 2 * margin + (0 if colour else 0.55), 4.2)
+    figure = Figure((width, above + rows * edge + margin), dpi=figures.DPI)
+    height = figure.get_size_inches()[1]
+    # A few extreme weights would leave everything else pale.
+    limit = float(shown.abs().flatten().sort().values[int(0.998 * (shown.numel() - 1))]) or 1.0
+    of = f"first {MOST} of {len(weight):,}" if len(weight) > MOST else f"{len(weight)}"
+    scale = f"; grey is 0, full colour ±{limit:.2g}" if colour else ""
+    heading = f"Weights of the {of} units of the first layer: {pictures.named(network)}{scale}"
+    pictures.title(figure, heading)
+    for unit, values in enumerate(shown):
+        row, column = divmod(unit, columns)
+        place = (margin + column * edge, height - above - (row + 1) * edge)
+        size = (0.94 * edge / width, 0.94 * edge / height)
+        axes = figure.add_axes((place[0] / width, place[1] / height, *size))
+        image = axes.imshow(tile(values, network.shape, limit), cmap="RdBu_r", vmin=-1, vmax=1)
+        axes.set_axis_off()
+    if not colour:
+        tall = min(rows * edge, 2.0)
+        at = (margin + columns * edge + 0.08, height - above - tall)
+        bar = figure.add_axes((at[0] / width, at[1] / height, 0.08 / width, tall / height))
+        figure.colorbar(image, cax=bar).set_ticks([-1, 0, 1], labels=number_line(limit))
+        bar.tick_params(labelsize=6, length=2)
+    return figure
+
+
+def number_line(limit: float) -> list[str]:
+    return [f"{value:.2g}" for value in (-limit, 0.0, limit)]
+
+
+def tile(values: Tensor, shape: tuple[int, ...], limit: float) -> NDArray[np.float32]:
+    """Return the weights of a unit as an image: [H, W] in [-1, 1], or [H, W, 3] in [0, 1]."""
+    image = (values / limit).clamp(-1, 1).reshape(shape)
+    if image.dim() == 3 and shape[2] == 3:
+        image = (image + 1) / 2
+    elif image.dim() == 3:
+        image = image[..., 0]
+    found: NDArray[np.float32] = torch.as_tensor(image).numpy()
+    return found

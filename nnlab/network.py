@@ -1,0 +1,114 @@
+"""A trained network, loaded from the folder of its run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnlab import records
+from nnlab.model import mlp
+
+
+@dataclass(eq=False)
+class Network:
+    """A trained network and what its inputs and outputs mean.
+
+    model: maps standardised inputs [B, I] to logits [B, K], on the CPU, in evaluation mode.
+    config: the run's configuration as nested dicts, result: its result.json. classes: K names.
+    shape: that of one example, an image's channels last. mean, deviation: of each channel in
+    [0, 1], [C] float32, that inputs were standardised with; None where they were not.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    result: dict[str, Any]
+    classes: list[str]
+    shape: tuple[int, ...]
+    mean: Tensor | None
+    deviation: Tensor | None
+
+    def standardised(self, pixels: Tensor) -> Tensor:
+        """Turn examples as they are, [B, ...] and pixels in [0, 1], into inputs [B, I]."""
+        inputs = pixels.reshape(len(pixels), -1)
+        if self.mean is None or self.deviation is None:
+            return inputs
+        channels = inputs.reshape(len(inputs), -1, len(self.mean))
+        return channels.sub(self.mean).div(self.deviation).flatten(1)
+
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """Turn inputs [B, I] back into examples as they are, [B, I]."""
+        if self.mean is None or self.deviation is None:
+            return inputs
+        channels = inputs.reshape(len(inputs), -1, len(self.mean))
+        return channels.mul(self.deviation).add(self.mean).flatten(1)
+
+    @torch.no_grad()
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """Return the probability of each class for standardised inputs [B, I]: [B, K]."""
+        return torch.cat([self.model(some).softmax(1) for some in inputs.split(1024)])
+
+    def predict(self, pixels: Tensor) -> Tensor:
+        """Return the probability of each class for examples as they are, [B, ...]: [B, K].
+
+        An image's pixels lie in [0, 1]. Raises ValueError for another shape than the
+        network was trained on.
+        """
+        if pixels.dim() < 2 or pixels[0].numel() != math.prod(self.shape):
+            shape = " x ".join(map(str, self.shape))
+            raise ValueError(
+                f"examples of shape {list(pixels.shape[1:])} do not fit: "
+                f"this network takes {shape}; give a batch of those"
+            )
+        return self.probabilities(self.standardised(pixels.float()))
+
+
+def load(folder: str | Path) -> Network:
+    """Load the network that a run trained, say from ``outputs/mnist/default``.
+
+    Raises ValueError where the folder holds no finished run, or one whose weights do not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    result = records.read_result(folder)
+    if result is None:
+        raise ValueError(f"{folder} holds no run ({records.RESULT} is missing); see outputs/")
+    if result["status"] not in records.DONE:
+        raise ValueError(f"the run in {folder} has not come to its end: it is {result['status']}")
+    data, config = result["dataset"], result["config"]
+    if "classes" not in data:
+        raise ValueError(f"{folder} was written by an older nnlab; train it anew with force=true")
+    shape = tuple(data["shape"])
+    model = build(config["model"], math.prod(shape), len(data["classes"]))
+    weights = folder / records.WEIGHTS
+    try:
+        model.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{weights} cannot be read ({reason}); train the run anew") from None
+
+    def channels(name: str) -> Tensor | None:
+        return None if data[name] is None else torch.tensor(data[name], dtype=torch.float32)
+
+    return Network(
+        model.eval(),
+        config,
+        result,
+        list(data["classes"]),
+        shape,
+        channels("mean"),
+        channels("deviation"),
+    )
+
+
+def build(options: dict[str, Any], inputs: int, outputs: int) -> nn.Module:
+    """Build the network that a run's recorded options describe; its weights are to be loaded."""
+    hidden: Sequence[int] = options["hidden"]
+    return mlp(inputs, hidden, outputs, options["activation"])

@@ -1,0 +1,38 @@
+"""Small trained runs for the tests of what is asked of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from nnlab import config, datasets, hydra_jobs, sweep
+from nnlab.config import Config
+from nnlab.datasets import Data
+from nnlab.network import Network, load
+from nnlab.run import CONF
+
+
+def outcome(folder: Path, *overrides: str) -> sweep.Outcome:
+    """Train what the overrides describe into a folder, as the command line does."""
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=list(overrides))
+    (done,) = sweep.train([hydra_jobs.as_job(composed, folder, list(overrides), hydra_files={})])
+    return done
+
+
+def trained(folder: Path, *overrides: str) -> tuple[Network, Data, Config]:
+    """Train; return the loaded network, the data that it saw and its configuration."""
+    done = outcome(folder, *overrides)
+    assert done.error is None
+    options = done.job.config
+    assert options is not None
+    data = datasets.load(
+        options.dataset,
+        train_size=options.train_size,
+        valid_size=options.valid_size,
+        test_size=options.test_size,
+        seed=options.seed,
+    )
+    return load(folder), data, options

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import nnlab
+from tests.analysis.trained import outcome, trained
+
+SMALL = ("train_size=200", "test_size=100", "stopping.max_epochs=5", "model.hidden=[16]")
+
+
+@pytest.mark.parametrize("normalize", ["false", "true"])
+def test_a_loaded_network_gives_the_accuracy_of_its_result(tmp_path: Path, normalize: str) -> None:
+    network, data, _ = trained(tmp_path / "a", *SMALL, f"dataset.normalize={normalize}")
+    assert data.test is not None
+    inputs, labels = data.test.inputs[data.test.index], data.test.labels[data.test.index]
+    right = network.probabilities(inputs).argmax(1) == labels
+    assert right.float().mean().item() == pytest.approx(network.result["test_accuracy"], abs=1e-6)
+    assert network.classes == [str(digit) for digit in range(10)]
+    assert network.shape == (28, 28)
+    # From pixels: standardising them is what loading the data does, within rounding.
+    pixels = network.pixels(inputs)
+    assert pixels.min() >= -1e-6
+    assert pixels.max() <= 1 + 1e-6
+    assert_close(network.standardised(pixels), inputs, rtol=1e-5, atol=1e-5)
+    assert_close(
+        network.predict(pixels.view(-1, 28, 28)),
+        torch.softmax(network.model(inputs), 1).detach(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_another_shape_is_refused(tmp_path: Path) -> None:
+    network, _, _ = trained(tmp_path / "a", *SMALL)
+    with pytest.raises(ValueError, match="this network takes 28 x 28"):
+        network.predict(torch.zeros(1, 27, 27))
+
+
+def test_folders_without_a_finished_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no run"):
+        nnlab.load(tmp_path)
+    folder = tmp_path / "a"
+    assert outcome(folder, *SMALL).error is None
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
+        nnlab.load(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
+        nnlab.load(folder)
+    record = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(record | {"status": "running"}))
+    with pytest.raises(ValueError, match="has not come to its end: it is running"):
+        nnlab.load(folder)
