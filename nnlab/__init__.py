@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nnlab.boolean import truth_table as truth_table
     from nnlab.datasets import Split as Split
     from nnlab.model import mlp as mlp
+    from nnlab.model import perceptrons as perceptrons
     from nnlab.network import Network as Network
     from nnlab.network import load as load
     from nnlab.stopping import Budget as Budget
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 # Imported when first used, so that the command line starts without torch.
 _HOME = {
     "Split": "nnlab.datasets",
-    "mlp": "nnlab.model",
+    "truth_table": "nnlab.boolean",
+    **dict.fromkeys(("mlp", "perceptrons"), "nnlab.model"),
     **dict.fromkeys(("Network", "load"), "nnlab.network"),
     **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
     "Fit": "nnlab.training",

@@ -18,6 +18,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from nnlab.boolean import truth_table
+
 
 class Activation(enum.Enum):
     relu = "relu"
@@ -301,13 +303,18 @@ def validate(config: Config) -> None:
     if isinstance(dataset, (DogSetConfig, SyntheticConfig)) and dataset.num_classes is not None:
         limit = "it must be at least 2 (null takes every class)"
         require(dataset.num_classes >= 2, "dataset.num_classes", dataset.num_classes, limit)
+    table = None
+    if isinstance(dataset, BooleanConfig):
+        table = truth_table(dataset.function, dataset.inputs)
     if isinstance(model, MLPConfig):
         limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
         fine = all(width >= 1 for width in model.hidden)
         require(fine, "model.hidden", list(model.hidden), limit)
     if isinstance(model, PerceptronConfig):
         limit = "it computes a truth table; choose dataset=boolean"
-        require(isinstance(dataset, BooleanConfig), "model", model.name, limit)
+        require(table is not None, "model", model.name, limit)
+        limit = "the classic three perceptrons compute dataset.function=xor of dataset.inputs=2"
+        require(not model.classic or table == "0110", "model.classic", True, limit)
 
     optimizer = config.optimizer
     finite("optimizer.lr", optimizer.lr)
@@ -345,6 +352,9 @@ def validate(config: Config) -> None:
     for name in config.evaluation:
         limit = f"choose any of {', '.join(EVALUATIONS)}"
         require(name in EVALUATIONS, "evaluation", list(config.evaluation), limit)
+        limit = f"{name} looks at images, which dataset={dataset.name} has none of"
+        images = table is None or name == "hardest"
+        require(images, "evaluation", list(config.evaluation), limit)
     limit = "it must be at least 1"
     require(config.hardest.per_class >= 1, "hardest.per_class", config.hardest.per_class, limit)
     limit = "give sizes of the perturbation from 0 to 1, the range of a pixel"

@@ -61,10 +61,9 @@ def _fields(schema: object) -> list[str]:
 
 
 def did_you_mean(given: str, names: list[str]) -> str:
-    leaf = given.rpartition(".")[2]
-    near = [name for name in names if name.rpartition(".")[2] == leaf and name != given]
-    near = near or difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    return f"\nDid you mean '{near[0]}'?" if near else ""
+    leaves = {name.rpartition(".")[2]: name for name in reversed(names) if name != given}
+    near = difflib.get_close_matches(given.rpartition(".")[2], leaves, n=1, cutoff=0.5)
+    return f"\nDid you mean '{leaves[near[0]]}'?" if near else ""
 
 
 def suggest_choice(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nnlab import records
-from nnlab.model import mlp
+from nnlab.boolean import truth_table
+from nnlab.model import mlp, perceptrons
 
 
 @dataclass(eq=False)
@@ -86,7 +86,7 @@ def load(folder: str | Path) -> Network:
     if "classes" not in data:
         raise ValueError(f"{folder} was written by an older nnlab; train it anew with force=true")
     shape = tuple(data["shape"])
-    model = build(config["model"], math.prod(shape), len(data["classes"]))
+    model = build(config, math.prod(shape), len(data["classes"]))
     weights = folder / records.WEIGHTS
     try:
         model.load_state_dict(load_file(weights))
@@ -108,7 +108,9 @@ def load(folder: str | Path) -> Network:
     )
 
 
-def build(options: dict[str, Any], inputs: int, outputs: int) -> nn.Module:
-    """Build the network that a run's recorded options describe; its weights are to be loaded."""
-    hidden: Sequence[int] = options["hidden"]
-    return mlp(inputs, hidden, outputs, options["activation"])
+def build(config: dict[str, Any], inputs: int, outputs: int) -> nn.Module:
+    """Build the network of a run's recorded configuration; its weights are to be loaded."""
+    model, dataset = config["model"], config["dataset"]
+    if "hidden" in model:
+        return mlp(inputs, model["hidden"], outputs, model["activation"])
+    return perceptrons(truth_table(dataset["function"], dataset["inputs"]))

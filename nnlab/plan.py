@@ -132,9 +132,11 @@ def timed(tasks: Sequence[Task]) -> Rate:
         some = split.index[: STEPS * task.run.batch_size]
         runs.append(replace(task.run, train=Split(split.inputs, split.labels, some)))
     engine = tasks[0].engine(runs, tasks[0].place)
-    step = seconds_per_step(engine, runs, WARM_UP)
-    steps = max(1, min(STEPS, int(LONGEST / ROUNDS / (step * len(runs)))))
-    step = median(seconds_per_step(engine, runs, steps) for _ in range(ROUNDS))
+    step = 0.0
+    if any(run.max_epochs > 0 for run in runs):
+        step = seconds_per_step(engine, runs, WARM_UP)
+        steps = max(1, min(STEPS, int(LONGEST / ROUNDS / (step * len(runs)))))
+        step = median(seconds_per_step(engine, runs, steps) for _ in range(ROUNDS))
     name = "test" if runs[0].test is not None else "train"
     started = time.perf_counter()
     engine.evaluate(runs, name)

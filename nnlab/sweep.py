@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
 from nnlab import messages, records
+from nnlab.boolean import truth_table
 from nnlab.config import (
+    BooleanConfig,
     BudgetConfig,
     Config,
     EngineName,
     MLPConfig,
     PatienceConfig,
+    PerceptronConfig,
     PlateauConfig,
     StoppingConfig,
     TargetConfig,
@@ -177,7 +180,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             )
             run = build_run(config, data)
             engine, reason = engines.choose(config.engine, run, place)
-            if config.engine is EngineName.auto and engine.name == "torch":
+            if config.engine is EngineName.auto and engine.name == "torch" and run.max_epochs > 0:
                 fallbacks.add(reason)
         except (ValueError, OSError) as error:
             outcome.error = error
@@ -198,6 +201,7 @@ def build_run(config: Config, data: Data) -> Run:
     from nnlab import seeds
     from nnlab.engines import Run
 
+    computed = isinstance(config.model, PerceptronConfig)  # from its truth table
     return Run(
         model=build_model(config, data.train.inputs[0].numel(), len(data.classes)),
         optimizer=config.optimizer,
@@ -205,7 +209,7 @@ def build_run(config: Config, data: Data) -> Run:
         valid=data.valid,
         test=data.test,
         batch_size=config.batch_size,
-        max_epochs=config.stopping.max_epochs,
+        max_epochs=0 if computed else config.stopping.max_epochs,
         stopping=build_rule(config.stopping),
         order=seeds.generator(config.seed, "order"),
         full_train_metrics=config.full_train_metrics,
@@ -213,10 +217,14 @@ def build_run(config: Config, data: Data) -> Run:
 
 
 def build_model(config: Config, inputs: int, outputs: int) -> nn.Module:
-    """Build the network with its initial weights, from the run's seed."""
+    """Build the network with its initial weights, from the run's seed or a truth table."""
     from nnlab import model, seeds
 
-    options = config.model
+    options, dataset = config.model, config.dataset
+    if isinstance(options, PerceptronConfig) and isinstance(dataset, BooleanConfig):
+        if options.classic:
+            return model.classic_xor()
+        return model.perceptrons(truth_table(dataset.function, dataset.inputs))
     if isinstance(options, MLPConfig):
         weights = seeds.generator(config.seed, "weights")
         return model.mlp(inputs, options.hidden, outputs, options.activation.name, weights)
@@ -368,7 +376,9 @@ def finish(task: Task) -> None:
 def in_words(run: Run) -> str:
     test = "" if run.test_accuracy is None else f"test accuracy {run.test_accuracy:.1%}, "
     count = len(run.epochs)
-    seconds = run.epochs[-1].seconds if run.epochs else 0.0
+    if not count:
+        return f"{test}not trained"
+    seconds = run.epochs[-1].seconds
     restored = "" if run.restored is None else f", weights of epoch {run.restored} restored"
     epochs = "epoch" if count == 1 else "epochs"
     return f"{test}{count} {epochs} in {seconds:.2f} s ({run.stop_reason}{restored})"

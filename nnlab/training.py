@@ -35,7 +35,7 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
     best: dict[Run, dict[str, Tensor]] = {}
     for run in runs:
         if run.max_epochs == 0:
-            run.status, run.stop_reason = "finished", "max_epochs=0: evaluated, not trained"
+            run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
     active = list(runs)
     while active:
         ended = [run for run in active if run.status != "running"]

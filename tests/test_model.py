@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from torch import nn
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from nnlab.model import mlp, parameters, weights
+from nnlab.model import classic_xor, mlp, parameters, perceptrons, weights
 
 
 def test_structure_and_counts() -> None:
@@ -54,3 +58,53 @@ def test_weights_are_distributed_as_torch_draws_them() -> None:
         assert mine.min().item() == pytest.approx(other.min().item(), rel=0.05)
         error = 5 * other.std().item() / (2 * mine.numel()) ** 0.5
         assert abs(mine.std().item() - other.std().item()) < 2 * error
+
+
+def rows(inputs: int) -> Tensor:
+    return torch.tensor(list(itertools.product([0.0, 1.0], repeat=inputs)))
+
+
+def computes(network: nn.Module, table: str) -> None:
+    """Assert that a network is sure of the value in every row of a truth table, and right."""
+    inputs = len(table).bit_length() - 1
+    values = torch.tensor([int(value) for value in table])
+    logits = network(rows(inputs))
+    assert_close(logits.argmax(1), values, rtol=0, atol=0)
+    expected = nn.functional.one_hot(values, 2).float()
+    assert_close(logits.softmax(1), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_perceptrons_compute_every_function(inputs: int) -> None:
+    for bits in itertools.product("01", repeat=2**inputs):
+        computes(perceptrons("".join(bits)), "".join(bits))
+
+
+@given(
+    st.integers(4, 8).flatmap(lambda inputs: st.text("01", min_size=2**inputs, max_size=2**inputs))
+)
+def test_perceptrons_compute_any_function(table: str) -> None:
+    computes(perceptrons(table), table)
+
+
+def test_perceptrons_of_the_most_inputs() -> None:
+    table = "".join(str(row.bit_count() % 2) for row in range(4096))
+    network = perceptrons(table)
+    computes(network, table)
+    assert weights(network) == 12 * 2048 + 2048  # one for each true row, and their OR
+
+
+def test_every_perceptron_of_a_table_fires_for_its_row_alone() -> None:
+    network = perceptrons("01101001")
+    fired = network[:2](rows(3))
+    assert fired.sum(0).tolist() == [1, 1, 1, 1]
+    assert fired.argmax(0).tolist() == [1, 2, 4, 7]
+
+
+def test_the_classic_three() -> None:
+    network = classic_xor()
+    computes(network, "0110")
+    assert weights(network) + 3 == parameters(network) == 9
+    either, not_both = network[:2](rows(2)).T
+    assert either.tolist() == [0, 1, 1, 1]
+    assert not_both.tolist() == [1, 1, 1, 0]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 import nnlab
@@ -33,6 +34,17 @@ def test_a_loaded_network_gives_the_accuracy_of_its_result(tmp_path: Path, norma
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_a_network_of_perceptrons_is_loaded(tmp_path: Path) -> None:
+    options = ("dataset=boolean", "model=perceptron", "dataset.function=majority")
+    network, data, _ = trained(tmp_path / "a", *options, "dataset.inputs=3")
+    assert network.result["status"] == "finished"
+    assert network.result["stop_reason"] == "no epochs: evaluated, not trained"
+    found = network.predict(data.train.inputs)
+    # In every row: the value of the majority of three, without a doubt.
+    ones = data.train.inputs.sum(1) >= 2
+    assert_close(found, nn.functional.one_hot(ones.long(), 2).float(), rtol=0, atol=0)
 
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:

@@ -127,3 +127,9 @@ def test_finished_runs_are_not_planned(tmp_path: Path, capsys: pytest.CaptureFix
     (outcome,) = sweep.train([job])
     assert outcome.result == before
     assert "take about" not in capsys.readouterr().out
+
+
+def test_perceptrons_take_no_steps(tmp_path: Path) -> None:
+    made = plan.make(tasks(tmp_path, ("dataset=boolean", "test_size=null", "model=perceptron")), 1)
+    assert [(each.steps, each.rate.step) for each in made.estimates] == [(0, 0.0)]
+    assert made.seconds > 0

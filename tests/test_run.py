@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -151,6 +153,35 @@ def test_the_preset_is_the_whole_sweep(tmp_path: Path) -> None:
         result(study / f"train_size={n}")["config"]["train_size"] for n in (500, 1000, 1500, 2000)
     ]
     assert sizes == [500, 1000, 1500, 2000]
+
+
+def test_boolean_functions_by_networks_and_perceptrons(tmp_path: Path) -> None:
+    """The preset: a linear network learns the functions that a line can tell apart, no others."""
+    done = nnlab_run("experiment=boolean", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    tables = ["".join(bits) for bits in itertools.product("01", repeat=4)]
+    # Every line through a square's corners that tells anything apart is one of these.
+    lines = itertools.product((-1, 0, 1), (-1, 0, 1), (-1.5, -0.5, 0.5, 1.5))
+    separable = {
+        "".join(str(int(a * x + b * y + c > 0)) for x in (0, 1) for y in (0, 1))
+        for a, b, c in lines
+    }
+    assert len(separable) == 14
+    study = tmp_path / "outputs" / "boolean"
+    for table in tables:
+        for model in ("linear", "deep_linear", "mlp", "perceptron"):
+            found = result(study / f"dataset.function={table},model={model}")
+            if table in separable or model in ("mlp", "perceptron"):
+                assert found["test_accuracy"] == 1, (table, model)
+            else:
+                # Chance: the best that a linear network can do is one half in every row.
+                assert found["test_loss"] == pytest.approx(math.log(2), abs=1e-4)
+                assert found["test_accuracy"] < 1
+            assert found["epochs"] == (0 if model == "perceptron" else 300)
+    words = " ".join(done.stdout.split())
+    assert "model=linear: computes 14 of 16 functions, not 0110 xor (" in words
+    assert "model=perceptron: computes 16 of 16 functions" in words
+    assert {"summary.csv", "accuracy.png", "loss.png"} <= files(study)
 
 
 def test_a_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_without_training_a_run_is_evaluated(engine: type[Engine]) -> None:
     ended = [run for run, epoch in train_runs(runs, engine(runs, CPU)) if epoch is None]
     assert ended == runs
     assert (run.status, run.epochs) == ("finished", [])
-    assert run.stop_reason == "max_epochs=0: evaluated, not trained"
+    assert run.stop_reason == "no epochs: evaluated, not trained"
     assert run.test_loss == pytest.approx(expected[0], rel=1e-6)
     assert run.test_accuracy == expected[1]
     assert_close(run.model.state_dict(), before, rtol=0, atol=0)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from nnlab import seeds
-from nnlab.config import DatasetConfig, DogSetConfig, IdxConfig, SyntheticConfig
-from nnlab.datasets import dogset, dogset_synthetic, mnist, sampling
+from nnlab.config import BooleanConfig, DatasetConfig, DogSetConfig, IdxConfig, SyntheticConfig
+from nnlab.datasets import boolean, dogset, dogset_synthetic, mnist, sampling
 from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, excess
 
 log = logging.getLogger("nnlab")
@@ -126,12 +126,15 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
         source, reader = dogset.choose(config)
     elif isinstance(config, SyntheticConfig):
         source, reader = dogset_synthetic.choose(config)
+    elif isinstance(config, BooleanConfig):
+        source, reader = boolean.choose(config)
     else:
         raise ValueError(f"dataset={config.name} is not known; see --help")
     key = (source, Path.cwd())  # the source may name a relative folder
     if key not in _arrays:
         _arrays[key] = reader()
-        log.info(f"{source}{note}")
+        if not isinstance(config, BooleanConfig):  # one that was chosen by its name is no news
+            log.info(f"{source}{note}")
     return source, _arrays[key]
 
 

@@ -71,7 +71,7 @@ LABELS = {
 NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 NAMES |= {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "boolean": "Boolean function"}
 NAMES |= {"dogset": "DogSet", "dogset_synthetic": "DogSet (synthetic images)"}
-NAMES |= {"mlp": "MLP", "perceptron": "perceptrons"}
+NAMES |= {"mlp": "MLP", "deep_linear": "deep linear", "perceptron": "perceptrons"}
 
 Style = tuple[Any, str, str]  # colour, dash, marker
 
@@ -201,13 +201,14 @@ def accuracy(runs: Sequence[Run]) -> Figure | None:
     axes.set_ylabel("Test accuracy (%)")
     ticks(axes, values, scale)
     if others:
-        explain(figure, axes, list(series), others, markers=True)
+        explain(figure, [axes], list(series), others, markers=True)
     return figure
 
 
 def loss(runs: Sequence[Run]) -> Figure | None:
-    """Draw training loss over epochs, a line per run; seeds as their mean and range. None
-    for a single run, or where no epoch ended."""
+    """Draw training loss over epochs, a line per run; seeds as their mean and range. Many
+    settings of two options or more get a panel for each value of one of them. None for a
+    single run, or where no epoch ended."""
     drawn = [run for run in runs if np.isfinite(run.curves["train_loss"]).any()]
     if len(runs) < 2 or not drawn:
         return None
@@ -216,12 +217,40 @@ def loss(runs: Sequence[Run]) -> Figure | None:
     notes = seeds_note(runs, keys, "range")
     if any(run.status == "diverged" for run in runs):
         notes.append("cross: diverged")
-    figure, (axes,) = frame(title, notes)
-    groups = grouped(runs, keys)
-    diverged = []
+    apart = panel_key(runs, keys)
+    keys = [key for key in keys if key != apart]
+    parts = grouped(runs, [apart]) if apart else {(): runs}
+    titles = [panel_title([apart], values) for values in parts] if apart else []
+    figure, panels = frame(title, notes, len(parts), titles=titles)
+    settings = sorted(grouped(runs, keys), key=lambda setting: tuple(map(rank, setting)))
+    looks = dict(zip(settings, styles(settings)))
+    kept = [run.curves["train_loss"] for run in runs if run.status != "diverged"]
+    kept = kept or [run.curves["train_loss"] for run in runs]
+    for axes, part in zip(panels, parts.values()):
+        over_epochs(axes, "Training loss", kept)
+        loss_scale(axes, kept)
+        draw_losses(axes, grouped(part, keys), looks)
+    label_outer(panels)
+    if keys:
+        explain(figure, panels, settings, keys)
+    return figure
+
+
+def panel_key(runs: Sequence[Run], keys: Sequence[str]) -> str | None:
+    """Choose the option that gets a panel for each value, where one panel would be too full."""
+    counts = {key: len(grouped(runs, [key])) for key in keys}
+    few = [key for key in keys if 1 < counts[key] <= PANELS]
+    full = len(grouped(runs, keys)) > 2 * ENTRIES
+    return min(few, key=lambda key: counts[key]) if full and few and len(keys) > 1 else None
+
+
+def draw_losses(
+    axes: Axes, groups: dict[tuple[Value, ...], list[Run]], looks: dict[tuple[Value, ...], Style]
+) -> None:
+    """Draw a line for each setting: of several seeds their mean, with their range."""
     width, alpha = (1.3, 1.0) if len(groups) <= 2 * ENTRIES else (0.6, 0.5)
-    for group, (colour, dash, _) in zip(groups.values(), styles(list(groups))):
-        diverged += [(run, colour) for run in group if run.status == "diverged"]
+    for setting, group in groups.items():
+        colour, dash, _ = looks[setting]
         whole = [run for run in group if run.complete]
         look = {"color": colour, "ls": dash, "lw": width, "alpha": alpha}
         if len(whole) > 1:
@@ -233,14 +262,8 @@ def loss(runs: Sequence[Run]) -> Figure | None:
         for run in group:
             if len(whole) < 2 or not run.complete:
                 plot(axes, run.curves["epoch"], run.curves["train_loss"], **look)
-    kept = [run for run in runs if run.status != "diverged"] or runs
-    over_epochs(axes, "Training loss", [run.curves["train_loss"] for run in kept])
-    loss_scale(axes, [run.curves["train_loss"] for run in kept])
-    for run, colour in diverged:
-        mark_end(axes, run.curves, colour)
-    if keys:
-        explain(figure, axes, list(groups), keys)
-    return figure
+            if run.status == "diverged":
+                mark_end(axes, run.curves, colour)
 
 
 def loss_curves(runs: Sequence[Run]) -> Figure | None:
@@ -267,17 +290,13 @@ def panel_curves(runs: Sequence[Run], quantity: str) -> Figure | None:
     figure, panels = frame(heading(runs), notes, len(groups), handles, titles)
     kept = [run for run in drawn if run.status != "diverged"] or drawn
     shown = [run.curves[f"{part}_{quantity}"] for run in kept for part in PARTS]
-    columns = panels[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
-    for index, (axes, group) in enumerate(zip(panels, groups.values())):
+    for axes, group in zip(panels, groups.values()):
         over_epochs(axes, y_label(quantity), [run.curves["epoch"] for run in drawn])
-        axes.label_outer()
-        if index + columns >= len(panels):  # the last row may be shorter
-            axes.set_xlabel("Epoch")
-            axes.tick_params(labelbottom=True)
         if quantity == "loss":
             loss_scale(axes, shown)
         for run in group:
             draw_curves(axes, run, quantity, 1.3 if len(group) == 1 else 0.7)
+    label_outer(panels)
     return figure
 
 
@@ -413,6 +432,16 @@ def panel_title(keys: Sequence[str], values: Sequence[Value]) -> str:
     return ", ".join(f"{name[0].lower()}{name[1:]} {entry(v)}" for name, v in zip(names, values))
 
 
+def label_outer(panels: Sequence[Axes]) -> None:
+    """Label only the outer axes of panels that share them."""
+    columns = panels[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    for index, axes in enumerate(panels):
+        axes.label_outer()
+        if index + columns >= len(panels):  # the last row may be shorter
+            axes.set_xlabel("Epoch")
+            axes.tick_params(labelbottom=True)
+
+
 def y_label(quantity: str, of: str = "") -> str:
     return f"{of}{quantity}".capitalize() + " (%)" * (quantity == "accuracy")
 
@@ -504,16 +533,17 @@ def ticks(axes: Axes, values: Sequence[Any], scale: str) -> None:
     """Label the abscissa at the values themselves where they lie far enough apart."""
     axis = axes.xaxis
     if scale == "category":
-        shown = range(0, len(values), -(-len(values) // 12))
+        shown = range(0, len(values), -(-len(values) // 16))
         labels = [entry(values[index]) for index in shown]
         axes.set_xlim(-0.5, len(values) - 0.5)
         axes.set_xticks(shown, labels)
         if sum(map(len, labels)) > 50:
-            axis.set_tick_params(rotation=20)
+            steep = len(labels) > 12
+            axis.set_tick_params(rotation=90 if steep else 20)
             for label in axis.get_ticklabels():
-                label.set_horizontalalignment("right")
+                label.set_horizontalalignment("center" if steep else "right")
             left, bottom, width, height = axes.get_position().bounds
-            extra = 0.012 * max(map(len, labels))
+            extra = (0.018 if steep else 0.012) * max(map(len, labels))
             axes.set_position((left, bottom + extra, width, height - extra))
         return
     axes.set_xscale(scale)
@@ -549,7 +579,8 @@ def loss_scale(axes: Axes, losses: Sequence[Array]) -> None:
     known = known[np.isfinite(known) & (known > 0)]
     if not len(known):
         return
-    low, high = float(known.min()), float(known.max())
+    high = float(known.max())
+    low = max(float(known.min()), 1e-5 * high)  # below it, a loss is as good as none
     if high <= 10 * low:
         margin = 0.05 * (high - low) or 0.05 * high
         axes.set_ylim(low - margin, high + margin)
@@ -560,7 +591,7 @@ def loss_scale(axes: Axes, losses: Sequence[Array]) -> None:
     steps = (1, 2, 5) if high < 500 * low else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(number))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def plot(axes: Axes, x: Array, y: Array, **look: Any) -> None:
@@ -611,14 +642,16 @@ def palette(firsts: Sequence[tuple[Value, ...]]) -> list[Any]:
 
 def explain(
     figure: Figure,
-    axes: Axes,
+    panels: Sequence[Axes],
     settings: Sequence[tuple[Value, ...]],
     keys: Sequence[str],
     markers: bool = False,
 ) -> None:
     """Say right of the axes what colours and dashes mean, and make the axes narrower by it."""
     firsts, others = legend_values(settings)
-    left, bottom, _, height = axes.get_position().bounds
+    boxes = [axes.get_position() for axes in panels]
+    left, bottom = min(box.x0 for box in boxes), min(box.y0 for box in boxes)
+    height = max(box.y1 for box in boxes) - bottom
     titles = [LABELS.get(key, key) for key in keys]
     sample: dict[str, Any] = {"xdata": [], "ydata": [], "ms": 4, "lw": 1.2}
     parts: list[tuple[str, list[Line2D]]] = []
@@ -657,7 +690,9 @@ def explain(
         colour_bar(place, titles[0], [value for (value,) in firsts])
     for made, top in legends:
         made.set_bbox_to_anchor((0.99 - used, top))
-    axes.set_position((left, bottom, RIGHT - left - used, height))
+    share = (RIGHT - left - used) / (RIGHT - left)
+    for axes, box in zip(panels, boxes):
+        axes.set_position((left + share * (box.x0 - left), box.y0, share * box.width, box.height))
 
 
 def colour_bar(axes: Axes, title: str, values: Sequence[Value]) -> None:
@@ -692,5 +727,11 @@ def entry(value: Value) -> str:
 
 
 def number(value: Any, _: object = None) -> str:
-    """Write a number with thousands separators; signature of a tick formatter."""
-    return f"{value:,.10g}".replace("e-0", "e-").replace("e+0", "e")
+    """Write a number with thousands separators; signature of a tick formatter.
+
+    >>> [number(value) for value in (60000, 0.015, 1e-4, 2.5e-5)]
+    ['60,000', '0.015', '1e-4', '2.5e-5']
+    """
+    if 0 < abs(value) < 1e-3:  # 0.0001 would stand beside 2e-5
+        return str(np.format_float_scientific(value, precision=9, trim="-", exp_digits=1))
+    return f"{value:,.10g}".replace("e+0", "e")

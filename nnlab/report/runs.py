@@ -128,9 +128,10 @@ def read_run(folder: Path) -> Run:
     device = (result.get("device") or {}).get("name")
     settings = dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
-    for split in ("train", "valid"):
+    for split in () if "dataset.inputs" in settings else ("train", "valid"):  # it says as much
         settings[f"{split}_size"] = sizes.get(split, settings.get(f"{split}_size"))
-    settings["engine"], settings["device"] = result.get("engine"), device
+    # What only evaluated a network says nothing about an engine.
+    settings["engine"], settings["device"] = result.get("engine") if epochs else None, device
     return Run(
         folder=folder,
         name=str(result.get("name", folder.name)),
@@ -201,7 +202,7 @@ def varied(runs: Sequence[Run]) -> list[str]:
         for key, value in run.settings.items():
             values.setdefault(key, set()).add(value)
     for key in ("engine", "device", "train_size", "valid_size"):
-        values.get(key, set()).discard(None)  # of a run that failed before it was known
+        values.get(key, set()).discard(None)  # of a run that failed before it was known, say
     keys = [key for key, found in values.items() if len(found) > 1]
     return sorted(keys, key=lambda key: (key == "seed", key != "train_size"))
 

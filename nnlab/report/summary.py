@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab.analysis.curves import RULES, epochs, in_words
+from nnlab.boolean import described
 from nnlab.records import COLUMNS, write_whole
-from nnlab.report.runs import Run, Value, factors, grouped, is_number, spell, varied
+from nnlab.report.runs import Run, Value, factors, grouped, is_number, rank, spell, varied
 from nnlab.report.times import duration_within, timings
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
+GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
 READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
 
@@ -71,6 +73,10 @@ def table(runs: Sequence[Run]) -> Table:
     if not alone:
         keys = [key for key in keys if key != "seed"]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
+    if len(keys) == 2 and len(groups) > TABLE_ROWS:
+        (columns, across), (lines, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
+        if columns <= GRID_COLUMNS and lines <= TABLE_ROWS:
+            return grid(runs, down, across)
     if alone:
         groups.append((("mean",), list(runs)))
     repeated = any(len(group) > 1 for _, group in groups)
@@ -97,14 +103,45 @@ def table(runs: Sequence[Run]) -> Table:
             ]
             found = outcome(group)
             cells += [str(len(group))] * repeated + [found[name] for name in results]
-            states = {run.status for run in group}
-            style = next((look for state, look in STYLES.items() if state in states), "")
             last = index == len(groups) - 2 and alone
-            made.add_row(*(Text(cell, style) for cell in cells), end_section=last)
+            made.add_row(*(Text(cell, look(group)) for cell in cells), end_section=last)
         elif index == hidden.start:
             made.add_row("…")
             made.caption = f"…: {len(hidden):,} more rows, all of them in summary.csv"
     return made
+
+
+def grid(runs: Sequence[Run], down: str, across: str) -> Table:
+    """Lay out the test accuracy over two options: one line for each value of ``down``."""
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    columns = sorted((value for (value,) in grouped(runs, [across])), key=rank)
+    made.add_column(down, overflow="fold")
+    for value in columns:
+        made.add_column(f"{across}\n{brief(value)}", justify="right", overflow="fold")
+    for (value,), row in grouped(runs, [down]).items():
+        cells = grouped(row, [across])
+        shown = []
+        for group in (cells.get((key,), []) for key in columns):
+            found = outcome(group) if group else {"test\naccuracy": ""}
+            accuracy = found["test\naccuracy"]
+            shown.append(Text(found["stopped by"] if accuracy == "-" else accuracy, look(group)))
+        made.add_row(function(row[0]) if down == "dataset.function" else brief(value), *shown)
+    made.caption = "Test accuracy; all else is in summary.csv"
+    return made
+
+
+def look(group: Sequence[Run]) -> str:
+    """Return the style of what did not go well."""
+    states = {run.status for run in group}
+    return next((style for state, style in STYLES.items() if state in states), "")
+
+
+def function(run: Run) -> str:
+    """Write a Boolean function: its truth table and its name."""
+    name, inputs = run.settings["dataset.function"], run.settings["dataset.inputs"]
+    assert isinstance(name, str)
+    assert isinstance(inputs, int)
+    return described(name, inputs)
 
 
 def brief(value: Value) -> str:
@@ -161,7 +198,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
             time = f"{what} on all {fit.full_size:,} examples would take {answer}{interval}"
             setting = assignments(keys, fit.values)
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
-    said += stopped(runs) + readings(runs)
+    said += stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
@@ -197,6 +234,36 @@ def readings(runs: Sequence[Run]) -> list[str]:
     if len(groups) > SETTINGS:
         said.append(f"and {len(groups) - SETTINGS:,} more settings, all of them in summary.csv")
     return [*said, RULES] if said else []
+
+
+def computed(runs: Sequence[Run]) -> list[str]:
+    """Say of each network which Boolean functions it computes, in every row of their tables."""
+    tables = [run for run in runs if "dataset.function" in run.settings]
+    tables = [run for run in tables if run.test_accuracy is not None]
+    keys = [key for key in factors(runs) if key not in ("dataset.function", "dataset.inputs")]
+    said = []
+    for values, group in grouped(tables, [key for key in keys if key != "seed"]).items():
+        functions = grouped(group, ["dataset.function", "dataset.inputs"]).values()
+        missed = [same for same in functions if any(run.test_accuracy != 1 for run in same)]
+        few = []
+        for same in missed[:SETTINGS]:
+            found = outcome(same)
+            accuracy, loss = found["test\naccuracy"], found["test\nloss"]
+            few.append(f"{function(same[0])} ({accuracy}, loss {loss})")
+        few += [f"{len(missed) - SETTINGS} more"] * (len(missed) > SETTINGS)
+        if len(functions) > 1:
+            line = f"computes {len(functions) - len(missed)} of {len(functions)} functions"
+            line += f", not {', '.join(few)}" * bool(few)
+        else:
+            line = f"does not compute {few[0]}" if few else f"computes {function(group[0])}"
+        setting = assignments([key for key in keys if key != "seed"], values)
+        said.append(f"{setting}: {line}" if setting else line.capitalize())
+    if any("loss" in line for line in said):
+        said.append(
+            f"a loss of ln 2 = {math.log(2):.3f} is chance: 0 and 1 are equally probable in every "
+            f"row, and rounding decides which rows come out right"
+        )
+    return said
 
 
 def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:

@@ -131,7 +131,7 @@ FAILED: dict[str, Any] = {
 }
 # Of a network that is computed from a truth table, or only evaluated.
 UNTRAINED: dict[str, Any] = {
-    "stop_reason": "max_epochs=0: evaluated, not trained",
+    "stop_reason": "no epochs: evaluated, not trained",
     "epochs": 0,
     "weights_of_epoch": 0,
     "train_seconds": 0.0,

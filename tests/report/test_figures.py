@@ -283,6 +283,25 @@ def test_many_runs_have_a_colour_bar_instead_of_a_legend(tmp_path: Path) -> None
     assert (labels[0], labels[-1]) == ("1e-8", "1")
 
 
+def test_many_settings_of_two_options_have_panels(tmp_path: Path) -> None:
+    for rate in range(1, 10):
+        for hidden in ([], [8]):
+            lay(tmp_path, {"optimizer.lr": rate / 10, "model.hidden": hidden}, epochs=2)
+    figure = figures.loss(read(tmp_path))
+    assert figure is not None
+    only(figure)
+    first, second, bar = figure.axes
+    titles = [axes.get_title(loc="left") for axes in (first, second)]
+    assert titles == ["hidden layers none", "hidden layers 8"]
+    assert [len(axes.lines) for axes in (first, second)] == [9, 9]
+    pairs = zip(first.lines, second.lines)
+    assert all(np.array_equal(a.get_color(), b.get_color()) for a, b in pairs)
+    assert bar.get_title(loc="left") == "Learning rate"
+    edges = [axes.get_position().x1 for axes in (first, second)]
+    assert edges[0] < second.get_position().x0 < edges[1] < bar.get_position().x0
+    assert second.get_ylabel() == ""
+
+
 def test_no_loss_of_one_run_or_of_runs_without_epochs(tmp_path: Path) -> None:
     lay(tmp_path / "one")
     assert figures.loss(read(tmp_path / "one")) is None
@@ -367,7 +386,7 @@ def test_each_learning_rate_has_a_panel(tmp_path: Path) -> None:
     rate_sweep(tmp_path, 1e-5, 2e-5, 1e-4)
     figure = figures.loss_curves(read(tmp_path))
     axes = panels(figure)
-    titles = ["learning rate 1e-5", "learning rate 2e-5", "learning rate 0.0001"]
+    titles = ["learning rate 1e-5", "learning rate 2e-5", "learning rate 1e-4"]
     assert [a.get_title(loc="left") for a in axes] == titles
     for index, a in enumerate(axes):
         train = [(epoch, 2 / epoch) for epoch in range(1, 9)]

@@ -372,3 +372,44 @@ def test_options_that_a_run_does_not_have_are_dashes(tmp_path: Path) -> None:
     table = shown(tmp_path)
     assert table[1][:2] == ["model", "model.hidden"]
     assert [row[:2] for row in table[3:]] == [["mlp", "[]"], ["mlp", "[4]"], ["perceptron", "-"]]
+
+
+def test_many_settings_of_two_options_make_a_grid(tmp_path: Path) -> None:
+    for rate in range(1, 12):
+        for hidden in ([], [8], [8, 8], [16]):
+            for seed in (0, 1):
+                accuracy = rate / 20 + len(hidden) / 100 + seed / 100
+                options = {"optimizer.lr": rate / 10, "model.hidden": hidden, "seed": seed}
+                lay(tmp_path, options, test_accuracy=accuracy)
+    table = shown(tmp_path)
+    assert table[0] == ["model.hidden", "model.hidden", "model.hidden", "model.hidden"]
+    assert table[1] == ["optimizer.lr", "[]", "[8]", "[8,8]", "[16]"]
+    assert len(table) == 3 + 11 + 1
+    # The deviation of two values that lie 1 point apart is 0.7.
+    assert table[3] == ["0.1", "5.5 ± 0.7 %", "6.5 ± 0.7 %", "7.5 ± 0.7 %", "6.5 ± 0.7 %"]
+    assert table[-1] == ["Test accuracy; all else is in summary.csv"]
+
+
+def test_a_grid_has_gaps_where_nothing_ran(tmp_path: Path) -> None:
+    for rate in range(1, 41):
+        lay(tmp_path, {"optimizer.lr": rate / 10, "model.hidden": [8]}, test_accuracy=0.25)
+    lay(tmp_path, {"optimizer.lr": 0.1, "model.hidden": []}, **FAILED)
+    table = shown(tmp_path)
+    assert table[1] == ["optimizer.lr", "[]", "[8]"]
+    assert table[3:5] == [["0.1", "failed", "25.0 %"], ["0.2", "25.0 %"]]
+
+
+def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
+    computed(tmp_path, "0110")
+    assert summary.notes(read(tmp_path)) == ["Computes 0110 xor"]
+    computed(tmp_path, "0011")
+    assert summary.notes(read(tmp_path)) == ["Computes 2 of 2 functions"]
+    boolean = {"dataset": "boolean", "dataset.inputs": 2, "model": "linear", "train_size": 4}
+    lay(tmp_path, boolean | {"dataset.function": "xor"}, test_accuracy=0.75, test_loss=0.693147)
+    lay(tmp_path, boolean | {"dataset.function": "0011"}, test_accuracy=1.0, test_loss=0.01)
+    assert summary.notes(read(tmp_path)) == [
+        "model=linear: computes 1 of 2 functions, not 0110 xor (75.0 %, loss 0.693)",
+        "model=perceptron: computes 2 of 2 functions",
+        "a loss of ln 2 = 0.693 is chance: 0 and 1 are equally probable in every row, "
+        "and rounding decides which rows come out right",
+    ]

@@ -1,0 +1,60 @@
+"""Boolean functions of Boolean inputs, by name or by truth table. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+MOST_INPUTS = 12
+# From how many of the inputs are 1, and how many there are.
+FUNCTIONS: dict[str, Callable[[int, int], bool]] = {
+    "and": lambda ones, inputs: ones == inputs,
+    "or": lambda ones, inputs: ones > 0,
+    "nand": lambda ones, inputs: ones < inputs,
+    "nor": lambda ones, inputs: ones == 0,
+    "xor": lambda ones, inputs: ones % 2 == 1,
+    "xnor": lambda ones, inputs: ones % 2 == 0,
+    "parity": lambda ones, inputs: ones % 2 == 1,
+    "majority": lambda ones, inputs: 2 * ones > inputs,
+}
+
+
+def truth_table(function: str, inputs: int) -> str:
+    """Return the values of a function as 2**inputs bits, the row of all zeros first.
+
+    Rows are counted in binary, the first input being the highest bit: for two inputs 00, 01,
+    10, 11. function: one of FUNCTIONS, or such bits. xor of more than two inputs is parity.
+    Raises ValueError for anything else, naming the option.
+
+    >>> truth_table("xor", 2), truth_table("majority", 3), truth_table("0110", 2)
+    ('0110', '00010111', '0110')
+    """
+    if not 1 <= inputs <= MOST_INPUTS:
+        raise ValueError(f"dataset.inputs={inputs} is not possible: choose 1 to {MOST_INPUTS}")
+    rows = 2**inputs
+    if function in FUNCTIONS:
+        values = (FUNCTIONS[function](row.bit_count(), inputs) for row in range(rows))
+        return "".join(str(int(value)) for value in values)
+    shown = function if len(function) <= 40 else f"{function[:39]}…"
+    if function == "" or set(function) - {"0", "1"}:
+        raise ValueError(
+            f"dataset.function={shown} is not known: choose one of {', '.join(FUNCTIONS)}, "
+            f"or give the {rows} bits of its truth table, as in 0110 for xor of two inputs"
+        )
+    if len(function) != rows:
+        raise ValueError(
+            f"dataset.function={shown} has {len(function)} bits, but {inputs} inputs have "
+            f"{rows} rows: give {rows} bits, or another dataset.inputs"
+        )
+    return function
+
+
+def described(function: str, inputs: int) -> str:
+    """Return the truth table, where it is short, and the name of a function, where it has one.
+
+    >>> described("0110", 2), described("xor", 2), described("0010", 2), described("parity", 8)
+    ('0110 xor', '0110 xor', '0010', 'parity')
+    """
+    table = truth_table(function, inputs)
+    names = [name for name in FUNCTIONS if truth_table(name, inputs) == table]
+    name = function if function in FUNCTIONS else next(iter(names), "")
+    return f"{table} {name}".strip() if inputs <= 3 or not name else name
