@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,58 +267,117 @@ def describe(job: Job, config: Config, run: Run, data: Data) -> dict[str, Any]:
 
 def train_tasks(tasks: Sequence[Task]) -> None:
     """Train all tasks: those that an engine takes together as one, the others side by side."""
+    if not tasks:
+        return
     groups: dict[Hashable, list[Task]] = {}
     # Longest first, so that no core is left with a long run at the end.
-    for task in sorted(tasks, key=lambda task: -examples(task) * task.identity["weights"]):
+    for task in sorted(tasks, key=lambda task: -cost(task.run)):
         key = (task.engine, task.place, task.config.threads, task.engine.group(task.run))
         groups.setdefault(key, []).append(task)
     interrupted = threading.Event()
+    beside = [group for group in groups.values() if group[0].engine.side_by_side]
+    with Progress(len(tasks), sum(examples(task.run) for task in tasks)) as progress:
+        train_side_by_side(beside, progress, interrupted)
+        for group in groups.values():
+            if not group[0].engine.side_by_side:
+                from nnlab import device
+
+                with device.cpu_threads(group[0].config.threads):
+                    for _ in train_group(group, progress, interrupted):
+                        pass
+
+
+def train_side_by_side(
+    groups: Sequence[Sequence[Task]], progress: Progress, interrupted: threading.Event
+) -> None:
+    """Train groups, longest first, in as many threads as there are cores.
+
+    A thread ends what it began before it takes the next; so a sweep that breaks off has lost
+    little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
+    cores take one and a half times as long as one, not twice.
+    """
+    from nnlab import device
+
+    waiting = [Training(group, train_group(group, progress, interrupted)) for group in groups]
+    unended, lock = len(waiting), threading.Lock()
+
+    def next_one(mine: Training | None, ended: bool) -> Training | None:
+        nonlocal unended
+        with lock:
+            unended -= ended
+            last = unended < 2 * cores()
+            if not waiting or (mine is not None and not last):
+                return mine
+            longest = max(waiting, key=Training.left) if last else waiting[0]
+            if mine is not None:
+                # Not at every epoch: what comes back has left the core's cache meanwhile.
+                if longest.left() - mine.left() < 0.02 * longest.whole:
+                    return mine
+                waiting.append(mine)
+            waiting.remove(longest)
+            return longest
+
+    def work() -> None:
+        with device.cpu_threads(1):
+            mine = next_one(None, ended=False)
+            while mine is not None and not interrupted.is_set():
+                ended = not next(mine.epochs, False)
+                mine = next_one(None if ended else mine, ended)
+
+    if not waiting:
+        return
     # An epoch may last a millisecond; a thread that has ended one should not wait five for
     # its turn in Python, which is the default.
     sys.setswitchinterval(1e-4)
-    if not tasks:
-        return
-    with Progress(len(tasks), sum(examples(task) for task in tasks)) as progress:
-        with ThreadPoolExecutor(cores()) as pool:
-            futures = [
-                pool.submit(train_group, group, progress, interrupted)
-                for group in groups.values()
-                if group[0].engine.side_by_side
-            ]
-            if 0 < len(futures) < cores():  # on a core that is left: training is being timed
-                import nnlab.report.figures  # noqa: F401  # slow to import; so it costs no time
-            try:
-                for future in futures:
-                    future.result()
-            except KeyboardInterrupt:
-                interrupted.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-        for group in groups.values():
-            if not group[0].engine.side_by_side:
-                train_group(group, progress, interrupted)
+    with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool:
+        futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
+        if len(futures) < cores():  # on a core that is left: training is being timed
+            import nnlab.report.figures  # noqa: F401  # slow to import; so it costs no time
+        try:
+            for future in futures:
+                future.result()
+        except KeyboardInterrupt:
+            interrupted.set()
+            raise
 
 
-def train_group(group: Sequence[Task], progress: Progress, interrupted: threading.Event) -> None:
-    """Train tasks in one engine and record them as they go."""
-    from nnlab import device, training
+class Training:
+    """A group's training, which any thread may take on for an epoch.
+
+    epochs: goes on by an epoch, as ``train_group`` does. whole: its cost from beginning to end.
+    """
+
+    def __init__(self, group: Sequence[Task], epochs: Iterator[bool]) -> None:
+        self.runs = [task.run for task in group]
+        self.epochs = epochs
+        self.whole = self.left()
+
+    def left(self) -> float:
+        """Return what is left of its cost, if nothing ends it early."""
+        return sum(cost(run) for run in self.runs)
+
+
+def train_group(
+    group: Sequence[Task], progress: Progress, interrupted: threading.Event
+) -> Iterator[bool]:
+    """Train tasks in one engine and record them as they go; yield True after every epoch."""
+    from nnlab import training
 
     opened = {task.run: task for task in group if open_folder(task)}
     first = group[0]
     try:
-        with device.cpu_threads(first.config.threads):
-            engine = first.engine(list(opened), first.place)
-            for run, epoch in training.train_runs(list(opened), engine):
-                task = opened[run]
-                if interrupted.is_set():
-                    return
-                if epoch is not None:
-                    record(task).append(epoch)
-                    progress.epoch(len(run.train))
-                else:
-                    finish(task)
-                    unseen = len(run.train) * (run.max_epochs - len(run.epochs))
-                    progress.end(f"{task.outcome.job.name}: {in_words(run)}", unseen)
+        engine = first.engine(list(opened), first.place)
+        for run, epoch in training.train_runs(list(opened), engine):
+            task = opened[run]
+            if interrupted.is_set():
+                return
+            if epoch is not None:
+                record(task).append(epoch)
+                progress.epoch(len(run.train))
+                yield True
+            else:
+                finish(task)
+                progress.end(f"{task.outcome.job.name}: {in_words(run)}", examples(run))
     except Exception as error:
         for task in opened.values():
             if task.outcome.result is None:
@@ -384,9 +443,14 @@ def in_words(run: Run) -> str:
     return f"{test}{count} {epochs} in {seconds:.2f} s ({run.stop_reason}{restored})"
 
 
-def examples(task: Task) -> int:
-    """Return how many examples the run sees if nothing stops it early."""
-    return len(task.run.train) * task.run.max_epochs
+def examples(run: Run) -> int:
+    """Return how many examples a run has still to see if nothing stops it early."""
+    return len(run.train) * (run.max_epochs - len(run.epochs))
+
+
+def cost(run: Run) -> int:
+    """Return a number that grows as the time that a run still takes."""
+    return examples(run) * sum(parameter.numel() for parameter in run.model.parameters())
 
 
 def cores() -> int:

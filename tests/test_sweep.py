@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, hydra_jobs, sweep
+from nnlab import config, hydra_jobs, model, sweep
 from nnlab.engines import Run, Trained
 from nnlab.engines.torch import TorchEngine
 from nnlab.run import CONF
@@ -135,3 +138,59 @@ def test_errors_are_told_once_each(
         "run0, run1, run2 and 2 more: same",
         "other: another",
     ]
+
+
+@pytest.mark.parametrize(("runs", "first_only"), [(3, False), (5, True), (6, True)])
+def test_only_the_last_runs_take_turns(
+    runs: int, first_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two cores, in step: an epoch on one waits for an epoch on the other."""
+    epochs, network = 100, model.mlp(2, [], 2)
+    in_step = threading.Barrier(2, timeout=5)
+    alone: list[Any] = []
+    begun_at_first_end: list[int] = []
+
+    def fake_group(group: Sequence[Any], *_: object) -> Iterator[bool]:
+        (run,) = (task.run for task in group)
+        for epoch in range(epochs):
+            try:
+                in_step.wait()
+            except threading.BrokenBarrierError:  # nobody is left on the other core
+                alone.append(run)
+            run.epochs.append(epoch)
+            yield True
+        begun_at_first_end.append(sum(bool(each.epochs) for each in everyone))
+
+    everyone = [
+        SimpleNamespace(train=range(10), max_epochs=epochs, epochs=[], model=network)
+        for _ in range(runs)
+    ]
+    monkeypatch.setattr(sweep, "cores", lambda: 2)
+    monkeypatch.setattr(sweep, "train_group", fake_group)
+    groups: Any = [[SimpleNamespace(run=run)] for run in everyone]
+    progress: Any = None
+    sweep.train_side_by_side(groups, progress, threading.Event())
+    assert [len(run.epochs) for run in everyone] == [epochs] * runs
+    # Three take turns from the beginning; of five or six the first two end before the next begin.
+    assert (begun_at_first_end[0] == 2) == first_only
+    # Without turns the third of three and the last of five would have 100 epochs alone.
+    assert len(alone) <= 5
+
+
+def test_turns_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "cores", lambda: 2)
+    options = ("engine=auto", "stopping.max_epochs=60", "valid_size=10")
+    three = [job(tmp_path / "three" / f"{seed}", *options, f"seed={seed}") for seed in range(3)]
+    sweep.train(three)
+    for seed, each in enumerate(three):
+        (alone,) = sweep.train([job(tmp_path / "alone" / f"{seed}", *options, f"seed={seed}")])
+        for name in ("model.safetensors", "metrics.csv"):
+            ours, others = each.folder / name, alone.job.folder / name
+            if name.endswith("csv"):  # all but the last column, the seconds
+                rows = [
+                    [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+                    for path in (ours, others)
+                ]
+                assert rows[0] == rows[1]
+            else:
+                assert ours.read_bytes() == others.read_bytes()
