@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import sys
 import time
@@ -168,15 +167,14 @@ def estimate(task: Task, rate: Rate) -> Estimate:
 
 
 def makespan(seconds: Sequence[float], cores: int) -> float:
-    """Return how long runs take, longest first, each on the core that is free first.
+    """Return how long runs take that take turns on the cores, each on one at a time.
 
-    >>> makespan([1.0, 2.0, 3.0], 2)
-    3.0
+    Source: McNaughton, Scheduling with deadlines and loss functions, 1959.
+
+    >>> makespan([1.0, 2.0, 2.5], 2), makespan([1.0, 4.0], 2)
+    (2.75, 4.0)
     """
-    busy = [0.0] * cores
-    for each in sorted(seconds, reverse=True):
-        heapq.heapreplace(busy, busy[0] + each)
-    return max(busy)
+    return max(max(seconds, default=0.0), sum(seconds) / cores)
 
 
 def peak_memory() -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -30,16 +29,19 @@ def tasks(folder: Path, *commands: tuple[str, ...]) -> list[sweep.Task]:
     return made
 
 
-@pytest.mark.parametrize(
-    ("seconds", "cores"), [([3.0, 1.0, 2.0], 1), ([3.0, 1.0, 2.0], 2), ([5.0, 4.0, 3.0], 2)]
-)
-def test_makespan_against_every_assignment(seconds: list[float], cores: int) -> None:
-    """Longest first is the best possible for these."""
-    best = min(
-        max(sum(s for s, c in zip(seconds, chosen) if c == core) for core in range(cores))
-        for chosen in itertools.product(range(cores), repeat=len(seconds))
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("units", [[], [4], [3, 1, 2], [2, 2, 2], [5, 1, 1], [4, 3, 3, 1]])
+def test_makespan_against_turns_one_by_one(units: list[int], cores: int) -> None:
+    """Each turn gives a thousandth of a unit to those runs that have most left."""
+    turns, left = 0, [1000 * unit for unit in units]
+    while any(left):
+        for run in sorted(range(len(left)), key=lambda run: -left[run])[:cores]:
+            left[run] = max(0, left[run] - 1)
+        turns += 1
+    # The last turns may leave cores idle, a few for each run.
+    assert plan.makespan([float(unit) for unit in units], cores) == pytest.approx(
+        turns / 1000, abs=0.01
     )
-    assert plan.makespan(seconds, cores) == best
 
 
 def test_what_a_run_takes_is_its_steps_and_its_evaluations(tmp_path: Path) -> None:
