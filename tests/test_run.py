@@ -318,18 +318,20 @@ def test_the_configuration_can_be_shown(tmp_path: Path) -> None:
     assert files(tmp_path) == set()
 
 
-def test_hydras_own_launcher_gives_the_same_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     sweep = ("train_size=40,60", "stopping.max_epochs=2", "test_size=100")
     ours = nnlab_run(*sweep, "study=ours", cwd=tmp_path)
-    basic = nnlab_run(*sweep, "study=basic", "hydra/launcher=basic", cwd=tmp_path)
-    assert ours.returncode == basic.returncode == 0, ours.stderr + basic.stderr
+    other = nnlab_run(*sweep, "study=other", f"hydra/launcher={launcher}", cwd=tmp_path)
+    assert ours.returncode == other.returncode == 0, ours.stderr + other.stderr
     for size in (40, 60):
-        pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "basic")]
+        pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "other")]
         assert measured(pair[0]) == measured(pair[1])
         assert files(pair[0]) == files(pair[1])
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_killed_sweep_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
     """Killed without warning in the middle of two runs; the end is as if nothing happened."""
     command = ("train_size=400,800", "stopping.max_epochs=300", "test_size=100")
@@ -386,17 +388,6 @@ def test_a_sweep_in_batches(batch: list[str], tmp_path: Path) -> None:
         "optimizer.lr=0.02",
     }
     assert (study / "summary.csv").read_text().count("finished") == 2
-
-
-def test_hydras_joblib_launcher_gives_the_same_numbers(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    sweep = ("train_size=40,60", "stopping.max_epochs=2", "test_size=100")
-    ours = nnlab_run(*sweep, "study=ours", cwd=tmp_path)
-    joblib = nnlab_run(*sweep, "study=joblib", "hydra/launcher=joblib", cwd=tmp_path)
-    assert ours.returncode == joblib.returncode == 0, ours.stderr + joblib.stderr
-    for size in (40, 60):
-        pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "joblib")]
-        assert measured(pair[0]) == measured(pair[1])
 
 
 def test_hydras_optuna_sweeper_optimises_the_objective(tmp_path: Path) -> None:
