@@ -106,7 +106,8 @@ def test_a_sweep_and_its_rerun(tmp_path: Path) -> None:
     done = nnlab_run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     study = tmp_path / "outputs" / "mnist"
-    assert {"summary.csv", "train_time.png", "accuracy.png", "loss.png"} <= files(study)
+    made = {"summary.csv", "train_time.png", "accuracy.png", "loss.png", "index.html"}
+    assert made <= files(study)
     assert "train_size" in done.stdout
     with (study / "summary.csv").open() as file:
         summary = list(csv.DictReader(file))

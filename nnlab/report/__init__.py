@@ -1,4 +1,4 @@
-"""Tables and figures of a study: reads run folders, never trains, never imports torch."""
+"""Table, figures and page of a study: reads run folders, never trains, never imports torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def look(study: Path) -> Report:
 
 
 def write(study: Path, curves: Sequence[Path] = ()) -> Report:
-    """Write ``summary.csv`` and the figures of a study; remove those that no longer apply.
+    """Write ``summary.csv``, the figures and the page of a study; remove what no longer applies.
 
     curves: run folders that get a ``curves.png`` of their own. The only run of a study
     always gets one, and one that exists is drawn again when older than its metrics.
@@ -48,9 +48,10 @@ def write(study: Path, curves: Sequence[Path] = ()) -> Report:
     """
     runs = read(study)
     # Here, because the table alone can do without matplotlib (0.3 s to import).
-    from nnlab.report import figures
+    from nnlab.report import figures, page
 
-    files = [study / "summary.csv"]
-    summary.write_csv(runs, files[0])
-    files += figures.write(runs, study, curves)
-    return Report(summary.table(runs), summary.notes(runs), files)
+    table, notes, results = summary.table(runs), summary.notes(runs), study / "summary.csv"
+    summary.write_csv(runs, results)
+    drawn = figures.write(runs, study, curves)
+    made = page.write(runs, table, notes, drawn, study)
+    return Report(table, notes, [results, *drawn, made])

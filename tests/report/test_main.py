@@ -21,9 +21,9 @@ def test_report_prints_the_table_the_notes_and_the_files(
     lines = out.splitlines()
     assert [line.split()[:2] for line in lines[3:6]] == [["500", "3"], ["1000", "3"], ["2000", "0"]]
     assert "By the fitted line 3 epochs on all 60,000 examples would take 60 s." in lines
-    files = ["summary.csv", "train_time.png", "accuracy.png", "loss.png"]
+    files = ["summary.csv", "train_time.png", "accuracy.png", "loss.png", "index.html"]
     # However long the path: on one line, to be copied.
-    assert lines[-4:] == [str(tmp_path / file) for file in files]
+    assert lines[-5:] == [str(tmp_path / file) for file in files]
     assert all((tmp_path / file).is_file() for file in files)
     assert "\x1b" not in out
     assert err == ""
@@ -41,7 +41,7 @@ def test_a_missing_study_is_one_message_and_the_others_are_made(
         f"{tmp_path / 'empty'} holds no runs",
     ]
     assert (tmp_path / "a" / "summary.csv").is_file()
-    assert out.splitlines()[-1].endswith("curves.png")
+    assert out.splitlines()[-2].endswith("curves.png")
 
 
 def test_command_line_in_a_pipe(tmp_path: Path) -> None:

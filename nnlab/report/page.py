@@ -1,0 +1,81 @@
+"""The page of a study: ``index.html``, its table, what is to say of it, its figures, its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from rich.table import Table
+
+from nnlab.records import LOG, METRICS, RESULT, write_whole
+from nnlab.report.runs import Run
+
+TEMPLATE = Path(__file__).with_name("page.html")
+FILES = (RESULT, METRICS, LOG)  # of a run, that the page leads to
+CAPTIONS = {
+    "train_time": "Training time over training-set size",
+    "accuracy": "Test accuracy",
+    "loss": "Training loss over epochs",
+    "loss_curves": "Training and validation loss over epochs",
+    "accuracy_curves": "Training and validation accuracy over epochs",
+    "curves": "Loss and accuracy over epochs",
+}
+
+
+def write(
+    runs: Sequence[Run], table: Table, notes: Sequence[str], figures: Sequence[Path], study: Path
+) -> Path:
+    """Write ``index.html``, as a whole or not at all, and return it.
+
+    figures: PNG files of the study, which the page shows. All links are relative, so a study
+    can be moved or sent as a whole.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        title=study.resolve().name,
+        table=as_rows(table),
+        numeric=[column.justify == "right" for column in table.columns],
+        caption=table.caption,
+        notes=notes,
+        figures=[
+            {"link": link(file, study), "caption": CAPTIONS.get(file.stem, file.stem)}
+            for file in figures
+        ],
+        runs=[described(run, study) for run in runs],
+    )
+    path = study / "index.html"
+    write_whole(path, page.encode())
+    return path
+
+
+def as_rows(table: Table) -> list[list[str]]:
+    """Return what a table for the terminal holds: its header and its rows."""
+    header = [str(column.header).replace("\n", " ") for column in table.columns]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    return [header, *(list(row) for row in zip(*cells))]
+
+
+def described(run: Run, study: Path) -> dict[str, Any]:
+    """Return what the page says of a run."""
+    return {
+        "name": run.name,
+        "status": run.status,
+        "why": run.error or run.stop_reason or "",
+        "engine": run.engine or "",
+        "device": run.device or "",
+        "links": [
+            {"name": name, "link": link(run.folder / name, study)}
+            for name in (*FILES, *sorted(path.name for path in run.folder.glob("*.png")))
+            if (run.folder / name).exists()
+        ],
+    }
+
+
+def link(file: Path, study: Path) -> str:
+    """Return a link from the page to a file of the study."""
+    return quote(file.relative_to(study).as_posix())
