@@ -32,6 +32,11 @@ def explain(error: Exception) -> str | None:
             f"{error.filename}: {error.strerror}; "
             f"results go to output_dir/study, choose a folder that can be written with output_dir="
         )
+    if type(error).__name__ == "OutOfMemoryError":  # torch's own, which is not imported here
+        return (
+            f"{str(error).splitlines()[0]} "
+            f"Bound how many runs train together with hydra.sweeper.max_batch_size=N"
+        )
     return str(error) if isinstance(error, ValueError) else None
 
 

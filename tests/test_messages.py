@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import torch
+
+from nnlab import messages
+
+
+def test_memory_that_runs_out_names_the_remedy() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nDetails follow")
+    assert messages.explain(error) == (
+        "CUDA out of memory. Tried to allocate 2 GiB. "
+        "Bound how many runs train together with hydra.sweeper.max_batch_size=N"
+    )
+
+
+def test_what_is_not_theirs_to_mend_is_not_explained() -> None:
+    assert messages.explain(RuntimeError("a bug")) is None
