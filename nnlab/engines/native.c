@@ -490,6 +490,21 @@ int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *
 #else
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#if V == 4
+#define LOW_HALVES 0, 4, 1, 5
+#define HIGH_HALVES 2, 6, 3, 7
+#elif V == 8
+#define LOW_HALVES 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#endif
 typedef float vec __attribute__((vector_size(4 * V)));
 typedef int32_t ivec __attribute__((vector_size(4 * V)));
 typedef float NAME(place) __attribute__((vector_size(4 * V), aligned(4), may_alias));
@@ -940,16 +955,35 @@ static void NAME(cross_entropy)(Network *net, int64_t rows, double *sums)
     }
 }
 
-/* to[c][r] = from[r][c]; rows of `to` are padded with zeros. */
+/* Turn the rows of a V x V matrix into its columns: a zip of both halves moves the last bit of
+   a number's row to its column, so after log2(V) of them all bits have changed places. */
+INLINE void NAME(turn)(vec *x)
+{
+    vec y[V];
+    UNROLL for (int zips = 1; zips < V; zips *= 2) {
+        UNROLL for (int k = 0; k < V / 2; k++) {
+            y[2 * k] = SHUFFLE(x[k], x[k + V / 2], LOW_HALVES);
+            y[2 * k + 1] = SHUFFLE(x[k], x[k + V / 2], HIGH_HALVES);
+        }
+        UNROLL for (int k = 0; k < V; k++)
+            x[k] = y[k];
+    }
+}
+
+/* to[c][r] = from[r][c]; rows of `to` are padded with zeros. Strides are multiples of LANES. */
 static void NAME(transpose)(const float *from, int64_t from_stride, float *to, int64_t to_stride,
                             int64_t rows, int64_t columns)
 {
-    for (int64_t c = 0; c < columns; c++) {
-        for (int64_t r = 0; r < rows; r++)
-            to[c * to_stride + r] = from[r * from_stride + c];
-        for (int64_t r = rows; r < to_stride; r++)
-            to[c * to_stride + r] = 0;
-    }
+    for (int64_t r = 0; r < to_stride; r += V)
+        for (int64_t c = 0; c < columns; c += V) {
+            vec x[V];
+            UNROLL for (int k = 0; k < V; k++)
+                x[k] = r + k < rows ? NAME(load)(from + (r + k) * from_stride + c) : (vec){0};
+            NAME(turn)(x);
+            UNROLL for (int k = 0; k < V; k++)
+                if (c + k < columns)
+                    NAME(store)(to + (c + k) * to_stride + r, x[k]);
+        }
 }
 
 /* delta_below = delta W^T, computed transposed, W delta^T, so that rows of W are read as they
@@ -1182,6 +1216,9 @@ static const Kernels NAME(kernels) = {NAME(train), NAME(evaluate)};
 #undef vec
 #undef ivec
 #undef UNROLL
+#undef SHUFFLE
+#undef LOW_HALVES
+#undef HIGH_HALVES
 #undef TILE
 #undef EACH_ROWS
 #undef EACH_TILE
