@@ -80,6 +80,7 @@ typedef struct {
     int64_t steps; /* optimizer steps taken; 0 means that the moments are unset */
     Layer *layer;
     const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
+    int64_t next_rows;              /* how many rows the next batch has */
     int64_t *labels;                /* [B] of this batch */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
@@ -1090,22 +1091,23 @@ static void NAME(scale)(float *values, int64_t count, float factor)
 
 /* Update the weights of a layer block by block, each while it is in L1.
    Plain SGD adds x^T (-lr delta) to them; overwrites delta. The other rules need x^T delta.
-   next_rows: of the first layer, how many examples of the next batch to put through the new
-   weights; their x W + b is then in layer->out. */
+   begin: put the next batch through the new weights of the first layer; its x W + b is then in
+   layer->out. */
 static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int sparse,
-                                const Step *step, int64_t next_rows)
+                                const Step *step, int begin)
 {
     Layer *layer = &net->layer[l];
     const int far = layer->inputs * layer->padded > FAR;
     NAME(Tile) *const *outers = far ? NAME(OUTERS_FAR) : NAME(OUTERS);
-    NAME(begin_with_bias)(layer, next_rows);
+    if (begin)
+        NAME(begin_with_bias)(layer, net->next_rows);
     if (step->rule == PLAIN)
         NAME(scale)(net->delta, rows * layer->padded, -step->lr);
     for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
-        if (l == 0 && !sparse) {
+        if (l == 0 && !sparse)
             NAME(fetch)(net, net->example, i + BLOCK, rows);
-            NAME(fetch)(net, net->next, i + BLOCK, next_rows);
-        }
+        if (l == 0)
+            NAME(fetch)(net, net->next, i + BLOCK, net->next_rows);
         for (int64_t o = 0; o < layer->padded; o += PANEL) {
             const Block block = block_at(layer, i, o);
             const int64_t count = block.tall * block.width;
@@ -1123,8 +1125,8 @@ static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int spars
             if (step->rule != PLAIN)
                 NAME(apply)(step, count, weight, sum, layer->moments[0].weight + block.at,
                             second == NULL ? NULL : second + block.at);
-            if (next_rows > 0)
-                NAME(multiply)(NAME(INNERS), next_rows, block.width, net->next, i, weight,
+            if (begin)
+                NAME(multiply)(NAME(INNERS), net->next_rows, block.width, net->next, i, weight,
                                block.width, layer->out + o, layer->padded, block.tall);
         }
     }
@@ -1156,14 +1158,15 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
                         int64_t batch, const Optimizer *optimizer, double *sums)
 {
     int may_skip = NAME(finite_first_layer)(net), begun = 0;
-    int64_t rows = smaller(batch, n), next_rows;
+    int64_t rows = smaller(batch, n);
     sums[0] = sums[1] = 0;
     NAME(take)(split, order, 0, rows, net->example);
     int sparse = may_skip && NAME(find_nonzero)(net, net->example, rows);
-    for (int64_t from = 0; from < n; from += rows, rows = next_rows) {
+    for (int64_t from = 0; from < n; from += rows, rows = net->next_rows) {
         const Step step = next_step(optimizer, net->steps);
-        next_rows = smaller(batch, n - from - rows);
-        NAME(take)(split, order, from + rows, next_rows, net->next);
+        net->next_rows = smaller(batch, n - from - rows);
+        NAME(take)(split, order, from + rows, net->next_rows, net->next);
+        NAME(fetch)(net, net->next, 0, net->next_rows);
         NAME(take_labels)(net, split, order, from, rows);
         NAME(forward)(net, rows, sparse, begun);
         NAME(cross_entropy)(net, rows, sums);
@@ -1178,12 +1181,12 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
                 NAME(update_weight)(net, l, rows, 0, &step, 0);
             } else if (sparse && may_skip) {
                 NAME(update_weight)(net, 0, rows, 1, &step, 0);
-                sparse = NAME(find_nonzero)(net, net->next, next_rows);
+                sparse = NAME(find_nonzero)(net, net->next, net->next_rows);
                 begun = 0;
             } else {
-                sparse = may_skip && NAME(find_nonzero)(net, net->next, next_rows);
+                sparse = may_skip && NAME(find_nonzero)(net, net->next, net->next_rows);
                 begun = !sparse;
-                NAME(update_weight)(net, 0, rows, 0, &step, begun ? next_rows : 0);
+                NAME(update_weight)(net, 0, rows, 0, &step, begun);
             }
             float *const done = net->delta;
             net->delta = net->delta_below;
