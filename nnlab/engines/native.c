@@ -1104,8 +1104,6 @@ static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int spars
     if (step->rule == PLAIN)
         NAME(scale)(net->delta, rows * layer->padded, -step->lr);
     for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
-        if (l == 0 && !sparse)
-            NAME(fetch)(net, net->example, i + BLOCK, rows);
         if (l == 0)
             NAME(fetch)(net, net->next, i + BLOCK, net->next_rows);
         for (int64_t o = 0; o < layer->padded; o += PANEL) {
