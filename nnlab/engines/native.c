@@ -48,7 +48,8 @@
 
 enum { LANES = 16 };
 enum { LINE = 16 }; /* floats in a cache line */
-enum { BLOCK = 64, PANEL = 64 }; /* a block of weights, 16 kB, leaves half of L1 to its factors */
+enum { BLOCK = 112, PANEL = 64 }; /* a block of weights, 28 kB, is as tall as L1 allows: sums are
+                                    loaded and stored once per block. 784 is 7 blocks. */
 enum { FAR = 1 << 18 }; /* floats of a weight that the second cache, 1 MB or so, does not hold */
 enum { HUGE_PAGE = 1 << 21, HUGE_PAGES = 1 << 22 }; /* bytes; where to begin using them */
 enum { EVALUATION_ROWS = 48 }; /* examples at a time: weights are read once for all of them */
@@ -70,6 +71,7 @@ typedef struct {
     int32_t activation;
     Parameters values, moments[2]; /* moments: momentum, or Adam's first and second */
     float *out;                    /* [B, padded], after the activation */
+    const float **row;             /* [B] its rows */
 } Layer;
 
 typedef struct {
@@ -78,8 +80,8 @@ typedef struct {
     int64_t steps; /* optimizer steps taken; 0 means that the moments are unset */
     Layer *layer;
     const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
+    int64_t next_rows;              /* how many rows the next batch has */
     int64_t *labels;                /* [B] of this batch */
-    float *x, *next_x;              /* [B, BLOCK]: a few columns of these */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
     float *gradient;                /* of one block of a weight, or of a bias */
@@ -179,12 +181,11 @@ void nnlab_free(Network *net)
         free_parameters(&net->layer[l].moments[0]);
         free_parameters(&net->layer[l].moments[1]);
         free(net->layer[l].out);
+        free(net->layer[l].row);
     }
     free(net->layer);
     free(net->example);
     free(net->next);
-    free(net->x);
-    free(net->next_x);
     free(net->labels);
     free(net->delta);
     free(net->delta_below);
@@ -207,8 +208,6 @@ static int32_t make_buffers(Network *net)
 
     net->example = zeros(rows, sizeof(float *));
     net->next = zeros(rows, sizeof(float *));
-    net->x = zeros(rows * BLOCK, sizeof(float));
-    net->next_x = zeros(rows * BLOCK, sizeof(float));
     net->labels = zeros(rows, sizeof(int64_t));
     net->delta = zeros(rows * widest, sizeof(float));
     net->delta_below = zeros(rows * widest, sizeof(float));
@@ -217,8 +216,8 @@ static int32_t make_buffers(Network *net)
     net->gradient = zeros(widest + BLOCK * PANEL, sizeof(float));
     net->nonzero = zeros(rows * inputs / SPARSE_SHARE + BLOCK + LANES, sizeof(int32_t));
     net->start = zeros(rows * (blocks + 1), sizeof(int64_t));
-    return net->example && net->next && net->x && net->next_x && net->labels && net->delta && net->delta_below && net->columns &&
-           net->columns_below && net->gradient && net->nonzero && net->start;
+    return net->example && net->next && net->labels && net->delta && net->delta_below &&
+           net->columns && net->columns_below && net->gradient && net->nonzero && net->start;
 }
 
 /* sizes: inputs, then the outputs of each layer. Returns NULL when memory runs out. */
@@ -239,7 +238,11 @@ Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activ
         layer->padded = round_up(sizes[l + 1], LANES);
         layer->activation = activations[l];
         layer->out = zeros(net->rows * layer->padded, sizeof(float));
-        whole = whole && layer->out != NULL && make_parameters(&layer->values, layer);
+        layer->row = zeros(net->rows, sizeof(float *));
+        whole = whole && layer->out != NULL && layer->row != NULL;
+        for (int64_t r = 0; whole && r < net->rows; r++)
+            layer->row[r] = layer->out + r * layer->padded;
+        whole = whole && make_parameters(&layer->values, layer);
         for (int32_t i = 0; i < moments; i++)
             whole = whole && make_parameters(&layer->moments[i], layer);
     }
@@ -488,6 +491,21 @@ int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *
 #else
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#if V == 4
+#define LOW_HALVES 0, 4, 1, 5
+#define HIGH_HALVES 2, 6, 3, 7
+#elif V == 8
+#define LOW_HALVES 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#endif
 typedef float vec __attribute__((vector_size(4 * V)));
 typedef int32_t ivec __attribute__((vector_size(4 * V)));
 typedef float NAME(place) __attribute__((vector_size(4 * V), aligned(4), may_alias));
@@ -516,12 +534,17 @@ INLINE vec NAME(choose)(ivec mask, vec yes, vec no)
 /* ---- products ---- */
 
 /* C += A B for `rows` rows and `vectors` vectors of C, which stay in registers.
-   a: [rows, terms], b: [terms, vectors * V], c: [rows, vectors * V]; strides in floats. */
-INLINE void NAME(inner)(const int rows, const int vectors, const float *a, int64_t a_stride,
+   a: rows, of which A is columns `from` to `from + terms`; b: [terms, vectors * V],
+   c: [rows, vectors * V]; strides in floats. Rows of A may lie anywhere, so that examples need
+   not be copied; a tile has so few that even where all map to one set of L1, it holds them. */
+INLINE void NAME(inner)(const int rows, const int vectors, const float *const *a, int64_t from,
                         const float *b, int64_t b_stride, float *c, int64_t c_stride,
                         int64_t terms)
 {
+    const float *row[TILE_ROWS];
     vec sum[TILE_ROWS][TILE_VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+        row[r] = a[r] + from;
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < vectors; v++)
             sum[r][v] = NAME(load)(c + r * c_stride + v * V);
@@ -530,7 +553,7 @@ INLINE void NAME(inner)(const int rows, const int vectors, const float *a, int64
         UNROLL for (int v = 0; v < vectors; v++)
             right[v] = NAME(load)(b + t * b_stride + v * V);
         UNROLL for (int r = 0; r < rows; r++) {
-            const float left = a[r * a_stride + t];
+            const float left = row[r][t];
             UNROLL for (int v = 0; v < vectors; v++)
                 sum[r][v] += left * right[v];
         }
@@ -542,11 +565,14 @@ INLINE void NAME(inner)(const int rows, const int vectors, const float *a, int64
 
 /* B += A^T C with the same shapes: now C stays in registers, and B passes by once.
    far: fetch the block that follows b meanwhile, which comes from far away. */
-INLINE void NAME(outer)(const int rows, const int vectors, const int far, const float *a,
-                        int64_t a_stride, float *b, int64_t b_stride, const float *c,
-                        int64_t c_stride, int64_t terms)
+INLINE void NAME(outer)(const int rows, const int vectors, const int far,
+                        const float *const *a, int64_t from, float *b, int64_t b_stride,
+                        const float *c, int64_t c_stride, int64_t terms)
 {
+    const float *row[TILE_ROWS];
     vec right[TILE_ROWS][TILE_VECTORS];
+    UNROLL for (int r = 0; r < rows; r++)
+        row[r] = a[r] + from;
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < vectors; v++)
             right[r][v] = NAME(load)(c + r * c_stride + v * V);
@@ -557,7 +583,7 @@ INLINE void NAME(outer)(const int rows, const int vectors, const int far, const 
         UNROLL for (int v = 0; far && v < vectors; v++)
             __builtin_prefetch(b + t * b_stride + v * V + BLOCK * PANEL, 0, 2);
         UNROLL for (int r = 0; r < rows; r++) {
-            const float left = a[r * a_stride + t];
+            const float left = row[r][t];
             UNROLL for (int v = 0; v < vectors; v++)
                 sum[v] += left * right[r][v];
         }
@@ -569,22 +595,22 @@ INLINE void NAME(outer)(const int rows, const int vectors, const int far, const 
 /* Each for every number of rows and vectors that a tile may have. */
 #define TILE(rows, vectors)                                                         \
     static void NAME(inner_##rows##_##vectors)(                                     \
-        const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
+        const float *const *a, int64_t from, float *b, int64_t b_stride, float *c,  \
         int64_t c_stride, int64_t terms)                                            \
     {                                                                               \
-        NAME(inner)(rows, vectors, a, a_stride, b, b_stride, c, c_stride, terms);   \
+        NAME(inner)(rows, vectors, a, from, b, b_stride, c, c_stride, terms);       \
     }                                                                               \
     static void NAME(outer_##rows##_##vectors)(                                     \
-        const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
+        const float *const *a, int64_t from, float *b, int64_t b_stride, float *c,  \
         int64_t c_stride, int64_t terms)                                            \
     {                                                                               \
-        NAME(outer)(rows, vectors, 0, a, a_stride, b, b_stride, c, c_stride, terms); \
+        NAME(outer)(rows, vectors, 0, a, from, b, b_stride, c, c_stride, terms);    \
     }                                                                               \
     static void NAME(outer_far_##rows##_##vectors)(                                 \
-        const float *a, int64_t a_stride, float *b, int64_t b_stride, float *c,     \
+        const float *const *a, int64_t from, float *b, int64_t b_stride, float *c,  \
         int64_t c_stride, int64_t terms)                                            \
     {                                                                               \
-        NAME(outer)(rows, vectors, 1, a, a_stride, b, b_stride, c, c_stride, terms); \
+        NAME(outer)(rows, vectors, 1, a, from, b, b_stride, c, c_stride, terms);    \
     }
 #if TILE_ROWS == 6
 #define EACH_ROWS(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
@@ -600,23 +626,24 @@ INLINE void NAME(outer)(const int rows, const int vectors, const int far, const 
 #define OUTER(rows, vectors) NAME(outer_##rows##_##vectors),
 #define OUTER_FAR(rows, vectors) NAME(outer_far_##rows##_##vectors),
 EACH_TILE(TILE)
-typedef void NAME(Tile)(const float *, int64_t, float *, int64_t, float *, int64_t, int64_t);
+typedef void NAME(Tile)(const float *const *, int64_t, float *, int64_t, float *, int64_t,
+                        int64_t);
 static NAME(Tile) *const NAME(INNERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(INNER)};
 static NAME(Tile) *const NAME(OUTERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER)};
 static NAME(Tile) *const NAME(OUTERS_FAR)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER_FAR)};
 
 /* Cut a product (INNERS, OUTERS or OUTERS_FAR) with any number of rows into tiles.
-   a: [rows, terms], b: [terms, width], c: [rows, width]; width: a multiple of LANES. */
-static void NAME(multiply)(NAME(Tile) *const *tiles, int64_t rows, int64_t width, const float *a,
-                           int64_t a_stride, float *b, int64_t b_stride, float *c,
-                           int64_t c_stride, int64_t terms)
+   b: [terms, width], c: [rows, width]; width: a multiple of LANES. */
+static void NAME(multiply)(NAME(Tile) *const *tiles, int64_t rows, int64_t width,
+                           const float *const *a, int64_t from, float *b, int64_t b_stride,
+                           float *c, int64_t c_stride, int64_t terms)
 {
     int64_t left = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t r = 0, tall; r < rows; r += tall, left--) {
         tall = (rows - r + left - 1) / left; /* 10 rows are 5 and 5 rather than 6 and 4 */
         for (int64_t o = 0; o < width; o += TILE_VECTORS * V) {
             const int64_t vectors = smaller(TILE_VECTORS, (width - o) / V);
-            tiles[(vectors - 1) * TILE_ROWS + tall - 1](a + r * a_stride, a_stride, b + o, b_stride,
+            tiles[(vectors - 1) * TILE_ROWS + tall - 1](a + r, from, b + o, b_stride,
                                                         c + r * c_stride + o, c_stride, terms);
         }
     }
@@ -748,7 +775,8 @@ INLINE int64_t NAME(append_nonzero)(const float *x, int64_t n, int32_t *list, in
     return count;
 }
 
-/* List the nonzero inputs of each row, block by block; returns 0 if there are too many. */
+/* List the nonzero inputs of each row, block by block; returns 0 if there are too many: in all,
+   or so many in the first rows that it is not worth looking on. */
 static int NAME(find_nonzero)(Network *net, const float *const *example, int64_t rows)
 {
     const int64_t inputs = net->layer[0].inputs;
@@ -761,7 +789,7 @@ static int NAME(find_nonzero)(Network *net, const float *const *example, int64_t
         for (int64_t i = 0; i < inputs; i += BLOCK) {
             *start++ = count;
             count = NAME(append_nonzero)(x + i, smaller(BLOCK, inputs - i), net->nonzero, count);
-            if (count > most)
+            if (count > most || count > (r + 1) * inputs / 2)
                 return 0;
         }
     }
@@ -832,27 +860,20 @@ static void NAME(sparse_block)(const Network *net, int64_t i, Block block, int64
 
 /* ---- a batch ---- */
 
-/* Copy columns i to i + BLOCK of some examples to x: [rows, BLOCK]. */
-static const float *NAME(copy_columns)(const Network *net, const float *const *example,
-                                       int64_t i, int64_t rows, float *x)
+/* Ask for columns i to i + BLOCK of some examples: they are too many streams for the hardware
+   to foresee. */
+static void NAME(fetch)(const Network *net, const float *const *example, int64_t i, int64_t rows)
 {
-    const int64_t count = smaller(BLOCK, net->layer[0].inputs - i);
-    for (int64_t r = 0; r < rows; r++) {
-        memcpy(x + r * BLOCK, example[r] + i, (size_t)count * sizeof(float));
-        for (int64_t ahead = BLOCK; ahead < 2 * BLOCK; ahead += LINE) /* too many for hardware */
-            __builtin_prefetch(example[r] + i + ahead);
-    }
-    return x;
+    const int64_t end = smaller(i + BLOCK, net->layer[0].inputs);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = i; c < end; c += LINE)
+            __builtin_prefetch(example[r] + c, 0, 2);
 }
 
-/* Return columns i to i + BLOCK of a layer's inputs, and the floats from row to row. */
-static const float *NAME(columns)(Network *net, int32_t l, int64_t i, int64_t rows,
-                                  int64_t *stride)
+/* The rows that a layer takes in. */
+static const float *const *NAME(rows_of)(const Network *net, int32_t l)
 {
-    *stride = l > 0 ? net->layer[l - 1].padded : BLOCK;
-    if (l > 0)
-        return net->layer[l - 1].out + i;
-    return NAME(copy_columns)(net, net->example, i, rows, net->x);
+    return l > 0 ? net->layer[l - 1].row : net->example;
 }
 
 static void NAME(begin_with_bias)(const Layer *layer, int64_t rows)
@@ -866,17 +887,17 @@ static void NAME(begin_with_bias)(const Layer *layer, int64_t rows)
 static void NAME(linear)(Network *net, int32_t l, int64_t rows, int sparse)
 {
     const Layer *layer = &net->layer[l];
-    int64_t stride;
     for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
-        const float *x = sparse ? NULL : NAME(columns)(net, l, i, rows, &stride);
+        if (l == 0 && !sparse)
+            NAME(fetch)(net, net->example, i + BLOCK, rows);
         for (int64_t o = 0; o < layer->padded; o += PANEL) {
             const Block block = block_at(layer, i, o);
             float *weight = layer->values.weight + block.at;
             if (sparse)
                 NAME(sparse_block)(net, i, block, rows, 0, weight, layer->out + o);
             else
-                NAME(multiply)(NAME(INNERS), rows, block.width, x, stride, weight, block.width,
-                               layer->out + o, layer->padded, block.tall);
+                NAME(multiply)(NAME(INNERS), rows, block.width, NAME(rows_of)(net, l), i, weight,
+                               block.width, layer->out + o, layer->padded, block.tall);
         }
     }
 }
@@ -935,16 +956,35 @@ static void NAME(cross_entropy)(Network *net, int64_t rows, double *sums)
     }
 }
 
-/* to[c][r] = from[r][c]; rows of `to` are padded with zeros. */
+/* Turn the rows of a V x V matrix into its columns: a zip of both halves moves the last bit of
+   a number's row to its column, so after log2(V) of them all bits have changed places. */
+INLINE void NAME(turn)(vec *x)
+{
+    vec y[V];
+    UNROLL for (int zips = 1; zips < V; zips *= 2) {
+        UNROLL for (int k = 0; k < V / 2; k++) {
+            y[2 * k] = SHUFFLE(x[k], x[k + V / 2], LOW_HALVES);
+            y[2 * k + 1] = SHUFFLE(x[k], x[k + V / 2], HIGH_HALVES);
+        }
+        UNROLL for (int k = 0; k < V; k++)
+            x[k] = y[k];
+    }
+}
+
+/* to[c][r] = from[r][c]; rows of `to` are padded with zeros. Strides are multiples of LANES. */
 static void NAME(transpose)(const float *from, int64_t from_stride, float *to, int64_t to_stride,
                             int64_t rows, int64_t columns)
 {
-    for (int64_t c = 0; c < columns; c++) {
-        for (int64_t r = 0; r < rows; r++)
-            to[c * to_stride + r] = from[r * from_stride + c];
-        for (int64_t r = rows; r < to_stride; r++)
-            to[c * to_stride + r] = 0;
-    }
+    for (int64_t r = 0; r < to_stride; r += V)
+        for (int64_t c = 0; c < columns; c += V) {
+            vec x[V];
+            UNROLL for (int k = 0; k < V; k++)
+                x[k] = r + k < rows ? NAME(load)(from + (r + k) * from_stride + c) : (vec){0};
+            NAME(turn)(x);
+            UNROLL for (int k = 0; k < V; k++)
+                if (c + k < columns)
+                    NAME(store)(to + (c + k) * to_stride + r, x[k]);
+        }
 }
 
 /* delta_below = delta W^T, computed transposed, W delta^T, so that rows of W are read as they
@@ -957,8 +997,10 @@ static void NAME(backward_many)(Network *net, const Layer *layer, int64_t rows)
     for (int64_t i = 0; i < layer->inputs; i += BLOCK)
         for (int64_t o = 0; o < layer->outputs; o += PANEL) {
             const Block block = block_at(layer, i, o);
-            NAME(multiply)(NAME(INNERS), block.tall, wide, layer->values.weight + block.at,
-                           block.width, net->columns + o * wide, wide,
+            const float *row[BLOCK];
+            for (int64_t t = 0; t < block.tall; t++)
+                row[t] = layer->values.weight + block.at + t * block.width;
+            NAME(multiply)(NAME(INNERS), block.tall, wide, row, 0, net->columns + o * wide, wide,
                            net->columns_below + i * wide, wide,
                            smaller(PANEL, layer->outputs - o));
         }
@@ -1049,22 +1091,21 @@ static void NAME(scale)(float *values, int64_t count, float factor)
 
 /* Update the weights of a layer block by block, each while it is in L1.
    Plain SGD adds x^T (-lr delta) to them; overwrites delta. The other rules need x^T delta.
-   next_rows: of the first layer, how many examples of the next batch to put through the new
-   weights; their x W + b is then in layer->out. */
+   begin: put the next batch through the new weights of the first layer; its x W + b is then in
+   layer->out. */
 static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int sparse,
-                                const Step *step, int64_t next_rows)
+                                const Step *step, int begin)
 {
     Layer *layer = &net->layer[l];
     const int far = layer->inputs * layer->padded > FAR;
     NAME(Tile) *const *outers = far ? NAME(OUTERS_FAR) : NAME(OUTERS);
-    int64_t stride;
-    NAME(begin_with_bias)(layer, next_rows);
+    if (begin)
+        NAME(begin_with_bias)(layer, net->next_rows);
     if (step->rule == PLAIN)
         NAME(scale)(net->delta, rows * layer->padded, -step->lr);
     for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
-        const float *x = sparse ? NULL : NAME(columns)(net, l, i, rows, &stride);
-        if (next_rows > 0)
-            NAME(copy_columns)(net, net->next, i, next_rows, net->next_x);
+        if (l == 0)
+            NAME(fetch)(net, net->next, i + BLOCK, net->next_rows);
         for (int64_t o = 0; o < layer->padded; o += PANEL) {
             const Block block = block_at(layer, i, o);
             const int64_t count = block.tall * block.width;
@@ -1077,13 +1118,13 @@ static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int spars
             if (sparse)
                 NAME(sparse_block)(net, i, block, rows, 1, sum, net->delta + o);
             else
-                NAME(multiply)(outers, rows, block.width, x, stride, sum, block.width,
-                               net->delta + o, layer->padded, block.tall);
+                NAME(multiply)(outers, rows, block.width, NAME(rows_of)(net, l), i, sum,
+                               block.width, net->delta + o, layer->padded, block.tall);
             if (step->rule != PLAIN)
                 NAME(apply)(step, count, weight, sum, layer->moments[0].weight + block.at,
                             second == NULL ? NULL : second + block.at);
-            if (next_rows > 0)
-                NAME(multiply)(NAME(INNERS), next_rows, block.width, net->next_x, BLOCK, weight,
+            if (begin)
+                NAME(multiply)(NAME(INNERS), net->next_rows, block.width, net->next, i, weight,
                                block.width, layer->out + o, layer->padded, block.tall);
         }
     }
@@ -1115,14 +1156,15 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
                         int64_t batch, const Optimizer *optimizer, double *sums)
 {
     int may_skip = NAME(finite_first_layer)(net), begun = 0;
-    int64_t rows = smaller(batch, n), next_rows;
+    int64_t rows = smaller(batch, n);
     sums[0] = sums[1] = 0;
     NAME(take)(split, order, 0, rows, net->example);
     int sparse = may_skip && NAME(find_nonzero)(net, net->example, rows);
-    for (int64_t from = 0; from < n; from += rows, rows = next_rows) {
+    for (int64_t from = 0; from < n; from += rows, rows = net->next_rows) {
         const Step step = next_step(optimizer, net->steps);
-        next_rows = smaller(batch, n - from - rows);
-        NAME(take)(split, order, from + rows, next_rows, net->next);
+        net->next_rows = smaller(batch, n - from - rows);
+        NAME(take)(split, order, from + rows, net->next_rows, net->next);
+        NAME(fetch)(net, net->next, 0, net->next_rows);
         NAME(take_labels)(net, split, order, from, rows);
         NAME(forward)(net, rows, sparse, begun);
         NAME(cross_entropy)(net, rows, sums);
@@ -1137,12 +1179,12 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
                 NAME(update_weight)(net, l, rows, 0, &step, 0);
             } else if (sparse && may_skip) {
                 NAME(update_weight)(net, 0, rows, 1, &step, 0);
-                sparse = NAME(find_nonzero)(net, net->next, next_rows);
+                sparse = NAME(find_nonzero)(net, net->next, net->next_rows);
                 begun = 0;
             } else {
-                sparse = may_skip && NAME(find_nonzero)(net, net->next, next_rows);
+                sparse = may_skip && NAME(find_nonzero)(net, net->next, net->next_rows);
                 begun = !sparse;
-                NAME(update_weight)(net, 0, rows, 0, &step, begun ? next_rows : 0);
+                NAME(update_weight)(net, 0, rows, 0, &step, begun);
             }
             float *const done = net->delta;
             net->delta = net->delta_below;
@@ -1175,6 +1217,9 @@ static const Kernels NAME(kernels) = {NAME(train), NAME(evaluate)};
 #undef vec
 #undef ivec
 #undef UNROLL
+#undef SHUFFLE
+#undef LOW_HALVES
+#undef HIGH_HALVES
 #undef TILE
 #undef EACH_ROWS
 #undef EACH_TILE
