@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -60,6 +61,13 @@ class Job:
     def name(self) -> str:
         return self.folder.name
 
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells its result from another's: its fingerprint, and config as JSON values."""
+        assert self.config is not None
+        plain = configuration.plain(self.config)
+        return {"fingerprint": configuration.fingerprint(self.config), "config": plain}
+
 
 @dataclass
 class Outcome:
@@ -103,18 +111,17 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
     waiting: list[tuple[Outcome, Config]] = []
     taken: set[Path] = set()
     for outcome in outcomes:
-        outcome.error = outcome.job.refused
-        config = outcome.job.config
+        job = outcome.job
+        outcome.error = job.refused
+        config = job.config
         if config is None:
             continue
         try:
-            if outcome.job.folder in taken:
-                raise ValueError(
-                    f"two runs of this sweep go to {outcome.job.folder}; give each value once"
-                )
-            taken.add(outcome.job.folder)
+            if job.folder in taken:
+                raise ValueError(f"two runs of this sweep go to {job.folder}; give each value once")
+            taken.add(job.folder)
             if not config.force:
-                outcome.result = earlier_result(outcome.job, config)
+                outcome.result = records.finished_result(job.folder, **job.identity)
             if outcome.result is None:
                 waiting.append((outcome, config))
         except (ValueError, OSError) as error:
@@ -152,11 +159,6 @@ def put_questions(outcomes: Sequence[Outcome]) -> None:
             outcome.answers = questions.ask(config, outcome.job.folder)
         except (ValueError, OSError) as error:
             outcome.error = error
-
-
-def earlier_result(job: Job, config: Config) -> dict[str, Any] | None:
-    mark, plain = configuration.fingerprint(config), configuration.plain(config)
-    return records.finished_result(job.folder, mark, plain)
 
 
 def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
@@ -246,14 +248,14 @@ def describe(job: Job, config: Config, run: Run, data: Data) -> dict[str, Any]:
     return {
         "name": job.name,
         "overrides": job.overrides,
-        "fingerprint": configuration.fingerprint(config),
+        "fingerprint": job.identity["fingerprint"],
         "seed": config.seed,
         "weights": model.weights(run.model),
         "parameters": model.parameters(run.model),
         "dataset": data.provenance,
         "versions": records.versions(),
         "git": records.git_revision(),
-        "config": configuration.plain(config),
+        "config": job.identity["config"],
     }
 
 
@@ -330,11 +332,11 @@ def open_folder(task: Task) -> bool:
         task.outcome.error = error
         return False
     data, place = task.identity["dataset"], task.identity["device"]
-    task.folder.log(f"{job.name}: {json.dumps(task.identity['config'])}")
-    task.folder.log(f"data: {data['source']}, {data['sizes']}")
     task.folder.log(
+        f"{job.name}: {json.dumps(task.identity['config'])}",
+        f"data: {data['source']}, {data['sizes']}",
         f"engine: {task.engine.name} ({task.identity['engine_reason']}) "
-        f"on {place['name']}, {place['threads']} thread(s)"
+        f"on {place['name']}, {place['threads']} thread(s)",
     )
     return True
 
