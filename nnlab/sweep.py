@@ -130,6 +130,10 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
     if done:
         log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
     if waiting:
+        if "torch" not in sys.modules and cores() > 1 and not waiting[0][1].plan:
+            from nnlab.report import drawing
+
+            drawing.start()  # on a core that is idle while torch is imported
         from nnlab import device
 
         with device.cpu_threads(1):  # these tensors are too small for more to pay
@@ -279,8 +283,6 @@ def train_tasks(tasks: Sequence[Task]) -> None:
                 for group in groups.values()
                 if group[0].engine.side_by_side
             ]
-            if 0 < len(futures) < cores():  # on a core that is left: training is being timed
-                import nnlab.report.figures  # noqa: F401  # slow to import; so it costs no time
             try:
                 for future in futures:
                     future.result()

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.report import summary
+from nnlab.report import drawing, summary
 from nnlab.report.runs import read, read_run
 from nnlab.report.times import duration
 
@@ -47,10 +47,7 @@ def write(study: Path, curves: Sequence[Path] = ()) -> Report:
     be written to.
     """
     runs = read(study)
-    # Here, because the table alone can do without matplotlib (0.3 s to import).
-    from nnlab.report import figures
-
     files = [study / "summary.csv"]
     summary.write_csv(runs, files[0])
-    files += figures.write(runs, study, curves)
+    files += drawing.write(runs, study, curves)
     return Report(summary.table(runs), summary.notes(runs), files)
