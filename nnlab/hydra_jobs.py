@@ -8,11 +8,10 @@ import json
 import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -29,6 +28,12 @@ from nnlab import config as configuration
 from nnlab import sweep
 
 LONGEST_NAME = 100
+YAML: TypeAlias = dict[tuple[str, ...], str]  # by the keys that lead there
+# What of hydra's node differs between jobs, and the entries that hold it.
+OWN = {("hydra", key) for key in ("job", "overrides", "runtime")} | {
+    *(("hydra", "job", key) for key in ("id", "num", "override_dirname")),
+    *(("hydra", "overrides", "task"), ("hydra", "runtime", "output_dir")),
+}
 
 
 def run_alone(composed: DictConfig) -> float:
@@ -63,8 +68,9 @@ def launch(
     ours = singleton.cfg
     loader = cast(SweepLoader, context.config_loader)
     for number, composer in enumerate(composers, first):
+        known: YAML = {}
         if watched:
-            config, known = composer(), None
+            config = composer()
             context.callbacks.on_job_start(config=config, task_function=task_function)
             hydra = config.hydra
             folder = Path(hydra.sweep.dir, hydra.sweep.subdir)
@@ -119,24 +125,16 @@ class RunReturn(JobReturn):
         return OmegaConf.masked_copy(self.composer(), "hydra")
 
 
-@dataclass(frozen=True)
-class Known:
-    """The YAML of a configuration's entries, of the task's and of hydra's, where it is known."""
-
-    task: dict[str, str] = field(default_factory=dict)
-    hydra: dict[str, str] = field(default_factory=dict)
-
-
 class Shared(NamedTuple):
     """What jobs that differ in plain values only have in common, in parts.
 
-    task: the configuration, pickled, with None in place of hydra's node. texts: without
-    hydra's entries that are a job's own.
+    task: the configuration, pickled, with None in place of hydra's node. parts: its YAML,
+    see ``yaml_parts``, apart from ``OWN``.
     """
 
     task: bytes
     hydra: DictConfig
-    texts: Known
+    parts: YAML
 
 
 class SweepLoader(ConfigLoaderImpl):
@@ -163,19 +161,19 @@ class SweepLoader(ConfigLoaderImpl):
 
     def lend(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
-    ) -> tuple[DictConfig, Known]:
+    ) -> tuple[DictConfig, YAML]:
         """Return what ``load_sweep_config`` does, in half the time, and what YAML is known of it.
 
         Its hydra node is every job's in turn: ``place`` it, and be done with it by the next call.
         """
         parsed = [self.parse(override) for override in sweep_overrides]
-        task, hydra, texts = self.shared(self.template(master_config, parsed))
+        task, hydra, parts = self.shared(self.template(master_config, parsed))
         config = pickle.loads(task)
         hydra._set_parent(config)
         config.__dict__["_content"]["hydra"] = hydra
         changed = {each.key_or_group.partition(".")[0] for each, is_plain in parsed if is_plain}
-        kept = {key: text for key, text in texts.task.items() if key not in changed}
-        return self.fill(config, master_config, parsed), Known(kept, texts.hydra)
+        known = {path: text for path, text in parts.items() if path[0] not in changed}
+        return self.fill(config, master_config, parsed), known
 
     def template(self, master: DictConfig, parsed: list[tuple[Override, bool]]) -> bytes:
         """Return the composition that lacks only the plain values, pickled."""
@@ -234,9 +232,8 @@ def share(template: bytes) -> Shared:
     hydra, content["hydra"] = content["hydra"], None
     task = pickle.dumps(config)
     content.pop("hydra")
-    own = ("job", "overrides", "runtime")
-    known = {key: text for key, text in texts(hydra, ("hydra",), {}).items() if key not in own}
-    return Shared(task, hydra, Known(texts(config, (), {}), known))
+    parts = yaml_parts(config, (), {}) | yaml_parts(hydra, ("hydra",), {})
+    return Shared(task, hydra, {path: text for path, text in parts.items() if path not in OWN})
 
 
 def compose(
@@ -253,8 +250,8 @@ def place(hydra: DictConfig, number: int) -> Path:
     job = hydra.job
     job.id = str(number)
     job.num = number
-    sweep_folder = hydra.sweep
-    folder = Path(sweep_folder.dir, sweep_folder.subdir)
+    where = hydra.sweep
+    folder = Path(where.dir, where.subdir)
     hydra.runtime.output_dir = str(folder.absolute())
     return folder
 
@@ -278,27 +275,34 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return config
 
 
-def hydra_files(
-    folder: str, hydra: DictConfig, task: DictConfig, known: Known | None = None
-) -> dict[str, str]:
+def hydra_files(folder: str, hydra: DictConfig, task: DictConfig, known: YAML) -> dict[str, str]:
     """Return the content of the files that Hydra keeps in a run's folder, by their path."""
-    known = known or Known()
-    ours = texts(task, (), known.task)
-    hydras = texts(hydra, ("hydra",), known.hydra)
-    lines = [_dump(json.dumps([line])) for line in to_tree(hydra.overrides)["task"]]
+    lines = [_dump(json.dumps([line])) for line in to_tree(hydra.overrides.task)]
     return {
-        f"{folder}/config.yaml": "".join(ours.values()),
-        f"{folder}/hydra.yaml": "".join(["hydra:\n", *hydras.values()]),
+        f"{folder}/config.yaml": "".join(yaml_parts(task, (), known).values()),
+        f"{folder}/hydra.yaml": "hydra:\n" + "".join(yaml_parts(hydra, ("hydra",), known).values()),
         f"{folder}/overrides.yaml": "".join(lines) or "[]\n",
     }
 
 
-def texts(config: DictConfig, path: tuple[str, ...], known: dict[str, str]) -> dict[str, str]:
-    """Return the YAML of each entry as it stands below the keys of ``path``."""
-    return {
-        key: known.get(key) or to_yaml({key: to_tree(config._get_child(key))}, path)
-        for key in map(str, config)
-    }
+def yaml_parts(config: DictConfig, path: tuple[str, ...], known: YAML) -> YAML:
+    """Return the YAML of a configuration that stands at ``path``, an entry each, in order.
+
+    Those of ``OWN`` that have entries are their key only, followed by their entries.
+    """
+    parts: YAML = {}
+    for key in map(str, config):
+        here = (*path, key)
+        if here in known:
+            parts[here] = known[here]
+            continue
+        child = config._get_child(key)
+        if here in OWN and isinstance(child, DictConfig):
+            parts[here] = "  " * len(path) + f"{key}:\n"
+            parts |= yaml_parts(child, here, known)
+        else:
+            parts[here] = to_yaml({key: to_tree(child)}, path)
+    return parts
 
 
 def to_tree(node: Any) -> Any:

@@ -49,8 +49,9 @@ class RunFolder:
             for name in (RESULT, METRICS, WEIGHTS, "curves.png", *ANSWERS):  # the log goes on
                 (path / name).unlink(missing_ok=True)
         self.write_result(status="running", durable=False)
+        for folder in {(path / name).parent for name in hydra_files}:
+            folder.mkdir(exist_ok=True)
         for name, content in hydra_files.items():
-            (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(content, encoding="utf-8")
         self._add(METRICS, ",".join(COLUMNS))
 
@@ -101,8 +102,9 @@ def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

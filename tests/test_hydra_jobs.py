@@ -179,7 +179,7 @@ def test_hydras_files_are_those_that_run_job_writes(
     found = []
     composed = hydra_jobs.compose(HydraContext(ours, Callbacks()), swept, overrides, 7)
     hydra = composed.hydra
-    found.append(hydra_jobs.hydra_files(".hydra", hydra, hydra_jobs.without_hydra(composed)))
+    found.append(hydra_jobs.hydra_files(".hydra", hydra, hydra_jobs.without_hydra(composed), {}))
     for before in (JOBS[0], overrides):  # a second time, or after another job
         hydra_jobs.place(ours.lend(swept, before)[0].hydra, 8)
         composed, known = ours.lend(swept, overrides)
