@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from nnlab import config as configuration
@@ -270,8 +270,7 @@ def as_job(
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """Take Hydra's own part out of a composed configuration, in place; return it."""
-    with read_write(config), open_dict(config):
-        del config["hydra"]
+    del config.__dict__["_content"]["hydra"]  # whatever its flags say: they are not for us
     return config
 
 
