@@ -42,12 +42,16 @@ class RunFolder:
         """
         self.path = path
         self.identity = identity
-        path.mkdir(parents=True, exist_ok=True)
-        for name in (RESULT, METRICS, WEIGHTS, "curves.png", *ANSWERS):  # the log goes on
-            (path / name).unlink(missing_ok=True)
+        self.identity_text = json.dumps(identity, indent=2, allow_nan=False)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            for name in (RESULT, METRICS, WEIGHTS, "curves.png", *ANSWERS):  # the log goes on
+                (path / name).unlink(missing_ok=True)
         self.write_result(status="running", durable=False)
+        for folder in {(path / name).parent for name in hydra_files}:
+            folder.mkdir(exist_ok=True)
         for name, content in hydra_files.items():
-            (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(content, encoding="utf-8")
         self._add(METRICS, ",".join(COLUMNS))
 
@@ -55,9 +59,10 @@ class RunFolder:
         """Put an epoch's row on disk."""
         self._add(METRICS, ",".join("" if v is None else f"{v:.9g}" for v in row))
 
-    def log(self, text: str) -> None:
+    def log(self, *texts: str) -> None:
         """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
-        self._add(LOG, f"[{datetime.now().isoformat(' ', 'milliseconds')}] {text}")
+        now = datetime.now().isoformat(" ", "milliseconds")
+        self._add(LOG, "\n".join(f"[{now}] {text}" for text in texts))
 
     def _add(self, name: str, line: str) -> None:
         # Opened anew each time: a stack of a thousand runs would run out of open files.
@@ -77,10 +82,11 @@ class RunFolder:
         self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
 
     def write_result(self, durable: bool = True, **outcome: Any) -> dict[str, Any]:
-        result = {**outcome, **self.identity}
-        text = json.dumps(result, indent=2, allow_nan=False)
-        write_whole(self.path / RESULT, (text + "\n").encode(), durable)
-        return result
+        # The identity is the longer part by far: put into JSON once, and joined here.
+        text = json.dumps(outcome, indent=2, allow_nan=False)
+        text = f"{text[:-2]},{self.identity_text[1:]}\n"
+        write_whole(self.path / RESULT, text.encode(), durable)
+        return {**outcome, **self.identity}
 
 
 def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
@@ -96,8 +102,9 @@ def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

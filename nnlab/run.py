@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ FIXED = "hydra.job.config.override_dirname.exclude_keys"
 
 
 def main() -> None:
+    gc.set_threshold(100_000, 20)  # the default looks for garbage 100 times per job
     config.register()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra words an error and ends the process itself unless told to raise it.
@@ -36,7 +38,9 @@ def main() -> None:
         if wants_traceback or message is None:
             raise
         sys.exit(message)
-    sys.exit(sweep.conclude())
+    status = sweep.conclude()
+    gc.freeze()  # else Python's last search for garbage goes through all of torch: 0.3 s
+    sys.exit(status)
 
 
 def arrange(arguments: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -63,6 +64,13 @@ class Job:
     def name(self) -> str:
         return self.folder.name
 
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells its result from another's: its fingerprint, and config as JSON values."""
+        assert self.config is not None
+        plain = configuration.plain(self.config)
+        return {"fingerprint": configuration.fingerprint(self.config), "config": plain}
+
 
 @dataclass
 class Outcome:
@@ -96,8 +104,10 @@ class Task:
     folder: records.RunFolder | None = None
 
 
-def train(jobs: Sequence[Job]) -> list[Outcome]:
+def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
     """Train what is not done yet, each run into its folder; one bad job harms no other.
+
+    report: whether this process is to ``conclude``, and may prepare for its figures.
 
     Returns an outcome per job, in order. On KeyboardInterrupt every run stops after its
     current epoch; its folder then says "running", and the same command trains it anew.
@@ -106,18 +116,17 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
     waiting: list[tuple[Outcome, Config]] = []
     taken: set[Path] = set()
     for outcome in outcomes:
-        outcome.error = outcome.job.refused
-        config = outcome.job.config
+        job = outcome.job
+        outcome.error = job.refused
+        config = job.config
         if config is None:
             continue
         try:
-            if outcome.job.folder in taken:
-                raise ValueError(
-                    f"two runs of this sweep go to {outcome.job.folder}; give each value once"
-                )
-            taken.add(outcome.job.folder)
+            if job.folder in taken:
+                raise ValueError(f"two runs of this sweep go to {job.folder}; give each value once")
+            taken.add(job.folder)
             if not config.force:
-                outcome.result = earlier_result(outcome.job, config)
+                outcome.result = records.finished_result(job.folder, **job.identity)
             if outcome.result is None:
                 waiting.append((outcome, config))
         except (ValueError, OSError) as error:
@@ -126,6 +135,10 @@ def train(jobs: Sequence[Job]) -> list[Outcome]:
     if done:
         log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
     if waiting:
+        if report and "torch" not in sys.modules and cores() > 1 and not waiting[0][1].plan:
+            from nnlab.report import drawing
+
+            drawing.start()  # on a core that is idle while torch is imported
         from nnlab import device
 
         with device.cpu_threads(1):  # these tensors are too small for more to pay
@@ -155,11 +168,6 @@ def put_questions(outcomes: Sequence[Outcome]) -> None:
             outcome.answers = questions.ask(config, outcome.job.folder)
         except (ValueError, OSError) as error:
             outcome.error = error
-
-
-def earlier_result(job: Job, config: Config) -> dict[str, Any] | None:
-    mark, plain = configuration.fingerprint(config), configuration.plain(config)
-    return records.finished_result(job.folder, mark, plain)
 
 
 def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
@@ -254,14 +262,14 @@ def describe(job: Job, config: Config, run: Run, data: Data) -> dict[str, Any]:
     return {
         "name": job.name,
         "overrides": job.overrides,
-        "fingerprint": configuration.fingerprint(config),
+        "fingerprint": job.identity["fingerprint"],
         "seed": config.seed,
         "weights": model.weights(run.model),
         "parameters": model.parameters(run.model),
         "dataset": data.provenance,
         "versions": records.versions(),
         "git": records.git_revision(),
-        "config": configuration.plain(config),
+        "config": job.identity["config"],
     }
 
 
@@ -331,8 +339,6 @@ def train_side_by_side(
     sys.setswitchinterval(1e-4)
     with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool:
         futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
-        if len(futures) < cores():  # on a core that is left: training is being timed
-            import nnlab.report.figures  # noqa: F401  # slow to import; so it costs no time
         try:
             for future in futures:
                 future.result()
@@ -397,11 +403,11 @@ def open_folder(task: Task) -> bool:
         task.outcome.error = error
         return False
     data, place = task.identity["dataset"], task.identity["device"]
-    task.folder.log(f"{job.name}: {json.dumps(task.identity['config'])}")
-    task.folder.log(f"data: {data['source']}, {data['sizes']}")
     task.folder.log(
+        f"{job.name}: {json.dumps(task.identity['config'])}",
+        f"data: {data['source']}, {data['sizes']}",
         f"engine: {task.engine.name} ({task.identity['engine_reason']}) "
-        f"on {place['name']}, {place['threads']} thread(s)"
+        f"on {place['name']}, {place['threads']} thread(s)",
     )
     return True
 

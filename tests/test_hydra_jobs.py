@@ -44,6 +44,7 @@ JOBS = [
     ["stopping=plateau", "valid_size=100", "stopping.patience=4"],
     ["model.activation=tanh", "engine=torch", "objective=${study}"],
     ["study=${dataset.name}-${seed}", "seed=9"],
+    ["hydra={verbose:true}", "seed=4"],
     [],
 ]
 
@@ -100,6 +101,35 @@ def test_composition_is_hydras_own(
     assert found.hydra.job.override_dirname == expected.hydra.job.override_dirname
 
 
+@pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
+def test_a_lent_composition_is_hydras_own(
+    loader: ConfigLoaderImpl, used: tuple[DictConfig, SweepLoader], overrides: list[str]
+) -> None:
+    swept, ours = used
+    expected = hydra_jobs.compose(HydraContext(loader, Callbacks()), swept, overrides, 3)
+    for number, job in enumerate([*JOBS, overrides], 3 - len(JOBS)):
+        found, _ = ours.lend(swept, job)
+        hydra_jobs.place(found.hydra, number)
+    assert list(nodes(found)) == list(nodes(expected))
+    assert OmegaConf.to_yaml(found, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
+
+
+def test_a_job_does_not_change_the_next(loader: ConfigLoaderImpl) -> None:
+    swept, ours = master(loader), SweepLoader(loader.get_search_path())
+    expected = list(nodes(loader.load_sweep_config(swept, ["seed=1"])))
+    spoilt = [ours.load_sweep_config(swept, ["seed=1"]), ours.lend(swept, ["seed=1"])[0]]
+    for composed in spoilt:
+        OmegaConf.set_struct(composed, False)
+        composed.optimizer.lr = 7
+        composed.model.hidden.append(3)
+        del composed["dataset"]
+    spoilt[0].hydra.job.name = "other"
+    spoilt[0].hydra.sweep.dir = "elsewhere"
+    lent, _ = ours.lend(swept, ["seed=1"])
+    for found in (ours.load_sweep_config(swept, ["seed=1"]), lent):
+        assert list(nodes(found)) == expected
+
+
 def test_jobs_that_differ_in_values_are_one_composition(
     loader: ConfigLoaderImpl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,8 +175,18 @@ def test_hydras_files_are_those_that_run_job_writes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     swept = master(loader)
-    ours = HydraContext(SweepLoader(loader.get_search_path()), Callbacks())
-    found = hydra_jobs.hydra_files(hydra_jobs.compose(ours, swept, overrides, 7))
+    ours = SweepLoader(loader.get_search_path())
+    found = []
+    composed = hydra_jobs.compose(HydraContext(ours, Callbacks()), swept, overrides, 7)
+    hydra = composed.hydra
+    found.append(hydra_jobs.hydra_files(".hydra", hydra, hydra_jobs.without_hydra(composed), {}))
+    for before in (JOBS[0], overrides):  # a second time, or after another job
+        hydra_jobs.place(ours.lend(swept, before)[0].hydra, 8)
+        composed, known = ours.lend(swept, overrides)
+        hydra = composed.hydra
+        hydra_jobs.place(hydra, 7)
+        task = hydra_jobs.without_hydra(composed)
+        found.append(hydra_jobs.hydra_files(".hydra", hydra, task, known))
 
     composed = loader.load_sweep_config(swept, overrides)
     composed.hydra.job.id, composed.hydra.job.num = "7", 7
@@ -161,7 +201,7 @@ def test_hydras_files_are_those_that_run_job_writes(
     assert returned.hydra_cfg is not None
     folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
     expected = {f".hydra/{path.name}": path.read_text() for path in folder.glob(".hydra/*")}
-    assert found == expected
+    assert found == [expected] * 3
 
 
 def test_a_return_shows_the_configurations(loader: ConfigLoaderImpl) -> None:

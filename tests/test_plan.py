@@ -22,8 +22,9 @@ def configured(*overrides: str) -> Config:
 def tasks(folder: Path, *commands: tuple[str, ...]) -> list[sweep.Task]:
     waiting = []
     for number, overrides in enumerate(commands):
-        job = sweep.Job(folder / str(number), list(overrides), "test_loss", {})
-        waiting.append((sweep.Outcome(job), configured("test_size=100", *overrides)))
+        config = configured("test_size=100", *overrides)
+        job = sweep.Job(folder / str(number), list(overrides), "test_loss", {}, config)
+        waiting.append((sweep.Outcome(job), config))
     made = sweep.prepare(waiting)
     assert [outcome.error for outcome, _ in waiting] == [None] * len(commands)
     return made

@@ -23,15 +23,17 @@ def balanced(labels: Tensor, size: int, generator: Generator) -> Tensor:
     >>> labels[balanced(labels, 4, torch.Generator().manual_seed(0))].bincount()
     tensor([2, 2])
     """
+    if size == 0:
+        return torch.empty(0, dtype=torch.int64)
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    members = by_class.split(torch.unique(labels, return_counts=True)[1].tolist())
+    counts = labels.bincount()
+    members = by_class.split(counts[counts > 0].tolist())
     rounds = min((len(indices) for indices in members), default=0)
     _require(size, len(members) * rounds, f"{len(members)} classes x {rounds} of the rarest")
-    if size == 0:
-        return shuffled[:0]
     # Row r holds the r-th example of every class; each row is dealt out in its own order.
-    rows = torch.stack([indices[:rounds] for indices in members], dim=1)
+    needed = -(-size // len(members))
+    rows = torch.stack([indices[:needed] for indices in members], dim=1)
     order = torch.rand(rows.shape, generator=generator).argsort(dim=1, stable=True)
     return rows.gather(1, order).flatten()[:size]
 

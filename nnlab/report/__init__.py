@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.report import summary
+from nnlab.report import drawing, page, summary
 from nnlab.report.runs import read, read_run
 from nnlab.report.times import duration
 
@@ -47,11 +47,8 @@ def write(study: Path, curves: Sequence[Path] = ()) -> Report:
     be written to.
     """
     runs = read(study)
-    # Here, because the table alone can do without matplotlib (0.3 s to import).
-    from nnlab.report import figures, page
-
     table, notes, results = summary.table(runs), summary.notes(runs), study / "summary.csv"
     summary.write_csv(runs, results)
-    drawn = figures.write(runs, study, curves)
+    drawn = drawing.write(runs, study, curves)
     made = page.write(runs, table, notes, drawn, study)
     return Report(table, notes, [results, *drawn, made])

@@ -1,0 +1,78 @@
+"""Drawing the figures, in a second process if one was started in time.
+
+That one imports matplotlib while this one imports torch, which takes a second on one core.
+"""
+
+from __future__ import annotations
+
+import atexit
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnlab.report.runs import Run
+
+_artist: subprocess.Popen[bytes] | None = None
+
+
+def start() -> None:
+    """Start the second process; it ends with this one."""
+    global _artist
+    command = [sys.executable, "-c", "from nnlab.report import drawing; drawing.serve()"]
+    pipe = subprocess.PIPE
+    try:
+        # In a session of its own: Ctrl-C is for the runs, and this process ends it.
+        _artist = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+    except OSError:
+        return
+    atexit.register(stop)
+
+
+def stop() -> None:
+    """End the second process, if there is one."""
+    global _artist
+    if _artist is not None:
+        _artist.kill()
+        _artist.communicate()
+        _artist = None
+
+
+def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[Path]:
+    """Do what ``figures.write`` does, in the second process or, without it, in this one."""
+    if _artist is not None:
+        assert _artist.stdin is not None
+        assert _artist.stdout is not None
+        try:
+            pickle.dump((runs, study, curves_for), _artist.stdin)
+            _artist.stdin.flush()
+            drawn: list[Path] | Exception = pickle.load(_artist.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):  # it was ended from outside
+            stop()
+        else:
+            if isinstance(drawn, Exception):
+                raise drawn
+            return drawn
+    from nnlab.report import figures
+
+    return figures.write(runs, study, curves_for)
+
+
+def serve() -> None:
+    """Draw what is asked for on the standard input, until that ends."""
+    from nnlab.report import figures
+
+    figures.frame("", [])[0].canvas.draw()  # the first one takes longer: it loads the fonts
+    while True:
+        try:
+            asked = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer: list[Path] | Exception
+        try:
+            answer = figures.write(*asked)
+        except Exception as error:
+            answer = error
+        pickle.dump(answer, sys.stdout.buffer)
+        sys.stdout.flush()

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nnlab.report import drawing, figures
+from nnlab.report.runs import read
+from tests.report.test_figures import size_sweep
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Path]:
+    size_sweep(tmp_path / "study")
+    drawing.start()
+    yield tmp_path / "study"
+    drawing.stop()
+
+
+def contents(files: list[Path]) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in files}
+
+
+def test_both_processes_draw_the_same(study: Path) -> None:
+    runs = read(study)
+    found = contents(drawing.write(runs, study, []))
+    assert len(found) == 3
+    assert drawing._artist is not None  # it drew, and could draw again
+    assert found == contents(figures.write(runs, study, []))
+
+
+def test_an_error_comes_back(study: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        drawing.write(read(study), study / "nowhere", [])
+
+
+def test_without_the_second_process_this_one_draws(study: Path) -> None:
+    assert drawing._artist is not None
+    drawing._artist.kill()
+    drawing._artist.wait()
+    assert len(drawing.write(read(study), study, [])) == 3
+    assert drawing._artist is None
