@@ -154,7 +154,14 @@ class SweepLoader(ConfigLoaderImpl):
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """Return what Hydra's loader would, composed from the files at most once per choice."""
+        """Return what Hydra's loader would, composed from the files at most once per choice.
+
+        Lent: Hydra's sweepers compose every job to see whether it is legal, and let it go.
+        """
+        return self.lend(master_config, sweep_overrides)[0]
+
+    def own(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        """Return what ``load_sweep_config`` does, to be kept."""
         parsed = [self.parse(override) for override in sweep_overrides]
         config = pickle.loads(self.template(master_config, parsed))
         return self.fill(config, master_config, parsed)
@@ -162,7 +169,7 @@ class SweepLoader(ConfigLoaderImpl):
     def lend(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
     ) -> tuple[DictConfig, YAML]:
-        """Return what ``load_sweep_config`` does, in half the time, and what YAML is known of it.
+        """Return what ``own`` does, in half the time, and what YAML is known of it.
 
         Its hydra node is every job's in turn: ``place`` it, and be done with it by the next call.
         """
@@ -240,7 +247,9 @@ def compose(
     context: HydraContext, master: DictConfig, overrides: Sequence[str], number: int
 ) -> DictConfig:
     """Compose one job as Hydra's own launchers do, with the folder where it goes."""
-    config = context.config_loader.load_sweep_config(master, list(overrides))
+    loader = context.config_loader
+    load = loader.own if isinstance(loader, SweepLoader) else loader.load_sweep_config
+    config = load(master, list(overrides))
     place(config.hydra, number)
     return config
 

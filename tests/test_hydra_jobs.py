@@ -94,11 +94,11 @@ def test_composition_is_hydras_own(
     loader: ConfigLoaderImpl, used: tuple[DictConfig, SweepLoader], overrides: list[str]
 ) -> None:
     swept, ours = used
-    found = ours.load_sweep_config(swept, overrides)
     expected = loader.load_sweep_config(swept, overrides)
-    assert list(nodes(found)) == list(nodes(expected))
-    assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
-    assert found.hydra.job.override_dirname == expected.hydra.job.override_dirname
+    for found in (ours.own(swept, overrides), ours.load_sweep_config(swept, overrides)):
+        assert list(nodes(found)) == list(nodes(expected))
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(expected)
+        assert found.hydra.job.override_dirname == expected.hydra.job.override_dirname
 
 
 @pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
@@ -117,7 +117,7 @@ def test_a_lent_composition_is_hydras_own(
 def test_a_job_does_not_change_the_next(loader: ConfigLoaderImpl) -> None:
     swept, ours = master(loader), SweepLoader(loader.get_search_path())
     expected = list(nodes(loader.load_sweep_config(swept, ["seed=1"])))
-    spoilt = [ours.load_sweep_config(swept, ["seed=1"]), ours.lend(swept, ["seed=1"])[0]]
+    spoilt = [ours.own(swept, ["seed=1"]), ours.lend(swept, ["seed=1"])[0]]
     for composed in spoilt:
         OmegaConf.set_struct(composed, False)
         composed.optimizer.lr = 7
@@ -126,7 +126,7 @@ def test_a_job_does_not_change_the_next(loader: ConfigLoaderImpl) -> None:
     spoilt[0].hydra.job.name = "other"
     spoilt[0].hydra.sweep.dir = "elsewhere"
     lent, _ = ours.lend(swept, ["seed=1"])
-    for found in (ours.load_sweep_config(swept, ["seed=1"]), lent):
+    for found in (ours.own(swept, ["seed=1"]), lent):
         assert list(nodes(found)) == expected
 
 
