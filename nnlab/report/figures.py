@@ -732,6 +732,6 @@ def number(value: Any, _: object = None) -> str:
     >>> [number(value) for value in (60000, 0.015, 1e-4, 2.5e-5)]
     ['60,000', '0.015', '1e-4', '2.5e-5']
     """
-    if 0 < abs(value) < 1e-3:  # 0.0001 would stand beside 2e-5
-        return str(np.format_float_scientific(value, precision=9, trim="-", exp_digits=1))
+    if 0 < abs(value) < 1e-3:
+        return spell(float(f"{value:.10g}"))
     return f"{value:,.10g}".replace("e+0", "e")

@@ -249,13 +249,15 @@ def rank(value: Value) -> tuple[int, tuple[float, ...], str]:
 def spell(value: Value) -> str:
     """Write a value as on the command line.
 
-    >>> [spell(value) for value in (1e-05, 0.01, 1000, (128, 64), True, None)]
-    ['1e-5', '0.01', '1000', '[128,64]', 'true', 'null']
+    >>> [spell(value) for value in (2e-05, 1e-4, 0.01, 1000, (128, 64), True, None)]
+    ['2e-5', '1e-4', '0.01', '1000', '[128,64]', 'true', 'null']
     """
     if isinstance(value, tuple):
         return f"[{','.join(map(spell, value))}]"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, float):
-        return f"{value:.12g}".replace("e-0", "e-").replace("e+0", "e")
+        if 0 < abs(value) < 1e-3:  # 0.0001 would stand beside 2e-5
+            return str(np.format_float_scientific(value, precision=11, trim="-", exp_digits=1))
+        return f"{value:.12g}".replace("e+0", "e")
     return str(value)

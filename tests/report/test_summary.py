@@ -121,7 +121,7 @@ def test_table_says_how_runs_ended(tmp_path: Path) -> None:
     )
     assert shown(tmp_path)[3:] == [
         ["1e-5", "3", "plateau", "0.25 s", "84.7 %", "0.500"],
-        ["0.0001", "3", "diverged", "0.25 s", "-", "-"],
+        ["1e-4", "3", "diverged", "0.25 s", "-", "-"],
         ["0.001", "0", "failed", "-", "-", "-"],
         ["0.01", "3", "unfinished", "0.25 s", "-", "-"],
     ]
@@ -265,7 +265,7 @@ def test_table_of_learning_rates_has_the_best_epoch(tmp_path: Path) -> None:
     assert table[3:] == [
         ["1e-5", "8", "max_epochs", "0.25 s", "84.7 %", "0.500", "8"],
         ["2e-5", "8", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
-        ["0.0001", "8", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
+        ["1e-4", "8", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
     ]
 
 
@@ -312,7 +312,7 @@ def test_notes_put_each_learning_rate_into_words(tmp_path: Path) -> None:
         "optimizer.lr=1e-5: best validation loss at epoch 8; still learning at the end; "
         "no overfitting seen; gap at the end 0.00 in loss, 23.4 points of accuracy",
         f"optimizer.lr=2e-5: {turned}",
-        f"optimizer.lr=0.0001: {turned}",
+        f"optimizer.lr=1e-4: {turned}",
         RULES,
     ]
 
