@@ -355,6 +355,10 @@ def validate(config: Config) -> None:
         limit = f"{name} looks at images, which dataset={dataset.name} has none of"
         images = table is None or name == "hardest"
         require(images, "evaluation", list(config.evaluation), limit)
+        split = config.hardest.split.name if name == "hardest" else "test"
+        limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"
+        some = name == "weights" or getattr(config, f"{split}_size") != 0
+        require(some, "evaluation", list(config.evaluation), limit)
     limit = "it must be at least 1"
     require(config.hardest.per_class >= 1, "hardest.per_class", config.hardest.per_class, limit)
     limit = "give sizes of the perturbation from 0 to 1, the range of a pixel"

@@ -479,7 +479,7 @@ def conclude() -> int:
         from nnlab import report
     for study in studies:
         ours = [outcome for outcome in history if outcome.job.folder.parent == study]
-        if any(outcome.trained for outcome in ours):
+        if any(outcome.trained or outcome.answers for outcome in ours):
             shown = report.write(study, curves=[ours[0].job.folder] if len(ours) == 1 else ())
         else:
             shown = report.look(study)

@@ -169,13 +169,14 @@ def test_questions_to_a_finished_run_do_not_train_it_again(tmp_path: Path) -> No
     ("overrides", "message"),
     [
         (("test_size=0", "evaluation=[hardest]"), "looks at the test examples, but test_size=0"),
-        (("evaluation=[hardest]", "hardest.split=valid"), "valid examples, but valid_size=0"),
+        (("evaluation=[hardest]", "hardest.split=valid"), "looks at the valid examples, but valid_size=0"),
         (("test_size=0", "evaluation=[fgsm]"), "looks at the test examples, but test_size=0"),
     ],
 )
-def test_questions_that_do_not_fit_are_one_message(
+def test_questions_that_do_not_fit_are_refused_before_training(
     tmp_path: Path, overrides: tuple[str, ...], message: str
 ) -> None:
     done = outcome(tmp_path / "a", "train_size=50", "stopping.max_epochs=1", *overrides)
     assert message in str(done.error)
-    assert done.result is not None  # the training itself is kept
+    assert done.result is None
+    assert not (tmp_path / "a").exists()
