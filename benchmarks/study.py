@@ -89,7 +89,8 @@ def measure(options: Options) -> Result:
         ],
         targets=[
             Target("the whole study", 90, study, "s", at_least=False),
-            Target("the study against eager loops on the same cores", 5, shared / study),
+            Target("the study against eager loops, one after another", 5, alone / study),
+            Target(f"the study against eager loops on {cores()} cores", 5, shared / study),
             Target("decoding the first time", 20, first, "s", at_least=False),
             Target("from the cache", 2, cached, "s", at_least=False),
         ],
