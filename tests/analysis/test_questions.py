@@ -169,7 +169,10 @@ def test_questions_to_a_finished_run_do_not_train_it_again(tmp_path: Path) -> No
     ("overrides", "message"),
     [
         (("test_size=0", "evaluation=[hardest]"), "looks at the test examples, but test_size=0"),
-        (("evaluation=[hardest]", "hardest.split=valid"), "looks at the valid examples, but valid_size=0"),
+        (
+            ("evaluation=[hardest]", "hardest.split=valid"),
+            "looks at the valid examples, but valid_size=0",
+        ),
         (("test_size=0", "evaluation=[fgsm]"), "looks at the test examples, but test_size=0"),
     ],
 )
