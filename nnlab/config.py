@@ -272,7 +272,8 @@ def validate(config: Config) -> None:
 
     def require(holds: bool, option: str, value: object, limit: str) -> None:
         if not holds:
-            raise ValueError(f"{option}={value} is not possible: {limit}")
+            shown = str(value).lower() if isinstance(value, bool) else value
+            raise ValueError(f"{option}={shown} is not possible: {limit}")
 
     def finite(option: str, value: float, least: float = 0.0) -> None:
         limit = f"it must be a finite number, at least {least:g}"

@@ -149,7 +149,6 @@ class SweepLoader(ConfigLoaderImpl):
         super().__init__(search_path)
         self.templates: dict[tuple[tuple[str, ...], int], bytes] = {}
         self.parsed: dict[str, tuple[Override, bool]] = {}  # and whether it is plain
-        self.shared = functools.lru_cache(maxsize=16)(share)
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -162,7 +161,7 @@ class SweepLoader(ConfigLoaderImpl):
 
     def own(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """Return what ``load_sweep_config`` does, to be kept."""
-        parsed = [self.parse(override) for override in sweep_overrides]
+        parsed = self.parse_all(sweep_overrides)
         config = pickle.loads(self.template(master_config, parsed))
         return self.fill(config, master_config, parsed)
 
@@ -173,8 +172,8 @@ class SweepLoader(ConfigLoaderImpl):
 
         Its hydra node is every job's in turn: ``place`` it, and be done with it by the next call.
         """
-        parsed = [self.parse(override) for override in sweep_overrides]
-        task, hydra, parts = self.shared(self.template(master_config, parsed))
+        parsed = self.parse_all(sweep_overrides)
+        task, hydra, parts = share(self.template(master_config, parsed))
         config = pickle.loads(task)
         hydra._set_parent(config)
         config.__dict__["_content"]["hydra"] = hydra
@@ -213,6 +212,15 @@ class SweepLoader(ConfigLoaderImpl):
         OmegaConf.copy_cache(from_config=master, to_config=config)
         return config
 
+    def parse_all(self, overrides: Sequence[str]) -> list[tuple[Override, bool]]:
+        """Parse a job's overrides, and say of each whether it is plain.
+
+        Where something is added or deleted, the order of all of them matters: none is plain.
+        """
+        parsed = [self.parse(override) for override in overrides]
+        in_order = any(override.type is not OverrideType.CHANGE for override, _ in parsed)
+        return [(override, is_plain and not in_order) for override, is_plain in parsed]
+
     def parse(self, text: str) -> tuple[Override, bool]:
         """Parse an override, and say whether it only sets a value of the task.
 
@@ -232,6 +240,7 @@ class SweepLoader(ConfigLoaderImpl):
         return self.parsed[text]
 
 
+@functools.lru_cache(maxsize=16)
 def share(template: bytes) -> Shared:
     """Take a pickled composition apart into what its jobs can share."""
     config = pickle.loads(template)

@@ -100,6 +100,7 @@ def kind(task: Task) -> str:
     plain = configuration.plain(task.config)
     parts: dict[str, Any] = {key: plain[key] for key in ("model", "batch_size", "threads")}
     optimizer = {k: v for k, v in plain["optimizer"].items() if k not in ("lr", "weight_decay")}
+    parts["trained"] = task.run.max_epochs > 0
     parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
     return json.dumps(parts, sort_keys=True) + str(task.place)
 

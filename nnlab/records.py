@@ -48,6 +48,8 @@ class RunFolder:
         except FileExistsError:
             for name in (RESULT, METRICS, WEIGHTS, "curves.png", *ANSWERS):  # the log goes on
                 (path / name).unlink(missing_ok=True)
+            for left in path.glob(".*.tmp"):  # by a process that was killed
+                left.unlink(missing_ok=True)
         self.write_result(status="running", durable=False)
         for folder in {(path / name).parent for name in hydra_files}:
             folder.mkdir(exist_ok=True)
@@ -114,7 +116,10 @@ def read_result(path: Path) -> dict[str, Any] | None:
     """
     file = path / RESULT
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        if not text:  # what a power failure leaves of a run that had just begun
+            return None
+        result = json.loads(text)
     except FileNotFoundError:
         return None
     except ValueError as error:

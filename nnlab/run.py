@@ -31,6 +31,7 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
             hydra_jobs.run_alone
         )()
+        status = sweep.conclude()
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; finished runs are kept, and the same command does the rest")
     except Exception as error:
@@ -38,7 +39,6 @@ def main() -> None:
         if wants_traceback or message is None:
             raise
         sys.exit(message)
-    status = sweep.conclude()
     gc.freeze()  # else Python's last search for garbage goes through all of torch: 0.3 s
     sys.exit(status)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -336,15 +337,18 @@ def train_side_by_side(
         return
     # An epoch may last a millisecond; a thread that has ended one should not wait five for
     # its turn in Python, which is the default.
+    before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool:
-        futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
         try:
+            futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
             for future in futures:
                 future.result()
         except KeyboardInterrupt:
             interrupted.set()
             raise
+        finally:
+            sys.setswitchinterval(before)
 
 
 class Training:
@@ -387,8 +391,9 @@ def train_group(
     except Exception as error:
         for task in opened.values():
             if task.outcome.result is None:
-                record(task).fail(error)
                 task.outcome.error = error
+                with contextlib.suppress(OSError):  # its folder may be what failed
+                    record(task).fail(error)
                 progress.end(
                     f"{task.outcome.job.name}: failed, see {record(task).path / records.LOG}"
                 )

@@ -108,7 +108,7 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["optimizer.lr=nan"], "optimizer.lr=nan"),
         (["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
         (["optimizer.momentum=-1"], "optimizer.momentum=-1"),
-        (["optimizer.nesterov=true"], "optimizer.nesterov=True .* momentum above 0"),
+        (["optimizer.nesterov=true"], "optimizer.nesterov=true .* momentum above 0"),
         (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]"),
         (["optimizer=adam", "optimizer.betas=[0.9,1]"], r"optimizer.betas=\[0.9, 1.0\]"),
         (["optimizer=adamw", "optimizer.eps=-1"], "optimizer.eps=-1"),
@@ -127,7 +127,7 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["model=perceptron"], "model=perceptron .* choose dataset=boolean"),
         (
             ["dataset=boolean", "dataset.inputs=3", "model=perceptron", "model.classic=true"],
-            "model.classic=True .* dataset.function=xor of dataset.inputs=2",
+            "model.classic=true .* dataset.function=xor of dataset.inputs=2",
         ),
         (["fgsm.eps=[]"], "fgsm.eps"),
         (["fgsm.shown=1.5"], "fgsm.eps.*shown: 1.5"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from nnlab import config, hydra_jobs
+from nnlab import config, hydra_jobs, sweep
 from nnlab.hydra_jobs import SweepLoader, folder_name
 from nnlab.run import CONF
 
@@ -40,6 +42,8 @@ JOBS = [
     ["optimizer=adam", "optimizer.eps=1e-6", "seed=5"],
     ["optimizer={lr:0.5,momentum:0.9}"],
     ["++seed=5", "train_size=8"],
+    ["seed=3", "++seed=5"],
+    ["++seed=5", "seed=3"],
     ["experiment=mnist_train_size", "train_size=70"],
     ["stopping=plateau", "valid_size=100", "stopping.patience=4"],
     ["model.activation=tanh", "engine=torch", "objective=${study}"],
@@ -258,3 +262,15 @@ def test_hydra_errors_are_composition_errors(loader: ConfigLoaderImpl) -> None:
 
 def test_the_singleton_is_put_back() -> None:
     assert HydraConfig.instance().cfg is None
+
+
+def test_a_return_can_be_pickled(loader: ConfigLoaderImpl, tmp_path: Path) -> None:
+    """As Hydra's PickleJobInfoCallback does."""
+    ours = SweepLoader(loader.get_search_path())
+    ours.lend(master(loader), ["seed=1"])
+    composer = functools.partial(
+        hydra_jobs.compose, HydraContext(ours, Callbacks()), master(loader), ["seed=1"], 0
+    )
+    outcome = sweep.Outcome(sweep.Job(tmp_path, ["seed=1"], "test_loss", {}))
+    found = pickle.loads(pickle.dumps(hydra_jobs.RunReturn(composer, outcome)))
+    assert found.cfg.seed == 1

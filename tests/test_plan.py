@@ -136,3 +136,10 @@ def test_perceptrons_take_no_steps(tmp_path: Path) -> None:
     made = plan.make(tasks(tmp_path, ("dataset=boolean", "test_size=null", "model=perceptron")), 1)
     assert [(each.steps, each.rate.step) for each in made.estimates] == [(0, 0.0)]
     assert made.seconds > 0
+
+
+def test_runs_with_and_without_epochs_are_timed_apart(tmp_path: Path) -> None:
+    both = ("stopping.max_epochs=0", "train_size=50"), ("stopping.max_epochs=3", "train_size=50")
+    without, trained = plan.make(tasks(tmp_path, *both), 1).estimates
+    assert without.rate.step == 0
+    assert trained.rate.step > 0

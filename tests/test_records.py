@@ -79,6 +79,11 @@ def test_which_runs_are_done(tmp_path: Path, status: str, done: bool) -> None:
     assert (finished_result(tmp_path, "ours", {}) is not None) == done
 
 
+def test_an_empty_file_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "result.json").touch()
+    assert records.read_result(tmp_path) is None
+
+
 def test_no_folder_is_no_result(tmp_path: Path) -> None:
     assert finished_result(tmp_path / "nothing", "ours", {}) is None
 
@@ -89,7 +94,7 @@ def test_a_foreign_run_is_named_by_what_differs(tmp_path: Path) -> None:
         finished_result(tmp_path, "other", {"a": 1, "b": {"c": 3}})
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '"text"'])
 def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(ValueError, match=r"result\.json is"):

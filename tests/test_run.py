@@ -247,7 +247,7 @@ BAD = {
     "plateau without validation": (["stopping=plateau"], "set valid_size"),
     "syntax": (["a b=1"], "a b=1"),
     "study that is a path": (["study=../x"], "study='../x'"),
-    "dampened nesterov": (["optimizer.nesterov=true"], "optimizer.nesterov=True"),
+    "dampened nesterov": (["optimizer.nesterov=true"], "optimizer.nesterov=true"),
 }
 
 

@@ -119,7 +119,9 @@ def choose(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], 
         reason = stacked.refuses(run, device)
     if wanted is not EngineName.auto:
         if reason is not None:
-            raise ValueError(f"engine={wanted.name} cannot train this run: {reason}")
+            raise ValueError(
+                f"engine={wanted.name} cannot train this run: {reason}; engine=auto takes what can"
+            )
         return engine, "asked for"
     if reason is None:
         return engine, f"the fastest on {device.type}"

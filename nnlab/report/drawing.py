@@ -14,17 +14,27 @@ from pathlib import Path
 
 from nnlab.report.runs import Run
 
+ANSWER = b"nnlab has drawn:\n"  # before an answer; anything else was printed by chance
 _artist: subprocess.Popen[bytes] | None = None
 
 
 def start() -> None:
     """Start the second process; it ends with this one."""
     global _artist
-    command = [sys.executable, "-c", "from nnlab.report import drawing; drawing.serve()"]
-    pipe = subprocess.PIPE
+    # With the path of this process: -c alone would put the working directory first.
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from nnlab.report import drawing; drawing.serve()"
+    )
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
     try:
         # In a session of its own: Ctrl-C is for the runs, and this process ends it.
-        _artist = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+        _artist = subprocess.Popen(
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows
+        )
     except OSError:
         return
     atexit.register(stop)
@@ -47,6 +57,9 @@ def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[
         try:
             pickle.dump((runs, study, curves_for), _artist.stdin)
             _artist.stdin.flush()
+            while (line := _artist.stdout.readline()) != ANSWER:
+                if not line:
+                    raise EOFError
             drawn: list[Path] | Exception = pickle.load(_artist.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):  # it was ended from outside
             stop()
@@ -74,5 +87,6 @@ def serve() -> None:
             answer = figures.write(*asked)
         except Exception as error:
             answer = error
-        pickle.dump(answer, sys.stdout.buffer)
+        print(flush=True)
+        sys.stdout.buffer.write(ANSWER + pickle.dumps(answer))
         sys.stdout.flush()

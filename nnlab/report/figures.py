@@ -256,7 +256,7 @@ def draw_losses(
         if len(whole) > 1:
             epochs = min((run.curves["epoch"] for run in whole), key=len)
             losses = np.array([run.curves["train_loss"][: len(epochs)] for run in whole])
-            axes.plot(epochs, losses.mean(axis=0), **look)
+            plot(axes, epochs, losses.mean(axis=0), **look)
             low, high = losses.min(axis=0), losses.max(axis=0)
             axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
         for run in group:
@@ -573,14 +573,17 @@ def over_epochs(axes: Axes, label: str, values: Sequence[Array]) -> None:
 def loss_scale(axes: Axes, losses: Sequence[Array]) -> None:
     """Fit the ordinate to these losses, on a log scale where they span a factor of ten.
 
+    What falls below 1e-5 of the loss that a curve typically begins with is as good as none.
     Leave out of them the runs that diverged, or those press all others flat.
     """
     known = np.concatenate(losses)
     known = known[np.isfinite(known) & (known > 0)]
     if not len(known):
         return
-    high = float(known.max())
-    low = max(float(known.min()), 1e-5 * high)  # below it, a loss is as good as none
+    begin = np.median(
+        [curve[np.isfinite(curve)][:1] for curve in losses if np.isfinite(curve).any()]
+    )
+    low, high = max(float(known.min()), 1e-5 * float(begin)), float(known.max())
     if high <= 10 * low:
         margin = 0.05 * (high - low) or 0.05 * high
         axes.set_ylim(low - margin, high + margin)
@@ -734,4 +737,4 @@ def number(value: Any, _: object = None) -> str:
     """
     if 0 < abs(value) < 1e-3:
         return spell(float(f"{value:.10g}"))
-    return f"{value:,.10g}".replace("e+0", "e")
+    return f"{value:,.10g}".replace("e+0", "e").replace("e+", "e")

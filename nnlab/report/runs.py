@@ -259,5 +259,5 @@ def spell(value: Value) -> str:
     if isinstance(value, float):
         if 0 < abs(value) < 1e-3:  # 0.0001 would stand beside 2e-5
             return str(np.format_float_scientific(value, precision=11, trim="-", exp_digits=1))
-        return f"{value:.12g}".replace("e+0", "e")
+        return f"{value:.12g}".replace("e+0", "e").replace("e+", "e")
     return str(value)

@@ -81,7 +81,7 @@ def table(runs: Sequence[Run]) -> Table:
         groups.append((("mean",), list(runs)))
     repeated = any(len(group) > 1 for _, group in groups)
 
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    made = empty()
     for index, key in enumerate(keys or ["run"]):
         right = is_number(groups[0][0][index])
         made.add_column(key, justify="right" if right else "left", overflow="fold")
@@ -104,7 +104,7 @@ def table(runs: Sequence[Run]) -> Table:
             found = outcome(group)
             cells += [str(len(group))] * repeated + [found[name] for name in results]
             last = index == len(groups) - 2 and alone
-            made.add_row(*(Text(cell, look(group)) for cell in cells), end_section=last)
+            made.add_row(*(Text(cell, style(group)) for cell in cells), end_section=last)
         elif index == hidden.start:
             made.add_row("…")
             made.caption = f"…: {len(hidden):,} more rows, all of them in summary.csv"
@@ -112,28 +112,33 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def grid(runs: Sequence[Run], down: str, across: str) -> Table:
-    """Lay out the test accuracy over two options: one line for each value of ``down``."""
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    """Lay out the test accuracy in % over two options: a line for each value of ``down``."""
+    made = empty()
     columns = sorted((value for (value,) in grouped(runs, [across])), key=rank)
     made.add_column(down, overflow="fold")
     for value in columns:
-        made.add_column(f"{across}\n{brief(value)}", justify="right", overflow="fold")
+        made.add_column(brief(value), justify="right", overflow="fold")
     for (value,), row in grouped(runs, [down]).items():
         cells = grouped(row, [across])
         shown = []
         for group in (cells.get((key,), []) for key in columns):
             found = outcome(group) if group else {"test\naccuracy": ""}
-            accuracy = found["test\naccuracy"]
-            shown.append(Text(found["stopped by"] if accuracy == "-" else accuracy, look(group)))
-        made.add_row(function(row[0]) if down == "dataset.function" else brief(value), *shown)
-    made.caption = "Test accuracy; all else is in summary.csv"
+            accuracy = found["test\naccuracy"].removesuffix(" %")
+            shown.append(Text(found["stopped by"] if accuracy == "-" else accuracy, style(group)))
+        named = down == "dataset.function" and across != "dataset.inputs"
+        made.add_row(function(row[0]) if named else brief(value), *shown)
+    made.caption = f"Test accuracy in %, a column for each {across}; all else is in summary.csv"
     return made
 
 
-def look(group: Sequence[Run]) -> str:
+def empty() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+
+
+def style(group: Sequence[Run]) -> str:
     """Return the style of what did not go well."""
     states = {run.status for run in group}
-    return next((style for state, style in STYLES.items() if state in states), "")
+    return next((name for state, name in STYLES.items() if state in states), "")
 
 
 def function(run: Run) -> str:
@@ -238,17 +243,18 @@ def readings(runs: Sequence[Run]) -> list[str]:
 
 def computed(runs: Sequence[Run]) -> list[str]:
     """Say of each network which Boolean functions it computes, in every row of their tables."""
-    tables = [run for run in runs if "dataset.function" in run.settings]
-    tables = [run for run in tables if run.test_accuracy is not None]
-    keys = [key for key in factors(runs) if key not in ("dataset.function", "dataset.inputs")]
-    said = []
-    for values, group in grouped(tables, [key for key in keys if key != "seed"]).items():
+    tables = [run for run in runs if run.test_accuracy is not None and tested_whole(run)]
+    known = ("dataset.function", "dataset.inputs", "seed")
+    keys = [key for key in factors(runs) if key not in known]
+    said, chance = [], False
+    for values, group in grouped(tables, keys).items():
         functions = grouped(group, ["dataset.function", "dataset.inputs"]).values()
         missed = [same for same in functions if any(run.test_accuracy != 1 for run in same)]
         few = []
         for same in missed[:SETTINGS]:
             found = outcome(same)
             accuracy, loss = found["test\naccuracy"], found["test\nloss"]
+            chance = chance or loss.startswith(f"{math.log(2):.3f}")
             few.append(f"{function(same[0])} ({accuracy}, loss {loss})")
         few += [f"{len(missed) - SETTINGS} more"] * (len(missed) > SETTINGS)
         if len(functions) > 1:
@@ -256,14 +262,20 @@ def computed(runs: Sequence[Run]) -> list[str]:
             line += f", not {', '.join(few)}" * bool(few)
         else:
             line = f"does not compute {few[0]}" if few else f"computes {function(group[0])}"
-        setting = assignments([key for key in keys if key != "seed"], values)
+        setting = assignments(keys, values)
         said.append(f"{setting}: {line}" if setting else line.capitalize())
-    if any("loss" in line for line in said):
+    if chance:
         said.append(
             f"a loss of ln 2 = {math.log(2):.3f} is chance: 0 and 1 are equally probable in every "
             f"row, and rounding decides which rows come out right"
         )
     return said
+
+
+def tested_whole(run: Run) -> bool:
+    """Tell whether a run was tested on every row of a truth table."""
+    inputs = run.settings.get("dataset.inputs")
+    return isinstance(inputs, int) and run.settings.get("test_size") in (None, 2**inputs)
 
 
 def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:

@@ -150,5 +150,6 @@ def computed(study: Path, function: str) -> Path:
     config["dataset"] = {"name": "boolean", "function": function, "inputs": 2}
     config["model"] = {"name": "perceptron", "classic": False}
     config["train_size"] = result["dataset"]["sizes"]["train"] = 4
+    config["test_size"] = None
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -41,3 +41,15 @@ def test_without_the_second_process_this_one_draws(study: Path) -> None:
     drawing._artist.wait()
     assert len(drawing.write(read(study), study, [])) == 3
     assert drawing._artist is None
+
+
+def test_what_is_printed_by_chance_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('Using cache')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    size_sweep(tmp_path / "study")
+    drawing.start()
+    assert len(drawing.write(read(tmp_path / "study"), tmp_path / "study", [])) == 3
+    assert drawing._artist is not None
+    drawing.stop()

@@ -283,6 +283,15 @@ def test_many_runs_have_a_colour_bar_instead_of_a_legend(tmp_path: Path) -> None
     assert (labels[0], labels[-1]) == ("1e-8", "1")
 
 
+def test_a_loss_that_exploded_does_not_hide_the_others(tmp_path: Path) -> None:
+    lay(tmp_path, {"optimizer.lr": 0.1}, rows="1,2.3,0,,,1\n2,1.5,0,,,2\n")
+    lay(tmp_path, {"optimizer.lr": 10.0}, rows="1,5e6,0,,,1\n2,3.1,0,,,2\n")
+    lay(tmp_path, {"optimizer.lr": 0.2}, rows="1,2.0,0,,,1\n2,1e-12,0,,,2\n")
+    low, high = only(figures.loss(read(tmp_path))).get_ylim()
+    assert 1e-6 < low < 1e-4
+    assert high > 5e6
+
+
 def test_many_settings_of_two_options_have_panels(tmp_path: Path) -> None:
     for rate in range(1, 10):
         for hidden in ([], [8]):

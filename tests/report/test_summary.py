@@ -382,12 +382,12 @@ def test_many_settings_of_two_options_make_a_grid(tmp_path: Path) -> None:
                 options = {"optimizer.lr": rate / 10, "model.hidden": hidden, "seed": seed}
                 lay(tmp_path, options, test_accuracy=accuracy)
     table = shown(tmp_path)
-    assert table[0] == ["model.hidden", "model.hidden", "model.hidden", "model.hidden"]
-    assert table[1] == ["optimizer.lr", "[]", "[8]", "[8,8]", "[16]"]
-    assert len(table) == 3 + 11 + 1
+    assert table[0] == ["optimizer.lr", "[]", "[8]", "[8,8]", "[16]"]
+    assert len(table) == 2 + 11 + 2
     # The deviation of two values that lie 1 point apart is 0.7.
-    assert table[3] == ["0.1", "5.5 ± 0.7 %", "6.5 ± 0.7 %", "7.5 ± 0.7 %", "6.5 ± 0.7 %"]
-    assert table[-1] == ["Test accuracy; all else is in summary.csv"]
+    assert table[2] == ["0.1", "5.5 ± 0.7", "6.5 ± 0.7", "7.5 ± 0.7", "6.5 ± 0.7"]
+    caption = "Test accuracy in %, a column for each model.hidden; all else is in summary.csv"
+    assert " ".join(" ".join(line) for line in table[-2:]) == caption
 
 
 def test_a_grid_has_gaps_where_nothing_ran(tmp_path: Path) -> None:
@@ -395,8 +395,8 @@ def test_a_grid_has_gaps_where_nothing_ran(tmp_path: Path) -> None:
         lay(tmp_path, {"optimizer.lr": rate / 10, "model.hidden": [8]}, test_accuracy=0.25)
     lay(tmp_path, {"optimizer.lr": 0.1, "model.hidden": []}, **FAILED)
     table = shown(tmp_path)
-    assert table[1] == ["optimizer.lr", "[]", "[8]"]
-    assert table[3:5] == [["0.1", "failed", "25.0 %"], ["0.2", "25.0 %"]]
+    assert table[0] == ["optimizer.lr", "[]", "[8]"]
+    assert table[2:4] == [["0.1", "failed", "25.0"], ["0.2", "25.0"]]
 
 
 def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
@@ -404,7 +404,8 @@ def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
     assert summary.notes(read(tmp_path)) == ["Computes 0110 xor"]
     computed(tmp_path, "0011")
     assert summary.notes(read(tmp_path)) == ["Computes 2 of 2 functions"]
-    boolean = {"dataset": "boolean", "dataset.inputs": 2, "model": "linear", "train_size": 4}
+    boolean = {"dataset": "boolean", "dataset.inputs": 2, "model": "linear"}
+    boolean |= {"train_size": 4, "test_size": None}
     lay(tmp_path, boolean | {"dataset.function": "xor"}, test_accuracy=0.75, test_loss=0.693147)
     lay(tmp_path, boolean | {"dataset.function": "0011"}, test_accuracy=1.0, test_loss=0.01)
     assert summary.notes(read(tmp_path)) == [
@@ -413,3 +414,18 @@ def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
         "a loss of ln 2 = 0.693 is chance: 0 and 1 are equally probable in every row, "
         "and rounding decides which rows come out right",
     ]
+
+
+def test_part_of_a_truth_table_proves_nothing(tmp_path: Path) -> None:
+    options = {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": "and"}
+    lay(tmp_path, options | {"test_size": 2}, test_accuracy=1.0)
+    assert summary.notes(read(tmp_path)) == []
+
+
+def test_functions_of_several_sizes_have_no_table_of_one(tmp_path: Path) -> None:
+    for inputs in range(1, 7):
+        for function in ("and", "or", "nand", "nor", "xor", "xnor", "majority"):
+            options = {"dataset": "boolean", "dataset.inputs": inputs}
+            lay(tmp_path, options | {"dataset.function": function, "train_size": 4})
+    names = [line[0] for line in shown(tmp_path)]
+    assert (names[0], names[2]) == ("dataset.function", "and")
