@@ -368,7 +368,8 @@ def test_a_network_that_is_not_trained_has_a_row(tmp_path: Path) -> None:
 def test_options_that_a_run_does_not_have_are_dashes(tmp_path: Path) -> None:
     computed(tmp_path, "xor")
     for hidden in ([], [4]):
-        lay(tmp_path, {"dataset": "boolean", "model.hidden": hidden, "train_size": 4})
+        options = {"dataset": "boolean", "train_size": 4, "test_size": None}
+        lay(tmp_path, options | {"model.hidden": hidden})
     table = shown(tmp_path)
     assert table[1][:2] == ["model", "model.hidden"]
     assert [row[:2] for row in table[3:]] == [["mlp", "[]"], ["mlp", "[4]"], ["perceptron", "-"]]
