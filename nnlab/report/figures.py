@@ -593,7 +593,7 @@ def loss_scale(axes: Axes, losses: Sequence[Array]) -> None:
     axes.set_ylim(low / margin, high * margin)
     steps = (1, 2, 5) if high < 500 * low else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
-    axes.yaxis.set_major_formatter(FuncFormatter(number))
+    axes.yaxis.set_major_formatter(FuncFormatter(power))
     axes.yaxis.set_minor_locator(NullLocator())
 
 
@@ -727,6 +727,15 @@ def entry(value: Value) -> str:
         return number(value)
     text = NAMES.get(spell(value), spell(value))
     return text if len(text) <= 32 else text[:31] + "…"
+
+
+def power(value: Any, _: object = None) -> str:
+    """Write a number of any size in few characters; signature of a tick formatter.
+
+    >>> [power(value) for value in (1e-5, 0.5, 1000, 2e7)]
+    ['1e-5', '0.5', '1,000', '2e7']
+    """
+    return number(value) if value < 1e4 else f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
 def number(value: Any, _: object = None) -> str:
