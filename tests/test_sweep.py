@@ -17,6 +17,7 @@ from torch import Tensor
 from nnlab import config, hydra_jobs, model, sweep
 from nnlab.engines import Run, Trained
 from nnlab.engines.torch import TorchEngine
+from nnlab.records import RunFolder
 from nnlab.run import CONF
 from nnlab.sweep import Job, Outcome
 
@@ -138,6 +139,20 @@ def test_errors_are_told_once_each(
         "run0, run1, run2 and 2 more: same",
         "other: another",
     ]
+
+
+def test_a_failure_that_cannot_be_recorded_harms_no_other(
+    tmp_path: Path, breaking: dict[int, BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: RunFolder, error: BaseException) -> None:
+        raise OSError(28, "No space left on device", str(self.path))
+
+    breaking[3] = RuntimeError("out of luck")
+    monkeypatch.setattr(RunFolder, "fail", full)
+    jobs = [job(tmp_path / f"batch_size={n}", f"batch_size={n}") for n in (2, 3, 4)]
+    outcomes = sweep.train(jobs)
+    assert [status(each.folder) for each in jobs] == ["finished", "running", "finished"]
+    assert [outcome.error for outcome in outcomes] == [None, breaking[3], None]
 
 
 @pytest.mark.parametrize(("runs", "first_only"), [(3, False), (5, True), (6, True)])
