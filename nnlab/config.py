@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, Node, OmegaConf
 
 from nnlab.boolean import truth_table
 
@@ -255,14 +255,18 @@ def from_hydra(composed: DictConfig) -> Config:
 
 
 def refuse_unknown(node: DictConfig, schema: type, prefix: str = "") -> None:
-    """Raise ValueError for an option that no schema knows: Hydra's ``+key=value`` adds any."""
+    """Raise ValueError for an option that no schema knows, or that is gone: Hydra's
+    ``+key=value`` adds any, ``~key`` deletes any."""
     known = {field.name for field in dataclasses.fields(schema)}
-    for key in map(str, node):
+    children = {str(key): node._get_node(key) for key in node}
+    for key in [*children, *sorted(known - children.keys())]:
+        child = children.get(key)
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else "see --help"
             raise ValueError(f"{prefix}{key} is not an option of nnlab; {hint}")
-        child = node._get_node(key)
+        if not isinstance(child, Node) or child._is_missing():
+            raise ValueError(f"{prefix}{key} has no value; set {prefix}{key}=...")
         if isinstance(child, DictConfig):
             refuse_unknown(child, OmegaConf.get_type(child) or dict, f"{prefix}{key}.")
 

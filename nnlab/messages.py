@@ -37,7 +37,7 @@ def explain(error: Exception) -> str | None:
             f"{str(error).splitlines()[0]} "
             f"Bound how many runs train together with hydra.sweeper.max_batch_size=N"
         )
-    return str(error) if isinstance(error, ValueError) else None
+    return str(error) if isinstance(error, (ValueError, OSError)) else None
 
 
 def suggest(error: OmegaConfBaseException) -> str:

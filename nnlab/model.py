@@ -27,6 +27,7 @@ def mlp(
 
     Weights and biases are drawn as ``nn.Linear`` draws them (uniform within
     1/sqrt(fan-in)), from ``generator`` alone. Input [B, inputs], output [B, outputs].
+    Raises ValueError for a layer without units.
 
     >>> model = mlp(784, [128, 64], 10, generator=torch.Generator().manual_seed(0))
     >>> model(torch.zeros(3, 784)).shape
@@ -35,6 +36,8 @@ def mlp(
     (109184, 109386)
     """
     sizes = [inputs, *hidden, outputs]
+    if min(sizes) < 1:
+        raise ValueError(f"layers of {sizes} units are not possible: each needs at least 1")
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
         bound = fan_in**-0.5

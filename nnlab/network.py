@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nnlab import records
@@ -53,17 +54,23 @@ class Network:
         """Return the probability of each class for standardised inputs [B, I]: [B, K]."""
         return torch.cat([self.model(some).softmax(1) for some in inputs.split(1024)])
 
-    def predict(self, pixels: Tensor) -> Tensor:
+    def predict(self, examples: Tensor | NDArray[Any]) -> Tensor:
         """Return the probability of each class for examples as they are, [B, ...]: [B, K].
 
-        An image's pixels lie in [0, 1]. Raises ValueError for another shape than the
-        network was trained on.
+        Pixels lie in [0, 1]. Raises ValueError for others, or another shape than the network
+        was trained on.
         """
+        pixels = torch.as_tensor(examples)
         if pixels.dim() < 2 or pixels[0].numel() != math.prod(self.shape):
             shape = " x ".join(map(str, self.shape))
             raise ValueError(
                 f"examples of shape {list(pixels.shape[1:])} do not fit: "
                 f"this network takes {shape}; give a batch of those"
+            )
+        if len(pixels) > 0 and not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError(
+                f"examples lie in {pixels.min():g} to {pixels.max():g}; "
+                f"give pixels from 0 to 1 (divide those from 0 to 255 by 255)"
             )
         return self.probabilities(self.standardised(pixels.float()))
 

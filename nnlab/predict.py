@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.top < 1:
             raise ValueError(f"--top {options.top} is not possible; give at least 1")
         network = load(options.folder)
+        if network.result["status"] == "diverged":
+            raise ValueError(f"the run in {options.folder} diverged: its network says nothing")
         images = [read(path, network, options.invert) for path in options.image]
         for path, probabilities in zip(options.image, network.predict(torch.stack(images))):
             best = probabilities.topk(min(options.top, len(network.classes)))

@@ -126,8 +126,10 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
             if job.folder in taken:
                 raise ValueError(f"two runs of this sweep go to {job.folder}; give each value once")
             taken.add(job.folder)
-            if not config.force:
-                outcome.result = records.finished_result(job.folder, **job.identity)
+            # A plan writes nothing, so a foreign folder is none of its business.
+            with contextlib.suppress(*[ValueError] * config.plan):
+                if not config.force:
+                    outcome.result = records.finished_result(job.folder, **job.identity)
             if outcome.result is None:
                 waiting.append((outcome, config))
         except (ValueError, OSError) as error:
@@ -449,7 +451,9 @@ def in_words(run: Run) -> str:
     if not count:
         return f"{test}not trained"
     seconds = run.epochs[-1].seconds
-    restored = "" if run.restored is None else f", weights of epoch {run.restored} restored"
+    restored = (
+        "" if run.restored in (None, count) else f", weights of epoch {run.restored} restored"
+    )
     epochs = "epoch" if count == 1 else "epochs"
     return f"{test}{count} {epochs} in {seconds:.2f} s ({run.stop_reason}{restored})"
 

@@ -15,3 +15,7 @@ def test_memory_that_runs_out_names_the_remedy() -> None:
 
 def test_what_is_not_theirs_to_mend_is_not_explained() -> None:
     assert messages.explain(RuntimeError("a bug")) is None
+
+
+def test_an_error_of_the_system_without_a_file_says_its_words() -> None:
+    assert messages.explain(OSError("no mirror answered")) == "no mirror answered"

@@ -108,3 +108,8 @@ def test_the_classic_three() -> None:
     either, not_both = network[:2](rows(2)).T
     assert either.tolist() == [0, 1, 1, 1]
     assert not_both.tolist() == [1, 1, 1, 0]
+
+
+def test_a_layer_without_units_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[784, 0, 10\] .* at least 1"):
+        mlp(784, [0], 10)

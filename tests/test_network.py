@@ -51,6 +51,10 @@ def test_another_shape_is_refused(tmp_path: Path) -> None:
     network, _, _ = trained(tmp_path / "a", *SMALL)
     with pytest.raises(ValueError, match="this network takes 28 x 28"):
         network.predict(torch.zeros(1, 27, 27))
+    with pytest.raises(ValueError, match=r"lie in 0 to 255; give pixels from 0 to 1"):
+        network.predict(255 * torch.eye(28).unsqueeze(0))
+    image = torch.eye(28).unsqueeze(0)
+    assert_close(network.predict(image.numpy()), network.predict(image), rtol=0, atol=0)
 
 
 def test_folders_without_a_finished_run_are_refused(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_finished_runs_are_not_planned(tmp_path: Path, capsys: pytest.CaptureFix
     job.config.plan = True
     (outcome,) = sweep.train([job])
     assert outcome.result == before
+    # Nor is a folder of another run in the way of a plan.
+    other = sweep.Job(job.folder, [], "test_loss", {})
+    other.config = configured("train_size=30", "test_size=10", "plan=true")
+    assert sweep.train([other])[0].error is None
+    assert json.loads((tmp_path / "default" / "result.json").read_text()) == before
+    assert "take" in capsys.readouterr().out
+    (outcome,) = sweep.train([job])
     assert "take about" not in capsys.readouterr().out
 
 

@@ -245,6 +245,8 @@ BAD = {
     "no batch": (["batch_size=0"], "batch_size=0"),
     "no such device": (["device=cuda:7"], "choose one of auto, cpu"),
     "plateau without validation": (["stopping=plateau"], "set valid_size"),
+    "deleted option": (["~seed"], "seed has no value"),
+    "deleted group": (["~dataset"], "Missing mandatory value: dataset"),
     "syntax": (["a b=1"], "a b=1"),
     "study that is a path": (["study=../x"], "study='../x'"),
     "dampened nesterov": (["optimizer.nesterov=true"], "optimizer.nesterov=true"),

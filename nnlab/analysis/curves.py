@@ -47,6 +47,11 @@ class Reading:
     gap_accuracy: float | None
 
     @property
+    def short(self) -> bool:
+        """Whether there are too few epochs to tell noise from the end of learning."""
+        return self.epochs < WINDOW + 2
+
+    @property
     def still_learning(self) -> bool:
         return self.learned_until == self.epochs
 
@@ -185,6 +190,8 @@ gap at the end 0.31 in loss, 12.0 points of accuracy
         return f" ({len(some)} of {len(readings)} runs)" if len(some) < len(readings) else ""
 
     said = [f"best validation loss at {epochs([reading.best_epoch for reading in readings])}"]
+    if all(reading.short for reading in readings):
+        return f"{said[0]}; too few epochs to tell when learning ends"
     ended = [reading.learned_until for reading in readings if not reading.still_learning]
     said.append(
         f"stopped learning after {epochs(ended)}{of(ended)}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from nnlab import datasets, device
 from nnlab.analysis import fgsm, hardest, weights
@@ -15,8 +17,8 @@ QUESTIONS = {"hardest": hardest.answer, "fgsm": fgsm.answer, "weights": weights.
 def ask(config: Config, folder: Path) -> list[Path]:
     """Answer every question of a configuration by files in the folder of its run.
 
-    Raises ValueError where a question does not fit the run, OSError where files cannot be
-    written.
+    Raises ValueError where a question does not fit the run or its data are no longer there,
+    OSError where files cannot be written.
     """
     network = load(folder)
     with device.cpu_threads(config.threads):
@@ -27,8 +29,20 @@ def ask(config: Config, folder: Path) -> list[Path]:
             test_size=config.test_size,
             seed=config.seed,
         )
+        refuse_other_data(network.result["dataset"], data.provenance, folder)
         return [
             file
             for name in dict.fromkeys(config.evaluation)
             for file in QUESTIONS[name](network, data, config, folder)
         ]
+
+
+def refuse_other_data(recorded: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError where a run saw other data than there are now."""
+    now = json.loads(json.dumps(found))  # as result.json has it
+    differ = [key for key in sorted({*recorded, *now}) if recorded.get(key) != now.get(key)]
+    if differ:
+        raise ValueError(
+            f"the run in {folder} saw other data than there are now ({', '.join(differ)} differ); "
+            f"bring them back, or train it anew with force=true"
+        )

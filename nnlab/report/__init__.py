@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab.report import drawing, page, summary
-from nnlab.report.runs import read, read_run
+from nnlab.report.runs import distinct, read, read_run
 from nnlab.report.times import duration
 
 __all__ = ["Report", "duration", "look", "read", "read_run", "write"]
@@ -35,7 +35,7 @@ class Report(NamedTuple):
 def look(study: Path) -> Report:
     """Return what ``write`` does, but write nothing and draw nothing."""
     runs = read(study)
-    return Report(summary.table(runs), summary.notes(runs), [])
+    return Report(summary.table(distinct(runs)), summary.notes(distinct(runs)), [])
 
 
 def write(study: Path, curves: Sequence[Path] = ()) -> Report:
@@ -47,7 +47,8 @@ def write(study: Path, curves: Sequence[Path] = ()) -> Report:
     be written to.
     """
     runs = read(study)
-    table, notes, results = summary.table(runs), summary.notes(runs), study / "summary.csv"
+    once, results = distinct(runs), study / "summary.csv"
+    table, notes = summary.table(once), summary.notes(once)
     summary.write_csv(runs, results)
     drawn = drawing.write(runs, study, curves)
     made = page.write(runs, table, notes, drawn, study)

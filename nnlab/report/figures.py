@@ -31,7 +31,7 @@ from matplotlib.ticker import (
 )
 
 from nnlab.records import write_whole
-from nnlab.report.runs import Array, Run, Value, factors, grouped, is_number, rank, spell
+from nnlab.report.runs import Array, Run, Value, distinct, factors, grouped, is_number, rank, spell
 from nnlab.report.times import timings, unit
 
 DPI, FONT = 200, 8
@@ -85,10 +85,10 @@ def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path] = ()) -> 
         "loss_curves": loss_curves,
         "accuracy_curves": accuracy_curves,
     }
-    files = []
+    files, once = [], distinct(runs)
     for name, draw in drawings.items():
         path = study / f"{name}.png"
-        figure = draw(runs)
+        figure = draw(once)
         if figure is None:
             path.unlink(missing_ok=True)
         else:

@@ -106,6 +106,18 @@ def read(study: Path) -> list[Run]:
     return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
 
 
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without those that computed what an earlier one did, under another name.
+
+    ``python -m nnlab.run`` and the run of a sweep over the same value are one, not two seeds.
+    """
+    seen: dict[tuple[tuple[str, Value], ...], Run] = {}
+    for run in sorted(runs, key=lambda run: not run.complete):
+        seen.setdefault(tuple(sorted(run.settings.items())), run)
+    kept = {id(run) for run in seen.values()}
+    return [run for run in runs if id(run) in kept]
+
+
 def read_run(folder: Path) -> Run:
     """Read one run folder. Raises ValueError if its files are not what a run writes."""
     result = json.loads((folder / RESULT).read_text(encoding="utf-8"))

@@ -43,6 +43,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "test_loss": run.test_loss,
             "test_accuracy": run.test_accuracy,
             **{name: getattr(run.reading, name, None) for name in READING},
+            **(dict.fromkeys(READING[1:3]) if run.reading and run.reading.short else {}),
             "weights": run.weights,
             "engine": run.engine,
             "device": run.device,
@@ -102,7 +103,7 @@ def table(runs: Sequence[Run]) -> Table:
                 for key, value in zip(keys or ["run"], values)
             ]
             found = outcome(group)
-            cells += [str(len(group))] * repeated + [found[name] for name in results]
+            cells += [found["n"]] * repeated + [found[name] for name in results]
             last = index == len(groups) - 2 and alone
             made.add_row(*(Text(cell, style(group)) for cell in cells), end_section=last)
         elif index == hidden.start:
@@ -182,6 +183,7 @@ def outcome(group: Sequence[Run]) -> dict[str, str]:
     accuracy = spread([run.test_accuracy for run in whole], ".1f", 100)
     best = [run.reading.best_epoch for run in whole if run.reading]
     return {
+        "n": str(len(whole)),
         "epochs": str(trained[0]) if len(set(trained)) == 1 else spread(trained, ".0f"),
         "stopped by": ended,
         "time": duration_within(float(seconds.mean()), margin) if any(trained) else "-",

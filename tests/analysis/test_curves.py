@@ -332,7 +332,7 @@ def test_words_for_seeds_are_ranges() -> None:
 
 
 def test_words_for_a_diverged_run_leave_out_the_gap() -> None:
-    said = curves.in_words([Reading(5, 3, 3, None, None, None)])
+    said = curves.in_words([Reading(7, 3, 3, None, None, None)])
     assert said.endswith("no overfitting seen")
 
 
@@ -340,3 +340,8 @@ def test_the_rules_state_the_numbers_that_are_used() -> None:
     assert "less than 1 point" in curves.RULES
     assert "5 epochs or more" in curves.RULES
     assert "by 2.5 times its noise" in curves.RULES
+
+
+def test_few_epochs_tell_nothing_of_the_end_of_learning() -> None:
+    said = curves.in_words([Reading(6, 3, 3, None, 0.5, 0.25)])
+    assert said == "best validation loss at epoch 3; too few epochs to tell when learning ends"

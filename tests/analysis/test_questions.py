@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -183,3 +184,15 @@ def test_questions_that_do_not_fit_are_refused_before_training(
     assert message in str(done.error)
     assert done.result is None
     assert not (tmp_path / "a").exists()
+
+
+def test_a_run_that_saw_other_data_is_not_asked(tmp_path: Path) -> None:
+    quick = ("train_size=50", "test_size=50", "stopping.max_epochs=2")
+    assert outcome(tmp_path / "a", *quick).error is None
+    file = tmp_path / "a" / "result.json"
+    record = json.loads(file.read_text())
+    record["dataset"]["sha256"] = "0" * 64
+    file.write_text(json.dumps(record))
+    done = outcome(tmp_path / "a", *quick, "evaluation=[weights]")
+    assert "saw other data than there are now (sha256 differ)" in str(done.error)
+    assert not (tmp_path / "a" / "weights.png").exists()

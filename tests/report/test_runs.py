@@ -211,3 +211,12 @@ def test_curves_are_read_with_the_size_of_the_validation_split(tmp_path: Path) -
     assert many is not None
     assert (few.best_epoch, few.learned_until) == (3, 1)
     assert (many.best_epoch, many.learned_until) == (3, 4)
+
+
+def test_one_run_under_two_names_counts_once(tmp_path: Path) -> None:
+    lay(tmp_path, name="default")
+    lay(tmp_path, {"train_size": 500})  # what the default is
+    lay(tmp_path, {"seed": 1})
+    found = runs.distinct(runs.read(tmp_path))
+    assert sorted(run.settings["seed"] for run in found) == [0, 1]  # type: ignore[type-var]
+    assert len(runs.read(tmp_path)) == 3
