@@ -126,10 +126,8 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
             if job.folder in taken:
                 raise ValueError(f"two runs of this sweep go to {job.folder}; give each value once")
             taken.add(job.folder)
-            # A plan writes nothing, so a foreign folder is none of its business.
-            with contextlib.suppress(*[ValueError] * config.plan):
-                if not config.force:
-                    outcome.result = records.finished_result(job.folder, **job.identity)
+            if not config.force:
+                outcome.result = earlier_result(job, config.plan)
             if outcome.result is None:
                 waiting.append((outcome, config))
         except (ValueError, OSError) as error:
@@ -154,6 +152,15 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
         train_tasks([task for task in tasks if not task.config.plan])
     put_questions(outcomes)
     return outcomes
+
+
+def earlier_result(job: Job, plan: bool) -> dict[str, Any] | None:
+    try:
+        return records.finished_result(job.folder, **job.identity)
+    except ValueError:
+        if plan:  # it writes nothing, so a folder of another run is not in its way
+            return None
+        raise
 
 
 def put_questions(outcomes: Sequence[Outcome]) -> None:

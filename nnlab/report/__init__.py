@@ -34,8 +34,8 @@ class Report(NamedTuple):
 
 def look(study: Path) -> Report:
     """Return what ``write`` does, but write nothing and draw nothing."""
-    runs = read(study)
-    return Report(summary.table(distinct(runs)), summary.notes(distinct(runs)), [])
+    runs = distinct(read(study))
+    return Report(summary.table(runs), summary.notes(runs), [])
 
 
 def write(study: Path, curves: Sequence[Path] = ()) -> Report:

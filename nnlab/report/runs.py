@@ -214,7 +214,7 @@ def varied(runs: Sequence[Run]) -> list[str]:
         for key, value in run.settings.items():
             values.setdefault(key, set()).add(value)
     for key in ("engine", "device", "train_size", "valid_size"):
-        values.get(key, set()).discard(None)  # of a run that failed before it was known, say
+        values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
     return sorted(keys, key=lambda key: (key == "seed", key != "train_size"))
 
