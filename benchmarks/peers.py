@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -400,7 +401,7 @@ def nnlab_runs(problem: Problem) -> list[Run]:
             train=train,
             test=test,
             batch_size=BATCH,
-            max_epochs=sys.maxsize,
+            max_epochs=problem.spec.max_epochs,
             order=seeds.generator(seed, "order"),
         )
         for model, lr, seed in zip(problem.networks(), problem.spec.rates, problem.spec.seeds)
@@ -440,6 +441,14 @@ def nnlab_native(problem: Problem) -> Peer:
     return nnlab_side_by_side(problem, NativeEngine)
 
 
+def nnlab_native_usual_form(problem: Problem) -> Peer:
+    """Train as where the dual form does not pay."""
+    from nnlab.engines.dual import Dual
+
+    with mock.patch.object(Dual, "pays", return_value=False):
+        return nnlab_native(problem)
+
+
 def nnlab_stacked(problem: Problem, **options: Any) -> Peer:
     from nnlab.engines.stacked import StackedEngine
 
@@ -475,6 +484,7 @@ PEERS: dict[str, Callable[[Problem], Peer]] = {
         jax_vmap,
         nnlab_torch,
         nnlab_native,
+        nnlab_native_usual_form,
         nnlab_stacked,
         nnlab_stacked_without_graph,
     )

@@ -25,7 +25,8 @@ class Spec:
 
     data: "mnist" (the bundled sample), "official" (the official files in ``folder``), or the
     number of inputs of generated data. A run per seed; each has the learning rate that
-    stands at its place. threads: of the whole process.
+    stands at its place. threads: of the whole process. max_epochs: what nnlab is told of a
+    run's length; no race may be longer.
     """
 
     data: str = "mnist"
@@ -33,6 +34,7 @@ class Spec:
     seeds: tuple[int, ...] = (0,)
     rates: tuple[float, ...] = (0.01,)
     threads: int = 1
+    max_epochs: int = 1000
     device: str = "cpu"
     folder: str = "data/mnist"
 

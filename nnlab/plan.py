@@ -7,15 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
 from nnlab import device
 from nnlab.config import BudgetConfig
-from nnlab.datasets import Split
-from nnlab.engines import Engine, Run
+from nnlab.engines import Engine, Run, dual
 from nnlab.training import draw_order
 
 if TYPE_CHECKING:
@@ -28,10 +27,12 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Rate:
-    """What was measured of one kind of run: seconds per step, and per example evaluated."""
+    """What was measured of one kind of run: seconds per step, per example evaluated, and to
+    set it up."""
 
     step: float
     example: float
+    setup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
     kinds: dict[str, list[Task]] = {}
     for task in tasks:
         kinds.setdefault(kind(task), []).append(task)
-    rates = {name: measure(alike, cores) for name, alike in kinds.items()}
+    with dual.sharing():
+        rates = {name: measure(alike, cores) for name, alike in kinds.items()}
     estimates = [estimate(task, rates[kind(task)]) for task in tasks]
     beside, in_turn = [], 0.0
     for task, found in zip(tasks, estimates):
@@ -102,6 +104,9 @@ def kind(task: Task) -> str:
     optimizer = {k: v for k, v in plain["optimizer"].items() if k not in ("lr", "weight_decay")}
     parts["trained"] = task.run.max_epochs > 0
     parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
+    form = task.engine.form(task.run)
+    if form:  # then a step may depend on how many examples there are
+        parts |= {"form": form, "train": len(task.run.train)}
     return json.dumps(parts, sort_keys=True) + str(task.place)
 
 
@@ -116,8 +121,7 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
         else:
             # What trains as one stack is timed as one, and every run has its part of it.
             rates = [timed([t for t in alike if t.engine.group(t.run) == group_of(first)])]
-    step, example = zip(*((rate.step, rate.example) for rate in rates))
-    return Rate(sum(step) / len(step), sum(example) / len(example))
+    return Rate(*(sum(values) / len(rates) for values in zip(*map(astuple, rates))))
 
 
 def group_of(task: Task) -> object:
@@ -125,31 +129,36 @@ def group_of(task: Task) -> object:
 
 
 def timed(tasks: Sequence[Task]) -> Rate:
-    """Time runs that one engine trains together: copies of them with shorter training sets."""
+    """Time runs that one engine trains together: copies of them with shorter training sets,
+    where that makes no difference to a step."""
     runs = []
     for task in tasks:
-        split = task.run.train
-        some = split.index[: STEPS * task.run.batch_size]
-        runs.append(replace(task.run, train=Split(split.inputs, split.labels, some)))
+        run, most = task.run, STEPS * task.run.batch_size
+        if not task.engine.form(run):
+            run = replace(run, train=replace(run.train, index=run.train.index[:most]))
+        runs.append(run)
+    started = time.perf_counter()
     engine = tasks[0].engine(runs, tasks[0].place)
+    setup = time.perf_counter() - started
     step = 0.0
     if any(run.max_epochs > 0 for run in runs):
         step = seconds_per_step(engine, runs, WARM_UP)
         steps = max(1, min(STEPS, int(LONGEST / ROUNDS / (step * len(runs)))))
         step = median(seconds_per_step(engine, runs, steps) for _ in range(ROUNDS))
-    name = "test" if runs[0].test is not None else "train"
+    name = next(name for name in ("valid", "test", "train") if getattr(runs[0], name) is not None)
     started = time.perf_counter()
     engine.evaluate(runs, name)
     passed = time.perf_counter() - started
-    return Rate(step, passed / sum(len(getattr(run, name)) for run in runs))
+    return Rate(step, passed / sum(len(getattr(run, name)) for run in runs), setup / len(runs))
 
 
 def seconds_per_step(engine: Engine, runs: Sequence[Run], steps: int) -> float:
     """Train for at least so many steps of each run; return the seconds of a run's step."""
     done, started = 0, time.perf_counter()
     while done < steps * len(runs):
-        engine.train_epoch(runs, [draw_order(run) for run in runs])
-        done += sum(-(-len(run.train) // run.batch_size) for run in runs)
+        orders = [draw_order(run)[: STEPS * run.batch_size] for run in runs]
+        engine.train_epoch(runs, orders)
+        done += sum(-(-len(order) // run.batch_size) for run, order in zip(runs, orders))
     return (time.perf_counter() - started) / done
 
 
@@ -160,7 +169,7 @@ def estimate(task: Task, rate: Rate) -> Estimate:
     evaluated = 0 if run.valid is None else len(run.valid) * run.max_epochs
     evaluated += len(run.train) * run.max_epochs * run.full_train_metrics
     evaluated += 0 if run.test is None else len(run.test)
-    seconds = steps * rate.step + evaluated * rate.example
+    seconds = rate.setup + steps * rate.step + evaluated * rate.example
     if isinstance(task.config.stopping, BudgetConfig):
         seconds = min(seconds, task.config.stopping.seconds)
     name = task.outcome.job.name

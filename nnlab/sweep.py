@@ -203,9 +203,10 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
         except (ValueError, OSError) as error:
             outcome.error = error
             continue
+        form = engine.form(run)
         identity = describe(outcome.job, config, run, data) | {
             "engine": engine.name,
-            "engine_reason": reason,
+            "engine_reason": f"{reason}; {form}" if form else reason,
             "device": {**device.describe(place), "threads": config.threads},
         }
         tasks.append(Task(outcome, config, run, engine, place, identity))
@@ -287,6 +288,8 @@ def train_tasks(tasks: Sequence[Task]) -> None:
     """Train all tasks: those that an engine takes together as one, the others side by side."""
     if not tasks:
         return
+    from nnlab.engines import dual
+
     groups: dict[Hashable, list[Task]] = {}
     # Longest first, so that no core is left with a long run at the end.
     for task in sorted(tasks, key=lambda task: -cost(task.run)):
@@ -294,7 +297,8 @@ def train_tasks(tasks: Sequence[Task]) -> None:
         groups.setdefault(key, []).append(task)
     interrupted = threading.Event()
     beside = [group for group in groups.values() if group[0].engine.side_by_side]
-    with Progress(len(tasks), sum(examples(task.run) for task in tasks)) as progress:
+    progressing = Progress(len(tasks), sum(examples(task.run) for task in tasks))
+    with dual.sharing(), progressing as progress:
         train_side_by_side(beside, progress, interrupted)
         for group in groups.values():
             if not group[0].engine.side_by_side:

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from nnlab import config, plan, sweep
 from nnlab.config import Config
+from nnlab.engines import native
 from nnlab.run import CONF
 
 
@@ -143,6 +144,36 @@ def test_perceptrons_take_no_steps(tmp_path: Path) -> None:
     made = plan.make(tasks(tmp_path, ("dataset=boolean", "test_size=null", "model=perceptron")), 1)
     assert [(each.steps, each.rate.step) for each in made.estimates] == [(0, 0.0)]
     assert made.seconds > 0
+
+
+@pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+def test_the_dual_form_is_measured_at_its_size_and_with_its_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[list[str], float]] = []
+
+    def counted(alike: list[sweep.Task], cores: int) -> plan.Rate:
+        rate = measure(alike, cores)
+        measured.append(([task.outcome.job.name for task in alike], rate.setup))
+        return rate
+
+    measure = plan.measure
+    monkeypatch.setattr(plan, "measure", counted)
+    wide = ("test_size=10",)
+    made = plan.make(
+        tasks(
+            tmp_path,
+            *((*wide, f"train_size={size}", f"valid_size={size}") for size in (40, 40, 80)),
+            (*wide, "train_size=40", "valid_size=40", "stopping.max_epochs=1"),
+        ),
+        cores=2,
+    )
+    assert [names for names, _ in measured] == [["0", "1"], ["2"], ["3"]]
+    for estimate, setup in zip(made.estimates, (measured[0][1], *(each for _, each in measured))):
+        rate = estimate.rate
+        evaluated = 40 * 100 if estimate.name in "01" else 80 * 100 if estimate.name == "2" else 40
+        steps = estimate.steps * rate.step + (evaluated + 10) * rate.example
+        assert estimate.seconds == pytest.approx(steps + setup)
 
 
 def test_runs_with_and_without_epochs_are_timed_apart(tmp_path: Path) -> None:

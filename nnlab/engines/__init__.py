@@ -69,6 +69,10 @@ class Engine(Protocol):
     def group(run: Run) -> Hashable:
         """Return a key; runs with equal keys are best given to one engine together."""
 
+    @staticmethod
+    def form(run: Run) -> str:
+        """Return, where the engine has two ways to compute, which one it takes for a run."""
+
     def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
         """Train each run once through its examples.
 
@@ -87,7 +91,10 @@ class Engine(Protocol):
         """
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
-        """Take back what ``state`` gave; training goes on as if it had not stopped."""
+        """Take back what ``state`` gave; training goes on as if it had not stopped.
+
+        But for rounding, where the engine keeps weights as a sum (the dual form of native).
+        """
 
     def release(self, runs: Sequence[Run]) -> None:
         """Put the weights of these runs into their models and let go of them."""

@@ -20,6 +20,11 @@
      w were not finite: so nothing is skipped in a call that begins with such a weight, nor from
      the first gradient on that is not finite.
 
+   The dual form (dual.py says when and why): if a split has `base`, its inputs are rows of a Gram
+   matrix, and the first layer's weight holds a row of coefficients per training example. Going
+   forward is the same product, begun with the examples' rows of `base`; an update adds each
+   example's delta to its own row.
+
    Layout. Rows of outputs and deltas are contiguous and padded to a multiple of LANES
    floats. A weight is [I, O] with O padded likewise, cut into blocks of BLOCK inputs x PANEL
    outputs (fewer at the edges). Each block is contiguous, and the blocks of the same inputs
@@ -81,7 +86,8 @@ typedef struct {
     Layer *layer;
     const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
     int64_t next_rows;              /* how many rows the next batch has */
-    int64_t *labels;                /* [B] of this batch */
+    int64_t *number;                /* [B] which examples of the data this batch has */
+    int64_t *labels;                /* [B] theirs */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
     float *gradient;                /* of one block of a weight, or of a bias */
@@ -96,6 +102,7 @@ typedef struct {
 
 typedef struct {
     const float *inputs;   /* [N, width] */
+    const float *base;     /* [N, outputs of the first layer], its x W0; NULL: not the dual form */
     const int64_t *labels; /* [N] */
     const int64_t *index;  /* [length] into both */
     int64_t examples, width, length;
@@ -186,6 +193,7 @@ void nnlab_free(Network *net)
     free(net->layer);
     free(net->example);
     free(net->next);
+    free(net->number);
     free(net->labels);
     free(net->delta);
     free(net->delta_below);
@@ -208,6 +216,7 @@ static int32_t make_buffers(Network *net)
 
     net->example = zeros(rows, sizeof(float *));
     net->next = zeros(rows, sizeof(float *));
+    net->number = zeros(rows, sizeof(int64_t));
     net->labels = zeros(rows, sizeof(int64_t));
     net->delta = zeros(rows * widest, sizeof(float));
     net->delta_below = zeros(rows * widest, sizeof(float));
@@ -216,8 +225,9 @@ static int32_t make_buffers(Network *net)
     net->gradient = zeros(widest + BLOCK * PANEL, sizeof(float));
     net->nonzero = zeros(rows * inputs / SPARSE_SHARE + BLOCK + LANES, sizeof(int32_t));
     net->start = zeros(rows * (blocks + 1), sizeof(int64_t));
-    return net->example && net->next && net->labels && net->delta && net->delta_below &&
-           net->columns && net->columns_below && net->gradient && net->nonzero && net->start;
+    return net->example && net->next && net->number && net->labels && net->delta &&
+           net->delta_below && net->columns && net->columns_below && net->gradient &&
+           net->nonzero && net->start;
 }
 
 /* sizes: inputs, then the outputs of each layer. Returns NULL when memory runs out. */
@@ -310,6 +320,10 @@ static int32_t check(const Network *net, const Split *split, const int64_t *orde
                      int64_t *bad)
 {
     const int64_t classes = net->layer[net->layers - 1].outputs;
+    /* In the dual form an example that is trained on has a row in the first layer's weight. */
+    const int64_t examples = split->base != NULL && order != NULL
+                                 ? smaller(split->examples, net->layer[0].inputs)
+                                 : split->examples;
     if (split->width != net->layer[0].inputs) {
         bad[0] = 0, bad[1] = split->width, bad[2] = net->layer[0].inputs;
         return BAD_WIDTH;
@@ -323,8 +337,8 @@ static int32_t check(const Network *net, const Split *split, const int64_t *orde
             return BAD_ORDER;
         }
         const int64_t example = example_at(split, order, i);
-        if (example < 0 || example >= split->examples) {
-            bad[1] = example, bad[2] = split->examples;
+        if (example < 0 || example >= examples) {
+            bad[1] = example, bad[2] = examples;
             return BAD_INDEX;
         }
         if (split->labels[example] < 0 || split->labels[example] >= classes) {
@@ -902,13 +916,24 @@ static void NAME(linear)(Network *net, int32_t l, int64_t rows, int sparse)
     }
 }
 
-/* begun: the first layer's x W + b is there already. */
-static void NAME(forward)(Network *net, int64_t rows, int sparse, int begun)
+/* Dual form: what the first layer begins with beside its bias. */
+static void NAME(add_base)(Network *net, const float *base, int64_t rows)
+{
+    const Layer *layer = &net->layer[0];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < layer->outputs; o++)
+            layer->out[r * layer->padded + o] += base[net->number[r] * layer->outputs + o];
+}
+
+/* begun: the first layer's x W + b is there already. base: as in Split. */
+static void NAME(forward)(Network *net, int64_t rows, int sparse, int begun, const float *base)
 {
     for (int32_t l = 0; l < net->layers; l++) {
         const Layer *layer = &net->layer[l];
         if (l > 0 || !begun) {
             NAME(begin_with_bias)(layer, rows);
+            if (l == 0 && base != NULL)
+                NAME(add_base)(net, base, rows);
             NAME(linear)(net, l, rows, sparse && l == 0);
         }
         NAME(activate)(layer->activation, layer->out, rows * layer->padded);
@@ -1130,6 +1155,21 @@ static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int spars
     }
 }
 
+/* Dual form of plain SGD: the coefficients of an example grow by -lr times its delta. */
+static void NAME(update_coefficients)(Network *net, int64_t rows, const Step *step)
+{
+    Layer *layer = &net->layer[0];
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t row = net->number[r] % BLOCK, i = net->number[r] - row;
+        for (int64_t o = 0; o < layer->padded; o += PANEL) {
+            const Block block = block_at(layer, i, o);
+            float *coefficient = layer->values.weight + block.at + row * block.width;
+            for (int64_t w = 0; w < block.width; w++)
+                coefficient[w] -= step->lr * net->delta[r * layer->padded + o + w];
+        }
+    }
+}
+
 /* ---- an epoch ---- */
 
 static void NAME(take)(const Split *split, const int64_t *order, int64_t from, int64_t rows,
@@ -1142,8 +1182,10 @@ static void NAME(take)(const Split *split, const int64_t *order, int64_t from, i
 static void NAME(take_labels)(Network *net, const Split *split, const int64_t *order,
                               int64_t from, int64_t rows)
 {
-    for (int64_t r = 0; r < rows; r++)
-        net->labels[r] = split->labels[example_at(split, order, from + r)];
+    for (int64_t r = 0; r < rows; r++) {
+        net->number[r] = example_at(split, order, from + r);
+        net->labels[r] = split->labels[net->number[r]];
+    }
 }
 
 static int NAME(finite_first_layer)(const Network *net)
@@ -1155,7 +1197,7 @@ static int NAME(finite_first_layer)(const Network *net)
 static void NAME(train)(Network *net, const Split *split, const int64_t *order, int64_t n,
                         int64_t batch, const Optimizer *optimizer, double *sums)
 {
-    int may_skip = NAME(finite_first_layer)(net), begun = 0;
+    int may_skip = split->base == NULL && NAME(finite_first_layer)(net), begun = 0;
     int64_t rows = smaller(batch, n);
     sums[0] = sums[1] = 0;
     NAME(take)(split, order, 0, rows, net->example);
@@ -1166,7 +1208,7 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
         NAME(take)(split, order, from + rows, net->next_rows, net->next);
         NAME(fetch)(net, net->next, 0, net->next_rows);
         NAME(take_labels)(net, split, order, from, rows);
-        NAME(forward)(net, rows, sparse, begun);
+        NAME(forward)(net, rows, sparse, begun, split->base);
         NAME(cross_entropy)(net, rows, sums);
         for (int32_t l = net->layers - 1; l >= 0; l--) {
             Layer *layer = &net->layer[l];
@@ -1177,6 +1219,8 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
             NAME(update_bias)(net, layer, rows, &step);
             if (l > 0) {
                 NAME(update_weight)(net, l, rows, 0, &step, 0);
+            } else if (split->base != NULL) {
+                NAME(update_coefficients)(net, rows, &step);
             } else if (sparse && may_skip) {
                 NAME(update_weight)(net, 0, rows, 1, &step, 0);
                 sparse = NAME(find_nonzero)(net, net->next, net->next_rows);
@@ -1199,14 +1243,14 @@ static void NAME(train)(Network *net, const Split *split, const int64_t *order, 
 
 static void NAME(evaluate)(Network *net, const Split *split, double *sums)
 {
-    const int may_skip = NAME(finite_first_layer)(net);
+    const int may_skip = split->base == NULL && NAME(finite_first_layer)(net);
     sums[0] = sums[1] = 0;
     for (int64_t from = 0; from < split->length; from += EVALUATION_ROWS) {
         const int64_t rows = smaller(EVALUATION_ROWS, split->length - from);
         NAME(take)(split, NULL, from, rows, net->example);
         NAME(take_labels)(net, split, NULL, from, rows);
         const int sparse = may_skip && NAME(find_nonzero)(net, net->example, rows);
-        NAME(forward)(net, rows, sparse, 0);
+        NAME(forward)(net, rows, sparse, 0, split->base);
         NAME(cross_entropy)(net, rows, sums);
     }
 }

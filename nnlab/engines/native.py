@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import time
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
+from nnlab.engines.dual import Dual
 from nnlab.engines.perceptron import (
     ACTIVATIONS,
     MOMENTS,
@@ -44,6 +46,7 @@ FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY = range(6)
 class CSplit(Structure):
     _fields_ = (
         ("inputs", c_void_p),
+        ("base", c_void_p),
         ("labels", c_void_p),
         ("index", c_void_p),
         ("examples", c_int64),
@@ -183,12 +186,13 @@ def c_optimizer(config: OptimizerConfig) -> COptimizer:
     return c
 
 
-def c_split(split: Split, name: str, width: int) -> CSplit:
+def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> CSplit:
     reason = refuses_split(split, name, width)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
     return CSplit(
         split.inputs.data_ptr(),
+        None if base is None else base.data_ptr(),
         split.labels.data_ptr(),
         split.index.data_ptr(),
         *split.inputs.shape,
@@ -209,6 +213,15 @@ class Network:
     rule: str
     optimizer: COptimizer
     batch_size: int
+    dual: Dual | None  # its first weight in the library holds coefficients, if any
+    seconds: float = 0.0  # what its dual form took, until an epoch has told so
+
+    def part(self, run: Run, name: str) -> CSplit:
+        """Return one of the run's splits as the library takes it."""
+        if self.dual is None:
+            return c_split(getattr(run, name), name, self.shapes[0][1])
+        split: Split = getattr(self.dual, name)
+        return c_split(split, name, split.inputs.shape[1], self.dual.base)
 
     def entries(self) -> Iterator[tuple[int, int, str, str]]:
         """Yield layer, number of the array in the library, and names of weight and bias."""
@@ -238,14 +251,21 @@ class NativeEngine:
             reason = refuses(run, device)
             if reason is not None:
                 raise ValueError(f"{reason}; engine=native cannot take it, engine=torch can")
-            self.networks[run] = self.build(run)
+            started = time.perf_counter()
+            network = self.networks[run] = self.build(run, Dual(run) if Dual.pays(run) else None)
             self.load_state(run, taken_over(run))
+            if network.dual is not None:
+                network.seconds = time.perf_counter() - started
 
     @staticmethod
     def group(run: Run) -> Hashable:
         return id(run)  # each run stays in the cache of its own core
 
-    def build(self, run: Run) -> Network:
+    @staticmethod
+    def form(run: Run) -> str:
+        return "first layer in its dual form" if Dual.pays(run) else ""
+
+    def build(self, run: Run, dual: Dual | None = None) -> Network:
         if run.batch_size < 1:
             raise ValueError(f"batch_size={run.batch_size} is not possible: at least 1")
         layers = linears(run.model)
@@ -259,6 +279,8 @@ class NativeEngine:
         config = described(run)
         assert config is not None
         sizes = [layers[0][1].in_features, *(linear.out_features for _, linear in layers)]
+        if dual is not None:
+            sizes[0] = len(run.train)
         batch = max(1, min(run.batch_size, len(run.train.index)))
         moments = len(MOMENTS[rule(config)])
         handle = self.library.nnlab_create(
@@ -277,6 +299,7 @@ class NativeEngine:
             rule(config),
             c_optimizer(config),
             batch,
+            dual,
         )
         weakref.finalize(network, self.library.nnlab_free, handle)
         return network
@@ -287,8 +310,10 @@ class NativeEngine:
             network = self.networks[run]
             if isinstance(run.optimizer, torch.optim.Optimizer):
                 network.optimizer = self.current(run, network)
+                if network.dual is not None and network.optimizer.weight_decay != 0:
+                    network = self.networks[run] = self.without_dual(run)
             check_order(order, len(run.train))
-            split = c_split(run.train, "train", network.shapes[0][1])
+            split = network.part(run, "train")
             sums, bad = (c_double * 3)(), (c_int64 * 3)()
             problem = self.library.nnlab_train(
                 network.handle,
@@ -303,8 +328,18 @@ class NativeEngine:
             )
             raise_for(problem, "train", *bad)
             loss, correct, seconds = sums
+            seconds += network.seconds
+            network.seconds = 0.0
             results.append(Trained(loss / len(order), correct / len(order), seconds))
         return results
+
+    def without_dual(self, run: Run) -> Network:
+        """Return a copy of the run's network in the usual form."""
+        network = self.networks[run]
+        usual = self.build(run)
+        usual.optimizer = network.optimizer
+        self.fill(usual, self.state(run))
+        return usual
 
     def current(self, run: Run, network: Network) -> COptimizer:
         """Read the options of the run's torch optimizer, which a schedule may have changed."""
@@ -317,7 +352,9 @@ class NativeEngine:
         results = []
         for run in runs:
             network = self.networks[run]
-            part = c_split(getattr(run, split), split, network.shapes[0][1])
+            if network.dual is not None and split == "test":
+                network = self.without_dual(run)  # read once, and not worth a Gram matrix
+            part = network.part(run, split)
             sums, bad = (c_double * 2)(), (c_int64 * 3)()
             problem = self.library.nnlab_evaluate(
                 network.handle, byref(part), self.level, sums, bad
@@ -332,9 +369,13 @@ class NativeEngine:
         state: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for layer, which, weight_name, bias_name in network.entries():
-            shape = network.shapes[layer]
-            weight, bias = torch.empty(shape), torch.empty(shape[0])
+            outputs, inputs = network.shapes[layer]
+            dual = network.dual if layer == 0 else None
+            weight = torch.empty(outputs, inputs if dual is None else len(dual.train))
+            bias = torch.empty(outputs)
             self.library.nnlab_get(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
+            if dual is not None:
+                weight = dual.weight(weight)
             (state if which == 0 else moments).update({weight_name: weight, bias_name: bias})
         for name in list(state):
             if steps == 0:
@@ -346,7 +387,9 @@ class NativeEngine:
         return state
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
-        network = self.networks[run]
+        self.fill(self.networks[run], state)
+
+    def fill(self, network: Network, state: dict[str, Tensor]) -> None:
         first = f"{network.layers[0]}.weight"
         moments = MOMENTS[network.rule]
         steps = 0
@@ -363,6 +406,9 @@ class NativeEngine:
                 bias = checked(state, bias_name, shape[:1])
             arrays.append((layer, which, weight, bias))
         for layer, which, weight, bias in arrays:
+            if layer == 0 and network.dual is not None:
+                network.dual.begin(weight)
+                weight = torch.zeros(weight.shape[0], len(network.dual.train))
             self.library.nnlab_set(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
         self.library.nnlab_set_steps(network.handle, steps)
 

@@ -284,6 +284,10 @@ class StackedEngine:
         nesterov = isinstance(option, SGD) and option.nesterov
         return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
 
+    @staticmethod
+    def form(run: Run) -> str:
+        return ""
+
     # ---- the epoch ----
 
     @torch.no_grad()

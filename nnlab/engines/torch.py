@@ -121,6 +121,10 @@ class TorchEngine:
     def group(run: Run) -> Hashable:
         return id(run)
 
+    @staticmethod
+    def form(run: Run) -> str:
+        return ""
+
     def on_device(self, array: Tensor) -> Tensor:
         if array.device == self.device:
             return array

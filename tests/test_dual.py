@@ -1,0 +1,369 @@
+"""The dual form of a wide first layer: against the torch engine, and when it is taken.
+
+Axes: I inputs, N examples, n training and v validation examples, H outputs of the first layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from nnlab.config import OptimizerConfig
+from nnlab.datasets import Split
+from nnlab.engines import Run, dual
+from nnlab.engines.dual import Dual
+from nnlab.engines.native import NativeEngine
+from nnlab.engines.torch import TorchEngine, build_optimizer
+from nnlab.stopping import Patience
+from nnlab.training import train_runs
+from tests.test_native import (
+    CLOSE,
+    CPU,
+    LEVELS,
+    OPTIMIZERS,
+    adam,
+    assert_same_state,
+    make_run,
+    needs_library,
+    sgd,
+    shuffled,
+    train,
+)
+
+
+def wide_run(
+    sizes: tuple[int, ...] = (200, 33, 5),
+    train: int = 60,
+    valid: int = 20,
+    max_epochs: int = 100,
+    **options: Any,
+) -> Run:
+    """Return a run on fewer examples than it has inputs, drawn with repetition."""
+    run = make_run(sizes, examples=train + valid, max_epochs=max_epochs, **options)
+    drawn = torch.randint(train + valid, (train + valid,), generator=torch.manual_seed(5))
+    run.train = dataclasses.replace(run.train, index=drawn[:train])
+    run.valid = dataclasses.replace(run.train, index=drawn[train:]) if valid else None
+    run.test = Split.whole(run.train.inputs, run.train.labels)
+    return run
+
+
+def assert_dual_equals_torch(epochs: int = 1, level: str | None = None, **options: Any) -> None:
+    """Train a run in the dual form and in torch; compare every parameter and measure."""
+    ours, reference = wide_run(**options), wide_run(**options)
+    assert Dual.pays(ours)
+    engine, oracle = NativeEngine([ours], CPU, level), TorchEngine([reference], CPU)
+    steps = epochs * math.ceil(len(ours.train) / ours.batch_size)
+    close = CLOSE[1 if steps <= 1 else 10 if steps <= 10 else 100]
+    for epoch in range(1, epochs + 1):
+        order = shuffled(ours, epoch)
+        trained = engine.train_epoch([ours], [order])[0]
+        expected = oracle.train_epoch([reference], [order])[0]
+        assert trained.loss == pytest.approx(expected.loss, rel=close["rtol"], abs=close["atol"])
+        assert trained.accuracy == expected.accuracy
+        for split in ("train", "valid", "test") if ours.valid else ("train", "test"):
+            loss, accuracy = engine.evaluate([ours], split)[0]
+            expected_loss, expected_accuracy = oracle.evaluate([reference], split)[0]
+            assert loss == pytest.approx(expected_loss, rel=close["rtol"], abs=close["atol"])
+            assert accuracy == expected_accuracy
+    assert_same_state(engine.state(ours), oracle.state(reference), **close)
+
+
+# ---- the arithmetic ----
+
+
+@needs_library
+@pytest.mark.parametrize("steps", [1, 10, 100])
+def test_it_equals_torch(steps: int) -> None:
+    # The last batch is a partial one, of 4.
+    sizes = (800, 33, 5)
+    assert_dual_equals_torch(sizes=sizes, train=7 * steps - 3, optimizer=sgd(lr=0.02))
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10, 64, 1000])
+def test_every_batch_size_and_level_equals_torch(batch_size: int, level: str) -> None:
+    options: dict[str, Any] = {"batch_size": batch_size, "level": level, "epochs": 2}
+    assert_dual_equals_torch(sizes=(300, 150, 33, 5), optimizer=sgd(lr=0.02), **options)
+    assert_dual_equals_torch(sizes=(300, 7), optimizer=sgd(lr=0.02), valid=0, **options)
+
+
+@needs_library
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 140), min_size=1, max_size=4).map(tuple),
+    activation=st.sampled_from(["relu", "tanh", "sigmoid", "identity"]),
+    batch_size=st.integers(1, 40),
+    train=st.integers(1, 150),
+    valid=st.integers(0, 30),
+    seed=st.integers(0, 1000),
+)
+def test_any_architecture_equals_torch(sizes: tuple[int, ...], **options: Any) -> None:
+    assert_dual_equals_torch(
+        sizes=(500, *sizes), optimizer=sgd(lr=0.003), max_epochs=10_000, **options
+    )
+
+
+@needs_library
+def test_examples_in_several_parts_equal_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dual, "CHUNK", 16)
+    assert_dual_equals_torch(train=50, valid=35, epochs=3, optimizer=sgd(lr=0.02))
+
+
+@needs_library
+def test_dogset_sized_images_equal_torch() -> None:
+    sizes = (12288, 128, 64, 10)
+    assert_dual_equals_torch(sizes=sizes, batch_size=10, epochs=2, optimizer=sgd(lr=1e-3))
+
+
+def test_the_gram_matrix_has_all_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dual, "CHUNK", 16)
+    run = wide_run(train=50, valid=35)
+    assert run.valid is not None
+    rows = torch.cat([run.train.index, run.valid.index])
+    inputs = run.train.inputs.double()
+    expected = inputs[rows] @ inputs[run.train.index].T
+    made = Dual(run)
+    assert_close(made.train.inputs.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(made.valid.inputs, made.train.inputs)
+    assert torch.equal(made.train.labels, run.train.labels[rows])
+
+
+# ---- a run is its own ----
+
+
+@needs_library
+def test_neighbours_change_no_bit() -> None:
+    """Alone, beside others with the same examples, beside others with different ones."""
+
+    def numbers(run: Run) -> dict[str, torch.Tensor]:
+        engine = NativeEngine([run], CPU)
+        losses = [train(engine, run, epochs=3), *engine.evaluate([run], "valid")[0]]
+        losses += engine.evaluate([run], "test")[0]
+        return {**engine.state(run), "losses": torch.tensor(losses, dtype=torch.float64)}
+
+    rates = (0.01, 0.02, 0.04)
+    alone = [numbers(wide_run(seed=seed, optimizer=sgd(lr=lr))) for seed in (0, 1) for lr in rates]
+    first, second = wide_run(seed=0), wide_run(seed=1)
+    crowd = []
+    for whole in (first, second):
+        for lr in rates:
+            seed = 0 if whole is first else 1
+            run = wide_run(seed=seed, optimizer=sgd(lr=lr))
+            run.train, run.valid, run.test = whole.train, whole.valid, whole.test
+            crowd.append(run)
+    with dual.sharing(), ThreadPoolExecutor(6) as pool:
+        for actual, expected in zip(pool.map(numbers, crowd), alone):
+            assert_same_state(actual, expected, rtol=0, atol=0)
+
+
+@needs_library
+def test_asking_for_its_state_changes_no_bit() -> None:
+    asked, left = wide_run(optimizer=sgd(lr=0.02)), wide_run(optimizer=sgd(lr=0.02))
+    engine, other = NativeEngine([asked], CPU), NativeEngine([left], CPU)
+    for epoch in (1, 2, 3):
+        train(engine, asked, first=epoch)
+        train(other, left, first=epoch)
+        engine.state(asked)
+        engine.evaluate([asked], "test")
+    assert_same_state(engine.state(asked), other.state(left), rtol=0, atol=0)
+
+
+@needs_library
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped() -> None:
+    whole, part, rest = (wide_run(optimizer=sgd(lr=0.02)) for _ in range(3))
+    uninterrupted, before, after = (NativeEngine([run], CPU) for run in (whole, part, rest))
+    train(uninterrupted, whole, epochs=4)
+    train(before, part, epochs=2)
+    state = before.state(part)
+    train(after, rest, epochs=1)  # something that load_state must replace
+    after.load_state(rest, state)
+    assert_same_state(after.state(rest), state, rtol=0, atol=0)
+    train(after, rest, epochs=2, first=3)
+    assert_same_state(after.state(rest), uninterrupted.state(whole), **CLOSE[10])
+
+
+@needs_library
+def test_the_best_weights_are_restored() -> None:
+    def trained(engine: type[NativeEngine] | type[TorchEngine]) -> Run:
+        run = wide_run(sizes=(400, 33, 5), optimizer=sgd(lr=0.03), train=40)
+        run.stopping = Patience(3, 0.0, "valid_loss", True)
+        assert Dual.pays(run)
+        for _ in train_runs([run], engine([run], CPU)):
+            pass
+        return run
+
+    ours, reference = trained(NativeEngine), trained(TorchEngine)
+    assert ours.restored == reference.restored
+    assert ours.restored is not None
+    assert ours.stop_reason == reference.stop_reason
+    assert ours.test_loss == pytest.approx(reference.test_loss, rel=1e-4)
+    expected = reference.model.state_dict()
+    assert_same_state(dict(ours.model.state_dict()), dict(expected), **CLOSE[100])
+
+
+@needs_library
+@pytest.mark.parametrize("later", [{"lr": 0.005}, {"weight_decay": 0.05}], ids=str)
+def test_a_torch_optimizer_may_change_its_options(later: dict[str, float]) -> None:
+    ours, reference = wide_run(), wide_run()
+    for run in (ours, reference):
+        run.optimizer = build_optimizer(sgd(lr=0.02), run.model)
+    assert Dual.pays(ours)
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    train(engine, ours)
+    train(oracle, reference)
+    for run in (ours, reference):
+        assert isinstance(run.optimizer, torch.optim.Optimizer)
+        run.optimizer.param_groups[0].update(later)
+    assert train(engine, ours, first=2) == pytest.approx(train(oracle, reference, first=2))
+    assert_same_state(engine.state(ours), oracle.state(reference), **CLOSE[100])
+    engine.release([ours])
+    assert_same_state(dict(ours.model.state_dict()), oracle.state(reference), **CLOSE[100])
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_is_not_finite_is_seen(level: str) -> None:
+    run = wide_run(optimizer=sgd(lr=1e30))
+    engine = NativeEngine([run], CPU, level)
+    assert not math.isfinite(train(engine, run, epochs=2))
+    assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
+    run = wide_run()
+    run.train.inputs[run.train.index[17], 3] = math.nan
+    engine = NativeEngine([run], CPU, level)
+    assert not math.isfinite(train(engine, run))
+    assert not math.isfinite(engine.evaluate([run], "test")[0][0])
+
+
+@needs_library
+def test_the_first_epoch_pays_for_the_matrix() -> None:
+    """Otherwise a budget of seconds and the record of the times would not know of it."""
+    run = wide_run()
+    engine = NativeEngine([run], CPU)
+    assert engine.networks[run].seconds > 0
+    engine.networks[run].seconds = 1000.0
+    first, second = (engine.train_epoch([run], [shuffled(run)])[0].seconds for _ in range(2))
+    assert first > 1000 > second
+
+
+@needs_library
+@pytest.mark.parametrize("index", [-1, 80])
+def test_a_bad_index_is_an_exception(index: int) -> None:
+    run = wide_run()
+    run.train.index[3] = index
+    with pytest.raises(IndexError):
+        NativeEngine([run], CPU)
+
+
+# ---- when it is taken ----
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ({}, True),
+        ({"max_epochs": 1}, False),
+        ({"max_epochs": 0}, False),
+        ({"train": 201, "valid": 0}, False),  # more examples than inputs
+        ({"valid": 150, "max_epochs": 4}, False),
+        ({"valid": 20, "max_epochs": 4}, True),
+        ({"train": 60, "density": 0.1}, False),  # zeros are skipped instead
+        ({"train": 10, "density": 0.1}, True),
+        ({"optimizer": OPTIMIZERS["decay"]}, False),
+        ({"optimizer": OPTIMIZERS["momentum"]}, False),
+        ({"optimizer": adam()}, False),
+    ],
+    ids=str,
+)
+def test_when_it_is_taken(options: dict[str, Any], taken: bool) -> None:
+    run = wide_run(**options)
+    assert Dual.pays(run) == taken
+    assert NativeEngine.form(run) == ("first layer in its dual form" if taken else "")
+    assert TorchEngine.form(run) == ""
+
+
+def test_a_run_that_may_end_early_counts_on_few_epochs() -> None:
+    run = wide_run(sizes=(200, 5), train=60)
+    assert Dual.pays(run)
+    run.stopping = Patience(3, 0.0, "valid_loss", False)
+    assert not Dual.pays(run)
+
+
+def test_an_optimizer_without_a_name_is_not_taken() -> None:
+    run = wide_run(optimizer=OptimizerConfig(name="lion", lr=1.0, weight_decay=0.0))
+    run.optimizer = torch.optim.RMSprop(run.model.parameters(), lr=0.1)
+    assert not Dual.pays(run)
+
+
+# ---- the matrix is shared ----
+
+
+def test_runs_on_the_same_examples_share_a_matrix() -> None:
+    split = wide_run().train
+    other = dataclasses.replace(split, index=split.index.flip(0))
+    with dual.sharing():
+        first = dual.gram_of([split])
+        assert dual.gram_of([dataclasses.replace(split, index=split.index.clone())]) is first
+        copy = dataclasses.replace(split, inputs=split.inputs.clone())
+        for unlike in ([split, other], [other], [copy]):
+            assert dual.gram_of(unlike) is not first
+    assert dual.gram_of([split]) is not first
+
+
+@needs_library
+def test_inputs_may_change_between_two_runs() -> None:
+    """As they may in a notebook, where nobody tells when."""
+    first, second, reference = (wide_run(optimizer=sgd(lr=0.02)) for _ in range(3))
+    second.train, second.valid = first.train, first.valid
+    train(NativeEngine([first], CPU), first)
+    first.train.inputs.mul_(2)
+    reference.train.inputs.mul_(2)
+    engine, oracle = NativeEngine([second], CPU), TorchEngine([reference], CPU)
+    assert train(engine, second) == pytest.approx(train(oracle, reference))
+
+
+def test_matrices_are_kept_that_take_no_more_memory_than_the_inputs() -> None:
+    inputs, labels = torch.rand(100, 120), torch.zeros(100, dtype=torch.int64)
+    splits = [Split(inputs, labels, torch.randperm(100)[:60]) for _ in range(4)]
+    with dual.sharing():
+        first, *last = [dual.gram_of([split]) for split in splits]
+        # 3 x 60 x 60 numbers of 100 x 120, and the latest goes last
+        assert dual.gram_of([splits[1]]) is last[0]
+        assert dual._latest == [last[1], last[2], last[0]]
+        assert dual.gram_of([splits[0]]) is not first
+
+
+def test_a_block_that_failed_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dual, "CHUNK", 16)
+    run = wide_run(train=50)
+    gram = dual.Gram([run.train])
+    computed, begun, failed = gram.compute, threading.Event(), threading.Event()
+
+    def compute(row: dual.Part, column: dual.Part) -> None:
+        if threading.current_thread() is not threading.main_thread() and not begun.is_set():
+            begun.set()
+            raise MemoryError("not for this one")
+        computed(row, column)
+
+    monkeypatch.setattr(gram, "compute", compute)
+
+    def fail() -> None:
+        with pytest.raises(MemoryError):
+            gram.matrix()
+        failed.set()
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    assert failed.wait(10)
+    thread.join()
+    inputs = run.train.inputs[run.train.index]
+    assert_close(gram.matrix(), inputs @ inputs.T, rtol=1e-5, atol=1e-5)
