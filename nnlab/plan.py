@@ -105,7 +105,7 @@ def kind(task: Task) -> str:
     parts["trained"] = task.run.max_epochs > 0
     parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
     form = task.engine.form(task.run)
-    if form:  # then a step may depend on how many examples there are
+    if form is not None:
         parts |= {"form": form, "train": len(task.run.train)}
     return json.dumps(parts, sort_keys=True) + str(task.place)
 
@@ -134,7 +134,7 @@ def timed(tasks: Sequence[Task]) -> Rate:
     runs = []
     for task in tasks:
         run, most = task.run, STEPS * task.run.batch_size
-        if not task.engine.form(run):
+        if task.engine.form(run) is None:
             run = replace(run, train=replace(run.train, index=run.train.index[:most]))
         runs.append(run)
     started = time.perf_counter()

@@ -203,10 +203,10 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
         except (ValueError, OSError) as error:
             outcome.error = error
             continue
-        form = engine.form(run)
         identity = describe(outcome.job, config, run, data) | {
             "engine": engine.name,
-            "engine_reason": f"{reason}; {form}" if form else reason,
+            "engine_reason": reason,
+            "engine_form": engine.form(run),
             "device": {**device.describe(place), "threads": config.threads},
         }
         tasks.append(Task(outcome, config, run, engine, place, identity))
@@ -421,10 +421,12 @@ def open_folder(task: Task) -> bool:
         task.outcome.error = error
         return False
     data, place = task.identity["dataset"], task.identity["device"]
+    form = task.identity["engine_form"]
     task.folder.log(
         f"{job.name}: {json.dumps(task.identity['config'])}",
         f"data: {data['source']}, {data['sizes']}",
         f"engine: {task.engine.name} ({task.identity['engine_reason']}) "
+        f"{f'in its {form} form ' if form else ''}"
         f"on {place['name']}, {place['threads']} thread(s)",
     )
     return True

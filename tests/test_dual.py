@@ -287,8 +287,8 @@ def test_a_bad_index_is_an_exception(index: int) -> None:
 def test_when_it_is_taken(options: dict[str, Any], taken: bool) -> None:
     run = wide_run(**options)
     assert Dual.pays(run) == taken
-    assert NativeEngine.form(run) == ("first layer in its dual form" if taken else "")
-    assert TorchEngine.form(run) == ""
+    assert NativeEngine.form(run) == ("dual" if taken else None)
+    assert TorchEngine.form(run) is None
 
 
 def test_a_run_that_may_end_early_counts_on_few_epochs() -> None:

@@ -70,8 +70,11 @@ class Engine(Protocol):
         """Return a key; runs with equal keys are best given to one engine together."""
 
     @staticmethod
-    def form(run: Run) -> str:
-        """Return, where the engine has two ways to compute, which one it takes for a run."""
+    def form(run: Run) -> str | None:
+        """Return in which form the engine trains a run, None if in the usual one.
+
+        In another form a step's time depends on how many examples there are.
+        """
 
     def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
         """Train each run once through its examples.

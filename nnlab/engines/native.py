@@ -262,8 +262,8 @@ class NativeEngine:
         return id(run)  # each run stays in the cache of its own core
 
     @staticmethod
-    def form(run: Run) -> str:
-        return "first layer in its dual form" if Dual.pays(run) else ""
+    def form(run: Run) -> str | None:
+        return "dual" if Dual.pays(run) else None
 
     def build(self, run: Run, dual: Dual | None = None) -> Network:
         if run.batch_size < 1:

@@ -285,8 +285,8 @@ class StackedEngine:
         return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
 
     @staticmethod
-    def form(run: Run) -> str:
-        return ""
+    def form(run: Run) -> str | None:
+        return None
 
     # ---- the epoch ----
 

@@ -122,8 +122,8 @@ class TorchEngine:
         return id(run)
 
     @staticmethod
-    def form(run: Run) -> str:
-        return ""
+    def form(run: Run) -> str | None:
+        return None
 
     def on_device(self, array: Tensor) -> Tensor:
         if array.device == self.device:

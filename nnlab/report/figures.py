@@ -132,6 +132,8 @@ def train_time(runs: Sequence[Run]) -> Figure | None:
     answers = [fit.answer() for fit in fits]
     if any("±" in answer for answer in answers if answer is not None):
         notes.append("± 95 % prediction interval of the fitted line")
+    if any(run.form for run in runs if run.complete):
+        notes.append("no line through runs in the dual form")
     figure, (axes,) = frame(heading(runs), notes)
     highest = max(fit.y.max() for fit in fits)
     length, name = unit(highest)
@@ -155,6 +157,8 @@ def train_time(runs: Sequence[Run]) -> Figure | None:
     title = ", ".join(LABELS.get(key, key) for key in keys)
     room = 0.08 + 0.062 * (min(len(handles), ENTRIES) + bool(title))
     axes.set_ylim(0, highest / length / (1 - room))
+    if not handles:
+        return figure
     if len(handles) > ENTRIES:
         labels[ENTRIES - 1] = f"and {len(handles) - ENTRIES + 1:,} more"
         handles[ENTRIES - 1] = Line2D([], [], ls="none")

@@ -43,7 +43,8 @@ class Run:
 
     settings: the configuration by dotted keys as on the command line, with what was really
     used in place of what was left open (``train_size=null``, ``device=auto``).
-    weights_of_epoch: whose weights were tested and kept. synthetic: whether the data was
+    weights_of_epoch: whose weights were tested and kept. form: of the engine's arithmetic, None
+    for the usual one. synthetic: whether the data was
     generated. curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -60,6 +61,7 @@ class Run:
     weights: int | None
     parameters: int | None
     engine: str | None
+    form: str | None
     device: str | None
     full_size: int | None
     synthetic: bool
@@ -158,6 +160,7 @@ def read_run(folder: Path) -> Run:
         weights=result.get("weights"),
         parameters=result.get("parameters"),
         engine=result.get("engine"),
+        form=result.get("engine_form"),
         device=device,
         full_size=dataset.get("full_size"),
         synthetic=bool(dataset.get("synthetic")),

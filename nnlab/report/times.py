@@ -119,7 +119,10 @@ def student(freedom: int) -> float:
 @dataclass(frozen=True)
 class Timing:
     """Training times over training-set sizes, x examples and y seconds [N], of the runs
-    that agree in everything else; the line through them where there are two sizes."""
+    that agree in everything else; the line through them where there are two sizes.
+
+    Runs in another than the usual form are points only: their times do not grow as a line.
+    """
 
     values: tuple[Value, ...]
     x: Array
@@ -159,5 +162,6 @@ def timings(runs: Sequence[Run]) -> tuple[list[str], int | None, list[Timing]]:
 def fit(values: tuple[Value, ...], runs: Sequence[Run], per_epoch: bool) -> Timing:
     x = np.array([run.settings["train_size"] for run in runs], dtype=np.float64)
     y = np.array([run.train_seconds / (run.epochs if per_epoch else 1) for run in runs])
-    line = fit_line(x, y) if len(set(x)) > 1 else None
+    usual = np.array([run.form is None for run in runs])
+    line = fit_line(x[usual], y[usual]) if len(set(x[usual])) > 1 else None
     return Timing(values, x, y, line, runs[0].full_size)

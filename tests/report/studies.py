@@ -66,6 +66,7 @@ def lay(
         "parameters": 109386,
         "engine": "native",
         "engine_reason": "it can",
+        "engine_form": None,
         "device": {"type": "cpu", "name": "AMD EPYC", "threads": 1},
         "dataset": {
             "name": "mnist",

@@ -54,6 +54,13 @@ def size_sweep(study: Path, **result: Any) -> None:
 # Training time
 
 
+def test_train_time_in_the_dual_form_has_points_only(tmp_path: Path) -> None:
+    size_sweep(tmp_path, engine_form="dual")
+    axes = only(figures.train_time(read(tmp_path)))
+    assert len(lines(axes)) == 1
+    assert axes.get_legend() is None
+
+
 def test_train_time_has_points_the_line_and_the_answer(tmp_path: Path) -> None:
     size_sweep(tmp_path)
     axes = only(figures.train_time(read(tmp_path)))

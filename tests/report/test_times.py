@@ -183,3 +183,18 @@ def test_one_size_has_no_timings(tmp_path: Path) -> None:
     for lr in (0.1, 0.2):
         lay(tmp_path, {"optimizer.lr": lr})
     assert times.timings(read(tmp_path)) == ([], None, [])
+
+
+def test_runs_in_the_dual_form_are_points_beside_the_line(tmp_path: Path) -> None:
+    """Their times are squares of the size, and larger sets are trained in the usual form."""
+    for size in (100, 200, 400, 800):
+        square, options = size**2 / 1e6, {"train_size": size}
+        lay(tmp_path / "all", options, engine_form="dual", train_seconds=square)
+        form, seconds = ("dual", square) if size < 400 else (None, size / 1000)
+        lay(tmp_path / "some", options, engine_form=form, train_seconds=seconds)
+    (timing,) = times.timings(read(tmp_path / "some"))[2]
+    assert len(timing.x) == 4
+    assert timing.line is not None
+    assert timing.line.at(1600.0) == pytest.approx(1.6)
+    (timing,) = times.timings(read(tmp_path / "all"))[2]
+    assert (len(timing.x), timing.line, timing.answer()) == (4, None, None)
