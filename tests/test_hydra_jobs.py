@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ JOBS = [
     ["stopping=plateau", "valid_size=100", "stopping.patience=4"],
     ["model.activation=tanh", "engine=torch", "objective=${study}"],
     ["study=${dataset.name}-${seed}", "seed=9"],
+    ["fgsm={shown:0.5,eps:[0,${fgsm.shown}]}", "fgsm.shown=0.25"],
+    ["evaluation=[hardest]", "hardest.per_class=0"],
+    ["+optimiser=adam"],
+    ["+optimizer.rate=1"],
+    ["~stopping", "seed=1"],
+    ["seed=???"],
     ["hydra={verbose:true}", "seed=4"],
     [],
 ]
@@ -112,25 +118,55 @@ def test_a_lent_composition_is_hydras_own(
     swept, ours = used
     expected = hydra_jobs.compose(HydraContext(loader, Callbacks()), swept, overrides, 3)
     for number, job in enumerate([*JOBS, overrides], 3 - len(JOBS)):
-        found, _ = ours.lend(swept, job)
+        found = ours.lend(swept, job).config
         hydra_jobs.place(found.hydra, number)
     assert list(nodes(found)) == list(nodes(expected))
     assert OmegaConf.to_yaml(found, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
 
 
+@pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
+def test_lent_options_are_hydras_own(
+    loader: ConfigLoaderImpl, used: tuple[DictConfig, SweepLoader], overrides: list[str]
+) -> None:
+    swept, ours = used
+
+    def read(composed: DictConfig, known: Mapping[str, Any]) -> config.Config | str:
+        task = hydra_jobs.without_hydra(composed)
+        try:
+            return config.from_hydra(task, known)
+        except ValueError as error:
+            return str(error)
+
+    for job in (overrides, ["seed=8", *overrides], overrides):
+        expected = read(loader.load_sweep_config(swept, job), {})
+        lent = ours.lend(swept, job)
+        assert read(lent.config, lent.options) == expected
+
+
+def test_most_options_are_lent_as_typed_values(
+    loader: ConfigLoaderImpl, used: tuple[DictConfig, SweepLoader]
+) -> None:
+    swept, ours = used
+    first, second = (ours.lend(swept, [f"seed={seed}"]) for seed in (1, 2))
+    assert first.options.keys() == second.options.keys() == first.config.keys() - {"study", "hydra"}
+    assert second.options["seed"] == 2
+    assert second.options["model"] is first.options["model"]  # not made again
+
+
 def test_a_job_does_not_change_the_next(loader: ConfigLoaderImpl) -> None:
     swept, ours = master(loader), SweepLoader(loader.get_search_path())
     expected = list(nodes(loader.load_sweep_config(swept, ["seed=1"])))
-    spoilt = [ours.own(swept, ["seed=1"]), ours.lend(swept, ["seed=1"])[0]]
-    for composed in spoilt:
-        OmegaConf.set_struct(composed, False)
-        composed.optimizer.lr = 7
-        composed.model.hidden.append(3)
-        del composed["dataset"]
-    spoilt[0].hydra.job.name = "other"
-    spoilt[0].hydra.sweep.dir = "elsewhere"
-    lent, _ = ours.lend(swept, ["seed=1"])
-    for found in (ours.own(swept, ["seed=1"]), lent):
+    spoilt = ours.own(swept, ["seed=1"])
+    OmegaConf.set_struct(spoilt, False)
+    spoilt.optimizer.lr = 7
+    spoilt.model.hidden.append(3)
+    del spoilt["dataset"]
+    spoilt.hydra.job.name = "other"
+    spoilt.hydra.sweep.dir = "elsewhere"
+    ours.lend(swept, ["optimizer={lr:0.5}", "model.hidden=[3]", "seed=2", "optimizer.lr=7"])
+    with pytest.raises(ConfigCompositionException):
+        ours.lend(swept, ["optimizer.lr=7", "optimizer.nothing=7"])
+    for found in (ours.own(swept, ["seed=1"]), ours.lend(swept, ["seed=1"]).config):
         assert list(nodes(found)) == expected
 
 
@@ -185,8 +221,8 @@ def test_hydras_files_are_those_that_run_job_writes(
     hydra = composed.hydra
     found.append(hydra_jobs.hydra_files(".hydra", hydra, hydra_jobs.without_hydra(composed), {}))
     for before in (JOBS[0], overrides):  # a second time, or after another job
-        hydra_jobs.place(ours.lend(swept, before)[0].hydra, 8)
-        composed, known = ours.lend(swept, overrides)
+        hydra_jobs.place(ours.lend(swept, before).config.hydra, 8)
+        composed, known, _ = ours.lend(swept, overrides)
         hydra = composed.hydra
         hydra_jobs.place(hydra, 7)
         task = hydra_jobs.without_hydra(composed)
@@ -226,9 +262,78 @@ def test_a_return_shows_the_configurations(loader: ConfigLoaderImpl) -> None:
     assert list(returned.hydra_cfg) == ["hydra"]
 
 
+WORDS = (
+    *("null", "true", "No", "on", "1e3", "1_000", "0x1f", "010", "08", "12:30:00", "2001-01-01"),
+    *(
+        "=",
+        "<<",
+        "~",
+        "-",
+        "---",
+        "a: b",
+        "a #b",
+        "-1",
+        "+1",
+        "1.5",
+        ".5",
+        ".inf",
+        "nan",
+        "?",
+        "%a",
+    ),
+    *(
+        "0",
+        "7",
+        "10",
+        "/",
+        "/a b",
+        "a=b",
+        "a=",
+        "seed=0",
+        "a.b-c=[1,2]",
+        "x/y",
+        "1/2",
+        "=1",
+        "[a=b]",
+    ),
+    *(
+        "a=b: c",
+        "a=b #c",
+        "a=1\n",
+        "\u0661",
+        "\xe9=1",
+        "@a=b",
+        "a=" + 30 * "b c " + "d",
+        "a=" + 99 * "b",
+    ),
+)
+
+
+def yaml_of(tree: dict[str, Any]) -> str:
+    written: str = yaml.dump(
+        json.loads(json.dumps(tree)),  # as it comes from a configuration: nothing twice
+        default_flow_style=False,
+        allow_unicode=True,
+        sort_keys=False,
+        Dumper=get_omega_conf_dumper(),
+    )
+    return written
+
+
+@pytest.mark.parametrize("value", WORDS)
+def test_a_word_is_written_as_omegaconf_writes_it(value: str) -> None:
+    tree = {"key": value, "list": [value, "a=b"], "other": {"on": value, "inner": {"k": [value]}}}
+    assert hydra_jobs.to_yaml(tree) == yaml_of(tree)
+
+
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=200),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=200)
+        | st.from_regex(r"\A[a-z0-9/=.,+_~<:#\[\] -]{1,9}\Z"),  # words of overrides
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
         max_leaves=8,
     )
@@ -236,14 +341,7 @@ def test_a_return_shows_the_configurations(loader: ConfigLoaderImpl) -> None:
 @settings(deadline=None)
 def test_yaml_is_written_as_omegaconf_writes_it(value: Any) -> None:
     tree = {"key": value, "other": {"on": value, "inner": {"value": value}}}
-    expected = yaml.dump(
-        json.loads(json.dumps(tree)),  # as it comes from a configuration: nothing twice
-        default_flow_style=False,
-        allow_unicode=True,
-        sort_keys=False,
-        Dumper=get_omega_conf_dumper(),
-    )
-    assert hydra_jobs.to_yaml(tree) == expected
+    assert hydra_jobs.to_yaml(tree) == yaml_of(tree)
 
 
 def test_folder_names() -> None:
