@@ -46,6 +46,22 @@ def test_a_smaller_draw_is_a_prefix_of_a_larger_one(
     assert plain(len(labels), smaller, generator(seed)).tolist() == whole[:smaller].tolist()
 
 
+@given(st.lists(st.integers(0, 2**15 - 1), min_size=1, max_size=80) | LABELS, SEEDS)
+def test_a_balanced_draw_deals_out_the_shuffled_examples_of_each_class(
+    labels: list[int], seed: int
+) -> None:
+    random = generator(seed)
+    shuffled = torch.randperm(len(labels), generator=random).tolist()
+    members = [[i for i in shuffled if labels[i] == label] for label in sorted(set(labels))]
+    rounds = min(map(len, members))
+    keys = torch.rand(rounds, len(members), generator=random).tolist()
+    expected = []
+    for turn in range(rounds):
+        for which in sorted(range(len(members)), key=lambda which: keys[turn][which]):
+            expected.append(members[which][turn])
+    assert balanced(torch.tensor(labels), len(expected), generator(seed)).tolist() == expected
+
+
 @given(LABELS, SEEDS)
 def test_too_large_a_draw_is_refused(labels: list[int], seed: int) -> None:
     classes = set(labels)
