@@ -43,9 +43,9 @@ def measure(options: Options) -> Result:
         about=(
             f"MLP {'-'.join(map(str, sizes))} on generated images, batch {BATCH}, SGD, one thread "
             f"on one core: {few.train_size} images for {few.max_epochs} epochs of {few.steps} "
-            f"steps, {rounds} rounds in turn; and as many as DogSet has, but for 5, {every.train_size:,}, "
-            f"in {min(rounds, 5)} rounds of an epoch, nnlab told that a run has "
-            f"{every.max_epochs}."
+            f"steps, {rounds} rounds in turn; and as many as DogSet has, but for 5, "
+            f"{every.train_size:,}, in {min(rounds, 5)} rounds of an epoch, nnlab told that a run "
+            f"has {every.max_epochs}."
         ),
         tables=[
             results.timing_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def write(
 
 def as_rows(table: Table) -> list[list[str]]:
     """Return what a table for the terminal holds: its header and its rows."""
-    header = [str(column.header).replace("\n", " ") for column in table.columns]
+    heads = [str(column.header) for column in table.columns]
+    # A name was broken after a dot or an underscore, words between them.
+    header = [re.sub(r"(?<=[._])\n", "", head).replace("\n", " ") for head in heads]
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     return [header, *(list(row) for row in zip(*cells))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +25,7 @@ from nnlab.report.times import duration_within, timings
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
+WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
 READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
@@ -68,7 +72,11 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Lay the runs out for a terminal; runs that differ only in their seed share a row."""
+    """Lay the runs out for a terminal; runs that differ only in their seed share a row.
+
+    What would be wider than a terminal has its headings in lines, then says once below what
+    all rows have in common, then has one column for all that was varied.
+    """
     keys = factors(runs)
     alone = keys == ["seed"]
     if not alone:
@@ -80,36 +88,86 @@ def table(runs: Sequence[Run]) -> Table:
             return grid(runs, down, across)
     if alone:
         groups.append((("mean",), list(runs)))
-    repeated = any(len(group) > 1 for _, group in groups)
-
-    made = empty()
-    for index, key in enumerate(keys or ["run"]):
-        right = is_number(groups[0][0][index])
-        made.add_column(key, justify="right" if right else "left", overflow="fold")
     results = ["epochs", "stopped by", "time", "test\naccuracy", "test\nloss"]
+    repeated = any(len(group) > 1 for _, group in groups)
     if any(run.reading for run in runs):
         # Means and deviations of everything do not fit into 80 columns.
         results = [*(results[:-1] if repeated else results), "best\nepoch"]
-    for name in ["n"] * repeated + results:
+    results = ["n"] * repeated + results
+    settings = [
+        # An option that these runs do not have is not one that is null.
+        [brief(v) if v is not None or k in group[0].settings else "-" for k, v in zip(keys, values)]
+        if keys
+        else [brief(*values)]
+        for values, group in groups
+    ]
+    numbers = [is_number(value) for value in groups[0][0]]
+    found = [(outcome(group), style(group)) for _, group in groups]
+    lay = functools.partial(laid_out, found=found, mean=alone)
+
+    heads, said = keys or ["run"], []
+    made = lay(heads, settings, numbers, results)
+    if width(made) > WIDTH:
+        heads = [head.replace(".", ".\n").replace("_", "_\n") for head in heads]
+        made = lay(heads, settings, numbers, results)
+    if width(made) > WIDTH:
+        first = found[0][0]
+        same = [name for name in results if all(came[name] == first[name] for came, _ in found)]
+        shared = [name for name in same if name in ("n", "epochs", "stopped by")]
+        results = [name for name in results if name not in shared]
+        made = lay(heads, settings, numbers, results)
+        if shared:
+            said.append("All rows: " + ", ".join(f"{name} {first[name]}" for name in shared))
+    if width(made) > WIDTH and len(keys) > 1:
+        # The value that most rows have, the first of equals.
+        usual = [max(column, key=column.count) for column in map(list, zip(*settings))]
+        own = [
+            [f"{k}={v}" for k, v, u in zip(keys, row, usual) if v not in (u, "-")]
+            for row in settings
+        ]
+        made = lay(["setting"], [["\n".join(each) or "as below"] for each in own], [False], results)
+        rest = ", ".join(f"{key}={value}" for key, value in zip(keys, usual) if value != "-")
+        said.append(f"Where a row does not say otherwise: {rest}")
+    if said:
+        made.caption = "\n".join([str(made.caption or ""), *said]).strip()
+    return made
+
+
+def laid_out(
+    heads: Sequence[str],
+    settings: Sequence[Sequence[str]],
+    numbers: Sequence[bool],
+    results: Sequence[str],
+    *,
+    found: Sequence[tuple[dict[str, str], str]],
+    mean: bool,
+) -> Table:
+    """Make a table of a row per setting, TABLE_ROWS at most.
+
+    numbers: which columns of the settings hold numbers. found: the outcome of each row, and
+    its style. mean: the last row sums up the others.
+    """
+    made = empty()
+    for head, right in zip(heads, numbers):
+        made.add_column(head, justify="right" if right else "left", overflow="fold")
+    for name in results:
         words = name == "stopped by"
         made.add_column(name, justify="left" if words else "right", no_wrap=not words)
-
-    hidden = range(TABLE_ROWS // 2, len(groups) - TABLE_ROWS // 2)
-    for index, (values, group) in enumerate(groups):
+    hidden = range(TABLE_ROWS // 2, len(settings) - TABLE_ROWS // 2)
+    for index, (cells, (came, look)) in enumerate(zip(settings, found)):
         if index not in hidden:
-            cells = [
-                # An option that these runs do not have is not one that is null.
-                brief(value) if value is not None or key in group[0].settings else "-"
-                for key, value in zip(keys or ["run"], values)
-            ]
-            found = outcome(group)
-            cells += [found["n"]] * repeated + [found[name] for name in results]
-            last = index == len(groups) - 2 and alone
-            made.add_row(*(Text(cell, style(group)) for cell in cells), end_section=last)
+            row = [Text(cell, look) for cell in (*cells, *(came[name] for name in results))]
+            made.add_row(*row, end_section=mean and index == len(settings) - 2)
         elif index == hidden.start:
             made.add_row("…")
             made.caption = f"…: {len(hidden):,} more rows, all of them in summary.csv"
     return made
+
+
+def width(made: Table) -> int:
+    """Return how many columns of a terminal a table takes without breaking a line."""
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, made).maximum
 
 
 def grid(runs: Sequence[Run], down: str, across: str) -> Table:
@@ -167,7 +225,7 @@ def outcome(group: Sequence[Run]) -> dict[str, str]:
         else:
             ends.append(words.get(run.status, run.status))
     counts = {end: ends.count(end) for end in ends}
-    ended = ", ".join(f"{n} {end}" if len(counts) > 1 else end for end, n in counts.items())
+    ended = ",\n".join(f"{n} {end}" if len(counts) > 1 else end for end, n in counts.items())
     whole = [run for run in group if run.complete] or group
 
     def spread(values: Sequence[float | None], style: str, scale: float = 1) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -83,3 +84,17 @@ def test_the_page_of_one_run_shows_its_curves(tmp_path: Path) -> None:
     page = Page(tmp_path / "index.html")
     assert page.images == ["default/curves.png"]
     assert page.rows[1][0] == "default"
+
+
+def test_headings_in_lines_are_whole_names_on_the_page(tmp_path: Path) -> None:
+    study = tmp_path / "wide"
+    for size, hidden, seed in itertools.product((500, 1000), ([7], [8]), (0, 1)):
+        options = {"train_size": size, "model.hidden": hidden, "seed": seed}
+        lay(study, options, train_seconds=1.0 + seed, test_accuracy=0.8 + 0.1 * seed)
+    lay(study, {"train_size": 500, "model.hidden": [900, 100], "seed": 0}, epochs=2)
+    table = report.write(study).table
+    assert [str(column.header) for column in table.columns][:2] == [
+        "train_\nsize",
+        "model.\nhidden",
+    ]
+    assert Page(study / "index.html").rows[0][:2] == ["train_size", "model.hidden"]

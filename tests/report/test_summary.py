@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,55 @@ def test_table_says_how_runs_ended(tmp_path: Path) -> None:
     ]
 
 
+def sweep(study: Path, **options: list[Any]) -> None:
+    """Lay a run for each combination, from two seeds."""
+    for values in itertools.product(*options.values(), (0, 1)):
+        chosen = {key.replace("__", "."): v for key, v in zip((*options, "seed"), values)}
+        result = {"train_seconds": 1.0 + values[-1], "test_accuracy": 0.8 + 0.1 * values[-1]}
+        lay(study, chosen, **result)
+
+
+def test_a_table_too_wide_has_its_headings_in_lines(tmp_path: Path) -> None:
+    sweep(tmp_path, train_size=[500, 1000], model__hidden=[[500], [1000]])
+    lay(tmp_path, {"train_size": 500, "model.hidden": [7], "seed": 0}, epochs=2)
+    table = shown(tmp_path)
+    assert table[0] == ["train_", "model.", "test", "test"]
+    assert table[1] == ["size", "hidden", "n", "epochs", "stopped by", "time", "accuracy", "loss"]
+    assert table[3][:5] == ["500", "[7]", "1", "2", "max_epochs"]
+    assert len(table) == 3 + 5
+
+
+def test_a_wider_one_says_once_what_all_rows_have_in_common(tmp_path: Path) -> None:
+    sweep(tmp_path, train_size=[500, 1000], model__hidden=[[7], [8]], optimizer__lr=[0.01, 0.1])
+    table = shown(tmp_path)
+    assert table[1] == ["size", "hidden", "lr", "time", "accuracy", "loss"]
+    result = ["1.5 ± 0.7 s", "85.0 ± 7.1 %", "0.500 ± 0.000"]
+    assert table[3] == ["500", "[7]", "0.01", *result]
+    assert table[11:] == [["All rows: n 2, epochs 3, stopped by max_epochs"]]
+
+
+def test_the_widest_has_one_column_for_all_settings(tmp_path: Path) -> None:
+    sweep(tmp_path, train_size=[500, 1000], model__hidden=[[7], [8]], optimizer__lr=[0.01, 0.1])
+    base = {"train_size": 500, "model.hidden": [7], "optimizer.lr": 0.01, "seed": 0}
+    lay(tmp_path, base | {"optimizer.momentum": 0.9}, epochs=2)
+    lay(tmp_path, base | {"batch_size": 20}, epochs=2)
+    table = shown(tmp_path)
+    assert table[1] == ["setting", "n", "epochs", "time", "accuracy", "loss"]
+    assert [line[:3] for line in table[3:6]] == [
+        ["as below", "2", "3"],
+        ["batch_size=20", "1", "2"],
+        ["optimizer.momentum=0.9", "1", "2"],
+    ]
+    # Of two settings, each in a line of its own.
+    at = [line[0] for line in table].index("model.hidden=[8]", 8)
+    assert table[at][1:] == ["2", "3", "1.5 ± 0.7 s", "85.0 ± 7.1 %", "0.500 ± 0.000"]
+    assert table[at + 1] == ["optimizer.lr=0.1"]
+    assert " ".join(line[0] for line in table[-3:]) == (
+        "All rows: stopped by max_epochs Where a row does not say otherwise: train_size=500, "
+        "model.hidden=[7], optimizer.lr=0.01, optimizer.momentum=0, batch_size=10"
+    )
+
+
 def test_failures_are_coloured_on_a_terminal(tmp_path: Path) -> None:
     lay(tmp_path, {"train_size": 500}, **DIVERGED)
     lay(tmp_path, {"train_size": 1000}, **FAILED)
@@ -169,9 +219,9 @@ def test_a_mean_is_of_the_seeds_that_ended(tmp_path: Path) -> None:
         lay(tmp_path, {"train_size": size, "seed": 0})
         lay(tmp_path, {"train_size": size, "seed": 1})
     lay(tmp_path, {"train_size": 500, "seed": 2}, train_seconds=9.0, **DIVERGED)
-    row = shown(tmp_path, width=100)[3]
-    expected = ["500", "2", "3", "2 max_epochs, 1 diverged", "0.25 s", "84.7 ± 0.0 %"]
-    assert row == [*expected, "0.500 ± 0.000"]
+    table = shown(tmp_path)
+    assert table[3] == ["500", "2", "3", "2 max_epochs,", "0.25 s", "84.7 ± 0.0 %", "0.500 ± 0.000"]
+    assert table[4] == ["1 diverged"]
 
 
 def test_a_single_run_is_shown_by_name(tmp_path: Path) -> None:
