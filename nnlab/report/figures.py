@@ -186,8 +186,13 @@ def accuracy(runs: Sequence[Run]) -> Figure | None:
     others = most_first(tested, others)
     values = sorted({run.settings.get(key) for run in tested}, key=rank)
     scale = scale_of(key, values)
-    figure, (axes,) = frame(heading(runs), seeds_note(tested, keys, "standard deviation"))
     series = grouped(tested, others)
+    notes = seeds_note(tested, keys, "standard deviation") + alike_note(list(series), others)
+    lost = [run.status for run in runs if run.test_accuracy is None]
+    counts = [f"{lost.count(s):,} {s}" for s in ("diverged", "failed") if s in lost]
+    if counts:
+        notes.append(f"not shown: {', '.join(counts)}")
+    figure, (axes,) = frame(heading(runs), notes)
     looks = styles(list(series))
     for index, (group, (colour, dash, marker)) in enumerate(zip(series.values(), looks)):
         points = grouped(group, [key])
@@ -225,8 +230,9 @@ def loss(runs: Sequence[Run]) -> Figure | None:
     keys = [key for key in keys if key != apart]
     parts = grouped(runs, [apart]) if apart else {(): runs}
     titles = [panel_title([apart], values) for values in parts] if apart else []
-    figure, panels = frame(title, notes, len(parts), titles=titles)
     settings = sorted(grouped(runs, keys), key=lambda setting: tuple(map(rank, setting)))
+    notes += alike_note(settings, keys)
+    figure, panels = frame(title, notes, len(parts), titles=titles)
     looks = dict(zip(settings, styles(settings)))
     kept = [run.curves["train_loss"] for run in runs if run.status != "diverged"]
     kept = kept or [run.curves["train_loss"] for run in runs]
@@ -520,6 +526,15 @@ def seeds_note(runs: Sequence[Run], keys: Sequence[str], spread: str) -> list[st
     if max(counts) < 2:
         return []
     return [f"mean and {spread} of {'up to ' * (len(counts) > 1)}{max(counts)} seeds"]
+
+
+def alike_note(settings: Sequence[tuple[Value, ...]], keys: Sequence[str]) -> list[str]:
+    """Say in what settings differ that look alike, because so many cannot be told apart."""
+    if legend_values(settings)[1]:
+        return []
+    varying = [key for key, values in zip(keys, zip(*settings)) if len(set(values)) > 1][1:]
+    names = [LABELS.get(key, key).partition(" (")[0].lower() for key in varying]
+    return [f"lines of one colour differ in {', '.join(names)}"]
 
 
 def scale_of(key: str, values: Sequence[Value]) -> str:

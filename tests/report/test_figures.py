@@ -149,6 +149,33 @@ def test_accuracy_is_in_percent_over_size(tmp_path: Path) -> None:
     assert axes.get_ylabel() == "Test accuracy (%)"
 
 
+def test_accuracy_says_which_runs_it_lacks(tmp_path: Path) -> None:
+    size_sweep(tmp_path)
+    lay(tmp_path, {"train_size": 3000}, **DIVERGED)
+    for size in (4000, 5000):
+        lay(tmp_path, {"train_size": size}, **FAILED)
+    axes = only(figures.accuracy(read(tmp_path)))
+    assert axes.figure.texts[1].get_text() == "not shown: 1 diverged, 2 failed"
+
+
+def test_lines_that_look_alike_are_explained(tmp_path: Path) -> None:
+    """There are no dashes for so many; where there are, nothing is said."""
+    several: list[dict[str, Any]] = [{"batch_size": size} for size in (1, 2, 5)]
+    several += [{"model.hidden": hidden} for hidden in ([7], [8], [9])]
+    for lr in (0.1, 0.2):
+        for options in several[: 3 if lr == 0.1 else None]:
+            lay(tmp_path, {"optimizer.lr": lr, **options})
+    said = [made.texts[1].get_text() for made in (figures.loss(read(tmp_path)),) if made]
+    assert said == ["lines of one colour differ in batch size, hidden layers"]
+    few = tmp_path / "few"
+    for lr in (0.1, 0.2):
+        for options in several[:2]:
+            lay(few, {"optimizer.lr": lr, **options})
+    made = figures.loss(read(few))
+    assert made is not None
+    assert made.texts[1].get_text() == ""
+
+
 def test_accuracy_over_learning_rate_is_logarithmic(tmp_path: Path) -> None:
     for lr in (0.01, 0.04, 0.02):
         lay(tmp_path, {"optimizer.lr": lr}, test_accuracy=0.5)
