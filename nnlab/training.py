@@ -32,7 +32,7 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
     when its training or validation loss is not finite. Only then are the best weights
     restored, where its rule asks for it, and its test split read.
     """
-    best: dict[Run, dict[str, Tensor]] = {}
+    best: dict[Run, Any] = {}
     for run in runs:
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
@@ -43,7 +43,7 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
         for run in ended:
             if run in best and run.stopping is not None:
                 run.restored = run.stopping.restore
-                engine.load_state(run, best.pop(run))
+                engine.restore(run, best.pop(run))
         tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
         for run, (test_loss, test_accuracy) in tested.items():
             run.test_loss, run.test_accuracy = test_loss, test_accuracy
@@ -71,7 +71,7 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
             )
             run.status, run.stop_reason = judge(run)
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
-                best[run] = engine.state(run)
+                best[run] = engine.snapshot(run)
             yield run, run.epochs[-1]
 
 

@@ -193,6 +193,20 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped() -> None:
 
 
 @needs_library
+def test_a_snapshot_is_restored_bit_for_bit() -> None:
+    run = wide_run(optimizer=sgd(lr=0.02))
+    engine = NativeEngine([run], CPU)
+    train(engine, run, epochs=2)
+    before, snapshot = engine.state(run), engine.snapshot(run)
+    train(engine, run, epochs=2, first=3)
+    after = engine.state(run)
+    engine.restore(run, snapshot)
+    assert_same_state(engine.state(run), before, rtol=0, atol=0)
+    train(engine, run, epochs=2, first=3)
+    assert_same_state(engine.state(run), after, rtol=0, atol=0)
+
+
+@needs_library
 def test_the_best_weights_are_restored() -> None:
     def trained(engine: type[NativeEngine] | type[TorchEngine]) -> Run:
         run = wide_run(sizes=(400, 33, 5), optimizer=sgd(lr=0.03), train=40)

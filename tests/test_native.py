@@ -582,6 +582,20 @@ def test_a_resumed_run_is_the_same_bit_for_bit(optimizer: OptimizerConfig) -> No
 
 
 @needs_library
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_snapshot_is_restored_bit_for_bit(optimizer: OptimizerConfig) -> None:
+    run = make_run(optimizer=optimizer)
+    engine = NativeEngine([run], CPU)
+    train(engine, run)
+    snapshot = engine.snapshot(run)
+    train(engine, run, first=2)
+    after = engine.state(run)
+    engine.restore(run, snapshot)
+    train(engine, run, first=2)
+    assert_same_state(engine.state(run), after, rtol=0, atol=0)
+
+
+@needs_library
 def test_a_bad_state_is_refused_and_changes_nothing() -> None:
     run = make_run(optimizer=OPTIMIZERS["momentum"])
     engine = NativeEngine([run], CPU)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 # Not `import torch`: the submodule of that name would take its place here.
 from torch import Generator, Tensor, nn, optim
@@ -98,6 +98,14 @@ class Engine(Protocol):
 
         But for rounding, where the engine keeps weights as a sum (the dual form of native).
         """
+
+    def snapshot(self, run: Run) -> Any:
+        """Return what ``restore`` takes to put a run back to where it is now, bit for bit.
+
+        It may be asked for after every epoch, so unlike ``state`` it is as the engine has it.
+        """
+
+    def restore(self, run: Run, snapshot: Any) -> None: ...
 
     def release(self, runs: Sequence[Run]) -> None:
         """Put the weights of these runs into their models and let go of them."""

@@ -363,19 +363,39 @@ class NativeEngine:
             results.append((sums[0] / part.length, sums[1] / part.length))
         return results
 
+    def snapshot(self, run: Run) -> tuple[int, list[Tensor], list[Tensor]]:
+        """Return the steps taken, and weights and biases in the order of ``entries``."""
+        network = self.networks[run]
+        weights, biases = [], []
+        for layer, which, _, _ in network.entries():
+            outputs, inputs = network.shapes[layer]
+            if layer == 0 and network.dual is not None:
+                inputs = len(network.dual.train)
+            weights.append(torch.empty(outputs, inputs))
+            biases.append(torch.empty(outputs))
+            arrays = weights[-1].data_ptr(), biases[-1].data_ptr()
+            self.library.nnlab_get(network.handle, layer, which, *arrays)
+        return self.library.nnlab_steps(network.handle), weights, biases
+
+    def restore(self, run: Run, snapshot: tuple[int, list[Tensor], list[Tensor]]) -> None:
+        self.put(self.networks[run], *snapshot)
+
+    def put(
+        self, network: Network, steps: int, weights: Sequence[Tensor], biases: Sequence[Tensor]
+    ) -> None:
+        for (layer, which, _, _), weight, bias in zip(network.entries(), weights, biases):
+            self.library.nnlab_set(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
+        self.library.nnlab_set_steps(network.handle, steps)
+
     def state(self, run: Run) -> dict[str, Tensor]:
         network = self.networks[run]
-        steps = self.library.nnlab_steps(network.handle)
+        steps, weights, biases = self.snapshot(run)
+        if network.dual is not None:
+            weights[0] = network.dual.weight(weights[0])
         state: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
-        for layer, which, weight_name, bias_name in network.entries():
-            outputs, inputs = network.shapes[layer]
-            dual = network.dual if layer == 0 else None
-            weight = torch.empty(outputs, inputs if dual is None else len(dual.train))
-            bias = torch.empty(outputs)
-            self.library.nnlab_get(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
-            if dual is not None:
-                weight = dual.weight(weight)
+        for entry, weight, bias in zip(network.entries(), weights, biases):
+            _, which, weight_name, bias_name = entry
             (state if which == 0 else moments).update({weight_name: weight, bias_name: bias})
         for name in list(state):
             if steps == 0:
@@ -396,21 +416,19 @@ class NativeEngine:
         if moments and f"{first}.{moments[0]}" in state:
             steps = int(state[f"{first}.step"]) if f"{first}.step" in state else 1
         # Everything is looked at before anything is changed.
-        arrays = []
+        weights, biases = [], []
         for layer, which, weight_name, bias_name in network.entries():
             shape = network.shapes[layer]
             if which > 0 and steps == 0:
-                weight, bias = torch.zeros(shape), torch.zeros(shape[0])
+                weights.append(torch.zeros(shape))
+                biases.append(torch.zeros(shape[0]))
             else:
-                weight = checked(state, weight_name, shape)
-                bias = checked(state, bias_name, shape[:1])
-            arrays.append((layer, which, weight, bias))
-        for layer, which, weight, bias in arrays:
-            if layer == 0 and network.dual is not None:
-                network.dual.begin(weight)
-                weight = torch.zeros(weight.shape[0], len(network.dual.train))
-            self.library.nnlab_set(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
-        self.library.nnlab_set_steps(network.handle, steps)
+                weights.append(checked(state, weight_name, shape))
+                biases.append(checked(state, bias_name, shape[:1]))
+        if network.dual is not None:
+            network.dual.begin(weights[0])
+            weights[0] = torch.zeros(len(weights[0]), len(network.dual.train))
+        self.put(network, steps, weights, biases)
 
     @torch.no_grad()
     def release(self, runs: Sequence[Run]) -> None:

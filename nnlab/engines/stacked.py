@@ -479,6 +479,8 @@ class StackedEngine:
             place.copy_(value)
         self.taken[run] = int(state.get(f"{names[0]}.step", began))
 
+    snapshot, restore = state, load_state
+
     @torch.no_grad()
     def release(self, runs: Sequence[Run]) -> None:
         for run in runs:

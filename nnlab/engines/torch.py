@@ -173,6 +173,8 @@ class TorchEngine:
                 for key, value in kept.items()
             }
 
+    snapshot, restore = state, load_state
+
     def release(self, runs: Sequence[Run]) -> None:
         for run in runs:
             del self.optimizers[run]
