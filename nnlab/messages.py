@@ -24,6 +24,9 @@ def explain(error: Exception) -> str | None:
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             lines.append(str(cause).splitlines()[0] + suggest(cause))
+            override = re.match(r"Error merging override ([^=]+)=([\w.,]+)$", lines[0])
+            if override and "is not a ListConfig" in lines[-1]:
+                lines.append(f"Give a list, as in {override[1]}=[{override[2]}]")
         return "\n".join(lines)
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0] + suggest(error)
@@ -43,9 +46,17 @@ def explain(error: Exception) -> str | None:
 def suggest(error: OmegaConfBaseException) -> str:
     """Return a hint at the nearest option or value, or nothing."""
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and error.full_key:
-        return did_you_mean(error.full_key, options_beside(error))
+        return other_choices(error.full_key) or did_you_mean(error.full_key, options_beside(error))
     found = re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", str(error))
     return did_you_mean(found[1], found[2].split(", ")) if found else ""
+
+
+def other_choices(key: str) -> str:
+    """Return which choices of a group have the option that the present one lacks."""
+    group, _, name = key.partition(".")
+    schemas = GROUPS.get(group, {}).items()
+    having = [f"{group}={choice}" for choice, schema in schemas if name in _fields(schema)]
+    return f"\n{key} goes with {' or '.join(having)}" if having and group != "dataset" else ""
 
 
 def options_beside(error: OmegaConfBaseException) -> list[str]:
@@ -67,7 +78,7 @@ def _fields(schema: object) -> list[str]:
 
 def did_you_mean(given: str, names: list[str]) -> str:
     leaves = {name.rpartition(".")[2]: name for name in reversed(names) if name != given}
-    near = difflib.get_close_matches(given.rpartition(".")[2], leaves, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given.rpartition(".")[2], leaves, n=1, cutoff=0.55)
     return f"\nDid you mean '{leaves[near[0]]}'?" if near else ""
 
 

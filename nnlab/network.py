@@ -88,7 +88,10 @@ def load(folder: str | Path) -> Network:
     if result is None:
         raise ValueError(f"{folder} holds no run ({records.RESULT} is missing); see outputs/")
     if result["status"] not in records.DONE:
-        raise ValueError(f"the run in {folder} has not come to its end: it is {result['status']}")
+        state = {"running": "is running, or was interrupted"}.get(result["status"], "failed")
+        raise ValueError(
+            f"the run in {folder} {state}, so it has no network yet; its command trains it"
+        )
     data, config = result["dataset"], result["config"]
     if "classes" not in data:
         raise ValueError(f"{folder} was written by an older nnlab; train it anew with force=true")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from statistics import median
@@ -27,12 +27,13 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Rate:
-    """What was measured of one kind of run: seconds per step, per example evaluated, and to
-    set it up."""
+    """What was measured of one kind of run: seconds per step, per example evaluated, to set it
+    up, and for what it shares with the runs on the same examples."""
 
     step: float
     example: float
     setup: float = 0.0
+    shared: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Estimate:
     weights: int
     steps: int
     rate: Rate
+    shared: float  # seconds in which it makes what other runs use as well
     seconds: float
 
 
@@ -72,7 +74,12 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
         kinds.setdefault(kind(task), []).append(task)
     with dual.sharing():
         rates = {name: measure(alike, cores) for name, alike in kinds.items()}
-    estimates = [estimate(task, rates[kind(task)]) for task in tasks]
+    seen: set[Hashable] = set()
+    estimates = []
+    for task in tasks:
+        data = same_examples(task.run) if form_of(task) else None
+        estimates.append(estimate(task, rates[kind(task)], first=data not in seen))
+        seen.add(data)
     beside, in_turn = [], 0.0
     for task, found in zip(tasks, estimates):
         if task.engine.side_by_side:
@@ -104,9 +111,8 @@ def kind(task: Task) -> str:
     optimizer = {k: v for k, v in plain["optimizer"].items() if k not in ("lr", "weight_decay")}
     parts["trained"] = task.run.max_epochs > 0
     parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
-    form = task.engine.form(task.run)
-    if form is not None:
-        parts |= {"form": form, "train": len(task.run.train)}
+    if form_of(task):
+        parts |= {"form": form_of(task), "train": len(task.run.train)}
     return json.dumps(parts, sort_keys=True) + str(task.place)
 
 
@@ -114,6 +120,9 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     """Time runs of one kind, as many at once as will train at once."""
     first = alike[0]
     with device.cpu_threads(first.config.threads):
+        shared = 0.0
+        if form_of(first):
+            shared = building([first.run], first) - building([first.run], first)
         if first.engine.side_by_side:
             beside = alike[:cores]
             with ThreadPoolExecutor(len(beside)) as pool:
@@ -121,7 +130,26 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
         else:
             # What trains as one stack is timed as one, and every run has its part of it.
             rates = [timed([t for t in alike if t.engine.group(t.run) == group_of(first)])]
-    return Rate(*(sum(values) / len(rates) for values in zip(*map(astuple, rates))))
+    mean = Rate(*(sum(values) / len(rates) for values in zip(*map(astuple, rates))))
+    return replace(mean, shared=max(0.0, shared))
+
+
+def form_of(task: Task) -> str | None:
+    form: str | None = task.identity["engine_form"]
+    return form
+
+
+def building(runs: Sequence[Run], task: Task) -> float:
+    """Return the seconds that it takes to make an engine for some runs."""
+    started = time.perf_counter()
+    task.engine(runs, task.place)
+    return time.perf_counter() - started
+
+
+def same_examples(run: Run) -> Hashable:
+    """Return a key that runs share which train on, and are validated on, the same examples."""
+    splits = [split for split in (run.train, run.valid) if split is not None]
+    return tuple((id(split.inputs), split.index.numpy().tobytes()) for split in splits)
 
 
 def group_of(task: Task) -> object:
@@ -133,10 +161,14 @@ def timed(tasks: Sequence[Task]) -> Rate:
     where that makes no difference to a step."""
     runs = []
     for task in tasks:
-        run, most = task.run, STEPS * task.run.batch_size
-        if task.engine.form(run) is None:
-            run = replace(run, train=replace(run.train, index=run.train.index[:most]))
-        runs.append(run)
+        most = STEPS * task.run.batch_size
+        shorter = replace(
+            task.run, train=replace(task.run.train, index=task.run.train.index[:most])
+        )
+        whole = form_of(task) or task.engine.form(shorter)
+        runs.append(task.run if whole else shorter)
+    if form_of(tasks[0]):
+        tasks[0].engine(runs, tasks[0].place)  # what is shared is not timed here
     started = time.perf_counter()
     engine = tasks[0].engine(runs, tasks[0].place)
     setup = time.perf_counter() - started
@@ -162,18 +194,23 @@ def seconds_per_step(engine: Engine, runs: Sequence[Run], steps: int) -> float:
     return (time.perf_counter() - started) / done
 
 
-def estimate(task: Task, rate: Rate) -> Estimate:
-    """Compute what a run takes if no rule ends it before max_epochs or its budget."""
+def estimate(task: Task, rate: Rate, first: bool = True) -> Estimate:
+    """Compute what a run takes if no rule ends it before max_epochs or its budget.
+
+    first: whether it is the first on its examples, which has to make what others share.
+    """
     run = task.run
     steps = -(-len(run.train) // run.batch_size) * run.max_epochs
     evaluated = 0 if run.valid is None else len(run.valid) * run.max_epochs
     evaluated += len(run.train) * run.max_epochs * run.full_train_metrics
     evaluated += 0 if run.test is None else len(run.test)
-    seconds = rate.setup + steps * rate.step + evaluated * rate.example
+    shared = rate.shared if first else 0.0
+    seconds = shared + rate.setup + steps * rate.step + evaluated * rate.example
     if isinstance(task.config.stopping, BudgetConfig):
         seconds = min(seconds, task.config.stopping.seconds)
     name = task.outcome.job.name
-    return Estimate(name, task.identity["weights"], steps, rate, seconds)
+    weights = task.identity["weights"]
+    return Estimate(name, weights, steps, rate, shared, seconds)
 
 
 def makespan(seconds: Sequence[float], cores: int) -> float:
@@ -221,6 +258,9 @@ def show(plan: Plan) -> None:
     single = sum(each.seconds for each in plan.estimates)
     after = f" ({duration(single)} one after another)" if plan.cores > 1 else ""
     print(f"{runs} about {duration(plan.seconds)} on {cores}{after}, if no rule ends one early.")
+    shared = sum(each.shared for each in plan.estimates)
+    if shared > 0:
+        print(f"Of it {duration(shared)} for inner products of examples, which runs share.")
     peak = "" if plan.peak is None else f", this process at most {size(plan.peak)} so far"
     print(f"Memory: data {size(plan.data)}, weights {size(plan.networks)}{peak}.")
     print("plan=true: nothing was trained or written.", flush=True)

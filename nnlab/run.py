@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import sys
@@ -17,6 +18,7 @@ from nnlab import config, hydra_jobs, messages, sweep
 HERE = Path(__file__).parent
 # A wheel carries conf/ inside the package; a clone has it at its top.
 CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
+OPTIONS = [field.name for field in dataclasses.fields(config.Config)]
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
 
 
@@ -26,14 +28,16 @@ def main() -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra words an error and ends the process itself unless told to raise it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = arrange(sys.argv[1:])
     try:
+        sys.argv[1:] = arrange(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
             hydra_jobs.run_alone
         )()
         status = sweep.conclude()
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; finished runs are kept, and the same command does the rest")
+        said = "\ninterrupted; finished runs are kept, and the same command does the rest"
+        print(said, file=sys.stderr)
+        sys.exit(130)  # as shells have it
     except Exception as error:
         message = messages.explain(error)
         if wants_traceback or message is None:
@@ -52,7 +56,13 @@ def arrange(arguments: list[str]) -> list[str]:
     ['seed=1', 'train_size=500,1000']
     >>> arrange(["seed=1", "-m", "train_size=500,1000"])[2:]
     ['hydra.job.config.override_dirname.exclude_keys=[seed]', '-m']
+
+    Raises ValueError for an option that is written as a flag.
     """
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("--") and name.partition(".")[0] in OPTIONS:
+            raise ValueError(f"{argument} is no flag; options have no dashes: {name}=VALUE")
     given: list[str] = get_args_parser().parse_intermixed_args(arguments).overrides
     flags = [argument for argument in arguments if argument not in given]
     try:

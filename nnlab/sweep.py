@@ -135,6 +135,8 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
     done = sum(outcome.result is not None for outcome in outcomes)
     if done:
         log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
+    if done == len(jobs) and any(each.job.config and each.job.config.plan for each in outcomes):
+        log.info("plan=true: nothing is left to train")
     if waiting:
         if report and "torch" not in sys.modules and cores() > 1 and not waiting[0][1].plan:
             from nnlab.report import drawing
@@ -524,5 +526,6 @@ def tell_errors() -> int:
             names.setdefault(message, []).append(outcome.job.name)
     for message, failed in names.items():
         shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
-        print(f"{shown}: {message}" if len(history) > 1 else message, file=sys.stderr)
+        named = len(history) > 1 and not message.startswith(f"{shown} ")
+        print(f"{shown}: {message}" if named else message, file=sys.stderr)
     return int(bool(names))

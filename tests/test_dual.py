@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from nnlab import device
 from nnlab.config import OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, dual
@@ -32,6 +33,7 @@ from tests.test_native import (
     OPTIMIZERS,
     adam,
     assert_same_state,
+    first_layer,
     make_run,
     needs_library,
     sgd,
@@ -278,6 +280,51 @@ def test_a_bad_index_is_an_exception(index: int) -> None:
         NativeEngine([run], CPU)
 
 
+@needs_library
+@pytest.mark.parametrize("changed", ["train", "labels", "inputs"])
+def test_data_may_not_change_unseen_while_a_run_trains(changed: str) -> None:
+    ours, reference = wide_run(optimizer=sgd(lr=0.02)), wide_run(optimizer=sgd(lr=0.02))
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    train(engine, ours)
+    train(oracle, reference)
+    for run in (ours, reference):
+        if changed == "train":
+            run.train = Split.whole(run.train.inputs * 2, run.train.labels)
+        elif changed == "labels":
+            run.train.labels.fill_(3)
+        else:
+            run.train.inputs.mul_(2)
+    if changed == "inputs":
+        with pytest.raises(ValueError, match="changed while it trains"):
+            train(engine, ours, first=2)
+    else:
+        expected = train(oracle, reference, first=2)
+        assert train(engine, ours, first=2) == pytest.approx(expected, rel=1e-5)
+        assert_same_state(engine.state(ours), oracle.state(reference), **CLOSE[100])
+
+
+@needs_library
+def test_it_computes_on_one_thread_and_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MKL's sums differ with the number of threads."""
+    counts = []
+    inputs = dual.Part.inputs
+
+    def watched(part: dual.Part) -> torch.Tensor:
+        counts.append(torch.get_num_threads())
+        return inputs(part)
+
+    run = wide_run()
+    run.train.inputs.requires_grad_()
+    monkeypatch.setattr(dual.Part, "inputs", watched)
+    with device.cpu_threads(2):
+        made = Dual(run)
+        made.begin(first_layer(run).weight.detach())
+        weight = made.weight(torch.zeros(33, len(run.train)))
+    assert counts
+    assert set(counts) == {1}
+    assert not any(each.requires_grad for each in (made.train.inputs, made.base, weight))
+
+
 # ---- when it is taken ----
 
 
@@ -309,6 +356,22 @@ def test_a_run_that_may_end_early_counts_on_few_epochs() -> None:
     run = wide_run(sizes=(200, 5), train=60)
     assert Dual.pays(run)
     run.stopping = Patience(3, 0.0, "valid_loss", False)
+    assert not Dual.pays(run)
+
+
+def test_evaluating_the_training_examples_counts() -> None:
+    """The usual form goes through all inputs for it once more, the dual form does not."""
+    run = wide_run(sizes=(200, 33, 5), train=60, max_epochs=3)
+    assert not Dual.pays(run)
+    run.full_train_metrics = True
+    assert Dual.pays(run)
+
+
+def test_examples_drawn_again_and_again_are_not_taken() -> None:
+    """Their matrix would be larger than the inputs."""
+    run = wide_run(sizes=(800, 33, 5), train=60, max_epochs=10_000)
+    assert Dual.pays(run)
+    run.train = dataclasses.replace(run.train, index=run.train.index.repeat(5))
     assert not Dual.pays(run)
 
 
@@ -354,6 +417,38 @@ def test_matrices_are_kept_that_take_no_more_memory_than_the_inputs() -> None:
         assert dual.gram_of([splits[1]]) is last[0]
         assert dual._latest == [last[1], last[2], last[0]]
         assert dual.gram_of([splits[0]]) is not first
+
+
+def test_runs_that_wait_for_a_block_compute_it_where_it_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = wide_run(train=50)
+    gram = dual.Gram([run.train])  # of a single block
+    begun, waiting = threading.Event(), threading.Event()
+    computed, wait = gram.compute, gram.changed.wait_for
+
+    def compute(row: dual.Part, column: dual.Part) -> None:
+        if begun.is_set():
+            return computed(row, column)
+        begun.set()
+        assert waiting.wait(10)
+        raise MemoryError("not for this one")
+
+    def wait_for(predicate: Any) -> Any:
+        if begun.is_set():
+            waiting.set()
+        return wait(predicate, 10)
+
+    monkeypatch.setattr(gram, "compute", compute)
+    monkeypatch.setattr(gram.changed, "wait_for", wait_for)
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(gram.matrix)
+        assert begun.wait(10)
+        made = pool.submit(gram.matrix).result(20)
+        with pytest.raises(MemoryError):
+            failing.result()
+    inputs = run.train.inputs[run.train.index]
+    assert_close(made, inputs @ inputs.T, rtol=1e-5, atol=1e-5)
 
 
 def test_a_block_that_failed_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,5 +72,5 @@ def test_folders_without_a_finished_run_are_refused(tmp_path: Path) -> None:
         nnlab.load(folder)
     record = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(record | {"status": "running"}))
-    with pytest.raises(ValueError, match="has not come to its end: it is running"):
+    with pytest.raises(ValueError, match="is running, or was interrupted, so it has no"):
         nnlab.load(folder)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from nnlab import config, plan, sweep
 from nnlab.config import Config
-from nnlab.engines import native
+from nnlab.engines import Engine, Run, native
 from nnlab.run import CONF
 
 
@@ -150,30 +152,52 @@ def test_perceptrons_take_no_steps(tmp_path: Path) -> None:
 def test_the_dual_form_is_measured_at_its_size_and_with_its_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured: list[tuple[list[str], float]] = []
+    measured = []
 
     def counted(alike: list[sweep.Task], cores: int) -> plan.Rate:
-        rate = measure(alike, cores)
-        measured.append(([task.outcome.job.name for task in alike], rate.setup))
-        return rate
+        measured.append([task.outcome.job.name for task in alike])
+        return measure(alike, cores)
 
     measure = plan.measure
     monkeypatch.setattr(plan, "measure", counted)
-    wide = ("test_size=10",)
+    seconds = itertools.cycle((3.0, 1.0))  # with and without what is shared
+    monkeypatch.setattr(plan, "building", lambda runs, task: next(seconds))
     made = plan.make(
         tasks(
             tmp_path,
-            *((*wide, f"train_size={size}", f"valid_size={size}") for size in (40, 40, 80)),
-            (*wide, "train_size=40", "valid_size=40", "stopping.max_epochs=1"),
+            ("test_size=10", "train_size=40", "valid_size=40", "stopping.max_epochs=1"),
+            *((f"train_size={n}", f"valid_size={n}", "test_size=10") for n in (40, 40, 80)),
         ),
         cores=2,
     )
-    assert [names for names, _ in measured] == [["0", "1"], ["2"], ["3"]]
-    for estimate, setup in zip(made.estimates, (measured[0][1], *(each for _, each in measured))):
+    assert measured == [["0"], ["1", "2"], ["3"]]
+    for estimate, evaluated in zip(made.estimates, (40, 4000, 4000, 8000)):
         rate = estimate.rate
-        evaluated = 40 * 100 if estimate.name in "01" else 80 * 100 if estimate.name == "2" else 40
+        # The usual form has no matrix, and the third run finds that of the second.
+        assert estimate.shared == (2.0 if estimate.name in "13" else 0.0)
         steps = estimate.steps * rate.step + (evaluated + 10) * rate.example
-        assert estimate.seconds == pytest.approx(steps + setup)
+        assert estimate.seconds == pytest.approx(estimate.shared + rate.setup + steps)
+        assert rate.setup > 0
+
+
+def test_what_is_timed_has_the_form_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer images the dual form would pay, which does not for all of them."""
+    wide = ("dataset.normalize=true", "train_size=2000", "test_size=10", "batch_size=1")
+    (task,) = tasks(tmp_path, wide)
+    assert task.identity["engine_form"] is None
+    forms = []
+    engine = task.engine
+
+    def watched(runs: list[Run], place: torch.device) -> Engine:
+        forms.extend([engine.form(run) for run in runs])
+        return engine(runs, place)
+
+    monkeypatch.setattr(watched, "form", engine.form, raising=False)
+    task.engine = watched  # type: ignore[assignment]
+    plan.timed([task])
+    assert forms == [None]
 
 
 def test_runs_with_and_without_epochs_are_timed_apart(tmp_path: Path) -> None:

@@ -237,6 +237,13 @@ BAD = {
     "appended key": (["+optimizer.lrr=0.1"], "did you mean optimizer.lr?"),
     "unknown choice": (["optimizer=sdg"], "Did you mean 'sgd'?"),
     "unknown activation": (["model.activation=rleu"], "Did you mean 'relu'?"),
+    "option of another choice": (
+        ["stopping.patience=3"],
+        "stopping.patience goes with stopping=plateau or stopping=patience",
+    ),
+    "one for a list": (["model.hidden=32"], "Give a list, as in model.hidden=[32]"),
+    "option as a flag": (["--train_size", "500"], "no flag; options have no dashes: train_size="),
+    "value like no other": (["engine=fast"], "[auto, torch, native, stacked]\n"),
     "wrong type": (["optimizer.lr=abc"], "Value 'abc' of type 'str'"),
     "negative rate": (["optimizer.lr=-0.1"], "optimizer.lr=-0.1"),
     "no examples": (["train_size=0"], "train_size=0"),

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nnlab import config, hydra_jobs, model, sweep
-from nnlab.engines import Run, Trained
+from nnlab.engines import Run, Trained, dual, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.records import RunFolder
 from nnlab.run import CONF
@@ -95,6 +95,29 @@ def test_an_interrupted_sweep_is_taken_up_by_the_same_command(
     for ours, theirs in zip(jobs, undisturbed):
         weights = [each.folder / "model.safetensors" for each in (ours, theirs)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+def test_runs_on_the_same_images_compute_their_inner_products_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    compute = dual.Gram.compute
+
+    def counted(gram: dual.Gram, row: dual.Part, column: dual.Part) -> None:
+        computed.append(gram)
+        compute(gram, row, column)
+
+    monkeypatch.setattr(dual.Gram, "compute", counted)
+    options = "engine=native", "train_size=20", "stopping.max_epochs=50"
+    several = [(f"optimizer.lr={lr}", "seed=0") for lr in (0.01, 0.02, 0.03)]
+    jobs = [
+        job(tmp_path / str(number), *options, *each)
+        for number, each in enumerate([*several, ("seed=1",)])
+    ]
+    outcomes = sweep.train(jobs)
+    assert [each.result and each.result["engine_form"] for each in outcomes] == ["dual"] * 4
+    assert len(computed) == 2  # of a block each, for two seeds
 
 
 def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:

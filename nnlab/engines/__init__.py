@@ -23,6 +23,7 @@ class Run:
     run has ended it holds the trained ones. ``order`` draws the order of the examples in
     every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``full_train_metrics``:
     training loss and accuracy are evaluated after each epoch, not measured as it trains.
+    While an engine holds it the splits stay as they are.
     """
 
     model: nn.Module

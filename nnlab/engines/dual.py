@@ -46,8 +46,9 @@ class Dual:
         """Return whether a run is trained in the dual form.
 
         It is where plain SGD, without momentum and weight decay, then has clearly less arithmetic,
-        the Gram matrix included. This depends on nothing but the run itself, so that its numbers
-        do not depend on other runs. The matrix is never larger than the inputs.
+        the Gram matrix included. This depends on nothing but the run itself (its sizes, epochs
+        and stopping rule, and how many inputs are zero), so that its numbers do not depend on
+        other runs. No matrix is larger than the inputs of its examples.
         """
         config = described(run)
         if config is None or rule(config) != "sgd" or config.weight_decay != 0:
@@ -61,15 +62,21 @@ class Dual:
         once = inputs * (train * train / 2 + train * valid + outputs * (2 * train + valid))
         dual = outputs * train * (train + evaluated)
         usual = outputs * inputs * (2 * train + evaluated)
-        limit = epochs * usual * SAVING
-        if train == 0 or train > inputs or once + epochs * dual >= limit:
+        share = (once + epochs * dual) / max(epochs * usual * SAVING, 1)
+        if share >= 1 or train > min(inputs, len(run.train.inputs)):
             return False
-        nonzero = torch.count_nonzero(run.train.inputs.index_select(0, run.train.index))
-        share = float(nonzero) / (train * inputs)
-        return once + epochs * dual < limit * min(1.0, SPARSE_COST * share)
+        # Where many inputs are zero, the usual form takes less than that. Most sets need no
+        # more than the first part to show that few are.
+        nonzero = 0
+        for part in parts_of([run.train]):
+            nonzero += int(torch.count_nonzero(part.inputs()))
+            if SPARSE_COST * nonzero > share * train * inputs:
+                return True
+        return False
 
     def __init__(self, run: Run) -> None:
-        splits = [split for split in (run.train, run.valid) if split is not None]
+        self.splits = splits = splits_of(run)
+        self.versions = versions(splits)
         self.parts = parts_of(splits)
         matrix = gram_of(splits).matrix()
         labels = torch.cat([split.labels[split.index] for split in splits])
@@ -77,12 +84,26 @@ class Dual:
         self.train = Split(matrix, labels, index[: len(run.train)])
         self.valid = Split(matrix, labels, index[len(run.train) :])
 
+    def holds(self, run: Run) -> bool:
+        """Return whether the run's data are what they were.
+
+        Raises ValueError where the inputs of its examples are not: there is no way back to W.
+        """
+        for split, (inputs, _, index) in zip(self.splits, self.versions):
+            if (version(split.inputs), version(split.index)) != (inputs, index):
+                raise ValueError(
+                    "the inputs of a run were changed while it trains; give it a new Split instead"
+                )
+        return splits_of(run) == self.splits and versions(self.splits) == self.versions
+
+    @torch.no_grad()
     def begin(self, weight: Tensor) -> None:
         """Take W0 [H, I]; the coefficients are to be zero then."""
         self.start = weight.clone()
         with device.cpu_threads(1):
             self.base = torch.cat([part.inputs() @ weight.T for part in self.parts])
 
+    @torch.no_grad()
     def weight(self, coefficients: Tensor) -> Tensor:
         """Return W [H, I] for the coefficients A^T [H, n]."""
         weight = self.start.clone()
@@ -91,6 +112,19 @@ class Dual:
                 if part.place < len(self.train):
                     weight.addmm_(coefficients[:, part.here], part.inputs())
         return weight
+
+
+def splits_of(run: Run) -> list[Split]:
+    return [split for split in (run.train, run.valid) if split is not None]
+
+
+def versions(splits: Sequence[Split]) -> list[tuple[int, int, int]]:
+    """Return numbers that change when torch changes the splits' tensors in place."""
+    return [(version(s.inputs), version(s.labels), version(s.index)) for s in splits]
+
+
+def version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 @dataclass(frozen=True)
@@ -130,7 +164,8 @@ class Gram:
 
     def __init__(self, splits: Sequence[Split]) -> None:
         self.splits = splits
-        self.entries = torch.empty(sum(len(split) for split in splits), len(splits[0]))
+        rows, columns = sum(len(split) for split in splits), len(splits[0])
+        self.entries = torch.empty(rows, columns, dtype=torch.float32)
         places = [part.place for part in parts_of(splits)]
         self.blocks = [
             (row, column)
@@ -156,7 +191,9 @@ class Gram:
                 try:
                     self.compute(parts[row], parts[column])
                 except BaseException:
-                    self.give_back(block)
+                    with self.changed:
+                        self.blocks.append(block)  # for others, who may be waiting
+                        self.changed.notify_all()
                     raise
                 with self.changed:
                     self.unfinished -= 1
@@ -169,11 +206,7 @@ class Gram:
             self.changed.wait_for(lambda: self.blocks or not self.unfinished)
             return self.blocks.pop() if self.blocks else None
 
-    def give_back(self, block: tuple[int, int]) -> None:
-        with self.changed:
-            self.blocks.append(block)
-            self.changed.notify_all()
-
+    @torch.no_grad()
     def compute(self, row: Part, column: Part) -> None:
         products = row.inputs() @ column.inputs().T
         self.entries[row.here, column.here] = products
@@ -194,21 +227,22 @@ def sharing() -> Iterator[None]:
     inputs. Outside, where nobody promises that, each run computes its own.
     """
     global _latest
-    _latest = []
+    before, _latest = _latest, []
     try:
         yield
     finally:
-        _latest = None
+        _latest = before
 
 
 def gram_of(splits: Sequence[Split]) -> Gram:
     """Return the Gram matrix of these examples; another run may still be computing it."""
-    if _latest is None:
+    latest = _latest
+    if latest is None:
         return Gram(splits)
     with _lock:
-        gram = next((each for each in _latest if each.fits(splits)), None) or Gram(splits)
-        _latest[:] = [each for each in _latest if each is not gram] + [gram]
+        gram = next((each for each in latest if each.fits(splits)), None) or Gram(splits)
+        latest[:] = [each for each in latest if each is not gram] + [gram]
         limit = splits[0].inputs.nbytes
-        while len(_latest) > 1 and sum(each.entries.nbytes for each in _latest) > limit:
-            del _latest[0]
+        while len(latest) > 1 and sum(each.entries.nbytes for each in latest) > limit:
+            del latest[0]
     return gram

@@ -310,8 +310,10 @@ class NativeEngine:
             network = self.networks[run]
             if isinstance(run.optimizer, torch.optim.Optimizer):
                 network.optimizer = self.current(run, network)
-                if network.dual is not None and network.optimizer.weight_decay != 0:
-                    network = self.networks[run] = self.without_dual(run)
+            if network.dual is not None and (
+                network.optimizer.weight_decay != 0 or not network.dual.holds(run)
+            ):
+                network = self.networks[run] = self.without_dual(run)
             check_order(order, len(run.train))
             split = network.part(run, "train")
             sums, bad = (c_double * 3)(), (c_int64 * 3)()
@@ -337,7 +339,7 @@ class NativeEngine:
         """Return a copy of the run's network in the usual form."""
         network = self.networks[run]
         usual = self.build(run)
-        usual.optimizer = network.optimizer
+        usual.optimizer, usual.seconds = network.optimizer, network.seconds
         self.fill(usual, self.state(run))
         return usual
 
@@ -352,7 +354,7 @@ class NativeEngine:
         results = []
         for run in runs:
             network = self.networks[run]
-            if network.dual is not None and split == "test":
+            if network.dual is not None and (split == "test" or not network.dual.holds(run)):
                 network = self.without_dual(run)  # read once, and not worth a Gram matrix
             part = network.part(run, split)
             sums, bad = (c_double * 2)(), (c_int64 * 3)()
@@ -371,8 +373,8 @@ class NativeEngine:
             outputs, inputs = network.shapes[layer]
             if layer == 0 and network.dual is not None:
                 inputs = len(network.dual.train)
-            weights.append(torch.empty(outputs, inputs))
-            biases.append(torch.empty(outputs))
+            weights.append(torch.empty(outputs, inputs, dtype=torch.float32))
+            biases.append(torch.empty(outputs, dtype=torch.float32))
             arrays = weights[-1].data_ptr(), biases[-1].data_ptr()
             self.library.nnlab_get(network.handle, layer, which, *arrays)
         return self.library.nnlab_steps(network.handle), weights, biases
@@ -420,14 +422,16 @@ class NativeEngine:
         for layer, which, weight_name, bias_name in network.entries():
             shape = network.shapes[layer]
             if which > 0 and steps == 0:
-                weights.append(torch.zeros(shape))
-                biases.append(torch.zeros(shape[0]))
+                weights.append(torch.zeros(shape, dtype=torch.float32))
+                biases.append(torch.zeros(shape[0], dtype=torch.float32))
             else:
                 weights.append(checked(state, weight_name, shape))
                 biases.append(checked(state, bias_name, shape[:1]))
         if network.dual is not None:
             network.dual.begin(weights[0])
-            weights[0] = torch.zeros(len(weights[0]), len(network.dual.train))
+            weights[0] = torch.zeros(
+                weights[0].shape[0], len(network.dual.train), dtype=torch.float32
+            )
         self.put(network, steps, weights, biases)
 
     @torch.no_grad()

@@ -312,7 +312,7 @@ def panel_curves(runs: Sequence[Run], quantity: str) -> Figure | None:
 
 def curves(run: Run) -> Figure:
     """Draw loss and accuracy of one run over epochs: training and, if any, validation."""
-    notes = [run.stop_reason or run.status]
+    notes = [run.stop_reason or ("unfinished" if run.status == "running" else run.status)]
     if run.test_accuracy is not None:
         notes.append(f"test accuracy {100 * run.test_accuracy:.1f} %")
         if run.weights_of_epoch not in (None, run.epochs):

@@ -50,6 +50,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             **(dict.fromkeys(READING[1:3]) if run.reading and run.reading.short else {}),
             "weights": run.weights,
             "engine": run.engine,
+            "engine_form": run.form,
             "device": run.device,
         }
         made.append({"name": run.name} | settings | results)
@@ -263,6 +264,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
             time = f"{what} on all {fit.full_size:,} examples would take {answer}{interval}"
             setting = assignments(keys, fit.values)
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
+    if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
+        said.append("no line fits the training times: they are of the dual form, see the README")
     said += stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
@@ -287,7 +290,8 @@ def stopped(runs: Sequence[Run]) -> list[str]:
 def readings(runs: Sequence[Run]) -> list[str]:
     """Put the curves of each setting into words, and say once how they were read."""
     keys = [key for key in factors(runs) if key != "seed"]
-    groups = list(grouped([run for run in runs if run.reading], keys).items())
+    read = [run for run in runs if run.reading and run.status != "running"]
+    groups = list(grouped(read, keys).items())
     said = []
     for values, group in groups[:SETTINGS]:
         setting = assignments(keys, values)

@@ -33,6 +33,7 @@ RESULTS = [
     "gap_accuracy",
     "weights",
     "engine",
+    "engine_form",
     "device",
 ]
 
@@ -64,10 +65,10 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
     columns = ["name", "train_size", *RESULTS]
     first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 2, 0.2]
     first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5]
-    first += [2, None, None, 0.75, 0.25, 109184, "native", "AMD EPYC"]
+    first += [2, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
     last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2"]
     last += [2, 2, 0.25, 1.0, 0.75, None, None, 0.5, 0.847]
-    last += [None, None, None, None, None, 109184, "native", "AMD EPYC"]
+    last += [None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
     found = summary.rows(read(tmp_path))
     assert [list(row) for row in found] == [columns, columns]
     assert [list(row.values()) for row in found] == [first, last]
@@ -77,7 +78,7 @@ def test_varied_engine_has_one_column(tmp_path: Path) -> None:
     lay(tmp_path, {"engine": "torch"}, engine="torch")
     lay(tmp_path, {"engine": "native"})
     found = summary.rows(read(tmp_path))
-    assert list(found[0]) == ["name", "engine", *RESULTS[:-2], "device"]
+    assert list(found[0]) == ["name", "engine", *RESULTS[:-3], "engine_form", "device"]
     assert [row["engine"] for row in found] == ["native", "torch"]
 
 
@@ -480,3 +481,20 @@ def test_functions_of_several_sizes_have_no_table_of_one(tmp_path: Path) -> None
             lay(tmp_path, options | {"dataset.function": function, "train_size": 4})
     names = [line[0] for line in shown(tmp_path)]
     assert (names[0], names[2]) == ("dataset.function", "and")
+
+
+def test_unfinished_runs_are_not_put_into_words(tmp_path: Path) -> None:
+    """Their curves end where they were interrupted, which says nothing of when to stop."""
+    lay(tmp_path, {"optimizer.lr": 0.1}, rows=curves(TURN))
+    lay(tmp_path, {"optimizer.lr": 0.2}, rows=curves(TURN), status="running")
+    said = summary.notes(read(tmp_path))
+    assert [line[:17] for line in said if "best validation" in line] == ["optimizer.lr=0.1:"]
+
+
+def test_notes_say_why_no_line_fits_the_times(tmp_path: Path) -> None:
+    for size in (100, 200):
+        lay(tmp_path, {"train_size": size}, engine_form="dual")
+    assert summary.notes(read(tmp_path))[0].startswith("no line fits the training times")
+    lay(tmp_path, {"train_size": 400})
+    lay(tmp_path, {"train_size": 500})
+    assert not any("no line" in note for note in summary.notes(read(tmp_path)))
