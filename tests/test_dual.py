@@ -32,6 +32,7 @@ from tests.test_native import (
     LEVELS,
     OPTIMIZERS,
     adam,
+    assert_engines_agree,
     assert_same_state,
     first_layer,
     make_run,
@@ -58,25 +59,11 @@ def wide_run(
     return run
 
 
-def assert_dual_equals_torch(epochs: int = 1, level: str | None = None, **options: Any) -> None:
+def assert_dual_equals_torch(**options: Any) -> None:
     """Train a run in the dual form and in torch; compare every parameter and measure."""
-    ours, reference = wide_run(**options), wide_run(**options)
-    assert Dual.pays(ours)
-    engine, oracle = NativeEngine([ours], CPU, level), TorchEngine([reference], CPU)
-    steps = epochs * math.ceil(len(ours.train) / ours.batch_size)
-    close = CLOSE[1 if steps <= 1 else 10 if steps <= 10 else 100]
-    for epoch in range(1, epochs + 1):
-        order = shuffled(ours, epoch)
-        trained = engine.train_epoch([ours], [order])[0]
-        expected = oracle.train_epoch([reference], [order])[0]
-        assert trained.loss == pytest.approx(expected.loss, rel=close["rtol"], abs=close["atol"])
-        assert trained.accuracy == expected.accuracy
-        for split in ("train", "valid", "test") if ours.valid else ("train", "test"):
-            loss, accuracy = engine.evaluate([ours], split)[0]
-            expected_loss, expected_accuracy = oracle.evaluate([reference], split)[0]
-            assert loss == pytest.approx(expected_loss, rel=close["rtol"], abs=close["atol"])
-            assert accuracy == expected_accuracy
-    assert_same_state(engine.state(ours), oracle.state(reference), **close)
+    run = {k: v for k, v in options.items() if k not in ("epochs", "level")}
+    assert Dual.pays(wide_run(**run))
+    assert_engines_agree(make=wide_run, **options)
 
 
 # ---- the arithmetic ----
