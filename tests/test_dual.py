@@ -196,6 +196,23 @@ def test_a_snapshot_is_restored_bit_for_bit() -> None:
 
 
 @needs_library
+def test_a_snapshot_outlives_the_dual_form_and_other_states() -> None:
+    run = wide_run()
+    run.optimizer = build_optimizer(sgd(lr=0.02), run.model)
+    engine = NativeEngine([run], CPU)
+    train(engine, run)
+    before, snapshot = engine.state(run), engine.snapshot(run)
+    train(engine, run, first=2)
+    engine.load_state(run, engine.state(run))
+    engine.restore(run, snapshot)
+    assert_same_state(engine.state(run), before, rtol=0, atol=0)
+    run.optimizer.param_groups[0]["weight_decay"] = 0.05
+    train(engine, run, first=3)
+    engine.restore(run, snapshot)
+    assert_same_state(engine.state(run), before, rtol=0, atol=0)
+
+
+@needs_library
 def test_the_best_weights_are_restored() -> None:
     def trained(engine: type[NativeEngine] | type[TorchEngine]) -> Run:
         run = wide_run(sizes=(400, 33, 5), optimizer=sgd(lr=0.03), train=40)

@@ -8,6 +8,7 @@ it has no global state: runs in different threads train at the same time, each o
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import time
@@ -17,7 +18,7 @@ from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -230,6 +231,15 @@ class Network:
                 yield layer, which, f"{name}.weight{suffix}", f"{name}.bias{suffix}"
 
 
+class Snapshot(NamedTuple):
+    """A network's numbers as the library has them, in the order of ``Network.entries``."""
+
+    dual: Dual | None
+    steps: int
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+
 class NativeEngine:
     """Train on the CPU without PyTorch; see ``refuses`` for the runs that it takes.
 
@@ -365,8 +375,7 @@ class NativeEngine:
             results.append((sums[0] / part.length, sums[1] / part.length))
         return results
 
-    def snapshot(self, run: Run) -> tuple[int, list[Tensor], list[Tensor]]:
-        """Return the steps taken, and weights and biases in the order of ``entries``."""
+    def snapshot(self, run: Run) -> Snapshot:
         network = self.networks[run]
         weights, biases = [], []
         for layer, which, _, _ in network.entries():
@@ -377,10 +386,16 @@ class NativeEngine:
             biases.append(torch.empty(outputs, dtype=torch.float32))
             arrays = weights[-1].data_ptr(), biases[-1].data_ptr()
             self.library.nnlab_get(network.handle, layer, which, *arrays)
-        return self.library.nnlab_steps(network.handle), weights, biases
+        steps = self.library.nnlab_steps(network.handle)
+        return Snapshot(copy.copy(network.dual), steps, weights, biases)
 
-    def restore(self, run: Run, snapshot: tuple[int, list[Tensor], list[Tensor]]) -> None:
-        self.put(self.networks[run], *snapshot)
+    def restore(self, run: Run, snapshot: Snapshot) -> None:
+        network, (dual, steps, weights, biases) = self.networks[run], snapshot
+        if network.dual is not None:
+            network.dual = dual
+        elif dual is not None:  # it has come into the usual form since
+            weights = [dual.weight(weights[0]), *weights[1:]]
+        self.put(network, steps, weights, biases)
 
     def put(
         self, network: Network, steps: int, weights: Sequence[Tensor], biases: Sequence[Tensor]
@@ -391,9 +406,9 @@ class NativeEngine:
 
     def state(self, run: Run) -> dict[str, Tensor]:
         network = self.networks[run]
-        steps, weights, biases = self.snapshot(run)
-        if network.dual is not None:
-            weights[0] = network.dual.weight(weights[0])
+        dual, steps, weights, biases = self.snapshot(run)
+        if dual is not None:
+            weights[0] = dual.weight(weights[0])
         state: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for entry, weight, bias in zip(network.entries(), weights, biases):
