@@ -265,7 +265,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
             setting = assignments(keys, fit.values)
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
-        said.append("no line fits the training times: they are of the dual form, see the README")
+        said.append("no line through training times of the dual form (README), which grow faster")
     said += stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")

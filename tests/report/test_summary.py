@@ -494,7 +494,7 @@ def test_unfinished_runs_are_not_put_into_words(tmp_path: Path) -> None:
 def test_notes_say_why_no_line_fits_the_times(tmp_path: Path) -> None:
     for size in (100, 200):
         lay(tmp_path, {"train_size": size}, engine_form="dual")
-    assert summary.notes(read(tmp_path))[0].startswith("no line fits the training times")
+    assert summary.notes(read(tmp_path))[0].startswith("no line through training times")
     lay(tmp_path, {"train_size": 400})
     lay(tmp_path, {"train_size": 500})
     assert not any("no line" in note for note in summary.notes(read(tmp_path)))
