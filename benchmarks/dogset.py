@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks import floor, results
-from benchmarks.one_run import EAGER, JAX, NATIVE, seconds_per_step
+from benchmarks.one_run import EAGER, JAX, NATIVE, race_to_floor
 from benchmarks.problem import BATCH, CLASSES, HIDDEN, Spec
-from benchmarks.race import Entry, race
 from benchmarks.results import Options, Result, Target
 
 USUAL = "nnlab native, usual form"
-CONTENDERS = {EAGER: "eager", JAX: "jax_scan", USUAL: "nnlab_native_usual_form"}
-DUAL = {**CONTENDERS, NATIVE: "nnlab_native"}
+CONTENDERS = {
+    EAGER: "eager",
+    JAX: "jax_scan",
+    USUAL: "nnlab_native_usual_form",
+    NATIVE: "nnlab_native",
+}
 ALL_IMAGES = 7660  # DogSet's training partition in whole batches, as JAX's scan needs them
 
 
@@ -28,13 +31,7 @@ def measure(options: Options) -> Result:
     sizes = (12288, *HIDDEN, CLASSES)
     with floor.probe() as probe:
         measured, whole = (
-            race(
-                [Entry(label, peer, (spec,)) for label, peer in DUAL.items()],
-                rounds=taken,
-                epochs=each,
-                band=None if options.quick else 0.015,
-                floor=seconds_per_step(probe, sizes, spec),
-            )
+            race_to_floor(CONTENDERS, spec, sizes, probe, taken, each, options)
             for spec, taken, each in ((few, rounds, epochs), (every, min(rounds, 5), 1))
         )
     flops = floor.step_flops(sizes, BATCH)

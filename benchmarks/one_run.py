@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from benchmarks import floor, results
 from benchmarks.problem import BATCH, CLASSES, HIDDEN, Spec
-from benchmarks.race import Entry, core_of, pinned, race
+from benchmarks.race import Entry, Measured, core_of, pinned, race
 from benchmarks.results import Options, Result, Target
 
 NATIVE, PLAIN, JAX = "nnlab native", "plain DataLoader loop", "JAX jit + scan"
@@ -35,13 +35,7 @@ def measure(options: Options) -> Result:
     sizes = (784, *HIDDEN, CLASSES)
     with floor.probe() as probe:
         measured, without_zeros = (
-            race(
-                [Entry(label, peer, (images,)) for label, peer in contenders.items()],
-                rounds=rounds,
-                epochs=epochs,
-                band=None if options.quick else 0.015,
-                floor=seconds_per_step(probe, sizes, images),
-            )
+            race_to_floor(contenders, images, sizes, probe, rounds, epochs, options)
             for images, contenders in ((spec, CONTENDERS), (filled, FEWER))
         )
     flops = floor.step_flops(sizes, BATCH) / 1e6
@@ -91,6 +85,25 @@ def measure(options: Options) -> Result:
             "without_zeros": results.raw(without_zeros),
             "flops_per_step": floor.step_flops(sizes, BATCH),
         },
+    )
+
+
+def race_to_floor(
+    contenders: dict[str, str],
+    spec: Spec,
+    sizes: tuple[int, ...],
+    probe: Callable[[], float] | None,
+    rounds: int,
+    epochs: int,
+    options: Options,
+) -> list[Measured]:
+    """Race contenders, peers by their labels, on one core; the floor is measured beside them."""
+    return race(
+        [Entry(label, peer, (spec,)) for label, peer in contenders.items()],
+        rounds=rounds,
+        epochs=epochs,
+        band=None if options.quick else 0.015,
+        floor=seconds_per_step(probe, sizes, spec),
     )
 
 

@@ -56,7 +56,9 @@ def other_choices(key: str) -> str:
     group, _, name = key.partition(".")
     schemas = GROUPS.get(group, {}).items()
     having = [f"{group}={choice}" for choice, schema in schemas if name in _fields(schema)]
-    return f"\n{key} goes with {' or '.join(having)}" if having and group != "dataset" else ""
+    if not having or group == "dataset":  # whose schemas are not called as its choices are
+        return ""
+    return f"\n{key} goes with {' or '.join(having)}"
 
 
 def options_beside(error: OmegaConfBaseException) -> list[str]:

@@ -88,7 +88,8 @@ def load(folder: str | Path) -> Network:
     if result is None:
         raise ValueError(f"{folder} holds no run ({records.RESULT} is missing); see outputs/")
     if result["status"] not in records.DONE:
-        state = {"running": "is running, or was interrupted"}.get(result["status"], "failed")
+        failed = result["status"] == "failed"
+        state = "failed" if failed else "is running, or was interrupted"
         raise ValueError(
             f"the run in {folder} {state}, so it has no network yet; its command trains it"
         )

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -119,19 +119,19 @@ def kind(task: Task) -> str:
 def measure(alike: Sequence[Task], cores: int) -> Rate:
     """Time runs of one kind, as many at once as will train at once."""
     first = alike[0]
+    # What trains as one stack is timed as one, and every run has its part of it.
+    together = [first] if first.engine.side_by_side else in_group(alike, first)
     with device.cpu_threads(first.config.threads):
-        shared = 0.0
-        if form_of(first):
-            shared = building([first.run], first) - building([first.run], first)
+        once, setup = building(together), building(together)
         if first.engine.side_by_side:
             beside = alike[:cores]
             with ThreadPoolExecutor(len(beside)) as pool:
                 rates = list(pool.map(lambda task: timed([task]), beside))
         else:
-            # What trains as one stack is timed as one, and every run has its part of it.
-            rates = [timed([t for t in alike if t.engine.group(t.run) == group_of(first)])]
-    mean = Rate(*(sum(values) / len(rates) for values in zip(*map(astuple, rates))))
-    return replace(mean, shared=max(0.0, shared))
+            rates = [timed(together)]
+    step, example = (sum(values) / len(rates) for values in zip(*rates))
+    shared = max(0.0, once - setup) if form_of(first) else 0.0
+    return Rate(step, example, setup / len(together), shared)
 
 
 def form_of(task: Task) -> str | None:
@@ -139,26 +139,26 @@ def form_of(task: Task) -> str | None:
     return form
 
 
-def building(runs: Sequence[Run], task: Task) -> float:
+def building(tasks: Sequence[Task]) -> float:
     """Return the seconds that it takes to make an engine for some runs."""
     started = time.perf_counter()
-    task.engine(runs, task.place)
+    tasks[0].engine([task.run for task in tasks], tasks[0].place)
     return time.perf_counter() - started
 
 
 def same_examples(run: Run) -> Hashable:
     """Return a key that runs share which train on, and are validated on, the same examples."""
-    splits = [split for split in (run.train, run.valid) if split is not None]
-    return tuple((id(split.inputs), split.index.numpy().tobytes()) for split in splits)
+    return tuple((id(s.inputs), s.index.numpy().tobytes()) for s in dual.splits_of(run))
 
 
-def group_of(task: Task) -> object:
-    return task.engine.group(task.run)
+def in_group(tasks: Sequence[Task], first: Task) -> list[Task]:
+    key = first.engine.group(first.run)
+    return [task for task in tasks if task.engine.group(task.run) == key]
 
 
-def timed(tasks: Sequence[Task]) -> Rate:
-    """Time runs that one engine trains together: copies of them with shorter training sets,
-    where that makes no difference to a step."""
+def timed(tasks: Sequence[Task]) -> tuple[float, float]:
+    """Return the seconds of a step and of an example of runs that one engine trains together:
+    copies of them with shorter training sets, where that makes no difference to a step."""
     runs = []
     for task in tasks:
         most = STEPS * task.run.batch_size
@@ -167,11 +167,7 @@ def timed(tasks: Sequence[Task]) -> Rate:
         )
         whole = form_of(task) or task.engine.form(shorter)
         runs.append(task.run if whole else shorter)
-    if form_of(tasks[0]):
-        tasks[0].engine(runs, tasks[0].place)  # what is shared is not timed here
-    started = time.perf_counter()
     engine = tasks[0].engine(runs, tasks[0].place)
-    setup = time.perf_counter() - started
     step = 0.0
     if any(run.max_epochs > 0 for run in runs):
         step = seconds_per_step(engine, runs, WARM_UP)
@@ -181,7 +177,7 @@ def timed(tasks: Sequence[Task]) -> Rate:
     started = time.perf_counter()
     engine.evaluate(runs, name)
     passed = time.perf_counter() - started
-    return Rate(step, passed / sum(len(getattr(run, name)) for run in runs), setup / len(runs))
+    return step, passed / sum(len(getattr(run, name)) for run in runs)
 
 
 def seconds_per_step(engine: Engine, runs: Sequence[Run], steps: int) -> float:

@@ -424,11 +424,11 @@ def open_folder(task: Task) -> bool:
         return False
     data, place = task.identity["dataset"], task.identity["device"]
     form = task.identity["engine_form"]
+    in_form = f" in its {form} form" if form else ""
     task.folder.log(
         f"{job.name}: {json.dumps(task.identity['config'])}",
         f"data: {data['source']}, {data['sizes']}",
-        f"engine: {task.engine.name} ({task.identity['engine_reason']}) "
-        f"{f'in its {form} form ' if form else ''}"
+        f"engine: {task.engine.name} ({task.identity['engine_reason']}){in_form} "
         f"on {place['name']}, {place['threads']} thread(s)",
     )
     return True

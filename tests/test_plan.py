@@ -161,7 +161,7 @@ def test_the_dual_form_is_measured_at_its_size_and_with_its_matrix(
     measure = plan.measure
     monkeypatch.setattr(plan, "measure", counted)
     seconds = itertools.cycle((3.0, 1.0))  # with and without what is shared
-    monkeypatch.setattr(plan, "building", lambda runs, task: next(seconds))
+    monkeypatch.setattr(plan, "building", lambda together: next(seconds))
     made = plan.make(
         tasks(
             tmp_path,

@@ -106,7 +106,8 @@ class Engine(Protocol):
         It may be asked for after every epoch, so unlike ``state`` it is as the engine has it.
         """
 
-    def restore(self, run: Run, snapshot: Any) -> None: ...
+    def restore(self, run: Run, snapshot: Any) -> None:
+        """Put a run back to where it was when ``snapshot`` gave this."""
 
     def release(self, runs: Sequence[Run]) -> None:
         """Put the weights of these runs into their models and let go of them."""
