@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLE = Path(__file__).parents[1] / "nnlab" / "datasets" / "mnist_sample.npz"
+SAMPLE = Path(__file__).parents[1] / "src" / "nnlab" / "datasets" / "mnist_sample.npz"
 SIZES = (500, 1000, 1500, 2000)
 
 

@@ -15,9 +15,7 @@ from hydra.errors import OverrideParseException
 
 from nnlab import config, hydra_jobs, messages, sweep
 
-HERE = Path(__file__).parent
-# A wheel carries conf/ inside the package; a clone has it at its top.
-CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())
+CONF = Path(__file__).with_name("conf")
 OPTIONS = [field.name for field in dataclasses.fields(config.Config)]
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
 
