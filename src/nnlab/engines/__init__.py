@@ -44,6 +44,12 @@ class Run:
     test_accuracy: float | None = None
     restored: int | None = None  # the epoch whose weights the model holds, if not the last
 
+    @property
+    def kept(self) -> Epoch | None:
+        """The epoch whose weights the model holds when the run has ended; None if untrained."""
+        epoch = self.restored or len(self.epochs)
+        return self.epochs[epoch - 1] if epoch else None
+
 
 class Trained(NamedTuple):
     """Means over an epoch's examples as it trained, and the seconds that it took."""
