@@ -143,11 +143,11 @@ def decoding(folder: Path, images: int) -> tuple[float, float]:
     config = DogSetConfig("dogset", True, False, str(dogset), False, None)
     seconds = []
     for _ in range(2):
-        datasets._arrays.clear()
+        datasets.forget()
         started = time.perf_counter()
         datasets.read(config, Sizes(None, None, None))
         seconds.append(time.perf_counter() - started)
-    datasets._arrays.clear()
+    datasets.forget()
     return seconds[0], seconds[1]
 
 

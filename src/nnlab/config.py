@@ -169,6 +169,16 @@ class TargetConfig(StoppingConfig):
 
 
 @dataclass
+class SeedsConfig:
+    """Parts of a run's chance that are set apart from the others; None: by the run's seed."""
+
+    data: int | None = MISSING
+    weights: int | None = MISSING
+    order: int | None = MISSING
+    test: int = MISSING
+
+
+@dataclass
 class HardestConfig:
     split: HardestSplit = MISSING
     per_class: int = MISSING
@@ -191,6 +201,7 @@ class Config:
     test_size: int | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
+    seeds: SeedsConfig = MISSING
     device: str = MISSING
     engine: EngineName = MISSING
     threads: int = MISSING
@@ -204,13 +215,22 @@ class Config:
     output_dir: str = MISSING
     force: bool = MISSING
 
+    def seed_of(self, part: str) -> int:
+        """Return the seed of a part of the run's chance: data, weights, order or test."""
+        own: int | None = getattr(self.seeds, part)
+        return self.seed if own is None else own
 
-OBJECTIVES = ("test_loss", "test_accuracy", "valid_loss", "valid_accuracy", "train_seconds")
+
+OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "train_seconds")
 # Options that say where results go or what is done with them, not what is computed.
 NOT_IDENTITY = (
     *("study", "output_dir", "force", "objective"),
     *("plan", "evaluation", "hardest", "fgsm"),
 )
+# Options that ask for a way to compute; ``records.serves`` compares what was really used.
+ASKED = ("device", "engine", "native_level", "threads")
+# Options of a dataset that say where its files are; their content is compared instead.
+WHERE = ("folder", "source")
 EVALUATIONS = ("hardest", "fgsm", "weights")
 
 
@@ -312,13 +332,13 @@ def validate(config: Config) -> None:
         limit = "0 means no test set, null the whole split"
         require(config.test_size >= 0, "test_size", config.test_size, limit)
     require(config.batch_size >= 1, "batch_size", config.batch_size, "it must be at least 1")
-    require(0 <= config.seed < 2**63, "seed", config.seed, "it must lie in 0 to 2**63 - 1")
+    seeds = {f"seeds.{name}": seed for name, seed in vars(config.seeds).items()}
+    for name, seed in {"seed": config.seed, **seeds}.items():
+        inside = seed is None or 0 <= seed < 2**63
+        require(inside, name, seed, "it must lie in 0 to 2**63 - 1")
     require(config.threads >= 1, "threads", config.threads, "it must be at least 1")
     limit = f"choose one of {', '.join(OBJECTIVES)}"
     require(config.objective in OBJECTIVES, "objective", config.objective, limit)
-    if config.objective.startswith("valid"):
-        limit = "there is no validation set; set valid_size"
-        require(config.valid_size != 0, "objective", config.objective, limit)
     limit = "it names one folder under output_dir, without / and not . or .."
     named = config.study.strip(". ") != "" and not set(config.study) & set('/\\:*?"<>|\0')
     require(named, "study", repr(config.study), limit)
@@ -405,8 +425,15 @@ def plain(config: Config) -> dict[str, Any]:
     return tree
 
 
+def identity(config: Config) -> dict[str, Any]:
+    """Return what decides the numbers of a run, beside its data and what it computes with."""
+    tree = {k: v for k, v in plain(config).items() if k not in (*NOT_IDENTITY, *ASKED, "seed")}
+    tree["dataset"] = {k: v for k, v in tree["dataset"].items() if k not in WHERE}
+    tree["seeds"] = {part: config.seed_of(part) for part in tree["seeds"]}
+    return tree
+
+
 def fingerprint(config: Config) -> str:
     """Return 16 hex digits that differ wherever two configurations compute different things."""
-    identity = {key: item for key, item in plain(config).items() if key not in NOT_IDENTITY}
-    text = json.dumps(identity, sort_keys=True)
+    text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ from nnlab import config as configuration
 from nnlab import datasets, messages, model, records, sweep
 from nnlab.config import Config
 from nnlab.datasets.arrays import Arrays, Partition, Sizes
+from nnlab.datasets.splits import channels, statistics
 from nnlab.run import CONF
 
 EXAMPLES = 8  # images of each class in the sheet
@@ -87,19 +88,19 @@ def contents(name: str, source: str, arrays: Arrays) -> dict[str, Any]:
     for name_of, part in (("train", arrays.train), ("valid", arrays.valid), ("test", arrays.test)):
         if part is not None and len(part.labels) > 0:
             index = torch.arange(len(part.labels))
-            mean, deviation = datasets.statistics(part, index, datasets.channels(arrays.shape))
+            mean, deviation = statistics(part, index, channels(arrays.shape))
             splits[name_of] = {
                 "size": len(index),
                 "mean": mean.tolist(),
                 "deviation": deviation.tolist(),
-                "counts": part.labels.bincount(minlength=len(arrays.classes)).tolist(),
+                "counts": np.bincount(part.labels, minlength=len(arrays.classes)).tolist(),
             }
     return {
         "name": name,
         "source": source,
         "synthetic": arrays.synthetic,
         "shape": list(arrays.shape),
-        "dtype": str(arrays.train.inputs.dtype).removeprefix("torch."),
+        "dtype": str(arrays.train.inputs.dtype),
         "palette": palette(arrays),
         "classes": list(arrays.classes),
         "splits": splits,
@@ -110,13 +111,13 @@ def palette(arrays: Arrays) -> str | None:
     """Say whether images are grey or RGB, by their pixels; None where there are no images."""
     if len(arrays.shape) < 2:
         return None
-    if datasets.channels(arrays.shape) == 1:
+    if channels(arrays.shape) == 1:
         return "grey"
     parts = [part for part in (arrays.train, arrays.valid, arrays.test) if part is not None]
     equal = all(
         bool((pixels[..., :1] == pixels).all())
         for part in parts
-        for pixels in (part.inputs.view(-1, arrays.shape[2]),)
+        for pixels in (part.inputs.reshape(-1, arrays.shape[2]),)
     )
     return "grey, stored as RGB" if equal else "RGB"
 
@@ -188,7 +189,7 @@ def sheet(content: dict[str, Any], arrays: Arrays) -> Figure:
         name = arrays.classes[label]
         middle = bottom + 0.5 * edge / height
         figure.text((left - 0.1) / width, middle, name, size=size, ha="right", va="center")
-        places = (arrays.train.labels == label).nonzero().flatten()[:EXAMPLES].tolist()
+        places = np.flatnonzero(arrays.train.labels == label)[:EXAMPLES].tolist()
         for column, place in enumerate(places):
             box_of = (
                 (left + column * edge) / width,
@@ -205,8 +206,8 @@ def sheet(content: dict[str, Any], arrays: Arrays) -> Figure:
 def picture(part: Partition, place: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return an image as matplotlib takes it: [H, W] or [H, W, 3] in 0 to 1."""
     pixels = part.inputs[place]
-    scale = 255 if pixels.dtype == torch.uint8 else 1
-    image: NDArray[np.float32] = (pixels.float() / scale).reshape(shape).numpy()
+    scale = np.float32(255 if pixels.dtype == np.uint8 else 1)
+    image: NDArray[np.float32] = (pixels / scale).reshape(shape)
     return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
 

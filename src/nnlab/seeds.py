@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-STREAMS = ("weights", "train", "valid", "test", "order", "noise")
+STREAMS = ("weights", "examples", "test", "order", "noise")
 
 
 def generator(seed: int, stream: str) -> torch.Generator:

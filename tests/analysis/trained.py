@@ -28,11 +28,4 @@ def trained(folder: Path, *overrides: str) -> tuple[Network, Data, Config]:
     assert done.error is None
     options = done.job.config
     assert options is not None
-    data = datasets.load(
-        options.dataset,
-        train_size=options.train_size,
-        valid_size=options.valid_size,
-        test_size=options.test_size,
-        seed=options.seed,
-    )
-    return load(folder), data, options
+    return load(folder), datasets.load_for(options), options

@@ -23,7 +23,7 @@ from torch.testing import assert_close
 
 from nnlab import datasets, seeds
 from nnlab.config import IdxConfig, Source
-from nnlab.datasets import Data, Split, files, mnist, sampling
+from nnlab.datasets import Data, Split, files, mnist, sampling, splits
 from nnlab.datasets.arrays import Arrays, Counts, Partition
 
 DEAD = "http://127.0.0.1:1/"
@@ -34,7 +34,7 @@ SAMPLED = Counts(train=(4,) * 3, test=(2,) * 3)
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start every test as a new process does, and never leave this machine."""
-    monkeypatch.setattr(datasets, "_arrays", {})
+    datasets.forget()
     for name, images in list(mnist.IMAGE_SETS.items()):
         dead = dataclasses.replace(images, mirrors=(DEAD, "http://127.0.0.1:2/"))
         monkeypatch.setitem(mnist.IMAGE_SETS, name, dead)
@@ -124,16 +124,17 @@ def test_mnist_works_with_no_files_and_no_network(
         assert split.inputs.dtype == torch.float32
         assert split.labels.dtype == split.index.dtype == torch.int64
     assert data.classes == list("0123456789")
+    sample = {"mnist_sample.npz": "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3"}
     assert json.loads(json.dumps(data.provenance)) == {
         "name": "mnist",
         "source": "bundled sample of mnist",
-        "sha256": {
-            "mnist_sample.npz": "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3"
-        },
+        "sha256": sample,
         "synthetic": False,
         "shape": [28, 28],
         "classes": list("0123456789"),
+        "content": hashlib.sha256(json.dumps({"sha256": sample}).encode()).hexdigest()[:16],
         "full_size": 60000,
+        "full_test_size": 10000,
         "sizes": {"train": 1000, "valid": 500, "test": 1000},
         "mean": None,
         "deviation": None,
@@ -288,16 +289,25 @@ def test_splits_are_balanced_nested_and_disjoint(
     assert not set(chosen(a.train)) & set(chosen(a.valid))
     sizes = {"train": large, "valid": valid, "test": test}
     assert a.provenance["sizes"] == sizes
+    # Neither depends on the size of the other, nor the test set on the seed.
+    fewer = data.draw(st.integers(0, valid))
+    c = load(large, fewer, test, seed, balanced=balanced)
+    assert chosen(c.train) == chosen(a.train)
+    assert chosen(c.valid) == chosen(a.valid)[:fewer]
+    less = data.draw(st.integers(0, test))
+    d = load(small, fewer, less, data.draw(st.integers(0, 2**63 - 1)), balanced=balanced)
+    assert chosen(d.test) == chosen(a.test)[:less]
 
 
 def test_every_split_has_its_own_stream(letters: mnist.ImageSet) -> None:
     data = load(9, 0, 6, 5)
-    for split, size, stream in ((data.train, 9, "train"), (data.test, 6, "test")):
+    for split, size, seed, stream in ((data.train, 9, 5, "examples"), (data.test, 6, 0, "test")):
         assert split is not None
-        drawn = sampling.balanced(split.labels, size, seeds.generator(5, stream))
+        drawn = sampling.balanced(split.labels, size, seeds.generator(seed, stream))
         assert chosen(split) == drawn.tolist()
     data = load(None, 6, 0, 5, balanced=False)
-    assert chosen(data.valid) == sampling.plain(24, 6, seeds.generator(5, "valid")).tolist()
+    whole = sampling.plain(24, 24, seeds.generator(5, "examples"))
+    assert chosen(data.valid) == whole.flip(0)[:6].tolist()
 
 
 def test_null_takes_the_whole_split_in_file_order(letters: mnist.ImageSet) -> None:
@@ -325,8 +335,9 @@ def test_the_images_are_those_of_the_files(letters: mnist.ImageSet) -> None:
 
 def test_seeds_draw_different_subsets_of_shared_arrays(letters: mnist.ImageSet) -> None:
     draws = [load(9, 3, 3, seed) for seed in range(20)]
-    for split in ("train", "valid", "test"):
+    for split in ("train", "valid"):
         assert len({tuple(chosen(getattr(data, split))) for data in draws}) > 10
+    assert len({tuple(chosen(data.test)) for data in draws}) == 1
     assert len({id(data.train.inputs) for data in draws}) == 1
     assert all(data.valid and data.valid.inputs is data.train.inputs for data in draws)
     assert len({id(data.test.inputs) for data in draws if data.test}) == 1
@@ -390,17 +401,17 @@ def test_normalize_copies_a_subset_once_and_lets_it_go(letters: mnist.ImageSet) 
     assert load(9, 3, 3).train.inputs is not first.train.inputs
     del first, second, other
     gc.collect()
-    assert len(datasets._standardised) == 0
+    assert len(splits._standardised) == 0
 
 
 def test_channels_are_standardised_one_by_one() -> None:
     colours = torch.rand(5, 4, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor(
         [1.0, 0.1, 0.0]
     )
-    part = Partition(colours.flatten(1), torch.zeros(5, dtype=torch.long))
+    part = Partition(colours.flatten(1).numpy(), np.zeros(5, np.int64))
     index = torch.tensor([3, 1, 0])
-    mean, deviation = datasets.statistics(part, index, channels=3)
-    inputs = datasets._scaled(part, index, mean, deviation).inputs.view(3, 4, 3).double()
+    mean, deviation = splits.statistics(part, index, channels=3)
+    inputs = splits._scaled(part, index, mean, deviation).inputs.view(3, 4, 3).double()
     # float32 statistics: of order 1e-6 for deviations of 0.03.
     assert_close(inputs.mean((0, 1)), torch.zeros(3).double(), rtol=0, atol=1e-5)
     expected = torch.tensor([1.0, 1.0, 0.0]).double()

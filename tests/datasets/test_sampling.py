@@ -9,7 +9,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nnlab.datasets.sampling import balanced, most, plain
+from nnlab.datasets.arrays import most
+from nnlab.datasets.sampling import balanced, plain
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=80)
 SEEDS = st.integers(0, 2**63 - 1)

@@ -22,13 +22,7 @@ def ask(config: Config, folder: Path) -> list[Path]:
     """
     network = load(folder)
     with device.cpu_threads(config.threads):
-        data = datasets.load(
-            config.dataset,
-            train_size=config.train_size,
-            valid_size=config.valid_size,
-            test_size=config.test_size,
-            seed=config.seed,
-        )
+        data = datasets.load_for(config)
         refuse_other_data(network.result["dataset"], data.provenance, folder)
         return [
             file

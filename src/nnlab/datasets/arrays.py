@@ -5,14 +5,12 @@ Axes: N examples of a partition, I inputs (an image's pixels, flattened).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from nnlab.datasets import sampling
+import numpy as np
+from numpy.typing import NDArray
 
 Excess = tuple[str, str]  # which size is too large, and the remedy
 
@@ -24,14 +22,8 @@ class Partition:
     Inputs are float32, or the uint8 pixels of images, which count as value / 255.
     """
 
-    inputs: Tensor
-    labels: Tensor
-
-    def floats(self) -> Tensor:
-        """Return the inputs as float32 [N, I]; pixels in [0, 1]. Made once, then shared."""
-        if self.inputs.dtype == torch.uint8:
-            self.inputs = self.inputs.float().div_(255)
-        return self.inputs
+    inputs: NDArray[np.float32] | NDArray[np.uint8]
+    labels: NDArray[np.int64]
 
 
 @dataclass(eq=False)
@@ -40,8 +32,9 @@ class Arrays:
 
     valid: None where validation sets are drawn from the training partition. shape: that of
     one example before flattening, an image's channels last. full_size: the training examples
-    that the whole dataset has, of which a source may hold a sample. provenance: what else
-    result.json says of the source (JSON values), say hashes. synthetic: made by a program.
+    that the whole dataset has, of which a source may hold a sample; full_test_size: its test
+    examples. provenance: what identifies the content (JSON values), say hashes, as result.json
+    has it. synthetic: made by a program.
     """
 
     train: Partition
@@ -50,8 +43,24 @@ class Arrays:
     classes: tuple[str, ...]
     shape: tuple[int, ...]
     full_size: int
+    full_test_size: int
     provenance: dict[str, Any] = field(default_factory=dict)
     synthetic: bool = False
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the examples of a dataset come from.
+
+    name: as messages and result.json call it. read: returns all of them. identify: returns what
+    ``read`` would as ``Arrays.provenance``, None where the files have yet to be downloaded; a
+    source that has no quicker way to tell than reading has none. note: a remark on the choice.
+    """
+
+    name: str
+    read: Callable[[], Arrays]
+    identify: Callable[[], dict[str, Any] | None] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Counts:
         def per_class(part: Partition | None) -> tuple[int, ...]:
             if part is None:
                 return ()
-            return tuple(part.labels.bincount(minlength=len(arrays.classes)).tolist())
+            return tuple(np.bincount(part.labels, minlength=len(arrays.classes)).tolist())
 
         return cls(per_class(arrays.train), per_class(arrays.test), per_class(arrays.valid))
 
@@ -116,8 +125,8 @@ def _exceeds(
     balanced: bool,
 ) -> Excess | None:
     need, shown = (1, "null") if size is None else (size, str(size))
-    every = sampling.most(have, taken, even=False)
-    even = sampling.most(have, taken, balanced and size is not None)
+    every = most(have, taken, even=False)
+    even = most(have, taken, balanced and size is not None)
     left = f" left by valid_size={taken}" if taken > 0 else ""
     lower = f"lower {option}" + (" or valid_size" if taken > 0 else "")
     if need > every:
@@ -128,3 +137,17 @@ def _exceeds(
             f"over the classes of {name} ({len(have)} x {even // len(have):,})"
         ), f"{lower}, or set dataset.balanced=false"
     return None
+
+
+def most(counts: Sequence[int], taken: int, even: bool) -> int:
+    """Return how many examples can be drawn, whatever the seed, after another draw.
+
+    counts: examples per class; taken: the size of the earlier draw; even: whether both
+    draws are balanced.
+
+    >>> most([5, 3], 0, even=True), most([5, 3], 0, even=False), most([5, 3], 1, even=True)
+    (6, 8, 4)
+    """
+    if not even:
+        return sum(counts) - taken
+    return len(counts) * (min(counts) + -taken // len(counts))

@@ -5,22 +5,22 @@ Axes: N = 2**I rows, I inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
 
-import torch
+import numpy as np
 
 from nnlab.boolean import described, truth_table
 from nnlab.config import BooleanConfig
-from nnlab.datasets.arrays import Arrays, Partition
-from nnlab.model import binary
+from nnlab.datasets.arrays import Arrays, DataSource, Partition
 
 
-def choose(config: BooleanConfig) -> tuple[str, Callable[[], Arrays]]:
-    """Return the name of the source, and what makes it. Raises ValueError as truth_table does."""
+def choose(config: BooleanConfig) -> DataSource:
+    """Return the source. Raises ValueError as truth_table does."""
     table = truth_table(config.function, config.inputs)
     name = described(config.function, config.inputs)
     many = "1 input" if config.inputs == 1 else f"{config.inputs} inputs"
-    return f"Boolean function {name} of {many}", lambda: make(table)
+    known = {"truth_table": table}
+    return DataSource(f"Boolean function {name} of {many}", lambda: make(table), lambda: known)
 
 
 def make(table: str) -> Arrays:
@@ -31,8 +31,8 @@ def make(table: str) -> Arrays:
     ([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [0, 1, 1, 0])
     """
     inputs = len(table).bit_length() - 1
-    rows = binary(torch.arange(len(table)), inputs).float()
-    whole = Partition(rows, torch.tensor([int(value) for value in table]))
+    rows = np.array(list(itertools.product((0, 1), repeat=inputs)), np.float32)
+    whole = Partition(rows, np.array(list(map(int, table)), np.int64))
     return Arrays(
         train=whole,
         valid=None,
@@ -40,5 +40,6 @@ def make(table: str) -> Arrays:
         classes=("0", "1"),
         shape=(inputs,),
         full_size=len(table),
+        full_test_size=len(table),
         provenance={"truth_table": table},
     )

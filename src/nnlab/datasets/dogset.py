@@ -12,17 +12,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nnlab.config import DogSetConfig
-from nnlab.datasets.arrays import Arrays, Partition
+from nnlab.datasets.arrays import Arrays, DataSource, Partition
 from nnlab.records import write_whole
 
 if TYPE_CHECKING:
@@ -48,20 +47,20 @@ class Row(NamedTuple):
     partition: str
 
 
-def choose(config: DogSetConfig) -> tuple[str, Callable[[], Arrays]]:
-    """Return the name of the source, and what reads it.
+def choose(config: DogSetConfig) -> DataSource:
+    """Return the source.
 
-    The latter raises ValueError naming the row or the file that is not as it should be.
+    Reading it raises ValueError naming the row or the file that is not as it should be.
     """
     folder = Path(config.folder).expanduser()
     some = "" if config.num_classes is None else f", first {config.num_classes} breeds"
     resized = ", resized" if config.resize else ""
-    return f"DogSet in {folder}{some}{resized}", lambda: read(folder, config)
+    return DataSource(f"DogSet in {folder}{some}{resized}", lambda: read(folder, config))
 
 
 def read(folder: Path, config: DogSetConfig) -> Arrays:
     """Read a folder; pixels are decoded once and then come from a cache in it."""
-    rows, digest = read_rows(folder)
+    rows = read_rows(folder)
     breeds = sorted({(row.label, row.breed) for row in rows})
     classes = tuple(breed for _, breed in breeds)
     kept = len(classes) if config.num_classes is None else config.num_classes
@@ -74,7 +73,7 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
 
     def partition(name: str) -> Partition:
         mine = np.array([row.partition == name for row in rows]) & (labels < kept)
-        return Partition(torch.from_numpy(pixels[mine]), torch.from_numpy(labels[mine]))
+        return Partition(pixels[mine], labels[mine])
 
     parts = {name: partition(name) for name in PARTITIONS}
     if len(parts["train"].labels) == 0:
@@ -86,15 +85,16 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         classes=classes[:kept],
         shape=SHAPE,
         full_size=len(parts["train"].labels),
-        provenance={"sha256": {"dogs.csv": digest, "pixels": sha256}},
+        full_test_size=len(parts["test"].labels),
+        provenance={"sha256": {"rows": digest_of(rows), "pixels": sha256}},
     )
 
 
 # The list
 
 
-def read_rows(folder: Path) -> tuple[list[Row], str]:
-    """Read and check dogs.csv; return its rows and the SHA-256 of the file."""
+def read_rows(folder: Path) -> list[Row]:
+    """Read and check dogs.csv."""
     path = folder / "dogs.csv"
     try:
         content = path.read_bytes()
@@ -127,7 +127,13 @@ def read_rows(folder: Path) -> tuple[list[Row], str]:
     if not rows:
         raise ValueError(f"{path} lists no image")
     check_labels(path, rows)
-    return rows, hashlib.sha256(content).hexdigest()
+    return rows
+
+
+def digest_of(rows: Sequence[Row]) -> str:
+    """Return the SHA-256 of what the rows say, however the file writes it."""
+    said = [(row.breed, row.label, row.partition) for row in rows]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def read_row(where: str, line: int, record: dict[str, str | None]) -> Row:

@@ -10,32 +10,36 @@ Axes: N images, H = W = 64 pixels, C = 3 channels, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nnlab.config import SyntheticConfig
-from nnlab.datasets.arrays import Arrays, Partition
+from nnlab.datasets.arrays import Arrays, DataSource, Partition
 from nnlab.datasets.dogset import SHAPE, SIZE
 
 CLASSES = tuple(f"synthetic {number}" for number in range(10))
 SIZES = {"train": 7665, "valid": 2000, "test": 500}
+VERSION = 1  # of the program: another one makes other images
 SEED = 12288  # of the images, which are the same for every run, whatever its seed
 CHUNK = 64  # images made at a time
 
 Floats = NDArray[np.float32]
 
 
-def choose(config: SyntheticConfig) -> tuple[str, Callable[[], Arrays]]:
-    """Return the name of the source, and what makes it. Raises ValueError for num_classes."""
+def choose(config: SyntheticConfig) -> DataSource:
+    """Return the source. Raises ValueError for num_classes."""
     kept = len(CLASSES) if config.num_classes is None else config.num_classes
     if kept > len(CLASSES):
         raise ValueError(f"dataset.num_classes={kept} exceeds the {len(CLASSES)} that there are")
     some = "" if config.num_classes is None else f", first {kept} classes"
-    return f"synthetic images in DogSet's shape, generated{some}", lambda: make(kept)
+    name = f"synthetic images in DogSet's shape, generated{some}"
+    return DataSource(name, lambda: make(kept), provenance)
+
+
+def provenance() -> dict[str, int]:
+    return {"generator": VERSION}
 
 
 def make(kept: int) -> Arrays:
@@ -50,7 +54,7 @@ def make(kept: int) -> Arrays:
             # A generator for each chunk: the same images on any number of threads.
             drawn = pool.map(looks.draw, random.spawn(len(chunks)), chunks)
             pixels, mine = np.concatenate(list(drawn)), labels < kept
-            parts[name] = Partition(torch.from_numpy(pixels[mine]), torch.from_numpy(labels[mine]))
+            parts[name] = Partition(pixels[mine], labels[mine])
     return Arrays(
         train=parts["train"],
         valid=parts["valid"],
@@ -58,6 +62,8 @@ def make(kept: int) -> Arrays:
         classes=CLASSES[:kept],
         shape=SHAPE,
         full_size=len(parts["train"].labels),
+        full_test_size=len(parts["test"].labels),
+        provenance=provenance(),
         synthetic=True,
     )
 

@@ -74,6 +74,16 @@ def fetch(
             )
 
 
+def content_sha256(path: Path, file: File) -> str:
+    """Return the SHA-256 of a file's content, which a compressed one need not be read for."""
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        if hashlib.sha256(content).hexdigest() == file.gz_sha256:
+            return file.sha256
+        content = gzip.decompress(content)
+    return hashlib.sha256(content).hexdigest()
+
+
 def read_idx(path: Path, sha256: str | None = None) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes, compressed by gzip or not.
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nnlab.config import IdxConfig, Source
 from nnlab.datasets import files
-from nnlab.datasets.arrays import Arrays, Counts, Excess, Partition, Sizes, excess
+from nnlab.datasets.arrays import Arrays, Counts, DataSource, Excess, Partition, Sizes, excess
 from nnlab.datasets.files import File, read_idx
 
 log = logging.getLogger("nnlab")
@@ -49,11 +49,11 @@ class ImageSet:
     sample: Sample | None = None
 
 
-def choose(config: IdxConfig, sizes: Sizes) -> tuple[str, str, Callable[[], Arrays]]:
+def choose(config: IdxConfig, sizes: Sizes) -> DataSource:
     """Choose the source that serves these sizes.
 
-    Returns its name, a remark to make with it, and what reads it. Raises ValueError if no
-    source has as many examples, OSError if the files are neither here nor to be downloaded.
+    Raises ValueError if no source has as many examples. Reading it raises OSError if the files
+    are neither here nor to be downloaded.
     """
     if config.name not in IMAGE_SETS:
         known = ", ".join(IMAGE_SETS)
@@ -64,29 +64,62 @@ def choose(config: IdxConfig, sizes: Sizes) -> tuple[str, str, Callable[[], Arra
     lacking = _sample_lacks(images, config, sizes)
     found = files.find(folder, images.files)
     missing = [file for file in images.files if file not in found]
-    names = ", ".join(file.name for file in missing)
 
     if config.source is Source.bundled and lacking is not None:
         official = f", or set dataset.source=auto and put the official files into {folder}"
         raise ValueError("; ".join(lacking) + ("" if too_many else official))
     if config.source is Source.bundled or (missing and lacking is None):
         some = config.source is Source.auto and len(missing) < len(images.files)
-        note = f" ({folder} lacks {names})" if some else ""
-        return f"bundled sample of {images.name}", note, lambda: read_sample(images)
-
+        note = f" ({folder} lacks {named(missing)})" if some else ""
+        return DataSource(
+            f"bundled sample of {images.name}",
+            lambda: read_sample(images),
+            lambda: identify_sample(images),
+            note,
+        )
     if too_many is not None:
         raise ValueError("; ".join(too_many))
-    if missing:
-        assert lacking is not None
-        reason, remedy = lacking
-        log.info(f"{reason}: fetching {names} into {folder}")
-        try:
-            files.fetch(folder, missing, images.mirrors)
-        except OSError as error:
-            raise OSError(f"{reason}, but {error}; or {remedy}") from error
-        found = files.find(folder, images.files)
-    source = f"official {images.name} files in {folder}"
-    return source, "", lambda: read_official(images, found)
+    return DataSource(
+        f"official {images.name} files in {folder}",
+        lambda: read_official(images, here(images, folder, lacking)),
+        lambda: identify_official(images, folder),
+    )
+
+
+def here(images: ImageSet, folder: Path, lacking: Excess | None) -> Mapping[File, Path]:
+    """Return where the official files are, once those that are missing were downloaded.
+
+    lacking: why the sample does not do, and what would.
+    """
+    found = files.find(folder, images.files)
+    missing = [file for file in images.files if file not in found]
+    if not missing:
+        return found
+    reason, remedy = lacking or (f"{folder} lacks files", "dataset.source=bundled")
+    log.info(f"{reason}: fetching {named(missing)} into {folder}")
+    try:
+        files.fetch(folder, missing, images.mirrors)
+    except OSError as error:
+        raise OSError(f"{reason}, but {error}; or {remedy}") from error
+    return files.find(folder, images.files)
+
+
+def named(wanted: Sequence[File]) -> str:
+    return ", ".join(file.name for file in wanted)
+
+
+def identify_official(images: ImageSet, folder: Path) -> dict[str, Any] | None:
+    """Return the SHA-256 of each file's content, None where one has yet to be downloaded."""
+    found = files.find(folder, images.files)
+    if len(found) < len(images.files):
+        return None
+    return {"sha256": {file.name: files.content_sha256(found[file], file) for file in found}}
+
+
+def identify_sample(images: ImageSet) -> dict[str, Any]:
+    assert images.sample is not None
+    path = images.sample.path
+    return {"sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}}
 
 
 def _sample_lacks(images: ImageSet, config: IdxConfig, sizes: Sizes) -> Excess | None:
@@ -135,8 +168,8 @@ def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, 
                 f"{where} holds the label {labels.max()}, but those of {images.name} end at "
                 f"{len(images.classes) - 1}; replace its files by the official ones"
             )
-        pixels = torch.from_numpy(pictures.reshape(len(pictures), -1)).float().div_(255)
-        partitions.append(Partition(pixels, torch.from_numpy(labels).long()))
+        pixels = pictures.reshape(len(pictures), -1) / np.float32(255)
+        partitions.append(Partition(pixels, labels.astype(np.int64)))
     return Arrays(
         train=partitions[0],
         valid=None,
@@ -144,6 +177,7 @@ def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, 
         classes=images.classes,
         shape=parts[0].shape[1:],
         full_size=sum(images.counts.train),
+        full_test_size=sum(images.counts.test),
         provenance={"sha256": sha256},
     )
 

@@ -1,0 +1,220 @@
+"""Splits of a dataset, ready to train on.
+
+Axes: N examples of the arrays, n of a split, I inputs (an image's pixels, flattened).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnlab import seeds
+from nnlab.config import Config, DatasetConfig
+from nnlab.datasets import content, read, sampling
+from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, excess
+
+
+@dataclass(eq=False)
+class Split:
+    """A subset of examples: shared arrays and the indices that belong to the split.
+
+    inputs: [N, ...] float32, labels: [N] int64, index: [n] int64 into both. The arrays
+    are shared between the splits and runs of a sweep, so the data is in memory once.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def whole(cls, inputs: Tensor, labels: Tensor) -> Split:
+        """Take every example, in the order given."""
+        return cls(inputs, labels, torch.arange(len(labels)))
+
+
+@dataclass(eq=False)
+class Data:
+    """What one run trains, validates and tests on, and where it came from (JSON values)."""
+
+    train: Split
+    valid: Split | None
+    test: Split | None
+    classes: list[str]
+    provenance: dict[str, Any]
+
+
+_lock = threading.Lock()
+_tensors: WeakKeyDictionary[Partition, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+_standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
+
+
+def load(
+    config: DatasetConfig,
+    *,
+    train_size: int | None,
+    valid_size: int | None,
+    test_size: int | None,
+    seed: int,
+    test_seed: int = 0,
+) -> Data:
+    """Draw a run's splits, reading the dataset once per process.
+
+    seed: draws the training and validation sets, test_seed the test set. A size of None takes
+    the whole partition in its own order. Where the dataset has no validation partition, the
+    validation set comes from the training one: both from one permutation, training examples
+    from its front and validation examples from its back, so that neither depends on the
+    other's size. Arrays are shared between calls, from any thread; where config.normalize is
+    set, only calls that draw the same subset share them.
+    Raises ValueError if a size is too large or a file is not as it should be, OSError if the
+    files are neither here nor to be downloaded.
+    """
+    sizes = Sizes(train_size, valid_size, test_size)
+    source, arrays = read(config, sizes)
+    too_many = excess(config.name, Counts.of(arrays), sizes, config.balanced)
+    if too_many is not None:
+        raise ValueError("; ".join(too_many))
+    drawn = _draw(arrays, sizes, config.balanced, seed, test_seed)
+    with _lock:
+        if config.normalize:
+            mean, deviation = statistics(*drawn[0], channels(arrays.shape))
+            splits = [_scaled(part, index, mean, deviation) for part, index in drawn]
+        else:
+            splits = [Split(*tensors(part), index) for part, index in drawn]
+    train, valid, test = splits
+    provenance = {
+        "name": config.name,
+        "source": source,
+        **arrays.provenance,
+        "content": content(config, sizes),
+        "synthetic": arrays.synthetic,
+        "shape": list(arrays.shape),
+        "classes": list(arrays.classes),
+        "full_size": arrays.full_size,
+        "full_test_size": arrays.full_test_size,
+        "sizes": {"train": len(train), "valid": len(valid), "test": len(test)},
+        "mean": mean.tolist() if config.normalize else None,  # of a channel, in [0, 1]
+        "deviation": deviation.tolist() if config.normalize else None,
+    }
+    return Data(
+        train,
+        valid if len(valid) > 0 else None,
+        test if len(test) > 0 else None,
+        list(arrays.classes),
+        provenance,
+    )
+
+
+def load_for(config: Config) -> Data:
+    """Draw the splits of a configuration's run, as ``load`` does."""
+    return load(
+        config.dataset,
+        train_size=config.train_size,
+        valid_size=config.valid_size,
+        test_size=config.test_size,
+        seed=config.seed_of("data"),
+        test_seed=config.seed_of("test"),
+    )
+
+
+def channels(shape: tuple[int, ...]) -> int:
+    """Return how many channels an example of this shape has.
+
+    >>> channels((28, 28)), channels((64, 64, 3)), channels((2,))
+    (1, 3, 1)
+    """
+    return shape[2] if len(shape) > 2 else 1
+
+
+def tensors(part: Partition) -> tuple[Tensor, Tensor]:
+    """Return a partition's inputs as float32 [N, I], pixels in [0, 1], and its labels [N].
+
+    Made once, then shared.
+    """
+    if part not in _tensors:
+        if part.inputs.dtype == np.uint8:
+            part.inputs = part.inputs / np.float32(255)
+        _tensors[part] = torch.from_numpy(part.inputs), torch.from_numpy(part.labels)
+    return _tensors[part]
+
+
+def _draw(
+    arrays: Arrays, sizes: Sizes, balanced: bool, seed: int, test_seed: int
+) -> list[tuple[Partition, Tensor]]:
+    """Draw the training, validation and test split; the last two may be empty.
+
+    Returns for each the partition that it is of, and its examples' positions there.
+    """
+
+    def pick(part: Partition, size: int, generator: torch.Generator, back: bool = False) -> Tensor:
+        labels = torch.from_numpy(part.labels)
+        if balanced:
+            return sampling.balanced(labels, size, generator, back)
+        return sampling.plain(len(labels), size, generator, back)
+
+    def examples() -> torch.Generator:
+        return seeds.generator(seed, "examples")
+
+    held_out = arrays.valid or arrays.train
+    valid = torch.arange(len(held_out.labels))
+    if sizes.valid is not None:
+        valid = pick(held_out, sizes.valid, examples(), back=True)
+    if sizes.train is not None:
+        train = pick(arrays.train, sizes.train, examples())
+    else:
+        left = torch.ones(len(arrays.train.labels), dtype=torch.bool)
+        if arrays.valid is None:
+            left[valid] = False
+        train = left.nonzero().flatten()
+    test = torch.arange(len(arrays.test.labels))
+    if sizes.test is not None:
+        test = pick(arrays.test, sizes.test, seeds.generator(test_seed, "test"))
+    return [(arrays.train, train), (held_out, valid), (arrays.test, test)]
+
+
+def statistics(part: Partition, index: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of every channel, [channels] float32 each.
+
+    The channel is the last axis of an image; pixels count as value / 255. Summed in float64
+    by NumPy, on one thread: the same numbers whatever torch's thread count. A constant
+    channel has deviation 1.
+    """
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for some in index.split(1024):
+        pixels = _pixels(part, some).reshape(-1, channels)
+        total += pixels.sum(axis=0, dtype=np.float64)
+        squares += np.einsum("pc,pc->c", pixels, pixels, dtype=np.float64)
+        count += len(pixels)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    deviation[deviation < 1e-6] = 1
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
+
+def _pixels(part: Partition, index: Tensor) -> NDArray[np.float32]:
+    """Copy some examples as float32 [n, I]."""
+    pixels = part.inputs[index.numpy()]
+    return pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
+
+
+def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor) -> Split:
+    """Copy a split's own examples, standardised; equal splits share one copy while it is used."""
+    digest = hashlib.sha256(index.numpy().tobytes()).digest()
+    key = (id(part), digest, *mean.tolist(), *deviation.tolist())
+    scaled = _standardised.get(key)
+    if scaled is None:
+        pixels = torch.from_numpy(_pixels(part, index))
+        pixels = pixels.reshape(len(index), pixels.shape[1] // len(mean), len(mean))
+        inputs = pixels.sub_(mean).div_(deviation).flatten(1)
+        scaled = _standardised[key] = Split.whole(inputs, torch.from_numpy(part.labels)[index])
+    return scaled
