@@ -44,6 +44,7 @@ def test_defaults_are_experiment_a() -> None:
         "test_size": 1000,
         "batch_size": 10,
         "seed": 0,
+        "seeds": {"data": None, "weights": None, "order": None, "test": 0},
         "device": "auto",
         "engine": "auto",
         "threads": 1,
@@ -52,7 +53,7 @@ def test_defaults_are_experiment_a() -> None:
         "hardest": {"split": "test", "per_class": 5},
         "fgsm": {"eps": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2], "shown": 0.1},
         "plan": False,
-        "objective": "test_loss",
+        "objective": "valid_loss",
         "study": "mnist",
         "output_dir": "outputs",
         "force": False,
@@ -99,7 +100,8 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["seed=-1"], "seed=-1"),
         (["threads=0"], "threads=0"),
         (["objective=speed"], "objective=speed .* test_loss, test_accuracy"),
-        (["objective=valid_loss"], "objective=valid_loss .* set valid_size"),
+        (["seeds.data=-1"], "seeds.data=-1"),
+        (["seeds.test=-1"], "seeds.test=-1"),
         (["study=a/b"], "study='a/b'"),
         (["study=.."], r"study='\.\.'"),
         (["model.hidden=[8,0]"], r"model.hidden=\[8, 0\]"),
@@ -159,17 +161,28 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
     expected = config.fingerprint(base)
     assert config.fingerprint(composed()) == expected
     checked = 0
-    for owner in (base, base.dataset, base.model, base.optimizer, base.stopping):
+    same = (*config.NOT_IDENTITY, *config.ASKED, *config.WHERE)
+    for owner in (base, base.dataset, base.model, base.optimizer, base.stopping, base.seeds):
         for field in dataclasses.fields(owner):
             before = getattr(owner, field.name)
             if dataclasses.is_dataclass(before) or hasattr(before, "name"):
                 continue
-            setattr(owner, field.name, other(before))
+            setattr(owner, field.name, 1 if before is None else other(before))
             changed = config.fingerprint(base) != expected
-            assert changed == (field.name not in config.NOT_IDENTITY), field.name
+            assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 28
+    assert checked == 32
+
+
+def test_a_seed_and_its_parts_are_one_identity() -> None:
+    whole = composed("seed=3")
+    parts = composed("seed=9", "seeds.data=3", "seeds.weights=3", "seeds.order=3")
+    assert config.fingerprint(whole) == config.fingerprint(parts)
+    for part in ("data", "weights", "order", "test"):
+        assert config.fingerprint(composed("seed=3", f"seeds.{part}=4")) != config.fingerprint(whole)
+        assert composed("seed=3", f"seeds.{part}=4").seed_of(part) == 4
+    assert whole.seed_of("test") == 0
 
 
 def test_group_names_of_the_schemas_are_those_of_conf() -> None:

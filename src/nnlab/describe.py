@@ -21,7 +21,7 @@ from torch import nn
 from nnlab import config as configuration
 from nnlab import datasets, messages, model, records, sweep
 from nnlab.config import Config
-from nnlab.datasets.arrays import Arrays, Partition, Sizes
+from nnlab.datasets.arrays import Arrays, Partition
 from nnlab.datasets.splits import channels, statistics
 from nnlab.run import CONF
 
@@ -53,8 +53,7 @@ def describe(config: Config) -> None:
 
     The dataset is all of the source that serves the configured sizes.
     """
-    sizes = Sizes(config.train_size, config.valid_size, config.test_size)
-    source, arrays = datasets.read(config.dataset, sizes)
+    source, arrays = datasets.read(config.dataset, datasets.sizes(config))
     network = sweep.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
     content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
     console = Console()

@@ -7,6 +7,7 @@ import copy
 import functools
 import hashlib
 import json
+import logging
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,9 @@ from omegaconf._utils import get_omega_conf_dumper
 from nnlab import config as configuration
 from nnlab import sweep
 
+log = logging.getLogger("nnlab")
 LONGEST_NAME = 100
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # tries what it is given
 YAML: TypeAlias = dict[tuple[str, ...], str]  # by the keys that lead there
 # What of hydra's node differs between jobs, and the entries that hold it.
 OWN = {("hydra", key) for key in ("job", "overrides", "runtime")} | {
@@ -48,6 +51,7 @@ def run_alone(composed: DictConfig) -> float:
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     job = as_job(composed, Path(hydra.runtime.output_dir), overrides, hydra_files={})
+    check_search(hydra, [job])
     (outcome,) = sweep.train([job])
     sweep.history.append(outcome)
     if outcome.error is not None:
@@ -91,6 +95,7 @@ def launch(
         singleton.cfg = SimpleNamespace(hydra=hydra)  # for ${hydra:...} in the task's options
         jobs.append(as_job(task, folder, overrides, files, lent.options))
     singleton.cfg = ours
+    check_search(master.hydra, jobs)
     outcomes = sweep.train(jobs, report=True)
     sweep.history.extend(outcomes)
     forget_refused(Path(master.hydra.sweep.dir))
@@ -100,6 +105,35 @@ def launch(
         if watched:
             context.callbacks.on_job_end(config=composer(), job_return=returns[-1])
     return returns
+
+
+def check_search(hydra: DictConfig, jobs: Sequence[sweep.Job]) -> None:
+    """Raise ValueError where a sweeper that optimises would choose by nothing, or the wrong way.
+
+    Choosing by the test set is possible, and said.
+    """
+    if hydra.sweeper._target_ == BASIC_SWEEPER:
+        return
+    sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
+    for config in (job.config for job in jobs if job.config is not None):
+        metric = config.objective
+        if metric.startswith("valid") and config.valid_size == 0:
+            raise ValueError(
+                f"{sweeper} chooses runs by objective={metric}, but there is no validation set; "
+                f"set valid_size (say valid_size=500)"
+            )
+        direction = str(OmegaConf.select(hydra, "sweeper.direction", default="")).rpartition(".")[2]
+        wanted = "maximize" if metric.endswith("accuracy") else "minimize"
+        if direction in ("minimize", "maximize") and direction != wanted:
+            raise ValueError(
+                f"{sweeper} would {direction} objective={metric}; "
+                f"set hydra.sweeper.direction={wanted}"
+            )
+    if any(job.config and job.config.objective.startswith("test") for job in jobs):
+        log.info(
+            "objective=%s: the test set chooses the best run here, so it no longer tests it",
+            jobs[0].objective,
+        )
 
 
 class RunReturn(JobReturn):

@@ -137,16 +137,33 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
     result = read_result(path)
     if result is None:
         return None
-    if result["fingerprint"] != fingerprint:
+    if result["fingerprint"] != fingerprint or not serves(result, config):
         theirs, ours = _flat(result.get("config", {})), _flat(config)
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
-        holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ)
-        asked = ", ".join(f"{key}={ours.get(key)}" for key in differ)
+        holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ) or "other options"
+        asked = ", ".join(f"{key}={ours.get(key)}" for key in differ) or "those of this nnlab"
         raise ValueError(
             f"{path} holds a run with {holds}; this one has {asked}. "
             f"Give it another study=NAME, or replace that run with force=true"
         )
     return result if result["status"] in DONE else None
+
+
+def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Return whether a run computed with what a configuration (JSON values) asks for.
+
+    These options are not part of the fingerprint: auto asks for nothing, which GPU of several
+    computed changes no number, and only the torch engine's numbers depend on its threads.
+    """
+    engine, device = result.get("engine"), result.get("device") or {}
+    if engine is None or result.get("epochs") == 0:  # nothing was trained
+        return True
+    return (
+        config["engine"] in ("auto", engine)
+        and config["device"].partition(":")[0] in ("auto", device.get("type"))
+        and config.get("native_level") in (None, result.get("engine_level"))
+        and (engine != "torch" or config["threads"] == device.get("threads"))
+    )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -169,12 +186,29 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def git_revision() -> str | None:
-    """Return the commit of the working directory, "-dirty" where it has changes, or None."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def git_revisions() -> dict[str, str | None]:
+    """Return the commits of nnlab's own source and of the working directory."""
+    here = Path(__file__)
+    return {
+        # Where nnlab is installed, it may lie in somebody else's repository, untracked.
+        "nnlab": git_revision(here.parent) if _git(here.parent, "ls-files", here.name) else None,
+        "working_directory": git_revision(Path()),
+    }
+
+
+def git_revision(folder: Path) -> str | None:
+    """Return the commit of a folder's repository, "-dirty" where it has changes, or None."""
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def _git(folder: Path, *command: str) -> str:
+    """Return what a git command prints; nothing where there is no git, or no repository."""
     try:
         return subprocess.check_output(
-            command, text=True, stderr=subprocess.DEVNULL, timeout=10
+            ["git", "-C", str(folder), *command],
+            text=True,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
         ).strip()
     except (OSError, subprocess.SubprocessError):
-        return None
+        return ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
-from nnlab import messages, records
+from nnlab import messages, records, study
 from nnlab.boolean import truth_table
 from nnlab.config import (
     BooleanConfig,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from nnlab.datasets import Data
     from nnlab.engines import Engine, Run
-    from nnlab.stopping import StoppingRule
+    from nnlab.stopping import Epoch, StoppingRule
 
 log = logging.getLogger("nnlab")
 history: list[Outcome] = []  # of all jobs of this command, whatever batches Hydra made of them
@@ -51,7 +51,8 @@ class Job:
 
     overrides: what Hydra composed it from. objective: the metric for Hydra's sweepers.
     hydra_files: content of the files that Hydra keeps in the folder, by their path there.
-    refused: why there is no configuration.
+    refused: why there is no configuration. found: the run that it is, where that is known
+    without one.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Job:
     hydra_files: dict[str, str]
     config: Config | None = None
     refused: Exception | None = None
+    found: study.Entry | None = None
 
     @property
     def name(self) -> str:
@@ -78,15 +80,25 @@ class Outcome:
     """What became of a job: the content of its result.json, or why there is none."""
 
     job: Job
-    result: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None  # of an earlier run what the study's index has of it
     error: Exception | None = None
     trained: bool = False  # by this command, not by an earlier one
+    twin: Path | None = None  # the folder of the run that this job is, where it has another name
     answers: list[Path] = field(default_factory=list)  # files that questions left
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the run, whatever the job calls it."""
+        return self.twin or self.job.folder
+
     def objective(self) -> float:
-        """Return the metric that Hydra's sweepers optimise; the worst value without a result."""
+        """Return the metric that Hydra's sweepers optimise.
+
+        A run that did not come to a good end has the worst value of every metric.
+        """
         metric = self.job.objective
-        value = None if self.result is None else self.result.get(metric)
+        good = self.result is not None and self.result["status"] in ("finished", "stopped")
+        value = self.result.get(metric) if self.result is not None and good else None
         if value is None:
             return 0.0 if metric.endswith("accuracy") else float("inf")
         return float(value)
@@ -114,24 +126,7 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
     current epoch; its folder then says "running", and the same command trains it anew.
     """
     outcomes = [Outcome(job) for job in jobs]
-    waiting: list[tuple[Outcome, Config]] = []
-    taken: set[Path] = set()
-    for outcome in outcomes:
-        job = outcome.job
-        outcome.error = job.refused
-        config = job.config
-        if config is None:
-            continue
-        try:
-            if job.folder in taken:
-                raise ValueError(f"two runs of this sweep go to {job.folder}; give each value once")
-            taken.add(job.folder)
-            if not config.force:
-                outcome.result = earlier_result(job, config.plan)
-            if outcome.result is None:
-                waiting.append((outcome, config))
-        except (ValueError, OSError) as error:
-            outcome.error = error
+    waiting = sort_out(outcomes)
     done = sum(outcome.result is not None for outcome in outcomes)
     if done:
         log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
@@ -151,18 +146,87 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
             from nnlab import plan
 
             plan.show(plan.make(planned, cores()))
-        train_tasks([task for task in tasks if not task.config.plan])
+        train_distinct([task for task in tasks if not task.config.plan])
     put_questions(outcomes)
     return outcomes
 
 
-def earlier_result(job: Job, plan: bool) -> dict[str, Any] | None:
+def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
+    """Find the runs that are done, and refuse what cannot be trained; return the others."""
+    waiting: list[tuple[Outcome, Config]] = []
+    taken: set[Path] = set()
+    twins: list[str] = []
+    studies = {folder: study.look(folder) for folder in {o.job.folder.parent for o in outcomes}}
+    for outcome in outcomes:
+        job, config = outcome.job, outcome.job.config
+        outcome.error = job.refused
+        try:
+            found = job.found
+            if config is not None:
+                if job.folder in taken:
+                    raise ValueError(
+                        f"two runs of this sweep go to {job.folder}; give each value once"
+                    )
+                taken.add(job.folder)
+                found = earlier(job, config, studies[job.folder.parent])
+        except Exception as error:
+            outcome.error = error
+            continue
+        if found is not None and found.folder != job.name:
+            outcome.twin = job.folder.parent / found.folder
+            twins.append(f"{job.name} is {found.folder}")
+        if found is not None and not (config and config.force):
+            # The index is only how it was found; what is shown of the run is what its file says.
+            outcome.result = found.result if job.found else records.read_result(outcome.folder)
+        elif config is not None:
+            waiting.append((outcome, config))
+    shown = ", ".join(twins[:5]) + (f" and {len(twins) - 5:,} more" if twins[5:] else "")
+    if twins:
+        log.info("the same under another name: %s", shown)
+    return waiting
+
+
+def earlier(job: Job, config: Config, runs: study.Study) -> study.Entry | None:
+    """Return the run of a study that a job is: the same computation, on the data that are there.
+
+    Raises ValueError where that run saw other data, or where another run has the job's folder.
+    """
+    from nnlab import datasets
+
+    identity = job.identity
+    found = [
+        entry
+        for entry in runs.find(identity["fingerprint"])
+        if entry.done and records.serves(entry.result, identity["config"])
+    ]
+    found.sort(key=lambda entry: entry.folder != job.name)
+    asked, now = study.data_key(identity["config"]), content(config) if found else None
+    for entry in found:
+        if entry.content == now or (entry.data == asked and (now is None or config.force)):
+            return entry
+    if config.force or config.plan:  # the latter writes nothing, so nothing is in its way
+        return None
+    for entry in found:
+        if entry.data == asked or entry.folder == job.name:
+            source = datasets.choose(config.dataset, datasets.sizes(config)).name
+            raise ValueError(
+                f"{runs.folder / entry.folder} is this run, but saw other data than there are now "
+                f"({source}); bring those back, give it another study=NAME, or train it "
+                f"anew with force=true"
+            )
+    records.finished_result(job.folder, **identity)
+    return None
+
+
+def content(config: Config) -> str | None:
+    """Return the digest of the data that a run would see, None where there are none to compare."""
+    from nnlab import datasets
+
     try:
-        return records.finished_result(job.folder, **job.identity)
-    except ValueError:
-        if plan:  # it writes nothing, so a folder of another run is not in its way
-            return None
-        raise
+        return datasets.content(config.dataset, datasets.sizes(config))
+    except (ValueError, OSError) as error:
+        log.info("cannot tell whether the data have changed: %s", messages.explain(error))
+        return None
 
 
 def put_questions(outcomes: Sequence[Outcome]) -> None:
@@ -177,8 +241,8 @@ def put_questions(outcomes: Sequence[Outcome]) -> None:
         from nnlab.analysis import questions
 
         try:
-            outcome.answers = questions.ask(config, outcome.job.folder)
-        except (ValueError, OSError) as error:
+            outcome.answers = questions.ask(config, outcome.folder)
+        except Exception as error:
             outcome.error = error
 
 
@@ -191,30 +255,47 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     for outcome, config in waiting:
         try:
             place = device.choose(config.device)
-            data = datasets.load(
-                config.dataset,
-                train_size=config.train_size,
-                valid_size=config.valid_size,
-                test_size=config.test_size,
-                seed=config.seed,
-            )
+            data = datasets.load_for(config)
             run = build_run(config, data)
             engine, reason = engines.choose(config.engine, run, place)
             if config.engine is EngineName.auto and engine.name == "torch" and run.max_epochs > 0:
                 fallbacks.add(reason)
-        except (ValueError, OSError) as error:
+            identity = describe(outcome.job, config, run, data) | {
+                "engine": engine.name,
+                "engine_reason": reason,
+                "engine_form": engine.form(run),
+                "device": {**device.describe(place), "threads": config.threads},
+            }
+        except Exception as error:
             outcome.error = error
             continue
-        identity = describe(outcome.job, config, run, data) | {
-            "engine": engine.name,
-            "engine_reason": reason,
-            "engine_form": engine.form(run),
-            "device": {**device.describe(place), "threads": config.threads},
-        }
         tasks.append(Task(outcome, config, run, engine, place, identity))
     for reason in sorted(fallbacks):
         log.info("engine=torch: %s", reason)
     return tasks
+
+
+def train_distinct(tasks: Sequence[Task]) -> None:
+    """Train all tasks; those that compute the same, under several names, once."""
+    firsts: dict[str, Task] = {}
+    for task in tasks:
+        first = firsts.setdefault(computation(task), task)
+        if first is not task:
+            task.outcome.twin = first.outcome.folder
+            log.info("%s is %s", task.outcome.job.name, first.outcome.folder.name)
+    train_tasks(list(firsts.values()))
+    for task in tasks:
+        trained = firsts[computation(task)].outcome
+        task.outcome.result, task.outcome.error = trained.result, trained.error
+
+
+def computation(task: Task) -> str:
+    """Return a key that tasks share whose numbers are the same."""
+    known = task.identity
+    level, content = known.get("engine_level"), known["dataset"]["content"]
+    threads = known["device"]["threads"] if known["engine"] == "torch" else None
+    parts = (known["fingerprint"], content, known["engine"], level, task.place.type, threads)
+    return json.dumps(parts)
 
 
 def build_run(config: Config, data: Data) -> Run:
@@ -232,7 +313,7 @@ def build_run(config: Config, data: Data) -> Run:
         batch_size=config.batch_size,
         max_epochs=0 if computed else config.stopping.max_epochs,
         stopping=build_rule(config.stopping),
-        order=seeds.generator(config.seed, "order"),
+        order=seeds.generator(config.seed_of("order"), "order"),
         full_train_metrics=config.full_train_metrics,
     )
 
@@ -247,7 +328,7 @@ def build_model(config: Config, inputs: int, outputs: int) -> nn.Module:
             return model.classic_xor()
         return model.perceptrons(truth_table(dataset.function, dataset.inputs))
     if isinstance(options, MLPConfig):
-        weights = seeds.generator(config.seed, "weights")
+        weights = seeds.generator(config.seed_of("weights"), "weights")
         return model.mlp(inputs, options.hidden, outputs, options.activation.name, weights)
     raise ValueError(f"model={options.name} is not known; see --help")
 
@@ -281,7 +362,7 @@ def describe(job: Job, config: Config, run: Run, data: Data) -> dict[str, Any]:
         "parameters": model.parameters(run.model),
         "dataset": data.provenance,
         "versions": records.versions(),
-        "git": records.git_revision(),
+        "git": records.git_revisions(),
         "config": job.identity["config"],
     }
 
@@ -418,7 +499,7 @@ def open_folder(task: Task) -> bool:
     """Make the run's folder; an error becomes the task's outcome."""
     job = task.outcome.job
     try:
-        task.folder = records.RunFolder(job.folder, task.identity, job.hydra_files)
+        task.folder = records.RunFolder(task.outcome.folder, task.identity, job.hydra_files)
     except OSError as error:
         task.outcome.error = error
         return False
@@ -443,10 +524,14 @@ def finish(task: Task) -> None:
     """Write what the run came to."""
     run, folder = task.run, record(task)
     task.outcome.trained = True
-    last = run.epochs[-1]._asdict() if run.epochs else {"seconds": 0.0}
+
+    def metrics(epoch: Epoch | None, prefix: str = "") -> dict[str, float | None]:
+        return {f"{prefix}{name}": getattr(epoch, name, None) for name in records.COLUMNS[1:5]}
+
     measured = {
-        "train_seconds": last["seconds"],
-        **{column: last.get(column) for column in records.COLUMNS[1:5]},
+        "train_seconds": run.epochs[-1].seconds if run.epochs else 0.0,
+        **metrics(run.kept),
+        **(metrics(run.epochs[-1], "last_") if run.restored not in (None, len(run.epochs)) else {}),
         "test_loss": run.test_loss,
         "test_accuracy": run.test_accuracy,
     }
@@ -492,6 +577,7 @@ def cores() -> int:
 def conclude() -> int:
     """Print the tables, write the figures and tell the errors of this command.
 
+    What is there already, of the runs as they are, is not made again.
     Returns the exit status: 0 only if every run came to its end.
     """
     planned = any(outcome.job.config and outcome.job.config.plan for outcome in history)
@@ -501,16 +587,19 @@ def conclude() -> int:
         from rich.console import Console
 
         from nnlab import report
-    for study in studies:
-        ours = [outcome for outcome in history if outcome.job.folder.parent == study]
-        if any(outcome.trained or outcome.answers for outcome in ours):
-            shown = report.write(study, curves=[ours[0].job.folder] if len(ours) == 1 else ())
+    for folder in studies:
+        ours = [outcome for outcome in history if outcome.job.folder.parent == folder]
+        runs = study.look(folder)
+        if runs.reported() and not any(outcome.answers for outcome in ours):
+            shown = report.look(folder)
         else:
-            shown = report.look(study)
+            shown = report.write(folder, curves=[ours[0].folder] if len(ours) == 1 else ())
+            runs.save(report=shown.files)
         Console().print(shown)
         # Not by rich, which cuts a long path; one copies these from the terminal.
         answers = [file for outcome in ours for file in outcome.answers]
-        print(*(shown.files or [study]), *answers, sep="\n", flush=True)
+        print(*(shown.files or [folder]), *answers, sep="\n", flush=True)
+        runs.save()
     return tell_errors()
 
 

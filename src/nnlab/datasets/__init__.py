@@ -14,7 +14,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnlab.config import BooleanConfig, DatasetConfig, DogSetConfig, IdxConfig, SyntheticConfig
+from nnlab.config import (
+    BooleanConfig,
+    Config,
+    DatasetConfig,
+    DogSetConfig,
+    IdxConfig,
+    SyntheticConfig,
+)
 from nnlab.datasets import boolean, dogset, dogset_synthetic, mnist
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
 
@@ -37,6 +44,11 @@ def __getattr__(name: str) -> Any:
     if name not in ("Data", "Split", "load", "load_for"):
         raise AttributeError(f"module 'nnlab.datasets' has no attribute {name!r}")
     return getattr(import_module("nnlab.datasets.splits"), name)
+
+
+def sizes(config: Config) -> Sizes:
+    """Return the sizes that a run asks for."""
+    return Sizes(config.train_size, config.valid_size, config.test_size)
 
 
 def choose(config: DatasetConfig, sizes: Sizes) -> DataSource:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nnlab import report
+from nnlab import report, study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,9 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nnlab.report", description=__doc__)
     parser.add_argument("study", nargs="+", type=Path, help="a study, say outputs/mnist")
     status = 0
-    for study in parser.parse_args(arguments).study:
+    for folder in parser.parse_args(arguments).study:
         try:
-            made = report.write(study)
+            made = report.write(folder)
+            study.look(folder).save(report=made.files)
         except OSError as error:
             print(error, file=sys.stderr)
             status = 1

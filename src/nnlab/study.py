@@ -1,0 +1,152 @@
+"""The runs of a study, found by what they compute, whatever their folders are called.
+
+A run's ``result.json`` is the truth. What was read of it stands in the study's index too, which
+is believed only where that file is as it was then, and is made anew otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nnlab import records
+
+INDEX = ".index.json"
+# Parts of a result that are long, and that nothing here looks at.
+LONG = ("config", "dataset", "git", "overrides", "versions")
+
+
+@dataclass
+class Entry:
+    """What the index says of a run.
+
+    folder: its name in the study. stamp: what tells whether its result.json has changed. result:
+    without its LONG parts. content: of the data that the run saw. asked: digests of the commands
+    that were answered by it, see ``hydra_jobs.SweepLoader``.
+    """
+
+    folder: str
+    stamp: list[int]
+    result: dict[str, Any]
+    content: str | None
+    data: str
+    asked: list[str]
+
+    @property
+    def done(self) -> bool:
+        return self.result["status"] in records.DONE
+
+
+class Study:
+    """The runs in a study's folder; there may be none.
+
+    A run whose result.json is damaged is left out here: whoever asks for its folder is told by
+    ``records.read_result``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries, self.report = read_index(folder)
+        self.changed = False
+
+    def look(self) -> None:
+        """Bring the entries up to date. Raises OSError where the folder cannot be read."""
+        before, self.entries = self.entries, {}
+        try:
+            names = sorted(item.name for item in os.scandir(self.folder) if item.is_dir())
+        except FileNotFoundError:
+            names = []
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):
+                stamp = stamp_of(self.folder / name / records.RESULT)
+                if name in before and before[name].stamp == stamp:
+                    self.entries[name] = before[name]
+                elif (result := records.read_result(self.folder / name)) is not None:
+                    self.entries[name] = entry_of(name, stamp, result)
+        self.changed = self.changed or before != self.entries
+        self.found: dict[str, list[Entry]] = {}
+        for entry in self.entries.values():
+            self.found.setdefault(entry.result["fingerprint"], []).append(entry)
+
+    def find(self, fingerprint: str) -> list[Entry]:
+        """Return the runs that compute this, by their folders' names."""
+        return self.found.get(fingerprint, [])
+
+    def digest(self) -> str:
+        """Return what changes when a run does, or what draws the report of them."""
+        stamps = [[entry.folder, *entry.stamp] for entry in self.entries.values()]
+        text = json.dumps([importlib.metadata.version("nnlab"), stamps])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def reported(self) -> bool:
+        """Return whether the report is of these runs, and whole."""
+        files = self.report.get("files", [])
+        drawn = self.report.get("of") == self.digest() and bool(files)
+        return drawn and all((self.folder / file).is_file() for file in files)
+
+    def save(self, report: Sequence[Path] | None = None) -> None:
+        """Write the index, if there is news. report: the files of one that was just made.
+
+        It is only a help: where it cannot be written, the next command reads every result again.
+        """
+        if report is not None:
+            files = [file.absolute().relative_to(self.folder).as_posix() for file in report]
+            self.report = {"of": self.digest(), "files": files}
+            self.changed = True
+        if self.changed and self.entries:
+            runs = [asdict(entry) for entry in self.entries.values()]
+            content = {"nnlab": importlib.metadata.version("nnlab"), "report": self.report}
+            text = json.dumps(content | {"runs": runs})
+            with contextlib.suppress(OSError):
+                records.write_whole(self.folder / INDEX, text.encode(), durable=False)
+                self.changed = False
+
+
+@functools.cache
+def _known(folder: Path) -> Study:
+    return Study(folder)
+
+
+def look(folder: Path) -> Study:
+    """Return a study as it is now; a process reads what has not changed once."""
+    study = _known(folder.absolute())
+    study.look()
+    return study
+
+
+def stamp_of(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_mtime_ns, found.st_size, found.st_ino]
+
+
+def entry_of(folder: str, stamp: list[int], result: dict[str, Any]) -> Entry:
+    short = {key: value for key, value in result.items() if key not in LONG}
+    content = (result.get("dataset") or {}).get("content")
+    return Entry(folder, stamp, short, content, data_key(result.get("config") or {}), [])
+
+
+def data_key(config: dict[str, Any]) -> str:
+    """Return what a configuration (JSON values) says of the data, as text."""
+    keys = ("dataset", "train_size", "valid_size", "test_size")
+    return json.dumps([config.get(key) for key in keys], sort_keys=True)
+
+
+def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Return the entries of a study's index and what it says of the report; nothing where it
+    is missing, of another nnlab, or damaged."""
+    try:
+        content = json.loads((folder / INDEX).read_bytes())
+        if content["nnlab"] != importlib.metadata.version("nnlab"):
+            return {}, {}
+        entries = [Entry(**run) for run in content["runs"]]
+        return {entry.folder: entry for entry in entries}, dict(content["report"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}, {}
