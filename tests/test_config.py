@@ -180,7 +180,9 @@ def test_a_seed_and_its_parts_are_one_identity() -> None:
     parts = composed("seed=9", "seeds.data=3", "seeds.weights=3", "seeds.order=3")
     assert config.fingerprint(whole) == config.fingerprint(parts)
     for part in ("data", "weights", "order", "test"):
-        assert config.fingerprint(composed("seed=3", f"seeds.{part}=4")) != config.fingerprint(whole)
+        assert config.fingerprint(composed("seed=3", f"seeds.{part}=4")) != config.fingerprint(
+            whole
+        )
         assert composed("seed=3", f"seeds.{part}=4").seed_of(part) == 4
     assert whole.seed_of("test") == 0
 

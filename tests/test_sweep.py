@@ -212,7 +212,7 @@ def test_only_the_last_runs_take_turns(
     ]
     monkeypatch.setattr(sweep, "cores", lambda: 2)
     monkeypatch.setattr(sweep, "train_group", fake_group)
-    groups: Any = [[SimpleNamespace(run=run)] for run in everyone]
+    groups: Any = [[SimpleNamespace(run=run, concurrent=1)] for run in everyone]
     progress: Any = None
     sweep.train_side_by_side(groups, progress, threading.Event())
     assert [len(run.epochs) for run in everyone] == [epochs] * runs

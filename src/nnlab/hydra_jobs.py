@@ -10,6 +10,7 @@ import json
 import logging
 import pickle
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -32,6 +33,7 @@ from nnlab import sweep
 
 log = logging.getLogger("nnlab")
 LONGEST_NAME = 100
+OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # tries what it is given
 YAML: TypeAlias = dict[tuple[str, ...], str]  # by the keys that lead there
 # What of hydra's node differs between jobs, and the entries that hold it.
@@ -56,6 +58,8 @@ def run_alone(composed: DictConfig) -> float:
     sweep.history.append(outcome)
     if outcome.error is not None:
         raise outcome.error
+    if outcome.twin is not None and {path.name for path in job.folder.iterdir()} <= OF_HYDRA:
+        shutil.rmtree(job.folder, ignore_errors=True)  # Hydra made it for a run that is elsewhere
     return outcome.objective()
 
 

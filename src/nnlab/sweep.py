@@ -115,6 +115,7 @@ class Task:
     place: torch.device
     identity: dict[str, Any]
     folder: records.RunFolder | None = None
+    concurrent: int = 1  # runs that trained at a time with it, at most: they share the machine
 
 
 def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
@@ -404,7 +405,7 @@ def train_side_by_side(
     from nnlab import device
 
     waiting = [Training(group, train_group(group, progress, interrupted)) for group in groups]
-    unended, lock = len(waiting), threading.Lock()
+    unended, working, lock = len(waiting), 0, threading.Lock()
 
     def next_one(mine: Training | None, ended: bool) -> Training | None:
         nonlocal unended
@@ -423,10 +424,17 @@ def train_side_by_side(
             return longest
 
     def work() -> None:
+        nonlocal working
         with device.cpu_threads(1):
             mine = next_one(None, ended=False)
             while mine is not None and not interrupted.is_set():
+                with lock:
+                    working += 1
                 ended = not next(mine.epochs, False)
+                with lock:
+                    for task in mine.group:
+                        task.concurrent = max(task.concurrent, working)
+                    working -= 1
                 mine = next_one(None if ended else mine, ended)
 
     if not waiting:
@@ -454,13 +462,13 @@ class Training:
     """
 
     def __init__(self, group: Sequence[Task], epochs: Iterator[bool]) -> None:
-        self.runs = [task.run for task in group]
+        self.group = group
         self.epochs = epochs
         self.whole = self.left()
 
     def left(self) -> float:
         """Return what is left of its cost, if nothing ends it early."""
-        return sum(cost(run) for run in self.runs)
+        return sum(cost(task.run) for task in self.group)
 
 
 def train_group(
@@ -471,6 +479,8 @@ def train_group(
 
     opened = {task.run: task for task in group if open_folder(task)}
     first = group[0]
+    for task in opened.values():
+        task.concurrent = len(opened)
     try:
         engine = first.engine(list(opened), first.place)
         for run, epoch in training.train_runs(list(opened), engine):
@@ -538,7 +548,7 @@ def finish(task: Task) -> None:
     folder.log(in_words(run))
     task.outcome.result = folder.finish(
         {"status": run.status, "stop_reason": run.stop_reason, "epochs": len(run.epochs)}
-        | {"weights_of_epoch": run.restored or len(run.epochs)}
+        | {"weights_of_epoch": run.restored or len(run.epochs), "concurrent_runs": task.concurrent}
         # JSON has no NaN or infinity: a loss that is no number is null.
         | {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()},
         run.model.state_dict(),

@@ -124,7 +124,9 @@ def test_mnist_works_with_no_files_and_no_network(
         assert split.inputs.dtype == torch.float32
         assert split.labels.dtype == split.index.dtype == torch.int64
     assert data.classes == list("0123456789")
-    sample = {"mnist_sample.npz": "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3"}
+    sample = {
+        "mnist_sample.npz": "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3"
+    }
     assert json.loads(json.dumps(data.provenance)) == {
         "name": "mnist",
         "source": "bundled sample of mnist",

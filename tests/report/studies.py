@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def lay(
     name = name or ",".join(overrides) or "default"
     size = config["train_size"] or 60000
     seconds = result.get("train_seconds") or 0.25
+    asked = {key: value for key, value in config.items() if key not in ("engine", "device")}
     content = {
         "name": name,
         "status": "finished",
@@ -79,7 +81,7 @@ def lay(
         "seed": config["seed"],
         "versions": {"nnlab": "0.1.0"},
         "git": "0" * 40,
-        "fingerprint": "0" * 16,
+        "fingerprint": f"{zlib.crc32(repr(asked).encode()):016x}",
         "error": None,
         "overrides": overrides,
         "config": config,

@@ -35,6 +35,7 @@ RESULTS = [
     "engine",
     "engine_form",
     "device",
+    *("concurrent_runs", "folder"),
 ]
 
 
@@ -66,9 +67,11 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
     first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 2, 0.2]
     first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5]
     first += [2, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
+    first += [None, "train_size=500,optimizer.lr=0.1"]
     last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2"]
     last += [2, 2, 0.25, 1.0, 0.75, None, None, 0.5, 0.847]
     last += [None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
+    last += [None, "train_size=1000,optimizer.lr=0.1"]
     found = summary.rows(read(tmp_path))
     assert [list(row) for row in found] == [columns, columns]
     assert [list(row.values()) for row in found] == [first, last]
@@ -78,7 +81,7 @@ def test_varied_engine_has_one_column(tmp_path: Path) -> None:
     lay(tmp_path, {"engine": "torch"}, engine="torch")
     lay(tmp_path, {"engine": "native"})
     found = summary.rows(read(tmp_path))
-    assert list(found[0]) == ["name", "engine", *RESULTS[:-3], "engine_form", "device"]
+    assert list(found[0]) == ["name", "engine", *RESULTS[:-5], *RESULTS[-4:]]
     assert [row["engine"] for row in found] == ["native", "torch"]
 
 

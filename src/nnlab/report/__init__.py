@@ -46,9 +46,8 @@ def write(study: Path, curves: Sequence[Path] = ()) -> Report:
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
-    runs = read(study)
-    once, results = distinct(runs), study / "summary.csv"
-    table, notes = summary.table(once), summary.notes(once)
+    runs, results = distinct(read(study)), study / "summary.csv"
+    table, notes = summary.table(runs), summary.notes(runs)
     summary.write_csv(runs, results)
     drawn = drawing.write(runs, study, curves)
     made = page.write(runs, table, notes, drawn, study)

@@ -31,7 +31,7 @@ from matplotlib.ticker import (
 )
 
 from nnlab.records import write_whole
-from nnlab.report.runs import Array, Run, Value, distinct, factors, grouped, is_number, rank, spell
+from nnlab.report.runs import Array, Run, Value, factors, grouped, is_number, is_seed, rank, spell
 from nnlab.report.times import timings, unit
 
 DPI, FONT = 200, 8
@@ -67,6 +67,7 @@ LABELS = {
     "stopping.patience": "Patience (epochs)",
     "engine": "Engine",
     "device": "Device",
+    "data": "Data (digest)",
 }
 NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 NAMES |= {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "boolean": "Boolean function"}
@@ -85,10 +86,10 @@ def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path] = ()) -> 
         "loss_curves": loss_curves,
         "accuracy_curves": accuracy_curves,
     }
-    files, once = [], distinct(runs)
+    files = []
     for name, draw in drawings.items():
         path = study / f"{name}.png"
-        figure = draw(once)
+        figure = draw(runs)
         if figure is None:
             path.unlink(missing_ok=True)
         else:
@@ -504,7 +505,7 @@ def layers(runs: Sequence[Run]) -> str:
 def ordered_factors(runs: Sequence[Run]) -> list[str]:
     """Order what varied by how well it serves as an abscissa: training-set size, then
     numbers, then words. Without the seed."""
-    keys = [key for key in factors(runs) if key != "seed"]
+    keys = [key for key in factors(runs) if not is_seed(key)]
 
     def words(key: str) -> bool:
         return not all(is_number(run.settings.get(key)) for run in runs)

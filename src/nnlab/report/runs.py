@@ -42,10 +42,13 @@ class Run:
     """One run folder.
 
     settings: the configuration by dotted keys as on the command line, with what was really
-    used in place of what was left open (``train_size=null``, ``device=auto``).
-    weights_of_epoch: whose weights were tested and kept. form: of the engine's arithmetic, None
-    for the usual one. synthetic: whether the data was
-    generated. curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
+    used in place of what was left open (``train_size=null``, ``device=auto``), and as ``data``
+    the digest of the examples that it saw.
+    computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
+    and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
+    trained at a time with it, at most. source: of the data. full_size, full_test_size: how many
+    examples the whole dataset has. synthetic: whether the data was generated.
+    curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
     folder: Path
@@ -63,7 +66,11 @@ class Run:
     engine: str | None
     form: str | None
     device: str | None
+    concurrent: int | None
+    computed: tuple[Value, ...]
+    source: str | None
     full_size: int | None
+    full_test_size: int | None
     synthetic: bool
     settings: dict[str, Value]
     curves: dict[str, Array]
@@ -78,10 +85,17 @@ class Run:
         size = self.settings.get("valid_size")
         return interpret(self.curves, size if isinstance(size, int) else None)
 
+    def kept(self, column: str) -> float | None:
+        """Return a column of ``metrics.csv`` in the epoch whose weights were kept."""
+        return self.at(self.weights_of_epoch or self.epochs, column)
+
     def last(self, column: str) -> float | None:
         """Return a column of ``metrics.csv`` after the last epoch, None where there is none."""
-        values = self.curves[column]
-        return None if not len(values) or math.isnan(values[-1]) else float(values[-1])
+        return self.at(len(self.curves[column]), column)
+
+    def at(self, epoch: int, column: str) -> float | None:
+        values = self.curves[column][epoch - 1 : epoch] if epoch else ()
+        return None if not len(values) or math.isnan(values[0]) else float(values[0])
 
 
 # Reading
@@ -109,13 +123,16 @@ def read(study: Path) -> list[Run]:
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs without those that computed what an earlier one did, under another name.
+    """Return the runs without those that computed what an earlier one did, under another name,
+    and without what was begun of a run that is whole elsewhere.
 
     ``python -m nnlab.run`` and the run of a sweep over the same value are one, not two seeds.
     """
-    seen: dict[tuple[tuple[str, Value], ...], Run] = {}
+    seen: dict[tuple[Value, ...], Run] = {}
+    whole = {run.computed[0] for run in runs if run.complete}
     for run in sorted(runs, key=lambda run: not run.complete):
-        seen.setdefault(tuple(sorted(run.settings.items())), run)
+        if run.status not in ("failed", "running") or run.computed[0] not in whole:
+            seen.setdefault(run.computed, run)
     kept = {id(run) for run in seen.values()}
     return [run for run in runs if id(run) in kept]
 
@@ -145,7 +162,12 @@ def read_run(folder: Path) -> Run:
     for split in () if "dataset.inputs" in settings else ("train", "valid"):  # it says as much
         settings[f"{split}_size"] = sizes.get(split, settings.get(f"{split}_size"))
     # What only evaluated a network says nothing about an engine.
-    settings["engine"], settings["device"] = result.get("engine") if epochs else None, device
+    engine = result.get("engine") if epochs else None
+    settings["engine"], settings["device"] = engine, device
+    settings["data"] = dataset.get("content")
+    identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
+    threads = settings.get("threads") if engine == "torch" else None
+    level = result.get("engine_level")
     return Run(
         folder=folder,
         name=str(result.get("name", folder.name)),
@@ -162,7 +184,11 @@ def read_run(folder: Path) -> Run:
         engine=result.get("engine"),
         form=result.get("engine_form"),
         device=device,
+        concurrent=result.get("concurrent_runs"),
+        computed=(identity, settings["data"], engine, level, device, threads),
+        source=dataset.get("source"),
         full_size=dataset.get("full_size"),
+        full_test_size=dataset.get("full_test_size"),
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
         curves=curves,
@@ -210,16 +236,26 @@ def varied(runs: Sequence[Run]) -> list[str]:
     """List the keys whose values differ between runs: training-set size first, seed last.
 
     A key that only some runs have (momentum, among SGD and Adam) counts where it differs
-    among these.
+    among these. The data count where they differ between runs that agree in all else but seeds.
     """
     values: dict[str, set[Value]] = {}
     for run in runs:
         for key, value in run.settings.items():
             values.setdefault(key, set()).add(value)
-    for key in ("engine", "device", "train_size", "valid_size"):
+    for key in ("engine", "device", "data", "train_size", "valid_size"):
         values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
-    return sorted(keys, key=lambda key: (key == "seed", key != "train_size"))
+    if "data" in keys:
+        others = [key for key in keys if key != "data" and not is_seed(key)]
+        groups = grouped(runs, others).values()
+        if all(len({run.settings.get("data") for run in group}) == 1 for group in groups):
+            keys.remove("data")
+    return sorted(keys, key=lambda key: (is_seed(key), key != "train_size"))
+
+
+def is_seed(key: str) -> bool:
+    """Return whether a key only draws other random numbers."""
+    return key == "seed" or key.startswith("seeds.")
 
 
 def factors(runs: Sequence[Run]) -> list[str]:

@@ -20,7 +20,17 @@ from rich.text import Text
 from nnlab.analysis.curves import RULES, epochs, in_words
 from nnlab.boolean import described
 from nnlab.records import COLUMNS, write_whole
-from nnlab.report.runs import Run, Value, factors, grouped, is_number, rank, spell, varied
+from nnlab.report.runs import (
+    Run,
+    Value,
+    factors,
+    grouped,
+    is_number,
+    is_seed,
+    rank,
+    spell,
+    varied,
+)
 from nnlab.report.times import duration_within, timings
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
@@ -34,6 +44,8 @@ READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accu
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Make the rows of ``summary.csv``: a run each, in the order they come."""
     keys = varied(runs)
+    # Where any run ended with other weights than its last, what it came to then is told as well.
+    restored = any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
     made = []
     for run in runs:
         settings: dict[str, Any] = {key: run.settings.get(key) for key in keys}
@@ -43,7 +55,8 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "epochs": run.epochs,
             "weights_of_epoch": run.weights_of_epoch,
             "train_seconds": run.train_seconds,
-            **{column: run.last(column) for column in COLUMNS[1:5]},
+            **{column: run.kept(column) for column in COLUMNS[1:5]},
+            **({f"last_{column}": run.last(column) for column in COLUMNS[1:5]} if restored else {}),
             "test_loss": run.test_loss,
             "test_accuracy": run.test_accuracy,
             **{name: getattr(run.reading, name, None) for name in READING},
@@ -52,6 +65,8 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "engine": run.engine,
             "engine_form": run.form,
             "device": run.device,
+            "concurrent_runs": run.concurrent,
+            "folder": run.folder.name,
         }
         made.append({"name": run.name} | settings | results)
     return made
@@ -79,9 +94,9 @@ def table(runs: Sequence[Run]) -> Table:
     all rows have in common, then has one column for all that was varied.
     """
     keys = factors(runs)
-    alone = keys == ["seed"]
+    alone = len(keys) == 1 and is_seed(keys[0])
     if not alone:
-        keys = [key for key in keys if key != "seed"]
+        keys = [key for key in keys if not is_seed(key)]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
     if len(keys) == 2 and len(groups) > TABLE_ROWS:
         (columns, across), (lines, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
@@ -266,7 +281,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         said.append("no line through training times of the dual form (README), which grow faster")
-    said += stopped(runs) + readings(runs) + computed(runs)
+    if fits and (most := max(run.concurrent or 1 for run in runs)) > 1:
+        said.append(f"times are of runs that trained side by side, up to {most:,} at once")
+    said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
@@ -274,6 +291,30 @@ def notes(runs: Sequence[Run]) -> list[str]:
         said.append(f"{run.name} {run.status}: {run.error or run.stop_reason}")
     if len(lost) > 5:
         said.append(f"and {len(lost) - 5:,} more failed or diverged")
+    return said
+
+
+def tested(runs: Sequence[Run]) -> list[str]:
+    """Say on which part of a test split the runs were tested, and which saw other data."""
+    said = []
+    sizes = sorted(
+        {
+            (size, run.full_test_size)
+            for run in runs
+            if is_number(size := run.settings.get("test_size"))
+            and run.test_accuracy is not None
+            and run.full_test_size
+            and size < run.full_test_size
+        }
+    )
+    for size, full in sizes:
+        said.append(f"Tested on {size:,} of the {full:,} test examples, the same for every seed.")
+    asked = sorted({key for run in runs for key in run.settings if key.startswith("dataset")})
+    for same in grouped(runs, asked).values():
+        seen = grouped([run for run in same if run.settings.get("data")], ["data"])
+        if len(seen) > 1:
+            parts = [f"{len(part)} {part[0].source} ({data})" for (data,), part in seen.items()]
+            said.append(f"Not all runs saw the same data: {', '.join(parts)}; never averaged.")
     return said
 
 
@@ -289,7 +330,7 @@ def stopped(runs: Sequence[Run]) -> list[str]:
 
 def readings(runs: Sequence[Run]) -> list[str]:
     """Put the curves of each setting into words, and say once how they were read."""
-    keys = [key for key in factors(runs) if key != "seed"]
+    keys = [key for key in factors(runs) if not is_seed(key)]
     read = [run for run in runs if run.reading and run.status != "running"]
     groups = list(grouped(read, keys).items())
     said = []
@@ -308,8 +349,8 @@ def readings(runs: Sequence[Run]) -> list[str]:
 def computed(runs: Sequence[Run]) -> list[str]:
     """Say of each network which Boolean functions it computes, in every row of their tables."""
     tables = [run for run in runs if run.test_accuracy is not None and tested_whole(run)]
-    known = ("dataset.function", "dataset.inputs", "seed")
-    keys = [key for key in factors(runs) if key not in known]
+    known = ("dataset.function", "dataset.inputs")
+    keys = [key for key in factors(runs) if key not in known and not is_seed(key)]
     said, chance = [], False
     for values, group in grouped(tables, keys).items():
         functions = grouped(group, ["dataset.function", "dataset.inputs"]).values()

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnlab.report.runs import Array, Run, Value, factors, grouped
+from nnlab.report.runs import Array, Run, Value, factors, grouped, is_seed
 
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
@@ -149,7 +149,7 @@ def timings(runs: Sequence[Run]) -> tuple[list[str], int | None, list[Timing]]:
     if len({run.settings["train_size"] for run in runs}) < 2:
         return [], None, []
     lengths = {run.epochs for run in runs}
-    keys = [key for key in factors(runs) if key not in ("train_size", "seed")]
+    keys = [key for key in factors(runs) if key not in ("train_size", "data") and not is_seed(key)]
     found = [
         fit(values, group, per_epoch=len(lengths) > 1)
         for values, group in grouped(runs, keys).items()
