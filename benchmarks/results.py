@@ -134,7 +134,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "system": platform.platform(),
         "load_before": [round(load, 2) for load in os.getloadavg()],
-        "git": records.git_revision(),
+        "git": records.git_revisions()["nnlab"],
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | versions(),
     }

@@ -137,8 +137,8 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_objectives() -> None:
-    result = {"status": "stopped", "test_loss": 0.25, "test_accuracy": 0.9, "train_seconds": 3.0}
-    result |= {"valid_loss": None}
+    result: dict[str, Any] = {"status": "stopped", "train_seconds": 3.0, "valid_loss": None}
+    result |= {"test_loss": 0.25, "test_accuracy": 0.9}
     for metric, expected in [
         ("test_loss", 0.25),
         ("test_accuracy", 0.9),
@@ -150,9 +150,8 @@ def test_objectives() -> None:
     for metric in config.OBJECTIVES:
         worst = 0.0 if metric.endswith("accuracy") else float("inf")
         for bad in ("diverged", "failed", "running"):
-            found = Outcome(Job(Path(), [], metric, {}), dict.fromkeys(config.OBJECTIVES, 0.5))
-            found.result |= {"status": bad}
-            assert found.objective() == worst
+            result = {"status": bad} | dict.fromkeys(config.OBJECTIVES, 0.5)
+            assert Outcome(Job(Path(), [], metric, {}), result).objective() == worst
     assert Outcome(Job(Path(), [], "test_loss", {})).objective() == float("inf")
 
 

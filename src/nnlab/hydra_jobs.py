@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import pickle
 import re
 import shutil
@@ -29,9 +30,10 @@ from omegaconf import DictConfig, Node, OmegaConf, grammar_parser
 from omegaconf._utils import get_omega_conf_dumper
 
 from nnlab import config as configuration
-from nnlab import sweep
+from nnlab import study, sweep
 
 log = logging.getLogger("nnlab")
+CONF = Path(__file__).with_name("conf")
 LONGEST_NAME = 100
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # tries what it is given
@@ -82,7 +84,14 @@ def launch(
     singleton: Any = HydraConfig.instance()
     ours = singleton.cfg
     loader = cast(SweepLoader, context.config_loader)
+    here, objective = Path(master.hydra.sweep.dir), str(master.objective)
+    now: dict[str, str | None] = {}  # content of the data, by what asks for them
     for number, composer in enumerate(composers, first):
+        found = None if watched else loader.find(master, job_overrides[number - first])
+        if found is not None and found.data in now and now[found.data] == found.content:
+            line = list(job_overrides[number - first])
+            jobs.append(sweep.Job(here / found.folder, line, objective, {}, found=found))
+            continue
         if watched:
             lent = Lent(composer(), {}, {})
             context.callbacks.on_job_start(config=lent.config, task_function=task_function)
@@ -97,12 +106,16 @@ def launch(
         task = without_hydra(lent.config)
         files = {} if kept is None else hydra_files(kept, hydra, task, lent.yaml)
         singleton.cfg = SimpleNamespace(hydra=hydra)  # for ${hydra:...} in the task's options
-        jobs.append(as_job(task, folder, overrides, files, lent.options))
+        job = as_job(task, folder, overrides, files, lent.options)
+        jobs.append(job)
+        if found is not None and job.config is not None:
+            now[study.data_key(job.identity["config"])] = sweep.content(job.config)
     singleton.cfg = ours
     check_search(master.hydra, jobs)
     outcomes = sweep.train(jobs, report=True)
     sweep.history.extend(outcomes)
-    forget_refused(Path(master.hydra.sweep.dir))
+    loader.remember(master, job_overrides, outcomes)
+    forget_refused(here)
     returns: list[JobReturn] = []
     for composer, outcome in zip(composers, outcomes):
         returns.append(RunReturn(composer, outcome))
@@ -111,7 +124,7 @@ def launch(
     return returns
 
 
-def check_search(hydra: DictConfig, jobs: Sequence[sweep.Job]) -> None:
+def check_search(hydra: Any, jobs: Sequence[sweep.Job]) -> None:
     """Raise ValueError where a sweeper that optimises would choose by nothing, or the wrong way.
 
     Choosing by the test set is possible, and said.
@@ -205,15 +218,62 @@ class SweepLoader(ConfigLoaderImpl):
         self.templates: dict[tuple[tuple[str, ...], int], bytes] = {}
         self.parsed: dict[str, tuple[Override, bool]] = {}  # and whether it is plain
         self.parser = OverridesParser.create()
+        self.answers: dict[str, study.Entry] | None = None  # the runs by what asked for them
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         """Return what Hydra's loader would, composed from the files at most once per choice.
 
-        Lent: Hydra's sweepers compose every job to see whether it is legal, and let it go.
+        Lent: Hydra's sweepers compose every job to see whether it is legal, and let it go. One
+        that was answered before is.
         """
+        if self.find(master_config, sweep_overrides) is not None:
+            return master_config
         return self.lend(master_config, sweep_overrides).config
+
+    def find(self, master: DictConfig, overrides: Sequence[str]) -> study.Entry | None:
+        """Return the finished run that the same command led to before, by the study's index.
+
+        So of 10,000 finished runs not one is composed, which would take half a minute.
+        """
+        if self.answers is None:
+            self.answers = {}
+            if master.hydra.sweeper._target_ == BASIC_SWEEPER:
+                self.answers = study.look(Path(master.hydra.sweep.dir)).answers()
+        return self.answers.get(self.asked(overrides) or "") if self.answers else None
+
+    def remember(
+        self,
+        master: DictConfig,
+        job_overrides: Sequence[Sequence[str]],
+        outcomes: Sequence[sweep.Outcome],
+    ) -> None:
+        """Tell the study's index which commands led to which runs, for ``find``."""
+        runs = study.look(Path(master.hydra.sweep.dir))
+        for overrides, outcome in zip(job_overrides, outcomes):
+            config = outcome.job.config
+            asked = self.asked(overrides)
+            if config and asked and not (config.evaluation or config.plan or config.force):
+                runs.remember(asked, outcome.folder)
+
+    def asked(self, overrides: Sequence[str]) -> str | None:
+        """Return a digest of all that a job's configuration is composed of.
+
+        None where that cannot be told: a folder of the user's own, or a resolver such as oc.env.
+        """
+        text = "\0".join([self.files, *overrides])
+        if not self.files or re.search(r"\$\{(?!nnlab\.)[\w.]+:", text):
+            return None
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def files(self) -> str:
+        """The YAML files that configurations are composed of, if they are nnlab's, as one text."""
+        paths = {element.path for element in self.get_search_path().get_path()}
+        if paths != {"pkg://hydra.conf", str(CONF), "structured://"}:
+            return ""
+        return "\0".join(path.read_text(encoding="utf-8") for path in sorted(CONF.rglob("*.yaml")))
 
     def own(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """Return what ``load_sweep_config`` does, to be kept."""

@@ -15,7 +15,6 @@ from hydra.errors import OverrideParseException
 
 from nnlab import config, hydra_jobs, messages, sweep
 
-CONF = Path(__file__).with_name("conf")
 OPTIONS = [field.name for field in dataclasses.fields(config.Config)]
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
 
@@ -28,7 +27,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.argv[1:] = arrange(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(
+        hydra.main(version_base="1.3", config_path=str(hydra_jobs.CONF), config_name="config")(
             hydra_jobs.run_alone
         )()
         status = sweep.conclude()

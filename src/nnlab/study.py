@@ -29,8 +29,9 @@ class Entry:
     """What the index says of a run.
 
     folder: its name in the study. stamp: what tells whether its result.json has changed. result:
-    without its LONG parts. content: of the data that the run saw. asked: digests of the commands
-    that were answered by it, see ``hydra_jobs.SweepLoader``.
+    without its LONG parts. content: of the data that the run saw. data: what it asked for, see
+    ``data_key``. asked: digests of the commands
+    that it answered, see ``hydra_jobs.asked``.
     """
 
     folder: str
@@ -75,6 +76,17 @@ class Study:
         self.found: dict[str, list[Entry]] = {}
         for entry in self.entries.values():
             self.found.setdefault(entry.result["fingerprint"], []).append(entry)
+
+    def remember(self, asked: str, folder: Path) -> None:
+        """Note that a command was answered by the run in a folder."""
+        entry = self.entries.get(folder.name) if folder.parent.absolute() == self.folder else None
+        if entry is not None and entry.done and asked not in entry.asked:
+            entry.asked.append(asked)
+            self.changed = True
+
+    def answers(self) -> dict[str, Entry]:
+        """Return the runs by the commands that they answered."""
+        return {asked: entry for entry in self.entries.values() for asked in entry.asked}
 
     def find(self, fingerprint: str) -> list[Entry]:
         """Return the runs that compute this, by their folders' names."""

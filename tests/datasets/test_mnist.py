@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch.testing import assert_close
 
 from nnlab.datasets import files, mnist
 

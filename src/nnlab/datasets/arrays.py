@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Examples: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"
 Excess = tuple[str, str]  # which size is too large, and the remedy
 
 
@@ -22,8 +23,15 @@ class Partition:
     Inputs are float32, or the uint8 pixels of images, which count as value / 255.
     """
 
-    inputs: NDArray[np.float32] | NDArray[np.uint8]
+    inputs: Examples
     labels: NDArray[np.int64]
+
+
+def as_floats(inputs: Examples) -> NDArray[np.float32]:
+    """Return inputs as float32, pixels in [0, 1]; those that are floats as they are."""
+    if inputs.dtype == np.uint8:
+        return np.divide(inputs, np.float32(255), dtype=np.float32)
+    return inputs.astype(np.float32, copy=False)
 
 
 @dataclass(eq=False)

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from nnlab.config import IdxConfig, Source
 from nnlab.datasets import files
-from nnlab.datasets.arrays import Arrays, Counts, DataSource, Excess, Partition, Sizes, excess
+from nnlab.datasets.arrays import (
+    Arrays,
+    Counts,
+    DataSource,
+    Excess,
+    Partition,
+    Sizes,
+    as_floats,
+    excess,
+)
 from nnlab.datasets.files import File, read_idx
 
 log = logging.getLogger("nnlab")
@@ -168,7 +177,7 @@ def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, 
                 f"{where} holds the label {labels.max()}, but those of {images.name} end at "
                 f"{len(images.classes) - 1}; replace its files by the official ones"
             )
-        pixels = pictures.reshape(len(pictures), -1) / np.float32(255)
+        pixels = as_floats(pictures.reshape(len(pictures), -1))
         partitions.append(Partition(pixels, labels.astype(np.int64)))
     return Arrays(
         train=partitions[0],

@@ -13,13 +13,12 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nnlab import seeds
 from nnlab.config import Config, DatasetConfig
 from nnlab.datasets import content, read, sampling
-from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, excess
+from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, as_floats, excess
 
 
 @dataclass(eq=False)
@@ -142,8 +141,7 @@ def tensors(part: Partition) -> tuple[Tensor, Tensor]:
     Made once, then shared.
     """
     if part not in _tensors:
-        if part.inputs.dtype == np.uint8:
-            part.inputs = part.inputs / np.float32(255)
+        part.inputs = as_floats(part.inputs)
         _tensors[part] = torch.from_numpy(part.inputs), torch.from_numpy(part.labels)
     return _tensors[part]
 
@@ -191,7 +189,7 @@ def statistics(part: Partition, index: Tensor, channels: int) -> tuple[Tensor, T
     """
     total, squares, count = np.zeros(channels), np.zeros(channels), 0
     for some in index.split(1024):
-        pixels = _pixels(part, some).reshape(-1, channels)
+        pixels = as_floats(part.inputs[some.numpy()]).reshape(-1, channels)
         total += pixels.sum(axis=0, dtype=np.float64)
         squares += np.einsum("pc,pc->c", pixels, pixels, dtype=np.float64)
         count += len(pixels)
@@ -201,19 +199,13 @@ def statistics(part: Partition, index: Tensor, channels: int) -> tuple[Tensor, T
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
-def _pixels(part: Partition, index: Tensor) -> NDArray[np.float32]:
-    """Copy some examples as float32 [n, I]."""
-    pixels = part.inputs[index.numpy()]
-    return pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
-
-
 def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor) -> Split:
     """Copy a split's own examples, standardised; equal splits share one copy while it is used."""
     digest = hashlib.sha256(index.numpy().tobytes()).digest()
     key = (id(part), digest, *mean.tolist(), *deviation.tolist())
     scaled = _standardised.get(key)
     if scaled is None:
-        pixels = torch.from_numpy(_pixels(part, index))
+        pixels = torch.from_numpy(as_floats(part.inputs[index.numpy()]))
         pixels = pixels.reshape(len(index), pixels.shape[1] // len(mean), len(mean))
         inputs = pixels.sub_(mean).div_(deviation).flatten(1)
         scaled = _standardised[key] = Split.whole(inputs, torch.from_numpy(part.labels)[index])

@@ -94,8 +94,9 @@ class Run:
         return self.at(len(self.curves[column]), column)
 
     def at(self, epoch: int, column: str) -> float | None:
-        values = self.curves[column][epoch - 1 : epoch] if epoch else ()
-        return None if not len(values) or math.isnan(values[0]) else float(values[0])
+        values = self.curves[column]
+        known = 0 < epoch <= len(values) and not math.isnan(values[epoch - 1])
+        return float(values[epoch - 1]) if known else None
 
 
 # Reading

@@ -297,17 +297,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
 def tested(runs: Sequence[Run]) -> list[str]:
     """Say on which part of a test split the runs were tested, and which saw other data."""
     said = []
-    sizes = sorted(
-        {
-            (size, run.full_test_size)
-            for run in runs
-            if is_number(size := run.settings.get("test_size"))
-            and run.test_accuracy is not None
-            and run.full_test_size
-            and size < run.full_test_size
-        }
-    )
-    for size, full in sizes:
+    tests = [(run.settings.get("test_size"), run.full_test_size) for run in runs if run.complete]
+    sizes = {(n, full) for n, full in tests if isinstance(n, int) and full and 0 < n < full}
+    for size, full in sorted(sizes):
         said.append(f"Tested on {size:,} of the {full:,} test examples, the same for every seed.")
     asked = sorted({key for run in runs for key in run.settings if key.startswith("dataset")})
     for same in grouped(runs, asked).values():
