@@ -8,8 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nnlab import config, hydra_jobs
-from nnlab.config import Config
-from nnlab.run import CONF
+from nnlab.config import CONF, Config
 
 config.register()
 assert hydra_jobs  # registers the resolver that conf/config.yaml uses

@@ -25,8 +25,8 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from nnlab import config, hydra_jobs, sweep
+from nnlab.config import CONF
 from nnlab.hydra_jobs import SweepLoader, folder_name
-from nnlab.run import CONF
 
 config.register()
 

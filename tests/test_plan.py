@@ -11,9 +11,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from nnlab import config, plan, sweep
-from nnlab.config import Config
+from nnlab.config import CONF, Config
 from nnlab.engines import Engine, Run, native
-from nnlab.run import CONF
 
 
 def configured(*overrides: str) -> Config:

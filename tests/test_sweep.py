@@ -15,10 +15,10 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nnlab import config, hydra_jobs, model, sweep
+from nnlab.config import CONF
 from nnlab.engines import Run, Trained, dual, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.records import RunFolder
-from nnlab.run import CONF
 from nnlab.sweep import Job, Outcome
 
 config.register()

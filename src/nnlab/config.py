@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, Node, OmegaConf
 
 from nnlab.boolean import truth_table
+
+CONF = Path(__file__).with_name("conf")
 
 
 class Activation(enum.Enum):

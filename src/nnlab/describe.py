@@ -20,10 +20,9 @@ from torch import nn
 
 from nnlab import config as configuration
 from nnlab import datasets, messages, model, records, sweep
-from nnlab.config import Config
+from nnlab.config import CONF, Config
 from nnlab.datasets.arrays import Arrays, Partition
 from nnlab.datasets.splits import channels, statistics
-from nnlab.run import CONF
 
 EXAMPLES = 8  # images of each class in the sheet
 ROWS = 20  # classes in the sheet and in the table

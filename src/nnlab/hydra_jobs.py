@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import pickle
 import re
 import shutil
@@ -31,9 +30,9 @@ from omegaconf._utils import get_omega_conf_dumper
 
 from nnlab import config as configuration
 from nnlab import study, sweep
+from nnlab.config import CONF
 
 log = logging.getLogger("nnlab")
-CONF = Path(__file__).with_name("conf")
 LONGEST_NAME = 100
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # tries what it is given

@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import os
 import sys
-from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -27,7 +26,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         sys.argv[1:] = arrange(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(hydra_jobs.CONF), config_name="config")(
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(
             hydra_jobs.run_alone
         )()
         status = sweep.conclude()

@@ -7,10 +7,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from nnlab import config, datasets, hydra_jobs, sweep
-from nnlab.config import Config
+from nnlab.config import CONF, Config
 from nnlab.datasets import Data
 from nnlab.network import Network, load
-from nnlab.run import CONF
 
 
 def outcome(folder: Path, *overrides: str) -> sweep.Outcome:
