@@ -274,7 +274,8 @@ def test_without_shuffling_the_order_is_the_given_one() -> None:
         ((torch.zeros(3, 12), torch.zeros(3, 2).long()), r"shape \[3, 2\]"),
         (torch.zeros(3, 12), "must be a pair"),
         ((torch.zeros(3, 12), torch.zeros(3, 0)), r"shape \[3, 0\]"),
-        ((torch.zeros(3, 12), torch.zeros(3) * 1j), "complex64"),
+        ((torch.zeros(3, 12), torch.zeros(3) * 1j), "labels are of type complex64"),
+        ((torch.zeros(3, 12) * 1j, [0, 1, 2]), "inputs are of type complex64"),
     ],
 )
 def test_bad_data_is_refused(data: object, message: str) -> None:
@@ -584,6 +585,8 @@ def test_an_optimizer_may_leave_out_what_is_frozen_and_hold_more() -> None:
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter of the model requires gradients"):
         nnlab.train_epoch(model, data, sgd)
+    with pytest.raises(ValueError, match="no parameter of the model requires gradients"):
+        nnlab.fit(model, data, optimizer=SGD_CONFIG)
 
 
 # ---- what fit says ----
@@ -761,7 +764,7 @@ class Stream(IterableDataset[Any]):
         ((torch.zeros(3, 28, 28), [0, 1, 2]), r"inputs are \[3, 28, 28\], but .* takes \[N, 12\]"),
         ((torch.zeros(3, 12), torch.rand(3, 4)), r"one-hot rows \[N, classes\]"),
         ((torch.zeros(3, 12), torch.ones(3, 2).long()), "one-hot"),
-        ((torch.zeros(3, 12), ["cat", "dog", "cat"]), "labels are of type .*; give numbers"),
+        ((torch.zeros(3, 12), ["cat", "dog", "cat"]), "labels are of type .*; give real numbers"),
         (
             (torch.zeros(3, 12), pd.Series([0, None, 1], dtype="Int64")),
             "missing values|integer type",

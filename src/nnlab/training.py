@@ -164,16 +164,21 @@ def _permutation(split: Split, generator: torch.Generator) -> Tensor:
     return torch.randperm(len(split), generator=generator, device=generator.device).cpu()
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+def check_optimizer(optimizer: torch.optim.Optimizer | OptimizerConfig, model: nn.Module) -> None:
     """Raise ValueError unless the optimizer holds all parameters that require gradients.
 
-    It may hold others besides.
+    It may hold others besides. Options without parameters are for all of them.
     """
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
-    lacking = [name for name, identity in trained.items() if identity not in held]
     if not trained:
-        raise ValueError("no parameter of the model requires gradients: there is nothing to train")
+        raise ValueError(
+            "no parameter of the model requires gradients: there is nothing to train; "
+            "requires_grad_(True) changes that"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    lacking = [name for name, identity in trained.items() if identity not in held]
     if len(lacking) == len(trained):
         raise ValueError(
             "the optimizer holds none of the model's parameters, perhaps those of an earlier "
@@ -271,7 +276,7 @@ def fit(
         raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
     if stopping is not None and valid is None and not isinstance(stopping, Budget):
         raise ValueError("stopping watches the validation loss; pass valid=(inputs, labels)")
-    if isinstance(optimizer, torch.optim.Optimizer) and max_epochs > 0:
+    if max_epochs > 0:
         check_optimizer(optimizer, model)
     shuffle = shuffles if shuffle is None else shuffle
     run = Run(
@@ -410,7 +415,7 @@ def collate(dataset: Dataset[Any]) -> Any:
 
 def numbers(values: Any, name: str) -> Tensor:
     """Return numbers as a tensor, which shares their memory where torch can take it as it is."""
-    if isinstance(values, Tensor):
+    if isinstance(values, Tensor) and not values.is_complex():
         tensor = values.detach().resolve_neg()
         return tensor if tensor.layout is torch.strided else tensor.to_dense()
     try:
@@ -421,7 +426,7 @@ def numbers(values: Any, name: str) -> Tensor:
         raise ValueError(f"{name} cannot be read as one array ({error})") from error
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{name} are of type {array.dtype}; give numbers "
+            f"{name} are of type {array.dtype}; give real numbers "
             f"(pandas.factorize numbers names, and missing values need one)"
         )
     dtype = array.dtype.newbyteorder("=")
@@ -442,7 +447,7 @@ def class_numbers(values: Any) -> Tensor:
         ones = labels == 1
         if (ones | (labels == 0)).all() and (ones.sum(1) == 1).all():
             return ones.long().argmax(1)
-    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+    if labels.dim() != 1 or labels.is_floating_point():
         raise ValueError(
             f"labels have shape {list(labels.shape)} and type {labels.dtype}; "
             f"give one class number per example, shape [N], of an integer type "
