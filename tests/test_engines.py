@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
+import pickle
 import statistics
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+)
+from torch.nn.utils import parametrize
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.overrides import TorchFunctionMode
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nnlab
 from nnlab import datasets, seeds
 from nnlab.config import SGD, Adam, EngineName, IdxConfig, Source
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, choose, native
+from nnlab.engines import Engine, Run, choose, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
 from nnlab.training import train_runs
+from tests import plain_loop
 
 CPU = torch.device("cpu")
 PLAIN = SGD("sgd", lr=0.01, weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False)
@@ -114,3 +136,308 @@ def test_final_accuracy_over_20_seeds_differs_by_no_more_than_chance(engine: typ
     error = statistics.stdev(differences) / 20**0.5
     assert abs(statistics.mean(differences)) <= 3 * error + 1e-9
     assert statistics.mean(reference) > 0.6
+
+
+# ---- what is the user's goes to torch ----
+
+
+def layer(run: Run) -> nn.Linear:
+    found = run.model.get_submodule("0")
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def sgd(run: Run) -> torch.optim.Optimizer:
+    if not isinstance(run.optimizer, torch.optim.Optimizer):
+        run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, momentum=0.9)
+    return run.optimizer
+
+
+def doubled(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def twice(*arguments: Any, **options: Any) -> Any:
+        return 2 * original(*arguments, **options)
+
+    return twice
+
+
+def trains_twice(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def twice(*arguments: Any, **options: Any) -> None:
+        original(*arguments, **options)
+        original(*arguments, **options)
+
+    return twice
+
+
+class Half(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+class TwiceSGD(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        super().step(closure)
+
+
+class Marked(nn.Parameter):
+    pass
+
+
+class Passing(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        return function(*arguments, **(options or {}))
+
+
+class Dispatching(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        return function(*arguments, **(options or {}))
+
+
+def overlapping(run: Run) -> None:
+    """The first layer's bias is the beginning of its weight."""
+    layer(run).bias = nn.Parameter(layer(run).weight.detach().flatten()[:5])
+
+
+def negative(run: Run) -> None:
+    with torch.no_grad():
+        layer(run).weight = nn.Parameter(torch.rand(5, 6, dtype=torch.complex64).conj().imag)
+
+
+def expanded(run: Run) -> None:
+    layer(run).bias = nn.Parameter(torch.zeros(1).expand(5))
+
+
+def plain_tensor(run: Run) -> None:
+    weight = layer(run).weight.detach().clone().requires_grad_()
+    del layer(run).weight
+    layer(run).weight = weight
+    layer(run).register_parameter("other", nn.Parameter(torch.zeros(5, 6)))
+
+
+def shadowed(run: Run) -> None:
+    vars(layer(run))["weight"] = 2 * layer(run).weight
+
+
+def scheduled(run: Run) -> None:
+    run.scheduler = torch.optim.lr_scheduler.StepLR(sgd(run), 1)  # type: ignore[attr-defined]
+
+
+Change = Callable[[Run, contextlib.ExitStack], object]
+USERS: dict[str, tuple[Change, str]] = {
+    "gradient hook": (lambda run, _: layer(run).weight.register_hook(torch.neg), "hooks"),
+    "hook on the gradient kept": (
+        lambda run, _: layer(run).bias.register_post_accumulate_grad_hook(print),
+        "hooks",
+    ),
+    "forward hook": (lambda run, _: run.model.register_forward_hook(print), "hooks"),
+    "forward pre-hook": (lambda run, _: layer(run).register_forward_pre_hook(print), "hooks"),
+    "backward hook": (lambda run, _: layer(run).register_full_backward_hook(print), "hooks"),
+    "backward pre-hook": (
+        lambda run, _: layer(run).register_full_backward_pre_hook(print),
+        "hooks",
+    ),
+    "hook of all modules": (
+        lambda _, stack: stack.enter_context(register_module_forward_hook(print)),
+        "hooks on all modules",
+    ),
+    "pre-hook of all modules": (
+        lambda _, stack: stack.enter_context(register_module_forward_pre_hook(print)),
+        "hooks on all modules",
+    ),
+    "backward hook of all modules": (
+        lambda _, stack: stack.enter_context(register_module_full_backward_hook(print)),
+        "hooks on all modules",
+    ),
+    "hook of all optimizers": (
+        lambda _, stack: stack.enter_context(register_optimizer_step_post_hook(print)),
+        "hooks on all optimizers",
+    ),
+    "pre-hook of all optimizers": (
+        lambda _, stack: stack.enter_context(register_optimizer_step_pre_hook(print)),
+        "hooks on all optimizers",
+    ),
+    "hook of the optimizer": (lambda run, _: sgd(run).register_step_post_hook(print), "hooks"),
+    "hook on saved tensors": (
+        lambda _, stack: stack.enter_context(saved_tensors_hooks(torch.neg, torch.neg)),
+        "hooks on saved tensors",
+    ),
+    "forward of the model": (
+        lambda run, _: setattr(run.model, "forward", doubled(run.model.forward)),
+        "Sequential was given forward",
+    ),
+    "forward of a layer": (
+        lambda run, _: setattr(layer(run), "forward", doubled(layer(run).forward)),
+        "Linear was given forward",
+    ),
+    "forward of a class": (
+        lambda _, stack: stack.enter_context(
+            mock.patch.object(nn.Linear, "forward", doubled(nn.Linear.forward))
+        ),
+        "Linear.forward was replaced",
+    ),
+    "call of all modules": (
+        lambda _, stack: stack.enter_context(
+            mock.patch.object(nn.Module, "__call__", doubled(nn.Module.__call__))
+        ),
+        "Sequential.__call__ was replaced",
+    ),
+    "a function of torch": (
+        lambda _, stack: stack.enter_context(
+            mock.patch.object(functional, "linear", doubled(functional.linear))
+        ),
+        "linear was replaced",
+    ),
+    "step of the optimizer": (
+        lambda run, _: setattr(sgd(run), "step", trains_twice(sgd(run).step)),
+        "a method of the optimizer was replaced",
+    ),
+    "step of its class": (
+        lambda run, stack: stack.enter_context(
+            mock.patch.object(type(sgd(run)), "step", trains_twice(type(sgd(run)).step))
+        ),
+        "SGD.step was replaced",
+    ),
+    "subclass of SGD": (
+        lambda run, _: setattr(run, "optimizer", TwiceSGD(run.model.parameters(), lr=0.1)),
+        "TwiceSGD",
+    ),
+    "scheduler": (lambda run, _: scheduled(run), "a learning rate scheduler does so"),
+    "moments of its own": (
+        lambda run, _: sgd(run).state[layer(run).weight].update(average=torch.zeros(5, 6)),
+        "the optimizer keeps average",
+    ),
+    "moments of another shape": (
+        lambda run, _: sgd(run).state[layer(run).weight].update(momentum_buffer=torch.zeros(6)),
+        "momentum_buffer) is not like its parameter",
+    ),
+    "parametrization": (
+        lambda run, _: parametrize.register_parametrization(layer(run), "weight", Half()),
+        "ParametrizedLinear",
+    ),
+    "weight norm": (
+        lambda run, _: nn.utils.parametrizations.weight_norm(layer(run)),
+        "ParametrizedLinear",
+    ),
+    "spectral norm": (lambda run, _: nn.utils.spectral_norm(layer(run)), "hooks"),
+    "memory in common": (lambda run, _: overlapping(run), "share memory"),
+    "memory of itself": (lambda run, _: expanded(run), "plain, contiguous"),
+    "negative view": (lambda run, _: negative(run), "plain, contiguous"),
+    "transposed": (
+        lambda run, _: setattr(layer(run), "weight", nn.Parameter(torch.rand(6, 5).T)),
+        "plain, contiguous",
+    ),
+    "subclass of Parameter": (
+        lambda run, _: setattr(layer(run), "bias", Marked(torch.zeros(5))),
+        "Marked",
+    ),
+    "a tensor for a parameter": (lambda run, _: plain_tensor(run), "Linear was given"),
+    "a weight before the weight": (lambda run, _: shadowed(run), "Linear was given weight"),
+    "broadcast bias": (
+        lambda run, _: setattr(layer(run), "bias", nn.Parameter(torch.zeros(1))),
+        r"shapes of Linear",
+    ),
+    "compiled": (  # what model.compile() sets
+        lambda run, _: setattr(run.model, "_compiled_call_impl", run.model._call_impl),
+        "Sequential was given _compiled_call_impl",
+    ),
+    "frozen": (lambda run, _: layer(run).bias.requires_grad_(False), "frozen"),
+    "autocast": (
+        lambda _, stack: stack.enter_context(torch.autocast("cpu", torch.bfloat16)),
+        "autocast",
+    ),
+    "anomaly detection": (
+        lambda _, stack: stack.enter_context(torch.autograd.set_detect_anomaly(True)),
+        "anomaly",
+    ),
+    "mode of functions": (lambda _, stack: stack.enter_context(Passing()), "mode"),
+    "mode of dispatch": (
+        lambda _, stack: stack.enter_context(Dispatching()),  # type: ignore[no-untyped-call]
+        "mode",
+    ),
+    "rate as a tensor": (
+        lambda run, _: sgd(run).param_groups[0].update(lr=torch.tensor(0.1)),
+        "is not a plain SGD",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.spectral_norm` is deprecated")
+@pytest.mark.parametrize("name", USERS)
+def test_what_is_the_users_is_for_torch(name: str) -> None:
+    change, expected = USERS[name]
+    if "saved" in name and not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
+        pytest.skip("before torch 2.8 nothing tells")
+    run = run_of()
+    with contextlib.ExitStack() as stack:
+        change(run, stack)
+        for refuses in (native.refuses, stacked.refuses):
+            assert expected in (refuses(run, CPU) or "")
+        if native.available() is None:
+            engine, reason = choose(EngineName.auto, run, CPU)
+            assert engine is TorchEngine
+            assert expected in reason
+
+
+@compiled
+@pytest.mark.parametrize("name", ["gradient hook", "forward of a class", "step of the optimizer"])
+def test_fit_computes_with_what_is_the_users(name: str) -> None:
+    """The weights are those of a loop written out, with the same code of the user's in it."""
+    change, expected = USERS[name]
+    inputs, labels = torch.rand(20, 6), torch.arange(20) % 3
+    models = []
+    for fits in (True, False):
+        run = run_of(nnlab.mlp(6, [5], 3, generator=torch.Generator().manual_seed(0)))
+        optimizer = sgd(run)
+        with contextlib.ExitStack() as stack:
+            change(run, stack)
+            models.append(run.model)
+            if fits:
+                data = inputs, labels
+                result = nnlab.fit(
+                    run.model, data, optimizer=optimizer, max_epochs=2, shuffle=False
+                )
+                assert (result.engine, expected in result.engine_reason) == ("torch", True)
+            else:
+                plain_loop.train(run.model, inputs, labels, optimizer, 10, [range(20)] * 2)
+    assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+
+
+@compiled
+def test_what_changes_no_number_is_taken() -> None:
+    run = run_of()
+    run.model.register_buffer("seen", torch.zeros(1))
+    layer(run).weight.register_hook(torch.neg).remove()
+    layer(run).register_forward_hook(print).remove()
+    flat = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+    for parameter, part in zip(
+        run.model.parameters(), flat.split([p.numel() for p in run.model.parameters()])
+    ):
+        parameter.data = part.view_as(parameter)  # side by side, but apart
+    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, foreach=False)
+    for refuses in (native.refuses, stacked.refuses):
+        assert refuses(run, CPU) is None
+    copied = run_of(pickle.loads(pickle.dumps(copy.deepcopy(nnlab.mlp(6, [5], 3)))))
+    assert choose(EngineName.auto, copied, CPU)[0] is NativeEngine
+
+
+@compiled
+def test_what_the_module_mode_is_does_not_matter() -> None:
+    """Frozen averages and the like are the caller's: every part is as it was afterwards."""
+    for engine in ("torch", "native"):
+        model = nnlab.mlp(6, [5], 3).eval()
+        model[1].train()
+        modes = [module.training for module in model.modules()]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        both = torch.rand(20, 6), torch.arange(20) % 3
+        nnlab.fit(model, both, both, optimizer=optimizer, max_epochs=1, engine=engine)
+        assert [module.training for module in model.modules()] == modes
+        nnlab.evaluate(model, both)
+        nnlab.train_epoch(model, both, optimizer)
+        assert [module.training for module in model.modules()] == modes

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -74,3 +76,17 @@ def test_folders_without_a_finished_run_are_refused(tmp_path: Path) -> None:
     (folder / "result.json").write_text(json.dumps(record | {"status": "running"}))
     with pytest.raises(ValueError, match="is running, or was interrupted, so it has no"):
         nnlab.load(folder)
+
+
+@pytest.mark.parametrize("normalize", ["false", "true"])
+def test_frames_and_no_examples_at_all(tmp_path: Path, normalize: str) -> None:
+    network, _, _ = trained(tmp_path / "a", *SMALL, f"dataset.normalize={normalize}")
+    for empty in (torch.zeros(0, 28, 28), np.zeros((0, 784))):
+        assert_close(network.predict(empty), torch.zeros(0, 10))
+    images = torch.eye(28).repeat(2, 1, 1)
+    frame = pd.DataFrame(images.flatten(1).numpy().astype(np.float64))
+    # Where an array lies in memory decides how its products are summed, in float32.
+    expected = network.predict(images)
+    assert_close(network.predict(frame), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="this network takes 28 x 28"):
+        network.predict(torch.zeros(0, 27, 27))

@@ -104,3 +104,54 @@ def test_budget_counts_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rule_without_what_it_watches(rule: StoppingRule) -> None:
     with pytest.raises(ValueError, match="there is no validation set"):
         rule.update(Epoch(1, 1.0, 0.5, None, None, 0.1))
+
+
+RULES: list[StoppingRule] = [
+    Plateau(0.1, 2),
+    Patience(2, 0.2),
+    Patience(2, 0.1, "valid_accuracy"),
+    Target(0.7),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_epoch_1_begins_a_new_run(rule: StoppingRule) -> None:
+    """A rule that has stopped one run, or watched a part of one, stops the next as the first."""
+    losses, accuracies = [1.0, 0.5, 0.45, 0.44, 0.43], [0.4, 0.6, 0.62, 0.61, 0.7]
+    first = stops_after(rule, losses, accuracies)
+    stops_after(rule, [0.01, 0.001], [0.5, 0.6])
+    assert first in (4, 5)
+    assert stops_after(rule, losses, accuracies) == first
+
+
+def test_a_budget_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 101.0, 500.0, 501.0, 502.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    rule = Budget(2.0)
+    assert stops_after(rule, [1.0] * 2) is None
+    assert stops_after(rule, [1.0] * 3) == 3
+
+
+@pytest.mark.parametrize("step", range(99))
+def test_a_gain_of_min_delta_is_not_more_by_rounding(step: int) -> None:
+    """From k / 100 to (k + 1) / 100 with min_delta=0.01: 79 of 99 differences come out larger."""
+    low, high = step / 100, (step + 1) / 100
+    assert stops_after(Patience(1, 0.01, "valid_accuracy"), [1.0] * 2, [low, high]) == 2
+    assert stops_after(Patience(1, 0.01), [high, low]) == 2
+    # Plateau stops at less than min_delta, which this is not, nor by rounding.
+    assert stops_after(Plateau(0.01), [high, low]) is None
+    assert stops_after(Target(low + 0.01), [1.0], [high]) == 1
+    # What is more, is: by one of a million examples.
+    more = high + 1e-6
+    assert stops_after(Patience(1, 0.01, "valid_accuracy"), [1.0] * 2, [low, more]) is None
+    assert stops_after(Patience(1, 0.01), [more, low]) is None
+    assert stops_after(Plateau(0.01), [high - 1e-6, low]) == 2
+    assert stops_after(Target(more), [1.0], [high]) is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [([INF, INF], 2), ([1.0, INF], 2), ([INF, 1.0], None), ([0.3, 0.1 + 0.2], None)],
+)
+def test_plateau_at_the_edges(losses: list[float], expected: int | None) -> None:
+    assert stops_after(Plateau(0.0), losses) == expected

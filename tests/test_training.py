@@ -1,25 +1,39 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
-from torch.utils.data import TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import nnlab
 from nnlab import seeds
+from nnlab.config import SGD, Adam
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run, native
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
-from nnlab.stopping import Epoch
+from nnlab.stopping import Epoch, StoppingRule
 from nnlab.training import as_split, draw_order, judge, train_runs
 from tests import plain_loop
 
@@ -259,6 +273,9 @@ def test_without_shuffling_the_order_is_the_given_one() -> None:
         ((torch.zeros(3, 12), torch.zeros(3)), "integer type"),
         ((torch.zeros(3, 12), torch.zeros(3, 2).long()), r"shape \[3, 2\]"),
         (torch.zeros(3, 12), "must be a pair"),
+        ((torch.zeros(3, 12), torch.zeros(3, 0)), r"shape \[3, 0\]"),
+        ((torch.zeros(3, 12), torch.zeros(3) * 1j), "labels are of type complex64"),
+        ((torch.zeros(3, 12) * 1j, [0, 1, 2]), "inputs are of type complex64"),
     ],
 )
 def test_bad_data_is_refused(data: object, message: str) -> None:
@@ -395,3 +412,431 @@ def test_fit_takes_a_budget_without_validation() -> None:
     result = nnlab.fit(model, data, optimizer=sgd, stopping=nnlab.Budget(1e-6))
     assert (result.status, len(result.metrics)) == ("stopped", 1)
     assert result.stop_reason.endswith("s have passed, the budget is 1e-06 s")
+
+
+# ---- what a caller owns ----
+
+
+class Falling:
+    """A rule of a user's: stop after three losses that fell. It counts, and keeps a list."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    @property
+    def restore(self) -> int | None:
+        return len(self.losses) - 1 if len(self.losses) > 1 else None
+
+    def update(self, epoch: Epoch) -> str | None:
+        assert epoch.valid_loss is not None
+        self.losses.append(epoch.valid_loss)
+        return "enough" if len(self.losses) == 3 else None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        nnlab.Patience(2, min_delta=0.05),
+        nnlab.Patience(2, monitor="valid_accuracy"),
+        nnlab.Plateau(0.05, 2),
+        nnlab.Target(0.9),
+        Falling(),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_a_rule_used_again_begins_afresh(engine: type[Engine], rule: StoppingRule) -> None:
+    """In a second fit, and in two runs that train together."""
+    data = examples()
+    before = copy.deepcopy(vars(rule))
+
+    def fit() -> list[Any]:
+        model = network()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        options: dict[str, Any] = {"optimizer": sgd, "engine": engine.name, "stopping": rule}
+        result = nnlab.fit(model, data, data, max_epochs=40, **options)
+        return [len(result.metrics), result.weights_of_epoch, result.stop_reason]
+
+    first = fit()
+    assert first[0] < 40
+    assert fit() == first
+    assert vars(rule) == before
+    runs = [make_run(seed, 43, 40) for seed in (0, 1)]
+    for run in runs:
+        run.stopping = rule
+    alone = make_run(1, 43, 40)
+    alone.stopping = copy.deepcopy(rule)
+    for some in (runs, [alone]):
+        for _ in train_runs(some, engine(some, CPU)):
+            pass
+    assert [len(runs[0].epochs), runs[0].restored or len(runs[0].epochs)] == first[:2]
+    assert (len(runs[1].epochs), runs[1].restored) == (len(alone.epochs), alone.restored)
+    assert vars(rule) == before
+
+
+class Schedule(Falling):
+    """A rule that lowers the learning rate after each epoch."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__()
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+    def update(self, epoch: Epoch) -> str | None:
+        self.schedule.step()
+        return None
+
+
+def test_a_schedule_in_a_rule_reaches_the_optimizer() -> None:
+    x, y = examples()
+    theirs, ours = network(), network()
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for lr, order in zip((0.1, 0.05, 0.025), orders(len(y), 3)):
+        plain.param_groups[0]["lr"] = lr
+        plain_loop.train(theirs, x, y, plain, 10, [order])
+    sgd = torch.optim.SGD(ours.parameters(), lr=0.1)
+    nnlab.fit(ours, (x, y), (x, y), optimizer=sgd, stopping=Schedule(sgd), max_epochs=3)
+    assert sgd.param_groups[0]["lr"] == pytest.approx(0.0125)
+    assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+
+def test_a_rule_that_cannot_be_copied_is_refused() -> None:
+    rule = Falling()
+    rule.lock = threading.Lock()  # type: ignore[attr-defined]
+    model, data = network(), examples()
+    with pytest.raises(ValueError, match=r"Falling cannot be copied .* __deepcopy__"):
+        nnlab.fit(model, data, data, optimizer=SGD_CONFIG, stopping=rule)
+
+
+SGD_CONFIG = SGD("sgd", lr=0.1, weight_decay=0.0, momentum=0.9, dampening=0.0, nesterov=False)
+
+
+def test_nothing_else_of_the_callers_is_changed(engine: type[Engine]) -> None:
+    """Data in another type and with a gradient wanted, random state, threads, modes, grad."""
+    x, y = examples()
+    x = x.double().requires_grad_()
+    split = Split(x.detach().float(), y, torch.arange(20))
+    data = {"x": x, "y": y, "inputs": split.inputs, "index": split.index}
+    before = {name: value.detach().clone() for name, value in data.items()}
+    model = network().eval()
+    adam = Adam("adam", lr=0.01, weight_decay=0.0, betas=[0.9, 0.99], eps=1e-8, amsgrad=False)
+    config = copy.deepcopy(adam)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    with torch.no_grad():
+        options: dict[str, Any] = {"optimizer": adam, "engine": engine.name, "max_epochs": 2}
+        nnlab.fit(model, (x, y), split, TensorDataset(x, y), **options)
+        assert not torch.is_grad_enabled()
+    for name, value in data.items():
+        assert_close(value.detach(), before[name], rtol=0, atol=0)
+        assert value.grad is None
+    assert x.requires_grad
+    assert adam == config
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_training_has_gradients_wherever_it_is_called(
+    engine: type[Engine], context: Callable[[], Any]
+) -> None:
+    x, y = examples()
+    models = [network(), network()]
+    for model, inside in zip(models, (contextlib.nullcontext, context)):
+        adam = torch.optim.Adam(model.parameters(), lr=0.01)
+        with inside():
+            rule = nnlab.Patience(1, min_delta=10.0)  # so that weights are restored
+            data = x.numpy(), y.numpy()
+            nnlab.fit(model, data, data, optimizer=adam, engine=engine.name, stopping=rule)
+            nnlab.train_epoch(model, data, adam)
+    assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+    assert not any(parameter.is_inference() for parameter in models[1].parameters())
+
+
+# ---- the optimizer and the model ----
+
+
+def test_an_optimizer_of_another_model_is_refused(engine: type[Engine]) -> None:
+    model, data = network(), examples()
+    before = copy.deepcopy(model.state_dict())
+    parts = dict(model.named_parameters())
+    foreign = torch.optim.SGD(network().parameters(), lr=0.1)
+    some = torch.optim.SGD([parts["0.weight"], parts["2.weight"]], lr=0.1)
+    for optimizer, message in (
+        (foreign, "holds none of the model's parameters"),
+        (some, "holds 2 of the model's 6 parameters, not 0.bias, 2.bias, 4.weight, 4.bias"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nnlab.fit(model, data, optimizer=optimizer, engine=engine.name)
+        with pytest.raises(ValueError, match=message):
+            nnlab.train_epoch(model, data, optimizer)
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_an_optimizer_may_leave_out_what_is_frozen_and_hold_more() -> None:
+    model, data = network(), examples()
+    model[0].requires_grad_(False)
+    extra = nn.Parameter(torch.ones(2))
+    held = [p for p in model.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD([{"params": held}, {"params": [extra]}], lr=0.1)
+    before = copy.deepcopy(model[0].state_dict())
+    assert nnlab.fit(model, data, optimizer=sgd, max_epochs=1).engine == "torch"
+    assert_close(model[0].state_dict(), before, rtol=0, atol=0)
+    assert_close(extra.detach(), torch.ones(2))
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of the model requires gradients"):
+        nnlab.train_epoch(model, data, sgd)
+    with pytest.raises(ValueError, match="no parameter of the model requires gradients"):
+        nnlab.fit(model, data, optimizer=SGD_CONFIG)
+
+
+# ---- what fit says ----
+
+
+def test_fit_says_what_belongs_to_the_weights_kept(engine: type[Engine]) -> None:
+    x, y = examples()
+    model = network()
+    losses = [3.0, 1.0, 2.0, 2.0]
+    rule = Says(losses, patience=2)
+    result = nnlab.fit(
+        model, (x, y), (x, y), optimizer=SGD_CONFIG, engine=engine.name, stopping=rule
+    )
+    rows = result.metrics.to_dict("records")
+    assert (result.weights_of_epoch, len(rows)) == (2, 4)
+    for name in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"):
+        assert getattr(result, name) == rows[1][name]
+        assert getattr(result, f"last_{name}") == rows[3][name]
+    loss, accuracy = nnlab.evaluate(model, (x, y))
+    assert result.valid_loss == pytest.approx(loss, rel=1e-5)
+    assert result.valid_accuracy == accuracy
+    assert result.engine_reason == "asked for"
+
+
+def test_fit_without_validation_or_epochs() -> None:
+    x, y = examples()
+    result = nnlab.fit(network(), (x, y), optimizer=SGD_CONFIG, max_epochs=2)
+    assert result.metrics["valid_loss"].dtype == result.metrics["valid_accuracy"].dtype == float
+    assert result.metrics[["valid_loss", "valid_accuracy"]].isna().all(axis=None)
+    assert (result.valid_loss, result.last_valid_loss, result.weights_of_epoch) == (None, None, 2)
+    assert result.train_loss == result.metrics["train_loss"].iloc[-1]
+    result = nnlab.fit(network(), (x, y), test=(x, y), optimizer=SGD_CONFIG, max_epochs=0)
+    assert result.metrics.dtypes.tolist() == [int, *[float] * 5]
+    assert (result.weights_of_epoch, result.train_loss, result.last_train_loss) == (0, None, None)
+    assert result.test_loss is not None
+
+
+# ---- labels and inputs as people have them ----
+
+
+class Shifting(nn.Module):
+    """A module that nothing is known of before it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits + 1
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (-100, "labels hold -100; classes are numbered from 0"),
+        (-1, "labels hold -1"),
+        (4, "labels hold 4, but the model has classes 0 to 3"),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_a_label_that_is_no_class_is_refused_before_training(
+    engine: type[Engine], part: str, label: int, message: str
+) -> None:
+    x, y = examples()
+    bad = y.clone()
+    bad[-1] = label
+    data: dict[str, Any] = dict.fromkeys(("train", "valid", "test"), (x, y)) | {part: (x, bad)}
+    for model in [network(), Shifting()] if engine is TorchEngine else [network()]:
+        before = copy.deepcopy(model.state_dict())
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        with pytest.raises(ValueError, match=message):
+            nnlab.fit(model, optimizer=sgd, engine=engine.name, **data)
+        with pytest.raises(ValueError, match=message):
+            nnlab.train_epoch(model, Split.whole(x, bad), sgd)
+        with pytest.raises(ValueError, match=message):
+            nnlab.evaluate(model, (x, bad))
+        assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_bad_label_is_refused_by_the_torch_engine_itself() -> None:
+    run = make_run(0, 43, 3)
+    run.test = Split.whole(run.train.inputs, run.train.labels.clone())
+    run.test.labels[0] = -100
+    with pytest.raises(ValueError, match="labels hold -100"):
+        TorchEngine([run], CPU)
+    run.test.labels[0] = 4
+    with pytest.raises(ValueError, match="labels hold 4"):
+        list(train_runs([run], TorchEngine([run], CPU)))
+    assert run.epochs == []
+
+
+def frames() -> dict[str, tuple[Any, Any]]:
+    x, y = examples()
+    numbers, names = x.numpy(), [f"pixel{i}" for i in range(12)]
+    read_only = numbers.copy()
+    read_only.flags.writeable = False
+    return {
+        "tensors": (x, y),
+        "frame and series": (pd.DataFrame(numbers, columns=names), pd.Series(y.numpy())),
+        "index of its own": (
+            pd.DataFrame(numbers, index=range(100, 143)),
+            pd.Series(y.numpy(), index=range(143, 100, -1), dtype="Int64"),
+        ),
+        "frames": (pd.DataFrame(numbers), pd.DataFrame({"label": y.numpy()})),
+        "mixed frame": (
+            pd.DataFrame(numbers).astype({0: "Float64", 1: np.float64}),
+            pd.get_dummies(pd.Series(y.numpy())),
+        ),
+        "lists": (x.tolist(), y.tolist()),
+        "list of tensors": (list(x), list(y)),
+        "read-only": (read_only, y.numpy().astype(np.uint8)),
+        "backwards": (numbers[::-1, ::-1].copy()[::-1, ::-1], y.numpy()[::-1].copy()[::-1]),
+        "Fortran": (np.asfortranarray(numbers), y.numpy().astype(">i4")),
+        "float64": (numbers.astype(">f8"), y.numpy().astype(np.uint64)),
+        "long double": (numbers.astype(np.longdouble), y.numpy().astype(np.uint16)),
+        "column": (x, y.unsqueeze(1)),
+        "one-hot": (x, nn.functional.one_hot(y, 4)),
+        "one-hot floats": (numbers, np.eye(4, dtype=np.float32)[y.numpy()]),
+        "images": (x.view(-1, 3, 4), y),
+        "images with a channel": (numbers.reshape(-1, 1, 4, 3), y),
+        "sparse": (x.to_sparse(), y),
+        "negative view": (torch.complex(x, -x).conj().imag, y),
+        "dataset": (TensorDataset(x.view(-1, 3, 4), nn.functional.one_hot(y, 4)), None),
+    }
+
+
+@pytest.mark.parametrize("name", frames())
+def test_data_as_people_have_it(name: str) -> None:
+    x, y = examples()
+    inputs, labels = frames()[name]
+    split = as_split(inputs if labels is None else (inputs, labels), network())
+    assert_close(split.inputs, x, rtol=0, atol=0)
+    assert_close(split.labels, y, rtol=0, atol=0)
+    assert split.index.tolist() == list(range(43))
+
+
+def test_bool_labels_and_whole_numbers() -> None:
+    x, y = examples()
+    assert as_split((x.numpy(), (y > 1).numpy()), network()).labels.tolist() == (y > 1).tolist()
+    images = torch.randint(256, (43, 3, 4), dtype=torch.uint8)
+    assert_close(as_split((images, y), network()).inputs, images.flatten(1).float())
+    single = nn.Sequential(nn.Linear(1, 4))
+    assert as_split((pd.Series(x[:, 0].numpy()), y), single).inputs.shape == (43, 1)
+
+
+def test_inputs_are_flattened_for_an_mlp_only() -> None:
+    x, y = examples(inputs=16)
+    images = x.view(-1, 1, 4, 4)
+    for model in (
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 4)),
+        nn.Sequential(nn.Linear(4, 2), nn.Flatten(), nn.Linear(8, 4)),
+    ):
+        assert as_split((images, y), model).inputs.shape == (43, 1, 4, 4)
+    nested = nn.Sequential(nn.Sequential(nn.Linear(16, 8), nn.ReLU()), nn.Linear(8, 4))
+    assert as_split((images, y), nested).inputs.shape == (43, 16)
+
+
+class Pictures(Dataset[Any]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Any:
+        return Image.new("L", (4, 3)), index
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(*examples())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((torch.zeros(3, 28, 28), [0, 1, 2]), r"inputs are \[3, 28, 28\], but .* takes \[N, 12\]"),
+        ((torch.zeros(3, 12), torch.rand(3, 4)), r"one-hot rows \[N, classes\]"),
+        ((torch.zeros(3, 12), torch.ones(3, 2).long()), "one-hot"),
+        ((torch.zeros(3, 12), ["cat", "dog", "cat"]), "labels are of type .*; give real numbers"),
+        (
+            (torch.zeros(3, 12), pd.Series([0, None, 1], dtype="Int64")),
+            "missing values|integer type",
+        ),
+        ((torch.zeros(3, 12), [[0], [0, 1], [1]]), "labels cannot be read as one array"),
+        ((pd.DataFrame({"name": ["a", "b", "c"]}), [0, 1, 2]), "inputs are of type"),
+        ((5.0, [0, 1, 2]), "0 inputs and 3 labels"),
+        ((pd.DataFrame(np.zeros((0, 12))), pd.Series([], dtype=int)), "0 inputs and 0 labels"),
+        (Split(torch.zeros(3, 12), torch.zeros(3).long(), torch.arange(0)), "no examples"),
+        (Split(torch.zeros(3, 12), torch.zeros(3).long(), torch.tensor([-1])), "index holds -1"),
+        (Split(torch.zeros(3, 12), torch.zeros(3).long(), torch.tensor([3])), "index holds 3"),
+        (Pictures(), "examples of the Pictures cannot be put together"),
+        (Stream(), "Stream cannot be put together"),
+        ({"inputs": 1, "labels": 2}, "must be a pair"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_split(data, network())
+
+
+def test_a_data_loader_gives_data_batches_and_shuffling() -> None:
+    x, y = examples()
+    dataset = TensorDataset(x, y)
+    for batch_size, shuffle in ((7, True), (7, False), (1, False)):
+        loader = DataLoader(dataset, batch_size, shuffle=shuffle)
+        models = [network(), network()]
+        given: list[tuple[Any, dict[str, Any]]] = [
+            (loader, {}),
+            ((x, y), {"batch_size": batch_size, "shuffle": shuffle}),
+        ]
+        results = [
+            nnlab.fit(model, data, loader, optimizer=SGD_CONFIG, max_epochs=2, **options)
+            for model, (data, options) in zip(models, given)
+        ]
+        assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+        assert results[0].valid_loss == results[1].valid_loss
+    models = [network(), network()]  # what the caller gives comes first
+    nnlab.fit(models[0], loader, optimizer=SGD_CONFIG, max_epochs=1, batch_size=5, shuffle=True)
+    nnlab.fit(models[1], (x, y), optimizer=SGD_CONFIG, max_epochs=1, batch_size=5)
+    assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+    assert nnlab.evaluate(models[0], loader) == nnlab.evaluate(models[0], (x, y))
+
+
+def test_train_epoch_takes_the_order_of_a_data_loader() -> None:
+    x, y = examples()
+    models = [network(), network()]
+    sgds = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    generators = [torch.Generator().manual_seed(3) for _ in models]
+    loader = DataLoader(TensorDataset(x, y), 7, shuffle=True, generator=generators[0])
+    nnlab.train_epoch(models[0], loader, sgds[0])
+    order = list(RandomSampler(range(43), generator=generators[1]))
+    plain_loop.train(models[1], x, y, sgds[1], 7, [order])
+    assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"drop_last": True},
+        {"sampler": SubsetRandomSampler([0, 1])},
+        {"sampler": RandomSampler(range(43), replacement=True)},
+        {"sampler": RandomSampler(range(43), num_samples=20)},
+        {"sampler": SequentialSampler(range(20))},
+        {"batch_sampler": BatchSampler(SequentialSampler(range(43)), 5, False)},
+        {"batch_size": None},
+        {"collate_fn": list},
+    ],
+)
+def test_a_data_loader_that_does_more_is_refused(options: dict[str, Any]) -> None:
+    loader = DataLoader(TensorDataset(*examples()), **options)
+    with pytest.raises(ValueError, match=r"a DataLoader with .* give its dataset"):
+        nnlab.fit(network(), loader, optimizer=SGD_CONFIG)
+    with pytest.raises(ValueError, match=r"a DataLoader with .* give its dataset"):
+        nnlab.evaluate(network(), loader)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from nnlab import records
 from nnlab.boolean import truth_table
 from nnlab.model import mlp, perceptrons
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(eq=False)
@@ -36,17 +40,17 @@ class Network:
 
     def standardised(self, pixels: Tensor) -> Tensor:
         """Turn examples as they are, [B, ...] and pixels in [0, 1], into inputs [B, I]."""
-        inputs = pixels.reshape(len(pixels), -1)
+        inputs = pixels.flatten(1)
         if self.mean is None or self.deviation is None:
             return inputs
-        channels = inputs.reshape(len(inputs), -1, len(self.mean))
+        channels: Tensor = inputs.unflatten(1, (-1, len(self.mean)))
         return channels.sub(self.mean).div(self.deviation).flatten(1)
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Turn inputs [B, I] back into examples as they are, [B, I]."""
         if self.mean is None or self.deviation is None:
             return inputs
-        channels = inputs.reshape(len(inputs), -1, len(self.mean))
+        channels: Tensor = inputs.unflatten(1, (-1, len(self.mean)))
         return channels.mul(self.deviation).add(self.mean).flatten(1)
 
     @torch.no_grad()
@@ -54,14 +58,18 @@ class Network:
         """Return the probability of each class for standardised inputs [B, I]: [B, K]."""
         return torch.cat([self.model(some).softmax(1) for some in inputs.split(1024)])
 
-    def predict(self, examples: Tensor | NDArray[Any]) -> Tensor:
+    def predict(self, examples: Tensor | NDArray[Any] | pd.DataFrame) -> Tensor:
         """Return the probability of each class for examples as they are, [B, ...]: [B, K].
 
-        Pixels lie in [0, 1]. Raises ValueError for others, or another shape than the network
-        was trained on.
+        B may be 0. Pixels lie in [0, 1]. Raises ValueError for others, or another shape than the
+        network was trained on.
         """
-        pixels = torch.as_tensor(examples)
-        if pixels.dim() < 2 or pixels[0].numel() != math.prod(self.shape):
+        pixels = (
+            examples.detach()
+            if isinstance(examples, Tensor)
+            else torch.from_numpy(np.array(examples, dtype=np.float32))
+        )
+        if pixels.dim() < 2 or math.prod(pixels.shape[1:]) != math.prod(self.shape):
             shape = " x ".join(map(str, self.shape))
             raise ValueError(
                 f"examples of shape {list(pixels.shape[1:])} do not fit: "

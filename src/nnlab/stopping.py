@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,8 @@ class Epoch(NamedTuple):
 
 
 class StoppingRule(Protocol):
+    """When to stop. Every run works on a copy of its own and leaves the rule given as it is."""
+
     @property
     def restore(self) -> int | None:
         """The epoch so far with whose weights the run is to end; None for the last one."""
@@ -32,7 +35,7 @@ class Plateau:
     epochs in a row, each compared with the epoch before it.
 
     The first epoch has nothing to be compared with and counts as progress. NaN is never
-    an improvement, and a step down from infinity is one.
+    an improvement, and a step down from infinity is one. Epoch 1 begins a new run.
 
     >>> rule = Plateau(min_delta=0.1, patience=2)
     >>> losses = (1.0, 0.5, 0.45, 0.44)
@@ -45,14 +48,20 @@ class Plateau:
     def __init__(self, min_delta: float = 1e-4, patience: int = 1) -> None:
         self.min_delta = min_delta
         self.patience = patience
+        self.begin()
+
+    def begin(self) -> None:
         self.previous: float | None = None
         self.flat_epochs = 0
 
     def update(self, epoch: Epoch) -> str | None:
+        if epoch.epoch == 1:
+            self.begin()
         loss = watched(epoch, "valid_loss")
-        # A NaN on either side makes the comparison false: no improvement.
-        improved = self.previous is None or self.previous - loss >= self.min_delta
-        improved = improved and not math.isnan(loss)
+        if self.previous is None:
+            improved = not math.isnan(loss)
+        else:
+            improved = at_least(-loss, -self.previous, self.min_delta)
         self.flat_epochs = 0 if improved else self.flat_epochs + 1
         self.previous = loss
         if self.flat_epochs < self.patience:
@@ -67,7 +76,8 @@ class Patience:
     """Stop when the best value so far was not beaten for ``patience`` epochs in a row.
 
     monitor: ``valid_loss``, beaten by a lower value, or ``valid_accuracy``, by a higher one,
-    each by more than ``min_delta``. Of equal values the first is the best; NaN is none.
+    each by more than ``min_delta``. Of equal values the first is the best; NaN is none. Epoch 1
+    begins a new run.
     restore_best: end with the weights of the best epoch, also where max_epochs comes first.
 
     >>> rule = Patience(patience=2)
@@ -91,6 +101,9 @@ class Patience:
         self.min_delta = min_delta
         self.monitor = monitor
         self.restore_best = restore_best
+        self.begin()
+
+    def begin(self) -> None:
         self.best: float | None = None
         self.best_epoch = 0
 
@@ -99,11 +112,15 @@ class Patience:
         return self.best_epoch if self.restore_best and self.best is not None else None
 
     def update(self, epoch: Epoch) -> str | None:
+        if epoch.epoch == 1:
+            self.begin()
         value = watched(epoch, self.monitor)
-        gain = math.inf
-        if self.best is not None:
-            gain = self.best - value if self.monitor == "valid_loss" else value - self.best
-        if gain > self.min_delta and not math.isnan(value):
+        if self.best is None:
+            better = not math.isnan(value)
+        else:
+            sign = -1 if self.monitor == "valid_loss" else 1
+            better = more_than(sign * value, sign * self.best, self.min_delta)
+        if better:
             self.best, self.best_epoch = value, epoch.epoch
         waited = epoch.epoch - self.best_epoch
         if waited < self.patience:
@@ -135,7 +152,7 @@ class Budget:
 
     def update(self, epoch: Epoch) -> str | None:
         now = time.monotonic()
-        if self.started is None:
+        if self.started is None or epoch.epoch == 1:
             self.started = now - epoch.seconds
         passed = now - self.started
         if passed < self.seconds:
@@ -157,7 +174,7 @@ class Target:
 
     def update(self, epoch: Epoch) -> str | None:
         accuracy = watched(epoch, "valid_accuracy")
-        if not accuracy >= self.valid_accuracy:
+        if not at_least(accuracy, self.valid_accuracy):
             return None
         return f"validation accuracy {accuracy:.4g} reached the target of {self.valid_accuracy:g}"
 
@@ -168,3 +185,32 @@ def watched(epoch: Epoch, monitor: str) -> float:
     if value is None:
         raise ValueError(f"the stopping rule watches {monitor}; there is no validation set")
     return value
+
+
+def more_than(value: float, base: float, margin: float = 0.0) -> bool:
+    """Return whether a value lies above base by more than margin, and not only by rounding.
+
+    Metrics are float64: value, base, margin and their sum are each rounded by half a unit in
+    the last place. NaN is not more than anything. Keras (EarlyStopping) and Lightning compare
+    ``value - margin > base`` alike, but without room for rounding.
+
+    >>> 0.73 - 0.72 > 0.01, more_than(0.73, 0.72, 0.01), more_than(0.74, 0.72, 0.01)
+    (True, False, True)
+    """
+    return value > base + margin and not equal(value, base, margin)
+
+
+def at_least(value: float, base: float, margin: float = 0.0) -> bool:
+    """Return whether a value lies above base by margin or more, up to rounding.
+
+    Neither NaN nor infinity lies above itself.
+    """
+    return value - base >= margin or equal(value, base, margin)
+
+
+def equal(value: float, base: float, margin: float) -> bool:
+    rounding = 4 * sys.float_info.epsilon
+    largest = max(abs(base), abs(margin))
+    return math.isfinite(value) and math.isclose(
+        value, base + margin, rel_tol=rounding, abs_tol=rounding * largest
+    )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 import nnlab.engines.torch as reference
 from nnlab import device, engines, seeds
@@ -21,7 +31,9 @@ from nnlab.stopping import Budget, Epoch, StoppingRule
 if TYPE_CHECKING:
     import pandas as pd
 
-Data: TypeAlias = "Split | Dataset[Any] | Sequence[Any]"
+Data: TypeAlias = "Split | Dataset[Any] | DataLoader[Any] | Sequence[Any]"
+
+log = logging.getLogger("nnlab")
 
 
 def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch | None]]:
@@ -34,6 +46,7 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
     """
     best: dict[Run, Any] = {}
     for run in runs:
+        run.stopping = own_rule(run)
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
     active = list(runs)
@@ -75,6 +88,22 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
             yield run, run.epochs[-1]
 
 
+def own_rule(run: Run) -> StoppingRule | None:
+    """Copy a run's stopping rule, so that neither other runs nor a later one go on from its state.
+
+    Where it reaches the run's model or optimizer (a schedule of learning rates does), those are
+    not copied. Raises ValueError where it cannot be copied.
+    """
+    trained = (run.optimizer, *run.model.modules(), *run.model.parameters())
+    try:
+        return copy.deepcopy(run.stopping, {id(each): each for each in trained})
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise ValueError(
+            f"the stopping rule {type(run.stopping).__name__} cannot be copied ({error}), and "
+            f"every run works on a copy of its own; give it a __deepcopy__ that can"
+        ) from error
+
+
 def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, float]]:
     """Return loss and accuracy of the runs that have such a split."""
     having = [run for run in runs if getattr(run, split) is not None]
@@ -107,30 +136,66 @@ def train_epoch(
     model: nn.Module,
     data: Data,
     optimizer: torch.optim.Optimizer,
-    batch_size: int = 10,
+    batch_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[float, float]:
     """Train a model once through its data; return mean loss and accuracy over the examples.
 
-    Both are measured as the model trains, on each batch before its step. data: a pair
-    of inputs [N, ...] and labels [N], or a Dataset of such examples. The last, shorter
-    batch is trained on too. ``generator`` shuffles; without one the given order is kept.
+    Both are measured as the model trains, on each batch before its step. data: as for
+    ``as_split``. ``batch_size``: 10, or a DataLoader's. The last, shorter batch is trained on
+    too. ``generator`` shuffles; without one the order is the given one, or drawn by a
+    DataLoader that shuffles. Raises ValueError as ``fit``.
     """
-    split = as_split(data, model)
-    order = split.index if generator is None else split.index[_permutation(split, generator)]
-    where = _device_of(model)
-    inputs, labels = split.inputs.to(where), split.labels.to(where)
-    return reference.train_epoch(model, inputs, labels, optimizer, batch_size, order.to(where))
+    check_optimizer(optimizer, model)
+    batch_size, _ = batching(data, batch_size)
+    with torch.inference_mode(False):  # so that there are gradients, wherever it is called
+        split = as_split(data, model)
+        order = split.index
+        if generator is not None:
+            order = order[_permutation(split, generator)]
+        elif isinstance(data, DataLoader):
+            order = torch.tensor(list(data.sampler))
+        where = _device_of(model)
+        inputs, labels = split.inputs.to(where), split.labels.to(where)
+        return reference.train_epoch(model, inputs, labels, optimizer, batch_size, order.to(where))
 
 
 def _permutation(split: Split, generator: torch.Generator) -> Tensor:
     return torch.randperm(len(split), generator=generator, device=generator.device).cpu()
 
 
+def check_optimizer(optimizer: torch.optim.Optimizer | OptimizerConfig, model: nn.Module) -> None:
+    """Raise ValueError unless the optimizer holds all parameters that require gradients.
+
+    It may hold others besides. Options without parameters are for all of them.
+    """
+    trained = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError(
+            "no parameter of the model requires gradients: there is nothing to train; "
+            "requires_grad_(True) changes that"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    lacking = [name for name, identity in trained.items() if identity not in held]
+    if len(lacking) == len(trained):
+        raise ValueError(
+            "the optimizer holds none of the model's parameters, perhaps those of an earlier "
+            "model; make it anew with model.parameters()"
+        )
+    if lacking:
+        raise ValueError(
+            f"the optimizer holds {len(trained) - len(lacking)} of the model's {len(trained)} "
+            f"parameters, not {', '.join(lacking)}; give it model.parameters(), or freeze "
+            f"the others with requires_grad_(False)"
+        )
+
+
 def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
     """Return the model's mean cross entropy and its accuracy on data, without training.
 
-    data: as for ``train_epoch``. The model is put in evaluation mode meanwhile.
+    data: as for ``as_split``. The model is put in evaluation mode meanwhile.
     """
     split = as_split(data, model)
     where = _device_of(model)
@@ -140,14 +205,31 @@ def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
 
 @dataclass
 class Fit:
-    """What ``fit`` found. ``metrics`` has the columns of metrics.csv, a row per epoch."""
+    """What ``fit`` found.
+
+    metrics: the columns of metrics.csv, a row per epoch; NaN where nothing was validated.
+    status: finished, stopped or diverged, and stop_reason says why. weights_of_epoch: the epoch
+    whose weights the model now has, 0 if untrained. Losses and accuracies are those of this
+    epoch, and with ``last_`` those of the last one; None if untrained or without such a split.
+    engine trained the model, because of engine_reason.
+    """
 
     metrics: pd.DataFrame
     status: str
     stop_reason: str
+    weights_of_epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    valid_loss: float | None
+    valid_accuracy: float | None
+    last_train_loss: float | None
+    last_train_accuracy: float | None
+    last_valid_loss: float | None
+    last_valid_accuracy: float | None
     test_loss: float | None
     test_accuracy: float | None
     engine: str
+    engine_reason: str
 
 
 def fit(
@@ -157,10 +239,10 @@ def fit(
     test: Data | None = None,
     *,
     optimizer: torch.optim.Optimizer | OptimizerConfig,
-    batch_size: int = 10,
+    batch_size: int | None = None,
     max_epochs: int = 100,
     stopping: StoppingRule | None = None,
-    shuffle: bool = True,
+    shuffle: bool | None = None,
     seed: int = 0,
     engine: str = "auto",
     full_train_metrics: bool = False,
@@ -168,11 +250,15 @@ def fit(
     """Train a classifier with cross entropy, in place, until it is time to stop.
 
     model: any module from inputs [B, ...] to logits [B, classes]; it stays on its device.
-    train, valid, test: a pair of inputs [N, ...] and labels [N] (tensors or arrays), or a
-    Dataset of such examples. ``stopping`` needs ``valid``; test is read once, at the end.
-    ``seed`` draws the order of the examples. ``full_train_metrics`` evaluates the training
-    examples after each epoch; otherwise their loss and accuracy are measured as it trains.
-    On the CPU one thread is used.
+    train, valid, test: as for ``as_split``. ``optimizer`` holds all parameters that require
+    gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if it is a
+    DataLoader, which also says whether to ``shuffle`` where nothing else does. ``stopping``
+    needs ``valid`` and is left as it is given; test is read once, at the end. ``seed`` draws the
+    order of the examples. ``engine``: auto takes torch wherever code of yours takes part in a
+    step (hooks, subclasses, patches). ``full_train_metrics`` evaluates the training examples
+    after each epoch; otherwise their loss and accuracy are measured as it trains. On the CPU
+    one thread is used. Raises ValueError, before it trains, for options and data that do not
+    fit the model.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
@@ -183,14 +269,16 @@ def fit(
     """
     import pandas as pd
 
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not possible: it must be at least 1")
+    batch_size, shuffles = batching(train, batch_size)
     if max_epochs < 0:
         raise ValueError(f"max_epochs={max_epochs} is not possible: it must be at least 0")
     if engine not in EngineName.__members__:
         raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
     if stopping is not None and valid is None and not isinstance(stopping, Budget):
         raise ValueError("stopping watches the validation loss; pass valid=(inputs, labels)")
+    if max_epochs > 0:
+        check_optimizer(optimizer, model)
+    shuffle = shuffles if shuffle is None else shuffle
     run = Run(
         model,
         optimizer,
@@ -204,50 +292,188 @@ def fit(
         full_train_metrics=full_train_metrics,
     )
     where = _device_of(model)
-    build, _ = engines.choose(EngineName[engine], run, where)
-    with device.cpu_threads(1):
+    with device.cpu_threads(1), torch.inference_mode(False):  # gradients, wherever it is called
+        build, reason = engines.choose(EngineName[engine], run, where)
+        if engine == "auto" and build.name == "torch":
+            log.info("engine=torch: %s", reason)
         for _ in train_runs([run], build([run], where)):
             pass
+    kept, last = run.kept, run.epochs[-1] if run.epochs else None
+    measures = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
     return Fit(
-        metrics=pd.DataFrame(run.epochs, columns=list(Epoch._fields)),
+        metrics=pd.DataFrame(run.epochs, columns=list(Epoch._fields)).astype(
+            dict.fromkeys(Epoch._fields, float) | {"epoch": int}
+        ),
         status=run.status,
         stop_reason=run.stop_reason,
+        weights_of_epoch=0 if kept is None else kept.epoch,
+        **{name: getattr(kept, name, None) for name in measures},
+        **{f"last_{name}": getattr(last, name, None) for name in measures},
         test_loss=run.test_loss,
         test_accuracy=run.test_accuracy,
         engine=build.name,
+        engine_reason=reason,
     )
+
+
+# ---- data as people have it ----
+
+
+def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
+    """Return the batch size, the wanted one if any, and whether the examples are to be shuffled.
+
+    Raises ValueError for a batch size below 1, and for a DataLoader that does more than to batch
+    and to shuffle a Dataset.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not possible: it must be at least 1")
+    if not isinstance(data, DataLoader):
+        return 10 if batch_size is None else batch_size, True
+    sampler: Any = data.sampler
+    shuffles = (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == len(sampler.data_source)
+    )
+    if (
+        not (shuffles or type(sampler) is SequentialSampler)
+        or sampler.data_source is not data.dataset
+        or data.batch_size is None
+        or data.drop_last
+        or data.collate_fn is not default_collate
+    ):
+        raise ValueError(
+            "a DataLoader with drop_last=True or with a sampler, batch_sampler or collate_fn of "
+            "its own is not taken; give its dataset (torch.utils.data.Subset takes a part of "
+            "one) with batch_size and shuffle, or a pair (inputs, labels)"
+        )
+    return data.batch_size if batch_size is None else batch_size, shuffles
 
 
 def as_split(data: Data, model: nn.Module) -> Split:
     """Gather examples into one Split, inputs in the floating-point type of the model.
 
-    Raises ValueError where data is not a pair of equally many inputs and labels.
+    data: a pair of inputs [N, ...] and labels, each a tensor, an array, a pandas frame or
+    series, or lists; a Dataset of such examples, which is read once; or a DataLoader of one.
+    Labels are class numbers from 0, [N] or [N, 1], or one-hot rows [N, classes]. Images are
+    flattened where the model begins with an ``nn.Linear`` of their size. The caller's own
+    numbers are never changed.
+    Raises ValueError where inputs and labels are not equally many, at least one, or do not fit
+    the model.
     """
-    if isinstance(data, Split):
-        return data
+    with torch.inference_mode(False):
+        split = data if isinstance(data, Split) else gather(data, model)
+    if len(split) == 0:
+        raise ValueError("there are no examples; give at least one")
+    low, high = torch.stack(split.index.aminmax()).tolist()
+    if low < 0 or high >= len(split.labels):
+        raise ValueError(
+            f"the index holds {low} to {high}; the examples are 0 to {len(split.labels) - 1}"
+        )
+    highest = reference.highest_label(split.labels[split.index])
+    last = parts(model)[-1:]
+    if last and type(last[0]) is nn.Linear:
+        reference.check_classes(highest, last[0].out_features)
+    return split
+
+
+def gather(data: Data, model: nn.Module) -> Split:
+    if isinstance(data, DataLoader):
+        batching(data, None)
+        data = data.dataset
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     elif isinstance(data, Dataset):
-        size = len(data)  # type: ignore[arg-type]
-        if size > 0:
-            data = default_collate([data[i] for i in range(size)])
+        data = collate(data)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(
-            "data must be a pair (inputs, labels) or a non-empty Dataset of such pairs"
+            "data must be a pair (inputs, labels), a non-empty Dataset of such pairs, "
+            "or a DataLoader of one"
         )
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    inputs = torch.as_tensor(data[0]).to(dtype)
-    labels = torch.as_tensor(data[1])
+    inputs, labels = numbers(data[0], "inputs").to(dtype), class_numbers(data[1])
+    count = len(inputs) if inputs.dim() > 0 else 0
+    if count != len(labels) or len(labels) == 0:
+        raise ValueError(
+            f"{count} inputs and {len(labels)} labels: give equally many, at least one"
+        )
+    return Split.whole(fitting(inputs, model), labels)
+
+
+def collate(dataset: Dataset[Any]) -> Any:
+    """Return all examples of a Dataset as tensors; the Dataset itself if it has none."""
+    try:
+        size = len(dataset)  # type: ignore[arg-type]
+        return default_collate([dataset[i] for i in range(size)]) if size > 0 else dataset
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"the examples of the {type(dataset).__name__} cannot be put together ({error}); "
+            f"it must have a length and give pairs of a tensor, all of one shape, and a class "
+            f"number"
+        ) from error
+
+
+def numbers(values: Any, name: str) -> Tensor:
+    """Return numbers as a tensor, which shares their memory where torch can take it as it is."""
+    if isinstance(values, Tensor) and not values.is_complex():
+        tensor = values.detach().resolve_neg()
+        return tensor if tensor.layout is torch.strided else tensor.to_dense()
+    try:
+        array = np.asarray(values)
+        if array.dtype == object:  # pandas' columns of unlike types, or of numbers that may lack
+            array = np.array(array.tolist())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot be read as one array ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} are of type {array.dtype}; give real numbers "
+            f"(pandas.factorize numbers names, and missing values need one)"
+        )
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        dtype = np.dtype(np.int64)
+    elif dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    # What torch takes without a warning: also contiguous and writeable.
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def class_numbers(values: Any) -> Tensor:
+    """Return labels as class numbers, [N] int64."""
+    labels = numbers(values, "labels")
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels.flatten()
+    if labels.dim() == 2 and labels.shape[1] > 1:
+        ones = labels == 1
+        if (ones | (labels == 0)).all() and (ones.sum(1) == 1).all():
+            return ones.long().argmax(1)
     if labels.dim() != 1 or labels.is_floating_point():
         raise ValueError(
             f"labels have shape {list(labels.shape)} and type {labels.dtype}; "
-            f"give one class number per example, shape [N], of an integer type"
+            f"give one class number per example, shape [N], of an integer type "
+            f"(labels.long(), labels.astype(int)), or one-hot rows [N, classes]"
         )
-    if len(inputs) != len(labels) or len(labels) == 0:
-        raise ValueError(
-            f"{len(inputs)} inputs and {len(labels)} labels: give equally many, at least one"
-        )
-    return Split.whole(inputs, labels.long())
+    return labels.long()
+
+
+def fitting(inputs: Tensor, model: nn.Module) -> Tensor:
+    """Return inputs as the model takes them: flattened where it begins with an ``nn.Linear``."""
+    first = parts(model)[:1]
+    if not first or type(first[0]) is not nn.Linear:
+        return inputs
+    width = first[0].in_features
+    if inputs.dim() > 1 and inputs.shape[-1] == width:
+        return inputs
+    if math.prod(inputs.shape[1:]) != width:
+        raise ValueError(f"the inputs are {list(inputs.shape)}, but the model takes [N, {width}]")
+    return inputs.reshape(len(inputs), width)
+
+
+def parts(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that a Sequential calls, in order; a model of another kind itself."""
+    if type(model) is not nn.Sequential:
+        return [model]
+    return [part for module in model for part in parts(module)]
 
 
 def _device_of(model: nn.Module) -> torch.device:

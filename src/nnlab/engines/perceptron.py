@@ -5,15 +5,30 @@ Nothing here makes a torch optimizer: the first one imports torch._dynamo, which
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Sequence
+from types import BuiltinFunctionType, FunctionType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as all_modules
+from torch.optim import optimizer as all_optimizers
 
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.engines import Run
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid)
+# What a module has as torch makes it.
+ATTRIBUTES: dict[type[nn.Module], frozenset[str]] = {
+    type(module): frozenset(vars(module))
+    for module in (
+        nn.Sequential(),
+        nn.Linear(1, 1, device="meta"),
+        *(kind() for kind in ACTIVATIONS),
+    )
+}
 # What each update rule keeps per parameter, in torch's words.
 MOMENTS = {
     "sgd": (),
@@ -27,8 +42,13 @@ def refuses_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None
     """Return why a model is not a perceptron of one of these types; None if it is.
 
     One is ``nn.Sequential`` of ``nn.Linear`` with bias, with one of ACTIVATIONS or nothing
-    between them, all of it trained.
+    between them, all of it trained, as torch makes them: nothing of the user's (hooks, patched
+    methods, parametrizations) takes part in a step.
     """
+    return refuses_layers(model) or refuses_parameters(model, dtypes) or refuses_surroundings()
+
+
+def refuses_layers(model: nn.Module) -> str | None:
     if type(model) is not nn.Sequential:
         return f"the model is {type(model).__name__}, not nn.Sequential"
     before: nn.Module | None = None
@@ -38,8 +58,6 @@ def refuses_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None
             if module in seen:
                 return "the model has one nn.Linear in two places"
             seen.add(module)
-            if module.bias is None:
-                return "an nn.Linear has no bias"
         elif type(module) in ACTIVATIONS:
             if type(before) is not nn.Linear:
                 return f"{type(module).__name__} does not follow an nn.Linear"
@@ -50,25 +68,113 @@ def refuses_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None
         before = module
     if type(before) is not nn.Linear:
         return "the model does not end with an nn.Linear"
+    for module in (model, *model):
+        reason = refuses_module(module)
+        if reason is not None:
+            return reason
     sizes = [(linear.in_features, linear.out_features) for _, linear in linears(model)]
     if any(sizes[i][1] != sizes[i + 1][0] for i in range(len(sizes) - 1)):
         return "the sizes of two neighbouring layers do not fit"
     if min(min(pair) for pair in sizes) < 1:
         return "a layer has no inputs or no outputs"
-    if len(list(model.parameters())) != 2 * len(sizes):
+    return None
+
+
+def refuses_module(module: nn.Module) -> str | None:
+    """Return what a Sequential, a Linear or an activation has that torch did not give it."""
+    kind = type(module)
+    if kind is nn.Linear and module.bias is None:
+        return "an nn.Linear has no bias"
+    if any(value for name, value in vars(module).items() if name.endswith("hooks")):
+        return "the model has hooks"
+    added = vars(module).keys() - ATTRIBUTES[kind]
+    added |= module._parameters.keys() - ({"weight", "bias"} if kind is nn.Linear else set())
+    added |= module._modules.keys() if kind is not nn.Sequential else set()
+    if added:
+        return f"{kind.__name__} was given {', '.join(sorted(added))}"
+    for name in ("__call__", "_call_impl", "__getattr__", "forward"):
+        if not is_torchs(getattr(kind, name)):
+            return f"{kind.__name__}.{name} was replaced"
+    if isinstance(module, nn.Linear):
+        shapes = [parameter.shape for parameter in module.parameters()]
+        if shapes != [(module.out_features, module.in_features), (module.out_features,)]:
+            return f"the shapes of {module} are {', '.join(str(list(s)) for s in shapes)}"
+    return None
+
+
+def is_torchs(function: object) -> bool:
+    """Return whether a function, and whatever it wraps, is torch's code.
+
+    ``__module__`` does not tell: functools.wraps copies it.
+    """
+    while isinstance(function, FunctionType):
+        if not function.__globals__["__name__"].startswith("torch."):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return function is None or isinstance(function, BuiltinFunctionType)
+
+
+def refuses_parameters(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
+    parameters = list(model.parameters())
+    if len(parameters) != 2 * len(linears(model)):
         return "two layers share a parameter"
-    for module in model.modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-            return "the model has hooks"
-    dtype = next(model.parameters()).dtype
-    for parameter in model.parameters():
-        if parameter.dtype != dtype or dtype not in dtypes:
+    for parameter in parameters:
+        if type(parameter) is not nn.Parameter:
+            return f"a parameter is a {type(parameter).__name__}, not nn.Parameter"
+        if parameter.dtype != parameters[0].dtype or parameter.dtype not in dtypes:
             names = " or ".join(str(each) for each in dtypes)
             return f"a parameter is {parameter.dtype}; all must be {names}"
         if not parameter.requires_grad:
             return "a parameter is frozen (requires_grad=False)"
-        if parameter._backward_hooks:
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             return "a parameter has hooks"
+        if not is_plain(parameter):
+            return "a parameter is not a plain, contiguous tensor"
+    spans = sorted((p.data_ptr(), p.data_ptr() + p.nbytes) for p in parameters)
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
+        return "two parameters share memory"
+    return None
+
+
+def is_plain(tensor: object) -> bool:
+    """Return whether this is a tensor of contiguous numbers in memory, for torch nothing else.
+
+    Not if it is sparse, quantized, a negative view, wrapped by a transformation of functions,
+    or made in inference mode.
+    """
+    if not isinstance(tensor, Tensor):
+        return False
+    plain = torch.empty(0, device=tensor.device)
+    keys, usual = torch._C._dispatch_keys(tensor), torch._C._dispatch_keys(plain)
+    return keys.raw_repr() == usual.raw_repr() and tensor.is_contiguous()
+
+
+def refuses_surroundings() -> str | None:
+    """Return what is set in all of torch that would take part in a step; None if nothing is."""
+    for way, hooks in itertools.product(("forward", "backward"), ("pre_hooks", "hooks")):
+        if getattr(all_modules, f"_global_{way}_{hooks}"):
+            return "there are hooks on all modules"
+    if all_optimizers._global_optimizer_pre_hooks or all_optimizers._global_optimizer_post_hooks:
+        return "there are hooks on all optimizers"
+    saved = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.8
+    if saved is not None and saved(False) is not None:
+        return "there are hooks on saved tensors"
+    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        return "autocast is on"
+    if torch.is_anomaly_enabled():
+        return "anomaly detection is on"
+    if torch._C._len_torch_function_stack() > 0 or torch._C._len_torch_dispatch_stack() > 0:
+        return "a mode of torch functions is on (a default device is one)"
+    for owner, name in (
+        (functional, "linear"),
+        (functional, "relu"),
+        (torch, "relu"),
+        (torch, "tanh"),
+        (torch, "sigmoid"),
+        (Tensor, "backward"),
+    ):
+        if not is_torchs(getattr(owner, name)):
+            return f"torch's function {name} was replaced"
     return None
 
 
@@ -76,7 +182,8 @@ def refuses_optimizer(run: Run) -> str | None:
     """Return why a run's optimizer is none of SGD, Adam and AdamW; None if it is."""
     config = described(run)
     if config is None:
-        return (
+        assert isinstance(run.optimizer, torch.optim.Optimizer)
+        return changed_optimizer(run.optimizer) or (
             f"the {type(run.optimizer).__name__} instance is not a plain SGD, Adam or AdamW "
             f"over all parameters in one group"
         )
@@ -100,6 +207,14 @@ def refuses_moments(
 ) -> str | None:
     """Return why the state of an optimizer that has taken steps cannot be taken over."""
     states = [optimizer.state.get(parameter, {}) for parameter in model.parameters()]
+    for parameter, state in zip(model.parameters(), states):
+        kept = {k: v for k, v in state.items() if k != "step" and v is not None}
+        if not kept.keys() <= set(keys):
+            return f"the optimizer keeps {', '.join(kept)}"
+        if not all(
+            is_plain(moment) and moment.shape == parameter.shape for moment in kept.values()
+        ):
+            return f"a moment of the optimizer ({', '.join(kept)}) is not like its parameter"
     present = {tuple(state.get(key) is not None for key in keys) for state in states}
     steps = {float(state["step"]) for state in states if "step" in state}
     if len(present) > 1 or len(steps) > 1:
@@ -110,9 +225,9 @@ def refuses_moments(
 def optimizer_config(optimizer: torch.optim.Optimizer, model: nn.Module) -> OptimizerConfig | None:
     """Return the options that describe a torch optimizer over all of the model's parameters.
 
-    None if none do: another class than SGD, Adam and AdamW, several parameter groups, hooks,
-    or an option outside OptimizerConfig (``maximize``, ``differentiable``, a tensor as
-    learning rate).
+    None if none do: another class than SGD, Adam and AdamW, several parameter groups, a change
+    to what it does, or an option outside OptimizerConfig (``maximize``, ``differentiable``, a
+    tensor as learning rate).
     """
     if len(optimizer.param_groups) != 1:
         return None
@@ -121,7 +236,7 @@ def optimizer_config(optimizer: torch.optim.Optimizer, model: nn.Module) -> Opti
         return None
     if any(group.get(flag, False) for flag in ("maximize", "differentiable", "capturable")):
         return None
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    if changed_optimizer(optimizer) is not None:
         return None
     if type(optimizer) is torch.optim.SGD:
         numbers = [group[key] for key in ("lr", "weight_decay", "momentum", "dampening")]
@@ -150,6 +265,20 @@ def optimizer_config(optimizer: torch.optim.Optimizer, model: nn.Module) -> Opti
             eps=eps,
             amsgrad=bool(group["amsgrad"]),
         )
+    return None
+
+
+def changed_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
+    """Return what an SGD, Adam or AdamW does that torch did not give it; None if nothing."""
+    kind = type(optimizer)
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "the optimizer has hooks"
+    if any(hasattr(kind, name) for name in vars(optimizer)):
+        return "a method of the optimizer was replaced (a learning rate scheduler does so)"
+    module = sys.modules[kind.__module__]
+    functions = [getattr(module, name, None) for name in ("sgd", "adam")]
+    if not all(map(is_torchs, (kind.step, kind.zero_grad, *functions))):
+        return f"{kind.__name__}.step was replaced"
     return None
 
 

@@ -5,8 +5,9 @@ Axes: B examples in a batch, N examples.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -27,24 +28,30 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     batch_size: int,
     order: Tensor,
+    highest: int = 0,
 ) -> tuple[float, float]:
     """Train once through the examples in ``order``; return mean loss and accuracy.
 
     inputs: [N, ...], labels: [N] int64, order: [n] int64 into both, all on the model's
-    device. Loss and accuracy are those of each batch before its step.
+    device. Loss and accuracy are those of each batch before its step. Raises ValueError
+    before the first step where a label, or the ``highest`` one still to come, is no class.
     """
-    model.train()
-    losses, outputs = [], []
-    for part in order.split(max(1, GATHERED // batch_size) * batch_size):
-        batches = inputs[part].split(batch_size), labels[part].split(batch_size)
-        for batch, targets in zip(*batches):
-            logits = model(batch)
-            loss = cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-            outputs.append(logits.detach())
+    highest = max(highest, highest_label(labels[order]))
+    losses: list[Tensor] = []
+    outputs: list[Tensor] = []
+    with mode(model, training=True):
+        for part in order.split(max(1, GATHERED // batch_size) * batch_size):
+            batches = inputs[part].split(batch_size), labels[part].split(batch_size)
+            for batch, targets in zip(*batches):
+                logits = model(batch)
+                if not losses:
+                    check_logits(logits, highest)
+                loss = cross_entropy(logits, targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+                outputs.append(logits.detach())
     # Summed up here: in the loop these few operations would cost a tenth of its time.
     sizes = torch.full((len(losses),), batch_size, device=order.device)
     sizes[-1] = len(order) - batch_size * (len(losses) - 1)  # the last batch may be shorter
@@ -57,18 +64,59 @@ def train_epoch(
 def evaluate(
     model: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor
 ) -> tuple[float, float]:
-    """Return mean loss and accuracy on the examples in ``index``; shapes as train_epoch."""
-    was_training = model.training
-    model.eval()
+    """Return mean loss and accuracy on the examples in ``index``; shapes as train_epoch.
+
+    Raises ValueError where a label is no class.
+    """
+    highest = highest_label(labels[index])
     loss_sum = torch.zeros((), dtype=widest(labels.device), device=labels.device)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for batch in index.split(EVALUATION_BATCH):
-        targets = labels[batch]
-        logits = model(inputs[batch])
-        loss_sum += cross_entropy(logits, targets, reduction="sum")
-        correct += (logits.argmax(1) == targets).sum()
-    model.train(was_training)
+    with mode(model, training=False):
+        for batch in index.split(EVALUATION_BATCH):
+            targets = labels[batch]
+            logits = model(inputs[batch])
+            check_logits(logits, highest)
+            loss_sum += cross_entropy(logits, targets, reduction="sum")
+            correct += (logits.argmax(1) == targets).sum()
     return loss_sum.item() / len(index), correct.item() / len(index)
+
+
+@contextlib.contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put a model in training or evaluation mode inside; each part of it back afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training
+
+
+def highest_label(labels: Tensor) -> int:
+    """Return the highest of labels [n]. Raises ValueError for one below 0.
+
+    ``cross_entropy`` itself takes -100 for an example to leave out.
+    """
+    low, high = torch.stack(labels.aminmax()).tolist()
+    if low < 0:
+        raise ValueError(f"the labels hold {low}; classes are numbered from 0")
+    return int(high)
+
+
+def check_classes(highest: int, classes: int) -> None:
+    """Raise ValueError if the highest label is beyond the model's classes."""
+    if highest >= classes:
+        raise ValueError(
+            f"the labels hold {highest}, but the model has classes 0 to {classes - 1}; "
+            f"give the model {highest + 1} outputs, or leave those examples out"
+        )
+
+
+def check_logits(logits: Tensor, highest: int) -> None:
+    if logits.dim() != 2:
+        raise ValueError(f"the model's output is {list(logits.shape)}, not logits [B, classes]")
+    check_classes(highest, logits.shape[1])
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -109,7 +157,10 @@ class TorchEngine:
         self.device = device
         self.optimizers: dict[Run, torch.optim.Optimizer] = {}
         self.moved: dict[int, Tensor] = {}  # the arrays that splits share, moved once
+        self.highest: dict[Run, int] = {}  # label of all splits, so that none ends a run late
         for run in runs:
+            splits = [split for split in (run.train, run.valid, run.test) if split is not None]
+            self.highest[run] = max(highest_label(s.labels[s.index]) for s in splits)
             run.model.to(device)
             self.optimizers[run] = (
                 run.optimizer
@@ -139,7 +190,13 @@ class TorchEngine:
             examples = run.train.index[order].to(self.device)
             started = time.perf_counter()
             loss, accuracy = train_epoch(
-                run.model, inputs, labels, self.optimizers[run], run.batch_size, examples
+                run.model,
+                inputs,
+                labels,
+                self.optimizers[run],
+                run.batch_size,
+                examples,
+                self.highest[run],
             )
             results.append(Trained(loss, accuracy, time.perf_counter() - started))
         return results
