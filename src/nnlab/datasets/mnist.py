@@ -38,7 +38,8 @@ class Sample:
 class ImageSet:
     """Where an image set comes from, and how many examples of each class it holds.
 
-    files: training images, training labels, test images, test labels.
+    files: training images, training labels, test images, test labels. torchvision: the folder
+    that torchvision keeps them in, below the one it is given.
     """
 
     name: str
@@ -47,6 +48,16 @@ class ImageSet:
     mirrors: tuple[str, ...]
     counts: Counts
     sample: Sample | None = None
+    torchvision: str = "raw"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of conf/dataset, which may lack the files; another one was named."""
+        return Path("data", self.name)
+
+    def find(self, folder: Path) -> dict[File, Path]:
+        """Return where each file is; those that are not there are left out."""
+        return files.find(folder, self.files, ("raw", self.torchvision))
 
 
 def choose(config: IdxConfig, sizes: Sizes) -> tuple[str, str, Callable[[], Arrays]]:
@@ -59,16 +70,23 @@ def choose(config: IdxConfig, sizes: Sizes) -> tuple[str, str, Callable[[], Arra
         known = ", ".join(IMAGE_SETS)
         raise ValueError(f"dataset.name={config.name} is not known; choose one of {known}")
     images = IMAGE_SETS[config.name]
-    folder = Path(config.folder).expanduser()
+    folder = files.input_folder(config.folder)
     too_many = excess(images.name, images.counts, sizes, config.balanced)
     lacking = _sample_lacks(images, config, sizes)
-    found = files.find(folder, images.files)
+    found = images.find(folder) if config.source is not Source.bundled else {}
     missing = [file for file in images.files if file not in found]
     names = ", ".join(file.name for file in missing)
 
     if config.source is Source.bundled and lacking is not None:
         official = f", or set dataset.source=auto and put the official files into {folder}"
         raise ValueError("; ".join(lacking) + ("" if too_many else official))
+    if config.source is Source.auto and missing and lacking is None and folder != images.folder:
+        state = f"lacks {names}" if folder.is_dir() else "is no folder"
+        raise ValueError(
+            f"dataset.folder={config.folder} {state}; give the folder of the official "
+            f"{images.name} files, have them fetched into it with dataset.source=official, or "
+            f"take the bundled sample with dataset.source=bundled"
+        )
     if config.source is Source.bundled or (missing and lacking is None):
         some = config.source is Source.auto and len(missing) < len(images.files)
         note = f" ({folder} lacks {names})" if some else ""
@@ -84,7 +102,7 @@ def choose(config: IdxConfig, sizes: Sizes) -> tuple[str, str, Callable[[], Arra
             files.fetch(folder, missing, images.mirrors)
         except OSError as error:
             raise OSError(f"{reason}, but {error}; or {remedy}") from error
-        found = files.find(folder, images.files)
+        found = images.find(folder)
     source = f"official {images.name} files in {folder}"
     return source, "", lambda: read_official(images, found)
 
@@ -112,7 +130,7 @@ def read_sample(images: ImageSet) -> Arrays:
     """Read the bundled sample. Raises ValueError if it is not as it was published."""
     sample = images.sample
     assert sample is not None
-    content = sample.path.read_bytes()
+    content = files.read_input(sample.path)
     if hashlib.sha256(content).hexdigest() != sample.sha256:
         raise ValueError(f"{sample.path} is damaged: its SHA-256 is wrong; install nnlab again")
     with np.load(io.BytesIO(content)) as arrays:
@@ -184,6 +202,7 @@ MNIST = ImageSet(
         train=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
         test=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
     ),
+    torchvision="MNIST/raw",
     sample=Sample(
         Path(__file__).with_name("mnist_sample.npz"),
         "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3",
@@ -232,6 +251,7 @@ FASHION_MNIST = ImageSet(
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ),
     counts=Counts(train=(6000,) * 10, test=(1000,) * 10),
+    torchvision="FashionMNIST/raw",
 )
 
 IMAGE_SETS = {images.name: images for images in (MNIST, FASHION_MNIST)}
