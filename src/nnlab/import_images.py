@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE, fit
+from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE
+from nnlab.datasets.images import fit
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 NUMBERED = re.compile(r"(.+)_\d+")  # of Oxford Pets

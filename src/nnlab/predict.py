@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nnlab.datasets.dogset import fit
+from nnlab.datasets.images import fit
 from nnlab.network import Network, load
 
 

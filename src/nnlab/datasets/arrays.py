@@ -91,7 +91,8 @@ def excess(name: str, counts: Counts, sizes: Sizes, balanced: bool) -> Excess | 
     """
     if sizes.valid is None and not counts.valid:
         own = "valid_size=null takes the dataset's own validation partition"
-        return f"{own}, which {name} does not have", "give a number, say valid_size=500"
+        remedy = "give a number, say valid_size=500, or valid_size=0 for none"
+        return f"{own}, which {name} does not have", remedy
     drawn = 0 if counts.valid else sizes.valid or 0  # from the training partition
     for option, size, have, taken, split in (
         ("valid_size", sizes.valid, counts.valid, 0, "validation")
@@ -116,6 +117,9 @@ def _exceeds(
     balanced: bool,
 ) -> Excess | None:
     need, shown = (1, "null") if size is None else (size, str(size))
+    if need > 0 and sum(have) == 0:
+        none = "" if option == "train_size" else f"set {option}=0 for none, or "
+        return f"{option}={shown}: {name} has no {what}", f"{none}add some to its files"
     every = sampling.most(have, taken, even=False)
     even = sampling.most(have, taken, balanced and size is not None)
     left = f" left by valid_size={taken}" if taken > 0 else ""
