@@ -60,7 +60,7 @@ def read(path: Path, size: int, background: Colour = WHITE) -> Image:
             reason = "its format, or this kind of it, is not known"
         except Exception as error:  # decoders raise anything for damaged files
             reason = explained(error)
-    raise ValueError(f"{path} cannot be read as an image: {reason}")
+    raise ValueError(f"{path} cannot be read as an image: {reason}; replace it")
 
 
 def explained(error: Exception) -> str:
