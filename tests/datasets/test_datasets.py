@@ -134,6 +134,7 @@ def test_mnist_works_with_no_files_and_no_network(
         "sha256": {
             "mnist_sample.npz": "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3"
         },
+        "mean_pixel": pytest.approx(float(data.train.inputs.double().mean()), rel=1e-6),
         "synthetic": False,
         "shape": [28, 28],
         "classes": list("0123456789"),

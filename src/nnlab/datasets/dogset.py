@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from nnlab.config import DogSetConfig
 from nnlab.datasets import files, images
-from nnlab.datasets.arrays import Arrays, Partition
+from nnlab.datasets.arrays import Arrays, Partition, mean_pixel
 from nnlab.records import write_whole
 
 COLUMNS = ("filename", "semantic_label", "numeric_label", "partition")
@@ -93,7 +93,10 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         classes=classes[:kept],
         shape=SHAPE,
         full_size=len(parts["train"].labels),
-        provenance={"sha256": {"dogs.csv": digest, "pixels": sha256}},
+        provenance={
+            "sha256": {"dogs.csv": digest, "pixels": sha256},
+            "mean_pixel": mean_pixel(pixels),
+        },
     )
 
 

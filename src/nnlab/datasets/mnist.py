@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nnlab.config import IdxConfig, Source
 from nnlab.datasets import files
-from nnlab.datasets.arrays import Arrays, Counts, Excess, Partition, Sizes, excess
+from nnlab.datasets.arrays import Arrays, Counts, Excess, Partition, Sizes, excess, mean_pixel
 from nnlab.datasets.files import File, read_idx
 
 log = logging.getLogger("nnlab")
@@ -162,7 +162,7 @@ def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, 
         classes=images.classes,
         shape=parts[0].shape[1:],
         full_size=sum(images.counts.train),
-        provenance={"sha256": sha256},
+        provenance={"sha256": sha256, "mean_pixel": mean_pixel(parts[0])},
     )
 
 
