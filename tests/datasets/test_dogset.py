@@ -233,6 +233,12 @@ def test_a_folder_that_is_none(folder: Path) -> None:
         dogset.choose(config(Path("~nobody_at_all")))
 
 
+def test_what_is_no_image_is_named(folder: Path) -> None:
+    (folder / "images" / "a.png").write_text("text")
+    with pytest.raises(ValueError, match=r"images/a\.png cannot be read: its format, .* not known"):
+        read(folder)
+
+
 @pytest.mark.parametrize("where", [images, Image])
 def test_any_exception_names_the_image(
     folder: Path, monkeypatch: pytest.MonkeyPatch, where: object
@@ -312,7 +318,7 @@ def test_copies_in_two_partitions_are_told(folder: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING, "nnlab"):
         read(folder)
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("1 images have the pixels of an image in another part")
+    assert caplog.messages[0].startswith("1 of the images have the pixels of one in another part")
     assert "d.png (test) and a.png (train)" in caplog.messages[0]
 
 

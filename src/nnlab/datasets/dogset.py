@@ -73,7 +73,7 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         )
     pixels, sha256 = read_pixels(folder, rows, config.resize)
     labels = np.array([row.label for row in rows])
-    warn_of_copies([row for row in rows if row.label < kept], pixels[labels < kept])
+    warn_of_copies([(row, image) for row, image in zip(rows, pixels) if row.label < kept])
 
     def partition(name: str) -> Partition:
         mine = np.array([row.partition == name for row in rows]) & (labels < kept)
@@ -334,18 +334,18 @@ def read_image(path: Path, where: str, resize: bool) -> Pixels:
     )
 
 
-def warn_of_copies(rows: Sequence[Row], pixels: Pixels) -> None:
-    """Say which images [N, I] of different partitions have the same pixels."""
+def warn_of_copies(listed: Sequence[tuple[Row, Pixels]]) -> None:
+    """Say which images [I] of different partitions have the same pixels."""
     first: dict[bytes, Row] = {}
     copies = []
-    for row, image in zip(rows, pixels):
+    for row, image in listed:
         other = first.setdefault(hashlib.sha256(image.data).digest(), row)
         if other.partition != row.partition:
             copies.append((row, other))
     if copies:
         row, other = copies[0]
         log.warning(
-            f"{len(copies)} images have the pixels of an image in another partition, say "
+            f"{len(copies)} of the images have the pixels of one in another partition, say "
             f"{row.filename} ({row.partition}) and {other.filename} ({other.partition}): results "
             f"on them say little; leave one of each out of dogs.csv"
         )

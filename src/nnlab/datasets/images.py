@@ -50,21 +50,23 @@ def read(path: Path, size: int, background: Colour = WHITE) -> Image:
     Of a file with several images the first is taken. Raises ValueError that names the file,
     whatever is wrong with it, and FileNotFoundError where there is none.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     with files.open_input(path) as file:
         try:
             with Image.open(file) as image:
                 return fit(image, size, background)
-        except UnidentifiedImageError:
-            reason = "its format, or this kind of it, is not known"
         except Exception as error:  # decoders raise anything for damaged files
             reason = explained(error)
-    raise ValueError(f"{path} cannot be read as an image: {reason}; replace it")
+            raise ValueError(f"{path} cannot be read as an image: {reason}; replace it") from None
 
 
 def explained(error: Exception) -> str:
-    """Return what an error says, or its name where it says nothing."""
+    """Return what an error that Pillow raised says, or its name where it says nothing."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # it would name an object in memory
+        return "its format, or this kind of it, is not known"
     return str(error) or type(error).__name__
 
 
