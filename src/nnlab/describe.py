@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from nnlab.datasets.splits import channels, statistics
 
 EXAMPLES = 8  # images of each class in the sheet
 ROWS = 20  # classes in the sheet and in the table
+LONGEST_NAME = 40  # letters of a folder's name in the names of files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,11 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def describe(config: Config) -> None:
     """Print tables of a dataset and of the network for it; write describe.json and examples.png.
 
-    The dataset is all of the source that serves the configured sizes.
+    The dataset is all of the source that serves the configured sizes. Where these files are of
+    another source, the names of the new ones say which folder they are of.
     """
     source, arrays = datasets.read(config.dataset, datasets.sizes(config))
     network = sweep.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
     content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
+    data = getattr(config.dataset, "folder", None)
+    content["folder"] = None if data is None else str(Path(data).expanduser().resolve())
     console = Console()
     console.print(title(content))
     console.print(splits_table(content))
@@ -63,13 +69,37 @@ def describe(config: Config) -> None:
 
     folder = Path(config.output_dir, config.study)
     folder.mkdir(parents=True, exist_ok=True)
-    records.write_whole(folder / "describe.json", (json.dumps(content, indent=2) + "\n").encode())
-    written = [folder / "describe.json"]
+    ending = own_ending(folder, content)
+    written = [folder / f"describe{ending}.json"]
+    records.write_whole(written[0], (json.dumps(content, indent=2) + "\n").encode())
     if len(arrays.shape) >= 2:
         from nnlab.report import figures
 
-        written.append(figures.save(sheet(content, arrays), folder / "examples.png"))
+        written.append(figures.save(sheet(content, arrays), folder / f"examples{ending}.png"))
     print(*written, sep="\n", flush=True)
+
+
+def own_ending(folder: Path, content: dict[str, Any]) -> str:
+    """Return what the names of the files end with, so that they replace no other source's.
+
+    The first source's files have plain names, those of others the name of the data's folder.
+    """
+    name = Path(content["folder"] or "").name or content["name"]
+    name = re.sub(r"[^\w.-]+", "-", name)[:LONGEST_NAME]
+    numbered = (f"_{name}_{number}" for number in itertools.count(2))
+    endings = itertools.chain(["", f"_{name}"], numbered)
+    return next(each for each in endings if may_replace(folder / f"describe{each}.json", content))
+
+
+def may_replace(path: Path, content: dict[str, Any]) -> bool:
+    """Say whether there is no description of that name yet, or one of the same source."""
+    try:
+        earlier = json.loads(path.read_bytes())
+        return all(earlier.get(key, content[key]) == content[key] for key in ("source", "folder"))
+    except FileNotFoundError:
+        return True
+    except (ValueError, AttributeError):  # it is none of nnlab's
+        return False
 
 
 def title(content: dict[str, Any]) -> str:

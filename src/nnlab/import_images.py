@@ -1,30 +1,46 @@
 """``python -m nnlab.import_images FOLDER data/dogset``: make a DogSet of any image collection.
 
-FOLDER holds a folder of images for each class (Imagewoof, Stanford Dogs), at any depth, or
-images named by class and number, as in Abyssinian_12.jpg (Oxford Pets).
+FOLDER holds a folder of images for each class, with any folders in it (Stanford Dogs), also below
+train and val (Imagewoof), or images named by class and number, as in Abyssinian_12.jpg (Oxford
+Pets). Hidden folders are passed over, and of identical files one is taken.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import os
 import re
 import shutil
 import sys
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE, fit
+from nnlab.datasets import files, images
+from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif")
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 NUMBERED = re.compile(r"(.+)_\d+")  # of Oxford Pets
 SYNSET = re.compile(r"n\d{8}-")  # of ImageNet, before the name
 SIZES = {"train": 7665, "valid": 2000, "test": 500}
+
+
+class Imported(NamedTuple):
+    """How many classes were written, how many copies of other images were left out, and the
+    images left out because a copy of theirs stands in another class."""
+
+    classes: int
+    copies: int
+    contradictory: list[Path]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,28 +57,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     parser.add_argument("--classes", type=int, metavar="K", help="the first K classes, by name")
     parser.add_argument("--seed", type=int, default=0, help="draws the images of each partition")
+    parser.add_argument(
+        "--background", default="white", metavar="COLOUR", help="behind transparent images (white)"
+    )
     given = parser.parse_args(arguments)
     sizes = {name: getattr(given, name) for name in PARTITIONS}
     try:
-        written = import_images(given.source, given.target, sizes, given.classes, given.seed)
+        background = images.colour(given.background)
+        written = import_images(
+            given.source, given.target, sizes, given.classes, given.seed, background
+        )
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     counts = ", ".join(f"{sizes[name]:,} {name}" for name in PARTITIONS)
-    print(f"{given.target}: {counts} images of {written} classes, {SIZE}x{SIZE} RGB")
+    print(f"{given.target}: {counts} images of {written.classes} classes, {SIZE}x{SIZE} RGB")
+    print(f"identical copies left out: {written.copies:,}")
+    if written.contradictory:
+        some = ", ".join(map(str, written.contradictory[:2]))
+        print(f"with a copy in another class, left out: {len(written.contradictory):,} ({some}, …)")
     print(f"next: python -m nnlab.describe dataset=dogset dataset.folder={given.target}")
     return 0
 
 
 def import_images(
-    source: Path, target: Path, sizes: dict[str, int], classes: int | None = None, seed: int = 0
-) -> int:
-    """Write a DogSet folder of ``sizes`` images; return how many classes it has.
+    source: Path,
+    target: Path,
+    sizes: dict[str, int],
+    classes: int | None = None,
+    seed: int = 0,
+    background: images.Colour = images.WHITE,
+) -> Imported:
+    """Write a DogSet folder of ``sizes`` images, no two of them from identical files.
 
     Equally many images are taken of each class, or all of a class that has too few; each
-    partition has its part of every class. The middle of each image is cropped and resized.
-    Raises ValueError where the target exists, or the source holds too few images or a damaged
-    one; then nothing is written.
+    partition has its part of every class. The middle of each image is cropped and resized, on
+    a background where it is transparent. Raises ValueError where the target exists, or the
+    source holds too few images, one that cannot be read, or one that is plainly of no class;
+    then nothing is written.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists; choose another folder, or remove it first")
@@ -74,37 +106,165 @@ def import_images(
     if len(names) < 2 or (classes is not None and classes > len(found)):
         raise ValueError(
             f"{source} holds images of {len(found)} classes ({', '.join(sorted(found)[:5])}); "
-            + ("at least 2 are needed" if len(found) < 2 else f"--classes {classes} is impossible")
+            + (
+                "at least 2 are needed, a folder of images each"
+                if len(found) < 2
+                else f"--classes {classes} is impossible"
+            )
         )
-    random = np.random.default_rng(seed)
-    parts = draw({name: found[name] for name in names}, sizes, random)
+    chosen, copies, contradictory = without_copies({name: found[name] for name in names})
+    parts = draw(chosen, sizes, np.random.default_rng(seed))
     # Built beside its place and moved there when it is whole.
     target.parent.mkdir(parents=True, exist_ok=True)
     building = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        write(building, parts, names)
+        write(building, parts, names, background)
         if target.exists():
             target.rmdir()  # it is empty
         building.rename(target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return len(names)
+    return Imported(len(names), copies, contradictory)
 
 
 def collect(source: Path) -> dict[str, list[Path]]:
-    """Return the images of each class, in a fixed order."""
-    if not source.is_dir():
+    """Return the images of each class, in a fixed order.
+
+    Raises ValueError where it is not plain which class an image is of.
+    """
+    if not os.path.isdir(source):  # False also for a name that none can have
         raise ValueError(f"there is no folder {source}; give one with a folder of images per class")
-    images = sorted(p for p in source.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    images = [path for path in images if not path.name.startswith(".")]
-    if not images:
+    # The folders that each image lies in, from the source down.
+    found = {path: path.relative_to(source).parts[:-1] for path in sorted(walk(source))}
+    if not found:
         raise ValueError(f"{source} holds no images ({', '.join(ENDINGS)})")
-    found: dict[str, list[Path]] = {}
-    folders = {path.parent for path in images}
-    for path in images:
-        named = NUMBERED.fullmatch(path.stem) if len(folders) == 1 else None
-        found.setdefault(named[1] if named else SYNSET.sub("", path.parent.name), []).append(path)
+    found = below_shared(found)
+    tops = {parts[:1] for parts in found.values()}
+    splits = sorted(top[0] for top in tops if top and top[0].lower() in SPLITS)
+    if splits and len(splits) < len(tops):
+        raise ValueError(
+            f"the folder {splits[0]} in {source} seems to be a split, but stands beside other "
+            f"folders or images; give a folder that holds a folder of images per class and no "
+            f"other, or rename {splits[0]} if it is a class"
+        )
+    if splits:
+        found = below_shared({path: parts[1:] for path, parts in found.items()})
+        tops = {parts[:1] for parts in found.values()}
+    named = {path: NUMBERED.fullmatch(path.stem) for path in found}
+    if len(tops) == 1 and all(named.values()):
+        folders = {path: name[1] for path, name in named.items() if name}
+    elif () in tops:
+        strays = [path for path, parts in found.items() if not parts]
+        stray = next((path for path in strays if not named[path]), strays[0])
+        raise ValueError(
+            f"{stray} lies in no folder of a class; move it into one, or give a folder below "
+            f"{source} whose folders are the classes. Images that are all in one folder need names "
+            f"with class and number, as in Abyssinian_12.jpg"
+        )
+    else:
+        folders = {path: parts[0] for path, parts in found.items()}
+    names = class_names(sorted(set(folders.values())))
+    classes: dict[str, list[Path]] = {}
+    for path, folder in folders.items():
+        classes.setdefault(names[folder], []).append(path)
+    return classes
+
+
+def below_shared(found: dict[Path, tuple[str, ...]]) -> dict[Path, tuple[str, ...]]:
+    """Leave out the first folders where all images share them, but not the last of all.
+
+    >>> below_shared({Path("a"): ("Images", "pug"), Path("b"): ("Images", "beagle", "1")}).values()
+    dict_values([('pug',), ('beagle', '1')])
+    """
+    while len({parts[:1] for parts in found.values()}) == 1 and max(map(len, found.values())) > 1:
+        found = {path: parts[1:] for path, parts in found.items()}
     return found
+
+
+def class_names(folders: Sequence[str]) -> dict[str, str]:
+    """Return the class of each folder: its name without a synset, if no other has it then.
+
+    Raises ValueError where two names differ only in spaces, case or the form of a letter, or
+    one is no text.
+
+    >>> class_names(["n02085620-Chihuahua", "n99999999-Chihuahua", "n02110958-pug"])
+    {'n02085620-Chihuahua': 'n02085620-Chihuahua', 'n99999999-Chihuahua': 'n99999999-Chihuahua', \
+'n02110958-pug': 'pug'}
+    """
+
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFKC", name).strip().casefold()
+
+    short = {folder: SYNSET.sub("", folder).strip() for folder in folders}
+    count = Counter(map(plain, short.values()))
+    names = {f: name if count[plain(name)] == 1 else f.strip() for f, name in short.items()}
+    first: dict[str, str] = {}
+    for folder, name in names.items():
+        other = first.setdefault(plain(name), folder)
+        if other != folder:
+            raise ValueError(
+                f"the folders {other!r} and {folder!r} would be one class, {name!r}; rename one "
+                f"of them, or put their images together"
+            )
+        if not name or name != name.encode(errors="replace").decode():
+            raise ValueError(f"the folder {folder!r} names no class in UTF-8; rename it")
+    return names
+
+
+def walk(source: Path) -> Iterator[Path]:
+    """Yield the images in a folder and those below, except hidden ones."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}")
+
+    for parent, folders, names in os.walk(source, onerror=refuse):
+        folders[:] = [name for name in folders if not hidden(name)]
+        for name in names:
+            if name.lower().endswith(ENDINGS) and not hidden(name):
+                yield Path(parent, name)
+
+
+def hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def without_copies(
+    found: dict[str, list[Path]],
+) -> tuple[dict[str, list[Path]], int, list[Path]]:
+    """Keep one of identical files in a class, and none where they are in several classes.
+
+    Returns the images kept of each class, how many copies were left out, and the images that
+    contradict each other. Raises ValueError where a class keeps none, or one cannot be read.
+    """
+    sizes = {path: size_of(path) for paths in found.values() for path in paths}
+    count = Counter(sizes.values())
+    alike: dict[object, list[tuple[str, Path]]] = {}
+    for name, paths in found.items():
+        for path in paths:
+            alone = count[sizes[path]] == 1
+            content = path if alone else hashlib.sha256(files.read_input(path)).digest()
+            alike.setdefault(content, []).append((name, path))
+    kept: dict[str, list[Path]] = {name: [] for name in found}
+    copies, contradictory = 0, []
+    for group in alike.values():
+        name, path = group[0]
+        if all(other == name for other, _ in group):
+            kept[name].append(path)
+            copies += len(group) - 1
+        else:
+            contradictory += [path for _, path in group]
+    empty = [name for name, paths in kept.items() if not paths]
+    if empty:
+        raise ValueError(
+            f"every image of {empty[0]} is in another class as well ({contradictory[0]}, "
+            f"{contradictory[1]}); leave it in one of them"
+        )
+    return kept, copies, contradictory
+
+
+def size_of(path: Path) -> int:
+    with files.open_input(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def draw(
@@ -166,7 +326,12 @@ def in_proportion(available: Sequence[int], size: int) -> list[int]:
     return counts
 
 
-def write(folder: Path, parts: dict[str, list[tuple[Path, int]]], names: Sequence[str]) -> None:
+def write(
+    folder: Path,
+    parts: dict[str, list[tuple[Path, int]]],
+    names: Sequence[str],
+    background: images.Colour,
+) -> None:
     """Write images/ and dogs.csv."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -176,7 +341,7 @@ def write(folder: Path, parts: dict[str, list[tuple[Path, int]]], names: Sequenc
     def one(number: int) -> list[str]:
         path, label, part = listed[number]
         name = f"{number:05}.png"
-        convert(path, folder / "images" / name)
+        images.read(path, SIZE, background).save(folder / "images" / name)
         return [name, names[label], str(label), part]
 
     def rows() -> Iterator[list[str]]:
@@ -193,17 +358,6 @@ def write(folder: Path, parts: dict[str, list[tuple[Path, int]]], names: Sequenc
     quiet = not sys.stderr.isatty()
     table.writerows(tqdm(rows(), "importing", len(listed), unit=" images", disable=quiet))
     (folder / "dogs.csv").write_text(text.getvalue(), encoding="utf-8")
-
-
-def convert(source: Path, target: Path) -> None:
-    """Write the middle of an image as 64x64 RGB. Raises ValueError naming a damaged image."""
-    from PIL import Image
-
-    try:
-        with Image.open(source) as image:
-            fit(image, SIZE).save(target)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{source} cannot be read ({error}); remove it") from None
 
 
 if __name__ == "__main__":

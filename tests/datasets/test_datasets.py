@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
 import hashlib
 import json
 import logging
+import os
+import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -59,12 +62,12 @@ def contents() -> dict[str, bytes]:
 
 @pytest.fixture
 def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mnist.ImageSet:
-    """A small image set: its official files in tmp_path/letters, its sample beside it."""
+    """A small image set: its official files in tmp_path/data/letters, its sample beside it."""
     monkeypatch.chdir(tmp_path)
-    Path("letters").mkdir()
+    Path("data", "letters").mkdir(parents=True)
     published = []
     for name, content in contents().items():
-        Path("letters", name).write_bytes(content)
+        Path("data", "letters", name).write_bytes(content)
         published.append(files.File(name, hashlib.sha256(content).hexdigest(), ""))
     sampled: dict[str, NDArray[np.uint8]] = {}
     for split in ("train", "test"):
@@ -89,7 +92,7 @@ def load(
     *,
     name: str = "letters",
     source: Source = Source.auto,
-    folder: str = "letters",
+    folder: str = "data/letters",
     balanced: bool = True,
     normalize: bool = False,
 ) -> Data:
@@ -108,14 +111,15 @@ def counts(split: Split) -> list[int]:
 def remove(letters: mnist.ImageSet, *names: str) -> None:
     for file in letters.files:
         if not names or file.name in names:
-            Path("letters", file.name).unlink()
+            Path("data", "letters", file.name).unlink()
 
 
 def test_mnist_works_with_no_files_and_no_network(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "nnlab")
-    data = load(1000, 500, 1000, name="mnist", folder=str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    data = load(1000, 500, 1000, name="mnist", folder="data/mnist")
     assert data.valid is not None
     assert data.test is not None
     for split, each in ((data.train, 100), (data.valid, 50), (data.test, 100)):
@@ -131,6 +135,7 @@ def test_mnist_works_with_no_files_and_no_network(
         "name": "mnist",
         "source": "bundled sample of mnist",
         "sha256": sample,
+        "mean_pixel": pytest.approx(float(data.train.inputs.double().mean()), rel=1e-6),
         "synthetic": False,
         "shape": [28, 28],
         "classes": list("0123456789"),
@@ -141,7 +146,7 @@ def test_mnist_works_with_no_files_and_no_network(
         "mean": None,
         "deviation": None,
     }
-    load(2000, 0, 10, name="mnist", folder=str(tmp_path))
+    load(2000, 0, 10, name="mnist", folder="data/mnist")
     assert caplog.messages == ["bundled sample of mnist"]
     assert list(tmp_path.iterdir()) == []
 
@@ -151,12 +156,12 @@ def test_official_files_go_before_the_sample(
 ) -> None:
     caplog.set_level(logging.INFO, "nnlab")
     data = load()
-    assert data.provenance["source"] == "official letters files in letters"
+    assert data.provenance["source"] == "official letters files in data/letters"
     assert data.provenance["sha256"] == {file.name: file.sha256 for file in letters.files}
     assert data.provenance["shape"] == [2, 1]
     assert len(data.train.labels) == 24
     assert load(source=Source.official).train.inputs is data.train.inputs
-    assert caplog.messages == ["official letters files in letters"]
+    assert caplog.messages == ["official letters files in data/letters"]
     bundled = load(source=Source.bundled)
     assert bundled.provenance["source"] == "bundled sample of letters"
     assert len(bundled.train.labels) == 12
@@ -165,16 +170,68 @@ def test_official_files_go_before_the_sample(
 def test_an_altered_file_is_an_error_even_where_the_sample_would_do(
     letters: mnist.ImageSet,
 ) -> None:
-    path = Path("letters", "test-images")
+    path = Path("data", "letters", "test-images")
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"\xff")
-    with pytest.raises(ValueError, match=r"letters/test-images is damaged.*delete it"):
+    with pytest.raises(
+        ValueError, match=r"letters/test-images is not .*SHA-256.*official"
+    ) as caught:
         load()
+    assert "delete" not in str(caught.value)
     path.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=r"letters/test-images is damaged.*delete it"):
+    with pytest.raises(ValueError, match=r"letters/test-images is damaged.*replace it"):
         load()
     path.write_bytes(content)
     assert len(load().train) == 6
+
+
+@pytest.mark.parametrize(
+    ("folder", "state"),
+    [
+        ("nowhere", "is no folder"),
+        ("empty", "lacks train-images, train-labels, test-images, test-labels;"),
+        ("some", "lacks test-images;"),
+        ("empty/file", "is no folder"),
+    ],
+)
+def test_a_named_folder_without_the_files_is_an_error(
+    letters: mnist.ImageSet, folder: str, state: str
+) -> None:
+    Path("empty").mkdir()
+    Path("empty", "file").touch()
+    shutil.copytree("data/letters", "some")
+    Path("some", "test-images").unlink()
+    with pytest.raises(ValueError, match=f"dataset.folder={folder} {state}.*source=bundled"):
+        load(folder=folder)
+    bundled = load(folder=folder, source=Source.bundled)
+    assert bundled.provenance["source"] == "bundled sample of letters"
+    assert not Path("nowhere").exists()
+
+
+def test_a_named_folder_is_used(letters: mnist.ImageSet) -> None:
+    Path("data", "letters").rename("mine")
+    assert load(folder="mine").provenance["source"] == "official letters files in mine"
+    Path("torchvision").mkdir()
+    Path("mine").rename("torchvision/raw")
+    source = load(folder="torchvision").provenance["source"]
+    assert source == "official letters files in torchvision"
+
+
+def test_a_folder_that_may_not_be_looked_at_is_named(
+    letters: mnist.ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = Path.stat
+
+    def locked(path: Path, **options: bool) -> os.stat_result:
+        if path.parent == Path("data/letters"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", locked)  # the superuser may look everywhere
+    with pytest.raises(ValueError, match="data/letters/train-images cannot be read: Permission"):
+        load()
+    with pytest.raises(ValueError, match=r"dataset\.folder=~nobody_at_all"):
+        load(folder="~nobody_at_all/mnist")
 
 
 def test_missing_files_are_named(letters: mnist.ImageSet, caplog: pytest.LogCaptureFixture) -> None:
@@ -182,10 +239,10 @@ def test_missing_files_are_named(letters: mnist.ImageSet, caplog: pytest.LogCapt
     remove(letters, "train-labels", "test-labels")
     assert load().provenance["source"] == "bundled sample of letters"
     assert caplog.messages == [
-        "bundled sample of letters (letters lacks train-labels, test-labels)"
+        "bundled sample of letters (data/letters lacks train-labels, test-labels)"
     ]
     for size, source in ((21, Source.auto), (6, Source.official)):
-        with pytest.raises(OSError, match="put these files into letters") as caught:
+        with pytest.raises(OSError, match="put these files into data/letters") as caught:
             load(size, source=source)
         assert "train-labels.gz, test-labels.gz" in str(caught.value)
         assert "images" not in str(caught.value).split("put these")[1]
@@ -208,7 +265,7 @@ def test_more_than_the_sample_is_fetched(
     remove(letters)
     with pytest.raises(OSError, match=why) as caught:
         ask()
-    for word in (*(f"{file.name}.gz" for file in letters.files), "into letters", DEAD):
+    for word in (*(f"{file.name}.gz" for file in letters.files), "into data/letters", DEAD):
         assert word in str(caught.value)
 
     fetched = []
@@ -219,8 +276,8 @@ def test_more_than_the_sample_is_fetched(
             (folder / name).write_bytes(content)
 
     monkeypatch.setattr(files, "fetch", fetch)
-    assert ask().provenance["source"] == "official letters files in letters"
-    assert fetched == [(Path("letters"), list(letters.files), letters.mirrors)]
+    assert ask().provenance["source"] == "official letters files in data/letters"
+    assert fetched == [(Path("data/letters"), list(letters.files), letters.mirrors)]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +292,7 @@ def test_more_than_the_sample_is_fetched(
         (lambda: load(test=13), "test_size=13 exceeds the 12 test examples of letters"),
         (
             lambda: load(20, source=Source.bundled),
-            "train_size=20 exceeds the 12 .*bundled sample.*source=auto.* into letters",
+            "train_size=20 exceeds the 12 .*bundled sample.*source=auto.* into data/letters",
         ),
         (lambda: load(99, source=Source.bundled), "train_size=99 exceeds .* lower train_size$"),
     ],

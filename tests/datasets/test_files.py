@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nnlab.datasets.files import File, fetch, find, read_idx
+from nnlab import messages
+from nnlab.datasets import files, mnist
+from nnlab.datasets.files import File, fetch, find, read_idx, read_input
 
 DEAD = "http://127.0.0.1:1/"
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -124,8 +127,10 @@ def test_changed_pixels_do_not_match_the_hash(
     content = bytearray(idx(image(shape)))
     known = hashlib.sha256(content).hexdigest()
     content[data.draw(st.integers(4 + 4 * len(shape), len(content) - 1))] ^= change
-    with pytest.raises(ValueError, match=f"official file has {known[:16]}.*delete it"):
+    with pytest.raises(ValueError, match=f"its SHA-256 is .*{known[:16]}") as caught:
         read_idx(write(tmp_path, bytes(content)), known)
+    assert "nnlab.fit" in str(caught.value)
+    assert "delete" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +164,69 @@ def test_a_missing_file_is_not_called_damaged(tmp_path: Path) -> None:
         read_idx(tmp_path / "nowhere")
 
 
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_folder, "it is a folder"),
+        (os.mkfifo, "it is a pipe"),
+        (lambda path: path.symlink_to("gone"), "it is a link to gone, which does not exist"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_idx, read_input])
+def test_what_is_no_file_is_named(
+    tmp_path: Path, make: Callable[[Path], None], reason: str, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "images-idx3-ubyte"
+    make(path)
+    with pytest.raises(ValueError, match=f"images-idx3-ubyte cannot be read: .*{reason}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a\0b", "null byte"), ("a" * 300, "too long"), ("a/b", "Not a directory")]
+)
+def test_names_that_no_file_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").touch()
+    with pytest.raises(ValueError, match=f"cannot be read: .*{reason}") as caught:
+        read_idx(Path(name))
+    assert "\0" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied", "x")])
+def test_a_file_that_may_not_be_read_is_named_as_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    path = write(tmp_path, idx(image([1])))
+    monkeypatch.setattr(Path, "open", refuse)  # the superuser may read everything
+    with pytest.raises(ValueError, match=f"{path} cannot be read: Permission denied") as caught:
+        read_idx(path)
+    assert "output_dir" not in str(messages.explain(caught.value))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_an_error_while_reading_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(stream: object) -> None:
+        raise error
+
+    monkeypatch.setattr(files, "_read_idx", fail)
+    with pytest.raises(ValueError, match=r"idx3-ubyte cannot be read: (Input/output|too large)"):
+        read_idx(write(tmp_path, idx(image([1]))))
+
+
 def published(name: str) -> tuple[File, bytes]:
     """Make up a published file: its hashes, and the .gz that mirrors serve."""
     content = idx(np.frombuffer(name.encode(), np.uint8))
@@ -178,6 +246,38 @@ def test_files_are_found_with_or_without_gz(tmp_path: Path) -> None:
     (tmp_path / "b-images").mkdir()
     found = {FILES[0]: tmp_path / "a-images", FILES[3]: tmp_path / "b-labels.gz"}
     assert find(tmp_path, FILES) == found
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{0}-idx3-ubyte",
+        "{0}-idx3-ubyte.gz",
+        "{0}.idx3-ubyte",
+        "{0}.idx3-ubyte.gz",
+        "{0}-idx3-ubyte/{0}-idx3-ubyte",
+        "{0}.idx3-ubyte/{0}-idx3-ubyte.gz",
+        "{0}-idx3-ubyte.gz/{0}.idx3-ubyte",
+        "MNIST/raw/{0}-idx3-ubyte.gz",
+        "MNIST/raw/{0}-idx3-ubyte/{0}.idx3-ubyte",
+    ],
+)
+def test_layouts_of_other_tools_are_found(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / layout.format("a-images")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    file = File("a-images-idx3-ubyte", "", "")
+    assert find(tmp_path, [file], ["raw", "MNIST/raw"]) == {file: path}
+
+
+def test_another_image_set_of_torchvision_is_left_alone(tmp_path: Path) -> None:
+    file = mnist.MNIST.files[0]
+    for parent in ("FashionMNIST/raw", "MNIST/raw"):
+        (tmp_path / parent).mkdir(parents=True)
+        (tmp_path / parent / file.name).touch()
+        path = tmp_path / parent / file.name
+        images = mnist.MNIST if parent == "MNIST/raw" else mnist.FASHION_MNIST
+        assert list(images.find(tmp_path).values()) == [path]
 
 
 class Quiet(SimpleHTTPRequestHandler):

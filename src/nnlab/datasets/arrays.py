@@ -42,7 +42,7 @@ class Arrays:
     one example before flattening, an image's channels last. full_size: the training examples
     that the whole dataset has, of which a source may hold a sample; full_test_size: its test
     examples. provenance: what identifies the content (JSON values), say hashes, as result.json
-    has it. synthetic: made by a program.
+    has it. mean_pixel: of the training images, in [0, 1]. synthetic: made by a program.
     """
 
     train: Partition
@@ -53,6 +53,7 @@ class Arrays:
     full_size: int
     full_test_size: int
     provenance: dict[str, Any] = field(default_factory=dict)
+    mean_pixel: float | None = None
     synthetic: bool = False
 
 
@@ -101,6 +102,17 @@ class Sizes:
     test: int | None
 
 
+def mean_pixel(images: NDArray[Any]) -> float:
+    """Return the mean of all pixels of images [N, ...], from 0 for black to 1.
+
+    >>> mean_pixel(np.array([[[0, 255], [0, 0]]], np.uint8))
+    0.25
+    """
+    # Half the time of NumPy's mean, which makes a float of every pixel.
+    sums = images.reshape(len(images), -1).sum(axis=1, dtype=np.uint32)
+    return float(sums.sum(dtype=np.float64) / (255 * images.size))
+
+
 def excess(name: str, counts: Counts, sizes: Sizes, balanced: bool) -> Excess | None:
     """Say which size so many examples of each class do not allow, and the remedy.
 
@@ -108,7 +120,8 @@ def excess(name: str, counts: Counts, sizes: Sizes, balanced: bool) -> Excess | 
     """
     if sizes.valid is None and not counts.valid:
         own = "valid_size=null takes the dataset's own validation partition"
-        return f"{own}, which {name} does not have", "give a number, say valid_size=500"
+        remedy = "give a number, say valid_size=500, or valid_size=0 for none"
+        return f"{own}, which {name} does not have", remedy
     drawn = 0 if counts.valid else sizes.valid or 0  # from the training partition
     for option, size, have, taken, split in (
         ("valid_size", sizes.valid, counts.valid, 0, "validation")
@@ -133,6 +146,9 @@ def _exceeds(
     balanced: bool,
 ) -> Excess | None:
     need, shown = (1, "null") if size is None else (size, str(size))
+    if need > 0 and sum(have) == 0:
+        none = "" if option == "train_size" else f"set {option}=0 for none, or "
+        return f"{option}={shown}: {name} has no {what}", f"{none}add some to its files"
     every = most(have, taken, even=False)
     even = most(have, taken, balanced and size is not None)
     left = f" left by valid_size={taken}" if taken > 0 else ""

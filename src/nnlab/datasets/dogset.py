@@ -5,33 +5,35 @@ Axes: N images, I = 64 * 64 * 3 values of an image, channels last.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
 import json
 import logging
 import os
+import re
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnlab.config import DogSetConfig
-from nnlab.datasets.arrays import Arrays, DataSource, Partition
+from nnlab.datasets import files, images
+from nnlab.datasets.arrays import Arrays, DataSource, Partition, mean_pixel
 from nnlab.records import write_whole
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 COLUMNS = ("filename", "semantic_label", "numeric_label", "partition")
 PARTITIONS = ("train", "valid", "test")
 SIZE = 64
 SHAPE = (SIZE, SIZE, 3)
 CACHE = ".cache"
+CACHE_VERSION = 2  # to be raised whenever the same file gives other pixels
 
 Pixels = NDArray[np.uint8]
 log = logging.getLogger("nnlab")
@@ -52,7 +54,7 @@ def choose(config: DogSetConfig) -> DataSource:
 
     Reading it raises ValueError naming the row or the file that is not as it should be.
     """
-    folder = Path(config.folder).expanduser()
+    folder = files.input_folder(config.folder)
     some = "" if config.num_classes is None else f", first {config.num_classes} breeds"
     resized = ", resized" if config.resize else ""
     return DataSource(f"DogSet in {folder}{some}{resized}", lambda: read(folder, config))
@@ -70,6 +72,7 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         )
     pixels, sha256 = read_pixels(folder, rows, config.resize)
     labels = np.array([row.label for row in rows])
+    warn_of_copies([(row, image) for row, image in zip(rows, pixels) if row.label < kept])
 
     def partition(name: str) -> Partition:
         mine = np.array([row.partition == name for row in rows]) & (labels < kept)
@@ -77,7 +80,11 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
 
     parts = {name: partition(name) for name in PARTITIONS}
     if len(parts["train"].labels) == 0:
-        raise ValueError(f"{folder / 'dogs.csv'} has no row with partition train")
+        of = "" if kept == len(classes) else f" of the first {kept} breeds"
+        raise ValueError(
+            f"{folder / 'dogs.csv'} has no row{of} with partition train; without training images "
+            f"nothing can be trained"
+        )
     return Arrays(
         train=parts["train"],
         valid=parts["valid"] if len(parts["valid"].labels) > 0 else None,
@@ -87,6 +94,7 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         full_size=len(parts["train"].labels),
         full_test_size=len(parts["test"].labels),
         provenance={"sha256": {"rows": digest_of(rows), "pixels": sha256}},
+        mean_pixel=mean_pixel(pixels),
     )
 
 
@@ -97,7 +105,7 @@ def read_rows(folder: Path) -> list[Row]:
     """Read and check dogs.csv."""
     path = folder / "dogs.csv"
     try:
-        content = path.read_bytes()
+        content = files.read_input(path)
     except FileNotFoundError:
         raise ValueError(
             f"there is no {path}; DogSet is a folder with dogs.csv (columns "
@@ -105,24 +113,17 @@ def read_rows(folder: Path) -> list[Row]:
             f"images/. Make one of any collection with `python -m nnlab.import_images FOLDER "
             f"{folder}`, or take generated images with dataset=dogset_synthetic"
         ) from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
-    table = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
-    if missing:
-        raise ValueError(f"{path} lacks the column {', '.join(missing)}; it needs {COLUMNS}")
     rows: list[Row] = []
-    seen: dict[str, int] = {}
-    for record in table:
-        row = read_row(f"{path} line {table.line_num}", table.line_num, record)
-        if row.filename in seen:
+    seen: dict[Path, int] = {}
+    for line, record in table_rows(path, decoded(path, content)):
+        row = read_row(f"{path} line {line}", line, record)
+        name = Path(row.filename)
+        if name in seen:
             raise ValueError(
-                f"{path} line {row.line}: {row.filename} is in line {seen[row.filename]} already; "
+                f"{path} line {line}: {row.filename} is in line {seen[name]} already; "
                 f"remove one of them"
             )
-        seen[row.filename] = row.line
+        seen[name] = line
         rows.append(row)
     if not rows:
         raise ValueError(f"{path} lists no image")
@@ -136,17 +137,85 @@ def digest_of(rows: Sequence[Row]) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def read_row(where: str, line: int, record: dict[str, str | None]) -> Row:
-    filename, breed, label, partition = (str(record[name] or "").strip() for name in COLUMNS)
+def decoded(path: Path, content: bytes) -> str:
+    """Return a list's text: UTF-8, or UTF-16 where it begins with its mark."""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
+    if "\0" in text:  # which the csv module of some Pythons takes
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{path} line {line} holds a NUL byte; save it as text in UTF-8")
+    return text
+
+
+def table_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield a list's rows, each with the number of its last line and its cells by column.
+
+    Blank rows are left out. Raises ValueError for a line that is no row, or no such header.
+    """
+    stated = re.match(r'"?sep=([,;\t])"?[,;\t]*(\r\n?|\n)', text, re.IGNORECASE)
+    before = 1 if stated else 0
+    text = text[stated.end() :] if stated else text
+    separator = stated[1] if stated else find_separator(text)
+    table = csv.reader(io.StringIO(text, newline=None), delimiter=separator)
+    header: list[str] = []
+    try:
+        for cells in table:
+            cells = [cell.strip() for cell in cells]
+            if not any(cell.strip(",;\t") for cell in cells):
+                continue
+            if header:
+                cells += [""] * (len(header) - len(cells))
+                yield before + table.line_num, dict(zip(header, cells))
+            else:
+                header = cells
+                check_header(path, header)
+    except csv.Error as error:
+        line = before + table.line_num
+        raise ValueError(f"{path} line {line} is no row of a table: {error}") from None
+    if not header:
+        raise ValueError(f"{path} is empty; it needs the columns {', '.join(COLUMNS)}")
+
+
+def find_separator(text: str) -> str:
+    """Return which of comma, semicolon and tab separates the columns, by the header.
+
+    >>> find_separator("filename;semantic_label;numeric_label;partition")
+    ';'
+    """
+    header = re.split(r"[\r\n]", text.lstrip("\r\n,;\t "), maxsplit=1)[0]
+
+    def columns(separator: str) -> int:
+        return len({cell.strip(' "') for cell in header.split(separator)} & set(COLUMNS))
+
+    return max(",;\t", key=columns)
+
+
+def check_header(path: Path, header: Sequence[str]) -> None:
+    """Raise ValueError unless every column is there once."""
+    wrong = [name for name in COLUMNS if header.count(name) != 1]
+    if wrong:
+        state = "has more than one column" if wrong[0] in header else "lacks the column"
+        raise ValueError(
+            f"{path} {state} {', '.join(wrong)}; its header is {', '.join(header)[:200]!r}, and "
+            f"it needs {', '.join(COLUMNS)}"
+        )
+
+
+def read_row(where: str, line: int, record: dict[str, str]) -> Row:
+    filename, breed, label, partition = (record[name] for name in COLUMNS)
     if not filename or Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise ValueError(f"{where}: filename={filename!r} is no file inside images/")
     if partition not in PARTITIONS:
         raise ValueError(f"{where}: partition={partition!r} is none of {', '.join(PARTITIONS)}")
     if not breed:
         raise ValueError(f"{where}: semantic_label is empty; name the breed")
-    if not label.isascii() or not label.isdigit():
-        raise ValueError(f"{where}: numeric_label={label!r} is no number of at least 0")
-    return Row(line, filename, breed, int(label), partition)
+    number = re.fullmatch(r"([0-9]{1,9})([.,]0*)?", label)  # spreadsheets write 3.0 or 3,0
+    if number is None:
+        raise ValueError(f"{where}: numeric_label={label!r} is no whole number of at least 0")
+    return Row(line, filename, breed, int(number[1]), partition)
 
 
 def check_labels(path: Path, rows: Sequence[Row]) -> None:
@@ -175,19 +244,24 @@ def check_labels(path: Path, rows: Sequence[Row]) -> None:
 def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels, str]:
     """Return the images [N, I] and the SHA-256 of their bytes, from the cache where it fits.
 
-    The cache is one file, named by a digest of all file names, sizes and times of change: after
-    any change there is none of that name. It begins with the SHA-256 of the rest.
+    The cache is one file, named by a digest of all file names, sizes, inodes and times of
+    change: after any change there is none of that name, nor in a copy of the folder, where the
+    images are decoded anew. It begins with the SHA-256 of the rest.
     """
-    key = hashlib.sha256(json.dumps([1, resize]).encode())
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, resize]).encode())
     for row in rows:
         try:
             found = (folder / "images" / row.filename).stat()
-        except OSError as error:
+            reason = None if stat.S_ISREG(found.st_mode) else "it is no file"
+        except (OSError, ValueError) as error:  # ValueError: of a name with a NUL
+            reason = getattr(error, "strerror", None) or str(error)
+        if reason is not None:
             raise ValueError(
                 f"{folder / 'dogs.csv'} line {row.line}: images/{row.filename} cannot be read "
-                f"({error.strerror}); put it there or remove the row"
-            ) from None
-        key.update(json.dumps([row.filename, found.st_size, found.st_mtime_ns]).encode())
+                f"({reason}); put it there or remove the row"
+            )
+        times = (found.st_mtime_ns, found.st_ctime_ns)
+        key.update(json.dumps([row.filename, found.st_size, found.st_ino, *times]).encode())
     cache = folder / CACHE / f"{key.hexdigest()[:32]}.pixels"
     cached = read_cache(cache, len(rows))
     if cached is not None:
@@ -205,7 +279,7 @@ def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels
     return pixels, digest.hexdigest()
 
 
-def read_cache(path: Path, images: int) -> tuple[Pixels, str] | None:
+def read_cache(path: Path, count: int) -> tuple[Pixels, str] | None:
     """Return what was cached and its SHA-256, None if there is nothing or it is damaged."""
     try:
         with path.open("rb") as file:
@@ -213,11 +287,11 @@ def read_cache(path: Path, images: int) -> tuple[Pixels, str] | None:
             pixels = np.fromfile(file, np.uint8)
     except OSError:
         return None
-    whole = pixels.size == images * SIZE * SIZE * 3
+    whole = pixels.size == count * SIZE * SIZE * 3
     if not whole or hashlib.sha256(pixels.data).digest() != digest:
         log.info("%s is damaged; decoding the images anew", path)
         return None
-    return pixels.reshape(images, -1), digest.hex()
+    return pixels.reshape(count, -1), digest.hex()
 
 
 def decode(folder: Path, rows: Sequence[Row], resize: bool) -> Pixels:
@@ -247,27 +321,35 @@ def read_image(path: Path, where: str, resize: bool) -> Pixels:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with files.open_input(path) as file, Image.open(file) as image:
             if resize:
-                return np.asarray(fit(image, SIZE))
-            if image.size != (SIZE, SIZE) or image.mode != "RGB":
-                width, height = image.size
-                raise ValueError(
-                    f"is {width}x{height} in mode {image.mode}, not {SIZE}x{SIZE} in RGB; "
-                    f"dataset.resize=true crops and converts"
-                )
-            return np.asarray(image)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{where} is far too large ({error}); remove the row") from None
-    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
-        raise ValueError(f"{where} is damaged ({error}); replace it") from None
-    except ValueError as error:
-        raise ValueError(f"{where} {error}") from None
+                return np.asarray(images.fit(image, SIZE))
+            plain = image.mode == "RGB" and "transparency" not in image.info
+            if image.size == (SIZE, SIZE) and plain:
+                return np.asarray(images.rgb(image))
+            size = f"{image.width}x{image.height}"
+            kind = image.mode if image.mode != "RGB" or plain else "RGB with a transparent colour"
+    except Exception as error:  # decoders raise anything for damaged files
+        reason = images.explained(error)
+        raise ValueError(f"{where} cannot be read: {reason}; replace it") from None
+    raise ValueError(
+        f"{where} is {size} in mode {kind}, not {SIZE}x{SIZE} in RGB; dataset.resize=true crops "
+        f"and converts"
+    )
 
 
-def fit(image: Image, size: int) -> Image:
-    """Return the middle of an image as a square of size x size in RGB, upright."""
-    from PIL import Image, ImageOps
-
-    upright = ImageOps.exif_transpose(image).convert("RGB")
-    return ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+def warn_of_copies(listed: Sequence[tuple[Row, Pixels]]) -> None:
+    """Say which images [I] of different partitions have the same pixels."""
+    first: dict[bytes, Row] = {}
+    copies = []
+    for row, image in listed:
+        other = first.setdefault(hashlib.sha256(image.data).digest(), row)
+        if other.partition != row.partition:
+            copies.append((row, other))
+    if copies:
+        row, other = copies[0]
+        log.warning(
+            f"{len(copies)} of the images have the pixels of one in another partition, say "
+            f"{row.filename} ({row.partition}) and {other.filename} ({other.partition}): results "
+            f"on them say little; leave one of each out of dogs.csv"
+        )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlab.config import SyntheticConfig
-from nnlab.datasets.arrays import Arrays, DataSource, Partition
+from nnlab.datasets.arrays import Arrays, DataSource, Partition, mean_pixel
 from nnlab.datasets.dogset import SHAPE, SIZE
 
 CLASSES = tuple(f"synthetic {number}" for number in range(10))
@@ -64,6 +64,7 @@ def make(kept: int) -> Arrays:
         full_size=len(parts["train"].labels),
         full_test_size=len(parts["test"].labels),
         provenance=provenance(),
+        mean_pixel=mean_pixel(parts["train"].inputs),
         synthetic=True,
     )
 

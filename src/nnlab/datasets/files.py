@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import math
+import stat
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 TIMEOUT = 10.0  # seconds without an answer before the next mirror is tried
 CHUNK = 2**20
+REMEDY = (
+    "replace it by the official file, from a backup or fetched anew (dataset.source=official "
+    "with dataset.folder= an empty folder). Data of your own: images by `python -m "
+    "nnlab.import_images` and dataset=dogset, arrays by nnlab.fit in Python"
+)
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,83 @@ class File:
     gz_sha256: str
 
 
-def find(folder: Path, files: Sequence[File]) -> dict[File, Path]:
-    """Return where each file is, as it is or as .gz; those not in the folder are left out."""
+def open_input(path: Path) -> BinaryIO:
+    """Open a file that is to be read.
+
+    Raises ValueError naming it where it cannot be read or is no file (a pipe would be waited
+    for without end), FileNotFoundError where there is none. Neither is mistaken for an error
+    of a file that is to be written.
+    """
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISREG(kind):
+            return path.open("rb")
+        reason = "it is a folder" if stat.S_ISDIR(kind) else "it is a pipe or a device, no file"
+    except FileNotFoundError:
+        if not path.is_symlink():
+            raise FileNotFoundError(f"there is no file {path}") from None
+        reason = f"it is a link to {path.readlink()}, which does not exist"
+    except (OSError, ValueError) as error:
+        raise ValueError(_unreadable(path, error)) from None
+    raise ValueError(f"{path} cannot be read: {reason}")
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Say what was to be read and why it cannot: also of an OSError, whose file explain would
+    take for one that is to be written, and of a name with a NUL, which is a ValueError."""
+    reason = getattr(error, "strerror", None) or str(error) or "too large"  # MemoryError
+    return f"{str(path) if str(path).isprintable() else repr(str(path))} cannot be read: {reason}"
+
+
+def read_input(path: Path) -> bytes:
+    """Read a whole file. Raises as ``open_input`` does."""
+    with open_input(path) as file:
+        try:
+            return file.read()
+        except (OSError, MemoryError) as error:
+            raise ValueError(_unreadable(path, error)) from None
+
+
+def input_folder(name: str) -> Path:
+    """Return the folder that dataset.folder names. Raises ValueError for an unknown ~user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"dataset.folder={name} is not possible: {error}") from None
+
+
+def find(folder: Path, files: Sequence[File], below: Sequence[str] = ()) -> dict[File, Path]:
+    """Return where each file is; those that are not there are left out.
+
+    below: folders in this one to look in as well. A file may be a .gz, may be spelt
+    train-images.idx3-ubyte, and may lie in a folder of that name, as Kaggle packs it.
+    Raises ValueError naming what may not be looked at.
+    """
+    folders = [folder, *(folder / name for name in below)]
     found = {}
     for file in files:
-        for path in (folder / file.name, folder / f"{file.name}.gz"):
-            if file not in found and path.is_file():
-                found[file] = path
+        path = next(filter(_is_there, _places(folders, file.name)), None)
+        if path is not None:
+            found[file] = path
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether there is something other than a folder."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return path.is_symlink()  # to nothing: read_idx says so
+    except (OSError, ValueError) as error:
+        raise ValueError(_unreadable(path, error)) from None
+
+
+def _places(folders: Sequence[Path], name: str) -> Iterator[Path]:
+    """List where a file may be, the likeliest first."""
+    names = [each + end for each in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
+    for folder in folders:
+        yield from (folder / name for name in names)
+        yield from (folder / packed / name for packed, name in itertools.product(names, names))
 
 
 def fetch(
@@ -88,28 +165,21 @@ def read_idx(path: Path, sha256: str | None = None) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes, compressed by gzip or not.
 
     sha256: of the content (not of the .gz), where it is known. Returns an array of the
-    dimensions in the header. Raises ValueError naming the file if its magic number,
-    dimensions, length, compression or hash is wrong.
+    dimensions in the header. Raises ValueError naming the file if it cannot be read, or its
+    magic number, dimensions, length, compression or hash is wrong.
     Format: http://yann.lecun.com/exdb/mnist/
     """
-    try:
-        with path.open("rb") as raw:
+    with open_input(path) as raw:
+        try:
             compressed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if compressed else path.open("rb") as stream:
-            header = stream.read(4)
-            axes = header[3] if len(header) == 4 else 0
-            if header[:3] != b"\0\0\x08" or not 1 <= axes <= 4:
-                raise ValueError(f"magic number {header.hex()} is not 00000801 to 00000804")
-            header += stream.read(4 * axes)
-            shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
-            if len(header) != 4 + 4 * axes or 0 in shape:
-                raise ValueError(f"dimensions {shape} are not {axes} numbers of at least 1")
-            # Piece by piece: what a forged header claims is never allocated at once.
-            length, body = math.prod(shape), bytearray()
-            while piece := stream.read(min(CHUNK, length + 1 - len(body))):
-                body += piece
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(_damaged(path, str(error))) from error
+            raw.seek(0)
+            with gzip.open(raw) if compressed else raw as stream:
+                header, shape, body = _read_idx(stream)
+        except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(_damaged(path, str(error))) from error
+        except (OSError, MemoryError) as error:
+            raise ValueError(_unreadable(path, error)) from error
+    length = math.prod(shape)
     if len(body) != length:
         have = f"more than {length:,}" if len(body) > length else f"only {len(body):,}"
         raise ValueError(_damaged(path, f"{have} bytes follow the header {shape}, not {length:,}"))
@@ -117,10 +187,29 @@ def read_idx(path: Path, sha256: str | None = None) -> NDArray[np.uint8]:
         digest = hashlib.sha256(header)
         digest.update(body)
         if digest.hexdigest() != sha256:
-            what = f"SHA-256 {digest.hexdigest()[:16]}…, but the official file has {sha256[:16]}…"
-            raise ValueError(_damaged(path, what))
+            raise ValueError(
+                f"{path} is not the official file: its SHA-256 is {digest.hexdigest()[:16]}…, that "
+                f"of the official file {sha256[:16]}…; {REMEDY}"
+            )
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
+def _read_idx(stream: BinaryIO | gzip.GzipFile) -> tuple[bytes, list[int], bytearray]:
+    """Return the header, the dimensions it states and the bytes that follow, at most one more
+    than it states: what a forged header claims is never allocated at once."""
+    header = stream.read(4)
+    axes = header[3] if len(header) == 4 else 0
+    if header[:3] != b"\0\0\x08" or not 1 <= axes <= 4:
+        raise ValueError(f"magic number {header.hex()} is not 00000801 to 00000804")
+    header += stream.read(4 * axes)
+    shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
+    if len(header) != 4 + 4 * axes or 0 in shape:
+        raise ValueError(f"dimensions {shape} are not {axes} numbers of at least 1")
+    length, body = math.prod(shape), bytearray()
+    while piece := stream.read(min(CHUNK, length + 1 - len(body))):
+        body += piece
+    return header, shape, body
+
+
 def _damaged(path: Path, what: str) -> str:
-    return f"{path} is damaged or altered: {what}; delete it to have it fetched again"
+    return f"{path} is damaged or altered: {what}; {REMEDY}"

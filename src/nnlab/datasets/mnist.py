@@ -27,6 +27,7 @@ from nnlab.datasets.arrays import (
     Sizes,
     as_floats,
     excess,
+    mean_pixel,
 )
 from nnlab.datasets.files import File, read_idx
 
@@ -47,7 +48,8 @@ class Sample:
 class ImageSet:
     """Where an image set comes from, and how many examples of each class it holds.
 
-    files: training images, training labels, test images, test labels.
+    files: training images, training labels, test images, test labels. torchvision: the folder
+    that torchvision keeps them in, below the one it is given.
     """
 
     name: str
@@ -56,6 +58,16 @@ class ImageSet:
     mirrors: tuple[str, ...]
     counts: Counts
     sample: Sample | None = None
+    torchvision: str = "raw"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of conf/dataset, which may lack the files; another one was named."""
+        return Path("data", self.name)
+
+    def find(self, folder: Path) -> dict[File, Path]:
+        """Return where each file is; those that are not there are left out."""
+        return files.find(folder, self.files, ("raw", self.torchvision))
 
 
 def choose(config: IdxConfig, sizes: Sizes) -> DataSource:
@@ -68,15 +80,22 @@ def choose(config: IdxConfig, sizes: Sizes) -> DataSource:
         known = ", ".join(IMAGE_SETS)
         raise ValueError(f"dataset.name={config.name} is not known; choose one of {known}")
     images = IMAGE_SETS[config.name]
-    folder = Path(config.folder).expanduser()
+    folder = files.input_folder(config.folder)
     too_many = excess(images.name, images.counts, sizes, config.balanced)
     lacking = _sample_lacks(images, config, sizes)
-    found = files.find(folder, images.files)
+    found = images.find(folder) if config.source is not Source.bundled else {}
     missing = [file for file in images.files if file not in found]
 
     if config.source is Source.bundled and lacking is not None:
         official = f", or set dataset.source=auto and put the official files into {folder}"
         raise ValueError("; ".join(lacking) + ("" if too_many else official))
+    if config.source is Source.auto and missing and lacking is None and folder != images.folder:
+        state = f"lacks {named(missing)}" if folder.is_dir() else "is no folder"
+        raise ValueError(
+            f"dataset.folder={config.folder} {state}; give the folder of the official "
+            f"{images.name} files, have them fetched into it with dataset.source=official, or "
+            f"take the bundled sample with dataset.source=bundled"
+        )
     if config.source is Source.bundled or (missing and lacking is None):
         some = config.source is Source.auto and len(missing) < len(images.files)
         note = f" ({folder} lacks {named(missing)})" if some else ""
@@ -100,7 +119,7 @@ def here(images: ImageSet, folder: Path, lacking: Excess | None) -> Mapping[File
 
     lacking: why the sample does not do, and what would.
     """
-    found = files.find(folder, images.files)
+    found = images.find(folder)
     missing = [file for file in images.files if file not in found]
     if not missing:
         return found
@@ -110,7 +129,7 @@ def here(images: ImageSet, folder: Path, lacking: Excess | None) -> Mapping[File
         files.fetch(folder, missing, images.mirrors)
     except OSError as error:
         raise OSError(f"{reason}, but {error}; or {remedy}") from error
-    return files.find(folder, images.files)
+    return images.find(folder)
 
 
 def named(wanted: Sequence[File]) -> str:
@@ -119,7 +138,7 @@ def named(wanted: Sequence[File]) -> str:
 
 def identify_official(images: ImageSet, folder: Path) -> dict[str, Any] | None:
     """Return the SHA-256 of each file's content, None where one has yet to be downloaded."""
-    found = files.find(folder, images.files)
+    found = images.find(folder)
     if len(found) < len(images.files):
         return None
     return {"sha256": {file.name: files.content_sha256(found[file], file) for file in found}}
@@ -154,7 +173,7 @@ def read_sample(images: ImageSet) -> Arrays:
     """Read the bundled sample. Raises ValueError if it is not as it was published."""
     sample = images.sample
     assert sample is not None
-    content = sample.path.read_bytes()
+    content = files.read_input(sample.path)
     if hashlib.sha256(content).hexdigest() != sample.sha256:
         raise ValueError(f"{sample.path} is damaged: its SHA-256 is wrong; install nnlab again")
     with np.load(io.BytesIO(content)) as arrays:
@@ -188,6 +207,7 @@ def _arrays(images: ImageSet, parts: list[Bytes], where: str, sha256: dict[str, 
         full_size=sum(images.counts.train),
         full_test_size=sum(images.counts.test),
         provenance={"sha256": sha256},
+        mean_pixel=mean_pixel(parts[0]),
     )
 
 
@@ -227,6 +247,7 @@ MNIST = ImageSet(
         train=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
         test=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
     ),
+    torchvision="MNIST/raw",
     sample=Sample(
         Path(__file__).with_name("mnist_sample.npz"),
         "4a0e6299fb49357150398b68c326a564fd0f127838ecf18332adfa0638a1bdd3",
@@ -275,6 +296,7 @@ FASHION_MNIST = ImageSet(
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ),
     counts=Counts(train=(6000,) * 10, test=(1000,) * 10),
+    torchvision="FashionMNIST/raw",
 )
 
 IMAGE_SETS = {images.name: images for images in (MNIST, FASHION_MNIST)}

@@ -96,6 +96,7 @@ def load(
         "source": source,
         **arrays.provenance,
         "content": content(config, sizes),
+        "mean_pixel": arrays.mean_pixel,
         "synthetic": arrays.synthetic,
         "shape": list(arrays.shape),
         "classes": list(arrays.classes),
