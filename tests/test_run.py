@@ -420,6 +420,65 @@ def test_hydras_optuna_sweeper_optimises_the_objective(tmp_path: Path) -> None:
     assert f"best_value: {max(found)}" in best
 
 
+def test_results_are_those_of_the_weights_that_were_kept(tmp_path: Path) -> None:
+    """A sweep of Optuna, whose trials overfit and go back to their best epoch."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = nnlab_run(
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"),
+        "hydra.sweeper.sampler.seed=1",
+        *(
+            "train_size=100",
+            "valid_size=100",
+            "test_size=100",
+            "optimizer=adam",
+            "optimizer.lr=0.01",
+        ),
+        *("stopping=patience", "stopping.patience=5", "model.hidden=[32]"),
+        "batch_size=choice(5,10,20,50)",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "outputs" / "mnist"
+    names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+    kept, last = {}, {}
+    for folder in study.glob("batch_size=*"):
+        record, epochs = result(folder), rows(folder)
+        assert record["weights_of_epoch"] == record["epochs"] - 5
+        for name in names:
+            # metrics.csv keeps nine digits
+            ours = pytest.approx(float(epochs[record["weights_of_epoch"] - 1][name]), rel=1e-8)
+            assert record[name] == ours
+            assert record[f"last_{name}"] == pytest.approx(float(epochs[-1][name]), rel=1e-8)
+        kept[folder.name], last[folder.name] = record["valid_loss"], record["last_valid_loss"]
+    best = (study / "optimization_results.yaml").read_text()
+    assert f"best_value: {min(kept.values())}" in best
+    assert min(kept, key=kept.__getitem__).partition("=")[2] in best
+    with (study / "summary.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert float(row["valid_loss"]) == pytest.approx(kept[row["folder"]], rel=1e-8)
+            assert float(row["last_valid_loss"]) == pytest.approx(last[row["folder"]], rel=1e-8)
+
+
+def test_a_search_without_validation_goes_no_further(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.01,0.3)")
+    for options, message in (
+        ((), "there is no validation set; set valid_size (say valid_size=500)"),
+        (("hydra/launcher=basic",), "there is no validation set; set valid_size"),
+        (
+            ("valid_size=20", "objective=valid_accuracy"),
+            "would minimize objective=valid_accuracy; set hydra.sweeper.direction=maximize",
+        ),
+    ):
+        done = nnlab_run(*QUICK, *search, *options, cwd=tmp_path)
+        assert done.returncode == 1, done.stdout
+        assert message in done.stderr
+        assert not list(tmp_path.glob("outputs/*/*/result.json"))
+    done = nnlab_run(*QUICK, *search, "objective=test_loss", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "objective=test_loss: the test set chooses the best run here" in done.stdout
+
+
 def test_the_report_can_be_made_again(tmp_path: Path) -> None:
     assert nnlab_run(*QUICK[::2], "train_size=40,60", "-m", cwd=tmp_path).returncode == 0
     study = tmp_path / "outputs" / "mnist"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import threading
@@ -14,8 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, hydra_jobs, model, sweep
+from nnlab import config, datasets, hydra_jobs, model, sweep
 from nnlab.config import CONF
+from nnlab.datasets import splits
 from nnlab.engines import Run, Trained, dual, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.records import RunFolder
@@ -127,6 +129,31 @@ def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
     assert not bad.folder.exists()
     assert outcomes[1].result is not None
     assert outcomes[1].result["status"] == "finished"
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, csv.Error, AssertionError])
+def test_an_error_of_any_kind_while_a_run_is_prepared_is_that_run_alone(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_for = splits.load_for
+
+    def broken(options: config.Config) -> splits.Data:
+        if options.seed == 1:
+            raise kind("no codec")
+        return load_for(options)
+
+    monkeypatch.setattr(datasets, "load_for", broken, raising=False)
+    jobs = [job(tmp_path / f"seed={seed}", f"seed={seed}") for seed in (0, 1, 2)]
+    outcomes = sweep.train(jobs)
+    assert [status(each.folder) for each in jobs] == ["finished", "failed", "finished"]
+    assert f"{kind.__name__}: no codec" in (jobs[1].folder / "run.log").read_text()
+    assert "Traceback" in (jobs[1].folder / "run.log").read_text()
+    assert isinstance(outcomes[1].error, kind)
+    # Nothing is written where nothing was to be.
+    plan = job(tmp_path / "plan", "seed=1", "plan=true")
+    (outcome,) = sweep.train([plan])
+    assert isinstance(outcome.error, kind)
+    assert not plan.folder.exists()
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:

@@ -269,11 +269,21 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             }
         except Exception as error:
             outcome.error = error
+            if messages.explain(error) is None and not config.plan:
+                keep_traceback(outcome, error)
             continue
         tasks.append(Task(outcome, config, run, engine, place, identity))
     for reason in sorted(fallbacks):
         log.info("engine=torch: %s", reason)
     return tasks
+
+
+def keep_traceback(outcome: Outcome, error: Exception) -> None:
+    """Record a run that failed before it could be trained, by an error nobody foresaw."""
+    job = outcome.job
+    with contextlib.suppress(OSError):  # the folder may be what failed
+        identity = {"name": job.name, "overrides": job.overrides, **job.identity}
+        records.RunFolder(outcome.folder, identity, job.hydra_files).fail(error)
 
 
 def train_distinct(tasks: Sequence[Task]) -> None:
