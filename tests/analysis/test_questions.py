@@ -191,8 +191,8 @@ def test_a_run_that_saw_other_data_is_not_asked(tmp_path: Path) -> None:
     assert outcome(tmp_path / "a", *quick).error is None
     file = tmp_path / "a" / "result.json"
     record = json.loads(file.read_text())
-    record["dataset"]["sha256"] = "0" * 64
+    record["dataset"]["content"] = "0" * 16
     file.write_text(json.dumps(record))
     done = outcome(tmp_path / "a", *quick, "evaluation=[weights]")
-    assert "saw other data than there are now (sha256 differ)" in str(done.error)
+    assert "saw other data than there are now (bundled sample of mnist)" in str(done.error)
     assert not (tmp_path / "a" / "weights.png").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,9 @@ def ask(config: Config, folder: Path) -> list[Path]:
 
 
 def refuse_other_data(recorded: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
-    """Raise ValueError where a run saw other data than there are now."""
-    now = json.loads(json.dumps(found))  # as result.json has it
-    differ = [key for key in sorted({*recorded, *now}) if recorded.get(key) != now.get(key)]
-    if differ:
+    """Raise ValueError where a run saw other data than there are now, wherever these lie."""
+    if any(recorded.get(key) != found[key] for key in ("content", "classes", "sizes")):
         raise ValueError(
-            f"the run in {folder} saw other data than there are now ({', '.join(differ)} differ); "
-            f"bring them back, or train it anew with force=true"
+            f"the run in {folder} saw other data than there are now ({found['source']}); "
+            f"bring those back, or train it anew with force=true"
         )
