@@ -17,7 +17,7 @@ from torch import Tensor
 from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.network import Network
+from nnlab.network import Network, log_odds
 from nnlab.records import write_whole
 from nnlab.report import figures
 
@@ -27,6 +27,7 @@ class Mistake:
     """An example that the network got wrong.
 
     place: its position in the split. rank: 1 for the most confident mistake of its class.
+    log_odds: of the predicted class, which tells apart what rounds to a probability of 1.
     """
 
     rank: int
@@ -35,6 +36,7 @@ class Mistake:
     predicted: int
     probability: float  # of the predicted class
     probability_true: float
+    log_odds: float
 
 
 def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
@@ -47,10 +49,10 @@ def answer(network: Network, data: Data, config: Config, folder: Path) -> list[P
             f"give it a number, or choose hardest.split"
         )
     inputs, labels = split.inputs[split.index], split.labels[split.index]
-    probabilities = network.probabilities(inputs)
+    logits = network.logits(inputs)
     count = len(network.classes)
-    matrix = confusion(labels, probabilities.argmax(1), count)
-    wrong = mistakes(labels, probabilities, count, config.hardest.per_class)
+    matrix = confusion(labels, logits.argmax(1), count)
+    wrong = mistakes(labels, logits, count, config.hardest.per_class)
     about = f"{pictures.named(network)}, {len(labels):,} {name} examples"
     files = [
         write_confusion(matrix, network.classes, folder / "confusion.csv"),
@@ -76,20 +78,22 @@ def confusion(labels: Tensor, predicted: Tensor, classes: int) -> NDArray[np.int
     return matrix
 
 
-def mistakes(labels: Tensor, probabilities: Tensor, classes: int, most: int) -> list[Mistake]:
+def mistakes(labels: Tensor, logits: Tensor, classes: int, most: int) -> list[Mistake]:
     """Return for each class, in order, the mistakes with the highest probability.
 
-    labels: [N] int64, probabilities: [N, K]; at most ``most`` of each class.
+    labels: [N] int64, logits: [N, K]; at most ``most`` of each class.
     """
-    highest, predicted = probabilities.max(1)
+    logits = logits.double()  # in float32 a probability below 1e-45 is 0
+    predicted, probabilities = logits.argmax(1), logits.softmax(1)
+    sure = log_odds(logits, predicted)
     found = []
     for label in range(classes):
         places = ((labels == label) & (predicted != label)).nonzero().flatten()
-        order = highest[places].argsort(descending=True, stable=True)[:most]
+        order = sure[places].argsort(descending=True, stable=True)[:most]
         for rank, place in enumerate(places[order].tolist(), 1):
-            guess, sure = int(predicted[place]), float(highest[place])
-            true = float(probabilities[place, label])
-            found.append(Mistake(rank, place, label, guess, sure, true))
+            guess = int(predicted[place])
+            both = probabilities[place, guess].item(), probabilities[place, label].item()
+            found.append(Mistake(rank, place, label, guess, *both, sure[place].item()))
     return found
 
 
@@ -97,11 +101,12 @@ def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path
     rows = [
         [
             *(each.rank, each.place, classes[each.true], classes[each.predicted]),
-            *(f"{each.probability:.6g}", f"{each.probability_true:.6g}"),
+            *(f"{each.probability:.6g}", f"{each.probability_true:.6g}", f"{each.log_odds:.6g}"),
         ]
         for each in wrong
     ]
-    header = ["rank", "position", "true", "predicted", "probability", "probability_of_true"]
+    header = ["rank", "position", "true", "predicted"]
+    header += ["probability", "probability_of_true", "log_odds"]
     return write_csv([header, *rows], path)
 
 
