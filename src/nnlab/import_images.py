@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnlab import terminal
 from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE, fit
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -27,12 +28,14 @@ SYNSET = re.compile(r"n\d{8}-")  # of ImageNet, before the name
 SIZES = {"train": 7665, "valid": 2000, "test": 500}
 
 
+@terminal.standard_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m nnlab.import_images",
         description=(__doc__ or "").partition(": ")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    terminal.add_version(parser)
     parser.add_argument("source", type=Path, metavar="FOLDER", help="the collection")
     parser.add_argument("target", type=Path, help="the folder to make, say data/dogset")
     for name in PARTITIONS:
@@ -46,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written = import_images(given.source, given.target, sizes, given.classes, given.seed)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        terminal.complain(error)
         return 1
     counts = ", ".join(f"{sizes[name]:,} {name}" for name in PARTITIONS)
-    print(f"{given.target}: {counts} images of {written} classes, {SIZE}x{SIZE} RGB")
-    print(f"next: python -m nnlab.describe dataset=dogset dataset.folder={given.target}")
+    terminal.say(
+        f"{given.target}: {counts} images of {written} classes, {SIZE}x{SIZE} RGB",
+        f"next: python -m nnlab.describe dataset=dogset dataset.folder={given.target}",
+    )
     return 0
 
 

@@ -171,7 +171,7 @@ def examples(
 
     def said(probabilities: Tensor) -> str:
         ((name, sure),) = hardest.top_classes(probabilities, network.classes, 1)
-        return f"{name} {sure:.0%}"
+        return f"{figures.plain(name, 20)} {sure:.0%}"
 
     rows = {}
     for number, place in enumerate(places):

@@ -20,6 +20,7 @@ from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
 from nnlab.records import write_whole
 from nnlab.report import figures
+from nnlab.text import class_for_csv
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def mistakes(labels: Tensor, logits: Tensor, classes: int, most: int) -> list[Mi
 def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path:
     rows = [
         [
-            *(each.rank, each.place, classes[each.true], classes[each.predicted]),
+            *(each.rank, each.place),
+            *(class_for_csv(classes[label]) for label in (each.true, each.predicted)),
             *(f"{each.probability:.6g}", f"{each.probability_true:.6g}", f"{each.log_odds:.6g}"),
         ]
         for each in wrong
@@ -111,14 +113,14 @@ def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path
 
 
 def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -> Path:
-    rows = [[name, *counts] for name, counts in zip(classes, matrix.tolist())]
+    rows = [[class_for_csv(name), *counts] for name, counts in zip(classes, matrix.tolist())]
     return write_csv([["true \\ predicted", *classes], *rows], path)
 
 
 def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
     return path
 
 
@@ -127,7 +129,7 @@ def draw_mistakes(wrong: list[Mistake], inputs: Tensor, network: Network, about:
     images = network.pixels(inputs[[each.place for each in wrong]])
     rows: dict[int, list[tuple[Tensor, str]]] = {}
     for each, image in zip(wrong, images):
-        guess = network.classes[each.predicted]
+        guess = figures.plain(network.classes[each.predicted], 20)
         caption = f"{guess}\n{each.probability:.0%} (true {each.probability_true:.1%})"
         rows.setdefault(each.true, []).append((image, caption))
     named = {network.classes[label]: row for label, row in rows.items()}
@@ -139,7 +141,9 @@ def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) ->
     """Draw the confusion matrix, each row coloured by its shares, each cell with its count."""
     count = len(classes)
     edge = min(0.42, 8 / count)
-    left, bottom = 1.1, 1.0
+    names = [figures.plain(name, 24) for name in classes]
+    longest = max(map(len, names))
+    left, bottom = max(1.1, 0.4 + 0.065 * longest), max(1.0, 0.4 + 0.065 * longest)
     figure = Figure((left + count * edge + 0.75, bottom + count * edge + 0.5), dpi=figures.DPI)
     width, height = figure.get_size_inches()
     place = (left / width, bottom / height, count * edge / width, count * edge / height)
@@ -149,9 +153,9 @@ def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) ->
     bar = figure.add_axes((place[0] + place[2] + 0.1 / width, place[1], 0.1 / width, place[3]))
     figure.colorbar(image, cax=bar).set_label("Share of the true class", size=figures.FONT)
     bar.tick_params(labelsize=figures.FONT - 1)
-    steep = any(len(name) > 3 for name in classes)
-    axes.set_xticks(range(count), classes, size=figures.FONT - 1, rotation=90 if steep else 0)
-    axes.set_yticks(range(count), classes, size=figures.FONT - 1)
+    steep = longest > 3
+    axes.set_xticks(range(count), names, size=figures.FONT - 1, rotation=90 if steep else 0)
+    axes.set_yticks(range(count), names, size=figures.FONT - 1)
     axes.set_xlabel("Predicted class", size=figures.FONT)
     axes.set_ylabel("True class", size=figures.FONT)
     if count <= 20:
