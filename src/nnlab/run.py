@@ -65,8 +65,7 @@ def alone() -> Iterator[None]:
     # Else Python's last search for garbage goes through all of torch: 0.3 s.
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
-    sweep.history.clear()
-    records.git_revision.cache_clear()
+    forget()
     try:
         with terminal.logging_restored():
             yield
@@ -78,11 +77,22 @@ def alone() -> Iterator[None]:
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra_now, composed
-        sweep.history.clear()
-        if "nnlab.report.drawing" in sys.modules:  # else nothing was drawn, and numpy not imported
-            from nnlab.report import drawing
+        forget()
 
-            drawing.stop()
+
+def forget() -> None:
+    """Drop what a command keeps while it lasts."""
+    sweep.history.clear()
+    records.git_revision.cache_clear()
+    # What a command did not need is not imported for this: it takes a while.
+    if "nnlab.datasets" in sys.modules:
+        from nnlab import datasets
+
+        datasets.forget()
+    if "nnlab.report.drawing" in sys.modules:
+        from nnlab.report import drawing
+
+        drawing.stop()
 
 
 if __name__ == "__main__":

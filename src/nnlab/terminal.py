@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+NAME = 20  # columns of a terminal that a name is given before its line is broken
 BROKEN_PIPE = 141  # the exit status that shells have for a command that nobody reads any more
 
 
@@ -54,24 +55,29 @@ def standard_streams() -> Iterator[None]:
     """
     before = sys.stdout, sys.stderr
     out, err = Output(1), Output(2)
+    log = logging.getLogger("nnlab")
+    ended = None
     with contextlib.ExitStack() as opened:
         if sys.stdout is sys.__stdout__:
             sys.stdout = text_stream(sys.stdout, out, opened)
         if sys.stderr is sys.__stderr__:
             sys.stderr = text_stream(sys.stderr, err, opened)
-        log = logging.getLogger("nnlab")
         log.addFilter(visible_record)
         try:
             yield
+        except SystemExit as raised:
+            ended = raised
         finally:
             log.removeFilter(visible_record)
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+            sys.stdout.flush()
             if out.error is not None and out.error.errno != errno.EPIPE:
                 complain(f"standard output cannot be written ({out.error.strerror})")
+            sys.stderr.flush()
             sys.stdout, sys.stderr = before
-    if out.error is not None:
+    if out.error is not None and (ended is None or not ended.code):
         sys.exit(BROKEN_PIPE if out.error.errno == errno.EPIPE else 1)
+    if ended is not None:
+        raise ended
 
 
 @contextlib.contextmanager
@@ -152,8 +158,8 @@ def show(*parts: RenderableType) -> None:
 def fitted(table: Table, width: int) -> Table:
     """Return a table that keeps numbers whole in so many columns of a terminal.
 
-    Columns of words may break their lines. Where they would have to do so within eight letters,
-    each row becomes lines of a heading and a value.
+    Columns of words may break their lines. Where little would be left for them, each row
+    becomes lines of a heading and a value.
     """
     from rich.table import Table
     from rich.text import Text
@@ -171,7 +177,7 @@ def fitted(table: Table, width: int) -> Table:
     if sum(natural) + gaps <= width:
         return table
     least = [
-        max(word, cell) if right else min(full, 8)
+        max(word, cell) if right else min(full, NAME)
         for word, cell, full, right in zip(words, cells, natural, numeric)
     ]
     if sum(least) + gaps <= width:
@@ -184,10 +190,11 @@ def fitted(table: Table, width: int) -> Table:
     made = Table.grid(padding=(0, 1, 0, 0))
     made.add_column(overflow="fold")
     made.add_column(overflow="fold")
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number > 0:
+            made.add_row()
         for head, cell in zip(heads, row):
             made.add_row(Text(head), Text(cell))
-        made.add_row()
     made.caption, made.caption_justify = table.caption, "left"
     return made
 

@@ -47,9 +47,12 @@ def as_label(text: str, most: int = 60) -> str:
 def for_csv(text: str) -> str:
     """Put a text into quotes, as on the command line, where pandas would read something else.
 
+    Control characters become visible: the line ends among them would break a row.
+
     >>> for_csv("0110"), for_csv("NA"), for_csv("xor"), for_csv("[128,64]")
     ("'0110'", "'NA'", 'xor', '[128,64]')
     """
+    text = visible(text)
     kinds = (MISSING, TRUTH, NUMBER)
     return f"'{text}'" if any(kind.fullmatch(text.strip()) for kind in kinds) else text
 

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -22,7 +23,10 @@ from nnlab.analysis import fgsm, hardest
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
+from nnlab.report import figures
+from nnlab.text import visible
 from tests.analysis.trained import outcome, trained
+from tests.names import HOSTILE
 
 RUN = ("train_size=2000", "stopping.max_epochs=60", "dataset.normalize=true")
 Case = tuple[Network, Data, Config, Path]
@@ -246,6 +250,38 @@ def test_every_picture_is_drawn(case: Case) -> None:
     for name in ("hardest", "confusion", "fgsm", "fgsm_examples", "weights"):
         with Image.open(folder / f"{name}.png") as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20, name
+
+
+def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
+    count = len(HOSTILE)
+    network = Network(nnlab.mlp(4, [], count), {}, {}, list(HOSTILE), (2, 2), None, None)
+    matrix = np.arange(count**2).reshape(count, count)
+    figures.save(hardest.draw_confusion(matrix, network.classes, "about"), tmp_path / "a.png")
+    wrong = [
+        hardest.Mistake(1, label, label, (label + 1) % count, 0.9, 0.1, 2.0)
+        for label in range(count)
+    ]
+    inputs, labels = torch.rand(count, 4), torch.arange(count)
+    drawn = hardest.draw_mistakes(wrong, inputs, network, "about")
+    figures.save(drawn, tmp_path / "b.png")
+    shown = {text.get_text() for text in drawn.texts}
+    assert {figures.plain(name, 24) for name in HOSTILE} <= shown
+    assert drawn.get_size_inches()[0] < 5
+    direction = torch.ones(count, 4)
+    sheet = fgsm.examples(network, inputs, labels, direction, 0.1, "about")
+    figures.save(sheet, tmp_path / "c.png")
+
+
+def test_pandas_reads_the_classes_back(tmp_path: Path) -> None:
+    names = ["007", "NA", "null", "True", "1e3", "beagle", *HOSTILE]
+    path = hardest.write_confusion(np.eye(len(names), dtype=np.int64), names, tmp_path / "a.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *body = list(csv.reader(file))
+    assert header[1:] == list(map(visible, names))  # not shortened
+    assert [row[0] for row in body[6:]] == header[7:]
+    wrong = [hardest.Mistake(1, 0, label, 0, 0.9, 0.1, 2.0) for label in range(6)]
+    found = pd.read_csv(hardest.write_mistakes(wrong, names, tmp_path / "b.csv"))["true"]
+    assert found.tolist() == ["'007'", "'NA'", "'null'", "'True'", "'1e3'", "beagle"]
 
 
 def test_colour_images_and_no_hidden_layer(tmp_path: Path) -> None:

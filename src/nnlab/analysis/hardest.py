@@ -20,7 +20,7 @@ from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
 from nnlab.records import write_whole
 from nnlab.report import figures
-from nnlab.text import class_for_csv
+from nnlab.text import class_for_csv, visible
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,13 @@ def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path
 
 def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -> Path:
     rows = [[class_for_csv(name), *counts] for name, counts in zip(classes, matrix.tolist())]
-    return write_csv([["true \\ predicted", *classes], *rows], path)
+    return write_csv([["true \\ predicted", *map(visible, classes)], *rows], path)
 
 
 def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
+    write_whole(path, text.getvalue().encode())
     return path
 
 

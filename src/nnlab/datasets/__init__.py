@@ -58,7 +58,7 @@ class Data:
 
 
 _lock = threading.Lock()
-_arrays: dict[tuple[str, Path], Arrays] = {}  # by source; held for the life of the process
+_arrays: dict[tuple[str, Path], Arrays] = {}  # by source; held until ``forget``
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
@@ -136,6 +136,12 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
         if not isinstance(config, BooleanConfig):  # one that was chosen by its name is no news
             log.info(f"{source}{note}")
     return source, _arrays[key]
+
+
+def forget() -> None:
+    """Read every source anew when it is needed again: its files may change meanwhile."""
+    with _lock:
+        _arrays.clear()
 
 
 def channels(shape: tuple[int, ...]) -> int:

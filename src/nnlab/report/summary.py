@@ -66,7 +66,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
     writer.writeheader()
     for row in table:
         writer.writerow({key: cell(value) for key, value in row.items()})
-    write_whole(path, text.getvalue().encode(errors="surrogateescape"))
+    write_whole(path, text.getvalue().encode())
 
 
 def cell(value: Any) -> Any:
