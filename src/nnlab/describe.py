@@ -159,7 +159,7 @@ def classes_table(content: dict[str, Any]) -> Table:
     table = plain_table("label", "class", *content["splits"])
     for number, name in enumerate(content["classes"][:ROWS]):
         counts = [f"{part['counts'][number]:,}" for part in content["splits"].values()]
-        table.add_row(str(number), Text(as_label(name)), *counts)
+        table.add_row(str(number), Text(as_label(name, 40)), *counts)
     if len(content["classes"]) > ROWS:
         table.add_row("…", f"and {len(content['classes']) - ROWS} more, in describe.json")
     return table
@@ -170,7 +170,7 @@ def model_table(described: dict[str, Any], name: str) -> Table:
     for number, each in enumerate(described["layers"], 1):
         table.add_row(str(number), *(f"{each[key]:,}" for key in each))
     biases = described["parameters"] - described["weights"]
-    table.add_row(name, "", "", f"{described['weights']:,}", f"{biases:,}")
+    table.add_row(Text(as_label(name)), "", "", f"{described['weights']:,}", f"{biases:,}")
     return table
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from nnlab import terminal
 from nnlab.datasets.dogset import fit
 from nnlab.network import Network, load
+from nnlab.text import as_label, visible
 
 
 @terminal.standard_streams()
@@ -36,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path, probabilities in zip(options.image, network.predict(torch.stack(images))):
             best = probabilities.topk(min(options.top, len(network.classes)))
             said = zip(best.indices.tolist(), best.values.tolist())
-            named = ", ".join(f"{network.classes[label]} {100 * p:.1f} %" for label, p in said)
-            terminal.say(f"{path}: {named}")
+            named = ", ".join(
+                f"{as_label(network.classes[label])} {100 * p:.1f} %" for label, p in said
+            )
+            terminal.say(f"{visible(str(path))}: {named}")
     except ValueError as error:
         terminal.complain(error)
         return 1

@@ -13,10 +13,11 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import nnlab
-from nnlab.text import visible_lines
+from nnlab.text import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,8 +37,11 @@ def version() -> str:
 
 
 def say(*lines: object) -> None:
-    """Print lines; not by rich, which cuts long paths."""
-    print(*(visible_lines(str(line)) for line in lines), sep="\n", flush=True)
+    """Print texts and paths, each on lines of its own; not by rich, which cuts long paths."""
+    shown = (
+        visible(str(line)) if isinstance(line, Path) else visible_lines(str(line)) for line in lines
+    )
+    print(*shown, sep="\n", flush=True)
 
 
 def complain(message: object) -> None:
