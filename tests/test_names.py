@@ -40,13 +40,13 @@ def test_classes_of_any_name(
     dogset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     count = len(NAMES)
-    data = ("dataset=dogset", f"dataset.folder='{dogset}'", f"train_size={2 * count}")
-    data = (*data, f"valid_size={count}", f"test_size={count}")
-    study = tmp_path / "$\\foo$ [b]"
+    sizes = (f"train_size={2 * count}", f"valid_size={count}", f"test_size={count}")
+    data = ("dataset=dogset", f"dataset.folder='{dogset}'", *sizes)
+    study = tmp_path / "$x$ [b]"
     assert describe.main([*data, f"output_dir={tmp_path}", f"study='{study.name}'"]) == 0
     said = capsys.readouterr().out
     assert all(as_label(name, 40) in said for name in NAMES)
-    assert f"DogSet in {dogset}: {count} classes" in said.replace("\n", "")
+    assert f"DogSetin{dogset}:{count}classes".replace(" ", "") in "".join(said.split())
 
     options = ("model.hidden=[]", "stopping.max_epochs=1", "evaluation=[hardest,fgsm,weights]")
     done = outcome(study / "run", *data, *options)

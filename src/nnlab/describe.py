@@ -20,6 +20,7 @@ from torch import nn
 
 from nnlab import config as configuration
 from nnlab import datasets, messages, model, records, sweep, terminal
+from nnlab.arguments import check
 from nnlab.config import Config
 from nnlab.datasets.arrays import Arrays, Partition, Sizes
 from nnlab.run import CONF
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     configuration.register()
     try:
+        check(overrides)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = configuration.from_hydra(compose("config", overrides=overrides))
         describe(config)
