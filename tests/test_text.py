@@ -51,4 +51,4 @@ def test_the_middle_is_left_out() -> None:
 
 
 def test_lines_stay_lines() -> None:
-    assert visible_lines("a\tb\nc\x1b") == "a\\tb\nc\\x1b"
+    assert visible_lines("\tb\nc\x1b") == "    b\nc\\x1b"

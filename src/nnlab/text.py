@@ -24,8 +24,8 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """Do what ``visible`` does, but keep the lines apart."""
-    return "\n".join(map(visible, text.split("\n")))
+    """Do what ``visible`` does, but keep the lines apart, and tabs as blanks."""
+    return "\n".join(map(visible, text.expandtabs(4).split("\n")))
 
 
 def shortened(text: str, most: int) -> str:
