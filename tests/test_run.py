@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gc
+import importlib.metadata
 import itertools
 import json
+import logging
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,16 +22,20 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import datasets, seeds
+from nnlab import datasets, seeds, sweep
 from nnlab.config import IdxConfig, Source
+from nnlab.datasets.arrays import Sizes
 from nnlab.engines import native
+from nnlab.run import alone
 
 REPOSITORY = Path(__file__).parents[1]
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "mnist"
+CONFIG = IdxConfig("mnist", True, False, Source.bundled, "data/mnist")
 QUICK = ("stopping.max_epochs=2", "train_size=60", "test_size=100")
 
 
@@ -74,8 +83,7 @@ def test_one_run_writes_what_fit_computes(tmp_path: Path) -> None:
         ".hydra/overrides.yaml",
     } == files(folder)
 
-    config = IdxConfig("mnist", True, False, Source.bundled, "data/mnist")
-    data = datasets.load(config, train_size=60, valid_size=50, test_size=100, seed=0)
+    data = datasets.load(CONFIG, train_size=60, valid_size=50, test_size=100, seed=0)
     model = nnlab.mlp(784, [128, 64], 10, generator=seeds.generator(0, "weights"))
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     expected = nnlab.fit(
@@ -255,6 +263,12 @@ BAD = {
     "deleted option": (["~seed"], "seed has no value"),
     "deleted group": (["~dataset"], "Missing mandatory value: dataset"),
     "syntax": (["a b=1"], "a b=1"),
+    "values apart": (["train_size=500", "1000"], "without spaces: train_size=500,1000"),
+    "a command": (
+        ["report", "outputs/mnist"],
+        "did you mean python -m nnlab.report outputs/mnist?",
+    ),
+    "decimal comma": (["optimizer.lr=0,01"], "did you mean 0.01?"),
     "study that is a path": (["study=../x"], "study='../x'"),
     "dampened nesterov": (["optimizer.nesterov=true"], "optimizer.nesterov=true"),
 }
@@ -477,6 +491,109 @@ def test_a_search_without_validation_goes_no_further(tmp_path: Path) -> None:
     done = nnlab_run(*QUICK, *search, "objective=test_loss", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "objective=test_loss: the test set chooses the best run here" in done.stdout
+
+
+def test_a_sweep_whose_output_nobody_reads_is_complete(tmp_path: Path) -> None:
+    """As with ``| head -1``: the pipe is closed while the runs train."""
+    command = [sys.executable, "-m", "nnlab.run", *QUICK[::2], "train_size=40,60"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "bundled sample of mnist\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+    study = tmp_path / "outputs" / "mnist"
+    assert {result(study / f"train_size={size}")["status"] for size in (40, 60)} == {"finished"}
+    assert {"summary.csv", "train_time.png", "accuracy.png", "loss.png", "index.html"} <= files(
+        study
+    )
+
+
+TWICE = """
+import gc, logging, os, sys
+import nnlab.run
+for command in {commands!r}:
+    sys.argv[1:] = command
+    try:
+        nnlab.run.main()
+    except SystemExit as ended:
+        print(f"== {{ended.code}} ==", flush=True)
+    print("====", file=sys.stderr, flush=True)
+    assert sys.argv[1:] == command
+    assert os.environ.get("HYDRA_FULL_ERROR") == {full_error!r}
+assert not logging.getLogger().handlers
+assert gc.get_threshold() == {threshold!r}
+assert gc.get_freeze_count() == 0
+"""
+
+
+def test_nothing_of_a_command_survives_into_the_next(tmp_path: Path) -> None:
+    """Several in one process, as in a notebook, against each in a process of its own."""
+    good = ("train_size=40", "test_size=50", "stopping.max_epochs=1")
+    commands = [
+        [*good, "optimizer.lr=0.1,-1", "study=a"],
+        ["train_size=500", "1000"],
+        [*good, "study=b"],
+    ]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")}
+    environment["HYDRA_FULL_ERROR"] = "0"
+
+    def run(commands: list[list[str]], cwd: Path) -> tuple[list[str], list[str]]:
+        code = TWICE.format(commands=commands, full_error="0", threshold=gc.get_threshold())
+        cwd.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        # Times differ.
+        out = re.sub(r"[\d.]+ (ms|s)\b|[─-]+", "", done.stdout)
+        return " ".join(out.split()).split("=="), done.stderr.split("====")
+
+    together = run(commands, tmp_path / "together")
+    single = [run([command], tmp_path / "alone") for command in commands]
+    out, err = (list(itertools.chain(*(each[i][:-1] for each in single))) for i in (0, 1))
+    assert [text.strip() for text in together[0][:-1]] == [text.strip() for text in out]
+    assert [text.strip() for text in together[1][:-1]] == [text.strip() for text in err]
+    assert out[1::2] == [" 1 ", " 1 ", " 0 "]
+
+
+@pytest.mark.parametrize("full_error", [None, "0", "1"])
+def test_a_process_is_afterwards_as_before(
+    full_error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if full_error is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", full_error)
+    before = os.environ.copy(), sys.argv[:], gc.get_threshold(), logging.getLogger().handlers[:]
+    with contextlib.suppress(ValueError), alone():
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+        sys.argv[1:] = ["changed"]
+        datasets.read(CONFIG, Sizes(10, 0, 10))
+        raise ValueError("refused")
+    now = os.environ.copy(), sys.argv[:], gc.get_threshold(), logging.getLogger().handlers[:]
+    assert now == before
+    assert not HydraConfig.initialized()
+    assert not sweep.history
+
+
+def test_data_are_read_anew_by_the_next_command() -> None:
+    with alone():
+        _, first = datasets.read(CONFIG, Sizes(10, 0, 10))
+        assert datasets.read(CONFIG, Sizes(10, 0, 10))[1] is first
+    with alone():
+        assert datasets.read(CONFIG, Sizes(10, 0, 10))[1] is not first
+
+
+def test_the_version_is_nnlabs(tmp_path: Path) -> None:
+    done = nnlab_run("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"nnlab {nnlab.__version__}\n")
+    assert nnlab.__version__ == importlib.metadata.version("nnlab")
 
 
 def test_the_report_can_be_made_again(tmp_path: Path) -> None:

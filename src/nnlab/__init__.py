@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nnlab.training import fit as fit
     from nnlab.training import train_epoch as train_epoch
 
+    __version__: str
+
 # Imported when first used, so that the command line starts without torch.
 _HOME = {
     "Split": "nnlab.datasets",
@@ -38,6 +40,8 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("nnlab")
     if name not in _HOME:
         raise AttributeError(f"module 'nnlab' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

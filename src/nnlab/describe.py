@@ -16,28 +16,35 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from nnlab import config as configuration
-from nnlab import datasets, messages, model, records, sweep
+from nnlab import datasets, messages, model, records, sweep, terminal
+from nnlab.arguments import check
 from nnlab.config import CONF, Config
 from nnlab.datasets.arrays import Arrays, Partition
 from nnlab.datasets.splits import channels, statistics
+from nnlab.text import as_label
 
 EXAMPLES = 8  # images of each class in the sheet
 ROWS = 20  # classes in the sheet and in the table
 LONGEST_NAME = 40  # letters of a folder's name in the names of files
 
 
+@terminal.standard_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     overrides = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(overrides):
-        print(f"{__doc__}\n\nOptions are those of python -m nnlab.run; see its --help.")
+        terminal.say(f"{__doc__}\n\nOptions are those of python -m nnlab.run; see its --help.")
+        return 0
+    if "--version" in overrides:
+        terminal.say(terminal.version())
         return 0
     configuration.register()
     try:
+        check(overrides)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = configuration.from_hydra(compose("config", overrides=overrides))
         describe(config)
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = messages.explain(error)
         if message is None:
             raise
-        print(message, file=sys.stderr)
+        terminal.complain(message)
         return 1
     return 0
 
@@ -61,11 +68,12 @@ def describe(config: Config) -> None:
     content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
     data = getattr(config.dataset, "folder", None)
     content["folder"] = None if data is None else str(Path(data).expanduser().resolve())
-    console = Console()
-    console.print(title(content))
-    console.print(splits_table(content))
-    console.print(classes_table(content))
-    console.print(model_table(content["model"], config.model.name))
+    terminal.show(
+        title(content),
+        splits_table(content),
+        classes_table(content),
+        model_table(content["model"], config.model.name),
+    )
 
     folder = Path(config.output_dir, config.study)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +84,7 @@ def describe(config: Config) -> None:
         from nnlab.report import figures
 
         written.append(figures.save(sheet(content, arrays), folder / f"examples{ending}.png"))
-    print(*written, sep="\n", flush=True)
+    terminal.say(*written)
 
 
 def own_ending(folder: Path, content: dict[str, Any]) -> str:
@@ -180,9 +188,9 @@ def splits_table(content: dict[str, Any]) -> Table:
 
 def classes_table(content: dict[str, Any]) -> Table:
     table = plain_table("label", "class", *content["splits"])
-    for label, name in enumerate(content["classes"][:ROWS]):
-        counts = [f"{part['counts'][label]:,}" for part in content["splits"].values()]
-        table.add_row(str(label), name, *counts)
+    for number, name in enumerate(content["classes"][:ROWS]):
+        counts = [f"{part['counts'][number]:,}" for part in content["splits"].values()]
+        table.add_row(str(number), Text(as_label(name, 40)), *counts)
     if len(content["classes"]) > ROWS:
         table.add_row("…", f"and {len(content['classes']) - ROWS} more, in describe.json")
     return table
@@ -193,7 +201,7 @@ def model_table(described: dict[str, Any], name: str) -> Table:
     for number, each in enumerate(described["layers"], 1):
         table.add_row(str(number), *(f"{each[key]:,}" for key in each))
     biases = described["parameters"] - described["weights"]
-    table.add_row(name, "", "", f"{described['weights']:,}", f"{biases:,}")
+    table.add_row(Text(as_label(name)), "", "", f"{described['weights']:,}", f"{biases:,}")
     return table
 
 
@@ -208,15 +216,18 @@ def plain_table(*columns: str) -> Table:
 def sheet(content: dict[str, Any], arrays: Arrays) -> Figure:
     """Draw the first training images of each class, a row each."""
     shown = list(range(min(ROWS, len(arrays.classes))))
-    edge, left, top, size = 0.62, 1.15, 0.34, 8
+    from nnlab.report.figures import plain
+
+    names = [plain(arrays.classes[label], 24) for label in shown]
+    edge, top, size = 0.62, 0.34, 8
+    left = max(1.15, 0.2 + 0.075 * max(map(len, names)))
     figure = Figure((left + EXAMPLES * edge + 0.1, top + len(shown) * edge + 0.1), dpi=200)
     width, height = figure.get_size_inches()
-    figure.text(0.1 / width, 1 - 0.1 / height, title(content), size=size, va="top")
+    figure.text(0.1 / width, 1 - 0.1 / height, plain(title(content), 90), size=size, va="top")
     for row, label in enumerate(shown):
         bottom = 1 - (top + (row + 1) * edge) / height
-        name = arrays.classes[label]
         middle = bottom + 0.5 * edge / height
-        figure.text((left - 0.1) / width, middle, name, size=size, ha="right", va="center")
+        figure.text((left - 0.1) / width, middle, names[row], size=size, ha="right", va="center")
         places = np.flatnonzero(arrays.train.labels == label)[:EXAMPLES].tolist()
         for column, place in enumerate(places):
             box_of = (

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nnlab import terminal
 from nnlab.datasets import files, images
 from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE
 
@@ -43,12 +44,14 @@ class Imported(NamedTuple):
     contradictory: list[Path]
 
 
+@terminal.standard_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m nnlab.import_images",
         description=(__doc__ or "").partition(": ")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    terminal.add_version(parser)
     parser.add_argument("source", type=Path, metavar="FOLDER", help="the collection")
     parser.add_argument("target", type=Path, help="the folder to make, say data/dogset")
     for name in PARTITIONS:
@@ -68,15 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.source, given.target, sizes, given.classes, given.seed, background
         )
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        terminal.complain(error)
         return 1
     counts = ", ".join(f"{sizes[name]:,} {name}" for name in PARTITIONS)
-    print(f"{given.target}: {counts} images of {written.classes} classes, {SIZE}x{SIZE} RGB")
-    print(f"identical copies left out: {written.copies:,}")
+    terminal.say(
+        f"{given.target}: {counts} images of {written.classes} classes, {SIZE}x{SIZE} RGB",
+        f"identical copies left out: {written.copies:,}",
+    )
     if written.contradictory:
         some = ", ".join(map(str, written.contradictory[:2]))
-        print(f"with a copy in another class, left out: {len(written.contradictory):,} ({some}, …)")
-    print(f"next: python -m nnlab.describe dataset=dogset dataset.folder={given.target}")
+        count = len(written.contradictory)
+        terminal.say(f"with a copy in another class, left out: {count:,} ({some}, …)")
+    terminal.say(f"next: python -m nnlab.describe dataset=dogset dataset.folder={given.target}")
     return 0
 
 

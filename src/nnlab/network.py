@@ -54,9 +54,13 @@ class Network:
         return channels.mul(self.deviation).add(self.mean).flatten(1)
 
     @torch.no_grad()
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the model's outputs for standardised inputs [B, I]: [B, K]."""
+        return torch.cat([self.model(some) for some in inputs.split(1024)])
+
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Return the probability of each class for standardised inputs [B, I]: [B, K]."""
-        return torch.cat([self.model(some).softmax(1) for some in inputs.split(1024)])
+        return self.logits(inputs).softmax(1)
 
     def predict(self, examples: Tensor | NDArray[Any] | pd.DataFrame) -> Tensor:
         """Return the probability of each class for examples as they are, [B, ...]: [B, K].
@@ -81,6 +85,20 @@ class Network:
                 f"give pixels from 0 to 1 (divide those from 0 to 255 by 255)"
             )
         return self.probabilities(self.standardised(pixels.float()))
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the logarithm of p / (1 - p), p being the probability of a class: [B], in nats.
+
+    logits: [B, K], labels: [B] int64. Unlike p, it does not round to the same number for all
+    examples that a network is very sure of.
+
+    >>> log_odds(torch.tensor([[0.0, 0.0], [200.0, 0.0]]), torch.tensor([0, 0]))
+    tensor([  0., 200.])
+    """
+    own = labels[:, None]
+    others = logits.scatter(1, own, -math.inf).logsumexp(1)
+    return logits.gather(1, own)[:, 0] - others
 
 
 def load(folder: str | Path) -> Network:

@@ -12,9 +12,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
-from nnlab import device
+from nnlab import device, terminal
 from nnlab.config import BudgetConfig
 from nnlab.engines import Engine, Run, dual
+from nnlab.text import as_label
 from nnlab.training import draw_order
 
 if TYPE_CHECKING:
@@ -233,8 +234,8 @@ def peak_memory() -> int | None:
 def show(plan: Plan) -> None:
     """Print the plan."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from nnlab.report import duration
 
@@ -245,10 +246,10 @@ def show(plan: Plan) -> None:
     for each in plan.estimates[:SHOWN]:
         step = f"{1e6 * each.rate.step:,.3g} µs"
         cells = f"{each.weights:,}", f"{each.steps:,}", step, duration(each.seconds)
-        table.add_row(each.name, *cells)
+        table.add_row(Text(as_label(each.name)), *cells)
     if len(plan.estimates) > SHOWN:
         table.add_row(f"and {len(plan.estimates) - SHOWN:,} more")
-    Console().print(table)
+    terminal.show(table)
     runs = "1 run takes" if len(plan.estimates) == 1 else f"{len(plan.estimates):,} runs take"
     cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
     single = sum(each.seconds for each in plan.estimates)

@@ -10,14 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nnlab import terminal
 from nnlab.datasets import images
 from nnlab.network import Network, load
+from nnlab.text import as_label, visible
 
 DARK, LIGHT = 1 / 3, 2 / 3  # images whose pixels are below, above this on average
 
 
+@terminal.standard_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nnlab.predict", description=__doc__)
+    terminal.add_version(parser)
     parser.add_argument("folder", type=Path, help="of a finished run, say outputs/mnist/default")
     parser.add_argument("image", type=Path, nargs="+", help="an image file; cropped and resized")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes named (3)")
@@ -44,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path, probabilities in zip(options.image, network.predict(torch.stack(pixels))):
             best = probabilities.topk(min(options.top, len(network.classes)))
             said = zip(best.indices.tolist(), best.values.tolist())
-            named = ", ".join(f"{network.classes[label]} {100 * p:.1f} %" for label, p in said)
-            print(f"{path}: {named}")
+            named = ", ".join(
+                f"{as_label(network.classes[label])} {100 * p:.1f} %" for label, p in said
+            )
+            terminal.say(f"{visible(str(path))}: {named}")
     except ValueError as error:
-        print(error, file=sys.stderr)
+        terminal.complain(error)
         return 1
     return 0
 

@@ -45,9 +45,8 @@ class Progress:
         with self.lock:
             self.epochs += 1
             if self.bar is not None:
-                rate = self.epochs / (time.perf_counter() - self.started)
-                task = self.bar.task_ids[0]
-                self.bar.update(task, advance=examples, rate=f"{rate:,.0f} epochs/s")
+                rate = pace(self.epochs, time.perf_counter() - self.started)
+                self.bar.update(self.bar.task_ids[0], advance=examples, rate=rate)
 
     def end(self, line: str, examples_left: int = 0) -> None:
         """Count a run that ended, ``examples_left`` before it could have."""
@@ -58,6 +57,18 @@ class Progress:
             else:
                 task = self.bar.task_ids[0]
                 self.bar.update(task, advance=examples_left, ended=self.ended)
+
+
+def pace(epochs: int, seconds: float) -> str:
+    """Write how fast epochs follow one another, in the unit that has digits before the point.
+
+    >>> pace(1200, 1.0), pace(9, 2.0), pace(1, 1.25), pace(2, 600.0)
+    ('1,200 epochs/s', '4.5 epochs/s', '1.2 s/epoch', '300 s/epoch')
+    """
+    amount, unit = (
+        (epochs / seconds, "epochs/s") if epochs > seconds else (seconds / epochs, "s/epoch")
+    )
+    return f"{amount:,.{0 if amount >= 10 else 1}f} {unit}"
 
 
 def _bar(runs: int, work: int):  # type: ignore[no-untyped-def]

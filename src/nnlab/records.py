@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nnlab.text import visible_lines
+
 RESULT = "result.json"
 METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
@@ -64,7 +66,7 @@ class RunFolder:
     def log(self, *texts: str) -> None:
         """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
         now = datetime.now().isoformat(" ", "milliseconds")
-        self._add(LOG, "\n".join(f"[{now}] {text}" for text in texts))
+        self._add(LOG, "\n".join(f"[{now}] {visible_lines(text)}" for text in texts))
 
     def _add(self, name: str, line: str) -> None:
         # Opened anew each time: a stack of a thousand runs would run out of open files.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
-from nnlab import messages, records, study
+from nnlab import messages, records, study, terminal
 from nnlab.boolean import truth_table
 from nnlab.config import (
     BooleanConfig,
@@ -604,8 +604,6 @@ def conclude() -> int:
     done = [] if planned else [outcome for outcome in history if outcome.result]
     studies = {outcome.job.folder.parent: None for outcome in done}
     if studies:
-        from rich.console import Console
-
         from nnlab import report
     for folder in studies:
         ours = [outcome for outcome in history if outcome.job.folder.parent == folder]
@@ -615,10 +613,9 @@ def conclude() -> int:
         else:
             shown = report.write(folder, curves=[ours[0].folder] if len(ours) == 1 else ())
             runs.save(report=shown.files)
-        Console().print(shown)
-        # Not by rich, which cuts a long path; one copies these from the terminal.
+        terminal.show(shown)
         answers = [file for outcome in ours for file in outcome.answers]
-        print(*(shown.files or [folder]), *answers, sep="\n", flush=True)
+        terminal.say(*(shown.files or [folder]), *answers)
         runs.save()
     return tell_errors()
 
@@ -636,5 +633,5 @@ def tell_errors() -> int:
     for message, failed in names.items():
         shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
         named = len(history) > 1 and not message.startswith(f"{shown} ")
-        print(f"{shown}: {message}" if named else message, file=sys.stderr)
+        terminal.complain(f"{shown}: {message}" if named else message)
     return int(bool(names))

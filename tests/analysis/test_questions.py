@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+import nnlab
 from nnlab.analysis import fgsm, hardest
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
+from nnlab.report import figures
+from nnlab.text import visible
 from tests.analysis.trained import outcome, trained
+from tests.names import HOSTILE
 
 RUN = ("train_size=2000", "stopping.max_epochs=60", "dataset.normalize=true")
 Case = tuple[Network, Data, Config, Path]
@@ -40,7 +48,8 @@ def test_mistakes_are_sorted_by_confidence_within_a_class() -> None:
     probabilities = torch.tensor(
         [[0.9, 0.1, 0.0], [0.3, 0.5, 0.2], [0.1, 0.2, 0.7], [0.6, 0.4, 0.0], [0.1, 0.8, 0.1]]
     )
-    found = hardest.mistakes(labels, probabilities, 3, most=5)
+    logits = probabilities.log()
+    found = hardest.mistakes(labels, logits, 3, most=5)
     assert [(m.rank, m.place, m.true, m.predicted) for m in found] == [
         (1, 2, 0, 2),
         (2, 1, 0, 1),
@@ -48,7 +57,24 @@ def test_mistakes_are_sorted_by_confidence_within_a_class() -> None:
     ]
     assert [m.probability for m in found] == pytest.approx([0.7, 0.5, 0.6])
     assert [m.probability_true for m in found] == pytest.approx([0.1, 0.3, 0.4])
-    assert len(hardest.mistakes(labels, probabilities, 3, most=1)) == 2
+    assert [m.log_odds for m in found] == pytest.approx(
+        [math.log(p / (1 - p)) for p in (0.7, 0.5, 0.6)], abs=1e-7
+    )
+    assert len(hardest.mistakes(labels, logits, 3, most=1)) == 2
+
+
+def test_mistakes_whose_probability_rounds_to_one_are_still_in_order() -> None:
+    logits = torch.tensor(
+        [[0.0, 120.0, 0.0], [0.0, 40.0, 0.0], [-30.0, 130.0, 121.0], [0.0, 0.0, 300.0]]
+    )
+    found = hardest.mistakes(torch.zeros(4, dtype=torch.int64), logits, 3, most=3)
+    assert [m.place for m in found] == [3, 0, 1]
+    assert [m.log_odds for m in found] == pytest.approx(
+        [300 - math.log(2), 120 - math.log(2), 40 - math.log(2)]
+    )
+    assert [m.probability_true for m in found] == pytest.approx(
+        [math.exp(-margin) for margin in (300, 120, 40)]
+    )
 
 
 def test_hardest_and_confusion_of_a_trained_network(case: Case) -> None:
@@ -95,7 +121,96 @@ def test_gradient_against_finite_differences() -> None:
             row = place[0]
             losses.append(cross_entropy(network.model(moved[row : row + 1]), labels[row : row + 1]))
         expected[place] = (losses[0] - losses[1]) / (2 * step)
-    assert_close(fgsm.gradient(network, inputs, labels), expected.detach(), rtol=1e-6, atol=1e-8)
+    # The gradient of cross entropy is that of the log odds times the probability of a mistake.
+    mistaken = 1 - model(inputs).softmax(1).gather(1, labels[:, None])
+    found = fgsm.gradient(model, inputs, labels) * mistaken
+    assert_close(found.detach(), expected.detach(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("margin", [1.0, 20.0, 35.0, 37.0, 200.0, 2000.0])
+def test_signs_of_a_network_however_sure_it_is(margin: float) -> None:
+    """Linear: class 1 is second by far, so the loss falls along its weights less class 0's."""
+    weight = torch.tensor([[1.0, 1.0, -2.0, 3.0, 0], [0.5, 2.0, 1.0, 1.0, 0], [0.3, 0, 0, 9, 0]])
+    model = nnlab.mlp(5, [], 3)
+    model[0].weight.data = weight
+    model[0].bias.data = torch.tensor([0.0, -margin, -margin - 50.0]) - weight.sum(1) / 2
+    network = Network(model, {}, {}, ["a", "b", "c"], (1, 5), None, None)
+    signs = fgsm.gradient_sign(network, torch.full((1, 5), 0.5), torch.tensor([0]))
+    assert signs.tolist() == [[-1.0, 1.0, 1.0, -1.0, 0.0]]
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("at", [-250.0, -30.0, 1.0, 30.0, 250.0])
+def test_signs_behind_a_saturated_unit(activation: str, at: float) -> None:
+    """Tanh and sigmoid rise everywhere, however little: the sign is that of the weights."""
+    model = nnlab.mlp(2, [1], 2, activation)
+    for parameter, values in zip(
+        model.parameters(), ([[1.0, -2.0]], [at + 0.5], [[1.0], [-1.0]], [3.0, 0.0])
+    ):
+        parameter.data = torch.tensor(values)
+    network = Network(model, {}, {}, ["a", "b"], (1, 2), None, None)
+    signs = fgsm.gradient_sign(network, torch.full((1, 2), 0.5), torch.tensor([0]))
+    assert signs.tolist() == [[-1.0, 1.0]]
+    assert type(model[1]) is type(nnlab.mlp(2, [1], 2, activation)[1])
+    exact = fgsm.precise(model)(torch.full((1, 2), 0.5, dtype=torch.float64))
+    assert_close(exact.float(), model(torch.full((1, 2), 0.5)), rtol=1e-6, atol=1e-6)
+
+
+def signs_in_long_double(
+    network: Network, inputs: Tensor, labels: Tensor
+) -> NDArray[np.longdouble]:
+    """Backpropagate by hand sum_k q_k (z_k - z_y), q over the classes k other than y."""
+    layers = [layer for layer in network.model.modules() if isinstance(layer, torch.nn.Linear)]
+    weights = [layer.weight.detach().numpy().astype(np.longdouble) for layer in layers]
+    biases = [layer.bias.detach().numpy().astype(np.longdouble) for layer in layers]
+    values, sums = inputs.numpy().astype(np.longdouble), []
+    for weight, bias in zip(weights, biases):
+        sums.append(values @ weight.T + bias)
+        values = np.maximum(sums[-1], 0)
+    own = (np.arange(len(labels)), labels.numpy())
+    others = sums[-1].copy()
+    others[own] = -np.inf
+    error = np.exp(others - others.max(axis=1, keepdims=True))
+    error /= error.sum(axis=1, keepdims=True)
+    error[own] = -1
+    for weight, below in zip(weights[:0:-1], sums[-2::-1]):
+        error = (error @ weight) * (below > 0)
+    signs: NDArray[np.longdouble] = np.sign(error @ weights[0])
+    return signs
+
+
+def test_fgsm_of_a_confident_network_against_long_double(tmp_path: Path) -> None:
+    """Of this run float32 gradients are 0 or noise: accuracy at 0.15 seemed to be 0.071."""
+    folder = tmp_path / "a"
+    source = ("dataset.source=bundled", "optimizer=adam", "train_size=1000")
+    network, data, _ = trained(folder, *source, "evaluation=[fgsm]")
+    assert data.test is not None
+    inputs, labels = data.test.inputs[data.test.index], data.test.labels[data.test.index]
+    signs = fgsm.gradient_sign(network, inputs, labels)
+    expected = signs_in_long_double(network, inputs, labels)
+    # A preactivation within rounding of 0 may fall to either side.
+    assert (signs.numpy() != expected).any(axis=1).sum() <= 1
+    found = {row["eps"]: row for row in rows(folder / "fgsm.csv")}
+    assert float(found["0.15"]["accuracy"]) < 0.02
+    moved = (inputs.numpy() + 0.15 * expected.astype(np.float32)).clip(0, 1)
+    accuracy = (network.logits(torch.from_numpy(moved)).argmax(1) == labels).double().mean()
+    assert float(found["0.15"]["accuracy"]) == pytest.approx(float(accuracy), abs=0.0011)
+    assert {row["without_gradient"] for row in found.values()} == {"0"}
+
+
+def test_images_that_nothing_moves_are_counted() -> None:
+    """Every hidden unit is off for the first image, so its logits are the biases."""
+    model = nnlab.mlp(4, [2], 2)
+    for parameter, values in zip(
+        model.parameters(), ([[-1.0] * 4] * 2, [1.0, 2.0], [[1.0, 2.0], [0.0, 0.0]], [0.5, 0.0])
+    ):
+        parameter.data = torch.tensor(values)
+    network = Network(model, {}, {}, ["a", "b"], (2, 2), None, None)
+    inputs = torch.stack([torch.ones(4), torch.zeros(4), torch.ones(4)])
+    labels = torch.tensor([0, 0, 1])  # the last is wrong, and not counted
+    signs = fgsm.gradient_sign(network, inputs, labels)
+    assert signs.tolist() == [[0.0] * 4, [1.0] * 4, [0.0] * 4]
+    assert fgsm.unmoved(network, inputs, labels, signs) == 1
 
 
 def test_perturbed_pixels_move_by_eps_and_stay_in_range(case: Case) -> None:
@@ -135,6 +250,38 @@ def test_every_picture_is_drawn(case: Case) -> None:
     for name in ("hardest", "confusion", "fgsm", "fgsm_examples", "weights"):
         with Image.open(folder / f"{name}.png") as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20, name
+
+
+def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
+    count = len(HOSTILE)
+    network = Network(nnlab.mlp(4, [], count), {}, {}, list(HOSTILE), (2, 2), None, None)
+    matrix = np.arange(count**2).reshape(count, count)
+    figures.save(hardest.draw_confusion(matrix, network.classes, "about"), tmp_path / "a.png")
+    wrong = [
+        hardest.Mistake(1, label, label, (label + 1) % count, 0.9, 0.1, 2.0)
+        for label in range(count)
+    ]
+    inputs, labels = torch.rand(count, 4), torch.arange(count)
+    drawn = hardest.draw_mistakes(wrong, inputs, network, "about")
+    figures.save(drawn, tmp_path / "b.png")
+    shown = {text.get_text() for text in drawn.texts}
+    assert {figures.plain(name, 24) for name in HOSTILE} <= shown
+    assert drawn.get_size_inches()[0] < 5
+    direction = torch.ones(count, 4)
+    sheet = fgsm.examples(network, inputs, labels, direction, 0.1, "about")
+    figures.save(sheet, tmp_path / "c.png")
+
+
+def test_pandas_reads_the_classes_back(tmp_path: Path) -> None:
+    names = ["007", "NA", "null", "True", "1e3", "beagle", *HOSTILE]
+    path = hardest.write_confusion(np.eye(len(names), dtype=np.int64), names, tmp_path / "a.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *body = list(csv.reader(file))
+    assert header[1:] == list(map(visible, names))  # not shortened
+    assert [row[0] for row in body[6:]] == header[7:]
+    wrong = [hardest.Mistake(1, 0, label, 0, 0.9, 0.1, 2.0) for label in range(6)]
+    found = pd.read_csv(hardest.write_mistakes(wrong, names, tmp_path / "b.csv"))["true"]
+    assert found.tolist() == ["'007'", "'NA'", "'null'", "'True'", "'1e3'", "beagle"]
 
 
 def test_colour_images_and_no_hidden_layer(tmp_path: Path) -> None:

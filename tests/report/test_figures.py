@@ -16,6 +16,7 @@ from PIL import Image
 
 from nnlab.report import figures
 from nnlab.report.runs import read
+from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, lay
 from tests.report.studies import curves as rows_of
 
@@ -669,3 +670,43 @@ def test_three_factors_and_long_words(tmp_path: Path) -> None:
                 options = {"device": device[:3], "optimizer": optimizer, "batch_size": batch}
                 lay(tmp_path, options, device={"name": device})
     assert written(tmp_path) == ["accuracy.png", "loss.png"]
+
+
+# Names
+
+
+def test_names_are_shown_as_text_in_every_figure(tmp_path: Path) -> None:
+    """Two of the names would be a formula that matplotlib cannot read, others no text at all."""
+    for name, size in itertools.product(HOSTILE[:6], (500, 1000)):
+        options = {"dataset.folder": name, "train_size": size}
+        lay(tmp_path, options, name=f"{HOSTILE.index(name)} {size}", train_seconds=size / 1000)
+    drawn = [draw(read(tmp_path)) for draw in (figures.train_time, figures.accuracy, figures.loss)]
+    for figure in drawn:
+        assert figure is not None
+        figure.canvas.draw()
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+        shown = {text for legend in legends if legend for text in texts(legend)}
+        for name in HOSTILE[:6]:
+            assert any(text.startswith(figures.plain(name)) for text in shown), (name, shown)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_drawn_as_it_is_written(name: str) -> None:
+    """Against the same letters that matplotlib is forbidden to parse, after what is invisible."""
+    figure, (axes,) = figures.frame("", [])
+    shown = figures.plain(f"{name} {name}", 64)
+    (line,) = axes.plot([0], [0], label=shown)
+    legend = axes.legend()
+    figure.canvas.draw()
+    assert legend.legend_handles, name
+    (text,) = legend.get_texts()
+    plain = axes.text(0, 0, shown.replace(r"\$", "$"), parse_math=False, size=text.get_fontsize())
+    widths = [each.get_window_extent().width for each in (text, plain)]
+    assert widths[0] == pytest.approx(widths[1], abs=1)
+    assert line.get_label() == shown
+    assert len(shown.replace(r"\$", "$")) <= 65
+    assert "\n" not in shown
+
+
+def test_what_a_font_lacks_is_spelled_out() -> None:
+    assert figures.plain("犬 é ± Ω") == "\\u72ac é ± Ω"

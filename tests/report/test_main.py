@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,37 @@ def test_a_missing_study_is_one_message_and_the_others_are_made(
     ]
     assert (tmp_path / "a" / "summary.csv").is_file()
     assert out.splitlines()[-2].endswith("curves.png")
+
+
+def test_a_folder_of_studies_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for size in (500, 1000):
+        lay(tmp_path / "mnist", {"train_size": size})
+    lay(tmp_path / "rates", name="default")
+    lay(tmp_path / "older" / "depth", name="default")
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path} holds no runs, but studies; give one of them:",
+        f"{tmp_path / 'mnist'} (2 runs)",
+        f"{tmp_path / 'older' / 'depth'} (1 run)",
+        f"{tmp_path / 'rates'} (1 run)",
+    ]
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_many_studies_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(50):
+        lay(tmp_path / f"{number:02}", name="default")
+    assert main([str(tmp_path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 + 40 + 1
+    assert lines[-1] == "and 10 more"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"nnlab {importlib.metadata.version('nnlab')}\n"
 
 
 def test_command_line_in_a_pipe(tmp_path: Path) -> None:

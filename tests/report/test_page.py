@@ -8,7 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import markupsafe
+
 from nnlab import report
+from nnlab.text import as_label, visible
+from tests.names import HOSTILE
 from tests.report.studies import FAILED, lay
 
 
@@ -98,3 +102,21 @@ def test_headings_in_lines_are_whole_names_on_the_page(tmp_path: Path) -> None:
         "model.\nhidden",
     ]
     assert Page(study / "index.html").rows[0][:2] == ["train_size", "model.hidden"]
+
+
+def test_names_are_text_on_the_page(tmp_path: Path) -> None:
+    study = tmp_path / "&<b>\x1b[1m\"' {{ 1 }}"
+    for number, name in enumerate(HOSTILE):
+        error = {**FAILED, "error": f"ValueError: {name}"}
+        lay(study, {"dataset.folder": name, "seed": number}, name=f"{number} <&\x1b>", **error)
+    report.write(study)
+    content = (study / "index.html").read_text(encoding="utf-8")
+    assert all(line.isprintable() for line in content.splitlines())
+    page = Page(study / "index.html")
+    shown = [re.sub(r"\s+", " ", as_label(name)) for name in HOSTILE]
+    assert sorted(row[0] for row in page.rows[1 : 1 + len(shown)]) == sorted(shown)
+    assert content.count(str(markupsafe.escape(visible(study.name)))) == 2
+    reasons = {row[2] for row in page.rows[2 + len(HOSTILE) :]}
+    assert f"ValueError: {HOSTILE[0]}" in reasons
+    assert f"ValueError: {'x' * 300}" in reasons  # whole
+    assert all((study / link).is_file() for link in page.links)

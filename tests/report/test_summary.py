@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from nnlab import report
 from nnlab.analysis.curves import RULES
 from nnlab.report import summary
 from nnlab.report.runs import read
+from nnlab.text import as_label
+from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, curves, lay
 
 RESULTS = [
@@ -501,3 +504,59 @@ def test_notes_say_why_no_line_fits_the_times(tmp_path: Path) -> None:
     lay(tmp_path, {"train_size": 400})
     lay(tmp_path, {"train_size": 500})
     assert not any("no line" in note for note in summary.notes(read(tmp_path)))
+
+
+def test_names_are_text_in_the_table_its_caption_and_the_notes(tmp_path: Path) -> None:
+    for number, name in enumerate(HOSTILE):
+        options = {"dataset.folder": name, "train_size": 500 + number}
+        lay(tmp_path, options, name=f"{number}", **{**FAILED, "error": f"ValueError: {name}"})
+    out = io.StringIO()
+    Console(file=out, width=120, force_terminal=True, no_color=True).print(report.look(tmp_path))
+    for name in HOSTILE:
+        assert as_label(name) in out.getvalue()
+    assert "\x1b[31m" not in out.getvalue()
+    assert "failed: ValueError: $\\foo$" in out.getvalue()
+
+
+def test_names_are_text_in_a_grid(tmp_path: Path) -> None:
+    short = HOSTILE[:6]
+    for name, hidden in itertools.product(short, range(1, 8)):
+        folder = f"{short.index(name)} {hidden}"
+        lay(tmp_path, {"dataset.folder": name, "model.hidden": [hidden]}, name=folder)
+    assert shown(tmp_path, 120)[0] == ["model.hidden", *map(as_label, sorted(short))]
+
+
+def test_pandas_reads_back_what_was_varied(tmp_path: Path) -> None:
+    functions = ["0110", "0010", "1000", "xor"]
+    for number, function in enumerate(functions):
+        options = {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": function}
+        options |= {"dataset.folder": ["007", "NA", "true", "data"][number]}
+        options |= {"model.hidden": [[], [8], [8, 8], [1]][number]}
+        lay(tmp_path, options, name=f"0{number}")
+    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    found = pd.read_csv(tmp_path / "summary.csv").set_index("dataset.function")
+    assert sorted(found.index) == ["'0010'", "'0110'", "'1000'", "xor"]
+    assert found.loc["'0110'", "dataset.folder"] == "'007'"
+    assert sorted(found["dataset.folder"]) == ["'007'", "'NA'", "'true'", "data"]
+    assert sorted(found["model.hidden"]) == ["[1]", "[8,8]", "[8]", "[]"]
+    assert sorted(found["name"]) == ["'00'", "'01'", "'02'", "'03'"]
+
+
+def test_a_column_of_truth_tables_is_text(tmp_path: Path) -> None:
+    for function in ("0110", "1001"):
+        lay(tmp_path, {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": function})
+    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    assert set(pd.read_csv(tmp_path / "summary.csv")["dataset.function"]) == {"'0110'", "'1001'"}
+
+
+@pytest.mark.parametrize("width", [40, 50])
+def test_no_number_is_broken_in_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    for size, seed in itertools.product((500, 60000), (0, 1)):
+        options = {"train_size": size, "optimizer.lr": 0.0123, "seed": seed}
+        lay(tmp_path, options, train_seconds=1000.0 + seed, test_accuracy=0.8 + 0.01 * seed)
+    out = io.StringIO()
+    Console(file=out, width=width).print(report.look(tmp_path))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for value in ("60000", "80.5 ± 0.7 %", "0.500"):
+        assert any(value in line for line in lines), lines

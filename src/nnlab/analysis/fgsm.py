@@ -5,20 +5,23 @@ Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, 20
 
 from __future__ import annotations
 
+import copy
+import logging
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from nnlab import seeds
 from nnlab.analysis import hardest, pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.network import Network
+from nnlab.network import Network, log_odds
 from nnlab.report import figures
 
+log = logging.getLogger("nnlab")
 SHOWN = 6  # images of the sheet
 
 
@@ -31,6 +34,7 @@ def answer(network: Network, data: Data, config: Config, folder: Path) -> list[P
     inputs = data.test.inputs[data.test.index]
     labels = data.test.labels[data.test.index]
     direction = gradient_sign(network, inputs, labels)
+    still = unmoved(network, inputs, labels, direction)
     random = torch.rand(inputs.shape, generator=seeds.generator(config.seed, "noise"))
     noise = torch.where(random < 0.5, -1.0, 1.0)
     rows = []
@@ -40,11 +44,13 @@ def answer(network: Network, data: Data, config: Config, folder: Path) -> list[P
             (eps, fooled, accuracy(network, perturbed(network, inputs, noise, eps), labels))
         )
     about = f"{pictures.named(network)}, {len(labels):,} test images"
-    header = ["eps", "accuracy", "accuracy_under_noise"]
-    cells = [[f"{value:.9g}" for value in row] for row in rows]
+    said = f"images classified rightly without any gradient, which FGSM cannot move: {still:,}"
+    log.info("%s: %s", folder.name, said)
+    header = ["eps", "accuracy", "accuracy_under_noise", "without_gradient"]
+    cells = [[*(f"{value:.9g}" for value in row), still] for row in rows]
     return [
         hardest.write_csv([header, *cells], folder / "fgsm.csv"),
-        figures.save(draw(rows, about, len(network.classes)), folder / "fgsm.png"),
+        figures.save(draw(rows, about, said, len(network.classes)), folder / "fgsm.png"),
         figures.save(
             examples(network, inputs, labels, direction, config.fgsm.shown, about),
             folder / "fgsm_examples.png",
@@ -58,18 +64,52 @@ def gradient_sign(network: Network, inputs: Tensor, labels: Tensor) -> Tensor:
     inputs: standardised, [N, I]. A pixel is an input times a positive deviation, plus a
     mean, so the signs for both are the same. Where the gradient is 0, so is its sign.
     """
-    return torch.cat(
-        [gradient(network, *some).sign() for some in zip(inputs.split(1024), labels.split(1024))]
-    )
+    model = precise(network.model)
+    parts = zip(inputs.split(1024), labels.split(1024))
+    return torch.cat([gradient(model, *some).sign().to(inputs.dtype) for some in parts])
 
 
-def gradient(network: Network, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the gradient of each example's own cross entropy with respect to it: [N, I]."""
-    varied = inputs.clone().requires_grad_()
+def gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient of the log odds of each example's being misclassified: [N, I] float64.
+
+    model: in float64. With p the probability of the true class that is ``-log_odds``, and
+    cross entropy is log(1 + exp(-log_odds)): its gradient is this one times 1 - p, a positive
+    number, so signs are the same. But 1 - p rounds to 0 where a network is sure enough.
+    """
+    varied = inputs.double().requires_grad_()
     # The sum, because then the gradient of one example does not depend on how many there are.
-    loss = cross_entropy(network.model(varied), labels, reduction="sum")
-    (found,) = torch.autograd.grad(loss, varied)
+    (found,) = torch.autograd.grad(-log_odds(model(varied), labels).sum(), varied)
     return found
+
+
+def precise(model: nn.Module) -> nn.Module:
+    """Return a copy in float64, its saturating activations in a form that keeps their slope.
+
+    torch computes the slope of a sigmoid s as s (1 - s), which is 0 where s rounds to 1, at
+    inputs above 37; that of tanh likewise, above 19.
+    """
+    made = copy.deepcopy(model).double()
+    for parent in list(made.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) in PRECISE:
+                setattr(parent, name, PRECISE[type(layer)]())
+    return made
+
+
+class PreciseSigmoid(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return logsigmoid(x).exp()
+
+
+class PreciseTanh(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * logsigmoid(2 * x).exp() - 1
+
+
+PRECISE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Sigmoid: PreciseSigmoid,
+    nn.Tanh: PreciseTanh,
+}
 
 
 def perturbed(network: Network, inputs: Tensor, direction: Tensor, eps: float) -> Tensor:
@@ -87,12 +127,18 @@ def perturbed(network: Network, inputs: Tensor, direction: Tensor, eps: float) -
 
 
 def accuracy(network: Network, inputs: Tensor, labels: Tensor) -> float:
-    return (network.probabilities(inputs).argmax(1) == labels).sum().item() / len(labels)
+    return (network.logits(inputs).argmax(1) == labels).sum().item() / len(labels)
 
 
-def draw(rows: list[tuple[float, float, float]], about: str, classes: int) -> Figure:
+def unmoved(network: Network, inputs: Tensor, labels: Tensor, direction: Tensor) -> int:
+    """Count the examples that are classified rightly and whose gradient is 0 in every pixel."""
+    right = network.logits(inputs).argmax(1) == labels
+    return int((right & (direction == 0).all(1)).sum())
+
+
+def draw(rows: list[tuple[float, float, float]], about: str, note: str, classes: int) -> Figure:
     """Draw accuracy over the size of the perturbation, adversarial and random."""
-    figure, (axes,) = figures.frame(f"Accuracy under perturbation: {about}", [])
+    figure, (axes,) = figures.frame(f"Accuracy under perturbation: {about}", [note])
     eps = [row[0] for row in rows]
     for column, name, colour, mark in (
         (2, "random signs", figures.COLOURS[0], "s"),
@@ -125,7 +171,7 @@ def examples(
 
     def said(probabilities: Tensor) -> str:
         ((name, sure),) = hardest.top_classes(probabilities, network.classes, 1)
-        return f"{name} {sure:.0%}"
+        return f"{figures.plain(name, 20)} {sure:.0%}"
 
     rows = {}
     for number, place in enumerate(places):

@@ -17,9 +17,10 @@ from torch import Tensor
 from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.network import Network
+from nnlab.network import Network, log_odds
 from nnlab.records import write_whole
 from nnlab.report import figures
+from nnlab.text import class_for_csv, visible
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Mistake:
     """An example that the network got wrong.
 
     place: its position in the split. rank: 1 for the most confident mistake of its class.
+    log_odds: of the predicted class, which tells apart what rounds to a probability of 1.
     """
 
     rank: int
@@ -35,6 +37,7 @@ class Mistake:
     predicted: int
     probability: float  # of the predicted class
     probability_true: float
+    log_odds: float
 
 
 def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
@@ -47,10 +50,10 @@ def answer(network: Network, data: Data, config: Config, folder: Path) -> list[P
             f"give it a number, or choose hardest.split"
         )
     inputs, labels = split.inputs[split.index], split.labels[split.index]
-    probabilities = network.probabilities(inputs)
+    logits = network.logits(inputs)
     count = len(network.classes)
-    matrix = confusion(labels, probabilities.argmax(1), count)
-    wrong = mistakes(labels, probabilities, count, config.hardest.per_class)
+    matrix = confusion(labels, logits.argmax(1), count)
+    wrong = mistakes(labels, logits, count, config.hardest.per_class)
     about = f"{pictures.named(network)}, {len(labels):,} {name} examples"
     files = [
         write_confusion(matrix, network.classes, folder / "confusion.csv"),
@@ -76,38 +79,42 @@ def confusion(labels: Tensor, predicted: Tensor, classes: int) -> NDArray[np.int
     return matrix
 
 
-def mistakes(labels: Tensor, probabilities: Tensor, classes: int, most: int) -> list[Mistake]:
+def mistakes(labels: Tensor, logits: Tensor, classes: int, most: int) -> list[Mistake]:
     """Return for each class, in order, the mistakes with the highest probability.
 
-    labels: [N] int64, probabilities: [N, K]; at most ``most`` of each class.
+    labels: [N] int64, logits: [N, K]; at most ``most`` of each class.
     """
-    highest, predicted = probabilities.max(1)
+    logits = logits.double()  # in float32 a probability below 1e-45 is 0
+    predicted, probabilities = logits.argmax(1), logits.softmax(1)
+    sure = log_odds(logits, predicted)
     found = []
     for label in range(classes):
         places = ((labels == label) & (predicted != label)).nonzero().flatten()
-        order = highest[places].argsort(descending=True, stable=True)[:most]
+        order = sure[places].argsort(descending=True, stable=True)[:most]
         for rank, place in enumerate(places[order].tolist(), 1):
-            guess, sure = int(predicted[place]), float(highest[place])
-            true = float(probabilities[place, label])
-            found.append(Mistake(rank, place, label, guess, sure, true))
+            guess = int(predicted[place])
+            both = probabilities[place, guess].item(), probabilities[place, label].item()
+            found.append(Mistake(rank, place, label, guess, *both, sure[place].item()))
     return found
 
 
 def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path:
     rows = [
         [
-            *(each.rank, each.place, classes[each.true], classes[each.predicted]),
-            *(f"{each.probability:.6g}", f"{each.probability_true:.6g}"),
+            *(each.rank, each.place),
+            *(class_for_csv(classes[label]) for label in (each.true, each.predicted)),
+            *(f"{each.probability:.6g}", f"{each.probability_true:.6g}", f"{each.log_odds:.6g}"),
         ]
         for each in wrong
     ]
-    header = ["rank", "position", "true", "predicted", "probability", "probability_of_true"]
+    header = ["rank", "position", "true", "predicted"]
+    header += ["probability", "probability_of_true", "log_odds"]
     return write_csv([header, *rows], path)
 
 
 def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -> Path:
-    rows = [[name, *counts] for name, counts in zip(classes, matrix.tolist())]
-    return write_csv([["true \\ predicted", *classes], *rows], path)
+    rows = [[class_for_csv(name), *counts] for name, counts in zip(classes, matrix.tolist())]
+    return write_csv([["true \\ predicted", *map(visible, classes)], *rows], path)
 
 
 def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
@@ -122,7 +129,7 @@ def draw_mistakes(wrong: list[Mistake], inputs: Tensor, network: Network, about:
     images = network.pixels(inputs[[each.place for each in wrong]])
     rows: dict[int, list[tuple[Tensor, str]]] = {}
     for each, image in zip(wrong, images):
-        guess = network.classes[each.predicted]
+        guess = figures.plain(network.classes[each.predicted], 20)
         caption = f"{guess}\n{each.probability:.0%} (true {each.probability_true:.1%})"
         rows.setdefault(each.true, []).append((image, caption))
     named = {network.classes[label]: row for label, row in rows.items()}
@@ -134,7 +141,9 @@ def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) ->
     """Draw the confusion matrix, each row coloured by its shares, each cell with its count."""
     count = len(classes)
     edge = min(0.42, 8 / count)
-    left, bottom = 1.1, 1.0
+    names = [figures.plain(name, 24) for name in classes]
+    longest = max(map(len, names))
+    left, bottom = max(1.1, 0.4 + 0.065 * longest), max(1.0, 0.4 + 0.065 * longest)
     figure = Figure((left + count * edge + 0.75, bottom + count * edge + 0.5), dpi=figures.DPI)
     width, height = figure.get_size_inches()
     place = (left / width, bottom / height, count * edge / width, count * edge / height)
@@ -144,9 +153,9 @@ def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) ->
     bar = figure.add_axes((place[0] + place[2] + 0.1 / width, place[1], 0.1 / width, place[3]))
     figure.colorbar(image, cax=bar).set_label("Share of the true class", size=figures.FONT)
     bar.tick_params(labelsize=figures.FONT - 1)
-    steep = any(len(name) > 3 for name in classes)
-    axes.set_xticks(range(count), classes, size=figures.FONT - 1, rotation=90 if steep else 0)
-    axes.set_yticks(range(count), classes, size=figures.FONT - 1)
+    steep = longest > 3
+    axes.set_xticks(range(count), names, size=figures.FONT - 1, rotation=90 if steep else 0)
+    axes.set_yticks(range(count), names, size=figures.FONT - 1)
     axes.set_xlabel("Predicted class", size=figures.FONT)
     axes.set_ylabel("True class", size=figures.FONT)
     if count <= 20:

@@ -17,7 +17,7 @@ from nnlab.report import figures
 def named(network: Network) -> str:
     """Say in a few words which network, trained on what."""
     data = network.result["dataset"]
-    dataset = figures.NAMES.get(data["name"], data["name"])
+    dataset = figures.entry(data["name"])
     return f"{dataset}, trained on {data['sizes']['train']:,} examples"
 
 
@@ -35,20 +35,21 @@ def sheet(
 ) -> Figure:
     """Draw images with their captions, each row with its name at the left.
 
-    rows: for each name images [I] in [0, 1] and the words below them. columns: words
-    above the images of the first row.
+    rows: for each name images [I] in [0, 1] and the words below them, which are written as
+    they are. columns: words above the images of the first row.
     """
+    names = [figures.plain(name, 24) for name in rows]
     longest = max(map(len, rows.values()))
     line, edge = 0.13, 0.95
     captions = max(text.count("\n") + 1 if text else 0 for row in rows.values() for _, text in row)
     step = edge + line * captions + 0.06
-    left = 0.15 + 0.075 * max(map(len, rows))
+    left = 0.15 + 0.075 * max(map(len, names))
     width = max(left + longest * (edge + 0.25) + 0.1, 4.2)
     above = 0.14 * len(wrap(heading, width)) + 0.14 + (line * 1.3 if columns else 0)
     height = above + len(rows) * step + 0.06
     figure = Figure((width, height), dpi=figures.DPI)
     title(figure, heading)
-    for index, (name, row) in enumerate(rows.items()):
+    for index, (name, row) in enumerate(zip(names, rows.values())):
         top = height - above - index * step
         middle = (top - edge / 2) / height
         figure.text((left - 0.1) / width, middle, name, size=7, ha="right", va="center")

@@ -13,6 +13,8 @@ from rich.text import Text
 from nnlab.report import drawing, page, summary
 from nnlab.report.runs import distinct, read, read_run
 from nnlab.report.times import duration
+from nnlab.terminal import fitted
+from nnlab.text import visible_lines
 
 __all__ = ["Report", "duration", "look", "read", "read_run", "write"]
 
@@ -28,8 +30,8 @@ class Report(NamedTuple):
     files: list[Path]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.table
-        yield from map(Text, self.notes)
+        yield fitted(self.table, options.max_width)
+        yield from (Text(visible_lines(note)) for note in self.notes)
 
 
 def look(study: Path) -> Report:

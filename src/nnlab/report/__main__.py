@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from nnlab import report, study
+from nnlab import report, study, terminal
 
 
+@terminal.standard_streams()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report on every study given; return 1 if one of them could not be, else 0."""
     parser = argparse.ArgumentParser(prog="python -m nnlab.report", description=__doc__)
+    terminal.add_version(parser)
     parser.add_argument("study", nargs="+", type=Path, help="a study, say outputs/mnist")
     status = 0
     for folder in parser.parse_args(arguments).study:
@@ -22,12 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = report.write(folder)
             study.look(folder).save(report=made.files)
         except OSError as error:
-            print(error, file=sys.stderr)
+            terminal.complain(error)
             status = 1
         else:
-            Console().print(made)
-            # Not by rich, which cuts a long path; one copies these from the terminal.
-            print(*made.files, sep="\n", flush=True)
+            terminal.show(made)
+            terminal.say(*made.files)
     return status
 
 

@@ -47,6 +47,7 @@ def stop() -> None:
         _artist.kill()
         _artist.communicate()
         _artist = None
+        atexit.unregister(stop)
 
 
 def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[Path]:

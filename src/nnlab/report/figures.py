@@ -15,11 +15,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FixedLocator,
@@ -33,6 +35,7 @@ from matplotlib.ticker import (
 from nnlab.records import write_whole
 from nnlab.report.runs import Array, Run, Value, factors, grouped, is_number, is_seed, rank, spell
 from nnlab.report.times import timings, unit
+from nnlab.text import shortened, visible
 
 DPI, FONT = 200, 8
 LEFT, BOTTOM, RIGHT = 0.125, 0.135, 0.97
@@ -745,8 +748,26 @@ def entry(value: Value) -> str:
         return number(float(f"{value:.4g}"))
     if is_number(value):
         return number(value)
-    text = NAMES.get(spell(value), spell(value))
-    return text if len(text) <= 32 else text[:31] + "…"
+    return plain(NAMES.get(spell(value), spell(value)))
+
+
+def plain(text: str, most: int = 32) -> str:
+    r"""Write a name that others chose as a text for matplotlib, which shows it as it is.
+
+    Shortened; characters that its font lacks as Python would write them.
+
+    >>> plain("$x$ in $"), plain("_x"), plain("beagle")
+    ('\\$x\\$ in \\$', ' _x', 'beagle')
+    """
+    fonts = [get_font(findfont(FontProperties(family=[name]))) for name in rcParams["font.family"]]
+    shown = "".join(
+        c
+        if c.isascii() or any(font.get_char_index(ord(c)) for font in fonts)
+        else c.encode("unicode_escape").decode()
+        for c in visible(text)
+    )
+    shown = shortened(shown, most).replace("$", r"\$")  # two of them would begin a formula
+    return f" {shown}" if shown.startswith("_") else shown  # or a legend would leave it out
 
 
 def power(value: Any, _: object = None) -> str:

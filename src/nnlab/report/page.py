@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from rich.table import Table
 
 from nnlab.records import LOG, METRICS, RESULT, write_whole
 from nnlab.report.runs import Run
+from nnlab.terminal import as_rows
+from nnlab.text import visible_lines
 
 TEMPLATE = Path(__file__).with_name("page.html")
 FILES = (RESULT, METRICS, LOG)  # of a run, that the page leads to
@@ -35,13 +36,18 @@ def write(
     """
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible_lines(value) if isinstance(value, str) else value,
+    )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(
         title=study.resolve().name,
         table=as_rows(table),
         numeric=[column.justify == "right" for column in table.columns],
-        caption=table.caption,
+        caption=str(table.caption or ""),
         notes=notes,
         figures=[
             {"link": link(file, study), "caption": CAPTIONS.get(file.stem, file.stem)}
@@ -52,15 +58,6 @@ def write(
     path = study / "index.html"
     write_whole(path, page.encode())
     return path
-
-
-def as_rows(table: Table) -> list[list[str]]:
-    """Return what a table for the terminal holds: its header and its rows."""
-    heads = [str(column.header) for column in table.columns]
-    # A name was broken after a dot or an underscore, words between them.
-    header = [re.sub(r"(?<=[._])\n", "", head).replace("\n", " ") for head in heads]
-    cells = [[str(cell) for cell in column.cells] for column in table.columns]
-    return [header, *(list(row) for row in zip(*cells))]
 
 
 def described(run: Run, study: Path) -> dict[str, Any]:
@@ -81,4 +78,4 @@ def described(run: Run, study: Path) -> dict[str, Any]:
 
 def link(file: Path, study: Path) -> str:
     """Return a link from the page to a file of the study."""
-    return quote(file.relative_to(study).as_posix())
+    return quote(file.relative_to(study).as_posix(), errors="surrogateescape")

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ NOT_IDENTITY = (
     *("study", "output_dir", "force", "objective"),
     *("plan", "evaluation", "hardest", "fgsm"),
 )
+
+STUDIES = 40  # that are listed
 
 log = logging.getLogger("nnlab")
 
@@ -118,9 +121,20 @@ def read(study: Path) -> list[Run]:
             log.warning("left out %s: %s", result, error)
     if not runs:
         hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
-        raise FileNotFoundError(f"{study} holds no runs{hint}")
+        raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
     keys = varied(runs)
     return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+
+
+def studies_below(folder: Path) -> str:
+    """List the studies in a folder that is none, and how many runs each has; "" without any."""
+    found = [*folder.glob(f"*/*/{RESULT}"), *folder.glob(f"*/*/*/{RESULT}")]
+    counts = Counter(str(result.parent.parent) for result in found)
+    lines = [
+        f"{study} ({count:,} run{'s' * (count > 1)})" for study, count in sorted(counts.items())
+    ]
+    more = [f"and {len(lines) - STUDIES:,} more"] if len(lines) > STUDIES else []
+    return "\n".join([", but studies; give one of them:", *lines[:STUDIES], *more]) * bool(lines)
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:

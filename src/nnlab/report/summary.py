@@ -32,6 +32,7 @@ from nnlab.report.runs import (
     varied,
 )
 from nnlab.report.times import duration_within, timings
+from nnlab.text import as_label, for_csv
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
@@ -79,12 +80,15 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
     writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
     writer.writeheader()
     for row in table:
-        cells = {
-            key: spell(value) if isinstance(value, (tuple, bool)) else value
-            for key, value in row.items()
-        }
-        writer.writerow(cells)
+        writer.writerow({key: cell(value) for key, value in row.items()})
     write_whole(path, text.getvalue().encode())
+
+
+def cell(value: Any) -> Any:
+    """Write a value for a table that pandas reads: a text is read back as one."""
+    if isinstance(value, str):
+        return for_csv(value)
+    return spell(value) if isinstance(value, (tuple, bool)) else value
 
 
 def table(runs: Sequence[Run]) -> Table:
@@ -145,7 +149,7 @@ def table(runs: Sequence[Run]) -> Table:
         rest = ", ".join(f"{key}={value}" for key, value in zip(keys, usual) if value != "-")
         said.append(f"Where a row does not say otherwise: {rest}")
     if said:
-        made.caption = "\n".join([str(made.caption or ""), *said]).strip()
+        made.caption = Text("\n".join([str(made.caption or ""), *said]).strip())
     return made
 
 
@@ -192,7 +196,7 @@ def grid(runs: Sequence[Run], down: str, across: str) -> Table:
     columns = sorted((value for (value,) in grouped(runs, [across])), key=rank)
     made.add_column(down, overflow="fold")
     for value in columns:
-        made.add_column(brief(value), justify="right", overflow="fold")
+        made.add_column(Text(brief(value)), justify="right", overflow="fold")
     for (value,), row in grouped(runs, [down]).items():
         cells = grouped(row, [across])
         shown = []
@@ -201,7 +205,7 @@ def grid(runs: Sequence[Run], down: str, across: str) -> Table:
             accuracy = found["test\naccuracy"].removesuffix(" %")
             shown.append(Text(found["stopped by"] if accuracy == "-" else accuracy, style(group)))
         named = down == "dataset.function" and across != "dataset.inputs"
-        made.add_row(function(row[0]) if named else brief(value), *shown)
+        made.add_row(Text(function(row[0]) if named else brief(value)), *shown)
     made.caption = f"Test accuracy in %, a column for each {across}; all else is in summary.csv"
     return made
 
@@ -225,8 +229,8 @@ def function(run: Run) -> str:
 
 
 def brief(value: Value) -> str:
-    """Write a value as on the command line, drawn ones to four digits."""
-    return spell(float(f"{value:.4g}") if isinstance(value, float) else value)
+    """Write a value as on the command line, drawn ones to four digits, long ones shortened."""
+    return as_label(spell(float(f"{value:.4g}") if isinstance(value, float) else value))
 
 
 def outcome(group: Sequence[Run]) -> dict[str, str]:

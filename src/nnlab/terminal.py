@@ -1,0 +1,219 @@
+"""The terminal: what commands write there, whatever becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import dataclasses
+import errno
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import nnlab
+from nnlab.text import visible, visible_lines
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+NAME = 20  # columns of a terminal that a name is given before its line is broken
+BROKEN_PIPE = 141  # the exit status that shells have for a command that nobody reads any more
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Let ``--version`` print nnlab's version."""
+    parser.add_argument("--version", action="version", version=version())
+
+
+def version() -> str:
+    return f"nnlab {nnlab.__version__}"
+
+
+def say(*lines: object) -> None:
+    """Print texts and paths, each on lines of its own; not by rich, which cuts long paths."""
+    shown = (
+        visible(str(line)) if isinstance(line, Path) else visible_lines(str(line)) for line in lines
+    )
+    print(*shown, sep="\n", flush=True)
+
+
+def complain(message: object) -> None:
+    print(visible_lines(str(message)), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Let a command come to its end whatever becomes of its standard streams.
+
+    Characters that their encoding lacks become question marks. When nobody reads the output any
+    more (``| head -1``), the rest of it goes nowhere and the exit status is that of a broken
+    pipe; when it cannot be written, 1 and a message. Streams that are not the
+    interpreter's own, as in a notebook, are left alone.
+    """
+    before = sys.stdout, sys.stderr
+    out, err = Output(1), Output(2)
+    log = logging.getLogger("nnlab")
+    ended = None
+    with contextlib.ExitStack() as opened:
+        if sys.stdout is sys.__stdout__:
+            sys.stdout = text_stream(sys.stdout, out, opened)
+        if sys.stderr is sys.__stderr__:
+            sys.stderr = text_stream(sys.stderr, err, opened)
+        log.addFilter(visible_record)
+        try:
+            yield
+        except SystemExit as raised:
+            ended = raised
+        finally:
+            log.removeFilter(visible_record)
+            sys.stdout.flush()
+            if out.error is not None and out.error.errno != errno.EPIPE:
+                complain(f"standard output cannot be written ({out.error.strerror})")
+            sys.stderr.flush()
+            sys.stdout, sys.stderr = before
+    if out.error is not None and (ended is None or not ended.code):
+        sys.exit(BROKEN_PIPE if out.error.errno == errno.EPIPE else 1)
+    if ended is not None:
+        raise ended
+
+
+@contextlib.contextmanager
+def logging_restored() -> Iterator[None]:
+    """Put handlers and levels back that logging.config, as Hydra uses it, replaces."""
+    root = logging.getLogger()
+    known = [
+        root,
+        *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)),
+    ]
+    before = [(logger, logger.handlers[:], logger.level) for logger in known]
+    try:
+        yield
+    finally:
+        for logger, handlers, level in before:
+            for handler in set(logger.handlers) - set(handlers):
+                handler.close()
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+
+
+class Output(io.FileIO):
+    """A standard stream by its number; once it cannot be written, it swallows what comes.
+
+    error: why it cannot be written, None as long as it can.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.error: OSError | None = None
+        with contextlib.suppress(OSError):  # nothing is open there
+            super().__init__(number, "w", closefd=False)
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                return super().write(data) or 0
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+
+def text_stream(stream: Any, output: Output, opened: contextlib.ExitStack) -> TextIO:
+    """Return a stream that writes to ``output`` as ``stream`` would, or nowhere if that is None."""
+    if stream is None:  # the command was started with it closed, as by >&-
+        return opened.enter_context(open(os.devnull, "w", encoding="utf-8"))
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding=stream.encoding,
+        errors="replace",
+        line_buffering=stream.line_buffering or stream.write_through,
+    )
+
+
+def visible_record(record: logging.LogRecord) -> bool:
+    """Make a log record's control characters visible; signature of a logging filter."""
+    record.msg, record.args = visible_lines(record.getMessage()), ()
+    return True
+
+
+# Tables
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables and texts as wide as the terminal is; a string is plain text, not markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for part in parts:
+        if isinstance(part, Table):
+            console.print(fitted(part, console.width))
+        else:
+            console.print(Text(visible_lines(part)) if isinstance(part, str) else part)
+
+
+def fitted(table: Table, width: int) -> Table:
+    """Return a table that keeps numbers whole in so many columns of a terminal.
+
+    Columns of words may break their lines. Where little would be left for them, each row
+    becomes lines of a heading and a value.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    heads, *rows = as_rows(table)
+    if not rows:
+        return table
+    numeric = [column.justify == "right" for column in table.columns]
+    words = [longest_line(re.sub(r"[\s._]", "\n", head)) for head in heads]
+    cells = [
+        max((longest_line(row[index]) for row in rows), default=0) for index in range(len(heads))
+    ]
+    natural = [max(longest_line(str(c.header)), cell) for c, cell in zip(table.columns, cells)]
+    gaps = len(heads) - 1
+    if sum(natural) + gaps <= width:
+        return table
+    least = [
+        max(word, cell) if right else min(full, NAME)
+        for word, cell, full, right in zip(words, cells, natural, numeric)
+    ]
+    if sum(least) + gaps <= width:
+        made = copy.copy(table)
+        made.columns = [
+            dataclasses.replace(column, width=most, no_wrap=False) if right else column
+            for column, most, right in zip(table.columns, least, numeric)
+        ]
+        return made
+    made = Table.grid(padding=(0, 1, 0, 0))
+    made.add_column(overflow="fold")
+    made.add_column(overflow="fold")
+    for number, row in enumerate(rows):
+        if number > 0:
+            made.add_row()
+        for head, cell in zip(heads, row):
+            made.add_row(Text(head), Text(cell))
+    made.caption, made.caption_justify = table.caption, "left"
+    return made
+
+
+def longest_line(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, text.split("\n")))
+
+
+def as_rows(table: Table) -> list[list[str]]:
+    """Return what a table holds: its header and its rows."""
+    heads = [str(column.header) for column in table.columns]
+    # A name was broken after a dot or an underscore, words between them.
+    header = [re.sub(r"(?<=[._])\n", "", head).replace("\n", " ") for head in heads]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    return [header, *(list(row) for row in zip(*cells))]

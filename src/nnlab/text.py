@@ -1,0 +1,66 @@
+"""Names that others chose, of classes and folders, as text for terminals, tables and files."""
+
+from __future__ import annotations
+
+import re
+
+# What pandas.read_csv takes for a missing value, a truth value or a number.
+MISSING = re.compile(
+    r"|#N/A( N/A)?|#NA|<NA>|N/A|n/a|NA|NULL|null|None|-?(NaN|nan|1\.#IND|1\.#QNAN)"
+)
+TRUTH = re.compile(r"true|false", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+
+
+def visible(text: str) -> str:
+    r"""Write characters that do not print as Python would: control characters, line ends.
+
+    >>> visible("a\x1b[31m\nb"), visible("größer ±")
+    ('a\\x1b[31m\\nb', 'größer ±')
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def visible_lines(text: str) -> str:
+    """Do what ``visible`` does, but keep the lines apart, and tabs as blanks."""
+    return "\n".join(map(visible, text.expandtabs(4).split("\n")))
+
+
+def shortened(text: str, most: int) -> str:
+    """Leave out the middle of a text that is longer than ``most`` characters.
+
+    >>> shortened("Staffordshire bullterrier", 15), shortened("beagle", 15)
+    ('Staffor…terrier', 'beagle')
+    """
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
+def as_label(text: str, most: int = 60) -> str:
+    """Write a name in one line of a table: visible and shortened."""
+    return shortened(visible(text), most)
+
+
+def for_csv(text: str) -> str:
+    """Put a text into quotes, as on the command line, where pandas would read something else.
+
+    Control characters become visible: the line ends among them would break a row.
+
+    >>> for_csv("0110"), for_csv("NA"), for_csv("xor"), for_csv("[128,64]")
+    ("'0110'", "'NA'", 'xor', '[128,64]')
+    """
+    text = visible(text)
+    kinds = (MISSING, TRUTH, NUMBER)
+    return f"'{text}'" if any(kind.fullmatch(text.strip()) for kind in kinds) else text
+
+
+def class_for_csv(name: str) -> str:
+    """Do what ``for_csv`` does, but leave a class that is called by a whole number as it is.
+
+    >>> class_for_csv("7"), class_for_csv("007")
+    ('7', "'007'")
+    """
+    return name if re.fullmatch(r"0|[1-9]\d{0,17}", name, re.ASCII) else for_csv(name)
