@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +15,28 @@ import pytest
 from PIL import Image
 
 from nnlab import study
-from tests.test_run import nnlab_run, result
+from nnlab.run import main
+from tests.test_run import result
 
+Run = Callable[..., str]
 QUICK = ("stopping.max_epochs=2", "test_size=100")
 
 
-def run(*arguments: str, cwd: Path, status: int = 0) -> str:
-    """Run a command; return what it printed, errors after the rest."""
-    done = nnlab_run(*arguments, cwd=cwd)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Give the commands of a shell in an empty folder; each returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str, status: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["nnlab", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capfd.readouterr()
+        said: str = printed.out + printed.err
+        assert (ended.value.code or 0) == status, said
+        return said
+
+    return command
 
 
 def runs(folder: Path) -> set[str]:
@@ -33,12 +47,12 @@ def trained_at(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
 
 
-def test_a_run_is_found_under_any_name(tmp_path: Path) -> None:
+def test_a_run_is_found_under_any_name(tmp_path: Path, run: Run) -> None:
     mnist = tmp_path / "outputs" / "mnist"
-    run("train_size=40,60", *QUICK, cwd=tmp_path)
+    run("train_size=40,60", *QUICK)
     before = trained_at(mnist)
 
-    said = run("train_size=60", *QUICK, cwd=tmp_path)
+    said = run("train_size=60", *QUICK)
     assert "default is train_size=60" in said
     assert "already done: 1 of 1" in said
     # Constants named or not, in any order, and options that change no number.
@@ -52,7 +66,7 @@ def test_a_run_is_found_under_any_name(tmp_path: Path) -> None:
         ["train_size=40", "dataset.source=bundled"],
         ["train_size=40", "hydra/launcher=basic"],
     ):
-        run(*command, *QUICK, cwd=tmp_path)
+        run(*command, *QUICK)
         assert trained_at(mnist) == before, command
     # The question went to the run that was there.
     assert (mnist / "train_size=40" / "confusion.csv").is_file()
@@ -62,28 +76,28 @@ def test_a_run_is_found_under_any_name(tmp_path: Path) -> None:
     assert not (mnist / "default").exists()
 
 
-def test_two_names_for_one_run_in_one_sweep_train_it_once(tmp_path: Path) -> None:
-    said = run("dataset.source=auto,bundled", "train_size=40", *QUICK, cwd=tmp_path)
+def test_two_names_for_one_run_in_one_sweep_train_it_once(tmp_path: Path, run: Run) -> None:
+    said = run("dataset.source=auto,bundled", "train_size=40", *QUICK)
     mnist = tmp_path / "outputs" / "mnist"
     assert runs(mnist) == {"dataset.source=auto"}
     assert "dataset.source=bundled is dataset.source=auto" in said
     assert len(pd.read_csv(mnist / "summary.csv")) == 1
 
 
-def test_what_computes_with_something_else_is_another_run(tmp_path: Path) -> None:
-    run("engine=torch,auto", "train_size=40", *QUICK, cwd=tmp_path)
+def test_what_computes_with_something_else_is_another_run(tmp_path: Path, run: Run) -> None:
+    run("engine=torch,auto", "train_size=40", *QUICK)
     mnist = tmp_path / "outputs" / "mnist"
     used = {result(mnist / name)["engine"] for name in runs(mnist)}
     assert len(runs(mnist)) == len(used)  # without a compiler auto is torch
-    said = run("engine=torch", "threads=2", "train_size=40", *QUICK, cwd=tmp_path)
+    said = run("engine=torch", "threads=2", "train_size=40", *QUICK)
     assert "already done" not in said
 
 
-def test_force_trains_the_run_anew_where_it_is(tmp_path: Path) -> None:
+def test_force_trains_the_run_anew_where_it_is(tmp_path: Path, run: Run) -> None:
     mnist = tmp_path / "outputs" / "mnist"
-    run("train_size=40,60", *QUICK, cwd=tmp_path)
+    run("train_size=40,60", *QUICK)
     before = trained_at(mnist)
-    run("train_size=60", "force=true", *QUICK, cwd=tmp_path)
+    run("train_size=60", "force=true", *QUICK)
     after = trained_at(mnist)
     assert runs(mnist) == {"train_size=40", "train_size=60"}
     assert after["train_size=40"] == before["train_size=40"]
@@ -105,29 +119,29 @@ def dogs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_changed_data_are_never_taken_for_those_that_a_run_saw(dogs: Path, tmp_path: Path) -> None:
+def test_changed_data_are_not_those_that_a_run_saw(dogs: Path, tmp_path: Path, run: Run) -> None:
     command = ("dataset=dogset", f"dataset.folder={dogs}", "valid_size=0", *QUICK[:1])
     folder = tmp_path / "outputs" / "dogset" / "default"
-    run(*command, cwd=tmp_path)
+    run(*command)
     first = result(folder)
-    assert "already done: 1 of 1" in run(*command, cwd=tmp_path)
+    assert "already done: 1 of 1" in run(*command)
 
     table = dogs / "dogs.csv"
     table.write_text(table.read_text().replace("0.png,breed 0,0", "0.png,breed 1,1", 1))
     for options in ([], ["evaluation=[hardest]"], ["hydra/launcher=basic"]):
-        said = run(*command, *options, cwd=tmp_path, status=1)
+        said = run(*command, *options, status=1)
         assert f"{Path('outputs/dogset/default')} is this run, but saw other data" in said
         assert "force=true" in said
     assert result(folder) == first
 
     # Another seed is trained, and never averaged with the first.
-    said = run(*command, "seed=1,2", cwd=tmp_path)
+    said = run(*command, "seed=1,2")
     assert "Not all runs saw the same data" in said
     found = pd.read_csv(folder.parent / "summary.csv")
     assert found["data"].nunique() == 2
     assert "3 " not in said.partition("epochs")[2].partition("Not all")[0].partition("n ")[0]
 
-    run(*command, "force=true", cwd=tmp_path)
+    run(*command, "force=true")
     assert result(folder)["dataset"]["content"] != first["dataset"]["content"]
 
     # One pixel of one image, its size and time of change kept.
@@ -136,74 +150,74 @@ def test_changed_data_are_never_taken_for_those_that_a_run_saw(dogs: Path, tmp_p
     pixels = np.asarray(Image.open(image)).copy()
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(image)
-    assert "saw other data" in run(*command, cwd=tmp_path, status=1)
+    assert "saw other data" in run(*command, status=1)
     assert image.stat().st_ino == known.st_ino
 
 
-def test_other_folders_of_data_are_other_runs(dogs: Path, tmp_path: Path) -> None:
+def test_other_folders_of_data_are_other_runs(dogs: Path, tmp_path: Path, run: Run) -> None:
     other = tmp_path / "more"
     shutil.copytree(dogs, other)
     image = Image.fromarray(np.zeros((64, 64, 3), np.uint8))
     image.save(other / "images" / "3.png")
     command = ("dataset=dogset", "model.hidden=[4]", "valid_size=0", *QUICK[:1])
-    run(*command, f"dataset.folder={dogs},{other}", cwd=tmp_path)
+    run(*command, f"dataset.folder={dogs},{other}")
     assert len(runs(tmp_path / "outputs" / "dogset")) == 2
     # The same files elsewhere are the same data.
     moved = dogs.rename(tmp_path / "moved")
-    said = run(*command, f"dataset.folder={moved}", cwd=tmp_path)
+    said = run(*command, f"dataset.folder={moved}")
     assert "already done: 1 of 1" in said
     # And where there are none, what was asked for cannot be told from what there was.
     shutil.rmtree(moved)
-    run(*command, f"dataset.folder={moved}", cwd=tmp_path, status=1)
+    run(*command, f"dataset.folder={moved}", status=1)
 
 
-def test_the_source_of_a_run_does_not_depend_on_its_place_in_the_sweep(tmp_path: Path) -> None:
+def test_official_files_that_appear_are_other_data(tmp_path: Path, run: Run) -> None:
     """Official files that appear are other data than the bundled sample."""
     official = Path(__file__).parents[2] / "shared" / "data" / "mnist"
     if not official.is_dir():
         pytest.skip("needs the official files")
-    run("train_size=40", *QUICK, cwd=tmp_path)
+    run("train_size=40", *QUICK)
     shutil.copytree(official, tmp_path / "data" / "mnist")
-    said = run("train_size=40", *QUICK, cwd=tmp_path, status=1)
+    said = run("train_size=40", *QUICK, status=1)
     assert "saw other data than there are now (official mnist files in data/mnist)" in said
-    assert "already done" in run("train_size=40", "dataset.source=bundled", *QUICK, cwd=tmp_path)
+    assert "already done" in run("train_size=40", "dataset.source=bundled", *QUICK)
 
 
-def test_the_index_is_a_help_and_never_the_truth(tmp_path: Path) -> None:
+def test_the_index_is_a_help_and_never_the_truth(tmp_path: Path, run: Run) -> None:
     mnist = tmp_path / "outputs" / "mnist"
-    run("seed=0,1", "train_size=40", *QUICK, cwd=tmp_path)
+    run("seed=0,1", "train_size=40", *QUICK)
     index = mnist / study.INDEX
     content = json.loads(index.read_text())
     assert {entry["folder"] for entry in content["runs"]} == {"seed=0", "seed=1"}
     for damage in ("", "{", json.dumps({"nnlab": "0"}), json.dumps(content | {"runs": [1]})):
         index.write_text(damage)
-        assert "already done: 2 of 2" in run("seed=0,1", "train_size=40", *QUICK, cwd=tmp_path)
+        assert "already done: 2 of 2" in run("seed=0,1", "train_size=40", *QUICK)
     # A run that is gone, or changed, since the index was written.
     shutil.rmtree(mnist / "seed=1")
-    assert "already done: 1 of 2" in run("seed=0,1", "train_size=40", *QUICK, cwd=tmp_path)
+    assert "already done: 1 of 2" in run("seed=0,1", "train_size=40", *QUICK)
     changed = result(mnist / "seed=0") | {"status": "running"}
     (mnist / "seed=0" / "result.json").write_text(json.dumps(changed))
-    assert "already done: 1 of 2" in run("seed=0,1", "train_size=40", *QUICK, cwd=tmp_path)
+    assert "already done: 1 of 2" in run("seed=0,1", "train_size=40", *QUICK)
 
 
-def test_what_is_derived_is_made_again_where_it_is_missing_or_old(tmp_path: Path) -> None:
+def test_what_is_derived_is_made_again_where_it_is_missing_or_old(tmp_path: Path, run: Run) -> None:
     mnist = tmp_path / "outputs" / "mnist"
     command = ("train_size=40,60", *QUICK)
-    run(*command, cwd=tmp_path)
+    run(*command)
     made = ("summary.csv", "accuracy.png", "loss.png", "train_time.png", "index.html")
     times = {name: (mnist / name).stat().st_mtime_ns for name in made}
-    run(*command, cwd=tmp_path)
+    run(*command)
     assert {name: (mnist / name).stat().st_mtime_ns for name in made} == times
     for name in made:
         (mnist / name).unlink()
-        run(*command, cwd=tmp_path)
+        run(*command)
         assert (mnist / name).is_file()
     # As if Ctrl-C had come while figures were drawn: the runs are newer than their report.
     again = result(mnist / "train_size=40") | {"test_accuracy": 0.125}
     time.sleep(0.01)
     (mnist / "train_size=40" / "result.json").write_text(json.dumps(again))
-    run(*command, cwd=tmp_path)
+    run(*command)
     assert 0.125 in pd.read_csv(mnist / "summary.csv")["test_accuracy"].tolist()
     shutil.rmtree(mnist / "train_size=40")
-    run("train_size=60", *QUICK, cwd=tmp_path)
+    run("train_size=60", *QUICK)
     assert len(pd.read_csv(mnist / "summary.csv")) == 1

@@ -11,7 +11,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from nnlab.config import GROUPS, Config, FgsmConfig, HardestConfig
+from nnlab.config import GROUPS, Config, FgsmConfig, HardestConfig, SeedsConfig
 
 OPTIONS = [field.name for field in dataclasses.fields(Config)]
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
@@ -122,6 +122,7 @@ def option_types() -> Iterator[tuple[str, str]]:
         "": [Config],
         "hardest": [HardestConfig],
         "fgsm": [FgsmConfig],
+        "seeds": [SeedsConfig],
     }
     schemas |= {group: list(choices.values()) for group, choices in GROUPS.items()}
     for group, classes in schemas.items():
