@@ -15,13 +15,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, datasets, hydra_jobs, model, sweep
+from nnlab import config, datasets, hydra_jobs, model, schedule, sweep
 from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.engines import Run, Trained, dual, native
 from nnlab.engines.torch import TorchEngine
+from nnlab.jobs import Job, Outcome
 from nnlab.records import RunFolder
-from nnlab.sweep import Job, Outcome
 
 config.register()
 
@@ -236,11 +236,11 @@ def test_only_the_last_runs_take_turns(
         SimpleNamespace(train=range(10), max_epochs=epochs, epochs=[], model=network)
         for _ in range(runs)
     ]
-    monkeypatch.setattr(sweep, "cores", lambda: 2)
-    monkeypatch.setattr(sweep, "train_group", fake_group)
+    monkeypatch.setattr(schedule, "cores", lambda: 2)
+    monkeypatch.setattr(schedule, "train_group", fake_group)
     groups: Any = [[SimpleNamespace(run=run, concurrent=1)] for run in everyone]
     progress: Any = None
-    sweep.train_side_by_side(groups, progress, threading.Event())
+    schedule.train_side_by_side(groups, progress, threading.Event())
     assert [len(run.epochs) for run in everyone] == [epochs] * runs
     # Three take turns from the beginning; of five or six the first two end before the next begin.
     assert (begun_at_first_end[0] == 2) == first_only
@@ -249,7 +249,7 @@ def test_only_the_last_runs_take_turns(
 
 
 def test_turns_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "cores", lambda: 2)
+    monkeypatch.setattr(schedule, "cores", lambda: 2)
     options = ("engine=auto", "stopping.max_epochs=60", "valid_size=10")
     three = [job(tmp_path / "three" / f"{seed}", *options, f"seed={seed}") for seed in range(3)]
     sweep.train(three)
