@@ -58,6 +58,7 @@ enum { BLOCK = 112, PANEL = 64 }; /* a block of weights, 28 kB, is as tall as L1
 enum { FAR = 1 << 18 }; /* floats of a weight that the second cache, 1 MB or so, does not hold */
 enum { HUGE_PAGE = 1 << 21, HUGE_PAGES = 1 << 22 }; /* bytes; where to begin using them */
 enum { EVALUATION_ROWS = 48 }; /* examples at a time: weights are read once for all of them */
+enum { GROUP = 32 }; /* examples whose products are summed up in registers, a bit of a Crossing each */
 enum { FEW_ROWS = 4 };         /* below it, a vector of examples would be mostly empty */
 enum { FEWEST_SPARSE = 64 };   /* inputs below which looking for zeros does not pay */
 enum { SPARSE_SHARE = 3 };     /* zeros are skipped where at most 1/3 of a batch is not zero */
@@ -65,6 +66,12 @@ enum { SPARSE_SHARE = 3 };     /* zeros are skipped where at most 1/3 of a batch
 enum { IDENTITY, RELU, TANH, SIGMOID };  /* the order is that of ACTIVATIONS in native.py */
 enum { PLAIN, MOMENTUM, ADAM, ADAMW };   /* the order is that of RULES in native.py */
 enum { FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY }; /* likewise */
+
+/* An input that is not zero in some examples of a group: bit r of rows stands for the r-th. */
+typedef struct {
+    int32_t input; /* counted from the start of its block */
+    uint32_t rows;
+} Crossing;
 
 /* Trainable numbers of a layer: [I, O] in blocks, and the bias [O]. */
 typedef struct {
@@ -93,6 +100,8 @@ typedef struct {
     float *gradient;                /* of one block of a weight, or of a bias */
     int32_t *nonzero; /* which inputs are not zero, counted from the start of their block */
     int64_t *start;   /* [B, blocks] where in `nonzero` the list of each row and block begins */
+    Crossing *crossing; /* [groups, I] of each group and block, from the block's first input on */
+    int64_t *crossings; /* [groups, blocks] how many */
 } Network;
 
 /* A block of a weight: [tall, width] floats that begin at position `at`. */
@@ -116,7 +125,7 @@ typedef struct {
 /* The numbers of one optimizer step. */
 typedef struct {
     int32_t rule, nesterov;
-    float lr, decay, shrink, keep;               /* shrink: lr * decay, keep: 1 - shrink */
+    float lr, decay, shrink;                     /* shrink: lr * decay */
     float momentum, fresh, ahead;                /* SGD */
     float first, second, beta2, size, root, eps; /* Adam */
 } Step;
@@ -202,6 +211,8 @@ void nnlab_free(Network *net)
     free(net->gradient);
     free(net->nonzero);
     free(net->start);
+    free(net->crossing);
+    free(net->crossings);
     free(net);
 }
 
@@ -209,6 +220,7 @@ static int32_t make_buffers(Network *net)
 {
     const int64_t inputs = net->layer[0].inputs;
     const int64_t blocks = round_up(inputs, BLOCK) / BLOCK;
+    const int64_t groups = round_up(net->rows, GROUP) / GROUP;
     int64_t widest = 0;
     for (int32_t l = 0; l < net->layers; l++)
         widest = net->layer[l].padded > widest ? net->layer[l].padded : widest;
@@ -225,9 +237,11 @@ static int32_t make_buffers(Network *net)
     net->gradient = zeros(widest + BLOCK * PANEL, sizeof(float));
     net->nonzero = zeros(rows * inputs / SPARSE_SHARE + BLOCK + LANES, sizeof(int32_t));
     net->start = zeros(rows * (blocks + 1), sizeof(int64_t));
+    net->crossing = zeros(groups * inputs, sizeof(Crossing));
+    net->crossings = zeros(groups * blocks, sizeof(int64_t));
     return net->example && net->next && net->number && net->labels && net->delta &&
            net->delta_below && net->columns && net->columns_below && net->gradient &&
-           net->nonzero && net->start;
+           net->nonzero && net->start && net->crossing && net->crossings;
 }
 
 /* sizes: inputs, then the outputs of each layer. Returns NULL when memory runs out. */
@@ -360,7 +374,6 @@ static Step next_step(const Optimizer *optimizer, int64_t steps)
         .nesterov = optimizer->nesterov,
         .lr = (float)optimizer->lr,
         .shrink = (float)(optimizer->lr * optimizer->weight_decay),
-        .keep = (float)(1 - optimizer->lr * optimizer->weight_decay),
         .decay = (float)optimizer->weight_decay,
         /* torch's first momentum buffer is the gradient itself, undampened */
         .momentum = steps == 0 ? 0 : (float)optimizer->momentum,
@@ -556,12 +569,9 @@ INLINE void NAME(inner)(const int rows, const int vectors, const float *const *a
                         int64_t terms)
 {
     const float *row[TILE_ROWS];
-    vec sum[TILE_ROWS][TILE_VECTORS];
+    vec sum[TILE_ROWS][TILE_VECTORS] = {{{0}}};
     UNROLL for (int r = 0; r < rows; r++)
         row[r] = a[r] + from;
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < vectors; v++)
-            sum[r][v] = NAME(load)(c + r * c_stride + v * V);
     for (int64_t t = 0; t < terms; t++) {
         vec right[TILE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++)
@@ -574,57 +584,56 @@ INLINE void NAME(inner)(const int rows, const int vectors, const float *const *a
     }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < vectors; v++)
-            NAME(store)(c + r * c_stride + v * V, sum[r][v]);
+            NAME(store)(c + r * c_stride + v * V, NAME(load)(c + r * c_stride + v * V) + sum[r][v]);
 }
 
-/* B += A^T C with the same shapes: now C stays in registers, and B passes by once.
+/* B += A^T C - shrink B for `tall` rows and `vectors` vectors of B, whose sums over the rows of A
+   stay in registers: they begin with zero and are added to B once, so that B, which may hold much
+   larger numbers, is rounded once. Shapes as above; terms: the rows of A.
    far: fetch the block that follows b meanwhile, which comes from far away. */
-INLINE void NAME(outer)(const int rows, const int vectors, const int far,
+INLINE void NAME(outer)(const int tall, const int vectors, const int far,
                         const float *const *a, int64_t from, float *b, int64_t b_stride,
-                        const float *c, int64_t c_stride, int64_t terms)
+                        const float *c, int64_t c_stride, int64_t terms, float shrink)
 {
-    const float *row[TILE_ROWS];
-    vec right[TILE_ROWS][TILE_VECTORS];
-    UNROLL for (int r = 0; r < rows; r++)
-        row[r] = a[r] + from;
-    UNROLL for (int r = 0; r < rows; r++)
+    vec sum[TILE_ROWS][TILE_VECTORS] = {{{0}}};
+    for (int64_t r = 0; r < terms; r++) {
+        const float *left = a[r] + from;
+        vec right[TILE_VECTORS];
         UNROLL for (int v = 0; v < vectors; v++)
-            right[r][v] = NAME(load)(c + r * c_stride + v * V);
-    for (int64_t t = 0; t < terms; t++) {
-        vec sum[TILE_VECTORS];
-        UNROLL for (int v = 0; v < vectors; v++)
-            sum[v] = NAME(load)(b + t * b_stride + v * V);
-        UNROLL for (int v = 0; far && v < vectors; v++)
-            __builtin_prefetch(b + t * b_stride + v * V + BLOCK * PANEL, 0, 2);
-        UNROLL for (int r = 0; r < rows; r++) {
-            const float left = row[r][t];
+            right[v] = NAME(load)(c + r * c_stride + v * V);
+        UNROLL for (int t = 0; t < tall; t++)
             UNROLL for (int v = 0; v < vectors; v++)
-                sum[v] += left * right[r][v];
-        }
-        UNROLL for (int v = 0; v < vectors; v++)
-            NAME(store)(b + t * b_stride + v * V, sum[v]);
+                sum[t][v] += left[t] * right[v];
     }
+    UNROLL for (int t = 0; t < tall; t++)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            float *place = b + t * b_stride + v * V;
+            if (far)
+                __builtin_prefetch(place + BLOCK * PANEL, 0, 2);
+            const vec before = NAME(load)(place);
+            NAME(store)(place, before + (sum[t][v] - shrink * before));
+        }
 }
 
 /* Each for every number of rows and vectors that a tile may have. */
-#define TILE(rows, vectors)                                                         \
-    static void NAME(inner_##rows##_##vectors)(                                     \
-        const float *const *a, int64_t from, float *b, int64_t b_stride, float *c,  \
-        int64_t c_stride, int64_t terms)                                            \
-    {                                                                               \
-        NAME(inner)(rows, vectors, a, from, b, b_stride, c, c_stride, terms);       \
-    }                                                                               \
-    static void NAME(outer_##rows##_##vectors)(                                     \
-        const float *const *a, int64_t from, float *b, int64_t b_stride, float *c,  \
-        int64_t c_stride, int64_t terms)                                            \
-    {                                                                               \
-        NAME(outer)(rows, vectors, 0, a, from, b, b_stride, c, c_stride, terms);    \
-    }                                                                               \
-    static void NAME(outer_far_##rows##_##vectors)(                                 \
-        const float *const *a, int64_t from, float *b, int64_t b_stride, float *c,  \
-        int64_t c_stride, int64_t terms)                                            \
-    {                                                                               \
-        NAME(outer)(rows, vectors, 1, a, from, b, b_stride, c, c_stride, terms);    \
+#define TILE(rows, vectors)                                                           \
+    static void NAME(inner_##rows##_##vectors)(                                       \
+        const float *const *a, int64_t from, const float *b, int64_t b_stride,        \
+        float *c, int64_t c_stride, int64_t terms)                                    \
+    {                                                                                 \
+        NAME(inner)(rows, vectors, a, from, b, b_stride, c, c_stride, terms);         \
+    }                                                                                 \
+    static void NAME(outer_##rows##_##vectors)(                                       \
+        const float *const *a, int64_t from, float *b, int64_t b_stride,              \
+        const float *c, int64_t c_stride, int64_t terms, float shrink)                \
+    {                                                                                 \
+        NAME(outer)(rows, vectors, 0, a, from, b, b_stride, c, c_stride, terms, shrink); \
+    }                                                                                 \
+    static void NAME(outer_far_##rows##_##vectors)(                                   \
+        const float *const *a, int64_t from, float *b, int64_t b_stride,              \
+        const float *c, int64_t c_stride, int64_t terms, float shrink)                \
+    {                                                                                 \
+        NAME(outer)(rows, vectors, 1, a, from, b, b_stride, c, c_stride, terms, shrink); \
     }
 #if TILE_ROWS == 6
 #define EACH_ROWS(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
@@ -640,25 +649,45 @@ INLINE void NAME(outer)(const int rows, const int vectors, const int far,
 #define OUTER(rows, vectors) NAME(outer_##rows##_##vectors),
 #define OUTER_FAR(rows, vectors) NAME(outer_far_##rows##_##vectors),
 EACH_TILE(TILE)
-typedef void NAME(Tile)(const float *const *, int64_t, float *, int64_t, float *, int64_t,
-                        int64_t);
-static NAME(Tile) *const NAME(INNERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(INNER)};
-static NAME(Tile) *const NAME(OUTERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER)};
-static NAME(Tile) *const NAME(OUTERS_FAR)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER_FAR)};
+typedef void NAME(Inner)(const float *const *, int64_t, const float *, int64_t, float *, int64_t,
+                         int64_t);
+typedef void NAME(Outer)(const float *const *, int64_t, float *, int64_t, const float *, int64_t,
+                         int64_t, float);
+static NAME(Inner) *const NAME(INNERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(INNER)};
+static NAME(Outer) *const NAME(OUTERS)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER)};
+static NAME(Outer) *const NAME(OUTERS_FAR)[TILE_VECTORS * TILE_ROWS] = {EACH_TILE(OUTER_FAR)};
 
-/* Cut a product (INNERS, OUTERS or OUTERS_FAR) with any number of rows into tiles.
+/* C += A B for any number of rows of C, cut into tiles.
    b: [terms, width], c: [rows, width]; width: a multiple of LANES. */
-static void NAME(multiply)(NAME(Tile) *const *tiles, int64_t rows, int64_t width,
-                           const float *const *a, int64_t from, float *b, int64_t b_stride,
-                           float *c, int64_t c_stride, int64_t terms)
+static void NAME(multiply)(int64_t rows, int64_t width, const float *const *a, int64_t from,
+                           const float *b, int64_t b_stride, float *c, int64_t c_stride,
+                           int64_t terms)
 {
     int64_t left = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t r = 0, tall; r < rows; r += tall, left--) {
         tall = (rows - r + left - 1) / left; /* 10 rows are 5 and 5 rather than 6 and 4 */
         for (int64_t o = 0; o < width; o += TILE_VECTORS * V) {
             const int64_t vectors = smaller(TILE_VECTORS, (width - o) / V);
-            tiles[(vectors - 1) * TILE_ROWS + tall - 1](a + r, from, b + o, b_stride,
-                                                        c + r * c_stride + o, c_stride, terms);
+            NAME(INNERS)[(vectors - 1) * TILE_ROWS + tall - 1](
+                a + r, from, b + o, b_stride, c + r * c_stride + o, c_stride, terms);
+        }
+    }
+}
+
+/* B += A^T C - shrink B for any number of rows of B, with OUTERS or OUTERS_FAR.
+   b: [tall, width], contiguous; c: [terms, width]. */
+static void NAME(multiply_transposed)(NAME(Outer) *const *outers, Block block,
+                                      const float *const *a, int64_t from, float *b,
+                                      const float *c, int64_t c_stride, int64_t terms,
+                                      float shrink)
+{
+    int64_t left = (block.tall + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t t = 0, tall; t < block.tall; t += tall, left--) {
+        tall = (block.tall - t + left - 1) / left;
+        for (int64_t o = 0; o < block.width; o += TILE_VECTORS * V) {
+            const int64_t vectors = smaller(TILE_VECTORS, (block.width - o) / V);
+            outers[(vectors - 1) * TILE_ROWS + tall - 1](
+                a, from + t, b + t * block.width + o, block.width, c + o, c_stride, terms, shrink);
         }
     }
 }
@@ -721,19 +750,22 @@ INLINE vec NAME(tanh)(vec x)
     return NAME(choose)(size < 0.625f, p * z * x + x, large);
 }
 
-static void NAME(activate)(int32_t activation, float *values, int64_t count)
+/* out = activation(out + bias), the bias last: sums that begin with it would be rounded like it. */
+static void NAME(activate)(const Layer *layer, int64_t rows)
 {
-    if (activation == IDENTITY)
-        return;
-    for (int64_t i = 0; i < count; i += V) {
-        const vec x = NAME(load)(values + i);
-        if (activation == RELU) /* not x > 0 ? x : 0, which would turn NaN into 0 */
-            NAME(store)(values + i, NAME(choose)(x < 0.f, (vec){0}, x));
-        else if (activation == TANH)
-            NAME(store)(values + i, NAME(tanh)(x));
-        else
-            NAME(store)(values + i, NAME(sigmoid)(x));
-    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < layer->padded; o += V) {
+            float *out = layer->out + r * layer->padded + o;
+            const vec x = NAME(load)(out) + NAME(load)(layer->values.bias + o);
+            if (layer->activation == IDENTITY)
+                NAME(store)(out, x);
+            else if (layer->activation == RELU) /* not x > 0 ? x : 0: NaN would become 0 */
+                NAME(store)(out, NAME(choose)(x < 0.f, (vec){0}, x));
+            else if (layer->activation == TANH)
+                NAME(store)(out, NAME(tanh)(x));
+            else
+                NAME(store)(out, NAME(sigmoid)(x));
+        }
 }
 
 /* Times the activation's derivative, which its result gives: out, delta: [count]. */
@@ -820,7 +852,7 @@ INLINE void NAME(gather)(const int strips, const float *x, const int32_t *list, 
     vec sum[MOST];
     const int vectors = strips * (LANES / V);
     UNROLL for (int v = 0; v < vectors; v++)
-        sum[v] = NAME(load)(out + v * V);
+        sum[v] = (vec){0};
     for (int64_t n = 0; n < count; n++) {
         const float input = x[list[n]];
         const float *weight = w + list[n] * (int64_t)(strips * LANES);
@@ -828,30 +860,100 @@ INLINE void NAME(gather)(const int strips, const float *x, const int32_t *list, 
             sum[v] += input * NAME(load)(weight + v * V);
     }
     UNROLL for (int v = 0; v < vectors; v++)
-        NAME(store)(out + v * V, sum[v]);
+        NAME(store)(out + v * V, NAME(load)(out + v * V) + sum[v]);
 }
 
-/* W += x^T d over the listed inputs, one row of the batch; shapes as in gather. */
-INLINE void NAME(scatter)(const int strips, const float *x, const int32_t *list, int64_t count,
-                          const float *d, float *w)
+/* W += X^T D - shrink W for the crossings of a group: each input's sum is made in registers.
+   x: rows of the group; i: the block's first input; d: [rows of the group, stride]. */
+INLINE void NAME(scatter)(const int strips, const float *const *x, int64_t i,
+                          const Crossing *crossing, int64_t count, const float *d, int64_t stride,
+                          float *w, float shrink)
 {
     enum { MOST = PANEL / V };
-    vec step[MOST];
     const int vectors = strips * (LANES / V);
-    UNROLL for (int v = 0; v < vectors; v++)
-        step[v] = NAME(load)(d + v * V);
     for (int64_t n = 0; n < count; n++) {
-        const float input = x[list[n]];
-        float *weight = w + list[n] * (int64_t)(strips * LANES);
+        const int64_t input = crossing[n].input;
+        vec sum[MOST];
         UNROLL for (int v = 0; v < vectors; v++)
-            NAME(store)(weight + v * V, NAME(load)(weight + v * V) + input * step[v]);
+            sum[v] = (vec){0};
+        for (uint32_t left = crossing[n].rows; left != 0; left &= left - 1) {
+            const int r = __builtin_ctz(left);
+            const float value = x[r][i + input];
+            UNROLL for (int v = 0; v < vectors; v++)
+                sum[v] += value * NAME(load)(d + r * stride + v * V);
+        }
+        float *weight = w + input * (strips * LANES);
+        UNROLL for (int v = 0; v < vectors; v++) {
+            const vec before = NAME(load)(weight + v * V);
+            NAME(store)(weight + v * V, before + (sum[v] - shrink * before));
+        }
     }
 }
 
-/* Gather from, or scatter into, one block w of the first layer, row by row.
-   i: the block's first input; values: rows of out or delta, from the block's first output. */
-static void NAME(sparse_block)(const Network *net, int64_t i, Block block, int64_t rows,
-                               int update, float *w, float *values)
+/* List the inputs of a block with the examples of a group in which each is not zero; `all`: also
+   those that are it in none. Inputs that cross equally many examples stand together, so that the
+   processor foresees when `scatter` is done with one: otherwise it would guess wrong at most. */
+static int64_t NAME(find_crossings)(const float *const *x, int64_t rows, int64_t i, int64_t tall,
+                                    int all, Crossing *crossing)
+{
+    int32_t bits[BLOCK + V], sizes[BLOCK + V];
+    int64_t begin[GROUP + 2] = {0}; /* of those that cross so many examples */
+    int64_t t = 0;
+    for (; t + V <= tall; t += V) {
+        ivec set = {0}, size = {0};
+        for (int64_t r = 0; r < rows; r++) {
+            const ivec yes = NAME(load)(x[r] + i + t) != 0.f; /* -1 */
+            set |= yes & (int32_t)(UINT32_C(1) << r);
+            size -= yes;
+        }
+        memcpy(bits + t, &set, sizeof(ivec));
+        memcpy(sizes + t, &size, sizeof(ivec));
+    }
+    for (; t < tall; t++) {
+        uint32_t set = 0;
+        for (int64_t r = 0; r < rows; r++)
+            set |= (uint32_t)(x[r][i + t] != 0) << r;
+        bits[t] = (int32_t)set;
+        sizes[t] = __builtin_popcount(set);
+    }
+    for (t = 0; t < tall; t++)
+        begin[sizes[t] + 1]++;
+    const int64_t first = all ? 0 : begin[1];
+    begin[1] -= first;
+    for (int32_t k = 2; k <= GROUP; k++)
+        begin[k] += begin[k - 1];
+    for (t = 0; t < tall; t++)
+        if (all || sizes[t] > 0)
+            crossing[begin[sizes[t]]++] = (Crossing){(int32_t)t, (uint32_t)bits[t]};
+    return tall - first;
+}
+
+/* The same for a single example, whose list is there already. */
+static int64_t NAME(cross_one)(const int32_t *list, int64_t count, Crossing *crossing)
+{
+    for (int64_t n = 0; n < count; n++)
+        crossing[n] = (Crossing){list[n], 1};
+    return count;
+}
+
+static void NAME(find_all_crossings)(Network *net, int64_t rows, int all)
+{
+    const int64_t inputs = net->layer[0].inputs, *start = net->start;
+    int64_t *count = net->crossings;
+    for (int64_t g = 0; g < rows; g += GROUP)
+        for (int64_t i = 0; i < inputs; i += BLOCK, start++) {
+            Crossing *crossing = net->crossing + g / GROUP * inputs + i;
+            *count++ = rows == 1 && !all
+                           ? NAME(cross_one)(net->nonzero + start[0], start[1] - start[0], crossing)
+                           : NAME(find_crossings)(net->example + g, smaller(GROUP, rows - g), i,
+                                                  smaller(BLOCK, inputs - i), all, crossing);
+        }
+}
+
+/* Gather from one block w of the first layer, row by row.
+   i: the block's first input; out: from the block's first output. */
+static void NAME(gather_block)(const Network *net, int64_t i, Block block, int64_t rows,
+                               const float *w, float *out)
 {
     const int64_t blocks = round_up(net->layer[0].inputs, BLOCK) / BLOCK;
     for (int64_t r = 0; r < rows; r++) {
@@ -859,17 +961,31 @@ static void NAME(sparse_block)(const Network *net, int64_t i, Block block, int64
         const int32_t *list = net->nonzero + start[0];
         const int64_t count = start[1] - start[0];
         const float *x = net->example[r] + i;
-        float *row = values + r * net->layer[0].padded;
-#define CASE(strips)                                       \
-    case strips:                                           \
-        if (update)                                        \
-            NAME(scatter)(strips, x, list, count, row, w); \
-        else                                               \
-            NAME(gather)(strips, x, list, count, w, row);  \
+        float *row = out + r * net->layer[0].padded;
+#define CASE(strips)                                  \
+    case strips:                                      \
+        NAME(gather)(strips, x, list, count, w, row); \
         break;
         switch (block.width / LANES) { CASE(1) CASE(2) CASE(3) CASE(4) }
 #undef CASE
     }
+}
+
+/* Scatter into one block w of the first layer from a group of examples; delta: theirs. */
+static void NAME(scatter_block)(const Network *net, int64_t i, Block block, int64_t group,
+                                float *w, const float *delta, float shrink)
+{
+    const int64_t inputs = net->layer[0].inputs, stride = net->layer[0].padded;
+    const int64_t blocks = round_up(inputs, BLOCK) / BLOCK;
+    const Crossing *crossing = net->crossing + group * inputs + i;
+    const int64_t count = net->crossings[group * blocks + i / BLOCK];
+    const float *const *x = net->example + group * GROUP;
+#define CASE(strips)                                                            \
+    case strips:                                                                \
+        NAME(scatter)(strips, x, i, crossing, count, delta, stride, w, shrink); \
+        break;
+    switch (block.width / LANES) { CASE(1) CASE(2) CASE(3) CASE(4) }
+#undef CASE
 }
 
 /* ---- a batch ---- */
@@ -890,11 +1006,9 @@ static const float *const *NAME(rows_of)(const Network *net, int32_t l)
     return l > 0 ? net->layer[l - 1].row : net->example;
 }
 
-static void NAME(begin_with_bias)(const Layer *layer, int64_t rows)
+static void NAME(clear)(const Layer *layer, int64_t rows)
 {
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(layer->out + r * layer->padded, layer->values.bias,
-               (size_t)layer->padded * sizeof(float));
+    memset(layer->out, 0, (size_t)(rows * layer->padded) * sizeof(float));
 }
 
 /* out += x W. */
@@ -908,15 +1022,15 @@ static void NAME(linear)(Network *net, int32_t l, int64_t rows, int sparse)
             const Block block = block_at(layer, i, o);
             float *weight = layer->values.weight + block.at;
             if (sparse)
-                NAME(sparse_block)(net, i, block, rows, 0, weight, layer->out + o);
+                NAME(gather_block)(net, i, block, rows, weight, layer->out + o);
             else
-                NAME(multiply)(NAME(INNERS), rows, block.width, NAME(rows_of)(net, l), i, weight,
-                               block.width, layer->out + o, layer->padded, block.tall);
+                NAME(multiply)(rows, block.width, NAME(rows_of)(net, l), i, weight, block.width,
+                               layer->out + o, layer->padded, block.tall);
         }
     }
 }
 
-/* Dual form: what the first layer begins with beside its bias. */
+/* Dual form: the part of x W that training does not move. */
 static void NAME(add_base)(Network *net, const float *base, int64_t rows)
 {
     const Layer *layer = &net->layer[0];
@@ -925,18 +1039,18 @@ static void NAME(add_base)(Network *net, const float *base, int64_t rows)
             layer->out[r * layer->padded + o] += base[net->number[r] * layer->outputs + o];
 }
 
-/* begun: the first layer's x W + b is there already. base: as in Split. */
+/* begun: the first layer's x W is there already. base: as in Split. */
 static void NAME(forward)(Network *net, int64_t rows, int sparse, int begun, const float *base)
 {
     for (int32_t l = 0; l < net->layers; l++) {
         const Layer *layer = &net->layer[l];
         if (l > 0 || !begun) {
-            NAME(begin_with_bias)(layer, rows);
+            NAME(clear)(layer, rows);
+            NAME(linear)(net, l, rows, sparse && l == 0);
             if (l == 0 && base != NULL)
                 NAME(add_base)(net, base, rows);
-            NAME(linear)(net, l, rows, sparse && l == 0);
         }
-        NAME(activate)(layer->activation, layer->out, rows * layer->padded);
+        NAME(activate)(layer, rows);
     }
 }
 
@@ -1025,7 +1139,7 @@ static void NAME(backward_many)(Network *net, const Layer *layer, int64_t rows)
             const float *row[BLOCK];
             for (int64_t t = 0; t < block.tall; t++)
                 row[t] = layer->values.weight + block.at + t * block.width;
-            NAME(multiply)(NAME(INNERS), block.tall, wide, row, 0, net->columns + o * wide, wide,
+            NAME(multiply)(block.tall, wide, row, 0, net->columns + o * wide, wide,
                            net->columns_below + i * wide, wide,
                            smaller(PANEL, layer->outputs - o));
         }
@@ -1069,7 +1183,7 @@ static void NAME(apply)(const Step *step, int64_t count, float *restrict w,
     const Step k = *step;
     if (k.rule == PLAIN)
         for (int64_t i = 0; i < count; i++)
-            w[i] = w[i] - k.shrink * w[i] - k.lr * g[i];
+            w[i] -= k.shrink * w[i] + k.lr * g[i];
     else if (k.rule == MOMENTUM && k.nesterov)
         for (int64_t i = 0; i < count; i++) {
             const float gradient = g[i] + k.decay * w[i];
@@ -1084,28 +1198,28 @@ static void NAME(apply)(const Step *step, int64_t count, float *restrict w,
     else
         for (int64_t i = 0; i < count; i++) {
             const float gradient = k.rule == ADAM ? g[i] + k.decay * w[i] : g[i];
-            const float kept = k.rule == ADAM ? w[i] : k.keep * w[i];
+            const float shrink = k.rule == ADAM ? 0 : k.shrink;
             m[i] += k.first * (gradient - m[i]);
             s[i] = k.beta2 * s[i] + k.second * gradient * gradient;
-            w[i] = kept - k.size * m[i] / (sqrtf(s[i]) * k.root + k.eps);
+            w[i] -= shrink * w[i] + k.size * m[i] / (sqrtf(s[i]) * k.root + k.eps);
         }
 }
 
 static void NAME(update_bias)(Network *net, Layer *layer, int64_t rows, const Step *step)
 {
     float *gradient = net->gradient;
-    memset(gradient, 0, (size_t)layer->padded * sizeof(float));
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < layer->padded; o++)
-            gradient[o] += net->delta[r * layer->padded + o];
+    for (int64_t o = 0; o < layer->padded; o += V) {
+        vec total = {0};
+        for (int64_t g = 0; g < rows; g += GROUP) {
+            vec sum = {0};
+            for (int64_t r = g; r < smaller(g + GROUP, rows); r++)
+                sum += NAME(load)(net->delta + r * layer->padded + o);
+            total += sum;
+        }
+        NAME(store)(gradient + o, total);
+    }
     NAME(apply)(step, layer->padded, layer->values.bias, gradient, layer->moments[0].bias,
                 layer->moments[1].bias);
-}
-
-static void NAME(shrink)(float *values, int64_t count, float share)
-{
-    for (int64_t i = 0; i < count; i++)
-        values[i] -= share * values[i];
 }
 
 static void NAME(scale)(float *values, int64_t count, float factor)
@@ -1115,19 +1229,25 @@ static void NAME(scale)(float *values, int64_t count, float factor)
 }
 
 /* Update the weights of a layer block by block, each while it is in L1.
-   Plain SGD adds x^T (-lr delta) to them; overwrites delta. The other rules need x^T delta.
-   begin: put the next batch through the new weights of the first layer; its x W + b is then in
+   A gradient is summed up before a weight gets any of it. Where registers hold the sums, plain SGD
+   adds x^T (-lr delta) to the weights at once, which overwrites delta; more examples than a
+   group, and the other rules, need x^T delta in net->gradient.
+   begin: put the next batch through the new weights of the first layer; its x W is then in
    layer->out. */
 static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int sparse,
                                 const Step *step, int begin)
 {
     Layer *layer = &net->layer[l];
-    const int far = layer->inputs * layer->padded > FAR;
-    NAME(Tile) *const *outers = far ? NAME(OUTERS_FAR) : NAME(OUTERS);
+    const int direct = step->rule == PLAIN && rows <= GROUP;
+    const int far = direct && layer->inputs * layer->padded > FAR;
+    const float shrink = direct ? step->shrink : 0;
+    NAME(Outer) *const *outers = far ? NAME(OUTERS_FAR) : NAME(OUTERS);
     if (begin)
-        NAME(begin_with_bias)(layer, net->next_rows);
-    if (step->rule == PLAIN)
+        NAME(clear)(layer, net->next_rows);
+    if (direct)
         NAME(scale)(net->delta, rows * layer->padded, -step->lr);
+    if (sparse)
+        NAME(find_all_crossings)(net, rows, shrink != 0);
     for (int64_t i = 0; i < layer->inputs; i += BLOCK) {
         if (l == 0)
             NAME(fetch)(net, net->next, i + BLOCK, net->next_rows);
@@ -1135,22 +1255,24 @@ static void NAME(update_weight)(Network *net, int32_t l, int64_t rows, int spars
             const Block block = block_at(layer, i, o);
             const int64_t count = block.tall * block.width;
             float *weight = layer->values.weight + block.at, *second = layer->moments[1].weight;
-            float *sum = step->rule == PLAIN ? weight : net->gradient;
-            if (step->rule != PLAIN)
+            float *sum = direct ? weight : net->gradient;
+            if (!direct)
                 memset(sum, 0, (size_t)count * sizeof(float));
-            else if (step->shrink != 0)
-                NAME(shrink)(sum, count, step->shrink);
-            if (sparse)
-                NAME(sparse_block)(net, i, block, rows, 1, sum, net->delta + o);
-            else
-                NAME(multiply)(outers, rows, block.width, NAME(rows_of)(net, l), i, sum,
-                               block.width, net->delta + o, layer->padded, block.tall);
-            if (step->rule != PLAIN)
+            for (int64_t g = 0; g < rows; g += GROUP) {
+                const float *delta = net->delta + g * layer->padded + o;
+                if (sparse)
+                    NAME(scatter_block)(net, i, block, g / GROUP, sum, delta, shrink);
+                else
+                    NAME(multiply_transposed)(outers, block, NAME(rows_of)(net, l) + g, i, sum,
+                                              delta, layer->padded, smaller(GROUP, rows - g),
+                                              shrink);
+            }
+            if (!direct)
                 NAME(apply)(step, count, weight, sum, layer->moments[0].weight + block.at,
                             second == NULL ? NULL : second + block.at);
             if (begin)
-                NAME(multiply)(NAME(INNERS), net->next_rows, block.width, net->next, i, weight,
-                               block.width, layer->out + o, layer->padded, block.tall);
+                NAME(multiply)(net->next_rows, block.width, net->next, i, weight, block.width,
+                               layer->out + o, layer->padded, block.tall);
         }
     }
 }
