@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,6 +149,42 @@ def assert_engines_agree(
     assert_same_state(engine.state(ours), oracle.state(reference), **close)
 
 
+def movement(
+    engine: type[NativeEngine] | type[TorchEngine], run: Run, double: bool = False
+) -> Tensor:
+    """Return how far three epochs move all weights, in float64; double: computed in it, too."""
+    if double:
+        run.model.double()
+        run.train = dataclasses.replace(run.train, inputs=run.train.inputs.double())
+
+    def weights() -> Tensor:
+        return torch.cat([p.detach().double().flatten() for p in run.model.parameters()])
+
+    before = weights()
+    trainer = engine([run], CPU)
+    for epoch in range(3):
+        trainer.train_epoch([run], [shuffled(run, epoch)])
+    trainer.release([run])
+    return weights() - before
+
+
+def assert_as_exact_as_torch(make: Callable[[int], Run], level: str) -> None:
+    """Compare the errors of both engines against float64: the median of some seeds.
+
+    A rounding that happens to bend a ReLU is passed on and grows, in either engine.
+    """
+    errors: dict[type[NativeEngine] | type[TorchEngine], list[float]] = {}
+    for seed in range(5):
+        exact = movement(TorchEngine, make(seed), double=True)
+        for engine in (NativeEngine, TorchEngine):
+            run = make(seed)
+            run.native_level = level
+            error = (movement(engine, run) - exact).norm() / exact.norm()
+            errors.setdefault(engine, []).append(float(error))
+    ours, torchs = (statistics.median(errors[engine]) for engine in (NativeEngine, TorchEngine))
+    assert ours < 2 * torchs + 2e-7, f"{ours:.2e} against torch's {torchs:.2e}"
+
+
 # ---- the arithmetic ----
 
 
@@ -235,6 +272,32 @@ def test_any_architecture_equals_torch(optimizer: OptimizerConfig, **options: An
     if isinstance(optimizer, SGD):  # small steps, so that no draw diverges
         optimizer = dataclasses.replace(optimizer, lr=0.01)
     assert_engines_agree(optimizer=optimizer, examples=35, **options)
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("lr", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("batch_size", [1, 10, 40, 1000])
+@pytest.mark.parametrize("density", [0.2, 1.0])
+def test_small_updates_are_not_lost(
+    density: float, batch_size: int, optimizer: OptimizerConfig, lr: float, level: str
+) -> None:
+    """A weight that got each example's part by itself would round it away."""
+
+    def make(seed: int) -> Run:
+        run = make_run(
+            sizes=(200, 33, 5),
+            optimizer=dataclasses.replace(optimizer, lr=lr),
+            examples=max(batch_size, 20),
+            batch_size=batch_size,
+            density=2 * density * torch.rand(200) if density < 1 else 1,
+            seed=seed,
+        )
+        run.train.inputs.mul_(0.2)  # so that a rate of 1 does not diverge
+        return run
+
+    assert_as_exact_as_torch(make, level)
 
 
 @needs_library
