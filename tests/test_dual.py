@@ -254,12 +254,14 @@ def test_a_torch_optimizer_may_change_its_options(later: dict[str, float]) -> No
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_not_finite_is_seen(level: str) -> None:
     run = wide_run(optimizer=sgd(lr=1e30))
-    engine = NativeEngine([run], CPU, level)
+    run.native_level = level
+    engine = NativeEngine([run], CPU)
     assert not math.isfinite(train(engine, run, epochs=2))
     assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
     run = wide_run()
     run.train.inputs[run.train.index[17], 3] = math.nan
-    engine = NativeEngine([run], CPU, level)
+    run.native_level = level
+    engine = NativeEngine([run], CPU)
     assert not math.isfinite(train(engine, run))
     assert not math.isfinite(engine.evaluate([run], "test")[0][0])
 

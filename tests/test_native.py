@@ -130,7 +130,8 @@ def assert_engines_agree(
 ) -> None:
     """Train the same run in both engines; compare every parameter, moment, loss, accuracy."""
     ours, reference = make(**options), make(**options)
-    engine, oracle = NativeEngine([ours], CPU, level), TorchEngine([reference], CPU)
+    ours.native_level = level
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
     steps = epochs * math.ceil(len(ours.train) / ours.batch_size)
     close = CLOSE[1 if steps <= 1 else 10 if steps <= 10 else 100]
     for epoch in range(1, epochs + 1):
@@ -248,7 +249,8 @@ def test_activations_of_extreme_inputs(activation: str, level: str) -> None:
     with torch.no_grad():
         first_layer(run).weight.fill_(1)
         first_layer(run).bias.zero_()
-    loss, _ = NativeEngine([run], CPU, level).evaluate([run], "valid")[0]
+    run.native_level = level
+    loss, _ = NativeEngine([run], CPU).evaluate([run], "valid")[0]
     assert loss == pytest.approx(TorchEngine([run], CPU).evaluate([run], "valid")[0][0], rel=1e-6)
 
 
@@ -413,7 +415,8 @@ def test_neighbours_change_no_bit() -> None:
 def test_a_bad_input_makes_the_loss_bad(value: float, density: float, level: str) -> None:
     run = make_run(sizes=(100, 20, 5), density=density)
     run.train.inputs[17, 3] = value
-    engine = NativeEngine([run], CPU, level)
+    run.native_level = level
+    engine = NativeEngine([run], CPU)
     assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
     assert not math.isfinite(train(engine, run))
     assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
@@ -526,8 +529,6 @@ def test_an_empty_split_and_batch_are_refused() -> None:
         NativeEngine([run], CPU).evaluate([run], "valid")
     with pytest.raises(ValueError, match="batch_size=0"):
         NativeEngine([make_run(batch_size=0)], CPU)
-    with pytest.raises(ValueError, match="level=mmx"):
-        NativeEngine([run], CPU, level="mmx")
 
 
 # ---- what it takes ----

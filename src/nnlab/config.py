@@ -37,6 +37,12 @@ class EngineName(enum.Enum):
     stacked = "stacked"
 
 
+class NativeLevel(enum.Enum):
+    baseline = "baseline"
+    avx2 = "avx2"
+    avx512 = "avx512"
+
+
 class Source(enum.Enum):
     auto = "auto"
     official = "official"
@@ -193,6 +199,7 @@ class Config:
     seed: int = MISSING
     device: str = MISSING
     engine: EngineName = MISSING
+    native_level: NativeLevel | None = MISSING
     threads: int = MISSING
     full_train_metrics: bool = MISSING
     evaluation: list[str] = MISSING

@@ -209,6 +209,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             "engine": engine.name,
             "engine_reason": reason,
             "engine_form": engine.form(run),
+            "engine_level": engines.level(engine, run),
             "device": {**device.describe(place), "threads": config.threads},
         }
         tasks.append(Task(outcome, config, run, engine, place, identity))
@@ -234,6 +235,7 @@ def build_run(config: Config, data: Data) -> Run:
         stopping=build_rule(config.stopping),
         order=seeds.generator(config.seed, "order"),
         full_train_metrics=config.full_train_metrics,
+        native_level=None if config.native_level is None else config.native_level.name,
     )
 
 
