@@ -32,6 +32,7 @@ from tests.test_native import (
     LEVELS,
     OPTIMIZERS,
     adam,
+    assert_as_exact_as_torch,
     assert_engines_agree,
     assert_same_state,
     first_layer,
@@ -112,6 +113,15 @@ def test_examples_in_several_parts_equal_torch(monkeypatch: pytest.MonkeyPatch) 
 def test_dogset_sized_images_equal_torch() -> None:
     sizes = (12288, 128, 64, 10)
     assert_dual_equals_torch(sizes=sizes, batch_size=10, epochs=2, optimizer=sgd(lr=1e-3))
+
+
+@needs_library
+@pytest.mark.parametrize("batch_size", [1, 10, 60])
+@pytest.mark.parametrize("lr", [1e-6, 1e-3, 1.0])
+def test_small_updates_are_not_lost(lr: float, batch_size: int) -> None:
+    options: dict[str, Any] = {"sizes": (400, 33, 5), "batch_size": batch_size}
+    assert Dual.pays(wide_run(**options))
+    assert_as_exact_as_torch(wide_run, optimizer=sgd(lr=lr), **options)
 
 
 def test_the_gram_matrix_has_all_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,21 +169,33 @@ def movement(
     return weights() - before
 
 
-def assert_as_exact_as_torch(make: Callable[[int], Run], level: str) -> None:
-    """Compare the errors of both engines against float64: the median of some seeds.
+def assert_as_exact_as_torch(make: Callable[..., Run], **options: Any) -> None:
+    """Compare the errors of both engines against float64, at all levels; medians of some seeds.
 
-    A rounding that happens to bend a ReLU is passed on and grows, in either engine.
+    A rounding that happens to bend a ReLU is passed on and grows, in either engine. The last
+    place of a float32, 2e-7 of a sum of some, is as exact as any needs to be.
     """
-    errors: dict[type[NativeEngine] | type[TorchEngine], list[float]] = {}
+
+    def small(seed: int) -> Run:
+        run = make(seed=seed, **options)
+        run.train.inputs.mul_(0.1)  # so that a rate of 1 does not diverge
+        return run
+
+    errors: dict[str, list[float]] = {}
     for seed in range(5):
-        exact = movement(TorchEngine, make(seed), double=True)
-        for engine in (NativeEngine, TorchEngine):
-            run = make(seed)
+        exact = movement(TorchEngine, small(seed), double=True)
+
+        def error(moved: Tensor, exact: Tensor = exact) -> float:
+            return float((moved - exact).norm() / exact.norm())
+
+        torchs = movement(TorchEngine, small(seed))
+        errors.setdefault("torch", []).append(error(torchs))
+        for level in LEVELS:
+            run = small(seed)
             run.native_level = level
-            error = (movement(engine, run) - exact).norm() / exact.norm()
-            errors.setdefault(engine, []).append(float(error))
-    ours, torchs = (statistics.median(errors[engine]) for engine in (NativeEngine, TorchEngine))
-    assert ours < 2 * torchs + 2e-7, f"{ours:.2e} against torch's {torchs:.2e}"
+            errors.setdefault(level, []).append(error(movement(NativeEngine, run)))
+    medians = {name: statistics.median(each) for name, each in errors.items()}
+    assert max(medians.values()) < 2 * medians["torch"] + 2e-7, medians
 
 
 # ---- the arithmetic ----
@@ -277,29 +289,24 @@ def test_any_architecture_equals_torch(optimizer: OptimizerConfig, **options: An
 
 
 @needs_library
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("lr", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("batch_size", [1, 10, 40, 1000])
 @pytest.mark.parametrize("density", [0.2, 1.0])
 def test_small_updates_are_not_lost(
-    density: float, batch_size: int, optimizer: OptimizerConfig, lr: float, level: str
+    density: float, batch_size: int, optimizer: OptimizerConfig
 ) -> None:
     """A weight that got each example's part by itself would round it away."""
-
-    def make(seed: int) -> Run:
-        run = make_run(
+    # As in MNIST, some inputs are rarely zero and some almost always.
+    share = 2 * density * torch.rand(200, generator=torch.Generator().manual_seed(0))
+    for lr in (1e-6, 1e-3, 1.0 if isinstance(optimizer, SGD) else 0.01):
+        assert_as_exact_as_torch(
+            make_run,
             sizes=(200, 33, 5),
             optimizer=dataclasses.replace(optimizer, lr=lr),
-            examples=max(batch_size, 20),
+            examples=max(batch_size, 10),
             batch_size=batch_size,
-            density=2 * density * torch.rand(200) if density < 1 else 1,
-            seed=seed,
+            density=share if density < 1 else 1.0,
         )
-        run.train.inputs.mul_(0.2)  # so that a rate of 1 does not diverge
-        return run
-
-    assert_as_exact_as_torch(make, level)
 
 
 @needs_library

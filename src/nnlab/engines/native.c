@@ -620,6 +620,19 @@ INLINE vec NAME(choose)(ivec mask, vec yes, vec no)
 
 /* ---- products ---- */
 
+INLINE void NAME(add_term)(const int rows, const int vectors, const float *const *row, int64_t t,
+                           const float *b, int64_t b_stride, vec sum[][TILE_VECTORS])
+{
+    vec right[TILE_VECTORS];
+    UNROLL for (int v = 0; v < vectors; v++)
+        right[v] = NAME(load)(b + t * b_stride + v * V);
+    UNROLL for (int r = 0; r < rows; r++) {
+        const float left = row[r][t];
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[r][v] += left * right[v];
+    }
+}
+
 /* C += A B for `rows` rows and `vectors` vectors of C, which stay in registers.
    a: rows, of which A is columns `from` to `from + terms`; b: [terms, vectors * V],
    c: [rows, vectors * V]; strides in floats. Rows of A may lie anywhere, so that examples need
@@ -628,23 +641,28 @@ INLINE void NAME(inner)(const int rows, const int vectors, const float *const *a
                         const float *b, int64_t b_stride, float *c, int64_t c_stride,
                         int64_t terms)
 {
+    /* Few rows leave registers for several sums each: shorter ones, which are more exact and do
+       not wait for one another. */
+    const int ways = rows * 4 <= TILE_ROWS ? 4 : rows * 2 <= TILE_ROWS ? 2 : 1;
     const float *row[TILE_ROWS];
-    vec sum[TILE_ROWS][TILE_VECTORS] = {{{0}}};
+    vec sum[TILE_ROWS][TILE_VECTORS] = {{{0}}}; /* of row r: those at r, r + rows, ... */
+    int64_t t = 0;
     UNROLL for (int r = 0; r < rows; r++)
         row[r] = a[r] + from;
-    for (int64_t t = 0; t < terms; t++) {
-        vec right[TILE_VECTORS];
-        UNROLL for (int v = 0; v < vectors; v++)
-            right[v] = NAME(load)(b + t * b_stride + v * V);
-        UNROLL for (int r = 0; r < rows; r++) {
-            const float left = row[r][t];
+    for (; t + ways <= terms; t += ways)
+        UNROLL for (int w = 0; w < ways; w++)
+            NAME(add_term)(rows, vectors, row, t + w, b, b_stride, sum + w * rows);
+    for (; t < terms; t++)
+        NAME(add_term)(rows, vectors, row, t, b, b_stride, sum);
+    for (int w = ways / 2; w > 0; w /= 2)
+        UNROLL for (int r = 0; r < w * rows; r++)
             UNROLL for (int v = 0; v < vectors; v++)
-                sum[r][v] += left * right[v];
-        }
-    }
+                sum[r][v] += sum[r + w * rows][v];
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int v = 0; v < vectors; v++)
-            NAME(store)(c + r * c_stride + v * V, NAME(load)(c + r * c_stride + v * V) + sum[r][v]);
+        UNROLL for (int v = 0; v < vectors; v++) {
+            float *place = c + r * c_stride + v * V;
+            NAME(store)(place, NAME(load)(place) + sum[r][v]);
+        }
 }
 
 /* B += A^T C - shrink B for `tall` rows and `vectors` vectors of B, whose sums over the rows of A
