@@ -46,6 +46,7 @@ def test_defaults_are_experiment_a() -> None:
         "seed": 0,
         "device": "auto",
         "engine": "auto",
+        "native_level": None,
         "threads": 1,
         "full_train_metrics": False,
         "evaluation": [],
@@ -151,6 +152,8 @@ def other(value: Any) -> Any:
         return [*value, 1]
     if isinstance(value, str):
         return value + "x"
+    if value is None:  # native_level
+        return config.NativeLevel.avx2
     return value + 1
 
 
@@ -169,7 +172,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in config.NOT_IDENTITY), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 28
+    assert checked == 29
 
 
 def test_group_names_of_the_schemas_are_those_of_conf() -> None:

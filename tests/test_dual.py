@@ -117,7 +117,7 @@ def test_dogset_sized_images_equal_torch() -> None:
 
 @needs_library
 @pytest.mark.parametrize("batch_size", [1, 10, 60])
-@pytest.mark.parametrize("lr", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("lr", [1e-6, 1e-3, 0.3])
 def test_small_updates_are_not_lost(lr: float, batch_size: int) -> None:
     options: dict[str, Any] = {"sizes": (400, 33, 5), "batch_size": batch_size}
     assert Dual.pays(wide_run(**options))
@@ -366,6 +366,36 @@ def test_when_it_is_taken(options: dict[str, Any], taken: bool) -> None:
     assert Dual.pays(run) == taken
     assert NativeEngine.form(run) == ("dual" if taken else None)
     assert TorchEngine.form(run) is None
+
+
+@needs_library
+@pytest.mark.parametrize("where", ["train", "valid"])
+@pytest.mark.parametrize("value", [1e20, 1e16, -math.inf, math.nan])
+def test_inner_products_that_overflow_are_not_taken(value: float, where: str) -> None:
+    """A run's numbers are those of torch, though its Gram matrix would be infinite."""
+    ours, reference = wide_run(optimizer=sgd(lr=0.02)), wide_run(optimizer=sgd(lr=0.02))
+    assert Dual.pays(ours)
+    for run in (ours, reference):
+        split = getattr(run, where)
+        only = sorted({*split.index.tolist()} - {*run.train.index.tolist()}) or split.index
+        run.train.inputs[only[0] if where == "valid" else split.index[0], 3] = value
+    assert not Dual.pays(ours)
+    assert NativeEngine.form(ours) is None
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    if where == "valid":  # all that is trained on is as it was
+        train(engine, ours)
+        train(oracle, reference)
+        assert_same_state(engine.state(ours), oracle.state(reference), **CLOSE[10])
+    expected = oracle.evaluate([reference], "valid")[0][0]
+    assert engine.evaluate([ours], "valid")[0][0] == pytest.approx(expected, nan_ok=True)
+
+
+def test_huge_inputs_of_other_examples_change_nothing() -> None:
+    run = wide_run()
+    others = {*range(80)} - {*run.train.index.tolist()}
+    run.valid = None
+    run.train.inputs[list(others)] = 1e30
+    assert Dual.pays(run)
 
 
 def test_a_run_that_may_end_early_counts_on_few_epochs() -> None:

@@ -8,6 +8,7 @@ it has no global state: runs in different threads train at the same time, each o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import functools
@@ -237,6 +238,14 @@ def memory(tensor: Tensor, name: str) -> Tensor:
     return plain
 
 
+def lent(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor of the same memory, whose storage torch refuses to resize from now on."""
+    plain = memory(tensor, name)
+    with contextlib.suppress(TypeError):  # of a type that numpy does not know, nor native.c
+        plain.numpy()
+    return plain
+
+
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
     c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
     if isinstance(config, SGD):
@@ -251,14 +260,16 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
 
     Raises ValueError for one that it cannot take.
     """
-    # What other threads do to the split or its tensors' shapes is done to these no more.
-    split = Split(split.inputs.detach(), split.labels.detach(), split.index.detach())
+    # Other threads may change the split, a tensor's shape or a storage's size before and meanwhile,
+    # but not what is checked here.
+    split = Split(
+        lent(split.inputs, f"{name} inputs"),
+        lent(split.labels, f"{name} labels"),
+        lent(split.index, f"{name} index"),
+    )
     reason = refuses_split(split, name, width)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
-    for tensor in (split.inputs, split.labels, split.index):
-        tensor.numpy()  # torch resizes no storage, in any thread, that was lent to numpy
-        memory(tensor, name)
     c = CSplit(
         split.inputs.data_ptr(),
         None if base is None else base.data_ptr(),
