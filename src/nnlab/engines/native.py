@@ -8,7 +8,6 @@ it has no global state: runs in different threads train at the same time, each o
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import ctypes
 import functools
@@ -171,11 +170,15 @@ def refuses(run: Run, device: torch.device) -> str | None:
 
 
 def refuses_split(split: Split, name: str, width: int) -> str | None:
-    inputs, labels, index = split.inputs, split.labels, split.index
-    for part, tensor in (("inputs", inputs), ("labels", labels), ("index", index)):
-        reason = refuses_memory(tensor, f"{name} {part}")
+    for part in ("inputs", "labels", "index"):
+        reason = refuses_memory(getattr(split, part), f"{name} {part}")
         if reason is not None:
             return reason
+    return refuses_shapes(split, name, width)
+
+
+def refuses_shapes(split: Split, name: str, width: int) -> str | None:
+    inputs, labels, index = split.inputs, split.labels, split.index
     if inputs.dim() != 2 or inputs.shape[1] != width:
         return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
     if inputs.dtype != torch.float32:
@@ -209,24 +212,26 @@ def refuses_memory(tensor: Tensor, name: str) -> str | None:
     return None
 
 
-def memory(tensor: Tensor, name: str) -> Tensor:
+def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
     """Return a tensor of the same memory, which C may use while that lives and has its size.
 
+    keep: torch refuses to resize that memory from now on, in any thread.
     Raises ValueError where the numbers do not lie in the CPU's memory as shape and strides say: of
     another device or layout, a subclass, fake, functional, wrapped by a transform, negated when it
     is read, or with a storage that was made too small.
     """
-    kind = type(tensor).__name__
-    if kind not in ("Tensor", "Parameter"):
-        raise ValueError(f"{name}: a {kind}, not a plain tensor")
+    if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+        raise ValueError(f"{name}: a {type(tensor).__name__}, not a plain tensor")
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_nested:
         raise ValueError(f"{name}: not a strided tensor on the cpu ({tensor.device})")
     if tensor.is_neg() or tensor.is_conj():
         raise ValueError(f"{name}: a view that negates or conjugates its numbers when it is read")
     try:
         plain = tensor.detach()  # its shape and storage are its own
+        if keep:
+            plain.numpy()  # torch resizes no memory that it has lent
         address, size = plain.data_ptr(), plain.untyped_storage().nbytes()
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{name}: a tensor without memory ({reason})") from error
     last = sum((length - 1) * stride for length, stride in zip(plain.shape, plain.stride()))
@@ -235,14 +240,6 @@ def memory(tensor: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name}: a tensor without the {needed} bytes of memory of its shape")
     if address % plain.element_size() != 0:
         raise ValueError(f"{name}: not aligned to its numbers of {plain.element_size()} bytes")
-    return plain
-
-
-def lent(tensor: Tensor, name: str) -> Tensor:
-    """Return a tensor of the same memory, whose storage torch refuses to resize from now on."""
-    plain = memory(tensor, name)
-    with contextlib.suppress(TypeError):  # of a type that numpy does not know, nor native.c
-        plain.numpy()
     return plain
 
 
@@ -260,14 +257,13 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
 
     Raises ValueError for one that it cannot take.
     """
-    # Other threads may change the split, a tensor's shape or a storage's size before and meanwhile,
-    # but not what is checked here.
+    # Other threads may change the split and its tensors, but none of these shapes and sizes.
     split = Split(
-        lent(split.inputs, f"{name} inputs"),
-        lent(split.labels, f"{name} labels"),
-        lent(split.index, f"{name} index"),
+        memory(split.inputs, f"{name} inputs", keep=True),
+        memory(split.labels, f"{name} labels", keep=True),
+        memory(split.index, f"{name} index", keep=True),
     )
-    reason = refuses_split(split, name, width)
+    reason = refuses_shapes(split, name, width)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
     c = CSplit(
