@@ -166,7 +166,11 @@ static Block block_at(const Layer *layer, int64_t i, int64_t o)
 static void *zeros(int64_t count, int64_t size)
 {
     void *memory;
+#if defined(__SANITIZE_ADDRESS__)
+    size_t bytes = (size_t)(count * size + 1); /* no room in which a mistake would go unseen */
+#else
     size_t bytes = (size_t)round_up(count * size + 64, 64);
+#endif
     const int huge = bytes >= HUGE_PAGES;
     if (posix_memalign(&memory, huge ? HUGE_PAGE : 64, bytes) != 0)
         return NULL;
