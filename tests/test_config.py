@@ -46,6 +46,7 @@ def test_defaults_are_experiment_a() -> None:
         "seeds": {"data": None, "weights": None, "order": None, "test": 0},
         "device": "auto",
         "engine": "auto",
+        "native_level": None,
         "threads": 1,
         "full_train_metrics": False,
         "evaluation": [],
@@ -152,6 +153,8 @@ def other(value: Any) -> Any:
         return [*value, 1]
     if isinstance(value, str):
         return value + "x"
+    if value is None:  # native_level
+        return config.NativeLevel.avx2
     return value + 1
 
 
@@ -171,7 +174,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 32
+    assert checked == 33
 
 
 def test_a_seed_and_its_parts_are_one_identity() -> None:

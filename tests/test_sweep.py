@@ -122,6 +122,24 @@ def test_runs_on_the_same_images_compute_their_inner_products_once(
     assert len(computed) == 2  # of a block each, for two seeds
 
 
+@pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+def test_a_result_says_with_which_instruction_set_its_run_trained(tmp_path: Path) -> None:
+    best = native.levels()[-1]
+    options = {
+        best: ["engine=native"],
+        "baseline": ["engine=auto", "device=cpu", "native_level=baseline"],
+        None: ["engine=torch"],
+    }
+    jobs = [job(tmp_path / str(level), *each) for level, each in options.items()]
+    refused = job(tmp_path / "refused", "engine=torch", "native_level=baseline")
+    *outcomes, last = sweep.train([*jobs, refused])
+    for level, outcome in zip(options, outcomes):
+        assert outcome.result is not None, outcome.error
+        assert outcome.result["engine_level"] == level
+    assert "native_level=baseline is of the native engine" in str(last.error)
+    assert not refused.folder.exists()
+
+
 def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
     good, bad = job(tmp_path / "good"), job(tmp_path / "bad", "batch_size=0")
     outcomes = sweep.train([bad, good])

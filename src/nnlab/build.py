@@ -51,6 +51,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
                 "engine": engine.name,
                 "engine_reason": reason,
                 "engine_form": engine.form(run),
+                "engine_level": engines.level(engine, run),
                 "device": {**device.describe(place), "threads": config.threads},
             }
         except Exception as error:
@@ -89,6 +90,7 @@ def build_run(config: Config, data: Data) -> Run:
         stopping=build_rule(config.stopping),
         order=seeds.generator(config.seed_of("order"), "order"),
         full_train_metrics=config.full_train_metrics,
+        native_level=None if config.native_level is None else config.native_level.name,
     )
 
 

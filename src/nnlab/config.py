@@ -40,6 +40,12 @@ class EngineName(enum.Enum):
     stacked = "stacked"
 
 
+class NativeLevel(enum.Enum):
+    baseline = "baseline"
+    avx2 = "avx2"
+    avx512 = "avx512"
+
+
 class Source(enum.Enum):
     auto = "auto"
     official = "official"
@@ -318,6 +324,7 @@ class Config:
     seeds: SeedsConfig = MISSING
     device: str = MISSING
     engine: EngineName = MISSING
+    native_level: NativeLevel | None = MISSING
     threads: int = MISSING
     full_train_metrics: bool = MISSING
     evaluation: list[str] = MISSING
