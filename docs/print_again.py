@@ -3,7 +3,7 @@
     python docs/print_again.py
 
 A block that begins with ``$ command`` holds what that command prints. All of them are carried out
-one after another, in a new folder and in the order of the pages; a few minutes on two cores. What
+one after another, in a new folder and in the order of the pages, in a few minutes. What
 changed is then for ``git diff`` to show, and for you to read: the text around it speaks of numbers.
 """
 
