@@ -3,8 +3,8 @@
     python docs/print_again.py
 
 A block that begins with ``$ command`` holds what that command prints. All of them are carried out
-one after another, in a new folder and in the order of the pages, in a few minutes. What
-changed is then for ``git diff`` to show, and for you to read: the text around it speaks of numbers.
+one after another, in a new folder and in the order of the pages, which takes a few minutes.
+``git diff`` then shows what changed; read the text around it again, which speaks of the numbers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def draw(source: Path, target: Path) -> None:
     if target.suffix == ".jpg":
         figure.reduce(2).save(target, quality=85)
     else:
-        figure.quantize(256).save(target, optimize=True)
+        # Of Pillow's ways the one whose greatest error is least: scales of colours stay smooth.
+        figure.quantize(256, Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
 
 
 if __name__ == "__main__":
