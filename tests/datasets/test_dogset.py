@@ -63,7 +63,8 @@ def load(folder: Path, valid: int | None = None, test: int | None = None) -> Dat
 
 def pixels(folder: Path, name: str) -> list[int]:
     with Image.open(folder / "images" / name) as image:
-        return np.asarray(image).flatten().tolist()
+        values: list[int] = np.asarray(image).flatten().tolist()
+        return values
 
 
 def test_images_are_read_into_their_partitions(folder: Path) -> None:

@@ -138,7 +138,7 @@ def smoothed(values: Array) -> Array:
     >>> smoothed(np.array([1.0, 2.0, 3.0, 9.0, 5.0, 6.0, 7.0])).tolist()
     [1.0, 2.0, 3.0, 5.0, 6.0, 6.0, 7.0]
     """
-    medians = values.copy()
+    medians: Array = values.copy()
     for width in range(3, min(WINDOW, len(values)) + 1, 2):
         medians[width // 2 : -(width // 2)] = running_median(values, width)
     return medians

@@ -30,7 +30,8 @@ class Partition:
 def as_floats(inputs: Examples) -> NDArray[np.float32]:
     """Return inputs as float32, pixels in [0, 1]; those that are floats as they are."""
     if inputs.dtype == np.uint8:
-        return np.divide(inputs, np.float32(255), dtype=np.float32)
+        pixels: NDArray[np.float32] = np.divide(inputs, np.float32(255), dtype=np.float32)
+        return pixels
     return inputs.astype(np.float32, copy=False)
 
 

@@ -284,7 +284,8 @@ def notes(runs: Sequence[Run]) -> list[str]:
             setting = assignments(keys, fit.values)
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
-        said.append("no line through training times of the dual form (README), which grow faster")
+        form = "the dual form (docs/engines.md)"
+        said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := max(run.concurrent or 1 for run in runs)) > 1:
         said.append(f"times are of runs that trained side by side, up to {most:,} at once")
     said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
