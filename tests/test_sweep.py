@@ -175,10 +175,15 @@ def test_an_error_of_any_kind_while_a_run_is_prepared_is_that_run_alone(
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
-    outcomes = sweep.train([job(tmp_path / "run"), job(tmp_path / "run")])
+    same, other = (job(tmp_path / "run", f"seed={seed}") for seed in (0, 1))
+    outcomes = sweep.train([same, other, job(tmp_path / "run")])
     assert outcomes[0].error is None
-    assert "two runs of this sweep go to" in str(outcomes[1].error)
+    assert "two jobs map to folder" in str(outcomes[1].error)
     assert status(tmp_path / "run") == "finished"
+    # The same job again, as a search may propose it, is that run.
+    assert outcomes[2].error is None
+    assert outcomes[2].result == outcomes[0].result
+    assert outcomes[2].objective() == outcomes[0].objective()
 
 
 def test_objectives() -> None:

@@ -22,7 +22,7 @@ from nnlab.config import (
     StoppingConfig,
     TargetConfig,
 )
-from nnlab.jobs import Job, Outcome, Task
+from nnlab.jobs import Outcome, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             engine, reason = engines.choose(config.engine, run, place)
             if config.engine is EngineName.auto and engine.name == "torch" and run.max_epochs > 0:
                 fallbacks.add(reason)
-            identity = describe(outcome.job, config, run, data) | {
+            identity = describe(outcome, config, run, data) | {
                 "engine": engine.name,
                 "engine_reason": reason,
                 "engine_form": engine.form(run),
@@ -80,7 +80,7 @@ def keep_traceback(outcome: Outcome, error: Exception) -> None:
     """Record a run that failed before it could be trained, by an error nobody foresaw."""
     job = outcome.job
     with contextlib.suppress(OSError):  # the folder may be what failed
-        identity = {"name": job.name, "overrides": job.overrides, **job.identity}
+        identity = {"name": outcome.folder.name, "overrides": job.overrides, **job.identity}
         records.RunFolder(outcome.folder, identity, job.hydra_files).fail(error)
 
 
@@ -162,12 +162,13 @@ def build_rule(stopping: StoppingConfig) -> StoppingRule | None:
     return None
 
 
-def describe(job: Job, config: Config, run: Run, data: Data) -> dict[str, Any]:
+def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str, Any]:
     """Return what result.json says of a run before it has any results."""
     from nnlab import model
 
+    job = outcome.job
     return {
-        "name": job.name,
+        "name": outcome.folder.name,
         "overrides": job.overrides,
         "fingerprint": job.identity["fingerprint"],
         "seed": config.seed,

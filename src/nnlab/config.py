@@ -496,6 +496,11 @@ def identity(config: Config) -> dict[str, Any]:
     tree = {k: v for k, v in plain(config).items() if k not in (*NOT_IDENTITY, *ASKED, "seed")}
     tree["dataset"] = {k: v for k, v in tree["dataset"].items() if k not in WHERE}
     tree["seeds"] = {part: config.seed_of(part) for part in tree["seeds"]}
+    if isinstance(config.dataset, BooleanConfig):
+        tree["dataset"]["function"] = config.dataset.table  # whatever it is called
+    if isinstance(config.model, PerceptronConfig):  # computed from its table, and only tested
+        tree["seeds"] = config.seeds.test
+        tree = {key: tree[key] for key in ("dataset", "model", "test_size", "seeds")}
     return tree
 
 

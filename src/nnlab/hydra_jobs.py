@@ -132,6 +132,11 @@ def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
     if hydra.sweeper._target_ == BASIC_SWEEPER:
         return
     sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
+    given = OmegaConf.select(hydra, "sweeper.direction", default=None)
+    directions = list(given) if OmegaConf.is_list(given) else [given]
+    if len(directions) != 1:
+        raise ValueError(f"{sweeper}: a run has one objective; give one hydra.sweeper.direction")
+    direction = getattr(directions[0], "name", str(directions[0])).lower()
     for config in (job.config for job in jobs if job.config is not None):
         metric = config.objective
         if metric.startswith("valid") and config.valid_size == 0:
@@ -139,7 +144,6 @@ def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
                 f"{sweeper} chooses runs by objective={metric}, but there is no validation set; "
                 f"set valid_size (say valid_size=500)"
             )
-        direction = str(OmegaConf.select(hydra, "sweeper.direction", default="")).rpartition(".")[2]
         wanted = "maximize" if metric.endswith("accuracy") else "minimize"
         if direction in ("minimize", "maximize") and direction != wanted:
             raise ValueError(
@@ -250,7 +254,7 @@ class SweepLoader(ConfigLoaderImpl):
         outcomes: Sequence[Outcome],
     ) -> None:
         """Tell the study's index which commands led to which runs, for ``find``."""
-        runs = study.look(Path(master.hydra.sweep.dir))
+        runs = study.known(Path(master.hydra.sweep.dir))
         for overrides, outcome in zip(job_overrides, outcomes):
             config = outcome.job.config
             asked = self.asked(overrides)

@@ -140,7 +140,7 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
     if result is None:
         return None
     if result["fingerprint"] != fingerprint or not serves(result, config):
-        theirs, ours = _flat(result.get("config", {})), _flat(config)
+        theirs, ours = _flat(_telling(result.get("config", {}))), _flat(_telling(config))
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ) or "other options"
         asked = ", ".join(f"{key}={ours.get(key)}" for key in differ) or "those of this nnlab"
@@ -166,6 +166,13 @@ def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:
         and config.get("native_level") in (None, result.get("engine_level"))
         and (engine != "torch" or config["threads"] == device.get("threads"))
     )
+
+
+def _telling(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options in which runs of a folder may differ."""
+    from nnlab.config import NOT_IDENTITY
+
+    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

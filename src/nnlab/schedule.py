@@ -29,7 +29,7 @@ def train_distinct(tasks: Sequence[Task]) -> None:
     firsts: dict[str, Task] = {}
     for task in tasks:
         first = firsts.setdefault(computation(task), task)
-        if first is not task:
+        if first is not task and first.outcome.folder != task.outcome.folder:
             task.outcome.twin = first.outcome.folder
             log.info("%s is %s", task.outcome.job.name, first.outcome.folder.name)
     train_tasks(list(firsts.values()))
@@ -39,11 +39,19 @@ def train_distinct(tasks: Sequence[Task]) -> None:
 
 
 def computation(task: Task) -> str:
-    """Return a key that tasks share whose numbers are the same."""
-    known = task.identity
+    """Return a key that tasks of a study share whose numbers are the same."""
+    known, folder = task.identity, str(task.outcome.job.folder.parent)
     level, content = known.get("engine_level"), known["dataset"]["content"]
     threads = known["device"]["threads"] if known["engine"] == "torch" else None
-    parts = (known["fingerprint"], content, known["engine"], level, task.place.type, threads)
+    parts = (
+        folder,
+        known["fingerprint"],
+        content,
+        known["engine"],
+        level,
+        task.place.type,
+        threads,
+    )
     return json.dumps(parts)
 
 

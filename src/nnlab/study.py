@@ -60,26 +60,36 @@ class Study:
 
     def look(self) -> None:
         """Bring the entries up to date. Raises OSError where the folder cannot be read."""
-        before, self.entries = self.entries, {}
         try:
             names = sorted(item.name for item in os.scandir(self.folder) if item.is_dir())
         except FileNotFoundError:
             names = []
+        for name in self.entries.keys() - set(names):
+            del self.entries[name]
+            self.changed = True
         for name in names:
-            with contextlib.suppress(OSError, ValueError):
-                stamp = stamp_of(self.folder / name / records.RESULT)
-                if name in before and before[name].stamp == stamp:
-                    self.entries[name] = before[name]
-                elif (result := records.read_result(self.folder / name)) is not None:
-                    self.entries[name] = entry_of(name, stamp, result)
-        self.changed = self.changed or before != self.entries
+            self.update(name)
         self.found: dict[str, list[Entry]] = {}
         for entry in self.entries.values():
             self.found.setdefault(entry.result["fingerprint"], []).append(entry)
 
+    def update(self, name: str) -> None:
+        """Bring the entry of a folder up to date."""
+        before = self.entries.pop(name, None)
+        with contextlib.suppress(OSError, ValueError):
+            stamp = stamp_of(self.folder / name / records.RESULT)
+            if before is not None and before.stamp == stamp:
+                self.entries[name] = before
+            elif (result := records.read_result(self.folder / name)) is not None:
+                self.entries[name] = entry_of(name, stamp, result)
+        self.changed = self.changed or self.entries.get(name) is not before
+
     def remember(self, asked: str, folder: Path) -> None:
-        """Note that a command was answered by the run in a folder."""
-        entry = self.entries.get(folder.name) if folder.parent.absolute() == self.folder else None
+        """Note that a command was answered by the run in a folder, which was just written."""
+        if folder.parent.absolute() != self.folder:
+            return
+        self.update(folder.name)
+        entry = self.entries.get(folder.name)
         if entry is not None and entry.done and asked not in entry.asked:
             entry.asked.append(asked)
             self.changed = True
@@ -94,7 +104,7 @@ class Study:
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        stamps = [[entry.folder, *entry.stamp] for entry in self.entries.values()]
+        stamps = sorted([entry.folder, *entry.stamp] for entry in self.entries.values())
         text = json.dumps([importlib.metadata.version("nnlab"), stamps])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -102,7 +112,7 @@ class Study:
         """Return whether the report is of these runs, and whole."""
         files = self.report.get("files", [])
         drawn = self.report.get("of") == self.digest() and bool(files)
-        return drawn and all((self.folder / file).is_file() for file in files)
+        return drawn and all(whole(self.folder / file) for file in files)
 
     def save(self, report: Sequence[Path] | None = None) -> None:
         """Write the index, if there is news. report: the files of one that was just made.
@@ -122,14 +132,24 @@ class Study:
                 self.changed = False
 
 
+def whole(path: Path) -> bool:
+    """Return whether a file is there and not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 @functools.cache
 def _known(folder: Path) -> Study:
     return Study(folder)
 
 
+def known(folder: Path) -> Study:
+    """Return a study as it was last looked at by this process."""
+    return _known(folder.absolute())
+
+
 def look(folder: Path) -> Study:
     """Return a study as it is now; a process reads what has not changed once."""
-    study = _known(folder.absolute())
+    study = known(folder)
     study.look()
     return study
 
@@ -159,6 +179,23 @@ def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
         if content["nnlab"] != importlib.metadata.version("nnlab"):
             return {}, {}
         entries = [Entry(**run) for run in content["runs"]]
-        return {entry.folder: entry for entry in entries}, dict(content["report"])
-    except (OSError, ValueError, TypeError, KeyError):
+        report = content["report"]
+        if not all(map(sound, entries)) or not all(
+            isinstance(f, str) for f in report.get("files", [])
+        ):
+            return {}, {}
+        return {entry.folder: entry for entry in entries}, report
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}, {}
+
+
+def sound(entry: Entry) -> bool:
+    """Return whether an entry that was read is as ``save`` writes it."""
+    names = [
+        entry.folder,
+        entry.data,
+        *entry.asked,
+        *map(entry.result.get, ("fingerprint", "status")),
+    ]
+    content = entry.content is None or isinstance(entry.content, str)
+    return content and isinstance(entry.stamp, list) and all(isinstance(n, str) for n in names)

@@ -57,20 +57,22 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
 def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
     """Find the runs that are done, and refuse what cannot be trained; return the others."""
     waiting: list[tuple[Outcome, Config]] = []
-    taken: set[Path] = set()
+    taken: dict[Path, str] = {}  # the fingerprint that a folder is for
     twins: list[str] = []
-    studies = {folder: study.look(folder) for folder in {o.job.folder.parent for o in outcomes}}
+    unknown = [outcome.job for outcome in outcomes if outcome.job.found is None]
+    studies = {folder: study.look(folder) for folder in {job.folder.parent for job in unknown}}
     for outcome in outcomes:
         job, config = outcome.job, outcome.job.config
         outcome.error = job.refused
         try:
             found = job.found
             if config is not None:
-                if job.folder in taken:
+                fingerprint = job.identity["fingerprint"]
+                if taken.setdefault(job.folder, fingerprint) != fingerprint:
                     raise ValueError(
-                        f"two runs of this sweep go to {job.folder}; give each value once"
+                        f"two jobs map to folder {job.folder}; give each value once, or one of "
+                        f"them another study="
                     )
-                taken.add(job.folder)
                 found = earlier(job, config, studies[job.folder.parent])
         except Exception as error:
             outcome.error = error
@@ -163,10 +165,13 @@ def conclude() -> int:
     for folder in studies:
         ours = [outcome for outcome in history if outcome.job.folder.parent == folder]
         runs = study.look(folder)
-        if runs.reported() and not any(outcome.answers for outcome in ours):
+        alone = ours[0] if len(ours) == 1 else None
+        curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
+        drawn = all((each / "curves.png").is_file() for each in curves)
+        if runs.reported() and drawn and not any(outcome.answers for outcome in ours):
             shown = report.look(folder)
         else:
-            shown = report.write(folder, curves=[ours[0].folder] if len(ours) == 1 else ())
+            shown = report.write(folder, curves=curves)
             runs.save(report=shown.files)
         terminal.show(shown)
         answers = [file for outcome in ours for file in outcome.answers]
