@@ -135,9 +135,9 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
         log.info("plan=true: nothing is left to train")
     if waiting:
         if report and "torch" not in sys.modules and cores() > 1 and not waiting[0][1].plan:
-            from nnlab.report import drawing
+            from nnlab.report import figure_process
 
-            drawing.start()  # on a core that is idle while torch is imported
+            figure_process.start()  # on a core that is idle while torch is imported
         from nnlab import device
 
         with device.cpu_threads(1):  # these tensors are too small for more to pay

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from nnlab import report
-from nnlab.analysis.curves import RULES
 from nnlab.report import summary
+from nnlab.report.curves import RULES
 from nnlab.report.runs import read
 from nnlab.text import as_label
 from tests.names import HOSTILE

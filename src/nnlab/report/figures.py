@@ -33,7 +33,8 @@ from matplotlib.ticker import (
 )
 
 from nnlab.records import write_whole
-from nnlab.report.runs import Array, Run, Value, factors, grouped, is_number, is_seed, rank, spell
+from nnlab.report.curves import Array
+from nnlab.report.runs import Run, Value, factors, grouped, is_number, is_seed, rank, spell
 from nnlab.report.times import timings, unit
 from nnlab.text import shortened, visible
 

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nnlab.analysis.curves import Reading, interpret
 from nnlab.records import COLUMNS, METRICS, RESULT
+from nnlab.report.curves import Array, Reading, interpret
 
-Array: TypeAlias = NDArray[np.float64]
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
 NUMBERS = (

@@ -17,9 +17,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.analysis.curves import RULES, epochs, in_words
 from nnlab.boolean import described
 from nnlab.records import COLUMNS, write_whole
+from nnlab.report.curves import RULES, epochs, in_words
 from nnlab.report.runs import (
     Run,
     Value,

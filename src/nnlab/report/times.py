@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnlab.report.runs import Array, Run, Value, factors, grouped, is_seed
+from nnlab.report.curves import Array
+from nnlab.report.runs import Run, Value, factors, grouped, is_seed
 
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
