@@ -23,7 +23,7 @@ from nnlab.analysis import fgsm, hardest
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
-from nnlab.report import figures
+from nnlab.report import plotting
 from nnlab.text import visible
 from tests.analysis.trained import outcome, trained
 from tests.names import HOSTILE
@@ -256,20 +256,20 @@ def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
     count = len(HOSTILE)
     network = Network(nnlab.mlp(4, [], count), {}, {}, list(HOSTILE), (2, 2), None, None)
     matrix = np.arange(count**2).reshape(count, count)
-    figures.save(hardest.draw_confusion(matrix, network.classes, "about"), tmp_path / "a.png")
+    plotting.save(hardest.draw_confusion(matrix, network.classes, "about"), tmp_path / "a.png")
     wrong = [
         hardest.Mistake(1, label, label, (label + 1) % count, 0.9, 0.1, 2.0)
         for label in range(count)
     ]
     inputs, labels = torch.rand(count, 4), torch.arange(count)
     drawn = hardest.draw_mistakes(wrong, inputs, network, "about")
-    figures.save(drawn, tmp_path / "b.png")
+    plotting.save(drawn, tmp_path / "b.png")
     shown = {text.get_text() for text in drawn.texts}
-    assert {figures.plain(name, 24) for name in HOSTILE} <= shown
+    assert {plotting.plain(name, 24) for name in HOSTILE} <= shown
     assert drawn.get_size_inches()[0] < 5
     direction = torch.ones(count, 4)
     sheet = fgsm.examples(network, inputs, labels, direction, 0.1, "about")
-    figures.save(sheet, tmp_path / "c.png")
+    plotting.save(sheet, tmp_path / "c.png")
 
 
 def test_pandas_reads_the_classes_back(tmp_path: Path) -> None:

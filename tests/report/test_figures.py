@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from PIL import Image
 
-from nnlab.report import figures
+from nnlab.report import figures, plotting
 from nnlab.report.runs import read
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, lay
@@ -306,10 +306,10 @@ def test_diverged_runs_are_drawn_as_far_as_finite_and_do_not_set_the_range(tmp_p
 
 
 def test_many_runs_have_a_colour_bar_instead_of_a_legend(tmp_path: Path) -> None:
-    for index in range(figures.ENTRIES + 1):
+    for index in range(plotting.ENTRIES + 1):
         lay(tmp_path, {"optimizer.lr": 10.0**-index}, epochs=2)
     figure = figures.loss(read(tmp_path))
-    assert len(only(figure).lines) == figures.ENTRIES + 1
+    assert len(only(figure).lines) == plotting.ENTRIES + 1
     assert figure is not None
     assert not figure.legends
     bar = figure.axes[1]
@@ -687,26 +687,4 @@ def test_names_are_shown_as_text_in_every_figure(tmp_path: Path) -> None:
         legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
         shown = {text for legend in legends if legend for text in texts(legend)}
         for name in HOSTILE[:6]:
-            assert any(text.startswith(figures.plain(name)) for text in shown), (name, shown)
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_is_drawn_as_it_is_written(name: str) -> None:
-    """Against the same letters that matplotlib is forbidden to parse, after what is invisible."""
-    figure, (axes,) = figures.frame("", [])
-    shown = figures.plain(f"{name} {name}", 64)
-    (line,) = axes.plot([0], [0], label=shown)
-    legend = axes.legend()
-    figure.canvas.draw()
-    assert legend.legend_handles, name
-    (text,) = legend.get_texts()
-    plain = axes.text(0, 0, shown.replace(r"\$", "$"), parse_math=False, size=text.get_fontsize())
-    widths = [each.get_window_extent().width for each in (text, plain)]
-    assert widths[0] == pytest.approx(widths[1], abs=1)
-    assert line.get_label() == shown
-    assert len(shown.replace(r"\$", "$")) <= 65
-    assert "\n" not in shown
-
-
-def test_what_a_font_lacks_is_spelled_out() -> None:
-    assert figures.plain("犬 é ± Ω") == "\\u72ac é ± Ω"
+            assert any(text.startswith(plotting.plain(name)) for text in shown), (name, shown)

@@ -74,9 +74,9 @@ def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[
 
 def serve() -> None:
     """Draw what is asked for on the standard input, until that ends."""
-    from nnlab.report import figures
+    from nnlab.report import figures, plotting
 
-    figures.frame("", [])[0].canvas.draw()  # the first one takes longer: it loads the fonts
+    plotting.frame("", [])[0].canvas.draw()  # the first one takes longer: it loads the fonts
     while True:
         try:
             asked = pickle.load(sys.stdin.buffer)
