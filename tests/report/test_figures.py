@@ -98,6 +98,18 @@ def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
     assert "95 % prediction interval" in axes.figure.texts[1].get_text()
 
 
+def test_times_of_runs_side_by_side_are_called_so(tmp_path: Path) -> None:
+    for size, at_once in zip(SIZES, (1, 2, 2, None)):
+        lay(tmp_path, {"train_size": size}, concurrent_runs=at_once)
+    note = only(figures.train_time(read(tmp_path))).figure.texts[1].get_text()
+    assert note == "on AMD EPYC; up to 2 runs at a time"
+
+
+def test_times_of_runs_one_by_one_need_no_word(tmp_path: Path) -> None:
+    size_sweep(tmp_path, concurrent_runs=1)
+    assert only(figures.train_time(read(tmp_path))).figure.texts[1].get_text() == "on AMD EPYC"
+
+
 def test_the_legend_lies_above_all_times(tmp_path: Path) -> None:
     for size, seconds in zip(SIZES, (1.9, 2.0, 1.95, 2.0)):
         lay(tmp_path, {"train_size": size}, train_seconds=seconds)
@@ -535,27 +547,27 @@ def test_runs_without_validation_have_no_panel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "counts", "expected"),
+    ("options", "dataset", "expected"),
     [
-        ({}, (109184, 109386), "784-128-64-10"),
-        ({"model.hidden": []}, (7840, 7850), "784-10"),
-        ({}, (1581696, 1581898), "12288-128-64-10"),
-        ({}, (None, None), "128-64"),
-        ({"model.hidden": []}, (None, None), "without hidden layers"),
-        ({}, (17, 18), "128-64"),
-        ({}, (109185, 109387), "128-64"),
+        ({}, {"shape": [28, 28], "classes": list("0123456789")}, "784-128-64-10"),
+        ({"model.hidden": []}, {"shape": [28, 28], "classes": list("0123456789")}, "784-10"),
+        ({}, {"shape": [64, 64, 3], "classes": list("0123456789")}, "12288-128-64-10"),
+        ({"model.hidden": [3]}, {"shape": [2], "classes": ["0", "1"]}, "2-3-2"),
+        ({}, None, "128-64"),
+        ({"model.hidden": []}, None, "without hidden layers"),
+        ({}, {"sha256": "of an older nnlab"}, "128-64"),
     ],
 )
 def test_layers(
-    tmp_path: Path, options: dict[str, Any], counts: tuple[int | None, ...], expected: str
+    tmp_path: Path, options: dict[str, Any], dataset: dict[str, Any] | None, expected: str
 ) -> None:
-    lay(tmp_path, options, weights=counts[0], parameters=counts[1])
+    lay(tmp_path, options, dataset=dataset)
     assert figures.layers(read(tmp_path)) == expected
 
 
 def test_layers_of_several_datasets_are_the_hidden_ones(tmp_path: Path) -> None:
     lay(tmp_path, {"dataset": "mnist"})
-    lay(tmp_path, {"dataset": "dogs"}, weights=1581696, parameters=1581898)
+    lay(tmp_path, {"dataset": "dogs"}, dataset={"shape": [64, 64, 3], "classes": ["a", "b"]})
     assert figures.layers(read(tmp_path)) == "128-64"
 
 

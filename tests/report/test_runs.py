@@ -32,6 +32,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     assert (run.weights_of_epoch, run.synthetic, run.reading) == (2, False, None)
     assert (run.weights, run.parameters, run.full_size) == (109184, 109386, 60000)
     assert (run.engine, run.device) == ("native", "AMD EPYC")
+    assert (run.inputs, run.outputs) == (784, 10)
     expected = {
         "epoch": [1, 2],
         "train_loss": [2, 1],
@@ -103,6 +104,7 @@ def test_what_a_choice_brings_along_is_no_factor(tmp_path: Path) -> None:
         '{"status": "finished"}',
         '{"status": "finished", "config": {}, "epochs": "many"}',
         '{"status": "finished", "config": {}, "dataset": "mnist"}',
+        '{"status": "finished", "config": {}, "dataset": {"shape": 784}}',
     ],
 )
 def test_a_damaged_result_is_left_out_and_named(
@@ -172,6 +174,7 @@ def test_a_failed_run_may_know_nothing_of_itself(tmp_path: Path) -> None:
     assert (run.name, run.epochs, run.train_seconds) == ("default", 2, 0.5)
     assert (run.error, run.engine, run.device, run.full_size) == ("KeyError: 1", None, None, None)
     assert (run.test_accuracy, run.weights) == (None, None)
+    assert (run.inputs, run.outputs) == (None, None)
     assert (run.weights_of_epoch, run.synthetic) == (None, False)
 
 

@@ -6,7 +6,6 @@ apply.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from nnlab.report.plotting import (
     ticks,
 )
 from nnlab.report.runs import Run, Value, factors, grouped, is_number, is_seed, rank
-from nnlab.report.times import timings, unit
+from nnlab.report.times import side_by_side, timings, unit
 
 PANELS = 6  # that a figure can have, a setting each
 PARTS = {"train": "training", "valid": "validation"}
@@ -97,6 +96,8 @@ def train_time(runs: Sequence[Run]) -> Figure | None:
         notes.append("± 95 % prediction interval of the fitted line")
     if any(run.form for run in runs if run.complete):
         notes.append("no line through runs in the dual form")
+    if (most := side_by_side(runs)) > 1:
+        notes.append(f"up to {most:,} runs at a time")
     figure, (axes,) = frame(heading(runs), notes)
     highest = max(fit.y.max() for fit in fits)
     length, name = unit(highest)
@@ -373,22 +374,14 @@ def heading(runs: Sequence[Run]) -> str:
 
 
 def layers(runs: Sequence[Run]) -> str:
-    """Write the sizes of all layers, as in 784-128-64-10.
-
-    Inputs and outputs follow from the counts that a run records: the parameters that are
-    not weights are one bias per unit. Without counts only the hidden layers are known.
-    """
-    hidden = list(runs[0].settings["model.hidden"])  # type: ignore[arg-type]
-    counts = {run.weights for run in runs if run.weights is not None}  # datasets may differ
-    for run in runs:
-        if run.weights and run.parameters and len(counts) == 1:
-            outputs = run.parameters - run.weights - sum(hidden)
-            sizes = [*hidden, outputs]
-            inner = sum(a * b for a, b in itertools.pairwise(sizes))
-            inputs, rest = divmod(run.weights - inner, sizes[0]) if sizes[0] > 0 else (0, 1)
-            if inputs > 0 and outputs > 0 and rest == 0:
-                return "-".join(map(str, [inputs, *sizes]))
-    return "-".join(map(str, hidden)) or "without hidden layers"
+    """Write the sizes of all layers, as in 784-128-64-10, or of the hidden ones where the
+    others are unknown or differ between datasets."""
+    sizes: list[Any] = list(runs[0].settings["model.hidden"])  # type: ignore[arg-type]
+    ends = {(run.inputs, run.outputs) for run in runs if run.inputs and run.outputs}
+    if len(ends) == 1:
+        ((inputs, outputs),) = ends
+        sizes = [inputs, *sizes, outputs]
+    return "-".join(map(str, sizes)) or "without hidden layers"
 
 
 def ordered_factors(runs: Sequence[Run]) -> list[str]:

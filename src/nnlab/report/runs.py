@@ -47,8 +47,9 @@ class Run:
     the digest of the examples that it saw.
     computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
     and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
-    trained at a time with it, at most. source: of the data. full_size, full_test_size: how many
-    examples the whole dataset has. synthetic: whether the data was generated.
+    trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
+    full_size, full_test_size: how many examples the whole dataset has. synthetic: whether the
+    data was generated.
     curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -69,6 +70,8 @@ class Run:
     device: str | None
     concurrent: int | None
     computed: tuple[Value, ...]
+    inputs: int | None
+    outputs: int | None
     source: str | None
     full_size: int | None
     full_test_size: int | None
@@ -161,6 +164,10 @@ def read_run(folder: Path) -> Run:
     for key in ("dataset", "device"):
         if not isinstance(result.get(key), (dict, type(None))):
             raise ValueError(f"{key}={result[key]!r} does not describe one")
+    dataset = result.get("dataset") or {}
+    for key in ("shape", "classes"):
+        if not isinstance(dataset.get(key), (list, type(None))):
+            raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
     curves = read_curves(folder / METRICS)
     status = str(result.get("status"))
     epochs, seconds = result.get("epochs"), result.get("train_seconds")
@@ -168,7 +175,6 @@ def read_run(folder: Path) -> Run:
         # Whoever trains it has no time to keep its result.json up to date.
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
-    dataset = result.get("dataset") or {}
     device = (result.get("device") or {}).get("name")
     settings = dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
@@ -199,6 +205,8 @@ def read_run(folder: Path) -> Run:
         device=device,
         concurrent=result.get("concurrent_runs"),
         computed=(identity, settings["data"], engine, level, device, threads),
+        inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
+        outputs=len(dataset["classes"]) if dataset.get("classes") else None,
         source=dataset.get("source"),
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),

@@ -31,7 +31,7 @@ from nnlab.report.runs import (
     spell,
     varied,
 )
-from nnlab.report.times import duration_within, timings
+from nnlab.report.times import duration_within, side_by_side, timings
 from nnlab.text import as_label, for_csv
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
@@ -285,7 +285,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         said.append("no line through training times of the dual form (README), which grow faster")
-    if fits and (most := max(run.concurrent or 1 for run in runs)) > 1:
+    if fits and (most := side_by_side(runs)) > 1:
         said.append(f"times are of runs that trained side by side, up to {most:,} at once")
     said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):

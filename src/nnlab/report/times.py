@@ -160,6 +160,11 @@ def timings(runs: Sequence[Run]) -> tuple[list[str], int | None, list[Timing]]:
     return keys, (lengths.pop() if len(lengths) == 1 else None), found
 
 
+def side_by_side(runs: Sequence[Run]) -> int:
+    """Return how many runs trained at a time, at most: they shared the machine."""
+    return max(run.concurrent or 1 for run in runs)
+
+
 def fit(values: tuple[Value, ...], runs: Sequence[Run], per_epoch: bool) -> Timing:
     x = np.array([run.settings["train_size"] for run in runs], dtype=np.float64)
     y = np.array([run.train_seconds / (run.epochs if per_epoch else 1) for run in runs])
