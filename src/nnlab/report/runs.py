@@ -50,6 +50,7 @@ class Run:
     trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. synthetic: whether the
     data was generated.
+    results: whatever ``result.json`` has of texts and numbers.
     curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -77,6 +78,7 @@ class Run:
     full_test_size: int | None
     synthetic: bool
     settings: dict[str, Value]
+    results: dict[str, Value]
     curves: dict[str, Array]
 
     @property
@@ -212,6 +214,7 @@ def read_run(folder: Path) -> Run:
         full_test_size=dataset.get("full_test_size"),
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
+        results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
         curves=curves,
     )
 
