@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.race import REPOSITORY, quartiles, say
 from benchmarks.results import Options, Result, Table, Target, number
-from nnlab.sweep import cores
+from nnlab.schedule import cores
 
 MAIN_JOB = ("dataset=mnist", "train_size=500,1000,1500,2000", "-m")
 TINY = ("train_size=10", "test_size=10", "stopping.max_epochs=1", "-m")

@@ -24,7 +24,7 @@ from nnlab.config import DogSetConfig, SyntheticConfig
 from nnlab.datasets import Split
 from nnlab.datasets.arrays import Sizes
 from nnlab.device import cpu_threads
-from nnlab.sweep import cores
+from nnlab.schedule import cores
 
 RATES, EPOCHS = 3, 100
 PARTITIONS = {"train": 7665, "valid": 2000, "test": 500}

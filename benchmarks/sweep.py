@@ -8,7 +8,7 @@ from benchmarks import results
 from benchmarks.problem import Spec
 from benchmarks.race import Entry, race
 from benchmarks.results import Options, Result, Table, Target
-from nnlab.sweep import cores
+from nnlab.schedule import cores
 
 NATIVE, PLAIN = "nnlab native", "plain DataLoader loops"
 IN_TURN = f"{PLAIN}, one after another"

@@ -46,6 +46,7 @@ def test_defaults_are_experiment_a() -> None:
         "seeds": {"data": None, "weights": None, "order": None, "test": 0},
         "device": "auto",
         "engine": "auto",
+        "native_level": None,
         "threads": 1,
         "full_train_metrics": False,
         "evaluation": [],
@@ -122,7 +123,7 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["stopping=target", "valid_size=9", "stopping.valid_accuracy=90"], "=90.0 .* at most 1"),
         (["stopping=budget", "stopping.seconds=0"], "stopping.seconds=0"),
         (["evaluation=[weights,fgms]"], r"evaluation=\['weights', 'fgms'\] .* choose any of"),
-        (["dataset=boolean", "evaluation=[hardest,weights]"], "weights looks at images"),
+        (["dataset=boolean", "evaluation=[hardest,weights]"], "weights needs images"),
         (["dataset=boolean", "dataset.inputs=13"], "dataset.inputs=13"),
         (["dataset=boolean", "dataset.function=011"], "dataset.function=011 has 3 bits"),
         (["model=perceptron"], "model=perceptron .* choose dataset=boolean"),
@@ -152,6 +153,8 @@ def other(value: Any) -> Any:
         return [*value, 1]
     if isinstance(value, str):
         return value + "x"
+    if value is None:  # native_level
+        return config.NativeLevel.avx2
     return value + 1
 
 
@@ -171,7 +174,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 32
+    assert checked == 33
 
 
 def test_a_seed_and_its_parts_are_one_identity() -> None:

@@ -32,6 +32,7 @@ from tests.test_native import (
     LEVELS,
     OPTIMIZERS,
     adam,
+    assert_as_exact_as_torch,
     assert_engines_agree,
     assert_same_state,
     first_layer,
@@ -112,6 +113,15 @@ def test_examples_in_several_parts_equal_torch(monkeypatch: pytest.MonkeyPatch) 
 def test_dogset_sized_images_equal_torch() -> None:
     sizes = (12288, 128, 64, 10)
     assert_dual_equals_torch(sizes=sizes, batch_size=10, epochs=2, optimizer=sgd(lr=1e-3))
+
+
+@needs_library
+@pytest.mark.parametrize("batch_size", [1, 10, 60])
+@pytest.mark.parametrize("lr", [1e-6, 1e-3, 0.3])
+def test_small_updates_are_not_lost(lr: float, batch_size: int) -> None:
+    options: dict[str, Any] = {"sizes": (400, 33, 5), "batch_size": batch_size}
+    assert Dual.pays(wide_run(**options))
+    assert_as_exact_as_torch(wide_run, optimizer=sgd(lr=lr), **options)
 
 
 def test_the_gram_matrix_has_all_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,12 +264,14 @@ def test_a_torch_optimizer_may_change_its_options(later: dict[str, float]) -> No
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_not_finite_is_seen(level: str) -> None:
     run = wide_run(optimizer=sgd(lr=1e30))
-    engine = NativeEngine([run], CPU, level)
+    run.native_level = level
+    engine = NativeEngine([run], CPU)
     assert not math.isfinite(train(engine, run, epochs=2))
     assert not math.isfinite(engine.evaluate([run], "valid")[0][0])
     run = wide_run()
     run.train.inputs[run.train.index[17], 3] = math.nan
-    engine = NativeEngine([run], CPU, level)
+    run.native_level = level
+    engine = NativeEngine([run], CPU)
     assert not math.isfinite(train(engine, run))
     assert not math.isfinite(engine.evaluate([run], "test")[0][0])
 
@@ -354,6 +366,36 @@ def test_when_it_is_taken(options: dict[str, Any], taken: bool) -> None:
     assert Dual.pays(run) == taken
     assert NativeEngine.form(run) == ("dual" if taken else None)
     assert TorchEngine.form(run) is None
+
+
+@needs_library
+@pytest.mark.parametrize("where", ["train", "valid"])
+@pytest.mark.parametrize("value", [1e20, 1e16, -math.inf, math.nan])
+def test_inner_products_that_overflow_are_not_taken(value: float, where: str) -> None:
+    """A run's numbers are those of torch, though its Gram matrix would be infinite."""
+    ours, reference = wide_run(optimizer=sgd(lr=0.02)), wide_run(optimizer=sgd(lr=0.02))
+    assert Dual.pays(ours)
+    for run in (ours, reference):
+        split = getattr(run, where)
+        only = sorted({*split.index.tolist()} - {*run.train.index.tolist()}) or split.index
+        run.train.inputs[only[0] if where == "valid" else split.index[0], 3] = value
+    assert not Dual.pays(ours)
+    assert NativeEngine.form(ours) is None
+    engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
+    if where == "valid":  # all that is trained on is as it was
+        train(engine, ours)
+        train(oracle, reference)
+        assert_same_state(engine.state(ours), oracle.state(reference), **CLOSE[10])
+    expected = oracle.evaluate([reference], "valid")[0][0]
+    assert engine.evaluate([ours], "valid")[0][0] == pytest.approx(expected, nan_ok=True)
+
+
+def test_huge_inputs_of_other_examples_change_nothing() -> None:
+    run = wide_run()
+    others = {*range(80)} - {*run.train.index.tolist()}
+    run.valid = None
+    run.train.inputs[list(others)] = 1e30
+    assert Dual.pays(run)
 
 
 def test_a_run_that_may_end_early_counts_on_few_epochs() -> None:

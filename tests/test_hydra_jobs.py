@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from nnlab import config, hydra_jobs, sweep
+from nnlab import config, hydra_jobs
 from nnlab.config import CONF
 from nnlab.hydra_jobs import SweepLoader, folder_name
+from nnlab.jobs import Job, Outcome
 
 config.register()
 
@@ -247,7 +248,7 @@ def test_hydras_files_are_those_that_run_job_writes(
 def test_a_return_shows_the_configurations(loader: ConfigLoaderImpl) -> None:
     import functools
 
-    from nnlab.sweep import Job, Outcome
+    from nnlab.jobs import Job, Outcome
 
     swept = master(loader)
     context = HydraContext(loader, Callbacks())
@@ -369,6 +370,6 @@ def test_a_return_can_be_pickled(loader: ConfigLoaderImpl, tmp_path: Path) -> No
     composer = functools.partial(
         hydra_jobs.compose, HydraContext(ours, Callbacks()), master(loader), ["seed=1"], 0
     )
-    outcome = sweep.Outcome(sweep.Job(tmp_path, ["seed=1"], "test_loss", {}))
+    outcome = Outcome(Job(tmp_path, ["seed=1"], "test_loss", {}))
     found = pickle.loads(pickle.dumps(hydra_jobs.RunReturn(composer, outcome)))
     assert found.cfg.seed == 1

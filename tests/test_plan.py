@@ -10,9 +10,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from nnlab import config, plan, sweep
+from nnlab import build, config, plan, sweep
 from nnlab.config import CONF, Config
 from nnlab.engines import Engine, Run, native
+from nnlab.jobs import Job, Outcome, Task
 
 
 def configured(*overrides: str) -> Config:
@@ -21,13 +22,13 @@ def configured(*overrides: str) -> Config:
         return config.from_hydra(compose("config", overrides=list(overrides)))
 
 
-def tasks(folder: Path, *commands: tuple[str, ...]) -> list[sweep.Task]:
+def tasks(folder: Path, *commands: tuple[str, ...]) -> list[Task]:
     waiting = []
     for number, overrides in enumerate(commands):
         config = configured("test_size=100", *overrides)
-        job = sweep.Job(folder / str(number), list(overrides), "test_loss", {}, config)
-        waiting.append((sweep.Outcome(job), config))
-    made = sweep.prepare(waiting)
+        job = Job(folder / str(number), list(overrides), "test_loss", {}, config)
+        waiting.append((Outcome(job), config))
+    made = build.prepare(waiting)
     assert [outcome.error for outcome, _ in waiting] == [None] * len(commands)
     return made
 
@@ -72,7 +73,7 @@ def test_every_kind_of_run_is_measured_once(
 ) -> None:
     measured = []
 
-    def counted(alike: list[sweep.Task], cores: int) -> plan.Rate:
+    def counted(alike: list[Task], cores: int) -> plan.Rate:
         measured.append([task.outcome.job.name for task in alike])
         return plan.Rate(0.01, 0.0)
 
@@ -103,7 +104,7 @@ def test_planning_measures_and_writes_nothing(
 ) -> None:
     jobs = []
     for seed in range(3):
-        job = sweep.Job(tmp_path / f"seed={seed}", [f"seed={seed}"], "test_loss", {})
+        job = Job(tmp_path / f"seed={seed}", [f"seed={seed}"], "test_loss", {})
         job.config = configured(f"seed={seed}", f"engine={engine}", "test_size=100", "plan=true")
         jobs.append(job)
     outcomes = sweep.train(jobs)
@@ -124,7 +125,7 @@ def test_the_size_of_memory() -> None:
 
 
 def test_finished_runs_are_not_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = sweep.Job(tmp_path / "default", [], "test_loss", {})
+    job = Job(tmp_path / "default", [], "test_loss", {})
     job.config = configured("train_size=20", "test_size=10", "stopping.max_epochs=1")
     sweep.train([job])
     before = json.loads((tmp_path / "default" / "result.json").read_text())
@@ -132,7 +133,7 @@ def test_finished_runs_are_not_planned(tmp_path: Path, capsys: pytest.CaptureFix
     (outcome,) = sweep.train([job])
     assert outcome.result == before
     # Nor is a folder of another run in the way of a plan.
-    other = sweep.Job(job.folder, [], "test_loss", {})
+    other = Job(job.folder, [], "test_loss", {})
     other.config = configured("train_size=30", "test_size=10", "plan=true")
     assert sweep.train([other])[0].error is None
     assert json.loads((tmp_path / "default" / "result.json").read_text()) == before
@@ -153,7 +154,7 @@ def test_the_dual_form_is_measured_at_its_size_and_with_its_matrix(
 ) -> None:
     measured = []
 
-    def counted(alike: list[sweep.Task], cores: int) -> plan.Rate:
+    def counted(alike: list[Task], cores: int) -> plan.Rate:
         measured.append([task.outcome.job.name for task in alike])
         return measure(alike, cores)
 

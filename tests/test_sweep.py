@@ -15,13 +15,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, datasets, hydra_jobs, model, sweep
+from nnlab import config, datasets, hydra_jobs, model, schedule, sweep
 from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.engines import Run, Trained, dual, native
 from nnlab.engines.torch import TorchEngine
+from nnlab.jobs import Job, Outcome
 from nnlab.records import RunFolder
-from nnlab.sweep import Job, Outcome
 
 config.register()
 
@@ -120,6 +120,24 @@ def test_runs_on_the_same_images_compute_their_inner_products_once(
     outcomes = sweep.train(jobs)
     assert [each.result and each.result["engine_form"] for each in outcomes] == ["dual"] * 4
     assert len(computed) == 2  # of a block each, for two seeds
+
+
+@pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+def test_a_result_says_with_which_instruction_set_its_run_trained(tmp_path: Path) -> None:
+    best = native.levels()[-1]
+    options = {
+        best: ["engine=native"],
+        "baseline": ["engine=auto", "device=cpu", "native_level=baseline"],
+        None: ["engine=torch"],
+    }
+    jobs = [job(tmp_path / str(level), *each) for level, each in options.items()]
+    refused = job(tmp_path / "refused", "engine=torch", "native_level=baseline")
+    *outcomes, last = sweep.train([*jobs, refused])
+    for level, outcome in zip(options, outcomes):
+        assert outcome.result is not None, outcome.error
+        assert outcome.result["engine_level"] == level
+    assert "native_level=baseline is of the native engine" in str(last.error)
+    assert not refused.folder.exists()
 
 
 def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
@@ -236,11 +254,11 @@ def test_only_the_last_runs_take_turns(
         SimpleNamespace(train=range(10), max_epochs=epochs, epochs=[], model=network)
         for _ in range(runs)
     ]
-    monkeypatch.setattr(sweep, "cores", lambda: 2)
-    monkeypatch.setattr(sweep, "train_group", fake_group)
+    monkeypatch.setattr(schedule, "cores", lambda: 2)
+    monkeypatch.setattr(schedule, "train_group", fake_group)
     groups: Any = [[SimpleNamespace(run=run, concurrent=1)] for run in everyone]
     progress: Any = None
-    sweep.train_side_by_side(groups, progress, threading.Event())
+    schedule.train_side_by_side(groups, progress, threading.Event())
     assert [len(run.epochs) for run in everyone] == [epochs] * runs
     # Three take turns from the beginning; of five or six the first two end before the next begin.
     assert (begun_at_first_end[0] == 2) == first_only
@@ -249,7 +267,7 @@ def test_only_the_last_runs_take_turns(
 
 
 def test_turns_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "cores", lambda: 2)
+    monkeypatch.setattr(schedule, "cores", lambda: 2)
     options = ("engine=auto", "stopping.max_epochs=60", "valid_size=10")
     three = [job(tmp_path / "three" / f"{seed}", *options, f"seed={seed}") for seed in range(3)]
     sweep.train(three)

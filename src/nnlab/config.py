@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, Node, OmegaConf
@@ -40,6 +40,12 @@ class EngineName(enum.Enum):
     stacked = "stacked"
 
 
+class NativeLevel(enum.Enum):
+    baseline = "baseline"
+    avx2 = "avx2"
+    avx512 = "avx512"
+
+
 class Source(enum.Enum):
     auto = "auto"
     official = "official"
@@ -56,11 +62,26 @@ class HardestSplit(enum.Enum):
     valid = "valid"
 
 
+def require(holds: bool, option: str, value: object, limit: str) -> None:
+    """Raise ValueError that names an option, its value and the limit, unless it holds."""
+    if not holds:
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise ValueError(f"{option}={shown} is not possible: {limit}")
+
+
+def require_finite(option: str, value: float, least: float = 0.0) -> None:
+    limit = f"it must be a finite number, at least {least:g}"
+    require(math.isfinite(value) and value >= least, option, value, limit)
+
+
 @dataclass
 class DatasetConfig:
     name: str = MISSING
     balanced: bool = MISSING
     normalize: bool = MISSING
+
+    def check(self) -> None:
+        """Raise ValueError for the first option outside its limits, before anything is read."""
 
 
 @dataclass
@@ -71,6 +92,11 @@ class IdxConfig(DatasetConfig):
     folder: str = MISSING
 
 
+def check_classes(num_classes: int | None) -> None:
+    limit = "it must be at least 2 (null takes every class)"
+    require(num_classes is None or num_classes >= 2, "dataset.num_classes", num_classes, limit)
+
+
 @dataclass
 class DogSetConfig(DatasetConfig):
     """Photographs in a folder with a dogs.csv."""
@@ -79,12 +105,18 @@ class DogSetConfig(DatasetConfig):
     resize: bool = MISSING
     num_classes: int | None = MISSING
 
+    def check(self) -> None:
+        check_classes(self.num_classes)
+
 
 @dataclass
 class SyntheticConfig(DatasetConfig):
     """Generated images in DogSet's shape."""
 
     num_classes: int | None = MISSING
+
+    def check(self) -> None:
+        check_classes(self.num_classes)
 
 
 @dataclass
@@ -94,16 +126,31 @@ class BooleanConfig(DatasetConfig):
     function: str = MISSING
     inputs: int = MISSING
 
+    @property
+    def table(self) -> str:
+        """Its truth table. Raises ValueError as ``boolean.truth_table`` does."""
+        return truth_table(self.function, self.inputs)
+
+    def check(self) -> None:
+        _ = self.table
+
 
 @dataclass
 class ModelConfig:
     name: str = MISSING
+
+    def check(self) -> None: ...
 
 
 @dataclass
 class MLPConfig(ModelConfig):
     hidden: list[int] = MISSING
     activation: Activation = MISSING
+
+    def check(self) -> None:
+        limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
+        fine = all(width >= 1 for width in self.hidden)
+        require(fine, "model.hidden", list(self.hidden), limit)
 
 
 @dataclass
@@ -121,6 +168,10 @@ class OptimizerConfig:
     lr: float = MISSING
     weight_decay: float = MISSING
 
+    def check(self) -> None:
+        require_finite("optimizer.lr", self.lr)
+        require_finite("optimizer.weight_decay", self.weight_decay)
+
 
 @dataclass
 class SGD(OptimizerConfig):
@@ -128,12 +179,27 @@ class SGD(OptimizerConfig):
     dampening: float = MISSING
     nesterov: bool = MISSING
 
+    def check(self) -> None:
+        super().check()
+        require_finite("optimizer.momentum", self.momentum)
+        require_finite("optimizer.dampening", self.dampening, least=-math.inf)
+        limit = "nesterov needs momentum above 0 and dampening=0"
+        steady = self.momentum > 0 and self.dampening == 0
+        require(steady or not self.nesterov, "optimizer.nesterov", True, limit)
+
 
 @dataclass
 class Adam(OptimizerConfig):
     betas: list[float] = MISSING
     eps: float = MISSING
     amsgrad: bool = MISSING
+
+    def check(self) -> None:
+        super().check()
+        inside = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        limit = "two numbers of at least 0 and below 1, as in [0.9,0.999]"
+        require(inside, "optimizer.betas", list(self.betas), limit)
+        require_finite("optimizer.eps", self.eps)
 
 
 @dataclass
@@ -145,12 +211,27 @@ class AdamW(Adam):
 class StoppingConfig:
     name: str = MISSING
     max_epochs: int = MISSING
+    watches: ClassVar[bool] = False  # whether the rule watches the validation set
+
+    def check(self) -> None:
+        limit = "it must be at least 0 (0 evaluates the untrained network)"
+        require(self.max_epochs >= 0, "stopping.max_epochs", self.max_epochs, limit)
+
+
+def check_patience(min_delta: float, patience: int) -> None:
+    require_finite("stopping.min_delta", min_delta)
+    require(patience >= 1, "stopping.patience", patience, "at least 1")
 
 
 @dataclass
 class PlateauConfig(StoppingConfig):
     min_delta: float = MISSING
     patience: int = MISSING
+    watches: ClassVar[bool] = True
+
+    def check(self) -> None:
+        super().check()
+        check_patience(self.min_delta, self.patience)
 
 
 @dataclass
@@ -159,16 +240,34 @@ class PatienceConfig(StoppingConfig):
     min_delta: float = MISSING
     patience: int = MISSING
     restore_best: bool = MISSING
+    watches: ClassVar[bool] = True
+
+    def check(self) -> None:
+        super().check()
+        check_patience(self.min_delta, self.patience)
 
 
 @dataclass
 class BudgetConfig(StoppingConfig):
     seconds: float = MISSING
 
+    def check(self) -> None:
+        super().check()
+        limit = "it must be a finite number of seconds above 0"
+        some = math.isfinite(self.seconds) and self.seconds > 0
+        require(some, "stopping.seconds", self.seconds, limit)
+
 
 @dataclass
 class TargetConfig(StoppingConfig):
     valid_accuracy: float = MISSING
+    watches: ClassVar[bool] = True
+
+    def check(self) -> None:
+        super().check()
+        limit = "an accuracy lies above 0 and is at most 1"
+        inside = 0 < self.valid_accuracy <= 1
+        require(inside, "stopping.valid_accuracy", self.valid_accuracy, limit)
 
 
 @dataclass
@@ -180,17 +279,35 @@ class SeedsConfig:
     order: int | None = MISSING
     test: int = MISSING
 
+    def check(self) -> None:
+        for name, seed in vars(self).items():
+            require_seed(f"seeds.{name}", seed)
+
+
+def require_seed(option: str, seed: int | None) -> None:
+    inside = seed is None or 0 <= seed < 2**63
+    require(inside, option, seed, "it must lie in 0 to 2**63 - 1")
+
 
 @dataclass
 class HardestConfig:
     split: HardestSplit = MISSING
     per_class: int = MISSING
 
+    def check(self) -> None:
+        limit = "it must be at least 1"
+        require(self.per_class >= 1, "hardest.per_class", self.per_class, limit)
+
 
 @dataclass
 class FgsmConfig:
     eps: list[float] = MISSING
     shown: float = MISSING
+
+    def check(self) -> None:
+        limit = "give sizes of the perturbation from 0 to 1, the range of a pixel"
+        fine = len(self.eps) > 0 and all(0 <= size <= 1 for size in [*self.eps, self.shown])
+        require(fine, "fgsm.eps", f"{list(self.eps)} (shown: {self.shown:g})", limit)
 
 
 @dataclass
@@ -207,6 +324,7 @@ class Config:
     seeds: SeedsConfig = MISSING
     device: str = MISSING
     engine: EngineName = MISSING
+    native_level: NativeLevel | None = MISSING
     threads: int = MISSING
     full_train_metrics: bool = MISSING
     evaluation: list[str] = MISSING
@@ -222,6 +340,52 @@ class Config:
         """Return the seed of a part of the run's chance: data, weights, order or test."""
         own: int | None = getattr(self.seeds, part)
         return self.seed if own is None else own
+
+    def check(self) -> None:
+        """Raise ValueError for the first option outside its limits, before anything is read."""
+        if self.train_size is not None:
+            limit = "training needs at least 1 example (null takes the whole split)"
+            require(self.train_size >= 1, "train_size", self.train_size, limit)
+        if self.valid_size is not None:
+            limit = "0 means no validation set, null the dataset's own"
+            require(self.valid_size >= 0, "valid_size", self.valid_size, limit)
+        if self.test_size is not None:
+            limit = "0 means no test set, null the whole split"
+            require(self.test_size >= 0, "test_size", self.test_size, limit)
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "it must be at least 1")
+        require_seed("seed", self.seed)
+        require(self.threads >= 1, "threads", self.threads, "it must be at least 1")
+        limit = f"choose one of {', '.join(OBJECTIVES)}"
+        require(self.objective in OBJECTIVES, "objective", self.objective, limit)
+        limit = "it names one folder under output_dir, without / and not . or .."
+        named = self.study.strip(". ") != "" and not set(self.study) & set('/\\:*?"<>|\0')
+        require(named, "study", repr(self.study), limit)
+        parts = (self.seeds, self.dataset, self.model, self.optimizer, self.stopping)
+        for part in (*parts, self.hardest, self.fgsm):
+            part.check()
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise ValueError for options that do not go together."""
+        table = self.dataset.table if isinstance(self.dataset, BooleanConfig) else None
+        if isinstance(self.model, PerceptronConfig):
+            limit = "it computes a truth table; choose dataset=boolean"
+            require(table is not None, "model", self.model.name, limit)
+            limit = "the classic three perceptrons compute dataset.function=xor of dataset.inputs=2"
+            require(not self.model.classic or table == "0110", "model.classic", True, limit)
+        if self.stopping.watches:
+            limit = "it watches the validation set; set valid_size (say valid_size=500)"
+            require(self.valid_size != 0, "stopping", self.stopping.name, limit)
+        for name in self.evaluation:
+            limit = f"choose any of {', '.join(EVALUATIONS)}"
+            require(name in EVALUATIONS, "evaluation", list(self.evaluation), limit)
+            limit = f"{name} needs images; dataset={self.dataset.name} has none"
+            images = table is None or name == "hardest"
+            require(images, "evaluation", list(self.evaluation), limit)
+            split = self.hardest.split.name if name == "hardest" else "test"
+            limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"
+            some = name == "weights" or getattr(self, f"{split}_size") != 0
+            require(some, "evaluation", list(self.evaluation), limit)
 
 
 OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "train_seconds")
@@ -276,7 +440,7 @@ def from_hydra(composed: DictConfig, known: Mapping[str, Any] = MappingProxyType
     refuse_unknown(composed, Config, known)
     keys = [field.name for field in dataclasses.fields(Config)]
     config = Config(**{key: known[key] if key in known else _typed(composed, key) for key in keys})
-    validate(config)
+    config.check()
     return config
 
 
@@ -311,107 +475,6 @@ def refuse_unknown(
             raise ValueError(f"{prefix}{key} has no value; set {prefix}{key}=...")
         if isinstance(child, DictConfig):
             refuse_unknown(child, OmegaConf.get_type(child) or dict, prefix=f"{prefix}{key}.")
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError for the first option outside its limits, before anything is read."""
-
-    def require(holds: bool, option: str, value: object, limit: str) -> None:
-        if not holds:
-            shown = str(value).lower() if isinstance(value, bool) else value
-            raise ValueError(f"{option}={shown} is not possible: {limit}")
-
-    def finite(option: str, value: float, least: float = 0.0) -> None:
-        limit = f"it must be a finite number, at least {least:g}"
-        require(math.isfinite(value) and value >= least, option, value, limit)
-
-    if config.train_size is not None:
-        limit = "training needs at least 1 example (null takes the whole split)"
-        require(config.train_size >= 1, "train_size", config.train_size, limit)
-    if config.valid_size is not None:
-        limit = "0 means no validation set, null the dataset's own"
-        require(config.valid_size >= 0, "valid_size", config.valid_size, limit)
-    if config.test_size is not None:
-        limit = "0 means no test set, null the whole split"
-        require(config.test_size >= 0, "test_size", config.test_size, limit)
-    require(config.batch_size >= 1, "batch_size", config.batch_size, "it must be at least 1")
-    seeds = {f"seeds.{name}": seed for name, seed in vars(config.seeds).items()}
-    for name, seed in {"seed": config.seed, **seeds}.items():
-        inside = seed is None or 0 <= seed < 2**63
-        require(inside, name, seed, "it must lie in 0 to 2**63 - 1")
-    require(config.threads >= 1, "threads", config.threads, "it must be at least 1")
-    limit = f"choose one of {', '.join(OBJECTIVES)}"
-    require(config.objective in OBJECTIVES, "objective", config.objective, limit)
-    limit = "it names one folder under output_dir, without / and not . or .."
-    named = config.study.strip(". ") != "" and not set(config.study) & set('/\\:*?"<>|\0')
-    require(named, "study", repr(config.study), limit)
-
-    dataset, model = config.dataset, config.model
-    if isinstance(dataset, (DogSetConfig, SyntheticConfig)) and dataset.num_classes is not None:
-        limit = "it must be at least 2 (null takes every class)"
-        require(dataset.num_classes >= 2, "dataset.num_classes", dataset.num_classes, limit)
-    table = None
-    if isinstance(dataset, BooleanConfig):
-        table = truth_table(dataset.function, dataset.inputs)
-    if isinstance(model, MLPConfig):
-        limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
-        fine = all(width >= 1 for width in model.hidden)
-        require(fine, "model.hidden", list(model.hidden), limit)
-    if isinstance(model, PerceptronConfig):
-        limit = "it computes a truth table; choose dataset=boolean"
-        require(table is not None, "model", model.name, limit)
-        limit = "the classic three perceptrons compute dataset.function=xor of dataset.inputs=2"
-        require(not model.classic or table == "0110", "model.classic", True, limit)
-
-    optimizer = config.optimizer
-    finite("optimizer.lr", optimizer.lr)
-    finite("optimizer.weight_decay", optimizer.weight_decay)
-    if isinstance(optimizer, SGD):
-        finite("optimizer.momentum", optimizer.momentum)
-        finite("optimizer.dampening", optimizer.dampening, least=-math.inf)
-        limit = "nesterov needs momentum above 0 and dampening=0"
-        steady = optimizer.momentum > 0 and optimizer.dampening == 0
-        require(steady or not optimizer.nesterov, "optimizer.nesterov", True, limit)
-    if isinstance(optimizer, Adam):
-        inside = len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas)
-        limit = "two numbers of at least 0 and below 1, as in [0.9,0.999]"
-        require(inside, "optimizer.betas", list(optimizer.betas), limit)
-        finite("optimizer.eps", optimizer.eps)
-
-    stopping = config.stopping
-    limit = "it must be at least 0 (0 evaluates the untrained network)"
-    require(stopping.max_epochs >= 0, "stopping.max_epochs", stopping.max_epochs, limit)
-    if isinstance(stopping, (PlateauConfig, PatienceConfig)):
-        finite("stopping.min_delta", stopping.min_delta)
-        require(stopping.patience >= 1, "stopping.patience", stopping.patience, "at least 1")
-    if isinstance(stopping, BudgetConfig):
-        limit = "it must be a finite number of seconds above 0"
-        some = math.isfinite(stopping.seconds) and stopping.seconds > 0
-        require(some, "stopping.seconds", stopping.seconds, limit)
-    if isinstance(stopping, TargetConfig):
-        limit = "an accuracy lies above 0 and is at most 1"
-        inside = 0 < stopping.valid_accuracy <= 1
-        require(inside, "stopping.valid_accuracy", stopping.valid_accuracy, limit)
-    if isinstance(stopping, (PlateauConfig, PatienceConfig, TargetConfig)):
-        limit = "it watches the validation set; set valid_size (say valid_size=500)"
-        require(config.valid_size != 0, "stopping", stopping.name, limit)
-
-    for name in config.evaluation:
-        limit = f"choose any of {', '.join(EVALUATIONS)}"
-        require(name in EVALUATIONS, "evaluation", list(config.evaluation), limit)
-        limit = f"{name} looks at images, which dataset={dataset.name} has none of"
-        images = table is None or name == "hardest"
-        require(images, "evaluation", list(config.evaluation), limit)
-        split = config.hardest.split.name if name == "hardest" else "test"
-        limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"
-        some = name == "weights" or getattr(config, f"{split}_size") != 0
-        require(some, "evaluation", list(config.evaluation), limit)
-    limit = "it must be at least 1"
-    require(config.hardest.per_class >= 1, "hardest.per_class", config.hardest.per_class, limit)
-    limit = "give sizes of the perturbation from 0 to 1, the range of a pixel"
-    eps = [*config.fgsm.eps, config.fgsm.shown]
-    fine = len(config.fgsm.eps) > 0 and all(0 <= size <= 1 for size in eps)
-    require(fine, "fgsm.eps", f"{list(config.fgsm.eps)} (shown: {config.fgsm.shown:g})", limit)
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from nnlab import build, datasets, messages, model, records, terminal
 from nnlab import config as configuration
-from nnlab import datasets, messages, model, records, sweep, terminal
 from nnlab.arguments import check
 from nnlab.config import CONF, Config
 from nnlab.datasets.arrays import Arrays, Partition
@@ -64,7 +64,7 @@ def describe(config: Config) -> None:
     another source, the names of the new ones say which folder they are of.
     """
     source, arrays = datasets.read(config.dataset, datasets.sizes(config))
-    network = sweep.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
+    network = build.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
     content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
     data = getattr(config.dataset, "folder", None)
     content["folder"] = None if data is None else str(Path(data).expanduser().resolve())

@@ -31,6 +31,7 @@ from omegaconf._utils import get_omega_conf_dumper
 from nnlab import config as configuration
 from nnlab import study, sweep
 from nnlab.config import CONF
+from nnlab.jobs import Job, Outcome
 
 log = logging.getLogger("nnlab")
 LONGEST_NAME = 100
@@ -89,7 +90,7 @@ def launch(
         found = None if watched else loader.find(master, job_overrides[number - first])
         if found is not None and found.data in now and now[found.data] == found.content:
             line = list(job_overrides[number - first])
-            jobs.append(sweep.Job(here / found.folder, line, objective, {}, found=found))
+            jobs.append(Job(here / found.folder, line, objective, {}, found=found))
             continue
         if watched:
             lent = Lent(composer(), {}, {})
@@ -123,7 +124,7 @@ def launch(
     return returns
 
 
-def check_search(hydra: Any, jobs: Sequence[sweep.Job]) -> None:
+def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
     """Raise ValueError where a sweeper that optimises would choose by nothing, or the wrong way.
 
     Choosing by the test set is possible, and said.
@@ -160,7 +161,7 @@ class RunReturn(JobReturn):
     worst value of its objective instead, and the command ends with a non-zero status.
     """
 
-    def __init__(self, composer: functools.partial[DictConfig], outcome: sweep.Outcome) -> None:
+    def __init__(self, composer: functools.partial[DictConfig], outcome: Outcome) -> None:
         self.composer = composer
         self.overrides = outcome.job.overrides
         self.working_dir = str(Path.cwd())
@@ -246,7 +247,7 @@ class SweepLoader(ConfigLoaderImpl):
         self,
         master: DictConfig,
         job_overrides: Sequence[Sequence[str]],
-        outcomes: Sequence[sweep.Outcome],
+        outcomes: Sequence[Outcome],
     ) -> None:
         """Tell the study's index which commands led to which runs, for ``find``."""
         runs = study.look(Path(master.hydra.sweep.dir))
@@ -449,12 +450,12 @@ def as_job(
     overrides: list[str],
     hydra_files: dict[str, str],
     known: Mapping[str, Any] = MappingProxyType({}),
-) -> sweep.Job:
+) -> Job:
     """Make a job of a composed configuration; what is wrong with it is kept in the job.
 
     known: as for ``config.from_hydra``.
     """
-    job = sweep.Job(folder, overrides, str(composed.objective), hydra_files)
+    job = Job(folder, overrides, str(composed.objective), hydra_files)
     try:
         job.config = configuration.from_hydra(composed, known)
     except ValueError as error:

@@ -19,7 +19,7 @@ from nnlab.text import as_label
 from nnlab.training import draw_order
 
 if TYPE_CHECKING:
-    from nnlab.sweep import Task
+    from nnlab.jobs import Task
 
 WARM_UP, STEPS, ROUNDS = 20, 200, 3  # rounds of so many steps are timed, ...
 LONGEST = 2.0  # ... of fewer where that would take more seconds than this

@@ -9,10 +9,11 @@ from hydra import compose, initialize_config_dir
 from nnlab import config, datasets, hydra_jobs, sweep
 from nnlab.config import CONF, Config
 from nnlab.datasets import Data
+from nnlab.jobs import Outcome
 from nnlab.network import Network, load
 
 
-def outcome(folder: Path, *overrides: str) -> sweep.Outcome:
+def outcome(folder: Path, *overrides: str) -> Outcome:
     """Train what the overrides describe into a folder, as the command line does."""
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -23,6 +23,7 @@ class Run:
     run has ended it holds the trained ones. ``order`` draws the order of the examples in
     every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``full_train_metrics``:
     training loss and accuracy are evaluated after each epoch, not measured as it trains.
+    ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
 
@@ -36,6 +37,7 @@ class Run:
     stopping: StoppingRule | None = None
     order: Generator | None = None
     full_train_metrics: bool = False
+    native_level: str | None = None
 
     epochs: list[Epoch] = field(default_factory=list)
     status: str = "running"
@@ -124,8 +126,27 @@ def choose(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], 
 
     auto takes the stacked engine on a GPU and the native one on the CPU, and the torch
     engine for what they refuse. Raises ValueError where the engine asked for by name
-    cannot take the run.
+    cannot take the run, or none has the native_level asked for.
     """
+    engine, reason = preferred(wanted, run, device)
+    if run.native_level is not None and engine.name != "native":
+        raise ValueError(
+            f"native_level={run.native_level} is of the native engine, but engine={engine.name} "
+            f"would train this run ({reason}); leave native_level out"
+        )
+    return engine, reason
+
+
+def level(engine: type[Engine], run: Run) -> str | None:
+    """Return the instruction set of the native engine that trains a run; None in others."""
+    if engine.name != "native":
+        return None
+    from nnlab.engines import native
+
+    return native.level(run)
+
+
+def preferred(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
     from nnlab.engines.torch import TorchEngine
 
     if wanted is EngineName.torch:

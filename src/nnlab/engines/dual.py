@@ -31,6 +31,7 @@ from nnlab.engines.perceptron import described, linears, rule
 CHUNK = 512  # examples at a time, so that inputs are not copied as a whole
 SAVING = 2 / 3  # of the usual arithmetic is left, at most, where the dual form is taken
 SURE_EPOCHS = 10  # of a run that its rule may end early, so many at most are counted on
+LARGEST = 2.0**96  # of an inner product: 2^32 of them, times a coefficient, fit into a float32
 SPARSE_COST = 2.5  # of a product that skips zeros, per product done, where a dense one costs 1
 
 
@@ -47,8 +48,8 @@ class Dual:
 
         It is where plain SGD, without momentum and weight decay, then has clearly less arithmetic,
         the Gram matrix included. This depends on nothing but the run itself (its sizes, epochs
-        and stopping rule, and how many inputs are zero), so that its numbers do not depend on
-        other runs. No matrix is larger than the inputs of its examples.
+        and stopping rule, how many inputs are zero, and that none is huge), so that its numbers do
+        not depend on other runs. No matrix is larger than the inputs of its examples.
         """
         config = described(run)
         if config is None or rule(config) != "sgd" or config.weight_decay != 0:
@@ -71,7 +72,7 @@ class Dual:
         for part in parts_of([run.train]):
             nonzero += int(torch.count_nonzero(part.inputs()))
             if SPARSE_COST * nonzero > share * train * inputs:
-                return True
+                return moderate(splits_of(run))
         return False
 
     def __init__(self, run: Run) -> None:
@@ -80,7 +81,7 @@ class Dual:
         self.parts = parts_of(splits)
         matrix = gram_of(splits).matrix()
         labels = torch.cat([split.labels[split.index] for split in splits])
-        index = torch.arange(len(labels))
+        index = torch.arange(len(labels), device="cpu")
         self.train = Split(matrix, labels, index[: len(run.train)])
         self.valid = Split(matrix, labels, index[len(run.train) :])
 
@@ -106,12 +107,22 @@ class Dual:
     @torch.no_grad()
     def weight(self, coefficients: Tensor) -> Tensor:
         """Return W [H, I] for the coefficients A^T [H, n]."""
-        weight = self.start.clone()
+        moved = torch.zeros_like(self.start)  # by itself, so that little is not rounded away
         with device.cpu_threads(1):
             for part in self.parts:
                 if part.place < len(self.train):
-                    weight.addmm_(coefficients[:, part.here], part.inputs())
-        return weight
+                    moved.addmm_(coefficients[:, part.here], part.inputs())
+        return moved.add_(self.start)
+
+
+@torch.no_grad()
+def moderate(splits: Sequence[Split]) -> bool:
+    """Return whether no inner product of two examples can come near float32's limit."""
+    for part in parts_of(splits):
+        longest = torch.linalg.vector_norm(part.inputs(), dim=1).max()
+        if not longest.square() <= LARGEST:  # nor is NaN
+            return False
+    return True
 
 
 def splits_of(run: Run) -> list[Split]:
@@ -165,7 +176,7 @@ class Gram:
     def __init__(self, splits: Sequence[Split]) -> None:
         self.splits = splits
         rows, columns = sum(len(split) for split in splits), len(splits[0])
-        self.entries = torch.empty(rows, columns, dtype=torch.float32)
+        self.entries = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
         places = [part.place for part in parts_of(splits)]
         self.blocks = [
             (row, column)

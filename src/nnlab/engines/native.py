@@ -11,15 +11,17 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
+import threading
 import time
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,10 +43,11 @@ from nnlab.engines.perceptron import (
 # native.c knows these, and perceptron.ACTIVATIONS, by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
-FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY = range(6)
+FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY = range(7)
 
 
 class CSplit(Structure):
+    held: tuple[object, ...]  # what the addresses point into
     _fields_ = (
         ("inputs", c_void_p),
         ("base", c_void_p),
@@ -135,6 +138,11 @@ def levels() -> tuple[str, ...]:
     return LEVELS[: best + 1]
 
 
+def level(run: Run) -> str:
+    """Return the instruction set that a run is trained with."""
+    return run.native_level or levels()[-1]
+
+
 # ---- what the engine takes ----
 
 
@@ -148,16 +156,28 @@ def refuses(run: Run, device: torch.device) -> str | None:
     if device.type != "cpu":
         return f"the native engine computes on the cpu, not on {device}"
     reason = refuses_model(run.model, (torch.float32,)) or refuses_optimizer(run)
-    if reason is None and any(p.device.type != "cpu" for p in run.model.parameters()):
-        return "a parameter is not on the cpu"
+    if reason is not None:
+        return reason
+    for name, tensor in taken_over(run).items():
+        reason = reason or refuses_memory(tensor, name)
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
             reason = refuses_split(split, name, linears(run.model)[0][1].in_features)
+    if reason is None and run.native_level is not None and available() is None:
+        reason = refuses_level(run.native_level)
     return reason
 
 
 def refuses_split(split: Split, name: str, width: int) -> str | None:
+    for part in ("inputs", "labels", "index"):
+        reason = refuses_memory(getattr(split, part), f"{name} {part}")
+        if reason is not None:
+            return reason
+    return refuses_shapes(split, name, width)
+
+
+def refuses_shapes(split: Split, name: str, width: int) -> str | None:
     inputs, labels, index = split.inputs, split.labels, split.index
     if inputs.dim() != 2 or inputs.shape[1] != width:
         return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
@@ -171,11 +191,56 @@ def refuses_split(split: Split, name: str, width: int) -> str | None:
             f"do not fit inputs {list(inputs.shape)}"
         )
     for part, tensor in (("inputs", inputs), ("labels", labels), ("index", index)):
-        if tensor.device.type != "cpu":
-            return f"{name} {part} are on {tensor.device}, not on cpu"
         if not tensor.is_contiguous():
             return f"{name} {part} are not contiguous (strides {tensor.stride()})"
     return None
+
+
+def refuses_level(level: str) -> str | None:
+    possible = levels()
+    if level in possible:
+        return None
+    return f"native_level={level} is none of {', '.join(possible)}, which this processor can run"
+
+
+def refuses_memory(tensor: Tensor, name: str) -> str | None:
+    """Return why ``memory`` cannot take a tensor; None if it can."""
+    try:
+        memory(tensor, name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
+    """Return a tensor of the same memory, which C may use while that lives and has its size.
+
+    keep: torch refuses to resize that memory from now on, in any thread.
+    Raises ValueError where the numbers do not lie in the CPU's memory as shape and strides say: of
+    another device or layout, a subclass, fake, functional, wrapped by a transform, negated when it
+    is read, or with a storage that was made too small.
+    """
+    if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+        raise ValueError(f"{name}: a {type(tensor).__name__}, not a plain tensor")
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_nested:
+        raise ValueError(f"{name}: not a strided tensor on the cpu ({tensor.device})")
+    if tensor.is_neg() or tensor.is_conj():
+        raise ValueError(f"{name}: a view that negates or conjugates its numbers when it is read")
+    try:
+        plain = tensor.detach()  # its shape and storage are its own
+        if keep:
+            plain.numpy()  # torch resizes no memory that it has lent
+        address, size = plain.data_ptr(), plain.untyped_storage().nbytes()
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name}: a tensor without memory ({reason})") from error
+    last = sum((length - 1) * stride for length, stride in zip(plain.shape, plain.stride()))
+    needed = (plain.storage_offset() + last + 1) * plain.element_size()
+    if type(plain) is not Tensor or (plain.numel() > 0 and (address == 0 or needed > size)):
+        raise ValueError(f"{name}: a tensor without the {needed} bytes of memory of its shape")
+    if address % plain.element_size() != 0:
+        raise ValueError(f"{name}: not aligned to its numbers of {plain.element_size()} bytes")
+    return plain
 
 
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
@@ -188,10 +253,20 @@ def c_optimizer(config: OptimizerConfig) -> COptimizer:
 
 
 def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> CSplit:
-    reason = refuses_split(split, name, width)
+    """Describe a split to the library, which may use it as long as the result lives.
+
+    Raises ValueError for one that it cannot take.
+    """
+    # Other threads may change the split and its tensors, but none of these shapes and sizes.
+    split = Split(
+        memory(split.inputs, f"{name} inputs", keep=True),
+        memory(split.labels, f"{name} labels", keep=True),
+        memory(split.index, f"{name} index", keep=True),
+    )
+    reason = refuses_shapes(split, name, width)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
-    return CSplit(
+    c = CSplit(
         split.inputs.data_ptr(),
         None if base is None else base.data_ptr(),
         split.labels.data_ptr(),
@@ -199,6 +274,8 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
         *split.inputs.shape,
         len(split.index),
     )
+    c.held = split, base
+    return c
 
 
 # ---- the engine ----
@@ -214,7 +291,9 @@ class Network:
     rule: str
     optimizer: COptimizer
     batch_size: int
+    level: int  # position in LEVELS
     dual: Dual | None  # its first weight in the library holds coefficients, if any
+    lock: threading.Lock = field(default_factory=threading.Lock)  # held while the library uses it
     seconds: float = 0.0  # what its dual form took, until an epoch has told so
 
     def part(self, run: Run, name: str) -> CSplit:
@@ -223,6 +302,11 @@ class Network:
             return c_split(getattr(run, name), name, self.shapes[0][1])
         split: Split = getattr(self.dual, name)
         return c_split(split, name, split.inputs.shape[1], self.dual.base)
+
+    def shape(self, layer: int) -> tuple[int, int]:
+        """Return the size of a layer's weight in the library: [O, I]; [O, n] in the dual form."""
+        outputs, inputs = self.shapes[layer]
+        return outputs, len(self.dual.train) if layer == 0 and self.dual is not None else inputs
 
     def entries(self) -> Iterator[tuple[int, int, str, str]]:
         """Yield layer, number of the array in the library, and names of weight and bias."""
@@ -243,19 +327,16 @@ class Snapshot(NamedTuple):
 class NativeEngine:
     """Train on the CPU without PyTorch; see ``refuses`` for the runs that it takes.
 
-    ``level`` forces one of ``levels()``; the default is the best that the processor has.
-    Raises ValueError for a run that it refuses, RuntimeError without the compiled library.
+    A run's ``native_level`` forces one of ``levels()``; the default is the best of them. Calls
+    for one run wait for each other. Raises ValueError for a run that it refuses, RuntimeError
+    without the compiled library.
     """
 
     name: ClassVar[str] = "native"
     side_by_side: ClassVar[bool] = True  # a call gives up the GIL and shares nothing
 
-    def __init__(self, runs: Sequence[Run], device: torch.device, level: str | None = None) -> None:
+    def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
         self.library = library()
-        possible = levels()
-        if level is not None and level not in possible:
-            raise ValueError(f"level={level} is none of {', '.join(possible)} of this processor")
-        self.level = LEVELS.index(level or possible[-1])
         self.networks: dict[Run, Network] = {}
         for run in runs:
             reason = refuses(run, device)
@@ -309,6 +390,7 @@ class NativeEngine:
             rule(config),
             c_optimizer(config),
             batch,
+            LEVELS.index(level(run)),
             dual,
         )
         weakref.finalize(network, self.library.nnlab_free, handle)
@@ -324,25 +406,26 @@ class NativeEngine:
                 network.optimizer.weight_decay != 0 or not network.dual.holds(run)
             ):
                 network = self.networks[run] = self.without_dual(run)
-            check_order(order, len(run.train))
+            positions = check_order(order, len(run.train))
             split = network.part(run, "train")
             sums, bad = (c_double * 3)(), (c_int64 * 3)()
-            problem = self.library.nnlab_train(
-                network.handle,
-                byref(split),
-                order.data_ptr(),
-                len(order),
-                network.batch_size,
-                byref(network.optimizer),
-                self.level,
-                sums,
-                bad,
-            )
+            with network.lock:
+                problem = self.library.nnlab_train(
+                    network.handle,
+                    byref(split),
+                    positions.data_ptr(),
+                    len(positions),
+                    network.batch_size,
+                    byref(network.optimizer),
+                    network.level,
+                    sums,
+                    bad,
+                )
             raise_for(problem, "train", *bad)
             loss, correct, seconds = sums
             seconds += network.seconds
             network.seconds = 0.0
-            results.append(Trained(loss / len(order), correct / len(order), seconds))
+            results.append(Trained(loss / len(positions), correct / len(positions), seconds))
         return results
 
     def without_dual(self, run: Run) -> Network:
@@ -368,9 +451,10 @@ class NativeEngine:
                 network = self.without_dual(run)  # read once, and not worth a Gram matrix
             part = network.part(run, split)
             sums, bad = (c_double * 2)(), (c_int64 * 3)()
-            problem = self.library.nnlab_evaluate(
-                network.handle, byref(part), self.level, sums, bad
-            )
+            with network.lock:
+                problem = self.library.nnlab_evaluate(
+                    network.handle, byref(part), network.level, sums, bad
+                )
             raise_for(problem, split, *bad)
             results.append((sums[0] / part.length, sums[1] / part.length))
         return results
@@ -378,31 +462,41 @@ class NativeEngine:
     def snapshot(self, run: Run) -> Snapshot:
         network = self.networks[run]
         weights, biases = [], []
-        for layer, which, _, _ in network.entries():
-            outputs, inputs = network.shapes[layer]
-            if layer == 0 and network.dual is not None:
-                inputs = len(network.dual.train)
-            weights.append(torch.empty(outputs, inputs, dtype=torch.float32))
-            biases.append(torch.empty(outputs, dtype=torch.float32))
-            arrays = weights[-1].data_ptr(), biases[-1].data_ptr()
-            self.library.nnlab_get(network.handle, layer, which, *arrays)
-        steps = self.library.nnlab_steps(network.handle)
+        with network.lock:
+            for layer, which, _, _ in network.entries():
+                shape = network.shape(layer)
+                # Not torch's: its defaults and modes might have no memory for them.
+                weight, bias = np.empty(shape, np.float32), np.empty(shape[:1], np.float32)
+                arrays = weight.ctypes.data, bias.ctypes.data
+                self.library.nnlab_get(network.handle, layer, which, *arrays)
+                weights.append(torch.from_numpy(weight))
+                biases.append(torch.from_numpy(bias))
+            steps = self.library.nnlab_steps(network.handle)
         return Snapshot(copy.copy(network.dual), steps, weights, biases)
 
     def restore(self, run: Run, snapshot: Snapshot) -> None:
         network, (dual, steps, weights, biases) = self.networks[run], snapshot
-        if network.dual is not None:
-            network.dual = dual
-        elif dual is not None:  # it has come into the usual form since
+        if dual is not None and network.dual is None:  # it has come into the usual form since
             weights = [dual.weight(weights[0]), *weights[1:]]
         self.put(network, steps, weights, biases)
+        if network.dual is not None:
+            network.dual = dual
 
     def put(
         self, network: Network, steps: int, weights: Sequence[Tensor], biases: Sequence[Tensor]
     ) -> None:
-        for (layer, which, _, _), weight, bias in zip(network.entries(), weights, biases):
-            self.library.nnlab_set(network.handle, layer, which, weight.data_ptr(), bias.data_ptr())
-        self.library.nnlab_set_steps(network.handle, steps)
+        """Give the library numbers in the order of ``Network.entries``; ValueError for others."""
+        arrays = []
+        for entry, weight, bias in zip(network.entries(), weights, biases, strict=True):
+            layer, which, weight_name, bias_name = entry
+            outputs, inputs = network.shape(layer)
+            weight = checked(weight, weight_name, (outputs, inputs))
+            bias = checked(bias, bias_name, (outputs,))
+            arrays.append((layer, which, weight, bias))
+        with network.lock:
+            for layer, which, w, b in arrays:
+                self.library.nnlab_set(network.handle, layer, which, w.data_ptr(), b.data_ptr())
+            self.library.nnlab_set_steps(network.handle, steps)
 
     def state(self, run: Run) -> dict[str, Tensor]:
         network = self.networks[run]
@@ -431,22 +525,20 @@ class NativeEngine:
         moments = MOMENTS[network.rule]
         steps = 0
         if moments and f"{first}.{moments[0]}" in state:
-            steps = int(state[f"{first}.step"]) if f"{first}.step" in state else 1
+            steps = checked_steps(state[f"{first}.step"]) if f"{first}.step" in state else 1
         # Everything is looked at before anything is changed.
         weights, biases = [], []
         for layer, which, weight_name, bias_name in network.entries():
             shape = network.shapes[layer]
             if which > 0 and steps == 0:
-                weights.append(torch.zeros(shape, dtype=torch.float32))
-                biases.append(torch.zeros(shape[0], dtype=torch.float32))
+                weights.append(torch.zeros(shape, dtype=torch.float32, device="cpu"))
+                biases.append(torch.zeros(shape[0], dtype=torch.float32, device="cpu"))
             else:
-                weights.append(checked(state, weight_name, shape))
-                biases.append(checked(state, bias_name, shape[:1]))
+                weights.append(checked(named(state, weight_name), weight_name, shape))
+                biases.append(checked(named(state, bias_name), bias_name, shape[:1]))
         if network.dual is not None:
             network.dual.begin(weights[0])
-            weights[0] = torch.zeros(
-                weights[0].shape[0], len(network.dual.train), dtype=torch.float32
-            )
+            weights[0] = torch.zeros(network.shape(0), dtype=torch.float32, device="cpu")
         self.put(network, steps, weights, biases)
 
     @torch.no_grad()
@@ -454,6 +546,7 @@ class NativeEngine:
         for run in runs:
             state = self.state(run)
             for name, parameter in run.model.named_parameters():
+                memory(parameter, name)
                 parameter.copy_(state[name])
                 if isinstance(run.optimizer, torch.optim.Optimizer):
                     prefix = f"{name}."
@@ -465,30 +558,42 @@ class NativeEngine:
             del self.networks[run]
 
 
-def check_order(order: Tensor, examples: int) -> None:
+def check_order(order: Tensor, examples: int) -> Tensor:
+    """Return the order as the library takes it; ValueError if it cannot."""
+    order = memory(order, "the order")
     if order.dtype != torch.int64 or order.dim() != 1 or not order.is_contiguous():
         raise ValueError(
             f"the order is {order.dtype} {list(order.shape)} with strides {order.stride()}; "
             f"it must be contiguous int64 [n]"
         )
-    if order.device.type != "cpu":
-        raise ValueError(f"the order is on {order.device}; it must be on the cpu")
     if len(order) > examples:
         raise ValueError(
             f"the order has {len(order)} entries, more than the {examples} training examples"
         )
+    return order
 
 
-def checked(state: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """Return a contiguous float32 CPU tensor of this name; KeyError, ValueError if it is not."""
+def named(state: dict[str, Tensor], name: str) -> Tensor:
     if name not in state:
         raise KeyError(f"the state has no {name}; it holds {', '.join(state)}")
-    value = state[name]
+    return state[name]
+
+
+def checked(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return a contiguous copy of a float32 tensor of this shape; ValueError if it is none."""
+    value = memory(value, name)
     if tuple(value.shape) != shape or value.dtype != torch.float32:
         raise ValueError(
             f"{name} is {value.dtype} {list(value.shape)}; it must be float32 {list(shape)}"
         )
-    return value.detach().cpu().contiguous()
+    return memory(value.clone(memory_format=torch.contiguous_format), name)
+
+
+def checked_steps(value: Tensor) -> int:
+    memory(value, "step")
+    if value.numel() != 1 or not 0 <= float(value) < 2**53:
+        raise ValueError(f"step is {value.tolist()}; it must be one number of steps taken")
+    return int(value)
 
 
 def raise_for(problem: int, name: str, place: int, value: int, limit: int) -> None:
@@ -505,5 +610,7 @@ def raise_for(problem: int, name: str, place: int, value: int, limit: int) -> No
         )
     if problem == BAD_WIDTH:
         raise ValueError(f"{name} inputs have width {value}, but the model takes {limit}")
+    if problem == NO_MEMORY:
+        raise MemoryError(f"no memory for the positions of the {name} examples")
     if problem == EMPTY:
         raise ValueError(f"there are no {name} examples; give at least 1")

@@ -1,0 +1,90 @@
+"""What a sweep is made of: jobs, their outcomes, and tasks, the jobs that are to be trained now."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnlab import config as configuration
+from nnlab import records, study
+from nnlab.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnlab.engines import Engine, Run
+
+
+@dataclass
+class Job:
+    """One configuration, and the folder where its run goes.
+
+    overrides: what Hydra composed it from. objective: the metric for Hydra's sweepers.
+    hydra_files: content of the files that Hydra keeps in the folder, by their path there.
+    refused: why there is no configuration. found: the run that it is, where that is known
+    without one.
+    """
+
+    folder: Path
+    overrides: list[str]
+    objective: str
+    hydra_files: dict[str, str]
+    config: Config | None = None
+    refused: Exception | None = None
+    found: study.Entry | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells its result from another's: its fingerprint, and config as JSON values."""
+        assert self.config is not None
+        plain = configuration.plain(self.config)
+        return {"fingerprint": configuration.fingerprint(self.config), "config": plain}
+
+
+@dataclass
+class Outcome:
+    """What became of a job: the content of its result.json, or why there is none."""
+
+    job: Job
+    result: dict[str, Any] | None = None  # of an earlier run what the study's index has of it
+    error: Exception | None = None
+    trained: bool = False  # by this command, not by an earlier one
+    twin: Path | None = None  # the folder of the run that this job is, where it has another name
+    answers: list[Path] = field(default_factory=list)  # files that questions left
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run, whatever the job calls it."""
+        return self.twin or self.job.folder
+
+    def objective(self) -> float:
+        """Return the metric that Hydra's sweepers optimise.
+
+        A run that did not come to a good end has the worst value of every metric.
+        """
+        metric = self.job.objective
+        good = self.result is not None and self.result["status"] in ("finished", "stopped")
+        value = self.result.get(metric) if self.result is not None and good else None
+        if value is None:
+            return 0.0 if metric.endswith("accuracy") else float("inf")
+        return float(value)
+
+
+@dataclass(eq=False)
+class Task:
+    """A job that is to be trained now: its run, its engine and, once it starts, its folder."""
+
+    outcome: Outcome
+    config: Config
+    run: Run
+    engine: type[Engine]
+    place: torch.device
+    identity: dict[str, Any]
+    folder: records.RunFolder | None = None
+    concurrent: int = 1  # runs that trained at a time with it, at most: they share the machine
