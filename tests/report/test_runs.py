@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnlab import config
+from nnlab import identity
 from nnlab.report import runs
 from tests.report.studies import DIVERGED, FAILED, curves, lay
 
@@ -57,11 +57,7 @@ def test_settings_are_spelled_as_on_the_command_line(tmp_path: Path) -> None:
     # What was really used, where the configuration leaves it open.
     assert run.settings["train_size"] == 60000
     assert (run.settings["device"], run.settings["engine"]) == ("AMD EPYC", "native")
-    assert not set(run.settings) & set(config.NOT_IDENTITY)
-
-
-def test_keys_that_say_where_results_go_are_the_schemas() -> None:
-    assert runs.NOT_IDENTITY == config.NOT_IDENTITY
+    assert not set(run.settings) & set(identity.NOT_IDENTITY)
 
 
 def test_varied_puts_size_first_and_seed_last(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ log = logging.getLogger("nnlab")
 SHOWN = 6  # images of the sheet
 
 
-def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write fgsm.csv, fgsm.png and fgsm_examples.png about the test examples."""
     if len(network.shape) < 2:
         raise ValueError(f"evaluation=[fgsm] needs images; {data.provenance['name']} has none")

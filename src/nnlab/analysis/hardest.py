@@ -40,7 +40,7 @@ class Mistake:
     log_odds: float
 
 
-def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write hardest.csv and hardest.png, confusion.csv and confusion.png."""
     name = config.hardest.split.name
     split = data.test if name == "test" else data.valid

@@ -19,7 +19,7 @@ from nnlab.report import plotting
 COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
 
 
-def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write weights.png."""
     first = next((m for m in network.model.modules() if isinstance(m, nn.Linear)), None)
     if first is None or len(network.shape) < 2:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from nnlab.identity import NOT_IDENTITY
 from nnlab.records import COLUMNS, METRICS, RESULT
 from nnlab.report.curves import Array, Reading, interpret
 
@@ -27,12 +28,6 @@ NUMBERS = (
     *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
     *("weights", "parameters"),
 )
-# nnlab.config.NOT_IDENTITY, spelled again because importing it brings all of Hydra.
-NOT_IDENTITY = (
-    *("study", "output_dir", "force", "objective"),
-    *("plan", "evaluation", "hardest", "fgsm"),
-)
-
 STUDIES = 40  # that are listed
 
 log = logging.getLogger("nnlab")
