@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 import time
@@ -879,3 +880,21 @@ def test_float32_on_cuda_is_not_tf32(graph: bool) -> None:
         assert_same_training(ours, theirs, 1, device=device, graph=graph, tolerance=tolerance)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_runs_that_do_not_fit_into_memory_are_several_stacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = make_runs([Adam("adam", 0.01, 0.0, [0.9, 0.999], 1e-8, False)] * 5, [40] * 5)
+    each, data = max(map(stacked.stacked_bytes, runs)), stacked.data_bytes(runs)
+    for most, expected in ((5, [5]), (2, [2, 2, 1]), (1, [1] * 5), (0, [1] * 5)):
+        free = math.ceil((data + (most + 0.5) * each) / stacked.SHARE)
+        monkeypatch.setattr(stacked, "free_memory", lambda device, free=free: free)
+        stacks = StackedEngine.divide(runs, CPU)
+        assert [len(stack) for stack in stacks] == expected
+        assert [run for stack in stacks for run in stack] == runs
+    # No less than what the stack's own arrays take.
+    engine = StackedEngine(runs, CPU)
+    held = [engine.weights, engine.gradients, *engine.moments, engine.batch, engine.picked]
+    held += [engine.predicted, engine.examples, engine.slots]
+    assert sum(array.nbytes for array in held) <= 5 * each

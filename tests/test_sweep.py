@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, datasets, hydra_jobs, model, schedule, sweep
+from nnlab import config, datasets, hydra_jobs, schedule, sweep
 from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.engines import Run, Trained, dual, native
@@ -234,7 +234,7 @@ def test_only_the_last_runs_take_turns(
     runs: int, first_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On two cores, in step: an epoch on one waits for an epoch on the other."""
-    epochs, network = 100, model.mlp(2, [], 2)
+    epochs = 100
     in_step = threading.Barrier(2, timeout=5)
     alone: list[Any] = []
     begun_at_first_end: list[int] = []
@@ -250,13 +250,14 @@ def test_only_the_last_runs_take_turns(
             yield True
         begun_at_first_end.append(sum(bool(each.epochs) for each in everyone))
 
-    everyone = [
-        SimpleNamespace(train=range(10), max_epochs=epochs, epochs=[], model=network)
-        for _ in range(runs)
-    ]
+    everyone = [SimpleNamespace(epochs=[]) for _ in range(runs)]
     monkeypatch.setattr(schedule, "cores", lambda: 2)
     monkeypatch.setattr(schedule, "train_group", fake_group)
-    groups: Any = [[SimpleNamespace(run=run, concurrent=1)] for run in everyone]
+
+    def task(run: Any) -> SimpleNamespace:
+        return SimpleNamespace(run=run, concurrent=1, cost=lambda: epochs - len(run.epochs))
+
+    groups: Any = [[task(run)] for run in everyone]
     progress: Any = None
     schedule.train_side_by_side(groups, progress, threading.Event())
     assert [len(run.epochs) for run in everyone] == [epochs] * runs

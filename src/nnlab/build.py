@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,19 +32,27 @@ if TYPE_CHECKING:
     from nnlab.stopping import StoppingRule
 
 log = logging.getLogger("nnlab")
+# Standardised copies, kept while a sweep trains: the next run often is on the same examples.
+latest: list[Data] = []
 
 
 def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
-    """Load the data, build the networks and choose the engines, before anything is written."""
+    """Look at the data and choose the engines, so that what cannot be trained is refused before
+    anything is written."""
     from nnlab import datasets, device, engines
 
     tasks = []
     fallbacks: set[str] = set()
+    networks: dict[str, nn.Module] = {}  # one of each shape is enough to choose by
     for outcome, config in waiting:
         try:
             place = device.choose(config.device)
             data = datasets.load_for(config)
-            run = build_run(config, data)
+            shape = repr((config.model, config.dataset, data.provenance["shape"]))
+            if shape not in networks:
+                inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
+                networks[shape] = build_model(config, inputs, outputs)
+            run = build_run(config, data, networks[shape])
             engine, reason = engines.choose(config.engine, run, place)
             if config.engine is EngineName.auto and engine.name == "torch" and run.max_epochs > 0:
                 fallbacks.add(reason)
@@ -59,6 +68,8 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             if messages.explain(error) is None and not config.plan:
                 keep_traceback(outcome, error)
             continue
+        if config.dataset.normalize and not config.plan:
+            run = without_copies(run)
         tasks.append(Task(outcome, config, run, engine, place, identity))
     for reason in sorted(fallbacks):
         log.info("engine=torch: %s", reason)
@@ -73,14 +84,40 @@ def keep_traceback(outcome: Outcome, error: Exception) -> None:
         records.RunFolder(outcome.folder, identity, job.hydra_files).fail(error)
 
 
-def build_run(config: Config, data: Data) -> Run:
-    """Build the network that a configuration describes, on its data."""
+def without_copies(run: Run) -> Run:
+    """Return a run whose splits, standardised copies of its own, have only their lengths left."""
+    import torch
+
+    from nnlab.datasets import Split
+
+    def bare(split: Split | None) -> Split | None:
+        return None if split is None else Split.whole(torch.empty(0), split.index)
+
+    train = Split.whole(torch.empty(0), run.train.index)
+    return dataclasses.replace(run, train=train, valid=bare(run.valid), test=bare(run.test))
+
+
+def whole_run(task: Task) -> Run:
+    """Build the run that a task sketches: with its own network, and its data."""
+    from nnlab import datasets
+
+    config, sketch = task.config, task.sketch
+    if config.dataset.normalize:
+        data = datasets.load_for(config)
+        latest[:] = [data]
+        sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
+    inputs, outputs = sketch.train.inputs[0].numel(), len(task.identity["dataset"]["classes"])
+    return dataclasses.replace(sketch, model=build_model(config, inputs, outputs))
+
+
+def build_run(config: Config, data: Data, network: nn.Module) -> Run:
+    """Put a configuration's network, data and options together."""
     from nnlab import seeds
     from nnlab.engines import Run
 
     computed = isinstance(config.model, PerceptronConfig)  # from its truth table
     return Run(
-        model=build_model(config, data.train.inputs[0].numel(), len(data.classes)),
+        model=network,
         optimizer=config.optimizer,
         train=data.train,
         valid=data.valid,

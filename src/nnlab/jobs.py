@@ -78,13 +78,29 @@ class Outcome:
 
 @dataclass(eq=False)
 class Task:
-    """A job that is to be trained now: its run, its engine and, once it starts, its folder."""
+    """A job that is to be trained now.
+
+    sketch: its run with a network that all of the same shape share, and without copies of data:
+    what an engine is chosen by, and its cost. run: the whole, from its turn to its end; so a
+    sweep holds the networks of the runs that train, not of all. concurrent: how many runs
+    trained at a time with it, at most: they share the machine.
+    """
 
     outcome: Outcome
     config: Config
-    run: Run
+    sketch: Run
     engine: type[Engine]
     place: torch.device
     identity: dict[str, Any]
+    run: Run | None = None
     folder: records.RunFolder | None = None
-    concurrent: int = 1  # runs that trained at a time with it, at most: they share the machine
+    concurrent: int = 1
+
+    def examples(self) -> int:
+        """Return how many examples it has still to see if nothing stops it early."""
+        run = self.run or self.sketch
+        return len(run.train) * (run.max_epochs - len(run.epochs))
+
+    def cost(self) -> int:
+        """Return a number that grows as the time that it still takes."""
+        return self.examples() * int(self.identity["parameters"])

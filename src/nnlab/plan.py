@@ -15,6 +15,7 @@ from nnlab import config as configuration
 from nnlab import device, terminal
 from nnlab.config import BudgetConfig
 from nnlab.engines import Engine, Run, dual
+from nnlab.schedule import divide
 from nnlab.text import as_label
 from nnlab.training import draw_order
 
@@ -53,8 +54,8 @@ class Estimate:
 class Plan:
     """What the runs take each, the sweep from beginning to end, and the memory in bytes.
 
-    data: the examples, held once. networks: the weights of all runs. peak: of this process,
-    which has loaded the data and the networks; None where the system does not tell.
+    data: the examples, held once. networks: the weights of the runs that train at a time, at
+    most. peak: of this process, which has loaded the data; None where the system does not tell.
     """
 
     estimates: list[Estimate]
@@ -78,7 +79,7 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
     seen: set[Hashable] = set()
     estimates = []
     for task in tasks:
-        data = same_examples(task.run) if form_of(task) else None
+        data = same_examples(task.sketch) if form_of(task) else None
         estimates.append(estimate(task, rates[kind(task)], first=data not in seen))
         seen.add(data)
     beside, in_turn = [], 0.0
@@ -87,7 +88,7 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
             beside.append(found.seconds)
         else:
             in_turn += found.seconds
-    splits = [(task.run.train, task.run.valid, task.run.test) for task in tasks]
+    splits = [(task.sketch.train, task.sketch.valid, task.sketch.test) for task in tasks]
     arrays = {
         id(array): array
         for group in splits
@@ -100,9 +101,20 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
         seconds=makespan(beside, cores) + in_turn,
         cores=min(cores, max(1, len(beside))),
         data=sum(array.nbytes for array in arrays.values()),
-        networks=sum(p.nbytes for task in tasks for p in task.run.model.parameters()),
+        networks=networks_at_once(tasks, cores),
         peak=peak_memory(),
     )
+
+
+def networks_at_once(tasks: Sequence[Task], cores: int) -> int:
+    """Return the most bytes that the weights of the runs take which train at the same time."""
+    alone: list[int] = [0]
+    stacks: list[int] = [0]
+    for engine in {task.engine for task in tasks}:
+        for group in divide([task for task in tasks if task.engine is engine]):
+            weights = sum(p.nbytes for task in group for p in task.sketch.model.parameters())
+            (alone if engine.side_by_side else stacks).append(weights)
+    return max(sum(sorted(alone)[-cores:]), *stacks)
 
 
 def kind(task: Task) -> str:
@@ -110,10 +122,10 @@ def kind(task: Task) -> str:
     plain = configuration.plain(task.config)
     parts: dict[str, Any] = {key: plain[key] for key in ("model", "batch_size", "threads")}
     optimizer = {k: v for k, v in plain["optimizer"].items() if k not in ("lr", "weight_decay")}
-    parts["trained"] = task.run.max_epochs > 0
+    parts["trained"] = task.sketch.max_epochs > 0
     parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
     if form_of(task):
-        parts |= {"form": form_of(task), "train": len(task.run.train)}
+        parts |= {"form": form_of(task), "train": len(task.sketch.train)}
     return json.dumps(parts, sort_keys=True) + str(task.place)
 
 
@@ -121,7 +133,7 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     """Time runs of one kind, as many at once as will train at once."""
     first = alike[0]
     # What trains as one stack is timed as one, and every run has its part of it.
-    together = [first] if first.engine.side_by_side else in_group(alike, first)
+    together = divide(alike)[0]
     with device.cpu_threads(first.config.threads):
         once, setup = building(together), building(together)
         if first.engine.side_by_side:
@@ -143,7 +155,7 @@ def form_of(task: Task) -> str | None:
 def building(tasks: Sequence[Task]) -> float:
     """Return the seconds that it takes to make an engine for some runs."""
     started = time.perf_counter()
-    tasks[0].engine([task.run for task in tasks], tasks[0].place)
+    tasks[0].engine([task.sketch for task in tasks], tasks[0].place)
     return time.perf_counter() - started
 
 
@@ -152,22 +164,17 @@ def same_examples(run: Run) -> Hashable:
     return tuple((id(s.inputs), s.index.numpy().tobytes()) for s in dual.splits_of(run))
 
 
-def in_group(tasks: Sequence[Task], first: Task) -> list[Task]:
-    key = first.engine.group(first.run)
-    return [task for task in tasks if task.engine.group(task.run) == key]
-
-
 def timed(tasks: Sequence[Task]) -> tuple[float, float]:
     """Return the seconds of a step and of an example of runs that one engine trains together:
     copies of them with shorter training sets, where that makes no difference to a step."""
     runs = []
     for task in tasks:
-        most = STEPS * task.run.batch_size
+        most = STEPS * task.sketch.batch_size
         shorter = replace(
-            task.run, train=replace(task.run.train, index=task.run.train.index[:most])
+            task.sketch, train=replace(task.sketch.train, index=task.sketch.train.index[:most])
         )
         whole = form_of(task) or task.engine.form(shorter)
-        runs.append(task.run if whole else shorter)
+        runs.append(task.sketch if whole else shorter)
     engine = tasks[0].engine(runs, tasks[0].place)
     step = 0.0
     if any(run.max_epochs > 0 for run in runs):
@@ -196,7 +203,7 @@ def estimate(task: Task, rate: Rate, first: bool = True) -> Estimate:
 
     first: whether it is the first on its examples, which has to make what others share.
     """
-    run = task.run
+    run = task.sketch
     steps = -(-len(run.train) // run.batch_size) * run.max_epochs
     evaluated = 0 if run.valid is None else len(run.valid) * run.max_epochs
     evaluated += len(run.train) * run.max_epochs * run.full_train_metrics

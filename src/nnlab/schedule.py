@@ -51,25 +51,34 @@ def train_tasks(tasks: Sequence[Task]) -> None:
     """Train all tasks: those that an engine takes together as one, the others side by side."""
     if not tasks:
         return
+    from nnlab import build, device
     from nnlab.engines import dual
 
-    groups: dict[Hashable, list[Task]] = {}
+    alike: dict[Hashable, list[Task]] = {}
     # Longest first, so that no core is left with a long run at the end.
-    for task in sorted(tasks, key=lambda task: -cost(task.run)):
-        key = (task.engine, task.place, task.config.threads, task.engine.group(task.run))
-        groups.setdefault(key, []).append(task)
+    for task in sorted(tasks, key=lambda task: -task.cost()):
+        alike.setdefault((task.engine, task.place, task.config.threads), []).append(task)
     interrupted = threading.Event()
-    beside = [group for group in groups.values() if group[0].engine.side_by_side]
-    progressing = Progress(len(tasks), sum(examples(task.run) for task in tasks))
+    beside: list[list[Task]] = []
+    in_turn: list[list[Task]] = []
+    for some in alike.values():
+        groups = divide(some)
+        (beside if some[0].engine.side_by_side else in_turn).extend(groups)
+    progressing = Progress(len(tasks), sum(task.examples() for task in tasks))
     with dual.sharing(), progressing as progress:
         train_side_by_side(beside, progress, interrupted)
-        for group in groups.values():
-            if not group[0].engine.side_by_side:
-                from nnlab import device
+        for group in in_turn:
+            with device.cpu_threads(group[0].config.threads):
+                for _ in train_group(group, progress, interrupted):
+                    pass
+    build.latest.clear()
 
-                with device.cpu_threads(group[0].config.threads):
-                    for _ in train_group(group, progress, interrupted):
-                        pass
+
+def divide(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Divide tasks of one engine and device into those that are best trained together."""
+    by_sketch = {task.sketch: task for task in tasks}
+    stacks = tasks[0].engine.divide(list(by_sketch), tasks[0].place)
+    return [[by_sketch[sketch] for sketch in stack] for stack in stacks]
 
 
 def train_side_by_side(
@@ -147,23 +156,24 @@ class Training:
 
     def left(self) -> float:
         """Return what is left of its cost, if nothing ends it early."""
-        return sum(cost(task.run) for task in self.group)
+        return sum(task.cost() for task in self.group)
 
 
 def train_group(
     group: Sequence[Task], progress: Progress, interrupted: threading.Event
 ) -> Iterator[bool]:
     """Train tasks in one engine and record them as they go; yield True after every epoch."""
-    from nnlab import training
+    from nnlab import build, training
 
-    opened = {task.run: task for task in group if open_folder(task)}
+    opened = [task for task in group if open_folder(task)]
     first = group[0]
-    for task in opened.values():
-        task.concurrent = len(opened)
     try:
-        engine = first.engine(list(opened), first.place)
-        for run, epoch in training.train_runs(list(opened), engine):
-            task = opened[run]
+        for task in opened:
+            task.run, task.concurrent = build.whole_run(task), len(opened)
+        tasks = {task.run: task for task in opened if task.run is not None}
+        engine = first.engine(list(tasks), first.place)
+        for run, epoch in training.train_runs(list(tasks), engine):
+            task = tasks[run]
             if interrupted.is_set():
                 return
             if epoch is not None:
@@ -171,10 +181,10 @@ def train_group(
                 progress.epoch(len(run.train))
                 yield True
             else:
-                finish(task)
-                progress.end(f"{task.outcome.job.name}: {in_words(run)}", examples(run))
+                finish(task, run)
+                progress.end(f"{task.outcome.job.name}: {in_words(run)}", task.examples())
     except Exception as error:
-        for task in opened.values():
+        for task in opened:
             if task.outcome.result is None:
                 task.outcome.error = error
                 with contextlib.suppress(OSError):  # its folder may be what failed
@@ -182,6 +192,9 @@ def train_group(
                 progress.end(
                     f"{task.outcome.job.name}: failed, see {record(task).path / records.LOG}"
                 )
+    finally:
+        for task in opened:
+            task.run = None
 
 
 def open_folder(task: Task) -> bool:
@@ -209,9 +222,9 @@ def record(task: Task) -> records.RunFolder:
     return task.folder
 
 
-def finish(task: Task) -> None:
+def finish(task: Task, run: Run) -> None:
     """Write what the run came to."""
-    run, folder = task.run, record(task)
+    folder = record(task)
     task.outcome.trained = True
 
     def metrics(epoch: Epoch | None, prefix: str = "") -> dict[str, float | None]:
@@ -245,16 +258,6 @@ def in_words(run: Run) -> str:
     )
     epochs = "epoch" if count == 1 else "epochs"
     return f"{test}{count} {epochs} in {seconds:.2f} s ({run.stop_reason}{restored})"
-
-
-def examples(run: Run) -> int:
-    """Return how many examples a run has still to see if nothing stops it early."""
-    return len(run.train) * (run.max_epochs - len(run.epochs))
-
-
-def cost(run: Run) -> int:
-    """Return a number that grows as the time that a run still takes."""
-    return examples(run) * sum(parameter.numel() for parameter in run.model.parameters())
 
 
 def cores() -> int:

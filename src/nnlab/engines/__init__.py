@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -75,8 +75,8 @@ class Engine(Protocol):
     def __init__(self, runs: Sequence[Run], device: Device) -> None: ...
 
     @staticmethod
-    def group(run: Run) -> Hashable:
-        """Return a key; runs with equal keys are best given to one engine together."""
+    def divide(runs: Sequence[Run], device: Device) -> list[list[Run]]:
+        """Divide runs into those that are best given to one engine together, in their order."""
 
     @staticmethod
     def form(run: Run) -> str | None:

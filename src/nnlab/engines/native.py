@@ -14,7 +14,7 @@ import functools
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -349,8 +349,8 @@ class NativeEngine:
                 network.seconds = time.perf_counter() - started
 
     @staticmethod
-    def group(run: Run) -> Hashable:
-        return id(run)  # each run stays in the cache of its own core
+    def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
+        return [[run] for run in runs]  # each stays in the cache of its own core
 
     @staticmethod
     def form(run: Run) -> str | None:

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -36,6 +37,7 @@ from nnlab.engines.perceptron import (
 )
 
 EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
+SHARE = 0.8  # of the free memory that a stack may take: its size is an estimate
 ALIGNMENT = 32  # numbers; a parameter begins at a multiple, as cuBLAS's fast kernels want it
 
 Layer: TypeAlias = tuple[Tensor, Tensor]  # weight and bias
@@ -283,6 +285,25 @@ class StackedEngine:
         option, dtype = described(run), next(run.model.parameters()).dtype
         nesterov = isinstance(option, SGD) and option.nesterov
         return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
+
+    @staticmethod
+    def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
+        """Put the runs of a ``group`` into one stack, or into several that fit into memory."""
+        groups: dict[Hashable, list[Run]] = {}
+        for run in runs:
+            groups.setdefault(StackedEngine.group(run), []).append(run)
+        stacks = []
+        for group in groups.values():
+            room = SHARE * free_memory(device) - data_bytes(group)
+            ends = [0, *itertools.accumulate(map(stacked_bytes, group))]
+            start = 0
+            while start < len(group):
+                end = start + 1  # a single one is tried whatever its size
+                while end < len(group) and ends[end + 1] - ends[start] <= room:
+                    end += 1
+                stacks.append(group[start:end])
+                start = end
+        return stacks
 
     @staticmethod
     def form(run: Run) -> str | None:
@@ -541,6 +562,33 @@ def totals(picked: Tensor, right: Tensor, real: Tensor, dtype: torch.dtype) -> T
     """Sum the losses and the right answers of real examples: [T, R, B] each. Returns [R, 2]."""
     losses = -picked.where(real, 0).sum((0, 2), dtype=dtype)
     return torch.stack((losses, (right & real).sum((0, 2)).to(dtype)), 1)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes a device has left; of other devices than GPUs half the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def data_bytes(runs: Sequence[Run]) -> int:
+    """Return the bytes that the examples of some runs take, each array once."""
+    splits = [getattr(run, name) for run in runs for name in ("train", "valid", "test")]
+    arrays = {id(array): array for s in splits if s is not None for array in (s.inputs, s.labels)}
+    return sum(array.nbytes for array in arrays.values())
+
+
+def stacked_bytes(run: Run) -> int:
+    """Return about how many bytes a run takes in a stack, beside its data."""
+    shape, config = Shape.of(run.model), described(run)
+    assert config is not None
+    size = next(run.model.parameters()).element_size()
+    # Weights, gradients, an optimizer's moments; a batch's inputs, outputs and deltas.
+    numbers = (2 + len(MOMENTS[rule(config)])) * shape.places()[1]
+    numbers += 3 * run.batch_size * sum(shape.sizes)
+    steps = epoch_steps(run) * run.batch_size  # examples, slots, predictions, probabilities
+    lengths = sum(len(s) for s in (run.train, run.valid, run.test) if s is not None)
+    return size * (numbers + steps) + 8 * (3 * steps + 2 * lengths)
 
 
 def pool(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -169,8 +169,8 @@ class TorchEngine:
             )
 
     @staticmethod
-    def group(run: Run) -> Hashable:
-        return id(run)
+    def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
+        return [[run] for run in runs]
 
     @staticmethod
     def form(run: Run) -> str | None:
