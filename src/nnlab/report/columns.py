@@ -28,9 +28,9 @@ def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> 
     >>> mean(np.array([0.8, 0.9]), ".1f", 100, " %"), mean(np.array([7, 7])), mean(np.array([7, 9]))
     ('85.0 ± 7.1 %', '7', '8 ± 1.41')
     """
+    known = scale * known
     if known.dtype.kind == "i" and len(set(known)) == 1:
         return f"{known[0]}{unit}"
-    known = scale * known
     text = format(known.mean(), style)
     return f"{text} ± {known.std(ddof=1):{style}}{unit}" if len(known) > 1 else text + unit
 
