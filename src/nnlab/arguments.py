@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import typing
 from collections.abc import Iterator, Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from nnlab.config import GROUPS, Config, FgsmConfig, HardestConfig, SeedsConfig
+from nnlab.config import GROUPS, Config
 
 OPTIONS = [field.name for field in dataclasses.fields(Config)]
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
@@ -118,11 +119,11 @@ def joined(value: str, kind: str) -> str:
 
 def option_types() -> Iterator[tuple[str, str]]:
     """Yield every option's name and its type, as the schema has it; that of a group is a class."""
+    parts = {"": Config} | typing.get_type_hints(Config)
     schemas: dict[str, list[type]] = {
-        "": [Config],
-        "hardest": [HardestConfig],
-        "fgsm": [FgsmConfig],
-        "seeds": [SeedsConfig],
+        name: [kind]
+        for name, kind in parts.items()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     }
     schemas |= {group: list(choices.values()) for group, choices in GROUPS.items()}
     for group, classes in schemas.items():

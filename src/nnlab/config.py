@@ -21,7 +21,9 @@ from typing import Any, ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, Node, OmegaConf
 
+from nnlab.analysis import EVALUATIONS
 from nnlab.boolean import truth_table
+from nnlab.identity import ASKED, NOT_IDENTITY, WHERE
 
 CONF = Path(__file__).with_name("conf")
 
@@ -360,9 +362,9 @@ class Config:
         limit = "it names one folder under output_dir, without / and not . or .."
         named = self.study.strip(". ") != "" and not set(self.study) & set('/\\:*?"<>|\0')
         require(named, "study", repr(self.study), limit)
-        parts = (self.seeds, self.dataset, self.model, self.optimizer, self.stopping)
-        for part in (*parts, self.hardest, self.fgsm):
-            part.check()
+        for part in vars(self).values():
+            if hasattr(part, "check"):
+                part.check()
         self.check_together()
 
     def check_together(self) -> None:
@@ -380,25 +382,16 @@ class Config:
             limit = f"choose any of {', '.join(EVALUATIONS)}"
             require(name in EVALUATIONS, "evaluation", list(self.evaluation), limit)
             limit = f"{name} needs images; dataset={self.dataset.name} has none"
-            images = table is None or name == "hardest"
+            images = table is None or not EVALUATIONS[name].images
             require(images, "evaluation", list(self.evaluation), limit)
-            split = self.hardest.split.name if name == "hardest" else "test"
+            options: Any = getattr(self, name, None)
+            split = options.split.name if hasattr(options, "split") else "test"
             limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"
-            some = name == "weights" or getattr(self, f"{split}_size") != 0
+            some = not EVALUATIONS[name].examples or getattr(self, f"{split}_size") != 0
             require(some, "evaluation", list(self.evaluation), limit)
 
 
 OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "train_seconds")
-# Options that say where results go or what is done with them, not what is computed.
-NOT_IDENTITY = (
-    *("study", "output_dir", "force", "objective"),
-    *("plan", "evaluation", "hardest", "fgsm"),
-)
-# Options that ask for a way to compute; ``records.serves`` compares what was really used.
-ASKED = ("device", "engine", "native_level", "threads")
-# Options of a dataset that say where its files are; their content is compared instead.
-WHERE = ("folder", "source")
-EVALUATIONS = ("hardest", "fgsm", "weights")
 
 
 # The schemas that the YAML files of each config group extend.

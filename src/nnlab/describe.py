@@ -81,9 +81,9 @@ def describe(config: Config) -> None:
     written = [folder / f"describe{ending}.json"]
     records.write_whole(written[0], (json.dumps(content, indent=2) + "\n").encode())
     if len(arrays.shape) >= 2:
-        from nnlab.report import figures
+        from nnlab.report import plotting
 
-        written.append(figures.save(sheet(content, arrays), folder / f"examples{ending}.png"))
+        written.append(plotting.save(sheet(content, arrays), folder / f"examples{ending}.png"))
     terminal.say(*written)
 
 
@@ -216,7 +216,7 @@ def plain_table(*columns: str) -> Table:
 def sheet(content: dict[str, Any], arrays: Arrays) -> Figure:
     """Draw the first training images of each class, a row each."""
     shown = list(range(min(ROWS, len(arrays.classes))))
-    from nnlab.report.figures import plain
+    from nnlab.report.plotting import plain
 
     names = [plain(arrays.classes[label], 24) for label in shown]
     edge, top, size = 0.62, 0.34, 8

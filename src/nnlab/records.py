@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nnlab.analysis import EVALUATION_FILES
+from nnlab.identity import NOT_IDENTITY
 from nnlab.text import visible_lines
 
 RESULT = "result.json"
@@ -25,11 +27,6 @@ METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
 LOG = "run.log"
 DONE = ("finished", "stopped", "diverged")
-# What questions to the network leave beside its result.
-ANSWERS = (
-    *("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"),
-    *("fgsm.csv", "fgsm.png", "fgsm_examples.png", "weights.png"),
-)
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "seconds")
 
 
@@ -48,7 +45,8 @@ class RunFolder:
         try:
             path.mkdir(parents=True)
         except FileExistsError:
-            for name in (RESULT, METRICS, WEIGHTS, "curves.png", *ANSWERS):  # the log goes on
+            # The log goes on.
+            for name in (RESULT, METRICS, WEIGHTS, "curves.png", *EVALUATION_FILES):
                 (path / name).unlink(missing_ok=True)
             for left in path.glob(".*.tmp"):  # by a process that was killed
                 left.unlink(missing_ok=True)
@@ -170,8 +168,6 @@ def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:
 
 def _telling(config: dict[str, Any]) -> dict[str, Any]:
     """Return the options in which runs of a folder may differ."""
-    from nnlab.config import NOT_IDENTITY
-
     return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
 
 

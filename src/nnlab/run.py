@@ -86,10 +86,10 @@ def forget() -> None:
         from nnlab import datasets
 
         datasets.forget()
-    if "nnlab.report.drawing" in sys.modules:
-        from nnlab.report import drawing
+    if "nnlab.report.figure_process" in sys.modules:
+        from nnlab.report import figure_process
 
-        drawing.stop()
+        figure_process.stop()
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
             and schedule.cores() > 1
             and not waiting[0][1].plan
         ):
-            from nnlab.report import drawing
+            from nnlab.report import figure_process
 
-            drawing.start()  # on a core that is idle while torch is imported
+            figure_process.start()  # on a core that is idle while torch is imported
         from nnlab import device
 
         with device.cpu_threads(1):  # these tensors are too small for more to pay
@@ -135,18 +135,18 @@ def content(config: Config) -> str | None:
 
 
 def run_evaluations(outcomes: Sequence[Outcome]) -> None:
-    """Answer the questions of ``evaluation=`` for every run that has come to its end."""
+    """Do what ``evaluation=`` asks of every run that has come to its end."""
     for outcome in outcomes:
         config = outcome.job.config
         if config is None or not config.evaluation or config.plan or outcome.result is None:
             continue
         if outcome.result["status"] == "diverged":
-            log.info("%s diverged: no questions to its network", outcome.job.name)
+            log.info("%s diverged: its network is not evaluated", outcome.job.name)
             continue
-        from nnlab.analysis import questions
+        from nnlab.analysis import evaluations
 
         try:
-            outcome.answers = questions.ask(config, outcome.folder)
+            outcome.answers = evaluations.evaluate(config, outcome.folder)
         except Exception as error:
             outcome.error = error
 

@@ -74,6 +74,8 @@ def lay(
             "name": "mnist",
             "source": "bundled sample",
             "sha256": "0" * 64,
+            "shape": [28, 28],
+            "classes": list("0123456789"),
             "sizes": {"train": size, "valid": config["valid_size"], "test": 1000},
             "full_size": 60000,
             "synthetic": False,

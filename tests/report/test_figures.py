@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from PIL import Image
 
-from nnlab.report import figures
+from nnlab.report import figures, plotting
 from nnlab.report.runs import read
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, lay
@@ -96,6 +96,18 @@ def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
     # t(2) is 4.303, and 4.303 * sqrt(0.025 * (1 + 1/4 + 58750**2 / 1250000)) = 36.
     assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 60 ± 36 s"]
     assert "95 % prediction interval" in axes.figure.texts[1].get_text()
+
+
+def test_times_of_runs_side_by_side_are_called_so(tmp_path: Path) -> None:
+    for size, at_once in zip(SIZES, (1, 2, 2, None)):
+        lay(tmp_path, {"train_size": size}, concurrent_runs=at_once)
+    note = only(figures.train_time(read(tmp_path))).figure.texts[1].get_text()
+    assert note == "on AMD EPYC; up to 2 runs at a time"
+
+
+def test_times_of_runs_one_by_one_need_no_word(tmp_path: Path) -> None:
+    size_sweep(tmp_path, concurrent_runs=1)
+    assert only(figures.train_time(read(tmp_path))).figure.texts[1].get_text() == "on AMD EPYC"
 
 
 def test_the_legend_lies_above_all_times(tmp_path: Path) -> None:
@@ -306,10 +318,10 @@ def test_diverged_runs_are_drawn_as_far_as_finite_and_do_not_set_the_range(tmp_p
 
 
 def test_many_runs_have_a_colour_bar_instead_of_a_legend(tmp_path: Path) -> None:
-    for index in range(figures.ENTRIES + 1):
+    for index in range(plotting.ENTRIES + 1):
         lay(tmp_path, {"optimizer.lr": 10.0**-index}, epochs=2)
     figure = figures.loss(read(tmp_path))
-    assert len(only(figure).lines) == figures.ENTRIES + 1
+    assert len(only(figure).lines) == plotting.ENTRIES + 1
     assert figure is not None
     assert not figure.legends
     bar = figure.axes[1]
@@ -535,27 +547,27 @@ def test_runs_without_validation_have_no_panel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "counts", "expected"),
+    ("options", "dataset", "expected"),
     [
-        ({}, (109184, 109386), "784-128-64-10"),
-        ({"model.hidden": []}, (7840, 7850), "784-10"),
-        ({}, (1581696, 1581898), "12288-128-64-10"),
-        ({}, (None, None), "128-64"),
-        ({"model.hidden": []}, (None, None), "without hidden layers"),
-        ({}, (17, 18), "128-64"),
-        ({}, (109185, 109387), "128-64"),
+        ({}, {"shape": [28, 28], "classes": list("0123456789")}, "784-128-64-10"),
+        ({"model.hidden": []}, {"shape": [28, 28], "classes": list("0123456789")}, "784-10"),
+        ({}, {"shape": [64, 64, 3], "classes": list("0123456789")}, "12288-128-64-10"),
+        ({"model.hidden": [3]}, {"shape": [2], "classes": ["0", "1"]}, "2-3-2"),
+        ({}, None, "128-64"),
+        ({"model.hidden": []}, None, "without hidden layers"),
+        ({}, {"sha256": "of an older nnlab"}, "128-64"),
     ],
 )
 def test_layers(
-    tmp_path: Path, options: dict[str, Any], counts: tuple[int | None, ...], expected: str
+    tmp_path: Path, options: dict[str, Any], dataset: dict[str, Any] | None, expected: str
 ) -> None:
-    lay(tmp_path, options, weights=counts[0], parameters=counts[1])
+    lay(tmp_path, options, dataset=dataset)
     assert figures.layers(read(tmp_path)) == expected
 
 
 def test_layers_of_several_datasets_are_the_hidden_ones(tmp_path: Path) -> None:
     lay(tmp_path, {"dataset": "mnist"})
-    lay(tmp_path, {"dataset": "dogs"}, weights=1581696, parameters=1581898)
+    lay(tmp_path, {"dataset": "dogs"}, dataset={"shape": [64, 64, 3], "classes": ["a", "b"]})
     assert figures.layers(read(tmp_path)) == "128-64"
 
 
@@ -678,7 +690,7 @@ def test_three_factors_and_long_words(tmp_path: Path) -> None:
 def test_names_are_shown_as_text_in_every_figure(tmp_path: Path) -> None:
     """Two of the names would be a formula that matplotlib cannot read, others no text at all."""
     for name, size in itertools.product(HOSTILE[:6], (500, 1000)):
-        options = {"dataset.folder": name, "train_size": size}
+        options = {"dataset.variant": name, "train_size": size}
         lay(tmp_path, options, name=f"{HOSTILE.index(name)} {size}", train_seconds=size / 1000)
     drawn = [draw(read(tmp_path)) for draw in (figures.train_time, figures.accuracy, figures.loss)]
     for figure in drawn:
@@ -687,26 +699,4 @@ def test_names_are_shown_as_text_in_every_figure(tmp_path: Path) -> None:
         legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
         shown = {text for legend in legends if legend for text in texts(legend)}
         for name in HOSTILE[:6]:
-            assert any(text.startswith(figures.plain(name)) for text in shown), (name, shown)
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_is_drawn_as_it_is_written(name: str) -> None:
-    """Against the same letters that matplotlib is forbidden to parse, after what is invisible."""
-    figure, (axes,) = figures.frame("", [])
-    shown = figures.plain(f"{name} {name}", 64)
-    (line,) = axes.plot([0], [0], label=shown)
-    legend = axes.legend()
-    figure.canvas.draw()
-    assert legend.legend_handles, name
-    (text,) = legend.get_texts()
-    plain = axes.text(0, 0, shown.replace(r"\$", "$"), parse_math=False, size=text.get_fontsize())
-    widths = [each.get_window_extent().width for each in (text, plain)]
-    assert widths[0] == pytest.approx(widths[1], abs=1)
-    assert line.get_label() == shown
-    assert len(shown.replace(r"\$", "$")) <= 65
-    assert "\n" not in shown
-
-
-def test_what_a_font_lacks_is_spelled_out() -> None:
-    assert figures.plain("犬 é ± Ω") == "\\u72ac é ± Ω"
+            assert any(text.startswith(plotting.plain(name)) for text in shown), (name, shown)

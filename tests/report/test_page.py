@@ -108,7 +108,7 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     study = tmp_path / "&<b>\x1b[1m\"' {{ 1 }}"
     for number, name in enumerate(HOSTILE):
         error = {**FAILED, "error": f"ValueError: {name}"}
-        lay(study, {"dataset.folder": name, "seed": number}, name=f"{number} <&\x1b>", **error)
+        lay(study, {"dataset.variant": name, "seed": number}, name=f"{number} <&\x1b>", **error)
     report.write(study)
     content = (study / "index.html").read_text(encoding="utf-8")
     assert all(line.isprintable() for line in content.splitlines())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnlab import config
+from nnlab import identity
 from nnlab.report import runs
 from tests.report.studies import DIVERGED, FAILED, curves, lay
 
@@ -32,6 +32,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     assert (run.weights_of_epoch, run.synthetic, run.reading) == (2, False, None)
     assert (run.weights, run.parameters, run.full_size) == (109184, 109386, 60000)
     assert (run.engine, run.device) == ("native", "AMD EPYC")
+    assert (run.inputs, run.outputs) == (784, 10)
     expected = {
         "epoch": [1, 2],
         "train_loss": [2, 1],
@@ -56,11 +57,7 @@ def test_settings_are_spelled_as_on_the_command_line(tmp_path: Path) -> None:
     # What was really used, where the configuration leaves it open.
     assert run.settings["train_size"] == 60000
     assert (run.settings["device"], run.settings["engine"]) == ("AMD EPYC", "native")
-    assert not set(run.settings) & set(config.NOT_IDENTITY)
-
-
-def test_keys_that_say_where_results_go_are_the_schemas() -> None:
-    assert runs.NOT_IDENTITY == config.NOT_IDENTITY
+    assert not set(run.settings) & set(identity.NOT_IDENTITY)
 
 
 def test_varied_puts_size_first_and_seed_last(tmp_path: Path) -> None:
@@ -103,6 +100,7 @@ def test_what_a_choice_brings_along_is_no_factor(tmp_path: Path) -> None:
         '{"status": "finished"}',
         '{"status": "finished", "config": {}, "epochs": "many"}',
         '{"status": "finished", "config": {}, "dataset": "mnist"}',
+        '{"status": "finished", "config": {}, "dataset": {"shape": 784}}',
     ],
 )
 def test_a_damaged_result_is_left_out_and_named(
@@ -172,6 +170,7 @@ def test_a_failed_run_may_know_nothing_of_itself(tmp_path: Path) -> None:
     assert (run.name, run.epochs, run.train_seconds) == ("default", 2, 0.5)
     assert (run.error, run.engine, run.device, run.full_size) == ("KeyError: 1", None, None, None)
     assert (run.test_accuracy, run.weights) == (None, None)
+    assert (run.inputs, run.outputs) == (None, None)
     assert (run.weights_of_epoch, run.synthetic) == (None, False)
 
 

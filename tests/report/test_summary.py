@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from nnlab import report
-from nnlab.analysis.curves import RULES
 from nnlab.report import summary
+from nnlab.report.curves import RULES
 from nnlab.report.runs import read
+from nnlab.terminal import fitted
 from nnlab.text import as_label
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, curves, lay
@@ -45,7 +46,7 @@ RESULTS = [
 def shown(study: Path, width: int = 80) -> list[list[str]]:
     """Return the table's lines as a pipe sees them, each cut where two blanks are."""
     out = io.StringIO()
-    Console(file=out, width=width).print(summary.table(read(study)))
+    Console(file=out, width=width).print(fitted(summary.table(read(study)), width))
     text = out.getvalue()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -162,26 +163,29 @@ def test_a_wider_one_says_once_what_all_rows_have_in_common(tmp_path: Path) -> N
     assert table[11:] == [["All rows: n 2, epochs 3, stopped by max_epochs"]]
 
 
-def test_the_widest_has_one_column_for_all_settings(tmp_path: Path) -> None:
+def test_the_widest_has_a_line_for_each_value(tmp_path: Path) -> None:
     sweep(tmp_path, train_size=[500, 1000], model__hidden=[[7], [8]], optimizer__lr=[0.01, 0.1])
     base = {"train_size": 500, "model.hidden": [7], "optimizer.lr": 0.01, "seed": 0}
     lay(tmp_path, base | {"optimizer.momentum": 0.9}, epochs=2)
     lay(tmp_path, base | {"batch_size": 20}, epochs=2)
-    table = shown(tmp_path)
-    assert table[1] == ["setting", "n", "epochs", "time", "accuracy", "loss"]
-    assert [line[:3] for line in table[3:6]] == [
-        ["as below", "2", "3"],
-        ["batch_size=20", "1", "2"],
-        ["optimizer.momentum=0.9", "1", "2"],
+    table = [" ".join(line) for line in shown(tmp_path)]
+    assert table[:10] == [
+        "train_size 500",
+        "model.hidden [7]",
+        "optimizer.lr 0.01",
+        "optimizer.momentum 0",
+        "batch_size 10",
+        "n 2",
+        "epochs 3",
+        "time 1.5 ± 0.7 s",
+        "test accuracy 85.0 ± 7.1 %",
+        "test loss 0.500 ± 0.000",
     ]
-    # Of two settings, each in a line of its own.
-    at = [line[0] for line in table].index("model.hidden=[8]", 8)
-    assert table[at][1:] == ["2", "3", "1.5 ± 0.7 s", "85.0 ± 7.1 %", "0.500 ± 0.000"]
-    assert table[at + 1] == ["optimizer.lr=0.1"]
-    assert " ".join(line[0] for line in table[-3:]) == (
-        "All rows: stopped by max_epochs Where a row does not say otherwise: train_size=500, "
-        "model.hidden=[7], optimizer.lr=0.01, optimizer.momentum=0, batch_size=10"
-    )
+    assert len(table) == 10 * 10 + 1
+    assert table[-1] == "All rows: stopped by max_epochs"
+    wide = shown(tmp_path, 100)
+    assert " ".join(wide[1]) == "size hidden lr momentum size n epochs time accuracy loss"
+    assert wide[4][:7] == ["500", "[7]", "0.01", "0", "20", "1", "2"]
 
 
 def test_failures_are_coloured_on_a_terminal(tmp_path: Path) -> None:
@@ -508,7 +512,7 @@ def test_notes_say_why_no_line_fits_the_times(tmp_path: Path) -> None:
 
 def test_names_are_text_in_the_table_its_caption_and_the_notes(tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
-        options = {"dataset.folder": name, "train_size": 500 + number}
+        options = {"dataset.variant": name, "train_size": 500 + number}
         lay(tmp_path, options, name=f"{number}", **{**FAILED, "error": f"ValueError: {name}"})
     out = io.StringIO()
     Console(file=out, width=120, force_terminal=True, no_color=True).print(report.look(tmp_path))
@@ -522,7 +526,7 @@ def test_names_are_text_in_a_grid(tmp_path: Path) -> None:
     short = HOSTILE[:6]
     for name, hidden in itertools.product(short, range(1, 8)):
         folder = f"{short.index(name)} {hidden}"
-        lay(tmp_path, {"dataset.folder": name, "model.hidden": [hidden]}, name=folder)
+        lay(tmp_path, {"dataset.variant": name, "model.hidden": [hidden]}, name=folder)
     assert shown(tmp_path, 120)[0] == ["model.hidden", *map(as_label, sorted(short))]
 
 
@@ -530,14 +534,14 @@ def test_pandas_reads_back_what_was_varied(tmp_path: Path) -> None:
     functions = ["0110", "0010", "1000", "xor"]
     for number, function in enumerate(functions):
         options = {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": function}
-        options |= {"dataset.folder": ["007", "NA", "true", "data"][number]}
+        options |= {"dataset.variant": ["007", "NA", "true", "data"][number]}
         options |= {"model.hidden": [[], [8], [8, 8], [1]][number]}
         lay(tmp_path, options, name=f"0{number}")
     summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
     found = pd.read_csv(tmp_path / "summary.csv").set_index("dataset.function")
     assert sorted(found.index) == ["'0010'", "'0110'", "'1000'", "xor"]
-    assert found.loc["'0110'", "dataset.folder"] == "'007'"
-    assert sorted(found["dataset.folder"]) == ["'007'", "'NA'", "'true'", "data"]
+    assert found.loc["'0110'", "dataset.variant"] == "'007'"
+    assert sorted(found["dataset.variant"]) == ["'007'", "'NA'", "'true'", "data"]
     assert sorted(found["model.hidden"]) == ["[1]", "[8,8]", "[8]", "[]"]
     assert sorted(found["name"]) == ["'00'", "'01'", "'02'", "'03'"]
 

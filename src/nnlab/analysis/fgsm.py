@@ -19,13 +19,13 @@ from nnlab.analysis import hardest, pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
-from nnlab.report import figures
+from nnlab.report import plotting
 
 log = logging.getLogger("nnlab")
 SHOWN = 6  # images of the sheet
 
 
-def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write fgsm.csv, fgsm.png and fgsm_examples.png about the test examples."""
     if len(network.shape) < 2:
         raise ValueError(f"evaluation=[fgsm] needs images; {data.provenance['name']} has none")
@@ -50,8 +50,8 @@ def answer(network: Network, data: Data, config: Config, folder: Path) -> list[P
     cells = [[*(f"{value:.9g}" for value in row), still] for row in rows]
     return [
         hardest.write_csv([header, *cells], folder / "fgsm.csv"),
-        figures.save(draw(rows, about, said, len(network.classes)), folder / "fgsm.png"),
-        figures.save(
+        plotting.save(draw(rows, about, said, len(network.classes)), folder / "fgsm.png"),
+        plotting.save(
             examples(network, inputs, labels, direction, config.fgsm.shown, about),
             folder / "fgsm_examples.png",
         ),
@@ -138,20 +138,20 @@ def unmoved(network: Network, inputs: Tensor, labels: Tensor, direction: Tensor)
 
 def draw(rows: list[tuple[float, float, float]], about: str, note: str, classes: int) -> Figure:
     """Draw accuracy over the size of the perturbation, adversarial and random."""
-    figure, (axes,) = figures.frame(f"Accuracy under perturbation: {about}", [note])
+    figure, (axes,) = plotting.frame(f"Accuracy under perturbation: {about}", [note])
     eps = [row[0] for row in rows]
     for column, name, colour, mark in (
-        (2, "random signs", figures.COLOURS[0], "s"),
-        (1, "sign of the gradient (FGSM)", figures.COLOURS[1], "o"),
+        (2, "random signs", plotting.COLOURS[0], "s"),
+        (1, "sign of the gradient (FGSM)", plotting.COLOURS[1], "o"),
     ):
         values = [100 * row[column] for row in rows]
         axes.plot(eps, values, color=colour, marker=mark, ms=4, lw=1.3, label=name)
     axes.axhline(100 / classes, color="0.6", lw=0.8, ls=":", label="chance")
-    axes.set_xlabel("Size of the perturbation, eps (a pixel is 0 to 1)", size=figures.FONT)
-    axes.set_ylabel("Test accuracy (%)", size=figures.FONT)
-    axes.xaxis.set_major_formatter(figures.number)
+    axes.set_xlabel("Size of the perturbation, eps (a pixel is 0 to 1)", size=plotting.FONT)
+    axes.set_ylabel("Test accuracy (%)", size=plotting.FONT)
+    axes.xaxis.set_major_formatter(plotting.number)
     axes.set_ylim(0, 100)
-    axes.legend(fontsize=figures.FONT - 1, frameon=False)
+    axes.legend(fontsize=plotting.FONT - 1, frameon=False)
     return figure
 
 
@@ -171,7 +171,7 @@ def examples(
 
     def said(probabilities: Tensor) -> str:
         ((name, sure),) = hardest.top_classes(probabilities, network.classes, 1)
-        return f"{figures.plain(name, 20)} {sure:.0%}"
+        return f"{plotting.plain(name, 20)} {sure:.0%}"
 
     rows = {}
     for number, place in enumerate(places):

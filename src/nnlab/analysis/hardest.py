@@ -19,7 +19,7 @@ from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
 from nnlab.records import write_whole
-from nnlab.report import figures
+from nnlab.report import plotting
 from nnlab.text import class_for_csv, visible
 
 
@@ -40,7 +40,7 @@ class Mistake:
     log_odds: float
 
 
-def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write hardest.csv and hardest.png, confusion.csv and confusion.png."""
     name = config.hardest.split.name
     split = data.test if name == "test" else data.valid
@@ -57,12 +57,12 @@ def answer(network: Network, data: Data, config: Config, folder: Path) -> list[P
     about = f"{pictures.named(network)}, {len(labels):,} {name} examples"
     files = [
         write_confusion(matrix, network.classes, folder / "confusion.csv"),
-        figures.save(draw_confusion(matrix, network.classes, about), folder / "confusion.png"),
+        plotting.save(draw_confusion(matrix, network.classes, about), folder / "confusion.png"),
         write_mistakes(wrong, network.classes, folder / "hardest.csv"),
     ]
     sheet = folder / "hardest.png"
     if wrong and len(network.shape) >= 2:
-        files.append(figures.save(draw_mistakes(wrong, inputs, network, about), sheet))
+        files.append(plotting.save(draw_mistakes(wrong, inputs, network, about), sheet))
     else:
         sheet.unlink(missing_ok=True)
     return files
@@ -129,7 +129,7 @@ def draw_mistakes(wrong: list[Mistake], inputs: Tensor, network: Network, about:
     images = network.pixels(inputs[[each.place for each in wrong]])
     rows: dict[int, list[tuple[Tensor, str]]] = {}
     for each, image in zip(wrong, images):
-        guess = figures.plain(network.classes[each.predicted], 20)
+        guess = plotting.plain(network.classes[each.predicted], 20)
         caption = f"{guess}\n{each.probability:.0%} (true {each.probability_true:.1%})"
         rows.setdefault(each.true, []).append((image, caption))
     named = {network.classes[label]: row for label, row in rows.items()}
@@ -141,23 +141,23 @@ def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) ->
     """Draw the confusion matrix, each row coloured by its shares, each cell with its count."""
     count = len(classes)
     edge = min(0.42, 8 / count)
-    names = [figures.plain(name, 24) for name in classes]
+    names = [plotting.plain(name, 24) for name in classes]
     longest = max(map(len, names))
     left, bottom = max(1.1, 0.4 + 0.065 * longest), max(1.0, 0.4 + 0.065 * longest)
-    figure = Figure((left + count * edge + 0.75, bottom + count * edge + 0.5), dpi=figures.DPI)
+    figure = Figure((left + count * edge + 0.75, bottom + count * edge + 0.5), dpi=plotting.DPI)
     width, height = figure.get_size_inches()
     place = (left / width, bottom / height, count * edge / width, count * edge / height)
     axes = figure.add_axes(place)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     bar = figure.add_axes((place[0] + place[2] + 0.1 / width, place[1], 0.1 / width, place[3]))
-    figure.colorbar(image, cax=bar).set_label("Share of the true class", size=figures.FONT)
-    bar.tick_params(labelsize=figures.FONT - 1)
+    figure.colorbar(image, cax=bar).set_label("Share of the true class", size=plotting.FONT)
+    bar.tick_params(labelsize=plotting.FONT - 1)
     steep = longest > 3
-    axes.set_xticks(range(count), names, size=figures.FONT - 1, rotation=90 if steep else 0)
-    axes.set_yticks(range(count), names, size=figures.FONT - 1)
-    axes.set_xlabel("Predicted class", size=figures.FONT)
-    axes.set_ylabel("True class", size=figures.FONT)
+    axes.set_xticks(range(count), names, size=plotting.FONT - 1, rotation=90 if steep else 0)
+    axes.set_yticks(range(count), names, size=plotting.FONT - 1)
+    axes.set_xlabel("Predicted class", size=plotting.FONT)
+    axes.set_ylabel("True class", size=plotting.FONT)
     if count <= 20:
         for row, column in np.argwhere(matrix > 0):
             ink = "white" if shares[row, column] > 0.5 else "black"

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnlab.network import Network
-from nnlab.report import figures
+from nnlab.report import plotting
 
 
 def named(network: Network) -> str:
     """Say in a few words which network, trained on what."""
     data = network.result["dataset"]
-    dataset = figures.entry(data["name"])
+    dataset = plotting.entry(data["name"])
     return f"{dataset}, trained on {data['sizes']['train']:,} examples"
 
 
@@ -38,7 +38,7 @@ def sheet(
     rows: for each name images [I] in [0, 1] and the words below them, which are written as
     they are. columns: words above the images of the first row.
     """
-    names = [figures.plain(name, 24) for name in rows]
+    names = [plotting.plain(name, 24) for name in rows]
     longest = max(map(len, rows.values()))
     line, edge = 0.13, 0.95
     captions = max(text.count("\n") + 1 if text else 0 for row in rows.values() for _, text in row)
@@ -47,7 +47,7 @@ def sheet(
     width = max(left + longest * (edge + 0.25) + 0.1, 4.2)
     above = 0.14 * len(wrap(heading, width)) + 0.14 + (line * 1.3 if columns else 0)
     height = above + len(rows) * step + 0.06
-    figure = Figure((width, height), dpi=figures.DPI)
+    figure = Figure((width, height), dpi=plotting.DPI)
     title(figure, heading)
     for index, (name, row) in enumerate(zip(names, rows.values())):
         top = height - above - index * step

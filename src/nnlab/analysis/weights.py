@@ -14,17 +14,17 @@ from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
-from nnlab.report import figures
+from nnlab.report import plotting
 
 COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
 
 
-def answer(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write weights.png."""
     first = next((m for m in network.model.modules() if isinstance(m, nn.Linear)), None)
     if first is None or len(network.shape) < 2:
         raise ValueError("evaluation=[weights] needs a network on images with a first layer")
-    return [figures.save(draw(first.weight.detach(), network), folder / "weights.png")]
+    return [plotting.save(draw(first.weight.detach(), network), folder / "weights.png")]
 
 
 def draw(weight: Tensor, network: Network) -> Figure:
@@ -35,7 +35,7 @@ def draw(weight: Tensor, network: Network) -> Figure:
     edge, margin, above = 0.4, 0.1, 0.42
     colour = len(network.shape) > 2 and network.shape[2] == 3
     width = max(columns * edge + 2 * margin + (0 if colour else 0.55), 4.2)
-    figure = Figure((width, above + rows * edge + margin), dpi=figures.DPI)
+    figure = Figure((width, above + rows * edge + margin), dpi=plotting.DPI)
     height = figure.get_size_inches()[1]
     # A few extreme weights would leave everything else pale.
     limit = float(shown.abs().flatten().sort().values[int(0.998 * (shown.numel() - 1))]) or 1.0

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.report import drawing, page, summary
+from nnlab.report import figure_process, page, summary
 from nnlab.report.runs import distinct, read, read_run
 from nnlab.report.times import duration
 from nnlab.terminal import fitted
@@ -51,6 +51,6 @@ def write(study: Path, curves: Sequence[Path] = ()) -> Report:
     runs, results = distinct(read(study)), study / "summary.csv"
     table, notes = summary.table(runs), summary.notes(runs)
     summary.write_csv(runs, results)
-    drawn = drawing.write(runs, study, curves)
+    drawn = figure_process.write(runs, study, curves)
     made = page.write(runs, table, notes, drawn, study)
     return Report(table, notes, [results, *drawn, made])

@@ -10,7 +10,8 @@ from urllib.parse import quote
 from rich.table import Table
 
 from nnlab.records import LOG, METRICS, RESULT, write_whole
-from nnlab.report.runs import Run
+from nnlab.report.columns import shown
+from nnlab.report.runs import Run, spell
 from nnlab.terminal import as_rows
 from nnlab.text import visible_lines
 
@@ -53,21 +54,20 @@ def write(
             {"link": link(file, study), "caption": CAPTIONS.get(file.stem, file.stem)}
             for file in figures
         ],
-        runs=[described(run, study) for run in runs],
+        columns=[column.page for column in shown("page", runs)],
+        runs=[described(run, runs, study) for run in runs],
     )
     path = study / "index.html"
     write_whole(path, page.encode())
     return path
 
 
-def described(run: Run, study: Path) -> dict[str, Any]:
-    """Return what the page says of a run."""
+def described(run: Run, runs: Sequence[Run], study: Path) -> dict[str, Any]:
+    """Return what the page says of one of the runs."""
+    found = [column.of(run) for column in shown("page", runs)]
     return {
         "name": run.name,
-        "status": run.status,
-        "why": run.error or run.stop_reason or "",
-        "engine": run.engine or "",
-        "device": run.device or "",
+        "cells": ["" if value is None else spell(value) for value in found],
         "links": [
             {"name": name, "link": link(run.folder / name, study)}
             for name in (*FILES, *sorted(path.name for path in run.folder.glob("*.png")))

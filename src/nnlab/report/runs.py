@@ -17,24 +17,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nnlab.analysis.curves import Reading, interpret
+from nnlab.identity import NOT_IDENTITY, WHERE
 from nnlab.records import COLUMNS, METRICS, RESULT
+from nnlab.report.curves import Array, Reading, interpret
 
-Array: TypeAlias = NDArray[np.float64]
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
 NUMBERS = (
     *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
     *("weights", "parameters"),
 )
-# nnlab.config.NOT_IDENTITY, spelled again because importing it brings all of Hydra.
-NOT_IDENTITY = (
-    *("study", "output_dir", "force", "objective"),
-    *("plan", "evaluation", "hardest", "fgsm"),
-)
-
 STUDIES = 40  # that are listed
 
 log = logging.getLogger("nnlab")
@@ -45,12 +38,14 @@ class Run:
     """One run folder.
 
     settings: the configuration by dotted keys as on the command line, with what was really
-    used in place of what was left open (``train_size=null``, ``device=auto``), and as ``data``
-    the digest of the examples that it saw.
+    used in place of what was asked for (``train_size=null``, ``device=auto``); ``data``: where
+    the examples came from that it saw, another name for other content.
     computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
     and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
-    trained at a time with it, at most. source: of the data. full_size, full_test_size: how many
-    examples the whole dataset has. synthetic: whether the data was generated.
+    trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
+    full_size, full_test_size: how many examples the whole dataset has. synthetic: whether the
+    data was generated.
+    results: whatever ``result.json`` has of texts and numbers.
     curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -71,11 +66,14 @@ class Run:
     device: str | None
     concurrent: int | None
     computed: tuple[Value, ...]
+    inputs: int | None
+    outputs: int | None
     source: str | None
     full_size: int | None
     full_test_size: int | None
     synthetic: bool
     settings: dict[str, Value]
+    results: dict[str, Value]
     curves: dict[str, Array]
 
     @property
@@ -122,8 +120,25 @@ def read(study: Path) -> list[Run]:
     if not runs:
         hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
         raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
+    name_data(runs)
     keys = varied(runs)
     return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+
+
+def name_data(runs: Sequence[Run]) -> None:
+    """Call the data of each run by their source, and tell those of one source apart by content.
+
+    Equal content has one name, that of its first source, wherever its files were.
+    """
+    names: dict[Value, str] = {}
+    for run in sorted(runs, key=lambda run: run.source or ""):
+        names.setdefault(run.settings["data"], run.source or "")
+    shared = Counter(names.values())
+    for run in runs:
+        content = run.settings["data"]
+        if content is not None:
+            name = names[content]
+            run.settings["data"] = name if shared[name] == 1 else f"{name} ({content})"
 
 
 def studies_below(folder: Path) -> str:
@@ -163,6 +178,10 @@ def read_run(folder: Path) -> Run:
     for key in ("dataset", "device"):
         if not isinstance(result.get(key), (dict, type(None))):
             raise ValueError(f"{key}={result[key]!r} does not describe one")
+    dataset = result.get("dataset") or {}
+    for key in ("shape", "classes"):
+        if not isinstance(dataset.get(key), (list, type(None))):
+            raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
     curves = read_curves(folder / METRICS)
     status = str(result.get("status"))
     epochs, seconds = result.get("epochs"), result.get("train_seconds")
@@ -170,7 +189,6 @@ def read_run(folder: Path) -> Run:
         # Whoever trains it has no time to keep its result.json up to date.
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
-    dataset = result.get("dataset") or {}
     device = (result.get("device") or {}).get("name")
     settings = dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
@@ -179,10 +197,14 @@ def read_run(folder: Path) -> Run:
     # What only evaluated a network says nothing about an engine.
     engine = result.get("engine") if epochs else None
     settings["engine"], settings["device"] = engine, device
+    for key in WHERE:
+        settings.pop(f"dataset.{key}", None)
     settings["data"] = dataset.get("content")
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
-    threads = settings.get("threads") if engine == "torch" else None
-    level = result.get("engine_level")
+    if engine != "torch":
+        settings.pop("threads", None)  # which changed nothing
+    threads = settings.get("threads")
+    level = settings["native_level"] = result.get("engine_level") if epochs else None
     return Run(
         folder=folder,
         name=str(result.get("name", folder.name)),
@@ -201,11 +223,14 @@ def read_run(folder: Path) -> Run:
         device=device,
         concurrent=result.get("concurrent_runs"),
         computed=(identity, settings["data"], engine, level, device, threads),
+        inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
+        outputs=len(dataset["classes"]) if dataset.get("classes") else None,
         source=dataset.get("source"),
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
+        results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
         curves=curves,
     )
 
@@ -257,7 +282,7 @@ def varied(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         for key, value in run.settings.items():
             values.setdefault(key, set()).add(value)
-    for key in ("engine", "device", "data", "train_size", "valid_size"):
+    for key in ("engine", "device", "native_level", "data", "train_size", "valid_size"):
         values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
     if "data" in keys:
@@ -269,8 +294,8 @@ def varied(runs: Sequence[Run]) -> list[str]:
 
 
 def is_seed(key: str) -> bool:
-    """Return whether a key only draws other random numbers."""
-    return key == "seed" or key.startswith("seeds.")
+    """Return whether a key only draws other random numbers; other test images are a setting."""
+    return key == "seed" or (key.startswith("seeds.") and key != "seeds.test")
 
 
 def factors(runs: Sequence[Run]) -> list[str]:

@@ -6,20 +6,22 @@ import csv
 import functools
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.analysis.curves import RULES, epochs, in_words
 from nnlab.boolean import described
-from nnlab.records import COLUMNS, write_whole
+from nnlab.records import write_whole
+from nnlab.report import columns
+from nnlab.report.columns import shown, validated
+from nnlab.report.curves import RULES, epochs, in_words
 from nnlab.report.runs import (
     Run,
     Value,
@@ -31,7 +33,7 @@ from nnlab.report.runs import (
     spell,
     varied,
 )
-from nnlab.report.times import duration_within, timings
+from nnlab.report.times import side_by_side, timings
 from nnlab.text import as_label, for_csv
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
@@ -39,38 +41,18 @@ TABLE_ROWS = 40
 WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
-READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
+ACCURACY, LOSS = "test\naccuracy", "test\nloss"  # headings of the table
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Make the rows of ``summary.csv``: a run each, in the order they come."""
-    keys = varied(runs)
-    # Where any run ended with other weights than its last, what it came to then is told as well.
-    restored = any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
-    made = []
-    for run in runs:
-        settings: dict[str, Any] = {key: run.settings.get(key) for key in keys}
-        results: dict[str, Any] = {
-            "status": run.status,
-            "stop_reason": run.stop_reason,
-            "epochs": run.epochs,
-            "weights_of_epoch": run.weights_of_epoch,
-            "train_seconds": run.train_seconds,
-            **{column: run.kept(column) for column in COLUMNS[1:5]},
-            **({f"last_{column}": run.last(column) for column in COLUMNS[1:5]} if restored else {}),
-            "test_loss": run.test_loss,
-            "test_accuracy": run.test_accuracy,
-            **{name: getattr(run.reading, name, None) for name in READING},
-            **(dict.fromkeys(READING[1:3]) if run.reading and run.reading.short else {}),
-            "weights": run.weights,
-            "engine": run.engine,
-            "engine_form": run.form,
-            "device": run.device,
-            "concurrent_runs": run.concurrent,
-            "folder": run.folder.name,
-        }
-        made.append({"name": run.name} | settings | results)
-    return made
+    keys, results = varied(runs), shown("csv", runs)
+    return [
+        {"name": run.name}
+        | {key: run.settings.get(key) for key in keys}
+        | {column.csv: column.of(run) for column in results}
+        for run in runs
+    ]
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
@@ -92,10 +74,11 @@ def cell(value: Any) -> Any:
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Lay the runs out for a terminal; runs that differ only in their seed share a row.
+    """Lay the runs out for a terminal: a row for each setting, many settings of two options as
+    a grid. Runs that differ only in their seed are one setting.
 
-    What would be wider than a terminal has its headings in lines, then says once below what
-    all rows have in common, then has one column for all that was varied.
+    What would be wider than a terminal has its headings in lines, then says once below what all
+    rows have in common; ``terminal.fitted`` lays out what is wider still.
     """
     keys = factors(runs)
     alone = len(keys) == 1 and is_seed(keys[0])
@@ -103,85 +86,78 @@ def table(runs: Sequence[Run]) -> Table:
         keys = [key for key in keys if not is_seed(key)]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
     if len(keys) == 2 and len(groups) > TABLE_ROWS:
-        (columns, across), (lines, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
-        if columns <= GRID_COLUMNS and lines <= TABLE_ROWS:
+        (wide, across), (high, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
+        if wide <= GRID_COLUMNS and high <= TABLE_ROWS:
             return grid(runs, down, across)
     if alone:
         groups.append((("mean",), list(runs)))
-    results = ["epochs", "stopped by", "time", "test\naccuracy", "test\nloss"]
-    repeated = any(len(group) > 1 for _, group in groups)
-    if any(run.reading for run in runs):
-        # Means and deviations of everything do not fit into 80 columns.
-        results = [*(results[:-1] if repeated else results), "best\nepoch"]
-    results = ["n"] * repeated + results
-    settings = [
-        # An option that these runs do not have is not one that is null.
-        [brief(v) if v is not None or k in group[0].settings else "-" for k, v in zip(keys, values)]
-        if keys
-        else [brief(*values)]
-        for values, group in groups
-    ]
-    numbers = [is_number(value) for value in groups[0][0]]
-    found = [(outcome(group), style(group)) for _, group in groups]
-    lay = functools.partial(laid_out, found=found, mean=alone)
+    results = [column.table for column in shown("table", runs)]
+    if any(len(group) > 1 for _, group in groups):
+        results = ["n", *results]
+        if validated(runs):  # means and deviations of everything do not fit into 80 columns
+            results.remove(LOSS)
+    lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
-    heads, said = keys or ["run"], []
-    made = lay(heads, settings, numbers, results)
+    heads = keys or ["run"]
+    made = lay(heads, results)
     if width(made) > WIDTH:
         heads = [head.replace(".", ".\n").replace("_", "_\n") for head in heads]
-        made = lay(heads, settings, numbers, results)
+        made = lay(heads, results)
     if width(made) > WIDTH:
-        first = found[0][0]
-        same = [name for name in results if all(came[name] == first[name] for came, _ in found)]
-        shared = [name for name in same if name in ("n", "epochs", "stopped by")]
-        results = [name for name in results if name not in shared]
-        made = lay(heads, settings, numbers, results)
-        if shared:
-            said.append("All rows: " + ", ".join(f"{name} {first[name]}" for name in shared))
-    if width(made) > WIDTH and len(keys) > 1:
-        # The value that most rows have, the first of equals.
-        usual = [max(column, key=column.count) for column in map(list, zip(*settings))]
-        own = [
-            [f"{k}={v}" for k, v, u in zip(keys, row, usual) if v not in (u, "-")]
-            for row in settings
+        first, *others = [outcome(group) for _, group in groups]
+        common = [
+            name
+            for name in ("n", "epochs", "stopped by")
+            if name in results and all(other[name] == first[name] for other in others)
         ]
-        made = lay(["setting"], [["\n".join(each) or "as below"] for each in own], [False], results)
-        rest = ", ".join(f"{key}={value}" for key, value in zip(keys, usual) if value != "-")
-        said.append(f"Where a row does not say otherwise: {rest}")
-    if said:
-        made.caption = Text("\n".join([str(made.caption or ""), *said]).strip())
+        made = lay(heads, [name for name in results if name not in common])
+        if common:
+            said = "All rows: " + ", ".join(f"{name} {first[name]}" for name in common)
+            made.caption = Text(f"{made.caption or ''}\n{said}".strip())
     return made
 
 
-def laid_out(
+def setting_rows(
     heads: Sequence[str],
-    settings: Sequence[Sequence[str]],
-    numbers: Sequence[bool],
     results: Sequence[str],
     *,
-    found: Sequence[tuple[dict[str, str], str]],
+    keys: Sequence[str],
+    groups: Sequence[tuple[tuple[Value, ...], list[Run]]],
     mean: bool,
 ) -> Table:
     """Make a table of a row per setting, TABLE_ROWS at most.
 
-    numbers: which columns of the settings hold numbers. found: the outcome of each row, and
-    its style. mean: the last row sums up the others.
+    heads: headings of what varied, results: of what came out. groups: the settings, values of
+    the keys, and their runs. mean: the last row sums up the others.
     """
     made = empty()
-    for head, right in zip(heads, numbers):
-        made.add_column(head, justify="right" if right else "left", overflow="fold")
+    for head, value in zip(heads, groups[0][0]):
+        made.add_column(head, justify="right" if is_number(value) else "left", overflow="fold")
+    texts = {column.table for column in columns.RESULTS if column.words}
     for name in results:
-        words = name == "stopped by"
+        words = name in texts
         made.add_column(name, justify="left" if words else "right", no_wrap=not words)
-    hidden = range(TABLE_ROWS // 2, len(settings) - TABLE_ROWS // 2)
-    for index, (cells, (came, look)) in enumerate(zip(settings, found)):
+    hidden = range(TABLE_ROWS // 2, len(groups) - TABLE_ROWS // 2)
+    for index, (values, group) in enumerate(groups):
         if index not in hidden:
-            row = [Text(cell, look) for cell in (*cells, *(came[name] for name in results))]
-            made.add_row(*row, end_section=mean and index == len(settings) - 2)
+            came = outcome(group)
+            cells = [*written(keys, values, group[0]), *(came[name] for name in results)]
+            row = [Text(cell, style(group)) for cell in cells]
+            made.add_row(*row, end_section=mean and index == len(groups) - 2)
         elif index == hidden.start:
             made.add_row("…")
             made.caption = f"…: {len(hidden):,} more rows, all of them in summary.csv"
     return made
+
+
+def written(keys: Sequence[str], values: Sequence[Value], run: Run) -> list[str]:
+    """Write a setting, an option that its runs do not have as a dash; without keys a name."""
+    if not keys:
+        return [brief(value) for value in values]
+    return [
+        "-" if value is None and key not in run.settings else brief(value)
+        for key, value in zip(keys, values)
+    ]
 
 
 def width(made: Table) -> int:
@@ -193,19 +169,19 @@ def width(made: Table) -> int:
 def grid(runs: Sequence[Run], down: str, across: str) -> Table:
     """Lay out the test accuracy in % over two options: a line for each value of ``down``."""
     made = empty()
-    columns = sorted((value for (value,) in grouped(runs, [across])), key=rank)
+    values = sorted((value for (value,) in grouped(runs, [across])), key=rank)
     made.add_column(down, overflow="fold")
-    for value in columns:
+    for value in values:
         made.add_column(Text(brief(value)), justify="right", overflow="fold")
     for (value,), row in grouped(runs, [down]).items():
         cells = grouped(row, [across])
-        shown = []
-        for group in (cells.get((key,), []) for key in columns):
-            found = outcome(group) if group else {"test\naccuracy": ""}
-            accuracy = found["test\naccuracy"].removesuffix(" %")
-            shown.append(Text(found["stopped by"] if accuracy == "-" else accuracy, style(group)))
+        shares = []
+        for group in (cells.get((key,), []) for key in values):
+            found = outcome(group) if group else {ACCURACY: ""}
+            accuracy = found[ACCURACY].removesuffix(" %")
+            shares.append(Text(found["stopped by"] if accuracy == "-" else accuracy, style(group)))
         named = down == "dataset.function" and across != "dataset.inputs"
-        made.add_row(Text(function(row[0]) if named else brief(value)), *shown)
+        made.add_row(Text(function(row[0]) if named else brief(value)), *shares)
     made.caption = f"Test accuracy in %, a column for each {across}; all else is in summary.csv"
     return made
 
@@ -234,40 +210,10 @@ def brief(value: Value) -> str:
 
 
 def outcome(group: Sequence[Run]) -> dict[str, str]:
-    """Write what came out, by column: mean ± standard deviation."""
-    words = {"finished": "max_epochs", "running": "unfinished"}
-    ends = []
-    for run in group:
-        if run.status == "stopped":
-            ends.append(spell(run.settings.get("stopping")))
-        elif run.status == "finished" and run.epochs == 0:
-            ends.append("not trained")
-        else:
-            ends.append(words.get(run.status, run.status))
-    counts = {end: ends.count(end) for end in ends}
-    ended = ",\n".join(f"{n} {end}" if len(counts) > 1 else end for end, n in counts.items())
-    whole = [run for run in group if run.complete] or group
-
-    def spread(values: Sequence[float | None], style: str, scale: float = 1) -> str:
-        known = scale * np.array([v for v in values if v is not None and math.isfinite(v)])
-        if not len(known):
-            return "-"
-        mean = format(known.mean(), style)
-        return mean if len(known) == 1 else f"{mean} ± {known.std(ddof=1):{style}}"
-
-    trained = [run.epochs for run in whole]
-    seconds = np.array([run.train_seconds for run in whole])
-    margin = float(seconds.std(ddof=1)) if len(seconds) > 1 else 0.0
-    accuracy = spread([run.test_accuracy for run in whole], ".1f", 100)
-    best = [run.reading.best_epoch for run in whole if run.reading]
-    return {
-        "n": str(len(whole)),
-        "epochs": str(trained[0]) if len(set(trained)) == 1 else spread(trained, ".0f"),
-        "stopped by": ended,
-        "time": duration_within(float(seconds.mean()), margin) if any(trained) else "-",
-        "test\naccuracy": accuracy if accuracy == "-" else f"{accuracy} %",
-        "test\nloss": spread([run.test_loss for run in whole], ".3f"),
-        "best\nepoch": str(best[0]) if len(set(best)) == 1 else spread(best, ".0f"),
+    """Write what came out of runs that differ only in their seeds, by the table's headings."""
+    count = sum(run.complete for run in group) or len(group)
+    return {"n": str(count)} | {
+        column.table: column.text(group) for column in columns.RESULTS if column.table
     }
 
 
@@ -286,7 +232,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         form = "the dual form (docs/engines.md)"
         said.append(f"no line through training times of {form}, which grow faster")
-    if fits and (most := max(run.concurrent or 1 for run in runs)) > 1:
+    if fits and (most := side_by_side(runs)) > 1:
         said.append(f"times are of runs that trained side by side, up to {most:,} at once")
     said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
@@ -302,16 +248,19 @@ def notes(runs: Sequence[Run]) -> list[str]:
 def tested(runs: Sequence[Run]) -> list[str]:
     """Say on which part of a test split the runs were tested, and which saw other data."""
     said = []
-    tests = [(run.settings.get("test_size"), run.full_test_size) for run in runs if run.complete]
-    sizes = {(n, full) for n, full in tests if isinstance(n, int) and full and 0 < n < full}
-    for size, full in sorted(sizes):
-        said.append(f"Tested on {size:,} of the {full:,} test examples, the same for every seed.")
-    asked = sorted({key for run in runs for key in run.settings if key.startswith("dataset")})
-    for same in grouped(runs, asked).values():
-        seen = grouped([run for run in same if run.settings.get("data")], ["data"])
-        if len(seen) > 1:
-            parts = [f"{len(part)} {part[0].source} ({data})" for (data,), part in seen.items()]
-            said.append(f"Not all runs saw the same data: {', '.join(parts)}; never averaged.")
+    tests: dict[tuple[int, int], set[Value]] = {}
+    for run in runs:
+        size, full = run.settings.get("test_size"), run.full_test_size
+        if run.complete and isinstance(size, int) and full and 0 < size < full:
+            tests.setdefault((size, full), set()).add(run.settings.get("seeds.test"))
+    for (size, full), drawn in sorted(tests.items()):
+        which = "the same for every seed" if len(drawn) == 1 else "others for each seeds.test"
+        said.append(f"Tested on {size:,} of the {full:,} test examples, {which}.")
+    for (name,), same in grouped(runs, ["dataset"]).items():
+        counts = Counter(run.settings["data"] for run in same if run.settings.get("data"))
+        if name != "boolean" and len(counts) > 1:
+            parts = ", ".join(f"{count} {spell(data)}" for data, count in counts.items())
+            said.append(f"Not all runs saw the same data: {parts}.")
     return said
 
 
@@ -355,7 +304,7 @@ def computed(runs: Sequence[Run]) -> list[str]:
         few = []
         for same in missed[:SETTINGS]:
             found = outcome(same)
-            accuracy, loss = found["test\naccuracy"], found["test\nloss"]
+            accuracy, loss = found[ACCURACY], found[LOSS]
             chance = chance or loss.startswith(f"{math.log(2):.3f}")
             few.append(f"{function(same[0])} ({accuracy}, loss {loss})")
         few += [f"{len(missed) - SETTINGS} more"] * (len(missed) > SETTINGS)

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnlab.report.runs import Array, Run, Value, factors, grouped, is_seed
+from nnlab.report.curves import Array
+from nnlab.report.runs import Run, Value, factors, grouped, is_seed
 
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
@@ -157,6 +158,11 @@ def timings(runs: Sequence[Run]) -> tuple[list[str], int | None, list[Timing]]:
     if all(timing.line is None for timing in found):
         keys, found = [], [fit((), runs, per_epoch=len(lengths) > 1)]
     return keys, (lengths.pop() if len(lengths) == 1 else None), found
+
+
+def side_by_side(runs: Sequence[Run]) -> int:
+    """Return how many runs trained at a time, at most: they shared the machine."""
+    return max(run.concurrent or 1 for run in runs)
 
 
 def fit(values: tuple[Value, ...], runs: Sequence[Run], per_epoch: bool) -> Timing:

@@ -22,9 +22,8 @@ def start() -> None:
     """Start the second process; it ends with this one."""
     global _artist
     # With the path of this process: -c alone would put the working directory first.
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from nnlab.report import drawing; drawing.serve()"
-    )
+    run = "from nnlab.report import figure_process; figure_process.serve()"
+    code = f"import sys; sys.path[:] = {sys.path!r}; {run}"
     command, pipe = [sys.executable, "-c", code], subprocess.PIPE
     try:
         # In a session of its own: Ctrl-C is for the runs, and this process ends it.
@@ -75,9 +74,9 @@ def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[
 
 def serve() -> None:
     """Draw what is asked for on the standard input, until that ends."""
-    from nnlab.report import figures
+    from nnlab.report import figures, plotting
 
-    figures.frame("", [])[0].canvas.draw()  # the first one takes longer: it loads the fonts
+    plotting.frame("", [])[0].canvas.draw()  # the first one takes longer: it loads the fonts
     while True:
         try:
             asked = pickle.load(sys.stdin.buffer)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnlab.report import drawing, figures
+from nnlab.report import figure_process, figures
 from nnlab.report.runs import read
 from tests.report.test_figures import size_sweep
 
@@ -13,9 +13,9 @@ from tests.report.test_figures import size_sweep
 @pytest.fixture
 def study(tmp_path: Path) -> Iterator[Path]:
     size_sweep(tmp_path / "study")
-    drawing.start()
+    figure_process.start()
     yield tmp_path / "study"
-    drawing.stop()
+    figure_process.stop()
 
 
 def contents(files: list[Path]) -> dict[str, bytes]:
@@ -24,23 +24,23 @@ def contents(files: list[Path]) -> dict[str, bytes]:
 
 def test_both_processes_draw_the_same(study: Path) -> None:
     runs = read(study)
-    found = contents(drawing.write(runs, study, []))
+    found = contents(figure_process.write(runs, study, []))
     assert len(found) == 3
-    assert drawing._artist is not None  # it drew, and could draw again
+    assert figure_process._artist is not None  # it drew, and could draw again
     assert found == contents(figures.write(runs, study, []))
 
 
 def test_an_error_comes_back(study: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        drawing.write(read(study), study / "nowhere", [])
+        figure_process.write(read(study), study / "nowhere", [])
 
 
 def test_without_the_second_process_this_one_draws(study: Path) -> None:
-    assert drawing._artist is not None
-    drawing._artist.kill()
-    drawing._artist.wait()
-    assert len(drawing.write(read(study), study, [])) == 3
-    assert drawing._artist is None
+    assert figure_process._artist is not None
+    figure_process._artist.kill()
+    figure_process._artist.wait()
+    assert len(figure_process.write(read(study), study, [])) == 3
+    assert figure_process._artist is None
 
 
 def test_what_is_printed_by_chance_is_no_answer(
@@ -49,7 +49,7 @@ def test_what_is_printed_by_chance_is_no_answer(
     (tmp_path / "sitecustomize.py").write_text("print('Using cache')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     size_sweep(tmp_path / "study")
-    drawing.start()
-    assert len(drawing.write(read(tmp_path / "study"), tmp_path / "study", [])) == 3
-    assert drawing._artist is not None
-    drawing.stop()
+    figure_process.start()
+    assert len(figure_process.write(read(tmp_path / "study"), tmp_path / "study", [])) == 3
+    assert figure_process._artist is not None
+    figure_process.stop()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlab.analysis import curves
-from nnlab.analysis.curves import Array, Reading, interpret
+from nnlab.report import curves
+from nnlab.report.curves import Array, Reading, interpret
 
 EPOCHS = np.arange(1.0, 101.0)
 

@@ -1,33 +1,31 @@
-"""The questions of ``evaluation=``, put to the network of a finished run."""
+"""The evaluations of ``evaluation=``, of the network of a finished run."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 from nnlab import datasets, device
-from nnlab.analysis import fgsm, hardest, weights
 from nnlab.config import Config
 from nnlab.network import load
 
-QUESTIONS = {"hardest": hardest.answer, "fgsm": fgsm.answer, "weights": weights.answer}
 
+def evaluate(config: Config, folder: Path) -> list[Path]:
+    """Run every evaluation of a configuration; return the files that it left in the run's folder.
 
-def ask(config: Config, folder: Path) -> list[Path]:
-    """Answer every question of a configuration by files in the folder of its run.
-
-    Raises ValueError where a question does not fit the run or its data are no longer there,
+    Raises ValueError where an evaluation does not fit the run or its data are no longer there,
     OSError where files cannot be written.
     """
     network = load(folder)
+    files: list[Path] = []
     with device.cpu_threads(config.threads):
         data = datasets.load_for(config)
         refuse_other_data(network.result["dataset"], data.provenance, folder)
-        return [
-            file
-            for name in dict.fromkeys(config.evaluation)
-            for file in QUESTIONS[name](network, data, config, folder)
-        ]
+        for name in dict.fromkeys(config.evaluation):
+            module = importlib.import_module(f"nnlab.analysis.{name}")
+            files += module.evaluate(network, data, config, folder)
+    return files
 
 
 def refuse_other_data(recorded: dict[str, Any], found: dict[str, Any], folder: Path) -> None:

@@ -1,12 +1,15 @@
-"""The questions of evaluation=, by hand-made cases and by independent computations."""
+"""The evaluations of evaluation=, by hand-made cases and by independent computations."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -19,11 +22,11 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 import nnlab
-from nnlab.analysis import fgsm, hardest
+from nnlab.analysis import EVALUATION_FILES, EVALUATIONS, Evaluation, fgsm, hardest
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
-from nnlab.report import figures
+from nnlab.report import plotting
 from nnlab.text import visible
 from tests.analysis.trained import outcome, trained
 from tests.names import HOSTILE
@@ -245,6 +248,44 @@ def test_mnist_collapses_by_a_tenth_and_noise_hardly_matters(case: Case) -> None
     assert float(tenth["accuracy_under_noise"]) > clean - 0.06
 
 
+def test_every_evaluation_leaves_the_files_that_it_declares(case: Case) -> None:
+    *_, folder = case
+    trained = {"metrics.csv", "model.safetensors", "result.json", "run.log"}
+    assert {path.name for path in folder.iterdir()} - trained == set(EVALUATION_FILES)
+    assert len(EVALUATION_FILES) == len(set(EVALUATION_FILES))
+
+
+def test_a_new_evaluation_is_one_entry_and_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+        (folder / "units.txt").write_text(f"{len(network.classes)} {len(data.train.index)}")
+        return [folder / "units.txt"]
+
+    module = ModuleType("units")
+    monkeypatch.setattr(module, "evaluate", evaluate, raising=False)
+    monkeypatch.setitem(sys.modules, "nnlab.analysis.units", module)
+    quick = ("train_size=40", "test_size=0", "stopping.max_epochs=1", "evaluation=[units]")
+    assert "choose any of hardest, fgsm, weights" in str(outcome(tmp_path / "a", *quick).error)
+    monkeypatch.setitem(EVALUATIONS, "units", Evaluation(("units.txt",), examples=False))
+    done = outcome(tmp_path / "a", *quick)
+    assert (done.error, done.answers) == (None, [tmp_path / "a" / "units.txt"])
+    assert done.answers[0].read_text() == "10 40"
+    monkeypatch.setitem(EVALUATIONS, "units", Evaluation(("units.txt",)))
+    refused = outcome(tmp_path / "b", *quick).error
+    assert "units looks at the test examples, but test_size=0" in str(refused)
+
+
+def test_evaluations_are_known_without_what_is_slow_to_import() -> None:
+    code = (
+        "import sys, nnlab.analysis, nnlab.identity; "
+        "slow = {'torch', 'matplotlib', 'numpy', 'hydra', 'omegaconf'}; "
+        "sys.exit(', '.join(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
 def test_every_picture_is_drawn(case: Case) -> None:
     *_, folder = case
     for name in ("hardest", "confusion", "fgsm", "fgsm_examples", "weights"):
@@ -256,20 +297,20 @@ def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
     count = len(HOSTILE)
     network = Network(nnlab.mlp(4, [], count), {}, {}, list(HOSTILE), (2, 2), None, None)
     matrix = np.arange(count**2).reshape(count, count)
-    figures.save(hardest.draw_confusion(matrix, network.classes, "about"), tmp_path / "a.png")
+    plotting.save(hardest.draw_confusion(matrix, network.classes, "about"), tmp_path / "a.png")
     wrong = [
         hardest.Mistake(1, label, label, (label + 1) % count, 0.9, 0.1, 2.0)
         for label in range(count)
     ]
     inputs, labels = torch.rand(count, 4), torch.arange(count)
     drawn = hardest.draw_mistakes(wrong, inputs, network, "about")
-    figures.save(drawn, tmp_path / "b.png")
+    plotting.save(drawn, tmp_path / "b.png")
     shown = {text.get_text() for text in drawn.texts}
-    assert {figures.plain(name, 24) for name in HOSTILE} <= shown
+    assert {plotting.plain(name, 24) for name in HOSTILE} <= shown
     assert drawn.get_size_inches()[0] < 5
     direction = torch.ones(count, 4)
     sheet = fgsm.examples(network, inputs, labels, direction, 0.1, "about")
-    figures.save(sheet, tmp_path / "c.png")
+    plotting.save(sheet, tmp_path / "c.png")
 
 
 def test_pandas_reads_the_classes_back(tmp_path: Path) -> None:
@@ -300,7 +341,7 @@ def test_colour_images_and_no_hidden_layer(tmp_path: Path) -> None:
     assert sum(float(row["probability"]) > 0 for row in rows(tmp_path / "a" / "hardest.csv")) > 10
 
 
-def test_questions_to_a_finished_run_do_not_train_it_again(tmp_path: Path) -> None:
+def test_evaluations_of_a_finished_run_do_not_train_it_again(tmp_path: Path) -> None:
     quick = ("train_size=50", "test_size=50", "stopping.max_epochs=2")
     assert outcome(tmp_path / "a", *quick).answers == []
     metrics = (tmp_path / "a" / "metrics.csv").stat().st_mtime_ns
@@ -324,7 +365,7 @@ def test_questions_to_a_finished_run_do_not_train_it_again(tmp_path: Path) -> No
         (("test_size=0", "evaluation=[fgsm]"), "looks at the test examples, but test_size=0"),
     ],
 )
-def test_questions_that_do_not_fit_are_refused_before_training(
+def test_evaluations_that_do_not_fit_are_refused_before_training(
     tmp_path: Path, overrides: tuple[str, ...], message: str
 ) -> None:
     done = outcome(tmp_path / "a", "train_size=50", "stopping.max_epochs=1", *overrides)
@@ -333,7 +374,7 @@ def test_questions_that_do_not_fit_are_refused_before_training(
     assert not (tmp_path / "a").exists()
 
 
-def test_a_run_that_saw_other_data_is_not_asked(tmp_path: Path) -> None:
+def test_a_run_that_saw_other_data_is_not_evaluated(tmp_path: Path) -> None:
     quick = ("train_size=50", "test_size=50", "stopping.max_epochs=2")
     assert outcome(tmp_path / "a", *quick).error is None
     file = tmp_path / "a" / "result.json"

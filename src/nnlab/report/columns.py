@@ -1,0 +1,170 @@
+"""The results of a run, as columns of ``summary.csv``, of the table and of the page.
+
+A new result is one entry of ``RESULTS``, beside the place where it is computed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, methodcaller
+from typing import Any
+
+import numpy as np
+
+from nnlab.records import COLUMNS
+from nnlab.report.curves import Array
+from nnlab.report.runs import Run, Value, spell
+from nnlab.report.times import duration_within
+
+ENDS = {"finished": "max_epochs", "running": "unfinished"}  # words for a status
+
+
+def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> str:
+    """Write numbers, one or more, as mean ± standard deviation; a count that all share as it is.
+
+    >>> mean(np.array([0.8, 0.9]), ".1f", 100, " %"), mean(np.array([7, 7])), mean(np.array([7, 9]))
+    ('85.0 ± 7.1 %', '7', '8 ± 1.41')
+    """
+    known = scale * known
+    if known.dtype.kind == "i" and len(set(known)) == 1:
+        return f"{known[0]}{unit}"
+    text = format(known.mean(), style)
+    return f"{text} ± {known.std(ddof=1):{style}}{unit}" if len(known) > 1 else text + unit
+
+
+def mean_time(known: Array) -> str:
+    return duration_within(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else 0.0)
+
+
+def counted(texts: Sequence[object]) -> str:
+    """Write texts once each, with their number where they differ.
+
+    >>> counted(["plateau", "plateau"]), counted(["plateau", "diverged", "plateau"])
+    ('plateau', '2 plateau,\\n1 diverged')
+    """
+    counts = {text: texts.count(text) for text in texts}
+    return ",\n".join(f"{n} {text}" if len(counts) > 1 else f"{text}" for text, n in counts.items())
+
+
+@dataclass(frozen=True)
+class Column:
+    """One result of a run, and where it is shown.
+
+    csv, table, page: its heading in ``summary.csv``, in the table, in the page's list of runs;
+    "" where it is left out. value: of a run; None takes what ``result.json`` has under the
+    heading of the CSV file. words: whether it is a text. write: puts the numbers of runs that
+    differ only in their seeds into one cell of the table. when: whether runs have it at all;
+    None: always.
+    """
+
+    csv: str = ""
+    table: str = ""
+    page: str = ""
+    value: Callable[[Run], Value] | None = None
+    words: bool = False
+    write: Callable[[Array], str] = mean
+    when: Callable[[Sequence[Run]], bool] | None = None
+
+    def of(self, run: Run) -> Any:
+        return run.results.get(self.csv) if self.value is None else self.value(run)
+
+    def text(self, group: Sequence[Run]) -> str:
+        """Write the results of runs that differ only in their seeds: texts are counted, numbers
+        are those of the complete runs, if any is; "-" where there are none."""
+        runs = group if self.words else [run for run in group if run.complete] or group
+        values = [value for run in runs if (value := self.of(run)) is not None]
+        if self.words:
+            return counted(values) or "-"
+        known = np.array([value for value in values if math.isfinite(value)])
+        return self.write(known) if len(known) else "-"
+
+
+def ending(run: Run) -> str:
+    """Say in a word what ended a run."""
+    if run.status == "stopped":
+        return spell(run.settings.get("stopping"))
+    if run.status == "finished" and run.epochs == 0:
+        return "not trained"
+    return ENDS.get(run.status, run.status)
+
+
+def from_curves(name: str, run: Run) -> Value:
+    """Return what the curves say; in few epochs nothing of the end of learning."""
+    if run.reading is None or (run.reading.short and name in ("learned_until", "overfits_from")):
+        return None
+    found: Value = getattr(run.reading, name)
+    return found
+
+
+def validated(runs: Sequence[Run]) -> bool:
+    return any(run.reading for run in runs)
+
+
+def restored(runs: Sequence[Run]) -> bool:
+    """Tell whether any run ended with other weights than its last."""
+    return any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
+
+
+METRICS = COLUMNS[1:5]
+READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
+# Each place has its columns in this order; the table has its own, hence its own entries.
+RESULTS = (
+    Column(csv="status", page="status"),
+    Column(csv="stop_reason"),
+    Column(page="why it ended", value=lambda run: run.error or run.stop_reason),
+    Column(
+        csv="epochs",
+        table="epochs",
+        value=attrgetter("epochs"),
+        write=lambda known: mean(known, ".0f"),
+    ),
+    Column(csv="weights_of_epoch"),
+    Column(table="stopped by", value=ending, words=True),
+    Column(csv="train_seconds", value=attrgetter("train_seconds")),
+    Column(
+        table="time",
+        value=lambda run: run.train_seconds if run.epochs else None,
+        write=mean_time,
+    ),
+    *(Column(csv=name, value=methodcaller("kept", name)) for name in METRICS),
+    *(
+        Column(csv=f"last_{name}", value=methodcaller("last", name), when=restored)
+        for name in METRICS
+    ),
+    Column(csv="test_loss"),
+    Column(
+        csv="test_accuracy",
+        table="test\naccuracy",
+        write=lambda known: mean(known, ".1f", 100, " %"),
+    ),
+    Column(
+        table="test\nloss",
+        value=attrgetter("test_loss"),
+        write=lambda known: mean(known, ".3f"),
+    ),
+    Column(
+        table="best\nepoch",
+        value=functools.partial(from_curves, "best_epoch"),
+        write=lambda known: mean(known, ".0f"),
+        when=validated,
+    ),
+    *(Column(csv=name, value=functools.partial(from_curves, name)) for name in READING),
+    Column(csv="weights"),
+    Column(csv="engine", page="engine"),
+    Column(csv="engine_form"),
+    Column(csv="device", page="device", value=attrgetter("device")),
+    Column(csv="concurrent_runs"),
+    Column(csv="folder", value=lambda run: run.folder.name),
+)
+
+
+def shown(place: str, runs: Sequence[Run]) -> list[Column]:
+    """Return the columns of one place, ``csv``, ``table`` or ``page``, in which runs are shown."""
+    return [
+        column
+        for column in RESULTS
+        if getattr(column, place) and (column.when is None or column.when(runs))
+    ]

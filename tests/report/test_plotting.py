@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from nnlab.report import plotting
+from tests.names import HOSTILE
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_drawn_as_it_is_written(name: str) -> None:
+    """Against the same letters that matplotlib is forbidden to parse, after what is invisible."""
+    figure, (axes,) = plotting.frame("", [])
+    shown = plotting.plain(f"{name} {name}", 64)
+    (line,) = axes.plot([0], [0], label=shown)
+    legend = axes.legend()
+    figure.canvas.draw()
+    assert legend.legend_handles, name
+    (text,) = legend.get_texts()
+    plain = axes.text(0, 0, shown.replace(r"\$", "$"), parse_math=False, size=text.get_fontsize())
+    widths = [each.get_window_extent().width for each in (text, plain)]
+    assert widths[0] == pytest.approx(widths[1], abs=1)
+    assert line.get_label() == shown
+    assert len(shown.replace(r"\$", "$")) <= 65
+    assert "\n" not in shown
+
+
+def test_what_a_font_lacks_is_spelled_out() -> None:
+    assert plotting.plain("犬 é ± Ω") == "\\u72ac é ± Ω"
