@@ -189,7 +189,13 @@ def test_the_index_is_a_help_and_never_the_truth(tmp_path: Path, run: Run) -> No
     index = mnist / study.INDEX
     content = json.loads(index.read_text())
     assert {entry["folder"] for entry in content["runs"]} == {"seed=0", "seed=1"}
-    for damage in ("", "{", json.dumps({"nnlab": "0"}), json.dumps(content | {"runs": [1]})):
+    first = content["runs"][0]
+    damaged = ["", "{", "[]", json.dumps({"nnlab": "0"}), json.dumps(content | {"runs": [1]})]
+    wrongs: list[dict[str, object]] = [{"asked": None}, {"asked": [[1]]}, {"stamp": 3}]
+    for wrong in [*wrongs, {"result": []}, {"result": {}}]:
+        damaged.append(json.dumps(content | {"runs": [first | wrong]}))
+    damaged.append(json.dumps(content | {"report": {"of": 1, "files": [2]}}))
+    for damage in damaged:
         index.write_text(damage)
         assert "already done: 2 of 2" in run("seed=0,1", "train_size=40", *QUICK)
     # A run that is gone, or changed, since the index was written.
@@ -221,3 +227,47 @@ def test_what_is_derived_is_made_again_where_it_is_missing_or_old(tmp_path: Path
     shutil.rmtree(mnist / "train_size=40")
     run("train_size=60", *QUICK)
     assert len(pd.read_csv(mnist / "summary.csv")) == 1
+
+
+def test_studies_of_one_command_are_apart(tmp_path: Path, run: Run) -> None:
+    run("study=a,b", "seed=0,1", "train_size=40", *QUICK)
+    for name in ("a", "b"):
+        study_folder = tmp_path / "outputs" / name
+        assert len(runs(study_folder)) == 2
+        assert len(pd.read_csv(study_folder / "summary.csv")) == 2
+        assert (study_folder / "index.html").is_file()
+
+
+def test_other_test_images_are_a_setting(tmp_path: Path, run: Run) -> None:
+    run("seed=0,1", "train_size=40", *QUICK)
+    assert "the same for every seed" in run("seed=0,1", "train_size=40", *QUICK)
+    said = run("seed=2,3", "seeds.test=5", "train_size=40", *QUICK)
+    assert "others for each seeds.test" in said
+    table = pd.read_csv(tmp_path / "outputs" / "mnist" / "summary.csv")
+    assert table.groupby("seeds.test")["seed"].apply(list).to_dict() == {0: [0, 1], 5: [2, 3]}
+
+
+def test_rows_go_by_what_was_read_and_used(dogs: Path, tmp_path: Path, run: Run) -> None:
+    command = ("dataset=dogset", "model.hidden=[4]", "valid_size=0", "engine=auto", *QUICK[:1])
+    shutil.copytree(dogs, tmp_path / "copy")
+    run(*command, f"dataset.folder={dogs}", "seed=0,1")
+    run(*command, "dataset.folder=copy", "seed=2,3", "threads=2")
+    table = pd.read_csv(tmp_path / "outputs" / "dogset" / "summary.csv")
+    assert sorted(table["seed"]) == [0, 1, 2, 3]
+    varied = set(table.columns[: table.columns.get_loc("status")]) - {"name", "seed"}
+    assert varied <= {"threads"}  # which counts on the torch engine, where there is no compiler
+
+
+def test_a_lost_picture_of_the_only_run_is_drawn_again(tmp_path: Path, run: Run) -> None:
+    command = ("train_size=40", *QUICK)
+    run(*command)
+    run(*command, "seed=1,2")
+    picture = tmp_path / "outputs" / "mnist" / "default" / "curves.png"
+    picture.unlink()
+    run(*command)
+    assert picture.is_file()
+
+
+def test_names_of_one_truth_table_are_one_run(tmp_path: Path, run: Run) -> None:
+    run("dataset=boolean", "model=perceptron", "dataset.function=xor,0110,parity", "seed=0,1")
+    assert len(runs(tmp_path / "outputs" / "boolean")) == 1

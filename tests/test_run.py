@@ -473,6 +473,18 @@ def test_results_are_those_of_the_weights_that_were_kept(tmp_path: Path) -> None
             assert float(row["last_valid_loss"]) == pytest.approx(last[row["folder"]], rel=1e-8)
 
 
+def test_a_search_that_proposes_a_run_twice_gets_its_result_twice(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    done = nnlab_run(
+        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"),
+        *(*QUICK, "valid_size=20", "optimizer.lr=choice(0.01,0.1)"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "outputs" / "mnist"
+    assert len(list(study.glob("optimizer.lr=*"))) == 2
+
+
 def test_a_search_without_validation_goes_no_further(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.01,0.3)")
@@ -482,6 +494,11 @@ def test_a_search_without_validation_goes_no_further(tmp_path: Path) -> None:
         (
             ("valid_size=20", "objective=valid_accuracy"),
             "would minimize objective=valid_accuracy; set hydra.sweeper.direction=maximize",
+        ),
+        (("valid_size=20", "hydra.sweeper.direction=[maximize]"), "would maximize objective"),
+        (
+            ("valid_size=20", "hydra.sweeper.direction=[minimize,maximize]"),
+            "a run has one objective; give one hydra.sweeper.direction",
         ),
     ):
         done = nnlab_run(*QUICK, *search, *options, cwd=tmp_path)
