@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nnlab import config, datasets, hydra_jobs, model, sweep
+from nnlab.compose import register
 from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.engines import Run, Trained, dual, native
@@ -23,7 +24,7 @@ from nnlab.engines.torch import TorchEngine
 from nnlab.records import RunFolder
 from nnlab.sweep import Job, Outcome
 
-config.register()
+register()
 
 
 def job(folder: Path, *overrides: str) -> Job:
@@ -182,15 +183,12 @@ def test_objectives() -> None:
     assert Outcome(Job(Path(), [], "test_loss", {})).objective() == float("inf")
 
 
-def test_errors_are_told_once_each(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
     def refused(name: str, message: str) -> Outcome:
         return Outcome(Job(Path(name), [], "test_loss", {}), error=ValueError(message))
 
-    history = [refused(f"run{n}", "same") for n in range(5)] + [refused("other", "another")]
-    monkeypatch.setattr(sweep, "history", history)
-    assert sweep.tell_errors() == 1
+    outcomes = [refused(f"run{n}", "same") for n in range(5)] + [refused("other", "another")]
+    assert sweep.tell_errors(outcomes) == 1
     assert capsys.readouterr().err.splitlines() == [
         "run0, run1, run2 and 2 more: same",
         "other: another",
