@@ -16,18 +16,18 @@ from types import MappingProxyType
 from typing import Any
 
 import hydra
-from hydra.conf import JobConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nnlab import config as configuration
 from nnlab.config import CONF, GROUPS, Config
 
 LONGEST_NAME = 100
 MARK = uuid.uuid4().hex  # occurs in no configuration
-# By Hydra 1.3 in every job; later it is an interpolation.
-OVERRIDE_DIRNAME_IS_SET = JobConf.override_dirname == MISSING
+HYDRA_1_3 = hydra.__version__.startswith("1.3.")
+# The behaviour to have; later versions have no other.
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if HYDRA_1_3 else {}
 
 
 def register() -> None:
@@ -43,7 +43,7 @@ def register() -> None:
 def load(overrides: Sequence[str]) -> Config:
     """Compose one configuration. Raises Hydra's errors, and ValueError as ``from_hydra`` does."""
     register()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), **VERSION_BASE):
         return from_hydra(hydra.compose("config", overrides=list(overrides)))
 
 
@@ -168,7 +168,7 @@ def set_overrides(hydra: DictConfig, overrides: Sequence[Override]) -> None:
     """Tell a job's hydra node what Hydra would of its overrides."""
     task = [override for override in overrides if not override.is_hydra_override()]
     hydra.overrides.task = [override.input_line for override in task]
-    if OVERRIDE_DIRNAME_IS_SET:
+    if HYDRA_1_3:  # later it is an interpolation
         naming = hydra.job.config.override_dirname
         excluded = set(naming.exclude_keys)
         named = [str(each.input_line) for each in task if each.key_or_group not in excluded]
@@ -231,4 +231,8 @@ def _listed(items: str) -> str:
     return "-".join(item.strip() for item in items.split(",")) or "none"
 
 
-OmegaConf.register_new_resolver("nnlab.folder_name", folder_name, replace=True)
+# OmegaConf 2.4, which Hydra 1.4 brings, has another name for it.
+register_resolver: Any = (
+    OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
+)
+register_resolver("nnlab.folder_name", folder_name, replace=True)

@@ -45,7 +45,8 @@ def run(given: list[str]) -> int:
     compose.register()
     sys.argv[1:] = arguments.arrange(given)
     command = hydra_jobs.Command()
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(command)()
+    decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
+    decorate(command)()
     return sweep.conclude(command.outcomes)
 
 
