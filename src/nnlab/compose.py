@@ -30,8 +30,9 @@ HYDRA_1_3 = hydra.__version__.startswith("1.3.")
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if HYDRA_1_3 else {}
 
 
+@functools.cache
 def register() -> None:
-    """Put the schemas into Hydra's ConfigStore."""
+    """Put the schemas into Hydra's ConfigStore, which takes each once."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config, provider="nnlab")
     for group, schemas in GROUPS.items():
