@@ -4,19 +4,14 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nnlab import config, hydra_jobs, identity
+from nnlab import compose, config, identity
 from nnlab.config import CONF, Config
-
-config.register()
-assert hydra_jobs  # registers the resolver that conf/config.yaml uses
 
 
 def composed(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.from_hydra(compose("config", overrides=list(overrides)))
+    return compose.load(overrides)
 
 
 def test_defaults_are_experiment_a() -> None:

@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from nnlab import build, config, plan, sweep
-from nnlab.config import CONF, Config
+from nnlab import build, compose, plan, sweep
+from nnlab.config import Config
 from nnlab.engines import Engine, Run, native
 from nnlab.jobs import Job, Outcome, Task
 
 
 def configured(*overrides: str) -> Config:
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.from_hydra(compose("config", overrides=list(overrides)))
+    return compose.load(overrides)
 
 
 def tasks(folder: Path, *commands: tuple[str, ...]) -> list[Task]:

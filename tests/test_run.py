@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import datasets, seeds, sweep
+from nnlab import datasets, seeds
 from nnlab.config import IdxConfig, Source
 from nnlab.datasets.arrays import Sizes
 from nnlab.engines import native
@@ -596,7 +596,6 @@ def test_a_process_is_afterwards_as_before(
     now = os.environ.copy(), sys.argv[:], gc.get_threshold(), logging.getLogger().handlers[:]
     assert now == before
     assert not HydraConfig.initialized()
-    assert not sweep.history
 
 
 def test_data_are_read_anew_by_the_next_command() -> None:

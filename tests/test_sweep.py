@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nnlab import config, datasets, hydra_jobs, schedule, sweep
+from nnlab.compose import VERSION_BASE, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.engines import Run, Trained, dual, native
@@ -23,12 +24,12 @@ from nnlab.engines.torch import TorchEngine
 from nnlab.jobs import Job, Outcome
 from nnlab.records import RunFolder
 
-config.register()
+register()
 
 
 def job(folder: Path, *overrides: str) -> Job:
     quick = ["train_size=20", "test_size=20", "stopping.max_epochs=3", "engine=torch"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         composed = compose("config", overrides=[*quick, *overrides])
     return hydra_jobs.as_job(composed, folder, list(overrides), hydra_files={})
 
@@ -205,15 +206,12 @@ def test_objectives() -> None:
     assert Outcome(Job(Path(), [], "test_loss", {})).objective() == float("inf")
 
 
-def test_errors_are_told_once_each(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
     def refused(name: str, message: str) -> Outcome:
         return Outcome(Job(Path(name), [], "test_loss", {}), error=ValueError(message))
 
-    history = [refused(f"run{n}", "same") for n in range(5)] + [refused("other", "another")]
-    monkeypatch.setattr(sweep, "history", history)
-    assert sweep.tell_errors() == 1
+    outcomes = [refused(f"run{n}", "same") for n in range(5)] + [refused("other", "another")]
+    assert sweep.tell_errors(outcomes) == 1
     assert capsys.readouterr().err.splitlines() == [
         "run0, run1, run2 and 2 more: same",
         "other: another",

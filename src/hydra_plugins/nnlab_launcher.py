@@ -35,8 +35,7 @@ class NnlabLauncher(Launcher):
         from nnlab.hydra_jobs import SweepLoader
 
         # The sweeper shares this context: its check of every job takes the short way as well.
-        search_path = hydra_context.config_loader.get_search_path()
-        hydra_context.config_loader = SweepLoader(search_path)
+        hydra_context.config_loader = SweepLoader(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config

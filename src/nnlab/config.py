@@ -1,31 +1,27 @@
 """Every option: its type, its limits, and the fingerprint that identifies a configuration.
 
 Defaults live in ``conf/`` only; this schema has none, so an option has one place to look.
-Nothing here imports torch: ``--help`` and a finished sweep's rerun must start fast.
+Nothing here imports torch: ``--help`` and a finished sweep's rerun must start fast. Nor Hydra:
+``compose`` makes a ``Config`` of YAML and overrides.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
-
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, Node, OmegaConf
 
 from nnlab.analysis import EVALUATIONS
 from nnlab.boolean import truth_table
 from nnlab.identity import ASKED, NOT_IDENTITY, WHERE
 
 CONF = Path(__file__).with_name("conf")
+MISSING: Any = "???"  # as OmegaConf writes what has to be given
 
 
 class Activation(enum.Enum):
@@ -412,62 +408,6 @@ GROUPS: dict[str, dict[str, type]] = {
         "target": TargetConfig,
     },
 }
-
-
-def register() -> None:
-    """Put the schemas into Hydra's ConfigStore."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config, provider="nnlab")
-    for group, schemas in GROUPS.items():
-        for name, schema in schemas.items():
-            # Below hydra/ the schemas stay out of --help and shell completion.
-            store.store(group=f"hydra/schema/{group}", name=name, node=schema, provider="nnlab")
-
-
-def from_hydra(composed: DictConfig, known: Mapping[str, Any] = MappingProxyType({})) -> Config:
-    """Turn what Hydra composed into plain typed values and check their limits.
-
-    known: what ``option`` has given before for some of the keys.
-    Raises ValueError naming the option, its value, the limit and the remedy.
-    """
-    refuse_unknown(composed, Config, known)
-    keys = [field.name for field in dataclasses.fields(Config)]
-    config = Config(**{key: known[key] if key in known else _typed(composed, key) for key in keys})
-    config.check()
-    return config
-
-
-def option(composed: DictConfig, key: str) -> Any:
-    """Return what ``from_hydra`` makes of one key, before it checks limits.
-
-    Raises ValueError where it would.
-    """
-    refuse_unknown(composed, Config, {str(each) for each in composed} - {key})
-    return _typed(composed, key)
-
-
-def _typed(composed: DictConfig, key: str) -> Any:
-    value = composed[key]
-    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-
-
-def refuse_unknown(
-    node: DictConfig, schema: type, settled: Collection[str] = (), prefix: str = ""
-) -> None:
-    """Raise ValueError for an option that no schema knows, or that is gone: Hydra's
-    ``+key=value`` adds any, ``~key`` deletes any. Those that are settled are not looked at."""
-    known = {field.name for field in dataclasses.fields(schema)}
-    children = {str(key): node._get_node(key) for key in node if key not in settled}
-    for key in [*children, *sorted(known - children.keys() - set(settled))]:
-        child = children.get(key)
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else "see --help"
-            raise ValueError(f"{prefix}{key} is not an option of nnlab; {hint}")
-        if not isinstance(child, Node) or child._is_missing():
-            raise ValueError(f"{prefix}{key} has no value; set {prefix}{key}=...")
-        if isinstance(child, DictConfig):
-            refuse_unknown(child, OmegaConf.get_type(child) or dict, prefix=f"{prefix}{key}.")
 
 
 def plain(config: Config) -> dict[str, Any]:

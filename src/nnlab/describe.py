@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich import box
@@ -20,10 +19,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from nnlab import build, datasets, messages, model, records, terminal
-from nnlab import config as configuration
+from nnlab import build, compose, datasets, messages, model, records, terminal
 from nnlab.arguments import check
-from nnlab.config import CONF, Config
+from nnlab.config import Config
 from nnlab.datasets.arrays import Arrays, Partition
 from nnlab.datasets.splits import channels, statistics
 from nnlab.text import as_label
@@ -42,12 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--version" in overrides:
         terminal.say(terminal.version())
         return 0
-    configuration.register()
     try:
         check(overrides)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = configuration.from_hydra(compose("config", overrides=overrides))
-        describe(config)
+        describe(compose.load(overrides))
     except Exception as error:
         message = messages.explain(error)
         if message is None:

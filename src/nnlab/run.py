@@ -13,7 +13,8 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from nnlab import arguments, config, hydra_jobs, messages, records, sweep, terminal
+from nnlab import arguments, compose, hydra_jobs, messages, records, sweep, terminal
+from nnlab.config import CONF
 
 
 @terminal.standard_streams()
@@ -41,12 +42,12 @@ def main() -> None:
 
 def run(given: list[str]) -> int:
     """Do what the arguments of a command line say; return its exit status."""
-    config.register()
+    compose.register()
     sys.argv[1:] = arguments.arrange(given)
-    hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(
-        hydra_jobs.run_alone
-    )()
-    return sweep.conclude()
+    command = hydra_jobs.Command()
+    decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
+    decorate(command)()
+    return sweep.conclude(command.outcomes)
 
 
 @contextlib.contextmanager
@@ -79,7 +80,6 @@ def alone() -> Iterator[None]:
 
 def forget() -> None:
     """Drop what a command keeps while it lasts."""
-    sweep.history.clear()
     records.git_revisions.cache_clear()
     # What a command did not need is not imported for this: it takes a while.
     if "nnlab.datasets" in sys.modules:

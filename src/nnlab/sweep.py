@@ -12,7 +12,6 @@ from nnlab.config import Config
 from nnlab.jobs import Job, Outcome
 
 log = logging.getLogger("nnlab")
-history: list[Outcome] = []  # of all jobs of this command, whatever batches Hydra made of them
 
 
 def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
@@ -151,19 +150,19 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
             outcome.error = error
 
 
-def conclude() -> int:
-    """Print the tables, write the figures and tell the errors of this command.
+def conclude(outcomes: Sequence[Outcome]) -> int:
+    """Print the tables, write the figures and tell the errors of a command's jobs.
 
     What is there already, of the runs as they are, is not made again.
     Returns the exit status: 0 only if every run came to its end.
     """
-    planned = any(outcome.job.config and outcome.job.config.plan for outcome in history)
-    done = [] if planned else [outcome for outcome in history if outcome.result]
+    planned = any(outcome.job.config and outcome.job.config.plan for outcome in outcomes)
+    done = [] if planned else [outcome for outcome in outcomes if outcome.result]
     studies = {outcome.job.folder.parent: None for outcome in done}
     if studies:
         from nnlab import report
     for folder in studies:
-        ours = [outcome for outcome in history if outcome.job.folder.parent == folder]
+        ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
@@ -177,13 +176,13 @@ def conclude() -> int:
         answers = [file for outcome in ours for file in outcome.answers]
         terminal.say(*(shown.files or [folder]), *answers)
         runs.save()
-    return tell_errors()
+    return tell_errors(outcomes)
 
 
-def tell_errors() -> int:
+def tell_errors(outcomes: Sequence[Outcome]) -> int:
     """Print each distinct error once, with the runs that it kept from ending."""
     names: dict[str, list[str]] = {}
-    for outcome in history:
+    for outcome in outcomes:
         if outcome.error is not None:
             message = messages.explain(outcome.error) or (
                 f"{type(outcome.error).__name__}: {outcome.error}; "
@@ -192,6 +191,6 @@ def tell_errors() -> int:
             names.setdefault(message, []).append(outcome.job.name)
     for message, failed in names.items():
         shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
-        named = len(history) > 1 and not message.startswith(f"{shown} ")
+        named = len(outcomes) > 1 and not message.startswith(f"{shown} ")
         terminal.complain(f"{shown}: {message}" if named else message)
     return int(bool(names))

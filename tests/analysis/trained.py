@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
-from nnlab import config, datasets, hydra_jobs, sweep
-from nnlab.config import CONF, Config
+from nnlab import compose, datasets, sweep
+from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.jobs import Outcome
 from nnlab.network import Network, load
@@ -15,10 +13,9 @@ from nnlab.network import Network, load
 
 def outcome(folder: Path, *overrides: str) -> Outcome:
     """Train what the overrides describe into a folder, as the command line does."""
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=list(overrides))
-    (done,) = sweep.train([hydra_jobs.as_job(composed, folder, list(overrides), hydra_files={})])
+    options = compose.load(overrides)
+    job = Job(folder, list(overrides), options.objective, {}, options)
+    (done,) = sweep.train([job])
     return done
 
 
