@@ -7,7 +7,7 @@ from pathlib import Path
 from nnlab import compose, datasets, sweep
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.jobs import Outcome
+from nnlab.jobs import Job, Outcome
 from nnlab.network import Network, load
 
 
