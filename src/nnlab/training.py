@@ -254,11 +254,11 @@ def fit(
     gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if it is a
     DataLoader, which also says whether to ``shuffle`` where nothing else does. ``stopping``
     needs ``valid`` and is left as it is given; test is read once, at the end. ``seed`` draws the
-    order of the examples. ``engine``: auto takes torch wherever code of yours takes part in a
-    step (hooks, subclasses, patches). ``full_train_metrics`` evaluates the training examples
-    after each epoch; otherwise their loss and accuracy are measured as it trains. On the CPU
-    one thread is used. Raises ValueError, before it trains, for options and data that do not
-    fit the model.
+    order of the examples. ``engine``: auto takes torch wherever code of yours takes part in
+    training (hooks, subclasses, patches, a stopping rule of your own). ``full_train_metrics``
+    evaluates the training examples after each epoch; otherwise their loss and accuracy are
+    measured as it trains. On the CPU one thread is used. Raises ValueError, before it trains,
+    for options and data that do not fit the model.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
