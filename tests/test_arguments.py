@@ -31,6 +31,10 @@ MEANT = {
     "optimizer.lr=01": "01 is no number; did you mean 0.01?",
     "+optimizer.lr=0,05": "05 is no number; did you mean 0.05?",
     "fgsm.eps=[0,05]": "05 is no number; did you mean 0.05?",
+    "optimizer.lr=0,5": "two runs, with optimizer.lr=0 and optimizer.lr=5; did you mean "
+    "optimizer.lr=0.5? If both are meant: optimizer.lr=0.0,5",
+    "optimizer.momentum=0,9": "did you mean optimizer.momentum=0.9?",
+    "stopping.valid_accuracy=0,95": "did you mean stopping.valid_accuracy=0.95?",
     "seed=007": "007 is no number; did you mean 7?",
     "train_size=0500,1000": "0500 is no number; did you mean 500?",
     "report outputs/mnist": "did you mean python -m nnlab.report outputs/mnist?",
@@ -60,7 +64,8 @@ def test_spaces_inside_an_argument() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        *("optimizer.lr=1e-05", "optimizer.lr=0,5", "optimizer.lr=0.01,0", "seed=0,1", "seed=0"),
+        *("optimizer.lr=1e-05", "optimizer.lr=0.0,5", "optimizer.lr=0.01,0", "seed=0"),
+        *("seed=0,1", "optimizer.lr=0,1,2", "optimizer.lr=0,0.5", "optimizer.lr=1,0"),
         *("dataset.function=0110,01", "study=007", "study=a,b", "train_size=null", "~stopping"),
         *("seed=range(1,5)", "optimizer.lr=interval(0.01,0.3)", "evaluation=[hardest,fgsm]"),
         *("hydra.sweeper.max_batch_size=[01]", "+unknown=01", "study='01'", "model.hidden=[]"),

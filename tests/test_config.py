@@ -21,7 +21,7 @@ def test_defaults_are_experiment_a() -> None:
             "balanced": True,
             "normalize": False,
             "source": "auto",
-            "folder": "data/mnist",
+            "folder": None,
         },
         "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
         "optimizer": {

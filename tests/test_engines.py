@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import pickle
 import statistics
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from nnlab.engines import Engine, Run, choose, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
+from nnlab.stopping import Epoch
 from nnlab.training import train_runs
 from tests import plain_loop
 
@@ -407,6 +409,68 @@ def test_fit_computes_with_what_is_the_users(name: str) -> None:
             else:
                 plain_loop.train(run.model, inputs, labels, optimizer, 10, [range(20)] * 2)
     assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+
+
+class Halving:
+    """A rule that looks at the weights after each epoch, and halves those of the first layer."""
+
+    restore = None
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def update(self, epoch: Epoch) -> str | None:
+        weight = self.model.get_parameter("0.weight")
+        weight.data.mul_(0.5)
+        return f"{weight.sum():.4f}" if epoch.epoch == 3 else None
+
+
+class Impatient(nnlab.Patience):
+    pass
+
+
+def changed_itself() -> nnlab.Budget:
+    rule = nnlab.Budget(60)
+    rule.update = print  # type: ignore[assignment,method-assign]
+    return rule
+
+
+def test_a_rule_of_the_users_is_for_torch() -> None:
+    """It may look at the model, or change it, after every epoch."""
+    rules: list[Any] = [Halving(nnlab.mlp(6, [5], 3)), Impatient(), changed_itself()]
+    for rule in rules:
+        run = run_of(stopping=rule)
+        engine, reason = choose(EngineName.auto, run, CPU)
+        assert engine is TorchEngine
+        if native.available() is None:
+            assert f"stopping rule {type(rule).__name__}" in reason
+        with pytest.raises(ValueError, match=r"engine=stacked cannot .* stopping rule"):
+            choose(EngineName.stacked, run, CPU)
+    for rule in (nnlab.Patience(), nnlab.Plateau(), nnlab.Target(0.9), nnlab.Budget(60)):
+        run = run_of(stopping=rule)
+        assert choose(EngineName.stacked, run, CPU) == (StackedEngine, "asked for")
+        for name, new in (("update", print), ("restore", property(id)), ("__deepcopy__", id)):
+            with mock.patch.object(type(rule), name, new, create=True):
+                assert choose(EngineName.auto, run, CPU)[0] is TorchEngine
+        inspect.get_annotations(type(rule))  # Python may note them in the class
+        assert choose(EngineName.stacked, run, CPU) == (StackedEngine, "asked for")
+
+
+@compiled
+def test_fit_computes_with_a_rule_of_the_users() -> None:
+    inputs, labels = torch.rand(20, 6), torch.arange(20) % 3
+    theirs, ours = [
+        nnlab.mlp(6, [5], 3, generator=torch.Generator().manual_seed(0)) for _ in range(2)
+    ]
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for _ in range(3):
+        plain_loop.train(theirs, inputs, labels, optimizer, 10, [range(20)])
+        theirs.get_parameter("0.weight").data.mul_(0.5)
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+    data, rule = (inputs, labels), Halving(ours)
+    result = nnlab.fit(ours, data, data, optimizer=optimizer, stopping=rule, shuffle=False)
+    assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    assert result.stop_reason == f"{theirs.get_parameter('0.weight').sum():.4f}"
 
 
 @compiled

@@ -77,6 +77,19 @@ def test_a_hidden_source_is_read(tmp_path: Path) -> None:
         ),
         ("train/beagle/1.jpg", "train/beagle/batch/2.jpg", "train/pug/3.jpg"),
         ("beagle/train/1.jpg", "beagle/test/2.jpg", "pug/train/3.jpg"),
+        (
+            *("training_set/training_set/beagle/1.jpg", "test_set/test_set/beagle/2.jpg"),
+            *("training_set/training_set/pug/3.jpg", "test_set/test_set/pug/4.jpg"),
+        ),
+        ("Train Images/beagle/1.jpg", "dev-data/beagle/2.jpg", "evalset/pug/3.jpg"),
+        (
+            *("beagle/train/1.jpg", "beagle/test/2.jpg"),
+            *("pug/train/3.jpg", "pug/test/3.jpg"),
+        ),
+        (
+            *("beagle/batch1/1.jpg", "beagle/batch2/2.jpg"),
+            *("pug/batch1/3.jpg", "pug/batch2/3.jpg"),
+        ),
         ("beagle_1.jpg", "beagle_2.jpg", "pug_3.jpg"),
         ("images/beagle_1.jpg", "images/beagle_2.jpg", "images/pug_3.jpg"),
         ("train/beagle_1.jpg", "test/beagle_2.jpg", "test/pug_3.jpg"),
@@ -87,7 +100,7 @@ def test_layouts_of_collections(tmp_path: Path, paths: tuple[str, ...]) -> None:
     found = classes(tmp_path)
     assert {name: set(files) for name, files in found.items()} == {
         "beagle": set(paths[:2]),
-        "pug": {paths[2]},
+        "pug": set(paths[2:]),
     }
 
 
@@ -139,6 +152,21 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path, name: str | bytes) -
         (("Images/beagle/1.jpg", "Images/pug/2.jpg", "Images/x.png"), "x.png lies in no folder"),
         (("Abyssinian_1.jpg", "Bengal_2.jpg", "cover.jpg"), "cover.jpg lies in no folder"),
         (("train/1.jpg", "test/2.jpg"), "test/2.jpg lies in no folder"),
+        (
+            ("fold_a/pug/1.jpg", "fold_a/beagle/1.jpg", "fold_b/pug/1.jpg", "fold_b/beagle/1.jpg"),
+            "folders fold_a and fold_b in .* hold beagle and pug",
+        ),
+        (
+            (
+                *("my_train/my_train/pug/1.jpg", "my_train/my_train/beagle/1.jpg"),
+                *("my_test/my_test/pug/1.jpg", "my_test/my_test/beagle/1.jpg", "unknown/1.jpg"),
+            ),
+            "folders my_test and my_train in .* hold beagle and pug",
+        ),
+        (
+            ("left/0/1.jpg", "left/1/1.jpg", "left/2/1.jpg", "right/0/1.jpg", "right/1/1.jpg"),
+            "folders left and right in .* hold 0 and 1",
+        ),
     ],
 )
 def test_images_of_no_class_are_refused(

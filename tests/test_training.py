@@ -21,6 +21,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
 )
@@ -452,7 +453,8 @@ def test_a_rule_used_again_begins_afresh(engine: type[Engine], rule: StoppingRul
     def fit() -> list[Any]:
         model = network()
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        options: dict[str, Any] = {"optimizer": sgd, "engine": engine.name, "stopping": rule}
+        name = "auto" if type(rule) is Falling else engine.name  # only torch takes a user's
+        options: dict[str, Any] = {"optimizer": sgd, "engine": name, "stopping": rule}
         result = nnlab.fit(model, data, data, max_epochs=40, **options)
         return [len(result.metrics), result.weights_of_epoch, result.stop_reason]
 
@@ -592,11 +594,14 @@ def test_an_optimizer_may_leave_out_what_is_frozen_and_hold_more() -> None:
 # ---- what fit says ----
 
 
-def test_fit_says_what_belongs_to_the_weights_kept(engine: type[Engine]) -> None:
+def test_fit_says_what_belongs_to_the_weights_kept(
+    engine: type[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = examples()
     model = network()
     losses = [3.0, 1.0, 2.0, 2.0]
-    rule = Says(losses, patience=2)
+    monkeypatch.setattr("nnlab.stopping.watched", lambda epoch, _: losses[epoch.epoch - 1])
+    rule = nnlab.Patience(2)
     result = nnlab.fit(
         model, (x, y), (x, y), optimizer=SGD_CONFIG, engine=engine.name, stopping=rule
     )
@@ -807,6 +812,52 @@ def test_a_data_loader_gives_data_batches_and_shuffling() -> None:
     nnlab.fit(models[1], (x, y), optimizer=SGD_CONFIG, max_epochs=1, batch_size=5)
     assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
     assert nnlab.evaluate(models[0], loader) == nnlab.evaluate(models[0], (x, y))
+
+
+class Tenfold(TensorDataset):
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.tensors
+        return 10 * x[index], y[index]
+
+
+class First(TensorDataset):
+    def __len__(self) -> int:
+        return 20
+
+
+def test_a_dataset_of_the_users_gives_its_own_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = examples()
+    split = as_split(Tenfold(x, y), network())
+    assert_close(split.inputs, 10 * x, rtol=0, atol=0)
+    assert_close(as_split(First(x, y), network()).inputs, x[:20], rtol=0, atol=0)
+    subset: Dataset[Any] = Subset(Tenfold(x, y), [3, 1])
+    assert_close(as_split(subset, network()).inputs, 10 * x[[3, 1]], rtol=0, atol=0)
+    assert_close(as_split(DataLoader(Tenfold(x, y)), network()).inputs, 10 * x, rtol=0, atol=0)
+    monkeypatch.setattr(TensorDataset, "__getitem__", lambda self, i: (-x[i], y[i]))
+    assert_close(as_split(TensorDataset(x, y), network()).inputs, -x, rtol=0, atol=0)
+
+
+class Loud(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        for x, y in super().__iter__():
+            yield 10 * x, y
+
+
+class Backwards(SequentialSampler):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self))[::-1])
+
+
+def test_a_data_loader_of_the_users_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TensorDataset(*examples())
+    for loader in (Loud(data), DataLoader(data, sampler=Backwards(data))):
+        with pytest.raises(ValueError, match=r"DataLoader with .* give its dataset"):
+            nnlab.fit(network(), loader, optimizer=SGD_CONFIG)
+    for kind in (DataLoader, RandomSampler, BatchSampler):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "__iter__", lambda self: iter(()))
+            with pytest.raises(ValueError, match=r"DataLoader with .* give its dataset"):
+                nnlab.fit(network(), DataLoader(data, shuffle=True), optimizer=SGD_CONFIG)
 
 
 def test_train_epoch_takes_the_order_of_a_data_loader() -> None:

@@ -81,6 +81,11 @@ def check_value(word: str, key: str, value: str, kind: str) -> None:
                 f"{word}: {number} is no number; did you mean {meant}? Decimals follow a dot, "
                 f"commas separate the values of a sweep"
             )
+    if kind == "float" and (decimal := re.fullmatch(r"0,(\d+)", value)):
+        raise ValueError(
+            f"{word} would be two runs, with {key}=0 and {key}={decimal[1]}; did you mean "
+            f"{key}=0.{decimal[1]}? If both are meant: {key}=0.0,{decimal[1]}"
+        )
 
 
 def refuse_lone_word(overrides: Sequence[str], index: int, kinds: dict[str, str]) -> None:

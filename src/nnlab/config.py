@@ -87,7 +87,12 @@ class IdxConfig(DatasetConfig):
     """MNIST and Fashion-MNIST: four files in the IDX format."""
 
     source: Source = MISSING
-    folder: str = MISSING
+    folder: str | None = MISSING
+
+    @property
+    def data_folder(self) -> str:
+        """The folder of the official files, where none was named that of the dataset's name."""
+        return f"data/{self.name}" if self.folder is None else self.folder
 
 
 def check_classes(num_classes: int | None) -> None:

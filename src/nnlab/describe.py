@@ -21,7 +21,7 @@ from torch import nn
 
 from nnlab import build, compose, datasets, messages, model, records, terminal
 from nnlab.arguments import check
-from nnlab.config import Config
+from nnlab.config import Config, IdxConfig
 from nnlab.datasets.arrays import Arrays, Partition
 from nnlab.datasets.splits import channels, statistics
 from nnlab.text import as_label
@@ -61,7 +61,9 @@ def describe(config: Config) -> None:
     source, arrays = datasets.read(config.dataset, datasets.sizes(config))
     network = build.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
     content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
-    data = getattr(config.dataset, "folder", None)
+    dataset = config.dataset
+    own = getattr(dataset, "folder", None)
+    data = dataset.data_folder if isinstance(dataset, IdxConfig) else own
     content["folder"] = None if data is None else str(Path(data).expanduser().resolve())
     terminal.show(
         title(content),

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,10 +29,17 @@ from nnlab.datasets import files, images
 from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif")
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+SPLIT = re.compile(
+    r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation)"
+    r"([ _-]?(set|split|data|images|imgs|\d+))?",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(r"(?<=\D)\d+$")  # at the end of a name
 NUMBERED = re.compile(r"(.+)_\d+")  # of Oxford Pets
 SYNSET = re.compile(r"n\d{8}-")  # of ImageNet, before the name
 SIZES = {"train": 7665, "valid": 2000, "test": 500}
+# Images, and the folders that each lies in, the outermost first.
+Found: TypeAlias = dict[Path, tuple[str, ...]]
 
 
 class Imported(NamedTuple):
@@ -140,22 +147,11 @@ def collect(source: Path) -> dict[str, list[Path]]:
     """
     if not os.path.isdir(source):  # False also for a name that none can have
         raise ValueError(f"there is no folder {source}; give one with a folder of images per class")
-    # The folders that each image lies in, from the source down.
     found = {path: path.relative_to(source).parts[:-1] for path in sorted(walk(source))}
     if not found:
         raise ValueError(f"{source} holds no images ({', '.join(ENDINGS)})")
-    found = below_shared(found)
+    found = below_splits(source, found)
     tops = {parts[:1] for parts in found.values()}
-    splits = sorted(top[0] for top in tops if top and top[0].lower() in SPLITS)
-    if splits and len(splits) < len(tops):
-        raise ValueError(
-            f"the folder {splits[0]} in {source} seems to be a split, but stands beside other "
-            f"folders or images; give a folder that holds a folder of images per class and no "
-            f"other, or rename {splits[0]} if it is a class"
-        )
-    if splits:
-        found = below_shared({path: parts[1:] for path, parts in found.items()})
-        tops = {parts[:1] for parts in found.values()}
     named = {path: NUMBERED.fullmatch(path.stem) for path in found}
     if len(tops) == 1 and all(named.values()):
         folders = {path: name[1] for path, name in named.items() if name}
@@ -176,7 +172,46 @@ def collect(source: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def below_shared(found: dict[Path, tuple[str, ...]]) -> dict[Path, tuple[str, ...]]:
+def below_splits(source: Path, found: Found) -> Found:
+    """Leave out the first folders, as long as they are shared by all images or name splits.
+
+    Raises ValueError where it is not plain whether they do.
+    """
+    found = below_shared(found)
+    tops = {parts[:1] for parts in found.values()}
+    splits = sorted(top[0] for top in tops if top and SPLIT.fullmatch(top[0]))
+    if not splits:
+        refuse_alike(source, found)
+        return found
+    if len(splits) < len(tops):
+        raise ValueError(
+            f"the folder {splits[0]} in {source} seems to be a split, but stands beside other "
+            f"folders or images; give a folder that holds a folder of images per class and no "
+            f"other, or rename {splits[0]} if it is a class"
+        )
+    return below_splits(source, {path: parts[1:] for path, parts in found.items()})
+
+
+def refuse_alike(source: Path, found: Found) -> None:
+    """Raise ValueError where the first folders hold the same folders, and either may be classes."""
+    below: dict[str, Found] = {}
+    for path, parts in sorted(found.items()):
+        if len(parts) > 1:
+            below.setdefault(parts[0], {})[path] = parts[1:]
+    inner = [{parts[0] for parts in below_shared(paths).values()} for paths in below.values()]
+    alike = sorted(set.intersection(*inner)) if len(inner) > 1 else []
+    kinds = {NUMBER.sub("", folder) for folder in alike}  # batch1 and batch2 are one
+    if len(kinds) < 2 or all(map(SPLIT.fullmatch, alike)):
+        return
+    some, folders = " and ".join(list(below)[:2]), " and ".join(alike[:2])
+    raise ValueError(
+        f"the folders {some} in {source} hold {folders} both, so either may be the classes; "
+        f"name {some} train and test if they are splits, or move the images out of "
+        f"{folders} if these are no classes"
+    )
+
+
+def below_shared(found: Found) -> Found:
     """Leave out the first folders where all images share them, but not the last of all.
 
     >>> below_shared({Path("a"): ("Images", "pug"), Path("b"): ("Images", "beagle", "1")}).values()

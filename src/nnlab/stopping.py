@@ -179,6 +179,31 @@ class Target:
         return f"validation accuracy {accuracy:.4g} reached the target of {self.valid_accuracy:g}"
 
 
+def members(kind: type) -> dict[str, object]:
+    """Return the methods and properties that a class itself has."""
+    return {k: each for k, each in vars(kind).items() if callable(each) or type(each) is property}
+
+
+# As nnlab has them, to be compared with what has become of them.
+MEMBERS = {kind: members(kind) for kind in (Plateau, Patience, Budget, Target)}
+
+
+def refuses_rule(rule: StoppingRule | None) -> str | None:
+    """Return why a rule may look at a network as it trains, or change it; None if it does not.
+
+    nnlab's own rules see nothing but the metrics.
+    """
+    kind = type(rule)
+    if rule is None:
+        return None
+    if kind not in MEMBERS:
+        names = ", ".join(each.__name__ for each in MEMBERS)
+        return f"the stopping rule {kind.__name__} is not one of nnlab's ({names})"
+    if members(kind) != MEMBERS[kind] or any(hasattr(kind, name) for name in vars(rule)):
+        return f"a method of the stopping rule {kind.__name__} was replaced"
+    return None
+
+
 def watched(epoch: Epoch, monitor: str) -> float:
     """Return the value that a rule watches. Raises ValueError where nothing was validated."""
     value: float | None = getattr(epoch, monitor)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     RandomSampler,
@@ -26,6 +27,7 @@ from nnlab import device, engines, seeds
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
+from nnlab.engines.perceptron import is_torchs
 from nnlab.stopping import Budget, Epoch, StoppingRule
 
 if TYPE_CHECKING:
@@ -254,11 +256,11 @@ def fit(
     gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if it is a
     DataLoader, which also says whether to ``shuffle`` where nothing else does. ``stopping``
     needs ``valid`` and is left as it is given; test is read once, at the end. ``seed`` draws the
-    order of the examples. ``engine``: auto takes torch wherever code of yours takes part in a
-    step (hooks, subclasses, patches). ``full_train_metrics`` evaluates the training examples
-    after each epoch; otherwise their loss and accuracy are measured as it trains. On the CPU
-    one thread is used. Raises ValueError, before it trains, for options and data that do not
-    fit the model.
+    order of the examples. ``engine``: auto takes torch wherever code of yours takes part in
+    training (hooks, subclasses, patches, a stopping rule of your own). ``full_train_metrics``
+    evaluates the training examples after each epoch; otherwise their loss and accuracy are
+    measured as it trains. On the CPU one thread is used. Raises ValueError, before it trains,
+    for options and data that do not fit the model.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
@@ -331,23 +333,31 @@ def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
         return 10 if batch_size is None else batch_size, True
     sampler: Any = data.sampler
     shuffles = (
-        type(sampler) is RandomSampler
+        gives_as_torch(sampler, RandomSampler)
         and not sampler.replacement
         and sampler.num_samples == len(sampler.data_source)
     )
     if (
-        not (shuffles or type(sampler) is SequentialSampler)
+        not gives_as_torch(data, DataLoader)
+        or not gives_as_torch(data.batch_sampler, BatchSampler)
+        or not (shuffles or gives_as_torch(sampler, SequentialSampler))
         or sampler.data_source is not data.dataset
         or data.batch_size is None
         or data.drop_last
         or data.collate_fn is not default_collate
     ):
         raise ValueError(
-            "a DataLoader with drop_last=True or with a sampler, batch_sampler or collate_fn of "
-            "its own is not taken; give its dataset (torch.utils.data.Subset takes a part of "
-            "one) with batch_size and shuffle, or a pair (inputs, labels)"
+            "a DataLoader with drop_last=True or with a class, sampler, batch_sampler or "
+            "collate_fn of its own is not taken; give its dataset (torch.utils.data.Subset takes "
+            "a part of one) with batch_size and shuffle, or a pair (inputs, labels)"
         )
     return data.batch_size if batch_size is None else batch_size, shuffles
+
+
+def gives_as_torch(data: object, kind: type) -> bool:
+    """Return whether data is of exactly this class, and gives what torch has it give."""
+    methods = (vars(kind).get(name) for name in ("__iter__", "__getitem__", "__len__"))
+    return type(data) is kind and all(map(is_torchs, methods))
 
 
 def as_split(data: Data, model: nn.Module) -> Split:
@@ -381,7 +391,11 @@ def gather(data: Data, model: nn.Module) -> Split:
     if isinstance(data, DataLoader):
         batching(data, None)
         data = data.dataset
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+    if (
+        isinstance(data, TensorDataset)
+        and gives_as_torch(data, TensorDataset)
+        and len(data.tensors) == 2
+    ):
         data = data.tensors
     elif isinstance(data, Dataset):
         data = collate(data)

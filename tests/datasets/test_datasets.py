@@ -92,7 +92,7 @@ def load(
     *,
     name: str = "letters",
     source: Source = Source.auto,
-    folder: str = "data/letters",
+    folder: str | None = None,
     balanced: bool = True,
     normalize: bool = False,
 ) -> Data:
@@ -119,7 +119,7 @@ def test_mnist_works_with_no_files_and_no_network(
 ) -> None:
     caplog.set_level(logging.INFO, "nnlab")
     monkeypatch.chdir(tmp_path)
-    data = load(1000, 500, 1000, name="mnist", folder="data/mnist")
+    data = load(1000, 500, 1000, name="mnist")
     assert data.valid is not None
     assert data.test is not None
     for split, each in ((data.train, 100), (data.valid, 50), (data.test, 100)):
@@ -146,7 +146,7 @@ def test_mnist_works_with_no_files_and_no_network(
         "mean": None,
         "deviation": None,
     }
-    load(2000, 0, 10, name="mnist", folder="data/mnist")
+    load(2000, 0, 10, name="mnist")
     assert caplog.messages == ["bundled sample of mnist"]
     assert list(tmp_path.iterdir()) == []
 
@@ -206,6 +206,13 @@ def test_a_named_folder_without_the_files_is_an_error(
     bundled = load(folder=folder, source=Source.bundled)
     assert bundled.provenance["source"] == "bundled sample of letters"
     assert not Path("nowhere").exists()
+
+
+def test_the_usual_folder_is_a_named_one_where_it_is_named(letters: mnist.ImageSet) -> None:
+    remove(letters, "test-images")
+    with pytest.raises(ValueError, match=r"dataset.folder=data/letters lacks test-images;"):
+        load(folder="data/letters")
+    assert load().provenance["source"] == "bundled sample of letters"
 
 
 def test_a_named_folder_is_used(letters: mnist.ImageSet) -> None:

@@ -60,11 +60,6 @@ class ImageSet:
     sample: Sample | None = None
     torchvision: str = "raw"
 
-    @property
-    def folder(self) -> Path:
-        """The folder of conf/dataset, which may lack the files; another one was named."""
-        return Path("data", self.name)
-
     def find(self, folder: Path) -> dict[File, Path]:
         """Return where each file is; those that are not there are left out."""
         return files.find(folder, self.files, ("raw", self.torchvision))
@@ -80,7 +75,7 @@ def choose(config: IdxConfig, sizes: Sizes) -> DataSource:
         known = ", ".join(IMAGE_SETS)
         raise ValueError(f"dataset.name={config.name} is not known; choose one of {known}")
     images = IMAGE_SETS[config.name]
-    folder = files.input_folder(config.folder)
+    folder = files.input_folder(config.data_folder)
     too_many = excess(images.name, images.counts, sizes, config.balanced)
     lacking = _sample_lacks(images, config, sizes)
     found = images.find(folder) if config.source is not Source.bundled else {}
@@ -89,7 +84,7 @@ def choose(config: IdxConfig, sizes: Sizes) -> DataSource:
     if config.source is Source.bundled and lacking is not None:
         official = f", or set dataset.source=auto and put the official files into {folder}"
         raise ValueError("; ".join(lacking) + ("" if too_many else official))
-    if config.source is Source.auto and missing and lacking is None and folder != images.folder:
+    if config.source is Source.auto and missing and lacking is None and config.folder is not None:
         state = f"lacks {named(missing)}" if folder.is_dir() else "is no folder"
         raise ValueError(
             f"dataset.folder={config.folder} {state}; give the folder of the official "

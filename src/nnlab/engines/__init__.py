@@ -12,7 +12,7 @@ from torch import device as Device
 
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.stopping import Epoch, StoppingRule
+from nnlab.stopping import Epoch, StoppingRule, refuses_rule
 
 
 @dataclass(eq=False)
@@ -164,6 +164,8 @@ def preferred(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine
 
         engine = stacked.StackedEngine
         reason = stacked.refuses(run, device)
+    # They write the model only when a run has ended; a rule of the user's may look at it before.
+    reason = reason or refuses_rule(run.stopping)
     if wanted is not EngineName.auto:
         if reason is not None:
             raise ValueError(
