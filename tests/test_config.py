@@ -55,12 +55,23 @@ def test_defaults_are_experiment_a() -> None:
     }
 
 
+OPTIMIZERS = (config.SGD, config.Adam, config.AdamW)
+
+
 @pytest.mark.parametrize(
     "schema", [Config, *(s for g in config.GROUPS.values() for s in g.values())]
 )
 def test_defaults_live_in_yaml_only(schema: type) -> None:
+    if schema in OPTIMIZERS:
+        return
     defaults = {field.default for field in dataclasses.fields(schema)}
     assert defaults == {"???"}
+
+
+@pytest.mark.parametrize("schema", OPTIMIZERS)
+def test_optimizers_in_python_have_the_defaults_of_yaml(schema: type) -> None:
+    options = dataclasses.asdict(schema())
+    assert options == config.plain(composed(f"optimizer={options['name']}"))["optimizer"]
 
 
 @pytest.mark.parametrize(

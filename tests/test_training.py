@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -891,3 +893,25 @@ def test_a_data_loader_that_does_more_is_refused(options: dict[str, Any]) -> Non
         nnlab.fit(network(), loader, optimizer=SGD_CONFIG)
     with pytest.raises(ValueError, match=r"a DataLoader with .* give its dataset"):
         nnlab.evaluate(network(), loader)
+
+
+def test_an_optimizer_by_its_options_is_the_one_of_torch() -> None:
+    inputs = torch.rand(40, 5, generator=torch.Generator().manual_seed(0))
+    data = inputs, torch.arange(40) % 3
+    losses = []
+    for named in (True, False):
+        model = nnlab.mlp(5, [4], 3, generator=torch.Generator().manual_seed(1))
+        options = nnlab.SGD(lr=0.1) if named else torch.optim.SGD(model.parameters(), lr=0.1)
+        losses.append(nnlab.fit(model, data, optimizer=options, max_epochs=3).metrics.train_loss)
+    assert losses[0].tolist() == losses[1].tolist()
+    with pytest.raises(ValueError, match=r"optimizer\.lr=-1"):
+        nnlab.fit(model, data, optimizer=nnlab.SGD(lr=-1))
+
+
+def test_fit_needs_no_hydra() -> None:
+    code = (
+        "import sys, nnlab, torch; nnlab.fit(nnlab.mlp(2, [], 2), "
+        "(torch.eye(2), torch.arange(2)), optimizer=nnlab.Adam(), max_epochs=1); "
+        "assert not {'hydra', 'omegaconf'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

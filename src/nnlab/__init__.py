@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnlab.boolean import truth_table as truth_table
+    from nnlab.config import SGD as SGD
+    from nnlab.config import Adam as Adam
+    from nnlab.config import AdamW as AdamW
     from nnlab.datasets import Split as Split
     from nnlab.model import mlp as mlp
     from nnlab.model import perceptrons as perceptrons
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 # Imported when first used, so that the command line starts without torch.
 _HOME = {
+    **dict.fromkeys(("SGD", "Adam", "AdamW"), "nnlab.config"),
     "Split": "nnlab.datasets",
     "truth_table": "nnlab.boolean",
     **dict.fromkeys(("mlp", "perceptrons"), "nnlab.model"),

@@ -1,6 +1,7 @@
 """Every option: its type, its limits, and the fingerprint that identifies a configuration.
 
-Defaults live in ``conf/`` only; this schema has none, so an option has one place to look.
+Defaults live in ``conf/``; this schema has none but those of the optimizers, which Python code
+makes too, and which a test holds to conf's.
 Nothing here imports torch: ``--help`` and a finished sweep's rerun must start fast. Nor Hydra:
 ``compose`` makes a ``Config`` of YAML and overrides.
 """
@@ -12,7 +13,7 @@ import enum
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -165,7 +166,10 @@ class PerceptronConfig(ModelConfig):
 
 @dataclass
 class OptimizerConfig:
-    """Options carry the names and meaning of ``torch.optim``."""
+    """Options carry the names and meaning of ``torch.optim``.
+
+    Those of the classes below have the defaults of conf/, for use in Python.
+    """
 
     name: str = MISSING
     lr: float = MISSING
@@ -178,9 +182,12 @@ class OptimizerConfig:
 
 @dataclass
 class SGD(OptimizerConfig):
-    momentum: float = MISSING
-    dampening: float = MISSING
-    nesterov: bool = MISSING
+    name: str = "sgd"
+    lr: float = 0.01
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
 
     def check(self) -> None:
         super().check()
@@ -193,9 +200,12 @@ class SGD(OptimizerConfig):
 
 @dataclass
 class Adam(OptimizerConfig):
-    betas: list[float] = MISSING
-    eps: float = MISSING
-    amsgrad: bool = MISSING
+    name: str = "adam"
+    lr: float = 0.001
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    amsgrad: bool = False
 
     def check(self) -> None:
         super().check()
@@ -207,7 +217,8 @@ class Adam(OptimizerConfig):
 
 @dataclass
 class AdamW(Adam):
-    pass
+    name: str = "adamw"
+    weight_decay: float = 0.01
 
 
 @dataclass

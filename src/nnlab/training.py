@@ -178,6 +178,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer | OptimizerConfig, model: n
             "requires_grad_(True) changes that"
         )
     if not isinstance(optimizer, torch.optim.Optimizer):
+        optimizer.check()
         return
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     lacking = [name for name, identity in trained.items() if identity not in held]
