@@ -356,8 +356,8 @@ def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
 
 def gives_as_torch(data: object, kind: type) -> bool:
     """Return whether data is of exactly this class, and gives what torch has it give."""
-    methods = (vars(kind).get(name) for name in ("__iter__", "__getitem__", "__len__"))
-    return type(data) is kind and all(map(is_torchs, methods))
+    methods = vars(kind).keys() & {"__iter__", "__getitem__", "__len__"}
+    return type(data) is kind and all(is_torchs(vars(kind)[name]) for name in methods)
 
 
 def as_split(data: Data, model: nn.Module) -> Split:
