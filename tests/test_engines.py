@@ -8,6 +8,7 @@ import functools
 import inspect
 import pickle
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -226,6 +227,17 @@ def shadowed(run: Run) -> None:
     vars(layer(run))["weight"] = 2 * layer(run).weight
 
 
+def weight_doubled(module: nn.Module) -> Any:
+    return 2 * vars(module)["_parameters"]["weight"]
+
+
+def data_in_common(run: Run, count: int) -> Tensor:
+    """Examples [count, 6], the last of them the first layer's weight."""
+    inputs = torch.rand(count, 6)
+    layer(run).weight = nn.Parameter(inputs[-5:])
+    return inputs
+
+
 def scheduled(run: Run) -> None:
     run.scheduler = torch.optim.lr_scheduler.StepLR(sgd(run), 1)  # type: ignore[attr-defined]
 
@@ -361,6 +373,52 @@ USERS: dict[str, tuple[Change, str]] = {
     "mode of dispatch": (
         lambda _, stack: stack.enter_context(Dispatching()),  # type: ignore[no-untyped-call]
         "mode",
+    ),
+    "weight of a class": (
+        lambda _, stack: stack.enter_context(
+            mock.patch.object(nn.Linear, "weight", property(weight_doubled), create=True)
+        ),
+        "Linear.weight was replaced",
+    ),
+    "modules of a class": (
+        lambda _, stack: stack.enter_context(
+            mock.patch.object(nn.Sequential, "__iter__", doubled(nn.Sequential.__iter__))
+        ),
+        "Sequential.__iter__ was replaced",
+    ),
+    "gradients of its class": (
+        lambda run, stack: stack.enter_context(
+            mock.patch.object(type(sgd(run)), "_init_group", trains_twice(print))
+        ),
+        "SGD._init_group was replaced",
+    ),
+    "rule of its module": (
+        lambda run, stack: stack.enter_context(
+            mock.patch.object(
+                sys.modules[type(sgd(run)).__module__], "_single_tensor_sgd", trains_twice(print)
+            )
+        ),
+        "_single_tensor_sgd was replaced",
+    ),
+    "gradients of torch": (
+        lambda _, stack: stack.enter_context(
+            mock.patch.object(torch.autograd, "backward", trains_twice(torch.autograd.backward))
+        ),
+        "backward was replaced",
+    ),
+    "a built-in function for torch's": (
+        lambda _, stack: stack.enter_context(mock.patch.object(functional, "relu", torch.tanh)),
+        "relu was replaced",
+    ),
+    "data in common": (
+        lambda run, _: setattr(run.train, "inputs", data_in_common(run, 20)),
+        "the train inputs share memory with 0.weight",
+    ),
+    "validation data in common": (
+        lambda run, _: setattr(
+            run, "valid", Split.whole(data_in_common(run, 20)[10:], torch.zeros(10).long())
+        ),
+        "the valid inputs share memory with 0.weight",
     ),
     "rate as a tensor": (
         lambda run, _: sgd(run).param_groups[0].update(lr=torch.tensor(0.1)),

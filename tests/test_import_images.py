@@ -56,6 +56,28 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     assert classes(tmp_path) == {"beagle": ["beagle/2.jpg"], "pug": ["pug/1.jpg"]}
 
 
+def test_folders_that_are_links_are_followed(tmp_path: Path) -> None:
+    make(tmp_path / "photos", "pug/1.jpg", "pug/@eaDir/1.jpg")
+    make(tmp_path / "elsewhere", "2.jpg", "batch/3.jpg")
+    (tmp_path / "photos" / "beagle").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "pug" / "all").symlink_to(tmp_path / "photos")
+    (tmp_path / "elsewhere" / "batch" / "again").symlink_to(tmp_path / "elsewhere")
+    assert classes(tmp_path / "photos") == {
+        "beagle": ["beagle/2.jpg", "beagle/batch/3.jpg"],
+        "pug": ["pug/1.jpg"],
+    }
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "pug/1.jpg")
+    (tmp_path / "beagle").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        ValueError,
+        match=r"beagle cannot be read: it is a link to .*elsewhere, which does not exist",
+    ):
+        collect(tmp_path)
+
+
 def test_a_hidden_source_is_read(tmp_path: Path) -> None:
     make(tmp_path / ".photos", "pug/1.jpg", "beagle/2.jpg")
     assert set(classes(tmp_path / ".photos")) == {"pug", "beagle"}

@@ -748,6 +748,10 @@ def test_inputs_are_flattened_for_an_mlp_only() -> None:
         nn.Sequential(nn.Linear(4, 2), nn.Flatten(), nn.Linear(8, 4)),
     ):
         assert as_split((images, y), model).inputs.shape == (43, 1, 4, 4)
+    convolved = nn.Sequential(nn.Linear(16, 8), nn.Conv1d(1, 2, 8), nn.Flatten(), nn.Linear(2, 4))
+    assert as_split((x.view(-1, 1, 16), y), convolved).inputs.shape == (43, 1, 16)
+    narrow = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 4))  # a picture of one row
+    assert_close(as_split((x.view(-1, 1, 16), y), narrow).inputs, x, rtol=0, atol=0)
     nested = nn.Sequential(nn.Sequential(nn.Linear(16, 8), nn.ReLU()), nn.Linear(8, 4))
     assert as_split((images, y), nested).inputs.shape == (43, 16)
 

@@ -253,20 +253,30 @@ def class_names(folders: Sequence[str]) -> dict[str, str]:
 
 
 def walk(source: Path) -> Iterator[Path]:
-    """Yield the images in a folder and those below, except hidden ones."""
+    """Yield the images in a folder and those below, except hidden ones, and follow links."""
 
     def refuse(error: OSError) -> None:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}")
 
-    for parent, folders, names in os.walk(source, onerror=refuse):
-        folders[:] = [name for name in folders if not hidden(name)]
-        for name in names:
-            if name.lower().endswith(ENDINGS) and not hidden(name):
-                yield Path(parent, name)
+    for parent, folders, names in os.walk(source, onerror=refuse, followlinks=True):
+        folders[:] = [n for n in folders if not hidden(n) and not leads_back(Path(parent, n))]
+        for path in (Path(parent, name) for name in names if not hidden(name)):
+            if path.is_symlink() and not path.exists():
+                to = path.readlink()
+                raise ValueError(
+                    f"{path} cannot be read: it is a link to {to}, which does not exist"
+                )
+            if path.name.lower().endswith(ENDINGS):
+                yield path
 
 
 def hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def leads_back(folder: Path) -> bool:
+    """Return whether a folder is a link to one that it lies in."""
+    return folder.is_symlink() and folder.resolve() in {each.resolve() for each in folder.parents}
 
 
 def without_copies(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Data: TypeAlias = "Split | Dataset[Any] | DataLoader[Any] | Sequence[Any]"
 
 log = logging.getLogger("nnlab")
+MLP_MODULES = [f"torch.nn.modules.{name}" for name in ("linear", "activation", "dropout")]
 
 
 def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch | None]]:
@@ -357,8 +358,8 @@ def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
 
 def gives_as_torch(data: object, kind: type) -> bool:
     """Return whether data is of exactly this class, and gives what torch has it give."""
-    methods = (vars(kind).get(name) for name in ("__iter__", "__getitem__", "__len__"))
-    return type(data) is kind and all(map(is_torchs, methods))
+    methods = vars(kind).keys() & {"__iter__", "__getitem__", "__len__"}
+    return type(data) is kind and all(is_torchs(vars(kind)[name]) for name in methods)
 
 
 def as_split(data: Data, model: nn.Module) -> Split:
@@ -473,11 +474,13 @@ def class_numbers(values: Any) -> Tensor:
 
 def fitting(inputs: Tensor, model: nn.Module) -> Tensor:
     """Return inputs as the model takes them: flattened where it begins with an ``nn.Linear``."""
-    first = parts(model)[:1]
-    if not first or type(first[0]) is not nn.Linear:
+    first, *others = parts(model) or [model]
+    if type(first) is not nn.Linear:
         return inputs
-    width = first[0].in_features
-    if inputs.dim() > 1 and inputs.shape[-1] == width:
+    width = first.in_features
+    # What follows may want the other axes, which an MLP has no use for.
+    mlp = all(type(part).__module__ in MLP_MODULES for part in others)
+    if inputs.dim() > 1 and inputs.shape[-1] == width and (inputs.dim() == 2 or not mlp):
         return inputs
     if math.prod(inputs.shape[1:]) != width:
         raise ValueError(f"the inputs are {list(inputs.shape)}, but the model takes [N, {width}]")

@@ -36,6 +36,7 @@ from nnlab.engines.perceptron import (
     linears,
     refuses_model,
     refuses_optimizer,
+    refuses_shared_memory,
     rule,
     taken_over,
 )
@@ -164,6 +165,7 @@ def refuses(run: Run, device: torch.device) -> str | None:
         split = getattr(run, name)
         if reason is None and split is not None:
             reason = refuses_split(split, name, linears(run.model)[0][1].in_features)
+    reason = reason or refuses_shared_memory(run)
     if reason is None and run.native_level is not None and available() is None:
         reason = refuses_level(run.native_level)
     return reason

@@ -6,6 +6,7 @@ Nothing here makes a torch optimizer: the first one imports torch._dynamo, which
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType
@@ -29,6 +30,52 @@ ATTRIBUTES: dict[type[nn.Module], frozenset[str]] = {
         *(kind() for kind in ACTIVATIONS),
     )
 }
+OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+)
+
+
+def is_torchs(function: object) -> bool:
+    """Return whether this is a function that torch defines, as is whatever it wraps.
+
+    ``__module__`` does not tell: functools.wraps copies it.
+    """
+    if not isinstance(function, FunctionType):
+        return False
+    module = function.__globals__["__name__"]
+    # The decorator of typing_extensions only warns of what is deprecated.
+    if not module.startswith("torch.") and module != "typing_extensions":
+        return False
+    wrapped = getattr(function, "__wrapped__", None)
+    return wrapped is None or isinstance(wrapped, BuiltinFunctionType) or is_torchs(wrapped)
+
+
+def unless_replaced(found: object) -> object:
+    """Return what an import found, or None for a function of somebody else's."""
+    return None if isinstance(found, FunctionType) and not is_torchs(found) else found
+
+
+# What runs in a step, as it was when nnlab was imported.
+CLASSES: tuple[type, ...] = (nn.Module, *ATTRIBUTES, torch.optim.Optimizer, *OPTIMIZERS)
+CODE = {kind: {name: unless_replaced(v) for name, v in vars(kind).items()} for kind in CLASSES}
+STEPS = re.compile(r"sgd|adamw?|_(single_tensor|multi_tensor|fused)_\w+")
+FUNCTIONS = {
+    (owner, name): unless_replaced(getattr(owner, name))
+    for owner, names in (
+        (functional, ("linear", "relu")),
+        (torch, ("relu", "tanh", "sigmoid")),
+        (torch._C._nn, ("cross_entropy_loss",)),
+        (Tensor, ("backward",)),
+        (torch.autograd, ("backward",)),
+        *(
+            (module, tuple(filter(STEPS.fullmatch, vars(module))))
+            for module in (sys.modules[kind.__module__] for kind in OPTIMIZERS)
+        ),
+    )
+    for name in names
+}
 # What each update rule keeps per parameter, in torch's words.
 MOMENTS = {
     "sgd": (),
@@ -51,6 +98,8 @@ def refuses_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None
 def refuses_layers(model: nn.Module) -> str | None:
     if type(model) is not nn.Sequential:
         return f"the model is {type(model).__name__}, not nn.Sequential"
+    if (name := replaced(nn.Sequential)) is not None:  # it says what the modules are
+        return f"Sequential.{name} was replaced"
     before: nn.Module | None = None
     seen: set[nn.Module] = set()
     for module in model:
@@ -92,9 +141,8 @@ def refuses_module(module: nn.Module) -> str | None:
     added |= module._modules.keys() if kind is not nn.Sequential else set()
     if added:
         return f"{kind.__name__} was given {', '.join(sorted(added))}"
-    for name in ("__call__", "_call_impl", "__getattr__", "forward"):
-        if not is_torchs(getattr(kind, name)):
-            return f"{kind.__name__}.{name} was replaced"
+    if (name := replaced(kind)) is not None:
+        return f"{kind.__name__}.{name} was replaced"
     if isinstance(module, nn.Linear):
         shapes = [parameter.shape for parameter in module.parameters()]
         if shapes != [(module.out_features, module.in_features), (module.out_features,)]:
@@ -102,16 +150,15 @@ def refuses_module(module: nn.Module) -> str | None:
     return None
 
 
-def is_torchs(function: object) -> bool:
-    """Return whether a function, and whatever it wraps, is torch's code.
-
-    ``__module__`` does not tell: functools.wraps copies it.
-    """
-    while isinstance(function, FunctionType):
-        if not function.__globals__["__name__"].startswith("torch."):
-            return False
-        function = getattr(function, "__wrapped__", None)
-    return function is None or isinstance(function, BuiltinFunctionType)
+def replaced(kind: type) -> str | None:
+    """Return which method or property of a class, its own or inherited, is not torch's."""
+    for owner in kind.__mro__[:-1]:
+        for name, found in vars(owner).items():
+            if found is CODE[owner].get(name) or is_torchs(found):
+                continue
+            if callable(found) or hasattr(found, "__get__"):
+                return name
+    return None
 
 
 def refuses_parameters(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
@@ -165,15 +212,9 @@ def refuses_surroundings() -> str | None:
         return "anomaly detection is on"
     if torch._C._len_torch_function_stack() > 0 or torch._C._len_torch_dispatch_stack() > 0:
         return "a mode of torch functions is on (a default device is one)"
-    for owner, name in (
-        (functional, "linear"),
-        (functional, "relu"),
-        (torch, "relu"),
-        (torch, "tanh"),
-        (torch, "sigmoid"),
-        (Tensor, "backward"),
-    ):
-        if not is_torchs(getattr(owner, name)):
+    for (owner, name), before in FUNCTIONS.items():
+        found = getattr(owner, name)
+        if found is not before and not is_torchs(found):
             return f"torch's function {name} was replaced"
     return None
 
@@ -275,11 +316,8 @@ def changed_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
         return "the optimizer has hooks"
     if any(hasattr(kind, name) for name in vars(optimizer)):
         return "a method of the optimizer was replaced (a learning rate scheduler does so)"
-    module = sys.modules[kind.__module__]
-    functions = [getattr(module, name, None) for name in ("sgd", "adam")]
-    if not all(map(is_torchs, (kind.step, kind.zero_grad, *functions))):
-        return f"{kind.__name__}.step was replaced"
-    return None
+    name = replaced(kind) if kind in OPTIMIZERS else None
+    return f"{kind.__name__}.{name} was replaced" if name is not None else None
 
 
 def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
@@ -301,6 +339,25 @@ def rule(config: OptimizerConfig) -> str:
         return "adam"
     assert isinstance(config, SGD)
     return "sgd" if config.momentum == 0 else "momentum"
+
+
+def refuses_shared_memory(run: Run) -> str | None:
+    """Return which inputs change as the run trains, lying where its weights do; None if none."""
+    changing = {name: memory_of(tensor) for name, tensor in taken_over(run).items()}
+    for part in ("train", "valid", "test"):
+        split = getattr(run, part)
+        start, end = (0, 0) if split is None else memory_of(split.inputs)
+        for name, (low, high) in changing.items():
+            if start < high and low < end:
+                return f"the {part} inputs share memory with {name}"
+    return None
+
+
+def memory_of(tensor: Tensor) -> tuple[int, int]:
+    """Return where the numbers of a strided tensor begin and end in memory, in bytes."""
+    last = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride()))
+    start = tensor.data_ptr()
+    return start, start + (last + 1) * tensor.element_size()
 
 
 def taken_over(run: Run) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from nnlab.engines.perceptron import (
     described,
     refuses_model,
     refuses_optimizer,
+    refuses_shared_memory,
     rule,
     taken_over,
 )
@@ -114,7 +115,7 @@ def refuses(run: Run, device: torch.device) -> str | None:
         split = getattr(run, name)
         if reason is None and split is not None:
             reason = refuses_split(split, name, run.model)
-    return reason
+    return reason or refuses_shared_memory(run)
 
 
 def refuses_split(split: Split, name: str, model: nn.Module) -> str | None:
