@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -202,3 +204,10 @@ def test_group_names_of_the_schemas_are_those_of_conf() -> None:
             file = OmegaConf.load(path)
             own = OmegaConf.select(file, path.parent.name) or file  # where it sets other groups
             assert OmegaConf.select(own, "name") == path.stem
+
+
+def test_hydra_is_not_needed_to_fit() -> None:
+    """As in a notebook, where starting has to be quick; Hydra brings OmegaConf."""
+    code = "import sys, nnlab.config; nnlab.fit, nnlab.load; print('omegaconf' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

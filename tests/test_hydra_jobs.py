@@ -271,6 +271,12 @@ def test_hydra_errors_are_composition_errors(loader: ConfigLoader) -> None:
         SweepLoader(loader).load_sweep_config(master(loader), ["nothing=1"])
 
 
+def test_what_is_not_nnlabs_is_refused(loader: ConfigLoader) -> None:
+    context = HydraContext(SweepLoader(loader), Callbacks())
+    with pytest.raises(ValueError, match="choose another, say hydra/launcher=basic"):
+        hydra_jobs.launch(context, print, master(loader), [["seed=1"]], 0)
+
+
 def test_the_singleton_is_put_back() -> None:
     assert HydraConfig.instance().cfg is None
 

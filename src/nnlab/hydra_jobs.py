@@ -86,43 +86,61 @@ def launch(
         functools.partial(compose_job, loader.hydras, master, list(overrides), number)
         for number, overrides in enumerate(job_overrides, first)
     ]
-    watched = bool(context.callbacks.callbacks)
-    jobs = []
-    singleton = HydraConfig.instance()
-    ours = singleton.cfg
-    here, objective = Path(master.hydra.sweep.dir), str(master.objective)
-    now: dict[str, str | None] = {}  # content of the data, by what asks for them
-    for number, overrides in enumerate(job_overrides, first):
-        found = None if watched else loader.find(master, overrides)
-        if found is not None and found.data in now and now[found.data] == found.content:
-            jobs.append(Job(here / found.folder, list(overrides), objective, {}, found=found))
-            continue
-        if watched:
-            composed = composers[number - first]()
-            context.callbacks.on_job_start(config=composed, task_function=command)
-            template = Template(composed)
-        else:
-            template = loader.template(master, overrides)
-        hydra = template.composed.hydra
-        singleton.cfg = cast(Any, template.composed)  # for ${hydra:...} in the task's options
-        folder = set_output_dir(hydra, number)
-        lines = [str(line) for line in hydra.overrides.task]
-        job = as_job(template.composed, folder, lines, template.files(), template.known)
-        jobs.append(job)
-        if found is not None and job.config is not None:
-            now[study.data_key(job.identity["config"])] = sweep.content(job.config)
-    singleton.cfg = ours
+    callbacks = context.callbacks if context.callbacks.callbacks else None
+    if callbacks is None:
+        jobs = make_jobs(loader, master, job_overrides, first)
+    else:
+        jobs = []
+        for composer in composers:
+            composed = composer()
+            callbacks.on_job_start(config=composed, task_function=command)
+            jobs.append(fill(Template(composed), composed.hydra.job.num))
     check_search(master.hydra, jobs)
     outcomes = sweep.train(jobs, report=True)
     command.outcomes.extend(outcomes)
     loader.remember(master, job_overrides, outcomes)
-    forget_refused(here)
+    forget_refused(Path(master.hydra.sweep.dir))
     returns: list[JobReturn] = []
     for composer, outcome in zip(composers, outcomes):
         returns.append(RunReturn(composer, outcome))
-        if watched:
-            context.callbacks.on_job_end(config=composer(), job_return=returns[-1])
+        if callbacks is not None:
+            callbacks.on_job_end(config=composer(), job_return=returns[-1])
     return returns
+
+
+def make_jobs(
+    loader: SweepLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+) -> list[Job]:
+    """Make a batch's jobs; what was answered before, on the data that are there, is not composed.
+
+    first: the number of the first job among all of the sweep.
+    """
+    here, objective = Path(master.hydra.sweep.dir), str(master.objective)
+    content: dict[str, str | None] = {}  # of the data now, by what asks for them
+    jobs = []
+    for number, overrides in enumerate(job_overrides, first):
+        found = loader.find(master, overrides)
+        if found is not None and found.data in content and content[found.data] == found.content:
+            jobs.append(Job(here / found.folder, list(overrides), objective, {}, found=found))
+            continue
+        job = fill(loader.template(master, overrides), number)
+        if found is not None and job.config is not None:
+            content[study.data_key(job.identity["config"])] = sweep.content(job.config)
+        jobs.append(job)
+    return jobs
+
+
+def fill(template: Template, number: int) -> Job:
+    """Make the job whose values are in a template."""
+    hydra = template.composed.hydra
+    singleton = HydraConfig.instance()
+    before, singleton.cfg = singleton.cfg, cast(Any, template.composed)  # for ${hydra:...}
+    try:
+        folder = set_output_dir(hydra, number)
+        overrides = [str(line) for line in hydra.overrides.task]
+        return as_job(template.composed, folder, overrides, template.files(), template.known)
+    finally:
+        singleton.cfg = before
 
 
 def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
