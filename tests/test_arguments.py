@@ -43,6 +43,29 @@ MEANT = {
     "import-images photos data/dogset": "did you mean python -m nnlab.import_images photos",
     "import_images photos": "did you mean python -m nnlab.import_images photos?",
     "run train_size=500": "did you mean python -m nnlab.run train_size=500?",
+    "test_size=100 train_size 500": "train_size 500: an option is written without spaces: "
+    "train_size=500",
+    "test_size=100 train_size = 500": "an option is written without spaces: train_size=500",
+    "test_size=100 train_size =500": "train_size =500: an option is",
+    "test_size=100 train_size:500": "train_size:500: an option is written NAME=VALUE: "
+    "train_size=500",
+    "test_size=100 train_size: 500 1000": SWEEP + "train_size=500,1000",
+    "train_size 500 test_size 100": "train_size 500: an option is written",
+    "test_size=100 optimizer adam": "optimizer=adam",
+    "evaluation=fgsm hardest": "evaluation=[fgsm,hardest]",
+    "test_size=100 mnist": "mnist is neither NAME=VALUE nor a flag",
+    "reports outputs": "reports is none of nnlab's commands: did you mean python -m nnlab.report "
+    "outputs?",
+    "model.hidden=[128, 64": "model.hidden=[128,64]",
+    "model.hidden=[128,64": "a bracket has no other half; did you mean model.hidden=[128,64]?",
+    "fgsm.eps=0.1,0.2]": "a bracket has no other half; did you mean fgsm.eps=[0.1,0.2]?",
+    "optimizer.lr=0.01;0.02": SWEEP + "optimizer.lr=0.01,0.02",
+    "model.hidden=[128;64]": "model.hidden=[128,64]",
+    "optimizer=sgd;adam": "optimizer=sgd;adam: sgd;adam cannot be read; brackets and quotes come "
+    "in pairs, and a text with signs other than letters, digits and /-:._+% stands in quotes of "
+    """its own, as in 'optimizer="sgd;adam"'""",
+    "study='a": "study='a: 'a cannot be read; brackets and quotes come in pairs",
+    "dataset.folder=Fotos/Hündin": """'dataset.folder="Fotos/Hündin"'""",
     "mnist": "mnist is neither NAME=VALUE nor a flag",
     "500": "500 is neither NAME=VALUE nor a flag",
     "optimizer": "optimizer is neither NAME=VALUE nor a flag",
@@ -59,6 +82,15 @@ def test_spaces_inside_an_argument() -> None:
     with pytest.raises(ValueError, match="train_size=500,1000"):
         arguments.check(["train_size=500 1000"])
     arguments.check(["train_size=500, 1000", "dataset.folder=my data", "model.hidden=[128, 64]"])
+
+
+def test_a_bracket_that_is_missing_inside_an_argument() -> None:
+    with pytest.raises(ValueError, match=r"did you mean model.hidden=\[128,64\]\?"):
+        arguments.check(["model.hidden=[128, 64"])
+
+
+def test_what_a_function_of_hydra_refuses_is_told_by_hydra() -> None:
+    assert "seed=range(a)" in arguments.arrange(["seed=range(a)"])
 
 
 @pytest.mark.parametrize(

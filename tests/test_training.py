@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils.data import (
     BatchSampler,
@@ -795,6 +796,51 @@ class Stream(IterableDataset[Any]):
 def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_split(data, network())
+
+
+def without_memory(tensor: Tensor) -> Tensor:
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+WITHOUT_NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "meta": lambda tensor: tensor.to("meta"),
+    "fake": lambda tensor: FakeTensorMode().from_tensor(tensor),
+    "functional": lambda tensor: torch._to_functional_tensor(tensor),
+    "nested": lambda tensor: torch.nested.nested_tensor([tensor[:2], tensor[:3]]),
+    "resized": lambda tensor: without_memory(tensor.clone()),
+    "resized and strided": lambda tensor: without_memory(
+        tensor.repeat(2, *[1] * (tensor.dim() - 1))[::2]
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", WITHOUT_NUMBERS)
+def test_tensors_without_numbers_are_refused(name: str) -> None:
+    x, y = examples()
+    change = WITHOUT_NUMBERS[name]
+    for data, part in (((change(x), y), "inputs"), ((x, change(y)), "labels")):
+        with pytest.raises(ValueError, match=f"^{part} .*; give a plain tensor"):
+            nnlab.fit(network(), data, optimizer=SGD_CONFIG)
+
+
+def test_a_model_without_numbers_is_refused() -> None:
+    model = network().to("meta")
+    with pytest.raises(ValueError, match=r"meta device.*to_empty"):
+        nnlab.fit(model, examples(), optimizer=SGD_CONFIG)
+    with pytest.raises(ValueError, match=r"meta device.*to_empty"):
+        nnlab.evaluate(model, examples())
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_epochs", "seed"])
+def test_options_of_fit_that_are_no_whole_numbers(name: str) -> None:
+    for value in (2.5, "5", -1):
+        options: dict[str, Any] = {name: value}
+        with pytest.raises(ValueError, match=f"{name}={value!r} is not possible: it must be"):
+            nnlab.fit(network(), examples(), optimizer=SGD_CONFIG, **options)
+    options = {"max_epochs": 1, name: np.int64(2)}
+    assert nnlab.fit(network(), examples(), optimizer=SGD_CONFIG, **options).status == "finished"
 
 
 def test_a_data_loader_gives_data_batches_and_shuffling() -> None:

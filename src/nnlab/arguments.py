@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import re
 import typing
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from nnlab.config import GROUPS, Config
@@ -36,26 +38,30 @@ def arrange(arguments: list[str]) -> list[str]:
         if argument.startswith("--") and name.partition(".")[0] in OPTIONS:
             raise ValueError(f"{argument} is no flag; options have no dashes: {name}=VALUE")
     given: list[str] = get_args_parser().parse_intermixed_args(arguments).overrides
-    check(given)
+    overrides = check(given)
     flags = [argument for argument in arguments if argument not in given]
-    try:
-        overrides = OverridesParser.create().parse_overrides(given)
-    except OverrideParseException:
+    if overrides is None:
         return given + flags  # Hydra says what is wrong
     fixed = [each.key_or_group for each in overrides if not each.is_sweep_override()]
     naming = [f"{FIXED}=[{','.join(fixed)}]"] if fixed and FIXED not in fixed else []
     return given + naming + flags
 
 
-def check(overrides: Sequence[str]) -> None:
+def check(overrides: Sequence[str]) -> list[Override] | None:
     """Raise ValueError with the remedy for what Hydra would misread, or refuse in its own words.
+
+    Returns what ``parsed`` does.
 
     >>> check(["train_size=500", "1000"])
     Traceback (most recent call last):
     ValueError: train_size=500 1000: values of a sweep are joined by commas, without spaces: \
 train_size=500,1000
     """
-    kinds = dict(option_types())
+    kinds = {
+        name: kind
+        for name, kind in option_types()
+        if name in GROUPS or not kind.endswith("Config")  # others have no value of their own
+    }
     for index, word in enumerate(overrides):
         if "=" not in word and not word.startswith("~"):
             refuse_lone_word(overrides, index, kinds)
@@ -65,12 +71,34 @@ train_size=500,1000
         # Of options that nnlab does not know Hydra tells.
         if key in kinds and value[:1] not in ("'", '"'):
             check_value(word, key, value.strip(), kinds[key])
+    return parsed(overrides)
+
+
+def parsed(overrides: Sequence[str]) -> list[Override] | None:
+    """Parse overrides; None where Hydra refuses one that is well-formed, and says why.
+
+    Raises ValueError for one that is not.
+    """
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        if error.__cause__ is not None:
+            return None
+        key, _, value = error.override.partition("=")
+        raise ValueError(
+            f"{error.override}: {value or key} cannot be read; brackets and quotes come in pairs, "
+            f"and a text with signs other than letters, digits and /-:._+% stands in quotes of "
+            f"its own, as in '{key}=\"{value}\"'"
+        ) from None
 
 
 def check_value(word: str, key: str, value: str, kind: str) -> None:
     """Raise ValueError where a value of an option is not what was meant."""
-    numeric = re.search(r"\b(int|float)\b", kind)
-    spaced = numeric and re.search(r"[\d.]\s+[\d.]", value)
+    numeric = is_numeric(kind)
+    if numeric and value.count("[") != value.count("]"):
+        paired = f"{key}={joined(value, kind)}"
+        raise ValueError(f"{word}: a bracket has no other half; did you mean {paired}?")
+    spaced = numeric and re.search(r"[\d.]\s*[\s;]\s*[\d.]", value)
     listed = "list" not in kind and value[:1] in ("[", "(")
     if spaced or listed or re.search(r"^,|,\s*(,|$)", value):
         raise ValueError(f"{word}: {how_to_join(kind)}: {key}={joined(value, kind)}")
@@ -91,20 +119,37 @@ def check_value(word: str, key: str, value: str, kind: str) -> None:
 def refuse_lone_word(overrides: Sequence[str], index: int, kinds: dict[str, str]) -> None:
     """Raise ValueError for a word that is no NAME=VALUE."""
     word, rest = overrides[index], overrides[index + 1 :]
-    if word.replace("-", "_") in COMMANDS:
-        command = " ".join([f"python -m nnlab.{word.replace('-', '_')}", *rest])
-        raise ValueError(f"{word} is a command of its own: did you mean {command}?")
-    first = index - 1 if index > 0 and "=" in overrides[index - 1] else index
-    others = itertools.takewhile(lambda each: "=" not in each.lstrip("="), rest)
-    text = " ".join([*overrides[first : index + 1], *others])
-    key, _, value = (part.strip() for part in text.partition("="))
-    if key not in kinds or not value:
+    name = word.replace("-", "_")
+    near = [name] if name in COMMANDS else difflib.get_close_matches(name, COMMANDS, 1, 0.8)
+    if name in COMMANDS or (near and index == 0):
+        command = " ".join([f"python -m nnlab.{near[0]}", *rest])
+        what = "a command of its own" if name in COMMANDS else "none of nnlab's commands"
+        raise ValueError(f"{word} is {what}: did you mean {command}?")
+    others = itertools.takewhile(
+        lambda each: "=" not in each.lstrip("=") and each not in kinds, rest
+    )
+    text = " ".join([word, *others])
+    named = re.fullmatch(r"([\w.]+)(?:\s*[:=]\s*|\s+)(.+)", text)
+    if named is None or named[1] not in kinds:  # it may go on with what stands before it
+        text = " ".join([*overrides[index - 1 : index], text])
+        named = re.fullmatch(r"([^=]+?)\s*=\s*(.+)", text)
+    key, value = named.groups() if named else ("", "")
+    plain = re.fullmatch(r"[\d\s.,e+\[\]-]*", value)
+    if key not in kinds or not (plain or not is_numeric(kinds[key])):
         raise ValueError(f"{word} is neither NAME=VALUE nor a flag; see --help")
     meant = joined(value, kinds[key])
-    means = how_to_join(kinds[key]) if "," in meant else "an option is written without spaces"
-    plain = re.fullmatch(r"[\d\s.,e+\[\]-]*", value)
-    quoted = "" if plain else f"; what holds a space stands in quotes: '{key}={value}'"
+    means = "an option is written " + ("without spaces" if " " in text else "NAME=VALUE")
+    means = how_to_join(kinds[key]) if "," in meant else means
+    quoted = (
+        ""
+        if plain or " " not in value
+        else f"; what holds a space stands in quotes: '{key}={value}'"
+    )
     raise ValueError(f"{text}: {means}: {key}={meant}{quoted}")
+
+
+def is_numeric(kind: str) -> bool:
+    return re.search(r"\b(int|float)\b", kind) is not None
 
 
 def how_to_join(kind: str) -> str:
@@ -118,7 +163,7 @@ def joined(value: str, kind: str) -> str:
     >>> joined("500, 1000", "int"), joined("[500,1000]", "int"), joined("[128, 64]", "list[int]")
     ('500,1000', '500,1000', '[128,64]')
     """
-    values = ",".join(part for part in re.split(r"[\s,]+", value.strip("[](){}, ")) if part)
+    values = ",".join(part for part in re.split(r"[\s,;]+", value.strip("[](){},; ")) if part)
     return f"[{values}]" if "list" in kind else values
 
 

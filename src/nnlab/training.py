@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -274,8 +275,8 @@ def fit(
     import pandas as pd
 
     batch_size, shuffles = batching(train, batch_size)
-    if max_epochs < 0:
-        raise ValueError(f"max_epochs={max_epochs} is not possible: it must be at least 0")
+    check_whole("max_epochs", max_epochs, 0)
+    check_whole("seed", seed, 0)
     if engine not in EngineName.__members__:
         raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
     if stopping is not None and valid is None and not isinstance(stopping, Budget):
@@ -320,6 +321,18 @@ def fit(
     )
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise ValueError unless an option is a whole number, of any type, and large enough."""
+    try:
+        if operator.index(value) >= least:  # type: ignore[arg-type]
+            return
+    except TypeError:
+        pass
+    raise ValueError(
+        f"{name}={value!r} is not possible: it must be a whole number of at least {least}"
+    )
+
+
 # ---- data as people have it ----
 
 
@@ -329,8 +342,8 @@ def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
     Raises ValueError for a batch size below 1, and for a DataLoader that does more than to batch
     and to shuffle a Dataset.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not possible: it must be at least 1")
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, 1)
     if not isinstance(data, DataLoader):
         return 10 if batch_size is None else batch_size, True
     sampler: Any = data.sampler
@@ -373,6 +386,11 @@ def as_split(data: Data, model: nn.Module) -> Split:
     Raises ValueError where inputs and labels are not equally many, at least one, or do not fit
     the model.
     """
+    if _device_of(model).type == "meta":
+        raise ValueError(
+            "the model is on the meta device, where its weights have no values; move it with "
+            "model.to_empty(device='cpu') and set them, or build it on the cpu"
+        )
     with torch.inference_mode(False):
         split = data if isinstance(data, Split) else gather(data, model)
     if len(split) == 0:
@@ -432,8 +450,19 @@ def collate(dataset: Dataset[Any]) -> Any:
 def numbers(values: Any, name: str) -> Tensor:
     """Return numbers as a tensor, which shares their memory where torch can take it as it is."""
     if isinstance(values, Tensor) and not values.is_complex():
+        if values.is_nested or values.is_quantized or torch._is_functional_tensor(values):
+            raise ValueError(
+                f"{name} are a nested, quantized or functional tensor; give a plain tensor"
+            )
         tensor = values.detach().resolve_neg()
-        return tensor if tensor.layout is torch.strided else tensor.to_dense()
+        try:
+            tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
+            if tensor.numel() > 0:
+                tensor[(-1,) * tensor.dim()].item()  # a fake one has none, nor one without memory
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{name} cannot be read ({reason}); give a plain tensor") from error
+        return tensor
     try:
         array = np.asarray(values)
         if array.dtype == object:  # pandas' columns of unlike types, or of numbers that may lack
