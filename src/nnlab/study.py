@@ -30,8 +30,7 @@ class Entry:
 
     folder: its name in the study. stamp: what tells whether its result.json has changed. result:
     without its LONG parts. content: of the data that the run saw. data: what it asked for, see
-    ``data_key``. asked: digests of the commands
-    that it answered, see ``hydra_jobs.asked``.
+    ``data_key``. asked: digests of the commands that it answered, see ``SweepLoader.asked``.
     """
 
     folder: str

@@ -30,12 +30,8 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
     if done == len(jobs) and any(each.job.config and each.job.config.plan for each in outcomes):
         log.info("plan=true: nothing is left to train")
     if waiting:
-        if (
-            report
-            and "torch" not in sys.modules
-            and schedule.cores() > 1
-            and not waiting[0][1].plan
-        ):
+        idle = "torch" not in sys.modules and schedule.cores() > 1
+        if report and idle and not waiting[0][1].plan:
             from nnlab.report import figure_process
 
             figure_process.start()  # on a core that is idle while torch is imported
@@ -57,6 +53,7 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
     """Find the runs that are done, and refuse what cannot be trained; return the others."""
     waiting: list[tuple[Outcome, Config]] = []
     taken: dict[Path, str] = {}  # the fingerprint that a folder is for
+    data: dict[str, str | None] = {}  # their content now, by what asks for them
     twins: list[str] = []
     unknown = [outcome.job for outcome in outcomes if outcome.job.found is None]
     studies = {folder: study.look(folder) for folder in {job.folder.parent for job in unknown}}
@@ -72,7 +69,7 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
                         f"two jobs map to folder {job.folder}; give each value once, or one of "
                         f"them another study="
                     )
-                found = earlier(job, config, studies[job.folder.parent])
+                found = earlier(job, config, studies[job.folder.parent], data)
         except Exception as error:
             outcome.error = error
             continue
@@ -90,9 +87,12 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
     return waiting
 
 
-def earlier(job: Job, config: Config, runs: study.Study) -> study.Entry | None:
+def earlier(
+    job: Job, config: Config, runs: study.Study, data: dict[str, str | None]
+) -> study.Entry | None:
     """Return the run of a study that a job is: the same computation, on the data that are there.
 
+    data: the content of the data that are there, as far as it is known; what is asked is added.
     Raises ValueError where that run saw other data, or where another run has the job's folder.
     """
     from nnlab import datasets
@@ -104,7 +104,10 @@ def earlier(job: Job, config: Config, runs: study.Study) -> study.Entry | None:
         if entry.done and records.serves(entry.result, identity["config"])
     ]
     found.sort(key=lambda entry: entry.folder != job.name)
-    asked, now = study.data_key(identity["config"]), content(config) if found else None
+    asked = study.data_key(identity["config"])
+    if found and asked not in data:
+        data[asked] = content(config)
+    now = data.get(asked)
     for entry in found:
         if entry.content == now or (entry.data == asked and (now is None or config.force)):
             return entry
@@ -114,8 +117,8 @@ def earlier(job: Job, config: Config, runs: study.Study) -> study.Entry | None:
         if entry.data == asked or entry.folder == job.name:
             source = datasets.choose(config.dataset, datasets.sizes(config)).name
             raise ValueError(
-                f"{runs.folder / entry.folder} is this run, but saw other data than there are now "
-                f"({source}); bring those back, give it another study=NAME, or train it "
+                f"{job.folder.parent / entry.folder} is this run, but saw other data than there "
+                f"are now ({source}); bring those back, give it another study=NAME, or train it "
                 f"anew with force=true"
             )
     records.finished_result(job.folder, **identity)
