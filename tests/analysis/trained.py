@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnlab import compose, datasets, sweep
-from nnlab.config import Config
+from hydra import compose, initialize_config_dir
+
+from nnlab import datasets, hydra_jobs, sweep
+from nnlab.compose import VERSION_BASE, register
+from nnlab.config import CONF, Config
 from nnlab.datasets import Data
-from nnlab.jobs import Job, Outcome
+from nnlab.jobs import Outcome
 from nnlab.network import Network, load
 
 
 def outcome(folder: Path, *overrides: str) -> Outcome:
     """Train what the overrides describe into a folder, as the command line does."""
-    options = compose.load(overrides)
-    job = Job(folder, list(overrides), options.objective, {}, options)
-    (done,) = sweep.train([job])
+    register()
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
+        composed = compose("config", overrides=list(overrides))
+    (done,) = sweep.train([hydra_jobs.as_job(composed, folder, list(overrides), hydra_files={})])
     return done
 
 
