@@ -233,7 +233,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
         form = "the dual form (docs/engines.md)"
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := side_by_side(runs)) > 1:
-        said.append(f"times are of runs that trained side by side, up to {most:,} at once")
+        said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
     said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
