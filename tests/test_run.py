@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import datasets, seeds
+from nnlab import datasets, schedule, seeds
 from nnlab.config import IdxConfig, Source
 from nnlab.datasets.arrays import Sizes
 from nnlab.engines import native
@@ -354,6 +354,18 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
         pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "other")]
         assert measured(pair[0]) == measured(pair[1])
         assert files(pair[0]) == files(pair[1])
+        if launcher == "joblib":  # by default on all cores
+            assert result(pair[1])["concurrent_runs"] == schedule.cores()
+
+
+def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) -> None:
+    command = ("train_size=99999,40", *QUICK[::2], "dataset.source=bundled", "hydra/launcher=basic")
+    done = nnlab_run(*command, "hydra.sweeper.max_batch_size=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "train_size=99999 exceeds" in done.stderr
+    mnist = tmp_path / "outputs" / "mnist"
+    assert {path.name for path in mnist.iterdir() if path.is_dir()} == {"train_size=40"}
+    assert {"summary.csv", "index.html"} <= files(mnist)
 
 
 def test_a_killed_sweep_is_taken_up_by_the_same_command(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from nnlab import study, sweep
 from nnlab.compose import Template, from_hydra, set_output_dir, set_overrides, without_hydra
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
+from nnlab.schedule import cores
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
@@ -53,6 +54,7 @@ class Command:
         """
         hydra = HydraConfig.get()
         job = as_job(task, Path(hydra.runtime.output_dir), list(hydra.overrides.task), {})
+        job.concurrent = jobs_at_once(hydra)
         check_search(hydra, [job])
         (outcome,) = sweep.train([job])
         self.outcomes.append(outcome)
@@ -141,6 +143,12 @@ def fill(template: Template, number: int) -> Job:
         return as_job(template.composed, folder, overrides, template.files(), template.known)
     finally:
         singleton.cfg = before
+
+
+def jobs_at_once(hydra: Any) -> int:
+    """Return how many jobs a launcher has run at a time on this machine, as joblib counts them."""
+    given: int = OmegaConf.select(hydra, "launcher.n_jobs", default=1)
+    return given if given > 0 else max(1, cores() + 1 + given)
 
 
 def check_search(hydra: Any, jobs: Sequence[Job]) -> None:

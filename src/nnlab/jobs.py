@@ -24,7 +24,7 @@ class Job:
     overrides: what Hydra composed it from. objective: the metric for Hydra's sweepers.
     hydra_files: content of the files that Hydra keeps in the folder, by their path there.
     refused: why there is no configuration. found: the run that it is, where that is known
-    without one.
+    without one. concurrent: how many jobs its launcher has train at a time.
     """
 
     folder: Path
@@ -34,6 +34,7 @@ class Job:
     config: Config | None = None
     refused: Exception | None = None
     found: study.Entry | None = None
+    concurrent: int = 1
 
     @property
     def name(self) -> str:

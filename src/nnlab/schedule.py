@@ -248,7 +248,8 @@ def finish(task: Task, run: Run) -> None:
     folder.log(in_words(run))
     task.outcome.result = folder.finish(
         {"status": run.status, "stop_reason": run.stop_reason, "epochs": len(run.epochs)}
-        | {"weights_of_epoch": run.restored or len(run.epochs), "concurrent_runs": task.concurrent}
+        | {"weights_of_epoch": run.restored or len(run.epochs)}
+        | {"concurrent_runs": max(task.concurrent, task.outcome.job.concurrent)}
         # JSON has no NaN or infinity: a loss that is no number is null.
         | {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()},
         run.model.state_dict(),
