@@ -271,3 +271,39 @@ def test_a_lost_picture_of_the_only_run_is_drawn_again(tmp_path: Path, run: Run)
 def test_names_of_one_truth_table_are_one_run(tmp_path: Path, run: Run) -> None:
     run("dataset=boolean", "model=perceptron", "dataset.function=xor,0110,parity", "seed=0,1")
     assert len(runs(tmp_path / "outputs" / "boolean")) == 1
+
+
+def test_data_that_can_no_longer_be_read_are_not_those_that_a_run_saw(dogs: Path, run: Run) -> None:
+    command = ("dataset=dogset", f"dataset.folder={dogs}", "valid_size=0", "model.hidden=[4]")
+    run(*command, *QUICK[:1])
+    table = dogs / "dogs.csv"
+    good = table.read_text()
+    # A label alone: its breed has another one in other rows.
+    table.write_text(good.replace("0.png,breed 0,0", "0.png,breed 0,1", 1))
+    said = run(*command, *QUICK[:1], status=1)
+    assert "contradicts" in said
+    assert "already done" not in said
+    table.write_text(good)
+    (dogs / "images" / "5.png").write_bytes(b"no image")
+    assert "5.png cannot be read" in run(*command, *QUICK[:1], status=1)
+    # Data that are gone have not changed.
+    shutil.rmtree(dogs)
+    said = run(*command, *QUICK[:1])
+    assert "already done: 1 of 1" in said
+    assert "cannot tell whether the data have changed" in said
+
+
+def test_a_damaged_official_file_is_told_before_a_run_counts_as_done(
+    tmp_path: Path, run: Run
+) -> None:
+    official = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+    if not official.is_dir():
+        pytest.skip("needs the official files")
+    shutil.copytree(official, tmp_path / "data" / "mnist")
+    run("train_size=40", *QUICK)
+    file = tmp_path / "data" / "mnist" / "train-labels-idx1-ubyte.gz"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1000])
+    assert f"{Path('data/mnist/train-labels-idx1-ubyte.gz')} is damaged" in run(
+        "train_size=40", *QUICK, status=1
+    )

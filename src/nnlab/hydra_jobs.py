@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -24,7 +25,7 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from nnlab import study, sweep
+from nnlab import datasets, study, sweep
 from nnlab.compose import Template, from_hydra, set_output_dir, set_overrides, without_hydra
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
@@ -127,7 +128,9 @@ def make_jobs(
             continue
         job = fill(loader.template(master, overrides), number)
         if found is not None and job.config is not None:
-            content[study.data_key(job.identity["config"])] = sweep.content(job.config)
+            data, sizes = job.config.dataset, datasets.sizes(job.config)
+            with contextlib.suppress(Exception):  # told of each job, which then are all composed
+                content[study.data_key(job.identity["config"])] = datasets.content(data, sizes)
         jobs.append(job)
     return jobs
 

@@ -93,7 +93,8 @@ def earlier(
     """Return the run of a study that a job is: the same computation, on the data that are there.
 
     data: the content of the data that are there, as far as it is known; what is asked is added.
-    Raises ValueError where that run saw other data, or where another run has the job's folder.
+    Raises ValueError where that run saw other data, or where another run has the job's folder,
+    and as ``datasets.content`` does for data that cannot be read.
     """
     from nnlab import datasets
 
@@ -106,7 +107,9 @@ def earlier(
     found.sort(key=lambda entry: entry.folder != job.name)
     asked = study.data_key(identity["config"])
     if found and asked not in data:
-        data[asked] = content(config)
+        data[asked] = datasets.content(config.dataset, datasets.sizes(config))
+        if data[asked] is None:
+            log.info("cannot tell whether the data have changed, for there are none")
     now = data.get(asked)
     for entry in found:
         if entry.content == now or (entry.data == asked and (now is None or config.force)):
@@ -123,17 +126,6 @@ def earlier(
             )
     records.finished_result(job.folder, **identity)
     return None
-
-
-def content(config: Config) -> str | None:
-    """Return the digest of the data that a run would see, None where there are none to compare."""
-    from nnlab import datasets
-
-    try:
-        return datasets.content(config.dataset, datasets.sizes(config))
-    except (ValueError, OSError) as error:
-        log.info("cannot tell whether the data have changed: %s", messages.explain(error))
-        return None
 
 
 def run_evaluations(outcomes: Sequence[Outcome]) -> None:

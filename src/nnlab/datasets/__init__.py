@@ -76,12 +76,14 @@ def choose(config: DatasetConfig, sizes: Sizes) -> DataSource:
 def content(config: DatasetConfig, sizes: Sizes) -> str | None:
     """Return a digest of the data that a run with this configuration would read now.
 
-    It is equal where the examples are, wherever their files lie. None where the data have yet
-    to be downloaded.
+    It is equal where the examples are, wherever their files lie. None where there are no data:
+    they are gone, or have yet to be downloaded.
     Raises as ``read`` does.
     """
     source = choose(config, sizes)
     key = (source.name, Path.cwd())
+    if source.needs is not None and not source.needs.exists():
+        return None
     with _lock:
         if key not in _contents:
             if source.identify is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,13 +65,15 @@ class DataSource:
 
     name: as messages and result.json call it. read: returns all of them. identify: returns what
     ``read`` would as ``Arrays.provenance``, None where the files have yet to be downloaded; a
-    source that has no quicker way to tell than reading has none. note: a remark on the choice.
+    source that has no quicker way to tell than reading has none. needs: the file without which
+    there are no data at all. note: a remark on the choice.
     """
 
     name: str
     read: Callable[[], Arrays]
     identify: Callable[[], dict[str, Any] | None] | None = None
     note: str = ""
+    needs: Path | None = None
 
 
 @dataclass(frozen=True)

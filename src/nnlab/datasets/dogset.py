@@ -57,7 +57,8 @@ def choose(config: DogSetConfig) -> DataSource:
     folder = files.input_folder(config.folder)
     some = "" if config.num_classes is None else f", first {config.num_classes} breeds"
     resized = ", resized" if config.resize else ""
-    return DataSource(f"DogSet in {folder}{some}{resized}", lambda: read(folder, config))
+    name = f"DogSet in {folder}{some}{resized}"
+    return DataSource(name, lambda: read(folder, config), needs=folder / "dogs.csv")
 
 
 def read(folder: Path, config: DogSetConfig) -> Arrays:

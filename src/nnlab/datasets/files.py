@@ -152,12 +152,18 @@ def fetch(
 
 
 def content_sha256(path: Path, file: File) -> str:
-    """Return the SHA-256 of a file's content, which a compressed one need not be read for."""
-    content = path.read_bytes()
+    """Return the SHA-256 of a file's content, which a compressed one need not be read for.
+
+    Raises ValueError naming the file if it cannot be read or decompressed.
+    """
+    content = read_input(path)
     if content[:2] == b"\x1f\x8b":
         if hashlib.sha256(content).hexdigest() == file.gz_sha256:
             return file.sha256
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(_damaged(path, str(error))) from error
     return hashlib.sha256(content).hexdigest()
 
 
