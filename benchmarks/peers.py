@@ -408,7 +408,7 @@ def nnlab_runs(problem: Problem) -> list[Run]:
     ]
 
 
-def nnlab_side_by_side(problem: Problem, build: Callable[..., Engine]) -> Peer:
+def nnlab_concurrent(problem: Problem, build: Callable[..., Engine]) -> Peer:
     """Train as a sweep does: an engine per run, spread over the cores by a pool of threads."""
     device = torch.device(problem.spec.device)
     runs = nnlab_runs(problem)
@@ -432,13 +432,13 @@ def nnlab_side_by_side(problem: Problem, build: Callable[..., Engine]) -> Peer:
 def nnlab_torch(problem: Problem) -> Peer:
     from nnlab.engines.torch import TorchEngine
 
-    return nnlab_side_by_side(problem, TorchEngine)
+    return nnlab_concurrent(problem, TorchEngine)
 
 
 def nnlab_native(problem: Problem) -> Peer:
     from nnlab.engines.native import NativeEngine
 
-    return nnlab_side_by_side(problem, NativeEngine)
+    return nnlab_concurrent(problem, NativeEngine)
 
 
 def nnlab_native_usual_form(problem: Problem) -> Peer:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nnlab.boolean import FUNCTIONS, described, truth_table
+from nnlab.boolean import FUNCTIONS, function_name, truth_table
 
 BY_OPERATORS: dict[str, Callable[[Sequence[bool]], bool]] = {
     "and": all,
@@ -54,9 +54,9 @@ def test_what_is_no_function_is_refused(function: str, inputs: int, message: str
 
 
 def test_functions_are_described_by_table_and_name() -> None:
-    assert described("majority", 3) == "00010111 majority"
-    assert described("00010111", 3) == "00010111 majority"
-    assert described("parity", 2) == "0110 parity"
-    assert described("parity", 4) == "parity"
-    assert described("0" * 15 + "1", 4) == "and"
-    assert described("01" * 8, 4) == "01" * 8
+    assert function_name("majority", 3) == "00010111 majority"
+    assert function_name("00010111", 3) == "00010111 majority"
+    assert function_name("parity", 2) == "0110 parity"
+    assert function_name("parity", 4) == "parity"
+    assert function_name("0" * 15 + "1", 4) == "and"
+    assert function_name("01" * 8, 4) == "01" * 8

@@ -36,7 +36,7 @@ import nnlab
 from nnlab import datasets, seeds
 from nnlab.config import SGD, Adam, EngineName, IdxConfig, Source
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, choose, native, stacked
+from nnlab.engines import Engine, Run, choose_engine, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
@@ -57,44 +57,44 @@ def run_of(model: nn.Module | None = None, **options: object) -> Run:
 
 @compiled
 def test_auto_takes_the_native_engine_on_the_cpu() -> None:
-    assert choose(EngineName.auto, run_of(), CPU) == (NativeEngine, "the fastest on cpu")
+    assert choose_engine(EngineName.auto, run_of(), CPU) == (NativeEngine, "the fastest on cpu")
 
 
 def test_auto_takes_the_stacked_engine_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnlab.engines.stacked.refuses", lambda run, device: None)
-    engine, reason = choose(EngineName.auto, run_of(), torch.device("cuda:0"))
+    monkeypatch.setattr("nnlab.engines.stacked.unsupported_reason", lambda run, device: None)
+    engine, reason = choose_engine(EngineName.auto, run_of(), torch.device("cuda:0"))
     assert (engine, reason) == (StackedEngine, "the fastest on cuda")
 
 
 def test_asked_for_by_name() -> None:
-    assert choose(EngineName.torch, run_of(), CPU) == (TorchEngine, "asked for")
-    assert choose(EngineName.stacked, run_of(), CPU) == (StackedEngine, "asked for")
+    assert choose_engine(EngineName.torch, run_of(), CPU) == (TorchEngine, "asked for")
+    assert choose_engine(EngineName.stacked, run_of(), CPU) == (StackedEngine, "asked for")
 
 
 @compiled
 def test_auto_falls_back_to_torch_and_says_why() -> None:
-    engine, reason = choose(EngineName.auto, run_of(nn.Sequential(nn.Conv1d(1, 1, 1))), CPU)
+    engine, reason = choose_engine(EngineName.auto, run_of(nn.Sequential(nn.Conv1d(1, 1, 1))), CPU)
     assert engine is TorchEngine
     assert "Conv1d" in reason
     amsgrad = Adam("adam", lr=0.1, weight_decay=0.0, betas=[0.9, 0.99], eps=1e-8, amsgrad=True)
-    engine, reason = choose(EngineName.auto, run_of(optimizer=amsgrad), CPU)
+    engine, reason = choose_engine(EngineName.auto, run_of(optimizer=amsgrad), CPU)
     assert engine is TorchEngine
     assert "amsgrad" in reason
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "available", lambda: "install a C compiler")
-    engine, reason = choose(EngineName.auto, run_of(), CPU)
+    engine, reason = choose_engine(EngineName.auto, run_of(), CPU)
     assert engine is TorchEngine
     assert "install a C compiler" in reason
     with pytest.raises(ValueError, match=r"engine=native cannot .* install a C compiler"):
-        choose(EngineName.native, run_of(), CPU)
+        choose_engine(EngineName.native, run_of(), CPU)
 
 
 def test_what_an_engine_refuses_is_an_error_when_asked_for() -> None:
     strange = run_of(nn.Sequential(nn.Linear(6, 3), nn.Softmax(1)))
     with pytest.raises(ValueError, match=r"engine=stacked cannot .*: Softmax is none of"):
-        choose(EngineName.stacked, strange, CPU)
+        choose_engine(EngineName.stacked, strange, CPU)
 
 
 @compiled
@@ -437,10 +437,10 @@ def test_what_is_the_users_is_for_torch(name: str) -> None:
     run = run_of()
     with contextlib.ExitStack() as stack:
         change(run, stack)
-        for refuses in (native.refuses, stacked.refuses):
-            assert expected in (refuses(run, CPU) or "")
+        for unsupported_reason in (native.unsupported_reason, stacked.unsupported_reason):
+            assert expected in (unsupported_reason(run, CPU) or "")
         if native.available() is None:
-            engine, reason = choose(EngineName.auto, run, CPU)
+            engine, reason = choose_engine(EngineName.auto, run, CPU)
             assert engine is TorchEngine
             assert expected in reason
 
@@ -498,20 +498,20 @@ def test_a_rule_of_the_users_is_for_torch() -> None:
     rules: list[Any] = [Halving(nnlab.mlp(6, [5], 3)), Impatient(), changed_itself()]
     for rule in rules:
         run = run_of(stopping=rule)
-        engine, reason = choose(EngineName.auto, run, CPU)
+        engine, reason = choose_engine(EngineName.auto, run, CPU)
         assert engine is TorchEngine
         if native.available() is None:
             assert f"stopping rule {type(rule).__name__}" in reason
         with pytest.raises(ValueError, match=r"engine=stacked cannot .* stopping rule"):
-            choose(EngineName.stacked, run, CPU)
+            choose_engine(EngineName.stacked, run, CPU)
     for rule in (nnlab.Patience(), nnlab.Plateau(), nnlab.Target(0.9), nnlab.Budget(60)):
         run = run_of(stopping=rule)
-        assert choose(EngineName.stacked, run, CPU) == (StackedEngine, "asked for")
+        assert choose_engine(EngineName.stacked, run, CPU) == (StackedEngine, "asked for")
         for name, new in (("update", print), ("restore", property(id)), ("__deepcopy__", id)):
             with mock.patch.object(type(rule), name, new, create=True):
-                assert choose(EngineName.auto, run, CPU)[0] is TorchEngine
+                assert choose_engine(EngineName.auto, run, CPU)[0] is TorchEngine
         inspect.get_annotations(type(rule))  # Python may note them in the class
-        assert choose(EngineName.stacked, run, CPU) == (StackedEngine, "asked for")
+        assert choose_engine(EngineName.stacked, run, CPU) == (StackedEngine, "asked for")
 
 
 @compiled
@@ -543,10 +543,10 @@ def test_what_changes_no_number_is_taken() -> None:
     ):
         parameter.data = part.view_as(parameter)  # side by side, but apart
     run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, foreach=False)
-    for refuses in (native.refuses, stacked.refuses):
-        assert refuses(run, CPU) is None
+    for unsupported_reason in (native.unsupported_reason, stacked.unsupported_reason):
+        assert unsupported_reason(run, CPU) is None
     copied = run_of(pickle.loads(pickle.dumps(copy.deepcopy(nnlab.mlp(6, [5], 3)))))
-    assert choose(EngineName.auto, copied, CPU)[0] is NativeEngine
+    assert choose_engine(EngineName.auto, copied, CPU)[0] is NativeEngine
 
 
 @compiled

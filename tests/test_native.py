@@ -31,9 +31,9 @@ from torch.testing import assert_close
 from nnlab import engines
 from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Run, choose, native
-from nnlab.engines.native import NativeEngine, refuses
-from nnlab.engines.perceptron import optimizer_config
+from nnlab.engines import Run, choose_engine, native
+from nnlab.engines.native import NativeEngine, unsupported_reason
+from nnlab.engines.supported import optimizer_config
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.model import mlp
 
@@ -539,7 +539,7 @@ def test_a_bad_split_is_refused(name: str) -> None:
     split, message = BAD_SPLITS[name]
     run = make_run()
     run.train = split
-    reason = refuses(run, CPU)
+    reason = unsupported_reason(run, CPU)
     assert reason is not None
     assert message in reason
     with pytest.raises(ValueError, match="engine=native cannot take it"):
@@ -627,7 +627,7 @@ def test_a_split_without_plain_memory_is_refused(kind: str, part: str) -> None:
     engine = NativeEngine([changed], CPU)
     before = engine.state(changed)
     run.train = changed.train = changed.valid = bad
-    assert f"train {part}: " in (refuses(run, CPU) or "")
+    assert f"train {part}: " in (unsupported_reason(run, CPU) or "")
     with pytest.raises(ValueError, match=f"train {part}: "):
         NativeEngine([run], CPU)
     with pytest.raises(ValueError, match=f"train {part}: "):
@@ -660,7 +660,7 @@ def test_numbers_without_plain_memory_are_refused(kind: str) -> None:
     train(TorchEngine([taken], CPU), taken)
     weight = first_layer(taken).weight
     taken.optimizer.state[weight]["momentum_buffer"] = spoil(good["0.weight"])
-    assert "momentum_buffer" in (refuses(taken, CPU) or "")
+    assert "momentum_buffer" in (unsupported_reason(taken, CPU) or "")
 
 
 @needs_library
@@ -670,7 +670,7 @@ def test_a_model_whose_memory_is_gone_is_refused(size: int) -> None:
     engine = NativeEngine([later], CPU)
     for each in (run, later):
         first_layer(each).weight.untyped_storage().resize_(size)
-    assert "0.weight: a tensor without" in (refuses(run, CPU) or "")
+    assert "0.weight: a tensor without" in (unsupported_reason(run, CPU) or "")
     with pytest.raises(ValueError, match=r"0\.weight: a tensor without"):
         engine.release([later])
 
@@ -770,7 +770,7 @@ def test_a_run_says_with_which_instruction_set_it_trains() -> None:
     for level in LEVELS:
         run = make_run(sizes=(200, 70, 5))
         run.native_level = level
-        engine, reason = choose(EngineName.native, run, CPU)
+        engine, reason = choose_engine(EngineName.native, run, CPU)
         assert (engine, reason) == (NativeEngine, "asked for")
         assert engines.level(engine, run) == level
         trainer = NativeEngine([run], CPU)
@@ -794,14 +794,14 @@ def test_an_instruction_set_that_cannot_be_used_is_refused(monkeypatch: pytest.M
     run = make_run()
     run.native_level = "baseline"
     with pytest.raises(ValueError, match=r"native_level=baseline is of the native .*torch"):
-        choose(EngineName.torch, run, CPU)
+        choose_engine(EngineName.torch, run, CPU)
     run.native_level = "avx512"
     monkeypatch.setattr(native, "levels", lambda: ("baseline", "avx2"))
     message = "native_level=avx512 is none of baseline, avx2"
     with pytest.raises(ValueError, match=message):
-        choose(EngineName.native, run, CPU)
+        choose_engine(EngineName.native, run, CPU)
     with pytest.raises(ValueError, match=message):  # auto would fall back to torch
-        choose(EngineName.auto, run, CPU)
+        choose_engine(EngineName.auto, run, CPU)
     with pytest.raises(ValueError, match=message):
         NativeEngine([run], CPU)
 
@@ -855,7 +855,7 @@ def test_models_that_it_cannot_take(name: str) -> None:
     model, message = REFUSED_MODELS[name]
     run = make_run()
     run.model = model
-    assert message in (refuses(run, CPU) or "")
+    assert message in (unsupported_reason(run, CPU) or "")
 
 
 @pytest.mark.parametrize(
@@ -867,12 +867,12 @@ def test_models_that_it_cannot_take(name: str) -> None:
     ],
 )
 def test_optimizers_that_it_cannot_take(optimizer: OptimizerConfig, message: str) -> None:
-    assert message in (refuses(make_run(optimizer=optimizer), CPU) or "")
+    assert message in (unsupported_reason(make_run(optimizer=optimizer), CPU) or "")
 
 
 def test_it_takes_the_cpu_only() -> None:
-    assert refuses(make_run(), CPU) is None
-    assert "not on meta" in (refuses(make_run(), torch.device("meta")) or "")
+    assert unsupported_reason(make_run(), CPU) is None
+    assert "not on meta" in (unsupported_reason(make_run(), torch.device("meta")) or "")
 
 
 @needs_library
@@ -886,7 +886,7 @@ def test_layers_may_follow_one_another_and_share_an_activation() -> None:
         return result
 
     ours, reference = run(), run()
-    assert refuses(ours, CPU) is None
+    assert unsupported_reason(ours, CPU) is None
     engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
     train(engine, ours)
     train(oracle, reference)
@@ -994,11 +994,11 @@ def test_torch_optimizers_without_an_equal() -> None:
     ):
         assert optimizer_config(optimizer, run.model) is None
         run.optimizer = optimizer
-        assert "is not a plain SGD, Adam or AdamW" in (refuses(run, CPU) or "")
+        assert "is not a plain SGD, Adam or AdamW" in (unsupported_reason(run, CPU) or "")
     uneven = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
     uneven.state[parameters[0]]["momentum_buffer"] = torch.zeros_like(parameters[0])
     run.optimizer = uneven
-    assert "unlike numbers of steps" in (refuses(run, CPU) or "")
+    assert "unlike numbers of steps" in (unsupported_reason(run, CPU) or "")
 
 
 @needs_library

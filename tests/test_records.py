@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from nnlab import records
-from nnlab.records import RunFolder, finished_result, write_whole
+from nnlab.records import RunFolder, finished_result, write_atomic
 
 IDENTITY: dict[str, Any] = {"fingerprint": "ours", "config": {"a": 1, "b": {"c": 2}}}
 
@@ -103,13 +103,13 @@ def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_file_is_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"before")
+    write_atomic(path, b"before")
 
     def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_whole(path, b"after")
+        write_atomic(path, b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]

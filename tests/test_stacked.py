@@ -21,7 +21,7 @@ from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run, stacked
-from nnlab.engines.stacked import StackedEngine, refuses
+from nnlab.engines.stacked import StackedEngine, unsupported_reason
 from nnlab.engines.torch import TorchEngine
 from nnlab.training import train_runs
 
@@ -575,7 +575,7 @@ def test_configured_optimizers_do_not_import_torch_dynamo() -> None:
 def refused(change: Callable[[Run], None]) -> str | None:
     (run,) = make_runs([sgd()], [20])
     change(run)
-    return refuses(run, CPU)
+    return unsupported_reason(run, CPU)
 
 
 def with_model(*modules: nn.Module) -> Callable[[Run], None]:
@@ -641,10 +641,10 @@ def assert_contains(text: str, pattern: str) -> None:
 def test_what_can_be_taken_is_not_refused() -> None:
     assert refused(lambda run: None) is None
     (run,) = make_runs([sgd()], [20], dtype=torch.float32)
-    assert refuses(run, torch.device("cuda")) is None
-    assert refuses(run, torch.device("mps")) is None
+    assert unsupported_reason(run, torch.device("cuda")) is None
+    assert unsupported_reason(run, torch.device("mps")) is None
     (run,) = make_runs([sgd()], [20])
-    assert refuses(run, torch.device("mps")) == (  # which has no float64
+    assert unsupported_reason(run, torch.device("mps")) == (  # which has no float64
         "a parameter is torch.float64; all must be torch.float32"
     )
 

@@ -48,11 +48,11 @@ def truth_table(function: str, inputs: int) -> str:
     return function
 
 
-def described(function: str, inputs: int) -> str:
+def function_name(function: str, inputs: int) -> str:
     """Return the truth table, where it is short, and the name of a function, where it has one.
 
-    >>> described("0110", 2), described("xor", 2), described("0010", 2), described("parity", 8)
-    ('0110 xor', '0110 xor', '0010', 'parity')
+    >>> [function_name(name, 2) for name in ("0110", "xor", "0010")], function_name("parity", 8)
+    (['0110 xor', '0110 xor', '0010'], 'parity')
     """
     table = truth_table(function, inputs)
     names = [name for name in FUNCTIONS if truth_table(name, inputs) == table]

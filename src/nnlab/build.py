@@ -46,14 +46,14 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     networks: dict[str, nn.Module] = {}  # one of each shape is enough to choose by
     for outcome, config in waiting:
         try:
-            place = device.choose(config.device)
+            where = device.choose_device(config.device)
             data = datasets.load_for(config)
             shape = repr((config.model, config.dataset, data.provenance["shape"]))
             if shape not in networks:
                 inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
                 networks[shape] = build_model(config, inputs, outputs)
             run = build_run(config, data, networks[shape])
-            engine, reason = engines.choose(config.engine, run, place)
+            engine, reason = engines.choose_engine(config.engine, run, where)
             if config.engine is EngineName.auto and engine.name == "torch" and run.max_epochs > 0:
                 fallbacks.add(reason)
             identity = describe(outcome, config, run, data) | {
@@ -61,7 +61,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
                 "engine_reason": reason,
                 "engine_form": engine.form(run),
                 "engine_level": engines.level(engine, run),
-                "device": {**device.describe(place), "threads": config.threads},
+                "device": {**device.describe(where), "threads": config.threads},
             }
         except Exception as error:
             outcome.error = error
@@ -70,7 +70,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
             continue
         if config.dataset.normalize and not config.plan:
             run = without_copies(run)
-        tasks.append(Task(outcome, config, run, engine, place, identity))
+        tasks.append(Task(outcome, config, run, engine, where, identity))
     for reason in sorted(fallbacks):
         log.info("engine=torch: %s", reason)
     return tasks

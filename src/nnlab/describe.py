@@ -76,7 +76,7 @@ def describe(config: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ending = own_ending(folder, content)
     written = [folder / f"describe{ending}.json"]
-    records.write_whole(written[0], (json.dumps(content, indent=2) + "\n").encode())
+    records.write_atomic(written[0], (json.dumps(content, indent=2) + "\n").encode())
     if len(arrays.shape) >= 2:
         from nnlab.report import plotting
 

@@ -23,7 +23,7 @@ def available() -> list[str]:
     return names
 
 
-def choose(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """Return the device called ``name``; auto is a CUDA GPU where there is one, else the CPU.
 
     Raises ValueError listing the available devices.

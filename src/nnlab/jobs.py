@@ -91,7 +91,7 @@ class Task:
     config: Config
     sketch: Run
     engine: type[Engine]
-    place: torch.device
+    device: torch.device
     identity: dict[str, Any]
     run: Run | None = None
     folder: records.RunFolder | None = None

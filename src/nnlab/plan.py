@@ -82,12 +82,12 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
         data = same_examples(task.sketch) if form_of(task) else None
         estimates.append(estimate(task, rates[kind(task)], first=data not in seen))
         seen.add(data)
-    beside, in_turn = [], 0.0
+    concurrent, sequential = [], 0.0
     for task, found in zip(tasks, estimates):
-        if task.engine.side_by_side:
-            beside.append(found.seconds)
+        if task.engine.concurrent:
+            concurrent.append(found.seconds)
         else:
-            in_turn += found.seconds
+            sequential += found.seconds
     splits = [(task.sketch.train, task.sketch.valid, task.sketch.test) for task in tasks]
     arrays = {
         id(array): array
@@ -98,8 +98,8 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
     }
     return Plan(
         estimates,
-        seconds=makespan(beside, cores) + in_turn,
-        cores=min(cores, max(1, len(beside))),
+        seconds=makespan(concurrent, cores) + sequential,
+        cores=min(cores, max(1, len(concurrent))),
         data=sum(array.nbytes for array in arrays.values()),
         networks=networks_at_once(tasks, cores),
         peak=peak_memory(),
@@ -113,7 +113,7 @@ def networks_at_once(tasks: Sequence[Task], cores: int) -> int:
     for engine in {task.engine for task in tasks}:
         for group in divide([task for task in tasks if task.engine is engine]):
             weights = sum(p.nbytes for task in group for p in task.sketch.model.parameters())
-            (alone if engine.side_by_side else stacks).append(weights)
+            (alone if engine.concurrent else stacks).append(weights)
     return max(sum(sorted(alone)[-cores:]), *stacks)
 
 
@@ -126,7 +126,7 @@ def kind(task: Task) -> str:
     parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
     if form_of(task):
         parts |= {"form": form_of(task), "train": len(task.sketch.train)}
-    return json.dumps(parts, sort_keys=True) + str(task.place)
+    return json.dumps(parts, sort_keys=True) + str(task.device)
 
 
 def measure(alike: Sequence[Task], cores: int) -> Rate:
@@ -136,10 +136,10 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     together = divide(alike)[0]
     with device.cpu_threads(first.config.threads):
         once, setup = building(together), building(together)
-        if first.engine.side_by_side:
-            beside = alike[:cores]
-            with ThreadPoolExecutor(len(beside)) as pool:
-                rates = list(pool.map(lambda task: timed([task]), beside))
+        if first.engine.concurrent:
+            concurrent = alike[:cores]
+            with ThreadPoolExecutor(len(concurrent)) as pool:
+                rates = list(pool.map(lambda task: timed([task]), concurrent))
         else:
             rates = [timed(together)]
     step, example = (sum(values) / len(rates) for values in zip(*rates))
@@ -155,7 +155,7 @@ def form_of(task: Task) -> str | None:
 def building(tasks: Sequence[Task]) -> float:
     """Return the seconds that it takes to make an engine for some runs."""
     started = time.perf_counter()
-    tasks[0].engine([task.sketch for task in tasks], tasks[0].place)
+    tasks[0].engine([task.sketch for task in tasks], tasks[0].device)
     return time.perf_counter() - started
 
 
@@ -175,7 +175,7 @@ def timed(tasks: Sequence[Task]) -> tuple[float, float]:
         )
         whole = form_of(task) or task.engine.form(shorter)
         runs.append(task.sketch if whole else shorter)
-    engine = tasks[0].engine(runs, tasks[0].place)
+    engine = tasks[0].engine(runs, tasks[0].device)
     step = 0.0
     if any(run.max_epochs > 0 for run in runs):
         step = seconds_per_step(engine, runs, WARM_UP)

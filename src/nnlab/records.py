@@ -75,7 +75,7 @@ class RunFolder:
         """Write the trained weights, then the result; return it."""
         from safetensors.torch import save
 
-        write_whole(self.path / WEIGHTS, save(weights))
+        write_atomic(self.path / WEIGHTS, save(weights))
         return self.write_result(**outcome)
 
     def fail(self, error: BaseException) -> None:
@@ -87,11 +87,11 @@ class RunFolder:
         # The identity is the longer part by far: put into JSON once, and joined here.
         text = json.dumps(outcome, indent=2, allow_nan=False)
         text = f"{text[:-2]},{self.identity_text[1:]}\n"
-        write_whole(self.path / RESULT, text.encode(), durable)
+        write_atomic(self.path / RESULT, text.encode(), durable)
         return {**outcome, **self.identity}
 
 
-def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a file so that it is either whole or as it was before.
 
     durable: also if the power fails in the next seconds, which costs some milliseconds.

@@ -49,7 +49,7 @@ def computation(task: Task) -> str:
         content,
         known["engine"],
         level,
-        task.place.type,
+        task.device.type,
         threads,
     )
     return json.dumps(parts)
@@ -65,17 +65,17 @@ def train_tasks(tasks: Sequence[Task]) -> None:
     alike: dict[Hashable, list[Task]] = {}
     # Longest first, so that no core is left with a long run at the end.
     for task in sorted(tasks, key=lambda task: -task.cost()):
-        alike.setdefault((task.engine, task.place, task.config.threads), []).append(task)
+        alike.setdefault((task.engine, task.device, task.config.threads), []).append(task)
     interrupted = threading.Event()
-    beside: list[list[Task]] = []
-    in_turn: list[list[Task]] = []
+    concurrent: list[list[Task]] = []
+    sequential: list[list[Task]] = []
     for some in alike.values():
         groups = divide(some)
-        (beside if some[0].engine.side_by_side else in_turn).extend(groups)
+        (concurrent if some[0].engine.concurrent else sequential).extend(groups)
     progressing = Progress(len(tasks), sum(task.examples() for task in tasks))
     with dual.sharing(), progressing as progress:
-        train_side_by_side(beside, progress, interrupted)
-        for group in in_turn:
+        train_concurrently(concurrent, progress, interrupted)
+        for group in sequential:
             with device.cpu_threads(group[0].config.threads):
                 for _ in train_group(group, progress, interrupted):
                     pass
@@ -85,11 +85,11 @@ def train_tasks(tasks: Sequence[Task]) -> None:
 def divide(tasks: Sequence[Task]) -> list[list[Task]]:
     """Divide tasks of one engine and device into those that are best trained together."""
     by_sketch = {task.sketch: task for task in tasks}
-    stacks = tasks[0].engine.divide(list(by_sketch), tasks[0].place)
+    stacks = tasks[0].engine.divide(list(by_sketch), tasks[0].device)
     return [[by_sketch[sketch] for sketch in stack] for stack in stacks]
 
 
-def train_side_by_side(
+def train_concurrently(
     groups: Sequence[Sequence[Task]], progress: Progress, interrupted: threading.Event
 ) -> None:
     """Train groups, longest first, in as many threads as there are cores.
@@ -179,7 +179,7 @@ def train_group(
         for task in opened:
             task.run, task.concurrent = build.whole_run(task), len(opened)
         tasks = {task.run: task for task in opened if task.run is not None}
-        engine = first.engine(list(tasks), first.place)
+        engine = first.engine(list(tasks), first.device)
         for run, epoch in training.train_runs(list(tasks), engine):
             task = tasks[run]
             if interrupted.is_set():
@@ -213,14 +213,14 @@ def open_folder(task: Task) -> bool:
     except OSError as error:
         task.outcome.error = error
         return False
-    data, place = task.identity["dataset"], task.identity["device"]
+    data, device = task.identity["dataset"], task.identity["device"]
     form = task.identity["engine_form"]
     in_form = f" in its {form} form" if form else ""
     task.folder.log(
         f"{job.name}: {json.dumps(task.identity['config'])}",
         f"data: {data['source']}, {data['sizes']}",
         f"engine: {task.engine.name} ({task.identity['engine_reason']}){in_form} "
-        f"on {place['name']}, {place['threads']} thread(s)",
+        f"on {device['name']}, {device['threads']} thread(s)",
     )
     return True
 

@@ -188,7 +188,7 @@ def members(kind: type) -> dict[str, object]:
 MEMBERS = {kind: members(kind) for kind in (Plateau, Patience, Budget, Target)}
 
 
-def refuses_rule(rule: StoppingRule | None) -> str | None:
+def unsupported_rule(rule: StoppingRule | None) -> str | None:
     """Return why a rule may look at a network as it trains, or change it; None if it does not.
 
     nnlab's own rules see nothing but the metrics.

@@ -127,7 +127,7 @@ class Study:
             content = {"nnlab": importlib.metadata.version("nnlab"), "report": self.report}
             text = json.dumps(content | {"runs": runs})
             with contextlib.suppress(OSError):
-                records.write_whole(self.folder / INDEX, text.encode(), durable=False)
+                records.write_atomic(self.folder / INDEX, text.encode(), durable=False)
                 self.changed = False
 
 

@@ -118,7 +118,7 @@ def earlier(
         return None
     for entry in found:
         if entry.data == asked or entry.folder == job.name:
-            source = datasets.choose(config.dataset, datasets.sizes(config)).name
+            source = datasets.choose_source(config.dataset, datasets.sizes(config)).name
             raise ValueError(
                 f"{job.folder.parent / entry.folder} is this run, but saw other data than there "
                 f"are now ({source}); bring those back, give it another study=NAME, or train it "
@@ -165,7 +165,7 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
         if runs.reported() and drawn and not any(outcome.answers for outcome in ours):
             shown = report.look(folder)
         else:
-            shown = report.write(folder, curves=curves)
+            shown = report.write_report(folder, curves=curves)
             runs.save(report=shown.files)
         terminal.show(shown)
         answers = [file for outcome in ours for file in outcome.answers]

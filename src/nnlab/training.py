@@ -28,7 +28,7 @@ from nnlab import device, engines, seeds
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
-from nnlab.engines.perceptron import is_torchs
+from nnlab.engines.supported import is_torchs
 from nnlab.stopping import Budget, Epoch, StoppingRule
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def fit(
     )
     where = _device_of(model)
     with device.cpu_threads(1), torch.inference_mode(False):  # gradients, wherever it is called
-        build, reason = engines.choose(EngineName[engine], run, where)
+        build, reason = engines.choose_engine(EngineName[engine], run, where)
         if engine == "auto" and build.name == "torch":
             log.info("engine=torch: %s", reason)
         for _ in train_runs([run], build([run], where)):

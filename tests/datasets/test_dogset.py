@@ -231,7 +231,7 @@ def test_a_folder_that_is_none(folder: Path) -> None:
         with pytest.raises(ValueError, match="cannot be read"):
             read(folder / name)
     with pytest.raises(ValueError, match=r"dataset\.folder=~nobody_at_all"):
-        dogset.choose(config(Path("~nobody_at_all")))
+        dogset.choose_source(config(Path("~nobody_at_all")))
 
 
 def test_what_is_no_image_is_named(folder: Path) -> None:

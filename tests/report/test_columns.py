@@ -24,7 +24,7 @@ def test_a_new_result_is_one_entry_for_csv_table_and_page(
         Column(csv="place", table="place", words=True),
     )
     monkeypatch.setattr(columns, "RESULTS", (*columns.RESULTS, *new))
-    made = report.write(tmp_path)
+    made = report.write_report(tmp_path)
     with (tmp_path / "summary.csv").open(newline="") as file:
         header, *rows = list(csv.reader(file))
     assert header[-2:] == ["joules", "place"]

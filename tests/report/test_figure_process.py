@@ -24,22 +24,22 @@ def contents(files: list[Path]) -> dict[str, bytes]:
 
 def test_both_processes_draw_the_same(study: Path) -> None:
     runs = read(study)
-    found = contents(figure_process.write(runs, study, []))
+    found = contents(figure_process.draw_all(runs, study, []))
     assert len(found) == 3
     assert figure_process._artist is not None  # it drew, and could draw again
-    assert found == contents(figures.write(runs, study, []))
+    assert found == contents(figures.draw_all(runs, study, []))
 
 
 def test_an_error_comes_back(study: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        figure_process.write(read(study), study / "nowhere", [])
+        figure_process.draw_all(read(study), study / "nowhere", [])
 
 
 def test_without_the_second_process_this_one_draws(study: Path) -> None:
     assert figure_process._artist is not None
     figure_process._artist.kill()
     figure_process._artist.wait()
-    assert len(figure_process.write(read(study), study, [])) == 3
+    assert len(figure_process.draw_all(read(study), study, [])) == 3
     assert figure_process._artist is None
 
 
@@ -50,6 +50,6 @@ def test_what_is_printed_by_chance_is_no_answer(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     size_sweep(tmp_path / "study")
     figure_process.start()
-    assert len(figure_process.write(read(tmp_path / "study"), tmp_path / "study", [])) == 3
+    assert len(figure_process.draw_all(read(tmp_path / "study"), tmp_path / "study", [])) == 3
     assert figure_process._artist is not None
     figure_process.stop()

@@ -601,7 +601,7 @@ def test_heading_of_what_is_not_trained(tmp_path: Path) -> None:
 
 
 def written(study: Path, curves: tuple[Path, ...] = ()) -> list[str]:
-    files = figures.write(read(study), study, curves)
+    files = figures.draw_all(read(study), study, curves)
     for file in files:
         with Image.open(file) as image:
             image.load()
@@ -617,7 +617,7 @@ def test_a_sweep_has_three_figures_and_a_run_its_curves(tmp_path: Path) -> None:
     assert written(tmp_path) == ["train_size=500/curves.png"]
     lay(tmp_path, {"train_size": 1000})
     sweep = ["train_time.png", "accuracy.png", "loss.png"]
-    assert [file.name for file in figures.write(read(tmp_path), tmp_path)] == sweep
+    assert [file.name for file in figures.draw_all(read(tmp_path), tmp_path)] == sweep
     assert written(tmp_path, (folder,)) == [*sweep, "train_size=500/curves.png"]
 
 

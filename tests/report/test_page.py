@@ -55,7 +55,7 @@ def test_the_page_holds_table_notes_figures_and_runs(tmp_path: Path) -> None:
         lay(study, {"train_size": size}, train_seconds=size / 1000, test_accuracy=0.875)
     (study / "train_size=500" / "weights.png").touch()
     lay(study, {"train_size": 2000}, **{**FAILED, "error": "ValueError: <b>no</b> room & none"})
-    made = report.write(study)
+    made = report.write_report(study)
     assert made.files[-1] == study / "index.html"
     page = Page(study / "index.html")
 
@@ -84,7 +84,7 @@ def test_the_page_holds_table_notes_figures_and_runs(tmp_path: Path) -> None:
 
 def test_the_page_of_one_run_shows_its_curves(tmp_path: Path) -> None:
     lay(tmp_path, name="default")
-    report.write(tmp_path)
+    report.write_report(tmp_path)
     page = Page(tmp_path / "index.html")
     assert page.images == ["default/curves.png"]
     assert page.rows[1][0] == "default"
@@ -96,7 +96,7 @@ def test_headings_in_lines_are_whole_names_on_the_page(tmp_path: Path) -> None:
         options = {"train_size": size, "model.hidden": hidden, "seed": seed}
         lay(study, options, train_seconds=1.0 + seed, test_accuracy=0.8 + 0.1 * seed)
     lay(study, {"train_size": 500, "model.hidden": [900, 100], "seed": 0}, epochs=2)
-    table = report.write(study).table
+    table = report.write_report(study).table
     assert [str(column.header) for column in table.columns][:2] == [
         "train_\nsize",
         "model.\nhidden",
@@ -109,7 +109,7 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
         error = {**FAILED, "error": f"ValueError: {name}"}
         lay(study, {"dataset.variant": name, "seed": number}, name=f"{number} <&\x1b>", **error)
-    report.write(study)
+    report.write_report(study)
     content = (study / "index.html").read_text(encoding="utf-8")
     assert all(line.isprintable() for line in content.splitlines())
     page = Page(study / "index.html")

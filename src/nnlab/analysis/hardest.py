@@ -18,7 +18,7 @@ from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
-from nnlab.records import write_whole
+from nnlab.records import write_atomic
 from nnlab.report import plotting
 from nnlab.text import class_for_csv, visible
 
@@ -120,7 +120,7 @@ def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -
 def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode())
     return path
 
 

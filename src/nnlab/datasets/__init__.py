@@ -51,7 +51,7 @@ def sizes(config: Config) -> Sizes:
     return Sizes(config.train_size, config.valid_size, config.test_size)
 
 
-def choose(config: DatasetConfig, sizes: Sizes) -> DataSource:
+def choose_source(config: DatasetConfig, sizes: Sizes) -> DataSource:
     """Return the source that serves these sizes, the same one throughout a command.
 
     Raises ValueError if no source has as many examples, OSError where files can't be looked at.
@@ -60,13 +60,13 @@ def choose(config: DatasetConfig, sizes: Sizes) -> DataSource:
     with _lock:
         if asked not in _sources:
             if isinstance(config, IdxConfig):
-                source = mnist.choose(config, sizes)
+                source = mnist.choose_source(config, sizes)
             elif isinstance(config, DogSetConfig):
-                source = dogset.choose(config)
+                source = dogset.choose_source(config)
             elif isinstance(config, SyntheticConfig):
-                source = dogset_synthetic.choose(config)
+                source = dogset_synthetic.choose_source(config)
             elif isinstance(config, BooleanConfig):
-                source = boolean.choose(config)
+                source = boolean.choose_source(config)
             else:
                 raise ValueError(f"dataset={config.name} is not known; see --help")
             _sources[asked] = source
@@ -80,7 +80,7 @@ def content(config: DatasetConfig, sizes: Sizes) -> str | None:
     they are gone, or have yet to be downloaded.
     Raises as ``read`` does.
     """
-    source = choose(config, sizes)
+    source = choose_source(config, sizes)
     key = (source.name, Path.cwd())
     if source.needs is not None and not source.needs.exists():
         return None
@@ -100,7 +100,7 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
     Raises ValueError if a size is too large or a file is not as it should be, OSError if the
     files are neither here nor to be downloaded.
     """
-    source = choose(config, sizes)
+    source = choose_source(config, sizes)
     key = (source.name, Path.cwd())
     with _lock:
         if key not in _arrays:

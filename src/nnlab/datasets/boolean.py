@@ -9,15 +9,15 @@ import itertools
 
 import numpy as np
 
-from nnlab.boolean import described, truth_table
+from nnlab.boolean import function_name, truth_table
 from nnlab.config import BooleanConfig
 from nnlab.datasets.arrays import Arrays, DataSource, Partition
 
 
-def choose(config: BooleanConfig) -> DataSource:
+def choose_source(config: BooleanConfig) -> DataSource:
     """Return the source. Raises ValueError as truth_table does."""
     table = truth_table(config.function, config.inputs)
-    name = described(config.function, config.inputs)
+    name = function_name(config.function, config.inputs)
     many = "1 input" if config.inputs == 1 else f"{config.inputs} inputs"
     known = {"truth_table": table}
     return DataSource(f"Boolean function {name} of {many}", lambda: make(table), lambda: known)

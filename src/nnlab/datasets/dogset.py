@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from nnlab.config import DogSetConfig
 from nnlab.datasets import files, images
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, mean_pixel
-from nnlab.records import write_whole
+from nnlab.records import write_atomic
 
 COLUMNS = ("filename", "semantic_label", "numeric_label", "partition")
 PARTITIONS = ("train", "valid", "test")
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     partition: str
 
 
-def choose(config: DogSetConfig) -> DataSource:
+def choose_source(config: DogSetConfig) -> DataSource:
     """Return the source.
 
     Reading it raises ValueError naming the row or the file that is not as it should be.
@@ -271,7 +271,7 @@ def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels
     digest = hashlib.sha256(pixels.data)
     try:
         cache.parent.mkdir(exist_ok=True)
-        write_whole(cache, digest.digest() + pixels.tobytes(), durable=False)
+        write_atomic(cache, digest.digest() + pixels.tobytes(), durable=False)
         for other in cache.parent.glob("*.pixels"):
             if other != cache:
                 other.unlink(missing_ok=True)

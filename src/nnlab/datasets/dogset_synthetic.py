@@ -28,7 +28,7 @@ CHUNK = 64  # images made at a time
 Floats = NDArray[np.float32]
 
 
-def choose(config: SyntheticConfig) -> DataSource:
+def choose_source(config: SyntheticConfig) -> DataSource:
     """Return the source. Raises ValueError for num_classes."""
     kept = len(CLASSES) if config.num_classes is None else config.num_classes
     if kept > len(CLASSES):

@@ -65,7 +65,7 @@ class ImageSet:
         return files.find(folder, self.files, ("raw", self.torchvision))
 
 
-def choose(config: IdxConfig, sizes: Sizes) -> DataSource:
+def choose_source(config: IdxConfig, sizes: Sizes) -> DataSource:
     """Choose the source that serves these sizes.
 
     Raises ValueError if no source has as many examples. Reading it raises OSError if the files

@@ -12,7 +12,7 @@ from torch import device as Device
 
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.stopping import Epoch, StoppingRule, refuses_rule
+from nnlab.stopping import Epoch, StoppingRule, unsupported_rule
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ class Engine(Protocol):
 
     name: ClassVar[str]
     # Whether engines of this kind may work in threads at the same time, each on its core.
-    side_by_side: ClassVar[bool]
+    concurrent: ClassVar[bool]
 
     def __init__(self, runs: Sequence[Run], device: Device) -> None: ...
 
@@ -121,7 +121,7 @@ class Engine(Protocol):
         """Put the weights of these runs into their models and let go of them."""
 
 
-def choose(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
+def choose_engine(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
     """Return the engine that is to train a run on a device, and why that one.
 
     auto takes the stacked engine on a GPU and the native one on the CPU, and the torch
@@ -158,14 +158,14 @@ def preferred(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine
         from nnlab.engines import native
 
         engine = native.NativeEngine
-        reason = native.available() or native.refuses(run, device)
+        reason = native.available() or native.unsupported_reason(run, device)
     else:
         from nnlab.engines import stacked
 
         engine = stacked.StackedEngine
-        reason = stacked.refuses(run, device)
+        reason = stacked.unsupported_reason(run, device)
     # They write the model only when a run has ended; a rule of the user's may look at it before.
-    reason = reason or refuses_rule(run.stopping)
+    reason = reason or unsupported_rule(run.stopping)
     if wanted is not EngineName.auto:
         if reason is not None:
             raise ValueError(

@@ -26,7 +26,7 @@ from torch import Tensor
 from nnlab import device
 from nnlab.datasets import Split
 from nnlab.engines import Run
-from nnlab.engines.perceptron import described, linears, rule
+from nnlab.engines.supported import linears, optimizer_of, rule
 
 CHUNK = 512  # examples at a time, so that inputs are not copied as a whole
 SAVING = 2 / 3  # of the usual arithmetic is left, at most, where the dual form is taken
@@ -51,7 +51,7 @@ class Dual:
         and stopping rule, how many inputs are zero, and that none is huge), so that its numbers do
         not depend on other runs. No matrix is larger than the inputs of its examples.
         """
-        config = described(run)
+        config = optimizer_of(run)
         if config is None or rule(config) != "sgd" or config.weight_decay != 0:
             return False
         first = linears(run.model)[0][1]

@@ -29,16 +29,16 @@ from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
 from nnlab.engines.dual import Dual
-from nnlab.engines.perceptron import (
+from nnlab.engines.supported import (
     ACTIVATIONS,
     MOMENTS,
-    described,
+    initial_state,
     linears,
-    refuses_model,
-    refuses_optimizer,
-    refuses_shared_memory,
+    optimizer_of,
     rule,
-    taken_over,
+    unsupported_model,
+    unsupported_optimizer,
+    unsupported_shared_memory,
 )
 
 # native.c knows these, and perceptron.ACTIVATIONS, by their positions.
@@ -147,7 +147,7 @@ def level(run: Run) -> str:
 # ---- what the engine takes ----
 
 
-def refuses(run: Run, device: torch.device) -> str | None:
+def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
     It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
@@ -156,30 +156,30 @@ def refuses(run: Run, device: torch.device) -> str | None:
     """
     if device.type != "cpu":
         return f"the native engine computes on the cpu, not on {device}"
-    reason = refuses_model(run.model, (torch.float32,)) or refuses_optimizer(run)
+    reason = unsupported_model(run.model, (torch.float32,)) or unsupported_optimizer(run)
     if reason is not None:
         return reason
-    for name, tensor in taken_over(run).items():
-        reason = reason or refuses_memory(tensor, name)
+    for name, tensor in initial_state(run).items():
+        reason = reason or unsupported_memory(tensor, name)
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
-            reason = refuses_split(split, name, linears(run.model)[0][1].in_features)
-    reason = reason or refuses_shared_memory(run)
+            reason = unsupported_split(split, name, linears(run.model)[0][1].in_features)
+    reason = reason or unsupported_shared_memory(run)
     if reason is None and run.native_level is not None and available() is None:
-        reason = refuses_level(run.native_level)
+        reason = unsupported_level(run.native_level)
     return reason
 
 
-def refuses_split(split: Split, name: str, width: int) -> str | None:
+def unsupported_split(split: Split, name: str, width: int) -> str | None:
     for part in ("inputs", "labels", "index"):
-        reason = refuses_memory(getattr(split, part), f"{name} {part}")
+        reason = unsupported_memory(getattr(split, part), f"{name} {part}")
         if reason is not None:
             return reason
-    return refuses_shapes(split, name, width)
+    return unsupported_shapes(split, name, width)
 
 
-def refuses_shapes(split: Split, name: str, width: int) -> str | None:
+def unsupported_shapes(split: Split, name: str, width: int) -> str | None:
     inputs, labels, index = split.inputs, split.labels, split.index
     if inputs.dim() != 2 or inputs.shape[1] != width:
         return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
@@ -198,14 +198,14 @@ def refuses_shapes(split: Split, name: str, width: int) -> str | None:
     return None
 
 
-def refuses_level(level: str) -> str | None:
+def unsupported_level(level: str) -> str | None:
     possible = levels()
     if level in possible:
         return None
     return f"native_level={level} is none of {', '.join(possible)}, which this processor can run"
 
 
-def refuses_memory(tensor: Tensor, name: str) -> str | None:
+def unsupported_memory(tensor: Tensor, name: str) -> str | None:
     """Return why ``memory`` cannot take a tensor; None if it can."""
     try:
         memory(tensor, name)
@@ -265,7 +265,7 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
         memory(split.labels, f"{name} labels", keep=True),
         memory(split.index, f"{name} index", keep=True),
     )
-    reason = refuses_shapes(split, name, width)
+    reason = unsupported_shapes(split, name, width)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
     c = CSplit(
@@ -327,7 +327,7 @@ class Snapshot(NamedTuple):
 
 
 class NativeEngine:
-    """Train on the CPU without PyTorch; see ``refuses`` for the runs that it takes.
+    """Train on the CPU without PyTorch; see ``unsupported_reason`` for the runs that it takes.
 
     A run's ``native_level`` forces one of ``levels()``; the default is the best of them. Calls
     for one run wait for each other. Raises ValueError for a run that it refuses, RuntimeError
@@ -335,18 +335,18 @@ class NativeEngine:
     """
 
     name: ClassVar[str] = "native"
-    side_by_side: ClassVar[bool] = True  # a call gives up the GIL and shares nothing
+    concurrent: ClassVar[bool] = True  # a call gives up the GIL and shares nothing
 
     def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
         self.library = library()
         self.networks: dict[Run, Network] = {}
         for run in runs:
-            reason = refuses(run, device)
+            reason = unsupported_reason(run, device)
             if reason is not None:
                 raise ValueError(f"{reason}; engine=native cannot take it, engine=torch can")
             started = time.perf_counter()
             network = self.networks[run] = self.build(run, Dual(run) if Dual.pays(run) else None)
-            self.load_state(run, taken_over(run))
+            self.load_state(run, initial_state(run))
             if network.dual is not None:
                 network.seconds = time.perf_counter() - started
 
@@ -369,7 +369,7 @@ class NativeEngine:
                 kinds.append(0)
             else:
                 kinds[-1] = ACTIVATIONS.index(type(module))
-        config = described(run)
+        config = optimizer_of(run)
         assert config is not None
         sizes = [layers[0][1].in_features, *(linear.out_features for _, linear in layers)]
         if dual is not None:
@@ -440,7 +440,7 @@ class NativeEngine:
 
     def current(self, run: Run, network: Network) -> COptimizer:
         """Read the options of the run's torch optimizer, which a schedule may have changed."""
-        config = described(run)
+        config = optimizer_of(run)
         if config is None or rule(config) != network.rule:
             raise ValueError("the optimizer was changed into one that engine=native cannot take")
         return c_optimizer(config)

@@ -27,14 +27,14 @@ from torch.nn.utils.rnn import pad_sequence
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
-from nnlab.engines.perceptron import (
+from nnlab.engines.supported import (
     MOMENTS,
-    described,
-    refuses_model,
-    refuses_optimizer,
-    refuses_shared_memory,
+    initial_state,
+    optimizer_of,
     rule,
-    taken_over,
+    unsupported_model,
+    unsupported_optimizer,
+    unsupported_shared_memory,
 )
 
 EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
@@ -100,7 +100,7 @@ class Shape(NamedTuple):
 # ---- what the engine takes ----
 
 
-def refuses(run: Run, device: torch.device) -> str | None:
+def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
     It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
@@ -108,17 +108,17 @@ def refuses(run: Run, device: torch.device) -> str | None:
     amsgrad), on splits with inputs [N, I].
     """
     dtypes = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
-    reason = refuses_model(run.model, dtypes) or refuses_optimizer(run)
+    reason = unsupported_model(run.model, dtypes) or unsupported_optimizer(run)
     if reason is None and run.batch_size < 1:
         return f"batch_size={run.batch_size} is not possible: at least 1"
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
-            reason = refuses_split(split, name, run.model)
-    return reason or refuses_shared_memory(run)
+            reason = unsupported_split(split, name, run.model)
+    return reason or unsupported_shared_memory(run)
 
 
-def refuses_split(split: Split, name: str, model: nn.Module) -> str | None:
+def unsupported_split(split: Split, name: str, model: nn.Module) -> str | None:
     inputs, labels, index = split.inputs, split.labels, split.index
     sizes, dtype = Shape.of(model).sizes, next(model.parameters()).dtype
     if inputs.shape != (len(labels), sizes[0]) or inputs.dtype != dtype:
@@ -240,18 +240,18 @@ def descend(
 
 
 class StackedEngine:
-    """Train runs of one ``group`` together on one device; see ``refuses`` for what it takes.
+    """Train runs of one ``group`` together on one device; see ``unsupported_reason``.
 
     ``graph``: capture the epoch as a CUDA graph where the device is a CUDA GPU.
     Raises ValueError for a run that it refuses and for runs of different groups.
     """
 
     name: ClassVar[str] = "stacked"
-    side_by_side: ClassVar[bool] = False  # one stack fills a GPU
+    concurrent: ClassVar[bool] = False  # one stack fills a GPU
 
     def __init__(self, runs: Sequence[Run], device: torch.device, graph: bool = True) -> None:
         for run in runs:
-            reason = refuses(run, device)
+            reason = unsupported_reason(run, device)
             if reason is not None:
                 raise ValueError(f"{reason}; engine=stacked cannot take it, engine=torch can")
         if len({self.group(run) for run in runs}) > 1:
@@ -264,7 +264,9 @@ class StackedEngine:
         if not runs:
             return
         self.taken = dict.fromkeys(runs, 0)  # optimizer steps
-        self.kinds = {run: kind(option) for run in runs if (option := described(run)) is not None}
+        self.kinds = {
+            run: kind(option) for run in runs if (option := optimizer_of(run)) is not None
+        }
         first = runs[0]
         self.shape = Shape.of(first.model)
         self.dtype = next(first.model.parameters()).dtype
@@ -275,7 +277,7 @@ class StackedEngine:
         self.moments = [torch.zeros_like(self.weights) for _ in range(moments)]
         self._lay_out(sorted(runs, key=epoch_steps, reverse=True))
         for run in runs:
-            self.load_state(run, taken_over(run))
+            self.load_state(run, initial_state(run))
 
     @staticmethod
     def group(run: Run) -> Hashable:
@@ -283,7 +285,7 @@ class StackedEngine:
 
         Data, seed, train_size, max_epochs, stopping and the optimizer's numbers may vary.
         """
-        option, dtype = described(run), next(run.model.parameters()).dtype
+        option, dtype = optimizer_of(run), next(run.model.parameters()).dtype
         nesterov = isinstance(option, SGD) and option.nesterov
         return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
 
@@ -534,7 +536,7 @@ class StackedEngine:
 
     def _option(self, run: Run) -> OptimizerConfig:
         """Return a run's options; in a torch optimizer a schedule may have changed the numbers."""
-        option = described(run)
+        option = optimizer_of(run)
         if option is None or kind(option) != self.kinds[run]:
             raise ValueError("the optimizer was changed into another; engine=torch can go on so")
         return option
@@ -581,7 +583,7 @@ def data_bytes(runs: Sequence[Run]) -> int:
 
 def stacked_bytes(run: Run) -> int:
     """Return about how many bytes a run takes in a stack, beside its data."""
-    shape, config = Shape.of(run.model), described(run)
+    shape, config = Shape.of(run.model), optimizer_of(run)
     assert config is not None
     size = next(run.model.parameters()).element_size()
     # Weights, gradients, an optimizer's moments; a batch's inputs, outputs and deltas.

@@ -151,7 +151,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
 class TorchEngine:
     name: ClassVar = "torch"
-    side_by_side: ClassVar = False  # Python's lock would have the threads wait for each other
+    concurrent: ClassVar = False  # Python's lock would have the threads wait for each other
 
     def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
         self.device = device

@@ -40,7 +40,7 @@ def look(study: Path) -> Report:
     return Report(summary.table(runs), summary.notes(runs), [])
 
 
-def write(study: Path, curves: Sequence[Path] = ()) -> Report:
+def write_report(study: Path, curves: Sequence[Path] = ()) -> Report:
     """Write ``summary.csv``, the figures and the page of a study; remove what no longer applies.
 
     curves: run folders that get a ``curves.png`` of their own. The only run of a study
@@ -51,6 +51,6 @@ def write(study: Path, curves: Sequence[Path] = ()) -> Report:
     runs, results = distinct(read(study)), study / "summary.csv"
     table, notes = summary.table(runs), summary.notes(runs)
     summary.write_csv(runs, results)
-    drawn = figure_process.write(runs, study, curves)
-    made = page.write(runs, table, notes, drawn, study)
+    drawn = figure_process.draw_all(runs, study, curves)
+    made = page.write_page(runs, table, notes, drawn, study)
     return Report(table, notes, [results, *drawn, made])

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     for folder in parser.parse_args(arguments).study:
         try:
-            made = report.write(folder)
+            made = report.write_report(folder)
             study.look(folder).save(report=made.files)
         except OSError as error:
             terminal.complain(error)

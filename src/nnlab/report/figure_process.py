@@ -49,7 +49,7 @@ def stop() -> None:
         atexit.unregister(stop)
 
 
-def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[Path]:
+def draw_all(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[Path]:
     """Do what ``figures.write`` does, in the second process or, without it, in this one."""
     if _artist is not None:
         assert _artist.stdin is not None
@@ -69,7 +69,7 @@ def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[
             return drawn
     from nnlab.report import figures
 
-    return figures.write(runs, study, curves_for)
+    return figures.draw_all(runs, study, curves_for)
 
 
 def serve() -> None:
@@ -84,7 +84,7 @@ def serve() -> None:
             return
         answer: list[Path] | Exception
         try:
-            answer = figures.write(*asked)
+            answer = figures.draw_all(*asked)
         except Exception as error:
             answer = error
         print(flush=True)

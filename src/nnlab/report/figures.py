@@ -37,7 +37,7 @@ from nnlab.report.plotting import (
     ticks,
 )
 from nnlab.report.runs import Run, Value, factors, grouped, is_number, is_seed, rank
-from nnlab.report.times import side_by_side, timings, unit
+from nnlab.report.times import most_concurrent, timings, unit
 
 PANELS = 6  # that a figure can have, a setting each
 PARTS = {"train": "training", "valid": "validation"}
@@ -47,7 +47,7 @@ STOPPED: dict[str, Any] = {"color": "0.35", "ls": ":"}
 CROSS: dict[str, Any] = {"marker": "x", "ls": "", "ms": 5, "mew": 1.2}
 
 
-def write(runs: Sequence[Run], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
+def draw_all(runs: Sequence[Run], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
     """Draw what applies into the study's folder, remove what does not; return what there is."""
     drawings = {
         "train_time": train_time,
@@ -96,7 +96,7 @@ def train_time(runs: Sequence[Run]) -> Figure | None:
         notes.append("± 95 % prediction interval of the fitted line")
     if any(run.form for run in runs if run.complete):
         notes.append("no line through runs in the dual form")
-    if (most := side_by_side(runs)) > 1:
+    if (most := most_concurrent(runs)) > 1:
         notes.append(f"up to {most:,} runs at a time")
     figure, (axes,) = frame(heading(runs), notes)
     highest = max(fit.y.max() for fit in fits)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from rich.table import Table
 
-from nnlab.records import LOG, METRICS, RESULT, write_whole
+from nnlab.records import LOG, METRICS, RESULT, write_atomic
 from nnlab.report.columns import shown
 from nnlab.report.runs import Run, spell
 from nnlab.terminal import as_rows
@@ -27,7 +27,7 @@ CAPTIONS = {
 }
 
 
-def write(
+def write_page(
     runs: Sequence[Run], table: Table, notes: Sequence[str], figures: Sequence[Path], study: Path
 ) -> Path:
     """Write ``index.html``, as a whole or not at all, and return it.
@@ -55,14 +55,14 @@ def write(
             for file in figures
         ],
         columns=[column.page for column in shown("page", runs)],
-        runs=[described(run, runs, study) for run in runs],
+        runs=[row(run, runs, study) for run in runs],
     )
     path = study / "index.html"
-    write_whole(path, page.encode())
+    write_atomic(path, page.encode())
     return path
 
 
-def described(run: Run, runs: Sequence[Run], study: Path) -> dict[str, Any]:
+def row(run: Run, runs: Sequence[Run], study: Path) -> dict[str, Any]:
     """Return what the page says of one of the runs."""
     found = [column.of(run) for column in shown("page", runs)]
     return {

@@ -17,8 +17,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.boolean import described
-from nnlab.records import write_whole
+from nnlab.boolean import function_name
+from nnlab.records import write_atomic
 from nnlab.report import columns
 from nnlab.report.columns import shown, validated
 from nnlab.report.curves import RULES, epochs, in_words
@@ -33,7 +33,7 @@ from nnlab.report.runs import (
     spell,
     varied,
 )
-from nnlab.report.times import side_by_side, timings
+from nnlab.report.times import most_concurrent, timings
 from nnlab.text import as_label, for_csv
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
@@ -63,7 +63,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
     writer.writeheader()
     for row in table:
         writer.writerow({key: cell(value) for key, value in row.items()})
-    write_whole(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode())
 
 
 def cell(value: Any) -> Any:
@@ -201,7 +201,7 @@ def function(run: Run) -> str:
     name, inputs = run.settings["dataset.function"], run.settings["dataset.inputs"]
     assert isinstance(name, str)
     assert isinstance(inputs, int)
-    return described(name, inputs)
+    return function_name(name, inputs)
 
 
 def brief(value: Value) -> str:
@@ -232,7 +232,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         form = "the dual form (docs/engines.md)"
         said.append(f"no line through training times of {form}, which grow faster")
-    if fits and (most := side_by_side(runs)) > 1:
+    if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
     said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):

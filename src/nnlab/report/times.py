@@ -160,7 +160,7 @@ def timings(runs: Sequence[Run]) -> tuple[list[str], int | None, list[Timing]]:
     return keys, (lengths.pop() if len(lengths) == 1 else None), found
 
 
-def side_by_side(runs: Sequence[Run]) -> int:
+def most_concurrent(runs: Sequence[Run]) -> int:
     """Return how many runs trained at a time, at most: they shared the machine."""
     return max(run.concurrent or 1 for run in runs)
 

@@ -85,17 +85,21 @@ MOMENTS = {
 }
 
 
-def refuses_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
+def unsupported_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
     """Return why a model is not a perceptron of one of these types; None if it is.
 
     One is ``nn.Sequential`` of ``nn.Linear`` with bias, with one of ACTIVATIONS or nothing
     between them, all of it trained, as torch makes them: nothing of the user's (hooks, patched
     methods, parametrizations) takes part in a step.
     """
-    return refuses_layers(model) or refuses_parameters(model, dtypes) or refuses_surroundings()
+    return (
+        unsupported_layers(model)
+        or unsupported_parameters(model, dtypes)
+        or unsupported_surroundings()
+    )
 
 
-def refuses_layers(model: nn.Module) -> str | None:
+def unsupported_layers(model: nn.Module) -> str | None:
     if type(model) is not nn.Sequential:
         return f"the model is {type(model).__name__}, not nn.Sequential"
     if (name := replaced(nn.Sequential)) is not None:  # it says what the modules are
@@ -118,7 +122,7 @@ def refuses_layers(model: nn.Module) -> str | None:
     if type(before) is not nn.Linear:
         return "the model does not end with an nn.Linear"
     for module in (model, *model):
-        reason = refuses_module(module)
+        reason = unsupported_module(module)
         if reason is not None:
             return reason
     sizes = [(linear.in_features, linear.out_features) for _, linear in linears(model)]
@@ -129,7 +133,7 @@ def refuses_layers(model: nn.Module) -> str | None:
     return None
 
 
-def refuses_module(module: nn.Module) -> str | None:
+def unsupported_module(module: nn.Module) -> str | None:
     """Return what a Sequential, a Linear or an activation has that torch did not give it."""
     kind = type(module)
     if kind is nn.Linear and module.bias is None:
@@ -161,7 +165,7 @@ def replaced(kind: type) -> str | None:
     return None
 
 
-def refuses_parameters(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
+def unsupported_parameters(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
     parameters = list(model.parameters())
     if len(parameters) != 2 * len(linears(model)):
         return "two layers share a parameter"
@@ -196,7 +200,7 @@ def is_plain(tensor: object) -> bool:
     return keys.raw_repr() == usual.raw_repr() and tensor.is_contiguous()
 
 
-def refuses_surroundings() -> str | None:
+def unsupported_surroundings() -> str | None:
     """Return what is set in all of torch that would take part in a step; None if nothing is."""
     for way, hooks in itertools.product(("forward", "backward"), ("pre_hooks", "hooks")):
         if getattr(all_modules, f"_global_{way}_{hooks}"):
@@ -219,9 +223,9 @@ def refuses_surroundings() -> str | None:
     return None
 
 
-def refuses_optimizer(run: Run) -> str | None:
+def unsupported_optimizer(run: Run) -> str | None:
     """Return why a run's optimizer is none of SGD, Adam and AdamW; None if it is."""
-    config = described(run)
+    config = optimizer_of(run)
     if config is None:
         assert isinstance(run.optimizer, torch.optim.Optimizer)
         return changed_optimizer(run.optimizer) or (
@@ -239,11 +243,11 @@ def refuses_optimizer(run: Run) -> str | None:
     ):
         return "nesterov needs momentum above 0 and dampening=0"
     if isinstance(run.optimizer, torch.optim.Optimizer):
-        return refuses_moments(run.optimizer, run.model, MOMENTS[rule(config)])
+        return unsupported_moments(run.optimizer, run.model, MOMENTS[rule(config)])
     return None
 
 
-def refuses_moments(
+def unsupported_moments(
     optimizer: torch.optim.Optimizer, model: nn.Module, keys: tuple[str, ...]
 ) -> str | None:
     """Return why the state of an optimizer that has taken steps cannot be taken over."""
@@ -324,7 +328,7 @@ def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, m) for name, m in model.named_children() if isinstance(m, nn.Linear)]
 
 
-def described(run: Run) -> OptimizerConfig | None:
+def optimizer_of(run: Run) -> OptimizerConfig | None:
     """Return the options of a run's optimizer, None where OptimizerConfig has no word for it."""
     if isinstance(run.optimizer, torch.optim.Optimizer):
         return optimizer_config(run.optimizer, run.model)
@@ -341,9 +345,9 @@ def rule(config: OptimizerConfig) -> str:
     return "sgd" if config.momentum == 0 else "momentum"
 
 
-def refuses_shared_memory(run: Run) -> str | None:
+def unsupported_shared_memory(run: Run) -> str | None:
     """Return which inputs change as the run trains, lying where its weights do; None if none."""
-    changing = {name: memory_of(tensor) for name, tensor in taken_over(run).items()}
+    changing = {name: memory_of(tensor) for name, tensor in initial_state(run).items()}
     for part in ("train", "valid", "test"):
         split = getattr(run, part)
         start, end = (0, 0) if split is None else memory_of(split.inputs)
@@ -360,7 +364,7 @@ def memory_of(tensor: Tensor) -> tuple[int, int]:
     return start, start + (last + 1) * tensor.element_size()
 
 
-def taken_over(run: Run) -> dict[str, Tensor]:
+def initial_state(run: Run) -> dict[str, Tensor]:
     """Return a run's initial weights and, from a torch optimizer that has any, its state."""
     state = {name: parameter.detach() for name, parameter in run.model.named_parameters()}
     if isinstance(run.optimizer, torch.optim.Optimizer):
