@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.race import Measured, ratio
-from nnlab import device, records
+from nnlab import device, records, storage
 
 HERE = Path(__file__).parent
 STORED = HERE / "results"
@@ -171,7 +171,7 @@ def store(result: Result, where: dict[str, Any]) -> Path:
     STORED.mkdir(exist_ok=True)
     path = STORED / f"{result.section}.json"
     content = {"machine": where} | asdict(result)
-    records.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+    storage.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
 
 
@@ -226,4 +226,4 @@ def rewrite_readme(order: Sequence[str]) -> None:
     _, after = rest.split(END)
     paths = [STORED / f"{section}.json" for section in order]
     shown = "\n".join(markdown(*stored(path)) for path in paths if path.exists())
-    records.write_atomic(README, f"{before}{BEGIN}\n\n{shown}\n{END}{after}".encode())
+    storage.write_atomic(README, f"{before}{BEGIN}\n\n{shown}\n{END}{after}".encode())

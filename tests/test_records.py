@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from nnlab import records
-from nnlab.records import RunFolder, finished_result, write_atomic
+from nnlab.records import RunFolder, finished_result
+from nnlab.storage import write_atomic
 
 IDENTITY: dict[str, Any] = {"fingerprint": "ours", "config": {"a": 1, "b": {"c": 2}}}
 

@@ -262,7 +262,7 @@ def test_only_the_last_runs_take_turns(
 
     groups: Any = [[task(run)] for run in everyone]
     progress: Any = None
-    schedule.train_concurrently(groups, progress, threading.Event())
+    schedule.train_concurrently(groups, progress, {})
     assert [len(run.epochs) for run in everyone] == [epochs] * runs
     # Three take turns from the beginning; of five or six the first two end before the next begin.
     assert (begun_at_first_end[0] == 2) == first_only

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnlab import messages, records
+from nnlab import interrupts, messages, records
 from nnlab.boolean import truth_table
 from nnlab.config import (
     BooleanConfig,
@@ -45,6 +45,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     fallbacks: set[str] = set()
     networks: dict[str, nn.Module] = {}  # one of each shape is enough to choose by
     for outcome, config in waiting:
+        interrupts.check()
         try:
             where = device.choose_device(config.device)
             data = datasets.load_for(config)

@@ -304,6 +304,15 @@ def require_seed(option: str, seed: int | None) -> None:
 
 
 @dataclass
+class CheckpointConfig:
+    seconds: float | None = MISSING
+
+    def check(self) -> None:
+        if self.seconds is not None:
+            require_finite("checkpoint.seconds", self.seconds)
+
+
+@dataclass
 class HardestConfig:
     split: HardestSplit = MISSING
     per_class: int = MISSING
@@ -341,6 +350,7 @@ class Config:
     native_level: NativeLevel | None = MISSING
     threads: int = MISSING
     full_train_metrics: bool = MISSING
+    checkpoint: CheckpointConfig = MISSING
     evaluation: list[str] = MISSING
     hardest: HardestConfig = MISSING
     fgsm: FgsmConfig = MISSING

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from nnlab import build, compose, datasets, messages, model, records, terminal
+from nnlab import build, compose, datasets, messages, model, storage, terminal
 from nnlab.arguments import check
 from nnlab.config import Config, IdxConfig
 from nnlab.datasets.arrays import Arrays, Partition
@@ -76,7 +76,7 @@ def describe(config: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ending = own_ending(folder, content)
     written = [folder / f"describe{ending}.json"]
-    records.write_atomic(written[0], (json.dumps(content, indent=2) + "\n").encode())
+    storage.write_atomic(written[0], (json.dumps(content, indent=2) + "\n").encode())
     if len(arrays.shape) >= 2:
         from nnlab.report import plotting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from nnlab.config import Config
 if TYPE_CHECKING:
     import torch
 
+    from nnlab.checkpoint import Checkpoint
     from nnlab.engines import Engine, Run
 
 
@@ -96,6 +98,8 @@ class Task:
     run: Run | None = None
     folder: records.RunFolder | None = None
     concurrent: int = 1
+    owner: Mapping[str, Any] | None = None  # another process that trains it
+    checkpoint: Checkpoint | None = None  # of an earlier attempt, until the run has taken it
 
     def examples(self) -> int:
         """Return how many examples it has still to see if nothing stops it early."""

@@ -6,11 +6,13 @@ folder it is; the final one replaces it in one step after everything else is on 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import importlib.metadata
 import json
-import os
 import platform
+import shutil
 import subprocess
 import traceback
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nnlab import storage
 from nnlab.analysis import EVALUATION_FILES
 from nnlab.identity import NOT_IDENTITY
 from nnlab.text import visible_lines
@@ -26,113 +29,192 @@ RESULT = "result.json"
 METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
 LOG = "run.log"
+CHECKPOINT = ".checkpoint.safetensors"
+NEW = ".new"  # the run that is to take the place of the folder's
+CURVES = "curves.png"
 DONE = ("finished", "stopped", "diverged")
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "seconds")
+
+
+class DamagedError(ValueError):
+    """A file of a run is not as nnlab has written it."""
 
 
 class RunFolder:
     """One run's folder while it is being trained."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], hydra_files: dict[str, str]) -> None:
-        """Make the folder afresh: the files of an earlier attempt are removed.
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        hydra_files: dict[str, str],
+        owner: dict[str, Any] | None = None,
+    ) -> None:
+        """Make the folder, or take over that of an earlier attempt, whose checkpoint stays.
 
         identity: what result.json says of the run before it has results.
         hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder.
+        owner: the process that trains it, see ``claims``.
         """
         self.path = path
         self.identity = identity
         self.identity_text = json.dumps(identity, indent=2, allow_nan=False)
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            # The log goes on.
-            for name in (RESULT, METRICS, WEIGHTS, "curves.png", *EVALUATION_FILES):
-                (path / name).unlink(missing_ok=True)
-            for left in path.glob(".*.tmp"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-        self.write_result(status="running", durable=False)
-        for folder in {(path / name).parent for name in hydra_files}:
-            folder.mkdir(exist_ok=True)
+        self.owner = {} if owner is None else {"owner": owner}
+        path.mkdir(parents=True, exist_ok=True)
+        self.write_result(status="running", **self.owner)
+        # The log goes on.
+        for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
+            (path / name).unlink(missing_ok=True)
+        storage.clear_left_overs(path)
         for name, content in hydra_files.items():
-            (path / name).write_text(content, encoding="utf-8")
-        self._add(METRICS, ",".join(COLUMNS))
+            if (parent := (path / name).parent).is_symlink():
+                parent.unlink()
+            parent.mkdir(exist_ok=True)
+            storage.write_atomic(path / name, content.encode(), durable=False)
+        self.begin_metrics([])
+
+    def begin_metrics(self, rows: Sequence[Sequence[float | None]]) -> None:
+        """Write the metrics of the epochs that an earlier attempt has left."""
+        content = "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(as_row, rows)]).encode()
+        storage.write_atomic(self.path / METRICS, content, durable=False)
+        self.metrics = hashlib.sha256(content)
 
     def append(self, row: Sequence[float | None]) -> None:
-        """Put an epoch's row on disk."""
-        self._add(METRICS, ",".join("" if v is None else f"{v:.9g}" for v in row))
+        """Add an epoch's row."""
+        line = f"{as_row(row)}\n".encode()
+        storage.append(self.path / METRICS, line)
+        self.metrics.update(line)
 
     def log(self, *texts: str) -> None:
         """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
         now = datetime.now().isoformat(" ", "milliseconds")
-        self._add(LOG, "\n".join(f"[{now}] {visible_lines(text)}" for text in texts))
-
-    def _add(self, name: str, line: str) -> None:
-        # Opened anew each time: a stack of a thousand runs would run out of open files.
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        lines = "".join(f"[{now}] {visible_lines(text)}\n" for text in texts)
+        storage.append(self.path / LOG, lines.encode())
 
     def finish(self, outcome: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
         """Write the trained weights, then the result; return it."""
         from safetensors.torch import save
 
-        write_atomic(self.path / WEIGHTS, save(weights))
-        return self.write_result(**outcome)
+        content = save(weights)
+        storage.write_atomic(self.path / WEIGHTS, content)
+        storage.sync(self.path / METRICS)
+        files = {METRICS: self.metrics.hexdigest(), WEIGHTS: hashlib.sha256(content).hexdigest()}
+        result = self.write_result(**outcome, sha256=files)
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+        if self.path.name == NEW:
+            replace_run(self.path.parent)
+        return result
+
+    def interrupt(self, epochs: int) -> None:
+        """Record that the run was stopped, and will go on from its checkpoint."""
+        self.write_result(status="interrupted", epochs=epochs)
 
     def fail(self, error: BaseException) -> None:
         """Record that the run broke off: the traceback in its log, the error in its result."""
         self.log("".join(traceback.format_exception(error)).rstrip())
         self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
 
-    def write_result(self, durable: bool = True, **outcome: Any) -> dict[str, Any]:
+    def write_result(self, **outcome: Any) -> dict[str, Any]:
+        result = {**outcome, **self.identity}
         # The identity is the longer part by far: put into JSON once, and joined here.
-        text = json.dumps(outcome, indent=2, allow_nan=False)
+        text = json.dumps({"checksum": checksum(result), **outcome}, indent=2, allow_nan=False)
         text = f"{text[:-2]},{self.identity_text[1:]}\n"
-        write_atomic(self.path / RESULT, text.encode(), durable)
-        return {**outcome, **self.identity}
+        storage.write_atomic(self.path / RESULT, text.encode())
+        return result
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
-    """Write a file so that it is either whole or as it was before.
+def as_row(row: Sequence[float | None]) -> str:
+    return ",".join("" if v is None else f"{v:.9g}" for v in row)
 
-    durable: also if the power fails in the next seconds, which costs some milliseconds.
+
+def checksum(result: dict[str, Any]) -> str:
+    """Return what result.json says of itself, so that damage to it shows."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def replace_run(folder: Path) -> None:
+    """Put a finished run in the place of the one that it was trained to replace.
+
+    Whoever finds that this was broken off does it again: only the last step ends it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    new = folder / NEW
+    for name in (CURVES, CHECKPOINT, *EVALUATION_FILES):
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted(new.rglob("*"), key=lambda path: path.name == RESULT):
+        target = folder / path.relative_to(new)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            path.replace(target)
+    storage.sync_folder(folder)
+    shutil.rmtree(new)
+
+
+def settle(folder: Path) -> None:
+    """End the replacement of a folder's run that was broken off when all was trained."""
+    if (folder / NEW).is_dir():
+        result = read_result(folder / NEW)
+        if result is not None and result["status"] in DONE:
+            replace_run(folder)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
     """Return a run folder's result, or None where there is none.
 
-    Raises ValueError naming the file where it is not a result of nnlab's.
+    Raises ValueError naming the file where it is not a result of nnlab's, DamagedError where it
+    is no more; OSError where it cannot be read.
     """
     file = path / RESULT
     try:
-        text = file.read_text(encoding="utf-8")
+        text = storage.read(file).decode()
         if not text:  # what a power failure leaves of a run that had just begun
             return None
         result = json.loads(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
     if not isinstance(result, dict) or "fingerprint" not in result or "status" not in result:
         raise ValueError(f"{file} is no result of nnlab's; move it away or choose another study=")
+    told = result.pop("checksum", None)
+    if told is not None and told != checksum(result):  # those of earlier versions have none
+        raise DamagedError(
+            f"{file} is damaged (its checksum differs); remove {path} to train it anew"
+        )
     return result
+
+
+def read_file(folder: Path, name: str, result: dict[str, Any]) -> bytes:
+    """Return the metrics or the weights of a run, as they were when it ended.
+
+    Raises DamagedError naming the file where they are not; OSError where it cannot be read.
+    """
+    content = storage.read(folder / name)
+    told = (result.get("sha256") or {}).get(name)
+    if told is not None and told != hashlib.sha256(content).hexdigest():
+        raise DamagedError(
+            f"{folder / name} is damaged, or of another run: it is not what {RESULT} beside it "
+            f"tells; train the run anew with force=true"
+        )
+    return content
+
+
+def check_files(folder: Path, result: dict[str, Any]) -> None:
+    """Raise DamagedError naming the file where metrics or weights are not those of a run's end."""
+    for name in result.get("sha256") or ():
+        try:
+            read_file(folder, name, result)
+        except OSError as error:
+            raise DamagedError(
+                f"{folder / name} cannot be read ({error.strerror}); "
+                f"train the run anew with force=true"
+            ) from None
 
 
 def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dict[str, Any] | None:
     """Return the result of an earlier run of this very configuration, if it came to its end.
 
-    Raises ValueError where the folder belongs to a run of another configuration.
+    Raises ValueError where the folder belongs to a run of another configuration, or is damaged.
     """
     result = read_result(path)
     if result is None:
@@ -146,7 +228,46 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
             f"{path} holds a run with {holds}; this one has {asked}. "
             f"Give it another study=NAME, or replace that run with force=true"
         )
-    return result if result["status"] in DONE else None
+    if result["status"] not in DONE:
+        return None
+    check_files(path, result)
+    return result
+
+
+def check_free(path: Path, hydra_files: dict[str, str]) -> None:
+    """Raise ValueError where a folder without a result holds what may not be this run's."""
+    try:
+        names = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+    except FileNotFoundError:
+        return
+    overrides = next((name for name in hydra_files if name.endswith("/overrides.yaml")), None)
+    with contextlib.suppress(OSError):
+        if overrides and storage.read(path / overrides) == hydra_files[overrides].encode():
+            return  # this run's, whose result.json was removed or has lost its content
+    strange = [name for name in names if name != LOG and not empty(path / name)]
+    if strange:
+        raise ValueError(
+            f"{path} holds {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}, but no "
+            f"{RESULT} that says whose: move it away, or choose another study=NAME"
+        )
+
+
+def holds_run(path: Path, hydra_files: dict[str, str]) -> bool:
+    """Return whether a folder holds a run, which may be damaged.
+
+    Raises ValueError where it holds anything else, see ``check_free``.
+    """
+    try:
+        found = read_result(path) is not None
+    except DamagedError:
+        return True
+    if not found:
+        check_free(path, hydra_files)
+    return found
+
+
+def empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
 
 
 def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from nnlab import arguments, compose, hydra_jobs, messages, records, sweep, terminal
+from nnlab import arguments, compose, hydra_jobs, interrupts, messages, records, sweep, terminal
 from nnlab.config import CONF
 
 
@@ -24,13 +24,11 @@ def main() -> None:
         return
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        with alone():
+        with interrupts.heeded(), alone():
             status = run(sys.argv[1:])
-    except KeyboardInterrupt:
-        terminal.complain(
-            "\ninterrupted; finished runs are kept, and the same command does the rest"
-        )
-        sys.exit(130)  # as shells have it
+    except interrupts.Stopped as stopped:
+        terminal.complain(str(stopped))
+        sys.exit(stopped.status)
     except Exception as error:
         message = messages.explain(error)
         if wants_traceback or message is None:

@@ -7,21 +7,28 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nnlab import records
+from nnlab import claims, interrupts, records
 from nnlab.jobs import Task
 from nnlab.progress import Progress
 
 if TYPE_CHECKING:
-    from nnlab.engines import Run
+    from nnlab.engines import Engine, Run
     from nnlab.stopping import Epoch
 
+Claims: TypeAlias = "Mapping[Path, claims.Claim]"  # on the runs of a study, by its folder
+
 log = logging.getLogger("nnlab")
+POLL = 0.5  # seconds between two looks at a run that another process trains
 
 
 def train_distinct(tasks: Sequence[Task]) -> None:
@@ -32,7 +39,12 @@ def train_distinct(tasks: Sequence[Task]) -> None:
         if first is not task and first.outcome.folder != task.outcome.folder:
             task.outcome.twin = first.outcome.folder
             log.info("%s is %s", task.outcome.job.name, first.outcome.folder.name)
-    train_tasks(list(firsts.values()))
+    with contextlib.ExitStack() as stack:
+        claimed: dict[Path, claims.Claim] = {}
+        for study in {task.outcome.folder.parent for task in firsts.values()}:
+            claimed[study] = stack.enter_context(claims.Claim(study))
+        train_tasks(list(firsts.values()), claimed)
+        train_others(list(firsts.values()), claimed)
     for task in tasks:
         trained = firsts[computation(task)].outcome
         task.outcome.result, task.outcome.error = trained.result, trained.error
@@ -55,7 +67,24 @@ def computation(task: Task) -> str:
     return json.dumps(parts)
 
 
-def train_tasks(tasks: Sequence[Task]) -> None:
+def train_others(tasks: Sequence[Task], claimed: Claims) -> None:
+    """Wait for the runs that other processes train; train those that they leave."""
+    told: set[str] = set()
+    while waiting := [task for task in tasks if task.owner is not None]:
+        for task in waiting:
+            task.owner = claims.owner(task.outcome.folder)
+        train_tasks([task for task in waiting if task.owner is None], claimed)
+        theirs = Counter(claims.named(task.owner) for task in waiting if task.owner is not None)
+        for owner in theirs.keys() - told:
+            log.info("%d of these runs are trained by %s: waiting for them", theirs[owner], owner)
+        told |= theirs.keys()
+        if interrupts.requested():
+            return
+        if theirs:
+            time.sleep(POLL)
+
+
+def train_tasks(tasks: Sequence[Task], claimed: Claims) -> None:
     """Train all tasks: those that an engine takes together as one, the others side by side."""
     if not tasks:
         return
@@ -66,7 +95,6 @@ def train_tasks(tasks: Sequence[Task]) -> None:
     # Longest first, so that no core is left with a long run at the end.
     for task in sorted(tasks, key=lambda task: -task.cost()):
         alike.setdefault((task.engine, task.device, task.config.threads), []).append(task)
-    interrupted = threading.Event()
     concurrent: list[list[Task]] = []
     sequential: list[list[Task]] = []
     for some in alike.values():
@@ -74,10 +102,10 @@ def train_tasks(tasks: Sequence[Task]) -> None:
         (concurrent if some[0].engine.concurrent else sequential).extend(groups)
     progressing = Progress(len(tasks), sum(task.examples() for task in tasks))
     with dual.sharing(), progressing as progress:
-        train_concurrently(concurrent, progress, interrupted)
+        train_concurrently(concurrent, progress, claimed)
         for group in sequential:
             with device.cpu_threads(group[0].config.threads):
-                for _ in train_group(group, progress, interrupted):
+                for _ in train_group(group, progress, claimed):
                     pass
     build.latest.clear()
 
@@ -90,7 +118,7 @@ def divide(tasks: Sequence[Task]) -> list[list[Task]]:
 
 
 def train_concurrently(
-    groups: Sequence[Sequence[Task]], progress: Progress, interrupted: threading.Event
+    groups: Sequence[Sequence[Task]], progress: Progress, claimed: Claims
 ) -> None:
     """Train groups, longest first, in as many threads as there are cores.
 
@@ -100,7 +128,7 @@ def train_concurrently(
     """
     from nnlab import device
 
-    waiting = [Training(group, train_group(group, progress, interrupted)) for group in groups]
+    waiting = [Training(group, train_group(group, progress, claimed)) for group in groups]
     unended, working, lock = len(waiting), 0, threading.Lock()
 
     def next_one(mine: Training | None, ended: bool) -> Training | None:
@@ -123,7 +151,7 @@ def train_concurrently(
         nonlocal working
         with device.cpu_threads(1):
             mine = next_one(None, ended=False)
-            while mine is not None and not interrupted.is_set():
+            while mine is not None and not interrupts.requested():
                 with lock:
                     working += 1
                 ended = not next(mine.epochs, False)
@@ -145,7 +173,7 @@ def train_concurrently(
             for future in futures:
                 future.result()
         except KeyboardInterrupt:
-            interrupted.set()
+            interrupts.request.number = signal.SIGINT
             raise
         finally:
             sys.setswitchinterval(before)
@@ -167,26 +195,33 @@ class Training:
         return sum(task.cost() for task in self.group)
 
 
-def train_group(
-    group: Sequence[Task], progress: Progress, interrupted: threading.Event
-) -> Iterator[bool]:
+def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> Iterator[bool]:
     """Train tasks in one engine and record them as they go; yield True after every epoch."""
     from nnlab import build, training
 
-    opened = [task for task in group if open_folder(task)]
+    opened = [task for task in group if open_folder(task, claimed)]
+    for task in group:
+        if task.outcome.result is not None:
+            progress.end(f"{task.outcome.job.name}: trained by another process")
+    if not opened:
+        return
     first = group[0]
     try:
         for task in opened:
             task.run, task.concurrent = build.whole_run(task), len(opened)
         tasks = {task.run: task for task in opened if task.run is not None}
+        checkpoints = {run: task.checkpoint for run, task in tasks.items() if task.checkpoint}
         engine = first.engine(list(tasks), first.device)
-        for run, epoch in training.train_runs(list(tasks), engine):
+        keeper = Keeper(opened, engine)
+        for run, epoch in training.train_runs(list(tasks), engine, checkpoints):
             task = tasks[run]
-            if interrupted.is_set():
-                return
             if epoch is not None:
                 record(task).append(epoch)
                 progress.epoch(len(run.train))
+                keeper.epoch(task)
+                if interrupts.requested():
+                    keeper.interrupt()
+                    return
                 yield True
             else:
                 finish(task, run)
@@ -202,15 +237,86 @@ def train_group(
                 )
     finally:
         for task in opened:
-            task.run = None
+            task.run = task.checkpoint = None
+            interrupts.request.unsaved.discard(task)
 
 
-def open_folder(task: Task) -> bool:
-    """Make the run's folder; an error becomes the task's outcome."""
-    job = task.outcome.job
+class Keeper:
+    """Keeps checkpoints of tasks that an engine trains.
+
+    One is due every ``checkpoint.seconds``, and after an epoch so long that a signal would not
+    wait for the next; but none before a hundred times what the last ones took, so that they cost
+    no more than 1 % of the time, unless one is wanted after each epoch.
+    """
+
+    def __init__(self, tasks: Sequence[Task], engine: Engine) -> None:
+        self.tasks = tasks
+        self.engine = engine
+        self.saved = dict.fromkeys(tasks, time.monotonic())  # when, or when it began
+        self.latest = dict.fromkeys(tasks, time.monotonic())  # when its latest epoch ended
+        self.cost = 0.0  # of saving one of them, in seconds
+
+    def epoch(self, task: Task) -> None:
+        """Save a task after an epoch, if that is due."""
+        seconds, now = task.config.checkpoint.seconds, time.monotonic()
+        long = now - self.latest[task] >= interrupts.LONG
+        self.latest[task] = now
+        if seconds is None:
+            return
+        interrupts.request.unsaved.add(task)
+        passed = now - self.saved[task]
+        affordable = passed >= 100 * self.cost * len(self.tasks)
+        if seconds == 0 or ((long or passed >= seconds) and affordable):
+            self.save(task)
+
+    def save(self, task: Task) -> None:
+        from nnlab import checkpoint
+
+        assert task.run is not None
+        started = time.monotonic()
+        if task.run.status == "running" or interrupts.requested():
+            state = checkpoint.of(task.run, self.engine, computing(task))
+            with interrupts.request.saving:
+                checkpoint.save(record(task).path / records.CHECKPOINT, state)
+        self.saved[task] = time.monotonic()
+        self.cost = self.saved[task] - started
+        interrupts.request.unsaved.discard(task)
+
+    def interrupt(self) -> None:
+        """Save all that have not ended, and say so in their results."""
+        with interrupts.request.saving:
+            for task in self.tasks:
+                if task.outcome.result is None and task.run is not None:
+                    if task.config.checkpoint.seconds is not None and task.run.epochs:
+                        self.save(task)
+                    record(task).interrupt(len(task.run.epochs))
+
+
+def open_folder(task: Task, claimed: Claims) -> bool:
+    """Make the run's folder, unless another process trains the run, or has trained it meanwhile.
+
+    An error becomes the task's outcome.
+    """
+    job, path = task.outcome.job, task.outcome.folder
     try:
-        task.folder = records.RunFolder(task.outcome.folder, task.identity, job.hydra_files)
-    except OSError as error:
+        with claims.exclusive(path.parent):
+            records.settle(path)
+            task.owner = claims.owner(path)
+            if task.owner is not None:
+                return False
+            if task.config.force:
+                where = path / records.NEW if records.holds_run(path, job.hydra_files) else path
+            else:
+                where, task.outcome.result = path, trained_meanwhile(task)
+                if task.outcome.result is not None:
+                    return False
+            notes = go_on(task, where)
+            task.folder = records.RunFolder(
+                where, task.identity, job.hydra_files, claimed[path.parent].owner
+            )
+            if task.checkpoint is not None:
+                task.folder.begin_metrics(task.checkpoint.epochs)
+    except (OSError, ValueError) as error:
         task.outcome.error = error
         return False
     data, device = task.identity["dataset"], task.identity["device"]
@@ -221,8 +327,67 @@ def open_folder(task: Task) -> bool:
         f"data: {data['source']}, {data['sizes']}",
         f"engine: {task.engine.name} ({task.identity['engine_reason']}){in_form} "
         f"on {device['name']}, {device['threads']} thread(s)",
+        *notes,
     )
     return True
+
+
+def trained_meanwhile(task: Task) -> dict[str, Any] | None:
+    """Return the result of a run that another process has trained since this one looked.
+
+    Raises ValueError where what is in its folder is another run, or on other data.
+    """
+    job, path = task.outcome.job, task.outcome.folder
+    records.check_free(path, job.hydra_files)
+    result = records.finished_result(path, **job.identity)
+    if result is not None and result["dataset"]["content"] != task.identity["dataset"]["content"]:
+        raise ValueError(
+            f"{path} was trained by another process, on other data; "
+            f"train it anew with force=true, or give it another study=NAME"
+        )
+    return result
+
+
+def go_on(task: Task, path: Path) -> list[str]:
+    """Look for a checkpoint of an earlier attempt; return what the log is to say of it.
+
+    Where it was computed in another way, the run's result will say so.
+    """
+    from nnlab import checkpoint
+
+    try:
+        found = checkpoint.load(path / records.CHECKPOINT)
+    except (OSError, ValueError) as error:
+        return [f"{error}; the run begins anew"]
+    ours = computing(task)
+    task.checkpoint = None
+    if found is None or any(found.identity.get(k) != ours[k] for k in ("fingerprint", "content")):
+        return []
+    task.checkpoint = found
+    epochs, theirs = len(found.epochs), found.identity
+    continued = list(theirs["continued"])
+    found.exact = all(theirs.get(key) == ours[key] for key in checkpoint.EXACT)
+    if any(theirs.get(key) != value for key, value in ours.items() if key != "continued"):
+        continued.append({"epochs": epochs} | {key: theirs.get(key) for key in checkpoint.HOW})
+    if continued:
+        task.identity["continued"] = continued
+    return [f"goes on after epoch {epochs}"]
+
+
+def computing(task: Task) -> dict[str, Any]:
+    """Return what tells a run from others, and in which way it is computed."""
+    known = task.identity
+    return {
+        "fingerprint": known["fingerprint"],
+        "content": known["dataset"]["content"],
+        "engine": known["engine"],
+        "engine_form": known["engine_form"],
+        "engine_level": known["engine_level"],
+        "device": task.device.type,
+        "threads": known["device"]["threads"],
+        "versions": known["versions"],
+        "continued": known.get("continued", []),
+    }
 
 
 def record(task: Task) -> records.RunFolder:

@@ -148,16 +148,25 @@ class Budget:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.started: float | None = None
+        self.passed = 0.0
+        self.trained = 0.0  # the seconds of them that epochs took
+        self.latest: float | None = None  # when the latest epoch ended, by this process's clock
+
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | {"latest": None}
 
     def update(self, epoch: Epoch) -> str | None:
         now = time.monotonic()
-        if self.started is None or epoch.epoch == 1:
-            self.started = now - epoch.seconds
-        passed = now - self.started
-        if passed < self.seconds:
+        if epoch.epoch == 1:
+            self.passed = epoch.seconds
+        elif self.latest is None:  # the run goes on in another process
+            self.passed += epoch.seconds - self.trained
+        else:
+            self.passed += now - self.latest
+        self.latest, self.trained = now, epoch.seconds
+        if self.passed < self.seconds:
             return None
-        return f"{passed:.3g} s have passed, the budget is {self.seconds:g} s"
+        return f"{self.passed:.3g} s have passed, the budget is {self.seconds:g} s"
 
 
 class Target:

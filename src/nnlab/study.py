@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnlab import records
+from nnlab import records, storage
 
 INDEX = ".index.json"
 # Parts of a result that are long, and that nothing here looks at.
@@ -127,7 +127,7 @@ class Study:
             content = {"nnlab": importlib.metadata.version("nnlab"), "report": self.report}
             text = json.dumps(content | {"runs": runs})
             with contextlib.suppress(OSError):
-                records.write_atomic(self.folder / INDEX, text.encode(), durable=False)
+                storage.write_atomic(self.folder / INDEX, text.encode(), durable=False)
                 self.changed = False
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnlab import build, messages, records, schedule, study, terminal
+from nnlab import build, interrupts, messages, records, schedule, study, terminal
 from nnlab.config import Config
 from nnlab.jobs import Job, Outcome
 
@@ -19,8 +19,8 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
 
     report: whether this process is to ``conclude``, and may prepare for its figures.
 
-    Returns an outcome per job, in order. On KeyboardInterrupt every run stops after its
-    current epoch; its folder then says "running", and the same command trains it anew.
+    Returns an outcome per job, in order. Raises Stopped where a signal asked to stop: every run
+    under way is saved after its epoch, and the same command goes on from there.
     """
     outcomes = [Outcome(job) for job in jobs]
     waiting = sort_out(outcomes)
@@ -45,6 +45,7 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
 
             plan.show(plan.make(planned, schedule.cores()))
         schedule.train_distinct([task for task in tasks if not task.config.plan])
+        interrupts.check()
     run_evaluations(outcomes)
     return outcomes
 

@@ -6,8 +6,9 @@ import copy
 import logging
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch.utils.data import (
 
 import nnlab.engines.torch as reference
 from nnlab import device, engines, seeds
+from nnlab.checkpoint import Checkpoint
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
@@ -40,17 +42,25 @@ log = logging.getLogger("nnlab")
 MLP_MODULES = [f"torch.nn.modules.{name}" for name in ("linear", "activation", "dropout")]
 
 
-def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch | None]]:
+def train_runs(
+    runs: Sequence[Run],
+    engine: Engine,
+    checkpoints: Mapping[Run, Checkpoint] = MappingProxyType({}),
+) -> Iterator[tuple[Run, Epoch | None]]:
     """Train runs until each has ended.
 
+    checkpoints: of those that go on from where an earlier attempt was.
+
     Yields a run's metrics after each of its epochs, and (run, None) when it has ended and
-    ``run`` holds its results. It ends at ``max_epochs``, when its stopping rule says so, or
-    when its training or validation loss is not finite. Only then are the best weights
-    restored, where its rule asks for it, and its test split read.
+    ``run`` holds its results; all runs are at the end of an epoch then. A run ends at
+    ``max_epochs``, when its stopping rule says so, or when its training or validation loss is
+    not finite. Only then are the best weights restored, where its rule asks for it, and its
+    test split read.
     """
-    best: dict[Run, Any] = {}
     for run in runs:
         run.stopping = own_rule(run)
+        if run in checkpoints:
+            checkpoints[run].restore(run, engine)
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
     active = list(runs)
@@ -58,9 +68,10 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
         ended = [run for run in active if run.status != "running"]
         active = [run for run in active if run.status == "running"]
         for run in ended:
-            if run in best and run.stopping is not None:
+            if run.best is not None and run.stopping is not None:
                 run.restored = run.stopping.restore
-                engine.restore(run, best.pop(run))
+                engine.restore(run, run.best)
+                run.best = None
         tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
         for run, (test_loss, test_accuracy) in tested.items():
             run.test_loss, run.test_accuracy = test_loss, test_accuracy
@@ -88,8 +99,8 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
             )
             run.status, run.stop_reason = judge(run)
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
-                best[run] = engine.snapshot(run)
-            yield run, run.epochs[-1]
+                run.best = engine.snapshot(run)
+        yield from ((run, run.epochs[-1]) for run in active)
 
 
 def own_rule(run: Run) -> StoppingRule | None:

@@ -18,8 +18,8 @@ from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
-from nnlab.records import write_atomic
 from nnlab.report import plotting
+from nnlab.storage import write_atomic
 from nnlab.text import class_for_csv, visible
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from nnlab.config import DogSetConfig
 from nnlab.datasets import files, images
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, mean_pixel
-from nnlab.records import write_atomic
+from nnlab.storage import write_atomic
 
 COLUMNS = ("filename", "semantic_label", "numeric_label", "partition")
 PARTITIONS = ("train", "valid", "test")

@@ -44,6 +44,7 @@ class Run:
     stop_reason: str = ""
     test_loss: float | None = None
     test_accuracy: float | None = None
+    best: Any = None  # the engine's snapshot of the epoch to be restored, while it trains
     restored: int | None = None  # the epoch whose weights the model holds, if not the last
 
     @property

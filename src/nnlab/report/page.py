@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from rich.table import Table
 
-from nnlab.records import LOG, METRICS, RESULT, write_atomic
+from nnlab.records import LOG, METRICS, RESULT
 from nnlab.report.columns import shown
 from nnlab.report.runs import Run, spell
+from nnlab.storage import write_atomic
 from nnlab.terminal import as_rows
 from nnlab.text import visible_lines
 

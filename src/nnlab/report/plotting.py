@@ -30,9 +30,9 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from nnlab.records import write_atomic
 from nnlab.report.curves import Array
 from nnlab.report.runs import Value, is_number, rank, spell
+from nnlab.storage import write_atomic
 from nnlab.text import shortened, visible
 
 DPI, FONT = 200, 8

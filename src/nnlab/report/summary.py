@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab.boolean import function_name
-from nnlab.records import write_atomic
 from nnlab.report import columns
 from nnlab.report.columns import shown, validated
 from nnlab.report.curves import RULES, epochs, in_words
@@ -34,6 +33,7 @@ from nnlab.report.runs import (
     varied,
 )
 from nnlab.report.times import most_concurrent, timings
+from nnlab.storage import write_atomic
 from nnlab.text import as_label, for_csv
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}

@@ -1,0 +1,117 @@
+"""The state of a run in mid-training, from which it goes on as if it had not been interrupted.
+
+One file of the safetensors format: the engine's numbers, those of the best epoch, the generator
+of the order, and as text the epochs so far and the state of the stopping rule. Nothing is
+unpickled, and a checksum tells damage.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnlab import storage
+from nnlab.engines import Engine, Run
+from nnlab.stopping import Epoch
+
+ENGINE, BEST, ORDER = "engine/", "best/", "order"
+HOW = ("engine", "engine_level", "device", "threads", "versions")  # it was computed
+EXACT = ("engine", "engine_form")  # where equal, the engine knows its own numbers again
+
+
+@dataclass
+class Checkpoint:
+    """A run's state after an epoch.
+
+    identity: what tells the run from others, and what computed it. tensors: by names that begin
+    with ENGINE, BEST or are ORDER.
+    """
+
+    identity: dict[str, Any]
+    epochs: list[Epoch]
+    status: str
+    stop_reason: str
+    rule: dict[str, Any]
+    tensors: dict[str, Tensor]
+    exact: bool = True
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin so, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
+    def restore(self, run: Run, engine: Engine) -> None:
+        """Put a run that an engine has just taken to where it was."""
+        run.epochs = list(self.epochs)
+        run.status, run.stop_reason = self.status, self.stop_reason
+        if run.stopping is not None:
+            vars(run.stopping).update(self.rule)
+        if run.order is not None:
+            run.order.set_state(self.tensors[ORDER])
+        engine.restore(run, self.part(ENGINE))
+        run.best = self.part(BEST) or None
+
+
+def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
+    """Return the state of a run after its latest epoch."""
+    tensors = {ENGINE + name: tensor for name, tensor in engine.snapshot(run).items()}
+    tensors |= {BEST + name: tensor for name, tensor in (run.best or {}).items()}
+    if run.order is not None:
+        tensors[ORDER] = run.order.get_state()
+    # A copy, because a rule leaves out of it what holds in this process only.
+    rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
+    return Checkpoint(dict(identity), list(run.epochs), run.status, run.stop_reason, rule, tensors)
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    from safetensors.torch import save as serialised
+
+    text = json.dumps({k: v for k, v in vars(checkpoint).items() if k != "tensors"})
+    digest = digest_of(text, checkpoint.tensors)
+    content = serialised(checkpoint.tensors, {"state": text, "sha256": digest})
+    storage.write_atomic(path, content)
+
+
+def load(path: Path) -> Checkpoint | None:
+    """Return a checkpoint; None where there is none.
+
+    Raises ValueError where it is damaged, OSError where it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as deserialised
+
+    try:
+        content = storage.read(path)
+    except FileNotFoundError:
+        return None
+    try:
+        tensors = deserialised(content)
+        length = int.from_bytes(content[:8], "little")
+        told = json.loads(content[8 : 8 + length])["__metadata__"]
+        if told["sha256"] != digest_of(told["state"], tensors):
+            raise ValueError("its checksum differs")
+        state = json.loads(told["state"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+    epochs = [Epoch(*row) for row in state.pop("epochs")]
+    return Checkpoint(**state, epochs=epochs, tensors=tensors)
+
+
+def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(dtype=torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""Signals that ask a command to stop: what it trains is saved, and it says how to go on.
+
+A handler only sets a flag. A thread, which a signal wakes even while the others compute, ends the
+process where they do not come to an end soon. They need not: what is on disk is whole at any time,
+and only the epoch under way is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Hashable, Iterator
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+LONG = 5.0  # seconds: an epoch is waited for as long; where they take longer, each is saved
+SHORT = 1.0  # where there is nothing to save
+GO_ON = "finished runs are kept, and the same command goes on from here"
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal, by its number, asked the command to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}; {GO_ON}"
+
+    @property
+    def status(self) -> int:
+        """The exit status, as shells have it."""
+        return 128 + self.number
+
+
+class Request:
+    """Whether a signal asked the command to stop.
+
+    number: of the first one. unsaved: whoever trained epochs that are on no disk yet. saving: held
+    while they are being put there.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.unsaved: set[Hashable] = set()
+        self.saving = threading.RLock()
+
+
+request = Request()
+
+
+def requested() -> bool:
+    return request.number is not None
+
+
+def check() -> None:
+    """Raise Stopped where a signal asked to stop."""
+    if request.number is not None:
+        raise Stopped(request.number)
+
+
+@contextlib.contextmanager
+def heeded(parent: int | None = None) -> Iterator[None]:
+    """Let signals ask for a stop in this block; parent: a process whose end does so too.
+
+    Signals that are ignored (nohup does so), or that have another handler, are left alone. Only
+    the main thread can do this; in others nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    ours = {number for number, handler in before.items() if handler in usual}
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    woken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    for number in ours:
+        signal.signal(number, note)
+    watcher = threading.Thread(target=watch, args=(reader, ours, parent), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+        signal.set_wakeup_fd(woken)
+        writer.close()
+        watcher.join()
+        reader.close()
+        request.number = None
+        request.unsaved.clear()
+
+
+def note(number: int, _: object) -> None:
+    if request.number is None:
+        request.number = number
+
+
+def watch(reader: socket.socket, ours: set[int], parent: int | None) -> None:
+    """Wait for signals until the block of ``heeded`` ends."""
+    leaving: float | None = None
+    while True:
+        waits = 1.0 if parent is not None else None
+        if leaving is not None:
+            waits = max(0.0, leaving - time.monotonic())
+        if select.select([reader], [], [], waits)[0]:
+            numbers = reader.recv(64)
+            if not numbers:
+                return
+        elif leaving is not None:
+            leave()
+        else:
+            numbers = bytes([signal.SIGTERM]) if os.getppid() != parent else b""
+        for number in numbers:
+            if leaving is None and number in ours:
+                note(number, None)
+                leaving = time.monotonic() + (LONG if request.unsaved else SHORT)
+                if request.unsaved:
+                    tell(f"{signal.Signals(number).name}: saving what trains; Ctrl-C leaves now")
+            elif number == signal.SIGINT:
+                os._exit(128 + number)
+
+
+def leave() -> None:
+    """End the process, but not while it saves."""
+    assert request.number is not None
+    with request.saving:
+        tell(str(Stopped(request.number)))
+        os._exit(128 + request.number)
+
+
+def tell(line: str) -> None:
+    """Print a line, past the locks of Python's streams, which another thread may hold."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())

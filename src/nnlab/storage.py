@@ -1,0 +1,102 @@
+"""Files that are whole or absent, whatever happens while they are written, and that are only
+read if they are files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+LEFT_OVER = ".*.tmp"  # what a process leaves of a file if it is killed while it writes
+
+
+def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file so that it is either whole or as it was before.
+
+    durable: also if the power fails. A link in its place is replaced, not followed.
+    """
+    # Process ids are not unique where containers share a folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with named(path), temporary.open("xb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Have an OSError that names no file (a full disk's does not) name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file. Raises OSError where a link, or no file, is in its place."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with named(path), open(os.open(path, flags | NONBLOCK, 0o666), "wb") as file:
+        check_regular(path, file)
+        file.write(content)
+
+
+def sync(path: Path) -> None:
+    """Put on disk what was added to a file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Put on disk which files a folder has."""
+    if os.name == "nt":
+        return  # it cannot open a folder
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes to would block for ever
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be read. Raises OSError where there is none, or what is no file."""
+    flags = os.O_RDONLY | NONBLOCK | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        check_regular(path, file)
+        yield file
+
+
+def read(path: Path) -> bytes:
+    """Return a file's content. Raises OSError where there is none, or what is no file."""
+    with opened(path) as file:
+        return file.read()
+
+
+def check_regular(path: Path, file: BinaryIO) -> None:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise OSError(None, "this is no file, but something else (a pipe or a device)", str(path))
+
+
+def clear_left_overs(folder: Path) -> None:
+    """Remove what killed processes left of files; to be called by whoever may write there alone."""
+    for left in folder.glob(LEFT_OVER):
+        with contextlib.suppress(OSError):
+            left.unlink()
