@@ -60,7 +60,6 @@ def train_tasks(tasks: Sequence[Task]) -> None:
     if not tasks:
         return
     from nnlab import build, device
-    from nnlab.engines import dual
 
     alike: dict[Hashable, list[Task]] = {}
     # Longest first, so that no core is left with a long run at the end.
@@ -73,7 +72,7 @@ def train_tasks(tasks: Sequence[Task]) -> None:
         groups = divide(some)
         (concurrent if some[0].engine.concurrent else sequential).extend(groups)
     progressing = Progress(len(tasks), sum(task.examples() for task in tasks))
-    with dual.sharing(), progressing as progress:
+    with progressing as progress:
         train_concurrently(concurrent, progress, interrupted)
         for group in sequential:
             with device.cpu_threads(group[0].config.threads):
@@ -98,7 +97,7 @@ def train_concurrently(
     little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
     cores take one and a half times as long as one, not twice.
     """
-    from nnlab import device
+    from nnlab import device, engines
 
     waiting = [Training(group, train_group(group, progress, interrupted)) for group in groups]
     unended, working, lock = len(waiting), 0, threading.Lock()
@@ -139,7 +138,9 @@ def train_concurrently(
     # its turn in Python, which is the default.
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
-    with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool:
+    sharing = engines.sharing({group[0].engine for group in groups})
+    # An interrupt ends the sharing first, and by that what the pool would wait for.
+    with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool, sharing:
         try:
             futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
             for future in futures:

@@ -48,7 +48,7 @@ def train_runs(runs: Sequence[Run], engine: Engine) -> Iterator[tuple[Run, Epoch
     when its training or validation loss is not finite. Only then are the best weights
     restored, where its rule asks for it, and its test split read.
     """
-    best: dict[Run, Any] = {}
+    best: dict[Run, dict[str, Tensor]] = {}
     for run in runs:
         run.stopping = own_rule(run)
         if run.max_epochs == 0:

@@ -29,6 +29,7 @@ from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
 from nnlab.engines.supported import (
     MOMENTS,
+    STEP_COUNT,
     initial_state,
     optimizer_of,
     rule,
@@ -243,7 +244,7 @@ class StackedEngine:
     """Train runs of one ``group`` together on one device; see ``unsupported_reason``.
 
     ``graph``: capture the epoch as a CUDA graph where the device is a CUDA GPU.
-    Raises ValueError for a run that it refuses and for runs of different groups.
+    Raises ValueError for a run that it does not take and for runs of different groups.
     """
 
     name: ClassVar[str] = "stacked"
@@ -311,6 +312,14 @@ class StackedEngine:
     @staticmethod
     def form(run: Run) -> str | None:
         return None
+
+    @staticmethod
+    def level(run: Run) -> str | None:
+        return None
+
+    @staticmethod
+    def sharing() -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     # ---- the epoch ----
 
@@ -503,7 +512,12 @@ class StackedEngine:
             place.copy_(value)
         self.taken[run] = int(state.get(f"{names[0]}.step", began))
 
-    snapshot, restore = state, load_state
+    def snapshot(self, run: Run) -> dict[str, Tensor]:
+        return self.state(run) | {STEP_COUNT: torch.tensor(self.taken[run])}
+
+    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+        self.load_state(run, snapshot)
+        self.taken[run] = int(snapshot[STEP_COUNT])
 
     @torch.no_grad()
     def release(self, runs: Sequence[Run]) -> None:
