@@ -450,6 +450,23 @@ def test_an_engine_without_runs() -> None:
     assert list(train_runs([], engine)) == []
 
 
+def test_layers_may_share_an_activation() -> None:
+    def runs() -> list[Run]:
+        made = make_runs([sgd()], [40], hidden=[5, 6])
+        for run in made:
+            layers = [module for module in run.model.children() if isinstance(module, nn.Linear)]
+            tanh = nn.Tanh()
+            run.model = nn.Sequential(layers[0], tanh, layers[1], tanh, layers[2])
+        return made
+
+    ours, theirs = runs(), runs()
+    engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
+    orders = draw_orders(ours)
+    engine.train_epoch(ours, orders)
+    reference.train_epoch(theirs, orders)
+    assert_equal_states(engine, ours, reference, theirs, **TIGHT)
+
+
 # ---- states ----
 
 

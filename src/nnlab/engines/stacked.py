@@ -65,7 +65,8 @@ class Shape(NamedTuple):
     def of(cls, model: nn.Module) -> Shape:
         sizes: list[int] = []
         activations: list[type[nn.Module]] = []
-        for module in model.children():
+        assert isinstance(model, nn.Sequential)
+        for module in model:  # not its children: they may share an activation
             if isinstance(module, nn.Linear):
                 sizes += (
                     [module.out_features] if sizes else [module.in_features, module.out_features]
