@@ -443,9 +443,9 @@ def nnlab_native(problem: Problem) -> Peer:
 
 def nnlab_native_usual_form(problem: Problem) -> Peer:
     """Train as where the dual form does not pay."""
-    from nnlab.engines.dual import Dual
+    from nnlab.engines.dual import DualNetwork
 
-    with mock.patch.object(Dual, "pays", return_value=False):
+    with mock.patch.object(DualNetwork, "pays", return_value=False):
         return nnlab_native(problem)
 
 

@@ -21,7 +21,7 @@ from nnlab import device
 from nnlab.config import OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, dual
-from nnlab.engines.dual import Dual
+from nnlab.engines.dual import DualNetwork
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.stopping import Patience
@@ -63,7 +63,7 @@ def wide_run(
 def assert_dual_equals_torch(**options: Any) -> None:
     """Train a run in the dual form and in torch; compare every parameter and measure."""
     run = {k: v for k, v in options.items() if k not in ("epochs", "level")}
-    assert Dual.pays(wide_run(**run))
+    assert DualNetwork.pays(wide_run(**run))
     assert_engines_agree(make=wide_run, **options)
 
 
@@ -120,10 +120,11 @@ def test_dogset_sized_images_equal_torch() -> None:
 @pytest.mark.parametrize("lr", [1e-6, 1e-3, 0.3])
 def test_small_updates_are_not_lost(lr: float, batch_size: int) -> None:
     options: dict[str, Any] = {"sizes": (400, 33, 5), "batch_size": batch_size}
-    assert Dual.pays(wide_run(**options))
+    assert DualNetwork.pays(wide_run(**options))
     assert_as_exact_as_torch(wide_run, optimizer=sgd(lr=lr), **options)
 
 
+@needs_library
 def test_the_gram_matrix_has_all_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dual, "CHUNK", 16)
     run = wide_run(train=50, valid=35)
@@ -131,10 +132,10 @@ def test_the_gram_matrix_has_all_inner_products(monkeypatch: pytest.MonkeyPatch)
     rows = torch.cat([run.train.index, run.valid.index])
     inputs = run.train.inputs.double()
     expected = inputs[rows] @ inputs[run.train.index].T
-    made = Dual(run)
-    assert_close(made.train.inputs.double(), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(made.valid.inputs, made.train.inputs)
-    assert torch.equal(made.train.labels, run.train.labels[rows])
+    train, valid = (DualNetwork(run).splits[name] for name in ("train", "valid"))
+    assert_close(train.inputs.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(valid.inputs, train.inputs)
+    assert torch.equal(train.labels, run.train.labels[rows])
 
 
 # ---- a run is its own ----
@@ -227,7 +228,7 @@ def test_the_best_weights_are_restored() -> None:
     def trained(engine: type[NativeEngine] | type[TorchEngine]) -> Run:
         run = wide_run(sizes=(400, 33, 5), optimizer=sgd(lr=0.03), train=40)
         run.stopping = Patience(3, 0.0, "valid_loss", True)
-        assert Dual.pays(run)
+        assert DualNetwork.pays(run)
         for _ in train_runs([run], engine([run], CPU)):
             pass
         return run
@@ -247,7 +248,7 @@ def test_a_torch_optimizer_may_change_its_options(later: dict[str, float]) -> No
     ours, reference = wide_run(), wide_run()
     for run in (ours, reference):
         run.optimizer = build_optimizer(sgd(lr=0.02), run.model)
-    assert Dual.pays(ours)
+    assert DualNetwork.pays(ours)
     engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
     train(engine, ours)
     train(oracle, reference)
@@ -333,12 +334,12 @@ def test_it_computes_on_one_thread_and_without_a_graph(monkeypatch: pytest.Monke
     run.train.inputs.requires_grad_()
     monkeypatch.setattr(dual.Part, "inputs", watched)
     with device.cpu_threads(2):
-        made = Dual(run)
+        made = DualNetwork(run)
         made.begin(first_layer(run).weight.detach())
         weight = made.weight(torch.zeros(33, len(run.train)))
     assert counts
     assert set(counts) == {1}
-    assert not any(each.requires_grad for each in (made.train.inputs, made.base, weight))
+    assert not any(each.requires_grad for each in (made.splits["train"].inputs, made.base, weight))
 
 
 # ---- when it is taken ----
@@ -363,7 +364,7 @@ def test_it_computes_on_one_thread_and_without_a_graph(monkeypatch: pytest.Monke
 )
 def test_when_it_is_taken(options: dict[str, Any], taken: bool) -> None:
     run = wide_run(**options)
-    assert Dual.pays(run) == taken
+    assert DualNetwork.pays(run) == taken
     assert NativeEngine.form(run) == ("dual" if taken else None)
     assert TorchEngine.form(run) is None
 
@@ -374,12 +375,12 @@ def test_when_it_is_taken(options: dict[str, Any], taken: bool) -> None:
 def test_inner_products_that_overflow_are_not_taken(value: float, where: str) -> None:
     """A run's numbers are those of torch, though its Gram matrix would be infinite."""
     ours, reference = wide_run(optimizer=sgd(lr=0.02)), wide_run(optimizer=sgd(lr=0.02))
-    assert Dual.pays(ours)
+    assert DualNetwork.pays(ours)
     for run in (ours, reference):
         split = getattr(run, where)
         only = sorted({*split.index.tolist()} - {*run.train.index.tolist()}) or split.index
         run.train.inputs[only[0] if where == "valid" else split.index[0], 3] = value
-    assert not Dual.pays(ours)
+    assert not DualNetwork.pays(ours)
     assert NativeEngine.form(ours) is None
     engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
     if where == "valid":  # all that is trained on is as it was
@@ -395,36 +396,36 @@ def test_huge_inputs_of_other_examples_change_nothing() -> None:
     others = {*range(80)} - {*run.train.index.tolist()}
     run.valid = None
     run.train.inputs[list(others)] = 1e30
-    assert Dual.pays(run)
+    assert DualNetwork.pays(run)
 
 
 def test_a_run_that_may_end_early_counts_on_few_epochs() -> None:
     run = wide_run(sizes=(200, 5), train=60)
-    assert Dual.pays(run)
+    assert DualNetwork.pays(run)
     run.stopping = Patience(3, 0.0, "valid_loss", False)
-    assert not Dual.pays(run)
+    assert not DualNetwork.pays(run)
 
 
 def test_evaluating_the_training_examples_counts() -> None:
     """The usual form goes through all inputs for it once more, the dual form does not."""
     run = wide_run(sizes=(200, 33, 5), train=60, max_epochs=3)
-    assert not Dual.pays(run)
+    assert not DualNetwork.pays(run)
     run.full_train_metrics = True
-    assert Dual.pays(run)
+    assert DualNetwork.pays(run)
 
 
 def test_examples_drawn_again_and_again_are_not_taken() -> None:
     """Their matrix would be larger than the inputs."""
     run = wide_run(sizes=(800, 33, 5), train=60, max_epochs=10_000)
-    assert Dual.pays(run)
+    assert DualNetwork.pays(run)
     run.train = dataclasses.replace(run.train, index=run.train.index.repeat(5))
-    assert not Dual.pays(run)
+    assert not DualNetwork.pays(run)
 
 
 def test_an_optimizer_without_a_name_is_not_taken() -> None:
     run = wide_run(optimizer=OptimizerConfig(name="lion", lr=1.0, weight_decay=0.0))
     run.optimizer = torch.optim.RMSprop(run.model.parameters(), lr=0.1)
-    assert not Dual.pays(run)
+    assert not DualNetwork.pays(run)
 
 
 # ---- the matrix is shared ----
@@ -461,7 +462,8 @@ def test_matrices_are_kept_that_take_no_more_memory_than_the_inputs() -> None:
         first, *last = [dual.gram_of([split]) for split in splits]
         # 3 x 60 x 60 numbers of 100 x 120, and the latest goes last
         assert dual.gram_of([splits[1]]) is last[0]
-        assert dual._latest == [last[1], last[2], last[0]]
+        assert dual._sharing is not None
+        assert dual._sharing.latest == [last[1], last[2], last[0]]
         assert dual.gram_of([splits[0]]) is not first
 
 
@@ -469,9 +471,10 @@ def test_runs_that_wait_for_a_block_compute_it_where_it_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = wide_run(train=50)
-    gram = dual.Gram([run.train])  # of a single block
+    gram = dual.Gram([run.train])
+    (block,) = gram.blocks
     begun, waiting = threading.Event(), threading.Event()
-    computed, wait = gram.compute, gram.changed.wait_for
+    computed, lock = gram.compute, block.lock
 
     def compute(row: dual.Part, column: dual.Part) -> None:
         if begun.is_set():
@@ -480,13 +483,16 @@ def test_runs_that_wait_for_a_block_compute_it_where_it_failed(
         assert waiting.wait(10)
         raise MemoryError("not for this one")
 
-    def wait_for(predicate: Any) -> Any:
-        if begun.is_set():
-            waiting.set()
-        return wait(predicate, 10)
+    class Watched:
+        release = lock.release
+
+        def acquire(self, blocking: bool) -> bool:
+            if blocking and lock.locked():
+                waiting.set()
+            return lock.acquire(blocking)
 
     monkeypatch.setattr(gram, "compute", compute)
-    monkeypatch.setattr(gram.changed, "wait_for", wait_for)
+    monkeypatch.setattr(block, "lock", Watched())
     with ThreadPoolExecutor(2) as pool:
         failing = pool.submit(gram.matrix)
         assert begun.wait(10)

@@ -36,7 +36,7 @@ import nnlab
 from nnlab import datasets, seeds
 from nnlab.config import SGD, Adam, EngineName, IdxConfig, Source
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, choose_engine, native, stacked
+from nnlab.engines import Engine, Run, choose_engine, library, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
@@ -46,7 +46,7 @@ from tests import plain_loop
 
 CPU = torch.device("cpu")
 PLAIN = SGD("sgd", lr=0.01, weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False)
-compiled = pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 
 
 def run_of(model: nn.Module | None = None, **options: object) -> Run:
@@ -83,7 +83,7 @@ def test_auto_falls_back_to_torch_and_says_why() -> None:
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "available", lambda: "install a C compiler")
+    monkeypatch.setattr(library, "available", lambda: "install a C compiler")
     engine, reason = choose_engine(EngineName.auto, run_of(), CPU)
     assert engine is TorchEngine
     assert "install a C compiler" in reason
@@ -439,7 +439,7 @@ def test_what_is_the_users_is_for_torch(name: str) -> None:
         change(run, stack)
         for unsupported_reason in (native.unsupported_reason, stacked.unsupported_reason):
             assert expected in (unsupported_reason(run, CPU) or "")
-        if native.available() is None:
+        if library.available() is None:
             engine, reason = choose_engine(EngineName.auto, run, CPU)
             assert engine is TorchEngine
             assert expected in reason
@@ -500,7 +500,7 @@ def test_a_rule_of_the_users_is_for_torch() -> None:
         run = run_of(stopping=rule)
         engine, reason = choose_engine(EngineName.auto, run, CPU)
         assert engine is TorchEngine
-        if native.available() is None:
+        if library.available() is None:
             assert f"stopping rule {type(rule).__name__}" in reason
         with pytest.raises(ValueError, match=r"engine=stacked cannot .* stopping rule"):
             choose_engine(EngineName.stacked, run, CPU)

@@ -28,10 +28,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from nnlab import engines
 from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Run, choose_engine, native
+from nnlab.engines import Run, choose_engine, library
 from nnlab.engines.native import NativeEngine, unsupported_reason
 from nnlab.engines.supported import optimizer_config
 from nnlab.engines.torch import TorchEngine, build_optimizer
@@ -39,8 +38,8 @@ from nnlab.model import mlp
 
 CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).parents[1]
-MISSING = native.available()
-LEVELS = () if MISSING else native.levels()
+MISSING = library.available()
+LEVELS = () if MISSING else library.levels()
 needs_library = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 # Both engines compute in float32 but add in different orders, so they differ by some units
@@ -651,9 +650,8 @@ def test_numbers_without_plain_memory_are_refused(kind: str) -> None:
     for name in ("0.weight", "2.bias.momentum_buffer"):
         with pytest.raises(ValueError, match=f"{name}: "):
             engine.load_state(run, {**good, name: spoil(good[name])})
-    weights = [spoil(snapshot.weights[0]), *snapshot.weights[1:]]
     with pytest.raises(ValueError, match=r"0\.weight: "):
-        engine.restore(run, snapshot._replace(weights=weights))
+        engine.restore(run, {**snapshot, "0.weight": spoil(snapshot["0.weight"])})
     assert_same_state(engine.state(run), good, rtol=0, atol=0)
     taken = make_run()
     taken.optimizer = build_optimizer(OPTIMIZERS["momentum"], taken.model)
@@ -772,13 +770,13 @@ def test_a_run_says_with_which_instruction_set_it_trains() -> None:
         run.native_level = level
         engine, reason = choose_engine(EngineName.native, run, CPU)
         assert (engine, reason) == (NativeEngine, "asked for")
-        assert engines.level(engine, run) == level
+        assert engine.level(run) == level
         trainer = NativeEngine([run], CPU)
         train(trainer, run)
         trained[level] = trainer.state(run)
     best = make_run(sizes=(200, 70, 5))
-    assert engines.level(NativeEngine, best) == LEVELS[-1]
-    assert engines.level(TorchEngine, best) is None
+    assert NativeEngine.level(best) == LEVELS[-1]
+    assert TorchEngine.level(best) is None
     trainer = NativeEngine([best], CPU)
     train(trainer, best)
     assert_same_state(trainer.state(best), trained[LEVELS[-1]], rtol=0, atol=0)
@@ -796,7 +794,7 @@ def test_an_instruction_set_that_cannot_be_used_is_refused(monkeypatch: pytest.M
     with pytest.raises(ValueError, match=r"native_level=baseline is of the native .*torch"):
         choose_engine(EngineName.torch, run, CPU)
     run.native_level = "avx512"
-    monkeypatch.setattr(native, "levels", lambda: ("baseline", "avx2"))
+    monkeypatch.setattr(library, "levels", lambda: ("baseline", "avx2"))
     message = "native_level=avx512 is none of baseline, avx2"
     with pytest.raises(ValueError, match=message):
         choose_engine(EngineName.native, run, CPU)
@@ -1002,7 +1000,7 @@ def test_torch_optimizers_without_an_equal() -> None:
 
 
 @needs_library
-def test_release_gives_the_weights_back_and_lets_go() -> None:
+def test_release_gives_the_weights_back_and_forgets_the_run() -> None:
     run = make_run()
     engine = NativeEngine([run], CPU)
     pointer = first_layer(run).weight.data_ptr()
@@ -1019,8 +1017,8 @@ def test_release_gives_the_weights_back_and_lets_go() -> None:
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library_path", lambda: None)
-    assert "install a C compiler" in (native.available() or "")
+    monkeypatch.setattr(library, "library_path", lambda: None)
+    assert "install a C compiler" in (library.available() or "")
     with pytest.raises(RuntimeError, match="install a C compiler"):
         NativeEngine([make_run()], CPU)
 
@@ -1028,8 +1026,8 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 def test_a_broken_library_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "_native.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setattr(native, "library_path", lambda: broken)
-    assert "cannot be used" in (native.available() or "")
+    monkeypatch.setattr(library, "library_path", lambda: broken)
+    assert "cannot be used" in (library.available() or "")
     with pytest.raises(RuntimeError, match="cannot be used"):
         NativeEngine([make_run()], CPU)
 

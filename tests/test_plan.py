@@ -11,7 +11,7 @@ import torch
 
 from nnlab import build, compose, plan, sweep
 from nnlab.config import Config
-from nnlab.engines import Engine, Run, native
+from nnlab.engines import Engine, Run, library
 from nnlab.jobs import Job, Outcome, Task
 
 
@@ -146,7 +146,7 @@ def test_perceptrons_take_no_steps(tmp_path: Path) -> None:
     assert made.seconds > 0
 
 
-@pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+@pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 def test_the_dual_form_is_measured_at_its_size_and_with_its_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

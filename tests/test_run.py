@@ -30,7 +30,7 @@ import nnlab
 from nnlab import datasets, schedule, seeds
 from nnlab.config import IdxConfig, Source
 from nnlab.datasets.arrays import Sizes
-from nnlab.engines import native
+from nnlab.engines import library
 from nnlab.run import alone
 
 REPOSITORY = Path(__file__).parents[1]
@@ -399,7 +399,7 @@ def test_the_engines_agree(tmp_path: Path) -> None:
     """The command line with each engine: the same losses, up to the order of float32 sums."""
     for engine in ("torch", "native", "stacked"):
         done = nnlab_run(*QUICK, f"engine={engine}", f"study={engine}", cwd=tmp_path)
-        if engine == "native" and native.available() is not None:
+        if engine == "native" and library.available() is not None:
             assert done.returncode == 1
             assert "install a C compiler" in done.stderr
             continue

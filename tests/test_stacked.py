@@ -20,7 +20,7 @@ import nnlab
 from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, stacked
+from nnlab.engines import Run, stacked
 from nnlab.engines.stacked import StackedEngine, unsupported_reason
 from nnlab.engines.torch import TorchEngine
 from nnlab.training import train_runs
@@ -120,7 +120,11 @@ def draw_orders(runs: Sequence[Run]) -> list[Tensor]:
 
 
 def assert_equal_states(
-    found: Engine, ours: Sequence[Run], expected: Engine, theirs: Sequence[Run], **tolerance: Any
+    found: StackedEngine | TorchEngine,
+    ours: Sequence[Run],
+    expected: StackedEngine | TorchEngine,
+    theirs: Sequence[Run],
+    **tolerance: Any,
 ) -> None:
     for our, their in zip(ours, theirs):
         assert_close(found.state(our), expected.state(their), **tolerance)
@@ -351,7 +355,10 @@ def test_a_run_does_not_depend_on_its_neighbours(optimizer: str) -> None:
 def test_a_large_learning_rate_diverges_alone() -> None:
     optimizers = [sgd(0.1), sgd(1e300), sgd(0.1)]
     ours, theirs = (make_runs(optimizers, [40, 40, 20], max_epochs=4) for _ in range(2))
-    engines: list[Engine] = [StackedEngine(ours, CPU), TorchEngine(theirs, CPU)]
+    engines: list[StackedEngine | TorchEngine] = [
+        StackedEngine(ours, CPU),
+        TorchEngine(theirs, CPU),
+    ]
     for runs, engine in zip((ours, theirs), engines):
         for _ in train_runs(runs, engine):
             pass
@@ -393,7 +400,7 @@ def test_ended_runs_are_compacted_away() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_whole_loop_with_stopping(optimizer: str) -> None:
     results = []
-    kinds: list[type[Engine]] = [StackedEngine, TorchEngine]
+    kinds: list[type[StackedEngine | TorchEngine]] = [StackedEngine, TorchEngine]
     for kind in kinds:
         runs = make_runs(OPTIMIZERS[optimizer] * 2, [20, 40, 33, 45, 66, 7], max_epochs=12)
         for run, patience in zip(runs, [1, 2, 1, None, 3, 1]):
@@ -443,6 +450,23 @@ def test_an_engine_without_runs() -> None:
     assert list(train_runs([], engine)) == []
 
 
+def test_layers_may_share_an_activation() -> None:
+    def runs() -> list[Run]:
+        made = make_runs([sgd()], [40], hidden=[5, 6])
+        for run in made:
+            layers = [module for module in run.model.children() if isinstance(module, nn.Linear)]
+            tanh = nn.Tanh()
+            run.model = nn.Sequential(layers[0], tanh, layers[1], tanh, layers[2])
+        return made
+
+    ours, theirs = runs(), runs()
+    engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
+    orders = draw_orders(ours)
+    engine.train_epoch(ours, orders)
+    reference.train_epoch(theirs, orders)
+    assert_equal_states(engine, ours, reference, theirs, **TIGHT)
+
+
 # ---- states ----
 
 
@@ -452,7 +476,7 @@ def test_a_state_moves_between_engines(optimizer: str) -> None:
     stay, move = (make_runs(OPTIMIZERS[optimizer], [20, 40, 33]) for _ in range(2))
     unbroken = TorchEngine(stay, CPU)
     states: list[dict[str, Tensor]] = []
-    kinds: list[type[Engine]] = [StackedEngine, TorchEngine, StackedEngine]
+    kinds: list[type[StackedEngine | TorchEngine]] = [StackedEngine, TorchEngine, StackedEngine]
     for kind in kinds:
         move = [Run(r.model, r.optimizer, r.train, batch_size=7, order=r.order) for r in move]
         engine = kind(move, CPU)
@@ -531,7 +555,7 @@ def test_a_torch_optimizer_is_translated_and_given_back(name: str) -> None:
     )
     for run in ours + theirs:
         run.optimizer = INSTANCES[name](run.model.parameters())
-    kinds: list[type[Engine]] = [TorchEngine, StackedEngine, TorchEngine]
+    kinds: list[type[StackedEngine | TorchEngine]] = [TorchEngine, StackedEngine, TorchEngine]
     reference = TorchEngine(theirs, CPU)
     for kind in kinds:
         engine = kind(ours, CPU)

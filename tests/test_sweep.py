@@ -19,7 +19,7 @@ from nnlab import config, datasets, hydra_jobs, schedule, sweep
 from nnlab.compose import VERSION_BASE, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
-from nnlab.engines import Run, Trained, dual, native
+from nnlab.engines import Run, Trained, dual, library, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.jobs import Job, Outcome
 from nnlab.records import RunFolder
@@ -100,7 +100,7 @@ def test_an_interrupted_sweep_is_taken_up_by_the_same_command(
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-@pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+@pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 def test_runs_on_the_same_images_compute_their_inner_products_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,9 +123,9 @@ def test_runs_on_the_same_images_compute_their_inner_products_once(
     assert len(computed) == 2  # of a block each, for two seeds
 
 
-@pytest.mark.skipif(native.available() is not None, reason="no compiled library")
+@pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 def test_a_result_says_with_which_instruction_set_its_run_trained(tmp_path: Path) -> None:
-    best = native.levels()[-1]
+    best = library.levels()[-1]
     options = {
         best: ["engine=native"],
         "baseline": ["engine=auto", "device=cpu", "native_level=baseline"],
@@ -258,7 +258,10 @@ def test_only_the_last_runs_take_turns(
     monkeypatch.setattr(schedule, "train_group", fake_group)
 
     def task(run: Any) -> SimpleNamespace:
-        return SimpleNamespace(run=run, concurrent=1, cost=lambda: epochs - len(run.epochs))
+        engine = native.NativeEngine
+        return SimpleNamespace(
+            run=run, engine=engine, concurrent=1, cost=lambda: epochs - len(run.epochs)
+        )
 
     groups: Any = [[task(run)] for run in everyone]
     progress: Any = None

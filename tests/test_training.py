@@ -33,7 +33,7 @@ import nnlab
 from nnlab import seeds
 from nnlab.config import SGD, Adam
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, native
+from nnlab.engines import Engine, Run, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
@@ -331,7 +331,7 @@ ENGINES = [TorchEngine, NativeEngine, StackedEngine]
 
 @pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)
 def engine(request: pytest.FixtureRequest) -> type[Engine]:
-    if request.param is NativeEngine and native.available() is not None:
+    if request.param is NativeEngine and library.available() is not None:
         pytest.skip("no compiled library")
     kind: type[Engine] = request.param
     return kind

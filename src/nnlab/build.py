@@ -61,7 +61,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
                 "engine": engine.name,
                 "engine_reason": reason,
                 "engine_form": engine.form(run),
-                "engine_level": engines.level(engine, run),
+                "engine_level": engine.level(run),
                 "device": {**device.describe(where), "threads": config.threads},
             }
         except Exception as error:

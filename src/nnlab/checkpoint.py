@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nnlab import storage
-from nnlab.engines import Engine, Run
+from nnlab.engines import Engine, Run, dual
 from nnlab.stopping import Epoch
 
 ENGINE, BEST, ORDER = "engine/", "best/", "order"
@@ -32,7 +32,7 @@ class Checkpoint:
     """A run's state after an epoch.
 
     identity: what tells the run from others, and what computed it. tensors: by names that begin
-    with ENGINE, BEST or are ORDER.
+    with ENGINE, BEST or are ORDER. exact: whether the engine is to take them bit for bit.
     """
 
     identity: dict[str, Any]
@@ -59,8 +59,15 @@ class Checkpoint:
             vars(run.stopping).update(self.rule)
         if run.order is not None:
             run.order.set_state(self.tensors[ORDER])
-        engine.restore(run, self.part(ENGINE))
-        run.best = self.part(BEST) or None
+        state, best = self.part(ENGINE), self.part(BEST)
+        if self.exact:
+            engine.restore(run, state)
+            run.best = best or None
+            return
+        if best:
+            engine.load_state(run, dual.usual(run, best))
+            run.best = engine.snapshot(run)
+        engine.load_state(run, dual.usual(run, state))
 
 
 def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:

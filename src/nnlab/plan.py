@@ -12,9 +12,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nnlab import config as configuration
-from nnlab import device, terminal
+from nnlab import device, engines, terminal
 from nnlab.config import BudgetConfig
-from nnlab.engines import Engine, Run, dual
+from nnlab.engines import Engine, Run
 from nnlab.schedule import divide
 from nnlab.text import as_label
 from nnlab.training import draw_order
@@ -74,7 +74,7 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
     kinds: dict[str, list[Task]] = {}
     for task in tasks:
         kinds.setdefault(kind(task), []).append(task)
-    with dual.sharing():
+    with engines.sharing({task.engine for task in tasks}):
         rates = {name: measure(alike, cores) for name, alike in kinds.items()}
     seen: set[Hashable] = set()
     estimates = []
@@ -161,7 +161,8 @@ def building(tasks: Sequence[Task]) -> float:
 
 def same_examples(run: Run) -> Hashable:
     """Return a key that runs share which train on, and are validated on, the same examples."""
-    return tuple((id(s.inputs), s.index.numpy().tobytes()) for s in dual.splits_of(run))
+    splits = [split for split in (run.train, run.valid) if split is not None]
+    return tuple((id(split.inputs), split.index.numpy().tobytes()) for split in splits)
 
 
 def timed(tasks: Sequence[Task]) -> tuple[float, float]:

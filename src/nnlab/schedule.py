@@ -89,7 +89,6 @@ def train_tasks(tasks: Sequence[Task], claimed: Claims) -> None:
     if not tasks:
         return
     from nnlab import build, device
-    from nnlab.engines import dual
 
     alike: dict[Hashable, list[Task]] = {}
     # Longest first, so that no core is left with a long run at the end.
@@ -101,7 +100,7 @@ def train_tasks(tasks: Sequence[Task], claimed: Claims) -> None:
         groups = divide(some)
         (concurrent if some[0].engine.concurrent else sequential).extend(groups)
     progressing = Progress(len(tasks), sum(task.examples() for task in tasks))
-    with dual.sharing(), progressing as progress:
+    with progressing as progress:
         train_concurrently(concurrent, progress, claimed)
         for group in sequential:
             with device.cpu_threads(group[0].config.threads):
@@ -126,7 +125,7 @@ def train_concurrently(
     little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
     cores take one and a half times as long as one, not twice.
     """
-    from nnlab import device
+    from nnlab import device, engines
 
     waiting = [Training(group, train_group(group, progress, claimed)) for group in groups]
     unended, working, lock = len(waiting), 0, threading.Lock()
@@ -151,7 +150,7 @@ def train_concurrently(
         nonlocal working
         with device.cpu_threads(1):
             mine = next_one(None, ended=False)
-            while mine is not None and not interrupts.requested():
+            while mine is not None:
                 with lock:
                     working += 1
                 ended = not next(mine.epochs, False)
@@ -167,7 +166,9 @@ def train_concurrently(
     # its turn in Python, which is the default.
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
-    with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool:
+    sharing = engines.sharing({group[0].engine for group in groups})
+    # An interrupt ends the sharing first, and by that what the pool would wait for.
+    with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool, sharing:
         try:
             futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
             for future in futures:
@@ -197,6 +198,8 @@ class Training:
 
 def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> Iterator[bool]:
     """Train tasks in one engine and record them as they go; yield True after every epoch."""
+    if interrupts.requested():
+        return
     from nnlab import build, training
 
     opened = [task for task in group if open_folder(task, claimed)]
@@ -219,10 +222,11 @@ def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> I
                 record(task).append(epoch)
                 progress.epoch(len(run.train))
                 keeper.epoch(task)
-                if interrupts.requested():
+                if not interrupts.requested():
+                    yield True
+                if interrupts.requested():  # perhaps while others had their turn
                     keeper.interrupt()
                     return
-                yield True
             else:
                 finish(task, run)
                 progress.end(f"{task.outcome.job.name}: {in_words(run)}", task.examples())

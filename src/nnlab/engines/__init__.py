@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 # Not `import torch`: the submodule of that name would take its place here.
 from torch import Generator, Tensor, nn, optim
@@ -44,7 +45,7 @@ class Run:
     stop_reason: str = ""
     test_loss: float | None = None
     test_accuracy: float | None = None
-    best: Any = None  # the engine's snapshot of the epoch to be restored, while it trains
+    best: dict[str, Tensor] | None = None  # a snapshot of the epoch to be restored, meanwhile
     restored: int | None = None  # the epoch whose weights the model holds, if not the last
 
     @property
@@ -83,7 +84,20 @@ class Engine(Protocol):
     def form(run: Run) -> str | None:
         """Return in which form the engine trains a run, None if in the usual one.
 
-        In another form a step's time depends on how many examples there are.
+        In another form a step's time depends on how many examples there are, and runs on the
+        same examples share part of their set-up.
+        """
+
+    @staticmethod
+    def level(run: Run) -> str | None:
+        """Return the instruction set that a run is trained with, where the engine chooses it."""
+
+    @staticmethod
+    def sharing() -> contextlib.AbstractContextManager[None]:
+        """Let engines of this kind share what their runs have in common, inside.
+
+        No inputs may change meanwhile. At its end nothing shared is kept, and engines that
+        other threads are still making stop soon.
         """
 
     def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
@@ -96,40 +110,45 @@ class Engine(Protocol):
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
         """Return each run's mean loss and accuracy on its split ("train", "valid", "test")."""
 
-    def state(self, run: Run) -> dict[str, Tensor]:
-        """Return weights and optimizer state, in torch's names and layout, on the CPU.
+    def snapshot(self, run: Run) -> dict[str, Tensor]:
+        """Return what ``restore`` takes to put a run back to where it is now, bit for bit.
 
-        Parameters carry their name in the model (``0.weight``, [outputs, inputs]),
-        optimizer state that name and torch's (``0.weight.momentum_buffer``).
+        It may be asked for after every epoch, so it is as the engine has it: the names tell the
+        engine's ``restore`` what each tensor is. None of them changes later. What the run itself
+        has (its order's generator, its torch optimizer's options, its rule) is not in it.
+        """
+
+    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+        """Put a run back to where it was when ``snapshot`` gave this.
+
+        The snapshot may be one of another engine of this kind, in an earlier process, of the
+        same run on the same data.
         """
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
-        """Take back what ``state`` gave; training goes on as if it had not stopped.
-
-        But for rounding, where the engine keeps weights as a sum (the dual form of native).
-        """
-
-    def snapshot(self, run: Run) -> Any:
-        """Return what ``restore`` takes to put a run back to where it is now, bit for bit.
-
-        It may be asked for after every epoch, so unlike ``state`` it is as the engine has it.
-        """
-
-    def restore(self, run: Run, snapshot: Any) -> None:
-        """Put a run back to where it was when ``snapshot`` gave this."""
+        """Take weights and optimizer state in torch's names and layout, from any engine."""
 
     def release(self, runs: Sequence[Run]) -> None:
-        """Put the weights of these runs into their models and let go of them."""
+        """Put the weights of these runs into their models and forget the runs."""
+
+
+@contextlib.contextmanager
+def sharing(kinds: Iterable[type[Engine]]) -> Iterator[None]:
+    """Let engines of each kind share what their runs have in common, inside."""
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(kind.sharing())
+        yield
 
 
 def choose_engine(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
     """Return the engine that is to train a run on a device, and why that one.
 
     auto takes the stacked engine on a GPU and the native one on the CPU, and the torch
-    engine for what they refuse. Raises ValueError where the engine asked for by name
+    engine for what they do not take. Raises ValueError where the engine asked for by name
     cannot take the run, or none has the native_level asked for.
     """
-    engine, reason = preferred(wanted, run, device)
+    engine, reason = engine_and_reason(wanted, run, device)
     if run.native_level is not None and engine.name != "native":
         raise ValueError(
             f"native_level={run.native_level} is of the native engine, but engine={engine.name} "
@@ -138,16 +157,7 @@ def choose_engine(wanted: EngineName, run: Run, device: Device) -> tuple[type[En
     return engine, reason
 
 
-def level(engine: type[Engine], run: Run) -> str | None:
-    """Return the instruction set of the native engine that trains a run; None in others."""
-    if engine.name != "native":
-        return None
-    from nnlab.engines import native
-
-    return native.level(run)
-
-
-def preferred(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
+def engine_and_reason(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
     from nnlab.engines.torch import TorchEngine
 
     if wanted is EngineName.torch:
@@ -156,10 +166,10 @@ def preferred(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine
         return TorchEngine, f"the others are not tested on {device.type}"
     engine: type[Engine]
     if wanted is EngineName.native or (wanted is EngineName.auto and device.type == "cpu"):
-        from nnlab.engines import native
+        from nnlab.engines import library, native
 
         engine = native.NativeEngine
-        reason = native.available() or native.unsupported_reason(run, device)
+        reason = library.available() or native.unsupported_reason(run, device)
     else:
         from nnlab.engines import stacked
 

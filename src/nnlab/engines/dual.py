@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch import Tensor
 from nnlab import device
 from nnlab.datasets import Split
 from nnlab.engines import Run
+from nnlab.engines.library import CSplit, NativeNetwork, c_split, checked, named
 from nnlab.engines.supported import linears, optimizer_of, rule
 
 CHUNK = 512  # examples at a time, so that inputs are not copied as a whole
@@ -34,12 +36,15 @@ SURE_EPOCHS = 10  # of a run that its rule may end early, so many at most are co
 LARGEST = 2.0**96  # of an inner product: 2^32 of them, times a coefficient, fit into a float32
 SPARSE_COST = 2.5  # of a product that skips zeros, per product done, where a dense one costs 1
 
+# In a snapshot, instead of W: A^T [H, n], W0 [H, I], and what tells other examples, [n].
+COEFFICIENTS, START, NORMS = "dual.coefficients", "dual.start", "dual.squared_norms"
 
-class Dual:
-    """A run in the dual form: what takes the place of its data, and the way back to W.
 
-    train, valid: splits whose inputs are the rows of the Gram matrix, [n + v, n].
-    base: [n + v, H], x W0^T of the same examples.
+class DualNetwork(NativeNetwork):
+    """A network in the dual form: A^T takes the place of W in the library.
+
+    It meets ``splits`` instead of the run's: their inputs are the rows of the Gram matrix,
+    [n + v, n], and ``base`` [n + v, H] is x W0^T of the same examples.
     """
 
     @staticmethod
@@ -76,43 +81,118 @@ class Dual:
         return False
 
     def __init__(self, run: Run) -> None:
-        self.splits = splits = splits_of(run)
-        self.versions = versions(splits)
-        self.parts = parts_of(splits)
-        matrix = gram_of(splits).matrix()
-        labels = torch.cat([split.labels[split.index] for split in splits])
+        started = time.perf_counter()
+        super().__init__(run, inputs=len(run.train))
+        self.weight_name, layer = f"{self.layers[0]}.weight", linears(run.model)[0][1]
+        self.weight_shape = layer.out_features, layer.in_features  # [H, I]
+        self.met = splits_of(run)
+        self.versions = versions(self.met)
+        self.parts = parts_of(self.met)
+        matrix = gram_of(self.met).matrix()
+        labels = torch.cat([split.labels[split.index] for split in self.met])
         index = torch.arange(len(labels), device="cpu")
-        self.train = Split(matrix, labels, index[: len(run.train)])
-        self.valid = Split(matrix, labels, index[len(run.train) :])
+        n = len(run.train)
+        self.splits = {
+            "train": Split(matrix, labels, index[:n]),
+            "valid": Split(matrix, labels, index[n:]),
+        }
+        self.start = self.base = torch.empty(0)  # until ``begin``
+        self.seconds = time.perf_counter() - started
+
+    def fitting(self, run: Run, split: str) -> NativeNetwork:
+        # The test split is met once, and not worth a Gram matrix.
+        if split != "test" and self.optimizer.weight_decay == 0 and self.holds(run):
+            return self
+        usual = NativeNetwork(run)
+        usual.optimizer, usual.seconds = self.optimizer, self.seconds
+        usual.load(self.state())
+        return usual
 
     def holds(self, run: Run) -> bool:
         """Return whether the run's data are what they were.
 
         Raises ValueError where the inputs of its examples are not: there is no way back to W.
         """
-        for split, (inputs, _, index) in zip(self.splits, self.versions):
+        for split, (inputs, _, index) in zip(self.met, self.versions):
             if (version(split.inputs), version(split.index)) != (inputs, index):
                 raise ValueError(
                     "the inputs of a run were changed while it trains; give it a new Split instead"
                 )
-        return splits_of(run) == self.splits and versions(self.splits) == self.versions
+        return splits_of(run) == self.met and versions(self.met) == self.versions
+
+    def split(self, run: Run, name: str) -> CSplit:
+        split = self.splits[name]
+        return c_split(split, name, split.inputs.shape[1], self.base)
+
+    def state(self) -> dict[str, Tensor]:
+        state = self.get()
+        return state | {self.weight_name: self.weight(state[self.weight_name])}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        weight = checked(named(state, self.weight_name), self.weight_name, self.weight_shape)
+        zeros = torch.zeros(self.shapes[0], dtype=torch.float32, device="cpu")
+        self.put(state | {self.weight_name: zeros})
+        self.begin(weight)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        snapshot = super().snapshot()
+        return snapshot | {
+            COEFFICIENTS: snapshot.pop(self.weight_name),
+            START: self.start,
+            NORMS: self.norms(),
+        }
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        norms = checked(named(snapshot, NORMS), NORMS, (self.shapes[0][1],))
+        if not torch.allclose(norms, self.norms(), rtol=1e-3):
+            raise ValueError(
+                "the snapshot is of a run on other training examples; restore it on its own"
+            )
+        start = named(snapshot, START)
+        weight = checked(start, START, self.weight_shape)
+        self.put(snapshot | {self.weight_name: named(snapshot, COEFFICIENTS)})
+        if start is not self.start:
+            self.begin(weight)
+
+    def norms(self) -> Tensor:
+        """Return the squared norms of the training examples, [n]."""
+        return self.splits["train"].inputs.diagonal().clone()
 
     @torch.no_grad()
     def begin(self, weight: Tensor) -> None:
-        """Take W0 [H, I]; the coefficients are to be zero then."""
-        self.start = weight.clone()
+        """Take W0 [H, I], which nobody else changes; the coefficients are to be zero then."""
+        started = time.perf_counter()
+        self.start = weight
         with device.cpu_threads(1):
             self.base = torch.cat([part.inputs() @ weight.T for part in self.parts])
+        self.seconds += time.perf_counter() - started
 
-    @torch.no_grad()
     def weight(self, coefficients: Tensor) -> Tensor:
         """Return W [H, I] for the coefficients A^T [H, n]."""
-        moved = torch.zeros_like(self.start)  # by itself, so that little is not rounded away
-        with device.cpu_threads(1):
-            for part in self.parts:
-                if part.place < len(self.train):
-                    moved.addmm_(coefficients[:, part.here], part.inputs())
-        return moved.add_(self.start)
+        return weight_of(self.start, coefficients, self.met[0])
+
+
+@torch.no_grad()
+def weight_of(start: Tensor, coefficients: Tensor, train: Split) -> Tensor:
+    """Return W [H, I]: W0, and the training examples times the coefficients A^T [H, n]."""
+    moved = torch.zeros_like(start)  # by itself, so that little is not rounded away
+    with device.cpu_threads(1):
+        for part in parts_of([train]):
+            moved.addmm_(coefficients[:, part.here], part.inputs())
+    return moved.add_(start)
+
+
+def usual(run: Run, snapshot: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a snapshot of a run as state that any engine takes: with W for the coefficients."""
+    if COEFFICIENTS not in snapshot:
+        return snapshot
+    weight = weight_of(snapshot[START], snapshot[COEFFICIENTS], run.train)
+    return snapshot | {f"{linears(run.model)[0][0]}.weight": weight}
+
+
+def kind_of(snapshot: dict[str, Tensor]) -> type[NativeNetwork]:
+    """Return which kind of network gave a snapshot."""
+    return DualNetwork if COEFFICIENTS in snapshot else NativeNetwork
 
 
 @torch.no_grad()
@@ -166,6 +246,16 @@ def parts_of(splits: Sequence[Split]) -> list[Part]:
     return parts
 
 
+@dataclass(eq=False)
+class Block:
+    """A block of a Gram matrix; whoever holds its lock computes it."""
+
+    row: Part
+    column: Part
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    done: bool = False
+
+
 class Gram:
     """All inner products of the training examples of some runs with each other, and with those
     that the runs are validated on: a matrix [n + v, n].
@@ -173,19 +263,19 @@ class Gram:
     Runs that need it at the same time compute it together, block by block.
     """
 
-    def __init__(self, splits: Sequence[Split]) -> None:
+    def __init__(self, splits: Sequence[Split], stopped: threading.Event | None = None) -> None:
+        """stopped: set where nobody waits for the matrix any more."""
         self.splits = splits
+        self.stopped = stopped or threading.Event()
         rows, columns = sum(len(split) for split in splits), len(splits[0])
         self.entries = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
-        places = [part.place for part in parts_of(splits)]
+        parts = parts_of(splits)
         self.blocks = [
-            (row, column)
-            for column, place in enumerate(places)
-            for row in range(column, len(places))
-            if place < len(splits[0])
+            Block(row, column)
+            for i, column in enumerate(parts)
+            for row in parts[i:]
+            if column.place < columns
         ]
-        self.unfinished = len(self.blocks)
-        self.changed = threading.Condition()
 
     def fits(self, splits: Sequence[Split]) -> bool:
         return len(splits) == len(self.splits) and all(
@@ -194,28 +284,25 @@ class Gram:
         )
 
     def matrix(self) -> Tensor:
-        """Return the matrix once it is whole."""
-        parts = parts_of(self.splits)
+        """Return the matrix once it is whole. Raises KeyboardInterrupt where it was stopped."""
         with device.cpu_threads(1):
-            while (block := self.take()) is not None:
-                row, column = block
-                try:
-                    self.compute(parts[row], parts[column])
-                except BaseException:
-                    with self.changed:
-                        self.blocks.append(block)  # for others, who may be waiting
-                        self.changed.notify_all()
-                    raise
-                with self.changed:
-                    self.unfinished -= 1
-                    self.changed.notify_all()
+            # What others are at is left to them, and waited for when there is nothing else.
+            for wait in (False, True):
+                for block in self.blocks:
+                    if block.lock.acquire(blocking=wait):
+                        try:
+                            self.finish(block)
+                        finally:
+                            block.lock.release()
         return self.entries
 
-    def take(self) -> tuple[int, int] | None:
-        """Return a block that nobody computes, None when all are finished."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.blocks or not self.unfinished)
-            return self.blocks.pop() if self.blocks else None
+    def finish(self, block: Block) -> None:
+        """Compute a block unless that is done. For the holder of its lock."""
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        if not block.done:
+            self.compute(block.row, block.column)
+            block.done = True
 
     @torch.no_grad()
     def compute(self, row: Part, column: Part) -> None:
@@ -225,9 +312,26 @@ class Gram:
             self.entries[column.here, row.here] = products.T
 
 
-# Within `sharing`, those that were needed last, the latest at the end.
-_latest: list[Gram] | None = None
-_lock = threading.Lock()
+class Sharing:
+    """The Gram matrices that were needed last, the latest at the end."""
+
+    def __init__(self) -> None:
+        self.latest: list[Gram] = []
+        self.stopped = threading.Event()
+        self.lock = threading.Lock()
+
+    def gram(self, splits: Sequence[Split]) -> Gram:
+        with self.lock:
+            found = (each for each in self.latest if each.fits(splits))
+            gram = next(found, None) or Gram(splits, self.stopped)
+            self.latest = [each for each in self.latest if each is not gram] + [gram]
+            limit = splits[0].inputs.nbytes
+            while len(self.latest) > 1 and sum(g.entries.nbytes for g in self.latest) > limit:
+                del self.latest[0]
+        return gram
+
+
+_sharing: Sharing | None = None
 
 
 @contextlib.contextmanager
@@ -235,25 +339,20 @@ def sharing() -> Iterator[None]:
     """Let runs with the same examples share their Gram matrix inside, where no inputs change.
 
     A matrix is kept for the next run as long as all that are kept take no more memory than the
-    inputs. Outside, where nobody promises that, each run computes its own.
+    inputs. Outside, where nobody promises that, each run computes its own. At the end nothing is
+    kept, and threads that are still at a matrix stop with KeyboardInterrupt after their block.
     """
-    global _latest
-    before, _latest = _latest, []
+    global _sharing
+    before, _sharing = _sharing, Sharing()
+    here = _sharing
     try:
         yield
     finally:
-        _latest = before
+        here.stopped.set()
+        _sharing = before
 
 
 def gram_of(splits: Sequence[Split]) -> Gram:
     """Return the Gram matrix of these examples; another run may still be computing it."""
-    latest = _latest
-    if latest is None:
-        return Gram(splits)
-    with _lock:
-        gram = next((each for each in latest if each.fits(splits)), None) or Gram(splits)
-        latest[:] = [each for each in latest if each is not gram] + [gram]
-        limit = splits[0].inputs.nbytes
-        while len(latest) > 1 and sum(each.entries.nbytes for each in latest) > limit:
-            del latest[0]
-    return gram
+    shared = _sharing
+    return Gram(splits) if shared is None else shared.gram(splits)

@@ -29,6 +29,7 @@ from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
 from nnlab.engines.supported import (
     MOMENTS,
+    STEP_COUNT,
     initial_state,
     optimizer_of,
     rule,
@@ -64,7 +65,8 @@ class Shape(NamedTuple):
     def of(cls, model: nn.Module) -> Shape:
         sizes: list[int] = []
         activations: list[type[nn.Module]] = []
-        for module in model.children():
+        assert isinstance(model, nn.Sequential)
+        for module in model:  # not its children: they may share an activation
             if isinstance(module, nn.Linear):
                 sizes += (
                     [module.out_features] if sizes else [module.in_features, module.out_features]
@@ -243,7 +245,7 @@ class StackedEngine:
     """Train runs of one ``group`` together on one device; see ``unsupported_reason``.
 
     ``graph``: capture the epoch as a CUDA graph where the device is a CUDA GPU.
-    Raises ValueError for a run that it refuses and for runs of different groups.
+    Raises ValueError for a run that it does not take and for runs of different groups.
     """
 
     name: ClassVar[str] = "stacked"
@@ -311,6 +313,14 @@ class StackedEngine:
     @staticmethod
     def form(run: Run) -> str | None:
         return None
+
+    @staticmethod
+    def level(run: Run) -> str | None:
+        return None
+
+    @staticmethod
+    def sharing() -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     # ---- the epoch ----
 
@@ -503,7 +513,12 @@ class StackedEngine:
             place.copy_(value)
         self.taken[run] = int(state.get(f"{names[0]}.step", began))
 
-    snapshot, restore = state, load_state
+    def snapshot(self, run: Run) -> dict[str, Tensor]:
+        return self.state(run) | {STEP_COUNT: torch.tensor(self.taken[run])}
+
+    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+        self.load_state(run, snapshot)
+        self.taken[run] = int(snapshot[STEP_COUNT])
 
     @torch.no_grad()
     def release(self, runs: Sequence[Run]) -> None:

@@ -76,6 +76,8 @@ FUNCTIONS = {
     )
     for name in names
 }
+# A snapshot's count of optimizer steps. torch's own is a float32, which ends at 2^24.
+STEP_COUNT = "steps"
 # What each update rule keeps per parameter, in torch's words.
 MOMENTS = {
     "sgd": (),

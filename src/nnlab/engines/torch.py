@@ -176,6 +176,14 @@ class TorchEngine:
     def form(run: Run) -> str | None:
         return None
 
+    @staticmethod
+    def level(run: Run) -> str | None:
+        return None
+
+    @staticmethod
+    def sharing() -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def on_device(self, array: Tensor) -> Tensor:
         if array.device == self.device:
             return array

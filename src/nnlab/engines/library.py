@@ -1,0 +1,472 @@
+"""The compiled library, native.c: how it is found, what it takes, and a network in its memory.
+
+Axes: I inputs and O outputs of a layer, N examples, B examples in a batch.
+
+It is optional. It is loaded with ctypes, which gives up the GIL during a call, and it has no
+global state: networks in different threads train at the same time, each on one core.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+import weakref
+from collections.abc import Iterator
+from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnlab.config import SGD, Adam, OptimizerConfig
+from nnlab.datasets import Split
+from nnlab.engines import Run, Trained
+from nnlab.engines.supported import ACTIVATIONS, MOMENTS, STEP_COUNT, linears, optimizer_of, rule
+
+# native.c knows these, and supported.ACTIVATIONS, by their positions.
+RULES = ("sgd", "momentum", "adam", "adamw")
+LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
+FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY = range(7)
+
+
+class CSplit(Structure):
+    held: tuple[object, ...]  # what the addresses point into
+    _fields_ = (
+        ("inputs", c_void_p),
+        ("base", c_void_p),
+        ("labels", c_void_p),
+        ("index", c_void_p),
+        ("examples", c_int64),
+        ("width", c_int64),
+        ("length", c_int64),
+    )
+
+
+class COptimizer(Structure):
+    _fields_ = (
+        ("rule", c_int32),
+        ("nesterov", c_int32),
+        ("lr", c_double),
+        ("weight_decay", c_double),
+        ("momentum", c_double),
+        ("dampening", c_double),
+        ("beta1", c_double),
+        ("beta2", c_double),
+        ("eps", c_double),
+    )
+
+
+# ---- finding it ----
+
+
+def library_path() -> Path | None:
+    """Return where the compiled library lies, beside this file; None if there is none."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_native{suffix}")
+        if path.exists():
+            return path
+    return None
+
+
+@functools.cache
+def load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    signatures = {
+        "create": (c_void_p, c_int32, POINTER(c_int64), POINTER(c_int32), c_int32, c_int64),
+        "free": (None, c_void_p),
+        "set": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
+        "get": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
+        "steps": (c_int64, c_void_p),
+        "set_steps": (None, c_void_p, c_int64),
+        "best_level": (c_int32,),
+        "train": (
+            c_int32,
+            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, POINTER(COptimizer)),
+            *(c_int32, POINTER(c_double), POINTER(c_int64)),
+        ),
+        "evaluate": (
+            c_int32,
+            *(c_void_p, POINTER(CSplit), c_int32, POINTER(c_double), POINTER(c_int64)),
+        ),
+    }
+    for name, (result, *arguments) in signatures.items():
+        function = getattr(library, f"nnlab_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def available() -> str | None:
+    """Return why the engine cannot run on this installation; None if it can."""
+    path = library_path()
+    if path is None:
+        return "no compiled library; install a C compiler (gcc or clang) and reinstall nnlab"
+    try:
+        load(path)
+    except (OSError, AttributeError) as error:
+        return f"{path} cannot be used ({error}); reinstall nnlab with a C compiler at hand"
+    return None
+
+
+def open_library() -> ctypes.CDLL:
+    """Return the library. Raises RuntimeError where there is none."""
+    path = library_path()
+    missing = available()
+    if path is None or missing is not None:
+        raise RuntimeError(f"engine=native is not available: {missing}, or take engine=torch")
+    return load(path)
+
+
+def levels() -> tuple[str, ...]:
+    """Return the instruction sets that this processor can run, the best last."""
+    best: int = open_library().nnlab_best_level()
+    return LEVELS[: best + 1]
+
+
+def level(run: Run) -> str:
+    """Return the instruction set that a run is trained with."""
+    return run.native_level or levels()[-1]
+
+
+# ---- numbers that it reads ----
+
+
+def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
+    """Return a tensor of the same memory, which C may use while that lives and has its size.
+
+    keep: torch refuses to resize that memory from now on, in any thread.
+    Raises ValueError where the numbers do not lie in the CPU's memory as shape and strides say: of
+    another device or layout, a subclass, fake, functional, wrapped by a transform, negated when it
+    is read, or with a storage that was made too small.
+    """
+    if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+        raise ValueError(f"{name}: a {type(tensor).__name__}, not a plain tensor")
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_nested:
+        raise ValueError(f"{name}: not a strided tensor on the cpu ({tensor.device})")
+    if tensor.is_neg() or tensor.is_conj():
+        raise ValueError(f"{name}: a view that negates or conjugates its numbers when it is read")
+    try:
+        plain = tensor.detach()  # its shape and storage are its own
+        if keep:
+            plain.numpy()  # torch resizes no memory that it has lent
+        address, size = plain.data_ptr(), plain.untyped_storage().nbytes()
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name}: a tensor without memory ({reason})") from error
+    last = sum((length - 1) * stride for length, stride in zip(plain.shape, plain.stride()))
+    needed = (plain.storage_offset() + last + 1) * plain.element_size()
+    if type(plain) is not Tensor or (plain.numel() > 0 and (address == 0 or needed > size)):
+        raise ValueError(f"{name}: a tensor without the {needed} bytes of memory of its shape")
+    if address % plain.element_size() != 0:
+        raise ValueError(f"{name}: not aligned to its numbers of {plain.element_size()} bytes")
+    return plain
+
+
+def c_optimizer(config: OptimizerConfig) -> COptimizer:
+    c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
+    if isinstance(config, SGD):
+        c.momentum, c.dampening, c.nesterov = config.momentum, config.dampening, config.nesterov
+    if isinstance(config, Adam):
+        (c.beta1, c.beta2), c.eps = config.betas, config.eps
+    return c
+
+
+def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> CSplit:
+    """Describe a split to the library, which may use it as long as the result lives.
+
+    Raises ValueError for one that it cannot take.
+    """
+    # Other threads may change the split and its tensors, but none of these shapes and sizes.
+    split = Split(
+        memory(split.inputs, f"{name} inputs", keep=True),
+        memory(split.labels, f"{name} labels", keep=True),
+        memory(split.index, f"{name} index", keep=True),
+    )
+    reason = unsupported_shapes(split, name, width)
+    if reason is not None:
+        raise ValueError(f"{reason}; engine=native cannot take it")
+    c = CSplit(
+        split.inputs.data_ptr(),
+        None if base is None else base.data_ptr(),
+        split.labels.data_ptr(),
+        split.index.data_ptr(),
+        *split.inputs.shape,
+        len(split.index),
+    )
+    c.held = split, base
+    return c
+
+
+def unsupported_shapes(split: Split, name: str, width: int) -> str | None:
+    inputs, labels, index = split.inputs, split.labels, split.index
+    if inputs.dim() != 2 or inputs.shape[1] != width:
+        return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
+    if inputs.dtype != torch.float32:
+        return f"{name} inputs are {inputs.dtype}, not torch.float32"
+    if labels.dtype != torch.int64 or index.dtype != torch.int64:
+        return f"{name} labels and index are {labels.dtype} and {index.dtype}, not torch.int64"
+    if labels.shape != inputs.shape[:1] or index.dim() != 1:
+        return (
+            f"{name} labels {list(labels.shape)} and index {list(index.shape)} "
+            f"do not fit inputs {list(inputs.shape)}"
+        )
+    for part, tensor in (("inputs", inputs), ("labels", labels), ("index", index)):
+        if not tensor.is_contiguous():
+            return f"{name} {part} are not contiguous (strides {tensor.stride()})"
+    return None
+
+
+def check_order(order: Tensor, examples: int) -> Tensor:
+    """Return the order as the library takes it; ValueError if it cannot."""
+    order = memory(order, "the order")
+    if order.dtype != torch.int64 or order.dim() != 1 or not order.is_contiguous():
+        raise ValueError(
+            f"the order is {order.dtype} {list(order.shape)} with strides {order.stride()}; "
+            f"it must be contiguous int64 [n]"
+        )
+    if len(order) > examples:
+        raise ValueError(
+            f"the order has {len(order)} entries, more than the {examples} training examples"
+        )
+    return order
+
+
+def named(state: dict[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise KeyError(f"the state has no {name}; it holds {', '.join(state)}")
+    return state[name]
+
+
+def checked(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return a contiguous copy of a float32 tensor of this shape; ValueError if it is none."""
+    value = memory(value, name)
+    if tuple(value.shape) != shape or value.dtype != torch.float32:
+        raise ValueError(
+            f"{name} is {value.dtype} {list(value.shape)}; it must be float32 {list(shape)}"
+        )
+    return memory(value.clone(memory_format=torch.contiguous_format), name)
+
+
+def checked_steps(value: Tensor) -> int:
+    memory(value, "step")
+    if value.numel() != 1 or not 0 <= float(value) < 2**53:
+        raise ValueError(f"step is {value.tolist()}; it must be one number of steps taken")
+    return int(value)
+
+
+def raise_for(problem: int, name: str, place: int, value: int, limit: int) -> None:
+    """Turn what native.c found wrong into an exception."""
+    if problem == BAD_ORDER:
+        raise IndexError(f"order[{place}]={value} is not in the {name} index: 0 to {limit - 1}")
+    if problem == BAD_INDEX:
+        raise IndexError(
+            f"the {name} index holds {value}, but the inputs have examples 0 to {limit - 1}"
+        )
+    if problem == BAD_LABEL:
+        raise ValueError(
+            f"the {name} labels hold {value}, but the model has classes 0 to {limit - 1}"
+        )
+    if problem == BAD_WIDTH:
+        raise ValueError(f"{name} inputs have width {value}, but the model takes {limit}")
+    if problem == NO_MEMORY:
+        raise MemoryError(f"no memory for the positions of the {name} examples")
+    if problem == EMPTY:
+        raise ValueError(f"there are no {name} examples; give at least 1")
+
+
+# ---- the network ----
+
+
+class NativeNetwork:
+    """A run's weights and optimizer state in the library's memory, and its training there.
+
+    Calls for one network wait for each other. ``seconds`` is time that its set-up took, until
+    the next epoch has told so. Raises RuntimeError without the library.
+    """
+
+    def __init__(self, run: Run, inputs: int | None = None) -> None:
+        """Make the network of a run; ``load`` or ``restore`` is to give it numbers.
+
+        inputs: how many numbers of an example the first layer meets, if not the model's.
+        """
+        if run.batch_size < 1:
+            raise ValueError(f"batch_size={run.batch_size} is not possible: at least 1")
+        layers, config = linears(run.model), optimizer_of(run)
+        assert config is not None
+        self.library = open_library()
+        self.layers = [name for name, _ in layers]
+        self.shapes = [(linear.out_features, linear.in_features) for _, linear in layers]  # [O, I]
+        if inputs is not None:
+            self.shapes[0] = self.shapes[0][0], inputs
+        self.rule = rule(config)
+        self.optimizer = c_optimizer(config)
+        self.batch_size = max(1, min(run.batch_size, len(run.train.index)))
+        self.level = LEVELS.index(level(run))
+        self.seconds = 0.0
+        self.lock = threading.RLock()  # held while the library uses the network
+        sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
+        kinds = activations(run.model)
+        self.handle = self.library.nnlab_create(
+            len(layers),
+            (c_int64 * len(sizes))(*sizes),
+            (c_int32 * len(kinds))(*kinds),
+            len(MOMENTS[self.rule]),
+            self.batch_size,
+        )
+        if self.handle is None:
+            raise MemoryError(
+                f"no memory to train layers of sizes {sizes} in batches of {self.batch_size}"
+            )
+        weakref.finalize(self, self.library.nnlab_free, self.handle)
+
+    # ---- the arithmetic ----
+
+    def fitting(self, run: Run, split: str) -> NativeNetwork:
+        """Return the network in a form in which it can meet a split of the run: itself, if it can.
+
+        split: "train", "valid" or "test".
+        """
+        return self
+
+    def split(self, run: Run, name: str) -> CSplit:
+        """Return one of the run's splits as the library takes it."""
+        return c_split(getattr(run, name), name, self.shapes[0][1])
+
+    def read_options(self, run: Run) -> None:
+        """Read the options of a run's torch optimizer, which a schedule may have changed."""
+        if isinstance(run.optimizer, torch.optim.Optimizer):
+            config = optimizer_of(run)
+            if config is None or rule(config) != self.rule:
+                raise ValueError(
+                    "the optimizer was changed into one that engine=native cannot take"
+                )
+            self.optimizer = c_optimizer(config)
+
+    def train(self, run: Run, order: Tensor) -> Trained:
+        """Train once through the examples at these positions, [n] int64, of the training split."""
+        positions = check_order(order, len(run.train))
+        split = self.split(run, "train")
+        sums, bad = (c_double * 3)(), (c_int64 * 3)()
+        with self.lock:
+            problem = self.library.nnlab_train(
+                self.handle,
+                byref(split),
+                positions.data_ptr(),
+                len(positions),
+                self.batch_size,
+                byref(self.optimizer),
+                self.level,
+                sums,
+                bad,
+            )
+        raise_for(problem, "train", *bad)
+        loss, correct, seconds = sums
+        seconds += self.seconds
+        self.seconds = 0.0
+        return Trained(loss / len(positions), correct / len(positions), seconds)
+
+    def evaluate(self, run: Run, name: str) -> tuple[float, float]:
+        """Return mean loss and accuracy on one of the run's splits."""
+        split = self.split(run, name)
+        sums, bad = (c_double * 2)(), (c_int64 * 3)()
+        with self.lock:
+            problem = self.library.nnlab_evaluate(self.handle, byref(split), self.level, sums, bad)
+        raise_for(problem, name, *bad)
+        return sums[0] / split.length, sums[1] / split.length
+
+    # ---- its numbers ----
+
+    def state(self) -> dict[str, Tensor]:
+        """Return weights and optimizer state in torch's names and layout."""
+        return self.get()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take weights and optimizer state as ``state`` gives them.
+
+        Raises KeyError for one that is missing, ValueError for one of another type or shape;
+        nothing is changed then.
+        """
+        self.put(state)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return all that ``restore`` needs to go on from here bit for bit; see Engine."""
+        with self.lock:
+            steps = np.array(self.library.nnlab_steps(self.handle))
+            return self.get() | {STEP_COUNT: torch.from_numpy(steps)}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go back to where ``snapshot`` gave this. Raises as ``load``."""
+        self.put(snapshot)
+
+    def entries(self) -> Iterator[tuple[int, int, str, str]]:
+        """Yield layer, number of the array in the library, and names of weight and bias."""
+        for layer, name in enumerate(self.layers):
+            for which, suffix in enumerate(("", *(f".{key}" for key in MOMENTS[self.rule]))):
+                yield layer, which, f"{name}.weight{suffix}", f"{name}.bias{suffix}"
+
+    def get(self) -> dict[str, Tensor]:
+        """Return the library's numbers in torch's names; moments only where a step was taken."""
+        numbers: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
+        with self.lock:
+            steps = self.library.nnlab_steps(self.handle)
+            for layer, which, weight_name, bias_name in self.entries():
+                shape = self.shapes[layer]
+                # Not torch's: its defaults and modes might have no memory for them.
+                weight, bias = np.empty(shape, np.float32), np.empty(shape[:1], np.float32)
+                arrays = weight.ctypes.data, bias.ctypes.data
+                self.library.nnlab_get(self.handle, layer, which, *arrays)
+                some = {
+                    weight_name: torch.from_numpy(weight),
+                    bias_name: torch.from_numpy(bias),
+                }
+                (numbers if which == 0 else moments).update(some)
+        if steps == 0:
+            return numbers  # as in torch
+        for name in list(numbers):
+            if self.rule in ("adam", "adamw"):
+                numbers[f"{name}.step"] = torch.tensor(float(steps))
+            for key in MOMENTS[self.rule]:
+                numbers[f"{name}.{key}"] = moments[f"{name}.{key}"]
+        return numbers
+
+    def put(self, numbers: dict[str, Tensor]) -> None:
+        """Give the library numbers as ``get`` returns them. Raises as ``load``."""
+        first = f"{self.layers[0]}.weight"
+        steps = 0
+        if STEP_COUNT in numbers:
+            steps = checked_steps(numbers[STEP_COUNT])
+        elif any(f"{first}.{key}" in numbers for key in MOMENTS[self.rule]):
+            # torch does not count those of SGD; what matters is whether it is the first.
+            step = numbers.get(f"{first}.step")
+            steps = 1 if step is None else checked_steps(step)
+        arrays = []  # everything is looked at before anything is changed
+        for layer, which, weight_name, bias_name in self.entries():
+            shape = self.shapes[layer]
+            if which > 0 and steps == 0:
+                weight = torch.zeros(shape, dtype=torch.float32, device="cpu")
+                bias = torch.zeros(shape[0], dtype=torch.float32, device="cpu")
+            else:
+                weight = named(numbers, weight_name)
+                bias = named(numbers, bias_name)
+            weight = checked(weight, weight_name, shape)
+            arrays.append((layer, which, weight, checked(bias, bias_name, shape[:1])))
+        with self.lock:
+            for layer, which, weight, bias in arrays:
+                addresses = weight.data_ptr(), bias.data_ptr()
+                self.library.nnlab_set(self.handle, layer, which, *addresses)
+            self.library.nnlab_set_steps(self.handle, steps)
+
+
+def activations(model: nn.Module) -> list[int]:
+    """Return what follows each layer, by its number in native.c."""
+    assert isinstance(model, nn.Sequential)
+    numbers: list[int] = []
+    for module in model:  # not its children: they may share an activation
+        if isinstance(module, nn.Linear):
+            numbers.append(0)
+        else:
+            numbers[-1] = ACTIVATIONS.index(type(module))
+    return numbers
