@@ -45,6 +45,7 @@ def test_defaults_are_experiment_a() -> None:
         "engine": "auto",
         "native_level": None,
         "threads": 1,
+        "checkpoint": {"seconds": 30.0},
         "full_train_metrics": False,
         "evaluation": [],
         "hardest": {"split": "test", "per_class": 5},

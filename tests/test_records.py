@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, IDENTITY, {})
     weights = {"0.weight": torch.rand(3, 2)}
     returned = folder.finish({"status": "finished", "test_loss": None}, weights)
-    assert json.loads((tmp_path / "result.json").read_text()) == returned
-    assert returned == {"status": "finished", "test_loss": None, **IDENTITY}
+    assert records.read_result(tmp_path) == returned
+    content = [(tmp_path / name).read_bytes() for name in ("metrics.csv", "model.safetensors")]
+    sha256 = [hashlib.sha256(each).hexdigest() for each in content]
+    files = dict(zip(("metrics.csv", "model.safetensors"), sha256))
+    assert returned == {"status": "finished", "test_loss": None, "sha256": files, **IDENTITY}
     assert torch.equal(load_file(tmp_path / "model.safetensors")["0.weight"], weights["0.weight"])
     assert not list(tmp_path.glob(".*tmp"))
 

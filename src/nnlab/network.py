@@ -107,7 +107,7 @@ def load(folder: str | Path) -> Network:
     Raises ValueError where the folder holds no finished run, or one whose weights do not fit.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as safetensors
 
     folder = Path(folder)
     result = records.read_result(folder)
@@ -126,7 +126,7 @@ def load(folder: str | Path) -> Network:
     model = build(config, math.prod(shape), len(data["classes"]))
     weights = folder / records.WEIGHTS
     try:
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(safetensors(records.read_file(folder, records.WEIGHTS, result)))
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{weights} cannot be read ({reason}); train the run anew") from None

@@ -127,9 +127,24 @@ def as_row(row: Sequence[float | None]) -> str:
     return ",".join("" if v is None else f"{v:.9g}" for v in row)
 
 
-def checksum(result: dict[str, Any]) -> str:
-    """Return what result.json says of itself, so that damage to it shows."""
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
+def checksum(content: dict[str, Any]) -> str:
+    """Return what a JSON file says of itself, so that damage to it shows."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def undamaged(text: bytes) -> dict[str, Any]:
+    """Return the content of a JSON file, without its checksum.
+
+    Raises ValueError where it does not have the one that it tells, or is no JSON object. Files
+    of earlier versions tell none.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    told = content.pop("checksum", None)
+    if told is not None and told != checksum(content):
+        raise ValueError("its checksum differs")
+    return content
 
 
 def replace_run(folder: Path) -> None:
@@ -166,21 +181,17 @@ def read_result(path: Path) -> dict[str, Any] | None:
     """
     file = path / RESULT
     try:
-        text = storage.read(file).decode()
-        if not text:  # what a power failure leaves of a run that had just begun
-            return None
-        result = json.loads(text)
+        content = storage.read(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if not content:  # what a power failure leaves of a run that had just begun
+        return None
+    try:
+        result = undamaged(content)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
-    if not isinstance(result, dict) or "fingerprint" not in result or "status" not in result:
+    if "fingerprint" not in result or "status" not in result:
         raise ValueError(f"{file} is no result of nnlab's; move it away or choose another study=")
-    told = result.pop("checksum", None)
-    if told is not None and told != checksum(result):  # those of earlier versions have none
-        raise DamagedError(
-            f"{file} is damaged (its checksum differs); remove {path} to train it anew"
-        )
     return result
 
 
@@ -193,8 +204,8 @@ def read_file(folder: Path, name: str, result: dict[str, Any]) -> bytes:
     told = (result.get("sha256") or {}).get(name)
     if told is not None and told != hashlib.sha256(content).hexdigest():
         raise DamagedError(
-            f"{folder / name} is damaged, or of another run: it is not what {RESULT} beside it "
-            f"tells; train the run anew with force=true"
+            f"{folder / name} cannot be read: it is damaged, or another run's, for {RESULT} tells "
+            f"another sha256; train the run anew with force=true"
         )
     return content
 

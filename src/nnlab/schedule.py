@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -175,6 +175,8 @@ def train_concurrently(
                 future.result()
         except KeyboardInterrupt:
             interrupts.request.number = signal.SIGINT
+            wait(futures)
+            interrupts.request.number = None
             raise
         finally:
             sys.setswitchinterval(before)
@@ -342,7 +344,8 @@ def trained_meanwhile(task: Task) -> dict[str, Any] | None:
     Raises ValueError where what is in its folder is another run, or on other data.
     """
     job, path = task.outcome.job, task.outcome.folder
-    records.check_free(path, job.hydra_files)
+    if not records.holds_run(path, job.hydra_files):
+        return None
     result = records.finished_result(path, **job.identity)
     if result is not None and result["dataset"]["content"] != task.identity["dataset"]["content"]:
         raise ValueError(

@@ -20,6 +20,7 @@ from typing import Any
 from nnlab import records, storage
 
 INDEX = ".index.json"
+FILES = (records.RESULT, records.METRICS, records.WEIGHTS)  # of a run, that tell whether it changed
 # Parts of a result that are long, and that nothing here looks at.
 LONG = ("config", "dataset", "git", "overrides", "versions")
 
@@ -28,13 +29,13 @@ LONG = ("config", "dataset", "git", "overrides", "versions")
 class Entry:
     """What the index says of a run.
 
-    folder: its name in the study. stamp: what tells whether its result.json has changed. result:
+    folder: its name in the study. stamp: what tells whether its FILES have changed. result:
     without its LONG parts. content: of the data that the run saw. data: what it asked for, see
     ``data_key``. asked: digests of the commands that it answered, see ``SweepLoader.asked``.
     """
 
     folder: str
-    stamp: list[int]
+    stamp: list[list[int]]
     result: dict[str, Any]
     content: str | None
     data: str
@@ -72,14 +73,17 @@ class Study:
         for entry in self.entries.values():
             self.found.setdefault(entry.result["fingerprint"], []).append(entry)
 
-    def update(self, name: str) -> None:
-        """Bring the entry of a folder up to date."""
+    def update(self, name: str, trusted: bool = False) -> None:
+        """Bring the entry of a folder up to date; trusted: its files are as they were written."""
         before = self.entries.pop(name, None)
         with contextlib.suppress(OSError, ValueError):
-            stamp = stamp_of(self.folder / name / records.RESULT)
+            path = self.folder / name
+            stamp = [stamp_of(path / file) for file in FILES]
             if before is not None and before.stamp == stamp:
                 self.entries[name] = before
-            elif (result := records.read_result(self.folder / name)) is not None:
+            elif (result := records.read_result(path)) is not None:
+                if result["status"] in records.DONE and not trusted:
+                    records.check_files(path, result)
                 self.entries[name] = entry_of(name, stamp, result)
         self.changed = self.changed or self.entries.get(name) is not before
 
@@ -87,7 +91,7 @@ class Study:
         """Note that a command was answered by the run in a folder, which was just written."""
         if folder.parent.absolute() != self.folder:
             return
-        self.update(folder.name)
+        self.update(folder.name, trusted=True)
         entry = self.entries.get(folder.name)
         if entry is not None and entry.done and asked not in entry.asked:
             entry.asked.append(asked)
@@ -109,9 +113,9 @@ class Study:
 
     def reported(self) -> bool:
         """Return whether the report is of these runs, and whole."""
-        files = self.report.get("files", [])
+        files = self.report.get("files", {})
         drawn = self.report.get("of") == self.digest() and bool(files)
-        return drawn and all(whole(self.folder / file) for file in files)
+        return drawn and all(stamp_of(self.folder / file) == stamp for file, stamp in files.items())
 
     def save(self, report: Sequence[Path] | None = None) -> None:
         """Write the index, if there is news. report: the files of one that was just made.
@@ -119,21 +123,21 @@ class Study:
         It is only a help: where it cannot be written, the next command reads every result again.
         """
         if report is not None:
-            files = [file.absolute().relative_to(self.folder).as_posix() for file in report]
-            self.report = {"of": self.digest(), "files": files}
+            files = [file.absolute() for file in report]
+            stamps = {file.relative_to(self.folder).as_posix(): stamp_of(file) for file in files}
+            self.report = {"of": self.digest(), "files": stamps}
             self.changed = True
         if self.changed and self.entries:
             runs = [asdict(entry) for entry in self.entries.values()]
-            content = {"nnlab": importlib.metadata.version("nnlab"), "report": self.report}
-            text = json.dumps(content | {"runs": runs})
+            content: dict[str, Any] = {
+                "nnlab": importlib.metadata.version("nnlab"),
+                "report": self.report,
+            }
+            content["runs"] = runs
+            text = json.dumps({"checksum": records.checksum(content), **content})
             with contextlib.suppress(OSError):
                 storage.write_atomic(self.folder / INDEX, text.encode(), durable=False)
                 self.changed = False
-
-
-def whole(path: Path) -> bool:
-    """Return whether a file is there and not empty."""
-    return path.is_file() and path.stat().st_size > 0
 
 
 @functools.cache
@@ -154,11 +158,15 @@ def look(folder: Path) -> Study:
 
 
 def stamp_of(path: Path) -> list[int]:
-    found = path.stat()
+    """Return what tells whether a file has changed; nothing where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return []
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 
-def entry_of(folder: str, stamp: list[int], result: dict[str, Any]) -> Entry:
+def entry_of(folder: str, stamp: list[list[int]], result: dict[str, Any]) -> Entry:
     short = {key: value for key, value in result.items() if key not in LONG}
     content = (result.get("dataset") or {}).get("content")
     return Entry(folder, stamp, short, content, data_key(result.get("config") or {}), [])
@@ -174,13 +182,13 @@ def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
     """Return the entries of a study's index and what it says of the report; nothing where it
     is missing, of another nnlab, or damaged."""
     try:
-        content = json.loads((folder / INDEX).read_bytes())
+        content = records.undamaged(storage.read(folder / INDEX))
         if content["nnlab"] != importlib.metadata.version("nnlab"):
             return {}, {}
         entries = [Entry(**run) for run in content["runs"]]
         report = content["report"]
         if not all(map(sound, entries)) or not all(
-            isinstance(f, str) for f in report.get("files", [])
+            isinstance(stamp, list) for stamp in report.get("files", {}).values()
         ):
             return {}, {}
         return {entry.folder: entry for entry in entries}, report

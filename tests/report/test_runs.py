@@ -143,7 +143,7 @@ def test_line_ends_of_windows_are_read(tmp_path: Path) -> None:
     folder = lay(tmp_path)
     path = folder / "metrics.csv"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    np.testing.assert_array_equal(runs.read_curves(path)["train_loss"], [2, 1, 2 / 3])
+    np.testing.assert_array_equal(runs.read_curves(path.parent, {})["train_loss"], [2, 1, 2 / 3])
 
 
 def test_missing_metrics_are_no_epochs(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from nnlab import records, storage
 from nnlab.identity import NOT_IDENTITY, WHERE
-from nnlab.records import COLUMNS, METRICS, RESULT
+from nnlab.records import COLUMNS, DONE, METRICS, RESULT
 from nnlab.report.curves import Array, Reading, interpret
 
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
@@ -169,8 +170,8 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
 
 def read_run(folder: Path) -> Run:
     """Read one run folder. Raises ValueError if its files are not what a run writes."""
-    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    if not isinstance(result, dict) or not isinstance(result.get("config"), dict):
+    result = records.undamaged(storage.read(folder / RESULT))
+    if not isinstance(result.get("config"), dict):
         raise ValueError("it does not hold the result of a run")
     for key in NUMBERS:
         if not isinstance(result.get(key), (int, float, type(None))):
@@ -182,8 +183,10 @@ def read_run(folder: Path) -> Run:
     for key in ("shape", "classes"):
         if not isinstance(dataset.get(key), (list, type(None))):
             raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
-    curves = read_curves(folder / METRICS)
     status = str(result.get("status"))
+    if status == "interrupted":  # as if it were still under way
+        status = "running"
+    curves = read_curves(folder, result if status in DONE else {})
     epochs, seconds = result.get("epochs"), result.get("train_seconds")
     if status == "running" or epochs is None or seconds is None:
         # Whoever trains it has no time to keep its result.json up to date.
@@ -235,21 +238,24 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def read_curves(path: Path) -> dict[str, Array]:
+def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
     """Read ``metrics.csv``: each column [epochs] float64, NaN where empty.
 
-    A last row still being written is left out; a run that never began has no rows.
+    result: of a run that has ended, which tells damage. A last row still being written is left
+    out; a run that never began has no rows.
     """
     # Opening is cheaper than asking first, and a run may vanish in between.
     try:
-        text = path.read_text(encoding="utf-8")
+        text = records.read_file(folder, METRICS, result).decode()
     except FileNotFoundError:
+        if "sha256" in result:
+            raise
         text = ""
     header, *lines = text.rpartition("\n")[0].split("\n")
     rows = [[float(cell or "nan") for cell in line.split(",")] for line in lines]
     names = header.split(",") if lines else list(COLUMNS)
     if not set(names) >= set(COLUMNS) or any(len(row) != len(names) for row in rows):
-        raise ValueError(f"{path.name} does not have the columns {','.join(COLUMNS)}")
+        raise ValueError(f"{METRICS} does not have the columns {','.join(COLUMNS)}")
     table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
     return dict(zip(names, table.T))
 
