@@ -16,7 +16,7 @@ rm -f "$folder"/nnlab/engines/_native*
 suffix=$("$python" -c 'import importlib.machinery as m; print(m.EXTENSION_SUFFIXES[0])')
 gcc -std=c11 -O2 -g -fno-omit-frame-pointer -fno-math-errno -ffp-contract=fast \
     -fsanitize=address,undefined -fno-sanitize-recover=all -shared -fPIC \
-    -o "$folder/nnlab/engines/_native$suffix" src/nnlab/engines/native.c -lm
+    -o "$folder/nnlab/engines/_native$suffix" src/nnlab/engines/*.c -lm
 
 # Python itself is not built with them, so they are loaded first; libstdc++ lets them see torch's
 # exceptions. Python frees little when it ends, so leaks are not looked for.

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -1032,21 +1033,51 @@ def test_a_broken_library_is_no_library(monkeypatch: pytest.MonkeyPatch, tmp_pat
         NativeEngine([make_run()], CPU)
 
 
-@pytest.mark.skipif(
+needs_setuptools = pytest.mark.skipif(
     importlib.util.find_spec("setuptools") is None or sys.platform == "win32",
     reason="the build needs setuptools and, for its failure, a POSIX system",
 )
-def test_a_failing_compiler_does_not_fail_the_build(tmp_path: Path) -> None:
-    folders = ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
-    built = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", *folders],
-        cwd=REPOSITORY,
-        env={**os.environ, "CC": "false"},
+
+
+def run_setup(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run setup.py in a folder; returns what it wrote to standard error."""
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
     )
-    assert built.returncode == 0, built.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@needs_setuptools
+def test_a_failing_compiler_does_not_fail_the_build(tmp_path: Path) -> None:
+    folders = ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
+    run_setup(REPOSITORY, "build_ext", *folders, CC="false")
     assert not list(tmp_path.glob("**/*.so"))
+
+
+@needs_setuptools
+@needs_library
+def test_a_source_distribution_builds_the_library_and_again_after_a_change(tmp_path: Path) -> None:
+    run_setup(REPOSITORY, "egg_info", "--egg-base", str(tmp_path), "sdist", "-d", str(tmp_path))
+    (archive,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path)
+    folder = tmp_path / archive.name.removesuffix(".tar.gz")
+    run_setup(folder, "build_ext", "--inplace")
+    (built,) = folder.glob("src/nnlab/engines/_native*.so")
+    assert native.load(built).nnlab_best_level() == len(LEVELS) - 1
+    # A compiler that fails shows whether anything would be compiled.
+    assert "failed" not in run_setup(folder, "build_ext", "--inplace", CC="false")
+    headers = sorted(folder.glob("src/nnlab/engines/*.h"))
+    assert headers
+    for header in headers:
+        unchanged = header.stat()
+        os.utime(header, (built.stat().st_mtime + 1,) * 2)
+        assert "failed" in run_setup(folder, "build_ext", "--inplace", CC="false"), header.name
+        os.utime(header, (unchanged.st_atime, unchanged.st_mtime))
 
 
 @needs_library

@@ -1,0 +1,477 @@
+/* The arithmetic of an epoch, written once and compiled for each instruction set: a kernels_*.c
+   selects the compiler's target, defines
+     KERNELS  the name of its table,
+     V        the number of floats in a vector,
+     MR, NR   its register block; NR is a multiple of V,
+   and includes this file. native.h says what the letters and terms mean.
+
+   Why it is fast. With a batch of ten, a library call per product costs more than the product,
+   and weights that are read three times per step (forward, gradient, update) cost more than the
+   arithmetic. So here
+   - an epoch is one call;
+   - products go through two small kernels, `inner` and `outer`, whose sums stay in registers;
+   - plain SGD of up to GROUP examples is folded into the gradient product: W += X^T (-lr D), so
+     a weight is read once and written once; otherwise each panel of the gradient is used while
+     it is in L1;
+   - a panel of the first layer that was just updated is multiplied with the next batch while it
+     is in L1: of a wide first layer, which no nearer cache holds, a step reads each weight once;
+   - inputs that are exactly zero (four fifths of an MNIST image) are skipped in the first
+     layer. Adding 0 * w changes no sum, so the result is that of the dense product. It would if
+     w were not finite: so nothing is skipped in a call that begins with such a weight, nor from
+     the first gradient on that is not finite.
+
+   Why it is exact. A sum begins with zero, never with a number that may be much larger than its
+   terms: a weight gets a batch's whole gradient at once, and the bias comes last. Long sums are
+   sums of shorter ones. tests/test_native.py holds the error against float64 to twice torch's.
+
+   The dual form (dual.py says when and why): if a split has `base`, its inputs are rows of a Gram
+   matrix, and the first layer's weight holds a row of coefficients per training example. Going
+   forward is the same product, begun with the examples' rows of `base`; an update adds each
+   example's delta to its own row. */
+
+/* Floats of a weight that the second cache, 1 MB or so, does not hold. */
+enum { BEYOND_L2 = 1 << 18 };
+/* Examples below which most of a vector of them would be empty. */
+enum { FEW_ROWS = 4 };
+/* Inputs below which looking for zeros does not pay. */
+enum { FEWEST_SPARSE = 64 };
+
+#include "vectors.h"
+#include "products.h"
+
+/* ---- forward ---- */
+
+/* out = activation(out + bias), the bias last: sums that begin with it would be rounded like it. */
+static void activate(const Layer *layer, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < layer->padded; o += V) {
+            float *out = layer->out + r * layer->padded + o;
+            const vec x = load(out) + load(layer->values.bias + o);
+            if (layer->activation == IDENTITY)
+                store(out, x);
+            else if (layer->activation == RELU) /* not x > 0 ? x : 0: NaN would become 0 */
+                store(out, blend(x < 0.f, (vec){0}, x));
+            else if (layer->activation == TANH)
+                store(out, vec_tanh(x));
+            else
+                store(out, vec_sigmoid(x));
+        }
+}
+
+/* Prefetch columns i to i + KC of some examples: they are too many streams for the hardware
+   to foresee. */
+static void prefetch_inputs(const Network *net, const float *const *example, int64_t i,
+                            int64_t rows)
+{
+    const int64_t end = smaller(i + KC, net->layer[0].inputs);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = i; c < end; c += LANES)
+            __builtin_prefetch(example[r] + c, 0, 2);
+}
+
+/* [rows] the inputs of a layer. */
+static const float *const *inputs_of(const Network *net, int32_t l)
+{
+    return l > 0 ? net->layer[l - 1].row : net->example;
+}
+
+static void clear_outputs(const Layer *layer, int64_t rows)
+{
+    memset(layer->out, 0, (size_t)(rows * layer->padded) * sizeof(float));
+}
+
+/* out += x W. */
+static void linear(Network *net, int32_t l, int64_t rows, int sparse)
+{
+    const Layer *layer = &net->layer[l];
+    for (int64_t i = 0; i < layer->inputs; i += KC) {
+        if (l == 0 && !sparse)
+            prefetch_inputs(net, net->example, i + KC, rows);
+        for (int64_t o = 0; o < layer->padded; o += NC) {
+            const Panel panel = panel_at(layer, i, o);
+            const float *weight = layer->values.weight + panel.offset;
+            if (sparse)
+                multiply_sparse(net, i, panel, rows, weight, layer->out + o);
+            else
+                multiply(rows, panel.outputs, inputs_of(net, l), i, weight, panel.outputs,
+                         layer->out + o, layer->padded, panel.inputs);
+        }
+    }
+}
+
+/* Dual form: the part of x W that training does not move. */
+static void add_base(Network *net, const float *base, int64_t rows)
+{
+    const Layer *layer = &net->layer[0];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < layer->outputs; o++)
+            layer->out[r * layer->padded + o] += base[net->index[r] * layer->outputs + o];
+}
+
+/* multiplied: the first layer's `out` holds x W already. base: as in Split. */
+static void forward(Network *net, int64_t rows, int sparse, int multiplied, const float *base)
+{
+    for (int32_t l = 0; l < net->layers; l++) {
+        const Layer *layer = &net->layer[l];
+        if (l > 0 || !multiplied) {
+            clear_outputs(layer, rows);
+            linear(net, l, rows, sparse && l == 0);
+            if (l == 0 && base != NULL)
+                add_base(net, base, rows);
+        }
+        activate(layer, rows);
+    }
+}
+
+/* The position of the largest; the first of equals, and NaN counts as largest, as in torch. */
+static int64_t argmax(const float *z, int64_t count)
+{
+    int64_t best = 0;
+    for (int64_t c = 1; c < count && z[best] == z[best]; c++)
+        if (z[c] > z[best] || z[c] != z[c])
+            best = c;
+    return best;
+}
+
+/* Add the cross entropy and the number of correct predictions to sums, and put the gradient of the
+   mean cross entropy with respect to the logits, (softmax - one hot) / rows, into delta. */
+static void cross_entropy(Network *net, int64_t rows, double *sums)
+{
+    const Layer *layer = &net->layer[net->layers - 1];
+    const float share = 1.f / (float)rows;
+    for (int64_t r = 0; r < rows; r++) {
+        float *z = layer->out + r * layer->padded;
+        float *delta = net->delta + r * layer->padded;
+        const int64_t best = argmax(z, layer->outputs);
+        const float largest = z[best];
+        vec total = {0};
+        for (int64_t c = layer->outputs; c < layer->padded; c++)
+            z[c] = -INFINITY;
+        for (int64_t c = 0; c < layer->padded; c += V) {
+            const vec e = vec_exp(load(z + c) - largest);
+            store(delta + c, e);
+            total += e;
+        }
+        double sum = 0;
+        for (int i = 0; i < V; i++)
+            sum += total[i];
+        const float scale = share / (float)sum;
+        for (int64_t c = 0; c < layer->padded; c += V)
+            store(delta + c, load(delta + c) * scale);
+        delta[net->labels[r]] -= share;
+        sums[0] += log(sum) + (double)largest - (double)z[net->labels[r]];
+        sums[1] += best == net->labels[r];
+    }
+}
+
+/* ---- backward ---- */
+
+/* Multiply delta by the activation's derivative, which its result gives. out, delta: [count]. */
+static void differentiate(int32_t activation, const float *out, float *delta, int64_t count)
+{
+    if (activation == IDENTITY)
+        return;
+    for (int64_t i = 0; i < count; i += V) {
+        const vec y = load(out + i), d = load(delta + i);
+        if (activation == RELU)
+            store(delta + i, blend(y <= 0.f, (vec){0}, d));
+        else if (activation == TANH)
+            store(delta + i, d * (1.f - y * y));
+        else
+            store(delta + i, d * (1.f - y) * y);
+    }
+}
+
+/* delta_below = delta W^T, computed transposed, W delta^T, so that rows of W are read as they
+   lie and the examples are the lanes of a vector. */
+static void backward_many(Network *net, const Layer *layer, int64_t rows)
+{
+    const int64_t stride = round_up(rows, LANES);
+    transpose(net->delta, layer->padded, net->columns, stride, rows, layer->outputs);
+    memset(net->columns_below, 0, (size_t)(layer->inputs * stride) * sizeof(float));
+    for (int64_t i = 0; i < layer->inputs; i += KC)
+        for (int64_t o = 0; o < layer->outputs; o += NC) {
+            const Panel panel = panel_at(layer, i, o);
+            const float *row[KC];
+            for (int64_t r = 0; r < panel.inputs; r++)
+                row[r] = layer->values.weight + panel.offset + r * panel.outputs;
+            multiply(panel.inputs, stride, row, 0, net->columns + o * stride, stride,
+                     net->columns_below + i * stride, stride, smaller(NC, layer->outputs - o));
+        }
+    transpose(net->columns_below, stride, net->delta_below, round_up(layer->inputs, LANES),
+              layer->inputs, rows);
+}
+
+/* The same for a few rows, most lanes of which would be empty: dot products along outputs. */
+static void backward_few(Network *net, const Layer *layer, int64_t rows)
+{
+    const int64_t padded = round_up(layer->inputs, LANES);
+    memset(net->delta_below, 0, (size_t)(rows * padded) * sizeof(float));
+    for (int64_t i = 0; i < layer->inputs; i += KC)
+        for (int64_t o = 0; o < layer->outputs; o += NC) {
+            const Panel panel = panel_at(layer, i, o);
+            const int64_t count = smaller(NC, layer->outputs - o);
+            for (int64_t p = 0; p < panel.inputs; p++)
+                for (int64_t r = 0; r < rows; r++)
+                    net->delta_below[r * padded + i + p] +=
+                        dot(layer->values.weight + panel.offset + p * panel.outputs,
+                            net->delta + r * layer->padded + o, count);
+        }
+}
+
+/* Go from the deltas of a layer to those of the layer below. */
+static void backward(Network *net, const Layer *layer, const Layer *below, int64_t rows)
+{
+    if (rows < FEW_ROWS)
+        backward_few(net, layer, rows);
+    else
+        backward_many(net, layer, rows);
+    differentiate(below->activation, below->out, net->delta_below, rows * below->padded);
+}
+
+/* ---- the optimizers ---- */
+
+/* The numbers of one optimizer step; g is the gradient.
+   SGD: buffer = momentum * buffer + undampened * g; nesterov takes g + lookahead * buffer.
+   Adam: first += (1 - beta1) * (g - first), second = beta2 * second + (1 - beta2) * g^2, and
+   w -= size * first / (sqrt(second) * root + eps). */
+typedef struct {
+    int32_t rule, nesterov;
+    float lr, decay, shrink; /* shrink: lr * decay */
+    float momentum, undampened, lookahead;
+    float one_minus_beta1, one_minus_beta2, beta2, size, root, eps;
+} Step;
+
+/* torch's update rules, their per-step numbers computed in double as torch does. */
+static Step next_step(const Optimizer *optimizer, int64_t steps)
+{
+    const double t = (double)(steps + 1);
+    return (Step){
+        .rule = optimizer->rule,
+        .nesterov = optimizer->nesterov,
+        .lr = (float)optimizer->lr,
+        .shrink = (float)(optimizer->lr * optimizer->weight_decay),
+        .decay = (float)optimizer->weight_decay,
+        /* torch's first momentum buffer is the gradient itself, undampened */
+        .momentum = steps == 0 ? 0 : (float)optimizer->momentum,
+        .undampened = steps == 0 ? 1 : (float)(1 - optimizer->dampening),
+        .lookahead = (float)optimizer->momentum,
+        .one_minus_beta1 = (float)(1 - optimizer->beta1),
+        .one_minus_beta2 = (float)(1 - optimizer->beta2),
+        .beta2 = (float)optimizer->beta2,
+        .size = (float)(optimizer->lr / (1 - pow(optimizer->beta1, t))),
+        .root = (float)(1 / sqrt(1 - pow(optimizer->beta2, t))),
+        .eps = (float)optimizer->eps,
+    };
+}
+
+/* Update `count` parameters w from their gradient g; m and s are their moments. */
+static void apply_rule(const Step *step, int64_t count, float *restrict w, const float *restrict g,
+                       float *restrict m, float *restrict s)
+{
+    const Step k = *step;
+    if (k.rule == PLAIN)
+        for (int64_t i = 0; i < count; i++)
+            w[i] -= k.shrink * w[i] + k.lr * g[i];
+    else if (k.rule == MOMENTUM && k.nesterov)
+        for (int64_t i = 0; i < count; i++) {
+            const float gradient = g[i] + k.decay * w[i];
+            m[i] = k.momentum * m[i] + k.undampened * gradient;
+            w[i] -= k.lr * (gradient + k.lookahead * m[i]);
+        }
+    else if (k.rule == MOMENTUM)
+        for (int64_t i = 0; i < count; i++) {
+            m[i] = k.momentum * m[i] + k.undampened * (g[i] + k.decay * w[i]);
+            w[i] -= k.lr * m[i];
+        }
+    else
+        for (int64_t i = 0; i < count; i++) {
+            const float gradient = k.rule == ADAM ? g[i] + k.decay * w[i] : g[i];
+            const float shrink = k.rule == ADAM ? 0 : k.shrink;
+            m[i] += k.one_minus_beta1 * (gradient - m[i]);
+            s[i] = k.beta2 * s[i] + k.one_minus_beta2 * gradient * gradient;
+            w[i] -= shrink * w[i] + k.size * m[i] / (sqrtf(s[i]) * k.root + k.eps);
+        }
+}
+
+static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *step)
+{
+    float *gradient = net->gradient;
+    for (int64_t o = 0; o < layer->padded; o += V) {
+        vec total = {0};
+        for (int64_t g = 0; g < rows; g += GROUP) {
+            vec sum = {0};
+            for (int64_t r = g; r < smaller(g + GROUP, rows); r++)
+                sum += load(net->delta + r * layer->padded + o);
+            total += sum;
+        }
+        store(gradient + o, total);
+    }
+    apply_rule(step, layer->padded, layer->values.bias, gradient, layer->moments[0].bias,
+               layer->moments[1].bias);
+}
+
+static void scale(float *values, int64_t count, float factor)
+{
+    for (int64_t i = 0; i < count; i++)
+        values[i] *= factor;
+}
+
+/* A panel of a moment; NULL if the optimizer has no such moment. */
+static float *panel_of(const Parameters *moment, Panel panel)
+{
+    return moment->weight == NULL ? NULL : moment->weight + panel.offset;
+}
+
+/* Update the weights of a layer panel by panel, each while it is in L1.
+   A gradient is summed up before a weight gets any of it. Where registers hold the sums, plain SGD
+   adds x^T (-lr delta) to the weights at once, which overwrites delta; more examples than a
+   group, and the other rules, need x^T delta in net->gradient.
+   multiply_next: put the next batch through the new weights of the first layer; its x W is then in
+   layer->out. */
+static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, const Step *step,
+                          int multiply_next)
+{
+    Layer *layer = &net->layer[l];
+    const int direct = step->rule == PLAIN && rows <= GROUP;
+    const int prefetch = direct && layer->inputs * layer->padded > BEYOND_L2;
+    const float shrink = direct ? step->shrink : 0;
+    if (multiply_next)
+        clear_outputs(layer, net->next_rows);
+    if (direct)
+        scale(net->delta, rows * layer->padded, -step->lr);
+    if (sparse)
+        find_all_active(net, rows, shrink != 0);
+    for (int64_t i = 0; i < layer->inputs; i += KC) {
+        if (l == 0)
+            prefetch_inputs(net, net->next, i + KC, net->next_rows);
+        for (int64_t o = 0; o < layer->padded; o += NC) {
+            const Panel panel = panel_at(layer, i, o);
+            const int64_t count = panel.inputs * panel.outputs;
+            float *weight = layer->values.weight + panel.offset;
+            float *sum = direct ? weight : net->gradient;
+            if (!direct)
+                memset(sum, 0, (size_t)count * sizeof(float));
+            for (int64_t g = 0; g < rows; g += GROUP) {
+                const float *delta = net->delta + g * layer->padded + o;
+                if (sparse)
+                    multiply_transposed_sparse(net, i, panel, g / GROUP, sum, delta, shrink);
+                else
+                    multiply_transposed(prefetch, panel, inputs_of(net, l) + g, i, sum, delta,
+                                        layer->padded, smaller(GROUP, rows - g), shrink);
+            }
+            if (!direct)
+                apply_rule(step, count, weight, sum, panel_of(&layer->moments[0], panel),
+                           panel_of(&layer->moments[1], panel));
+            if (multiply_next)
+                multiply(net->next_rows, panel.outputs, net->next, i, weight, panel.outputs,
+                         layer->out + o, layer->padded, panel.inputs);
+        }
+    }
+}
+
+/* Dual form of plain SGD: the coefficients of an example grow by -lr times its delta. */
+static void update_coefficients(Network *net, int64_t rows, const Step *step)
+{
+    Layer *layer = &net->layer[0];
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t row = net->index[r] % KC, i = net->index[r] - row;
+        for (int64_t o = 0; o < layer->padded; o += NC) {
+            const Panel panel = panel_at(layer, i, o);
+            float *coefficient = layer->values.weight + panel.offset + row * panel.outputs;
+            for (int64_t c = 0; c < panel.outputs; c++)
+                coefficient[c] -= step->lr * net->delta[r * layer->padded + o + c];
+        }
+    }
+}
+
+/* ---- an epoch ---- */
+
+static void select_inputs(const Split *split, const Examples *examples, int64_t from, int64_t rows,
+                          const float **example)
+{
+    for (int64_t r = 0; r < rows; r++)
+        example[r] = split->inputs + examples->index[from + r] * split->width;
+}
+
+static void select_labels(Network *net, const Examples *examples, int64_t from)
+{
+    net->index = examples->index + from;
+    net->labels = examples->label + from;
+}
+
+static int finite_first_layer(const Network *net)
+{
+    const Layer *layer = &net->layer[0];
+    return all_finite(layer->values.weight, layer->inputs * layer->padded);
+}
+
+/* Update all layers but the first, from the last to it; net->delta is then the first's. */
+static void update_upper_layers(Network *net, int64_t rows, const Step *step)
+{
+    for (int32_t l = net->layers - 1; l > 0; l--) {
+        Layer *layer = &net->layer[l];
+        backward(net, layer, layer - 1, rows);
+        update_bias(net, layer, rows, step);
+        update_weight(net, l, rows, 0, step, 0);
+        float *const done = net->delta;
+        net->delta = net->delta_below;
+        net->delta_below = done;
+    }
+}
+
+static void train(Network *net, const Split *split, const Examples *examples, int64_t batch,
+                  const Optimizer *optimizer, double *sums)
+{
+    const int64_t n = examples->count;
+    Layer *first = &net->layer[0];
+    int may_skip = split->base == NULL && finite_first_layer(net), multiplied = 0;
+    int64_t rows = smaller(batch, n);
+    sums[0] = sums[1] = 0;
+    select_inputs(split, examples, 0, rows, net->example);
+    int sparse = may_skip && find_nonzero(net, net->example, rows);
+    for (int64_t from = 0; from < n; from += rows, rows = net->next_rows) {
+        const Step step = next_step(optimizer, net->steps);
+        net->next_rows = smaller(batch, n - from - rows);
+        select_inputs(split, examples, from + rows, net->next_rows, net->next);
+        prefetch_inputs(net, net->next, 0, net->next_rows);
+        select_labels(net, examples, from);
+        forward(net, rows, sparse, multiplied, split->base);
+        cross_entropy(net, rows, sums);
+        update_upper_layers(net, rows, &step);
+        may_skip = may_skip && all_finite(net->delta, rows * first->padded);
+        update_bias(net, first, rows, &step);
+        if (split->base != NULL) {
+            update_coefficients(net, rows, &step);
+        } else if (sparse && may_skip) {
+            update_weight(net, 0, rows, 1, &step, 0);
+            sparse = find_nonzero(net, net->next, net->next_rows);
+            multiplied = 0;
+        } else {
+            sparse = may_skip && find_nonzero(net, net->next, net->next_rows);
+            multiplied = !sparse;
+            update_weight(net, 0, rows, 0, &step, multiplied);
+        }
+        const float **const done = net->example;
+        net->example = net->next;
+        net->next = done;
+        net->steps++;
+    }
+}
+
+static void evaluate(Network *net, const Split *split, const Examples *examples, double *sums)
+{
+    const int may_skip = split->base == NULL && finite_first_layer(net);
+    sums[0] = sums[1] = 0;
+    for (int64_t from = 0; from < examples->count; from += EVALUATION_ROWS) {
+        const int64_t rows = smaller(EVALUATION_ROWS, examples->count - from);
+        select_inputs(split, examples, from, rows, net->example);
+        select_labels(net, examples, from);
+        const int sparse = may_skip && find_nonzero(net, net->example, rows);
+        forward(net, rows, sparse, 0, split->base);
+        cross_entropy(net, rows, sums);
+    }
+}
+
+const Kernels KERNELS = {train, evaluate};
