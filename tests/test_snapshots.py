@@ -138,6 +138,22 @@ def test_a_snapshot_counts_more_steps_than_a_float32(
     assert int(other.snapshot(again)["steps"]) == 2**24 + 10
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_stack_goes_on_without_the_runs_that_have_ended(name: str) -> None:
+    ended, *runs = resumable(name)
+    _, *again = resumable(name)
+    engine = StackedEngine([ended, *runs], CPU)
+    train_on(engine, [ended, *runs], 1, 1)
+    engine.release([ended])
+    train_on(engine, runs, 2, 2)
+    other = StackedEngine(again, CPU)
+    for run, fresh in zip(runs, again):
+        other.restore(fresh, engine.snapshot(run))
+    assert train_on(other, again, 3, 4) == train_on(engine, runs, 3, 4)
+    for run, fresh in zip(runs, again):
+        assert_same_state(other.state(fresh), engine.state(run), rtol=0, atol=0)
+
+
 @needs_library
 def test_a_run_that_came_into_the_usual_form_goes_on_in_it() -> None:
     """Its first weight was decayed, which the dual form cannot do."""
