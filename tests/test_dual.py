@@ -6,8 +6,10 @@ Axes: I inputs, N examples, n training and v validation examples, H outputs of t
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -501,6 +503,38 @@ def test_runs_that_wait_for_a_block_compute_it_where_it_failed(
             failing.result()
     inputs = run.train.inputs[run.train.index]
     assert_close(made, inputs @ inputs.T, rtol=1e-5, atol=1e-5)
+
+
+def test_the_end_of_sharing_stops_who_is_at_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its block: an interrupted sweep does not wait for the whole matrix."""
+    monkeypatch.setattr(dual, "CHUNK", 16)
+    run = wide_run(train=50)
+    begun, ended = threading.Event(), threading.Event()
+    computed = []
+
+    def compute(gram: dual.Gram, row: dual.Part, column: dual.Part) -> None:
+        computed.append((row.place, column.place))
+        begun.set()
+        assert ended.wait(10)
+
+    monkeypatch.setattr(dual.Gram, "compute", compute)
+    with ThreadPoolExecutor(1) as pool:
+        with dual.sharing():
+            making = pool.submit(lambda: dual.gram_of([run.train]).matrix())
+            assert begun.wait(10)
+        ended.set()
+        with pytest.raises(KeyboardInterrupt):
+            making.result(10)
+    assert computed == [(0, 0)]
+
+
+def test_nothing_shared_is_kept_after_its_end() -> None:
+    with dual.sharing():
+        matrices = [weakref.ref(dual.gram_of([wide_run(seed=seed).train])) for seed in (0, 1)]
+        gc.collect()
+        assert all(matrix() is not None for matrix in matrices)
+    gc.collect()
+    assert [matrix() for matrix in matrices] == [None, None]
 
 
 def test_a_block_that_failed_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

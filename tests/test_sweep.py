@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +124,30 @@ def test_runs_on_the_same_images_compute_their_inner_products_once(
     outcomes = sweep.train(jobs)
     assert [each.result and each.result["engine_form"] for each in outcomes] == ["dual"] * 4
     assert len(computed) == 2  # of a block each, for two seeds
+
+
+@pytest.mark.skipif(library.available() is not None, reason="no compiled library")
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal to a thread")
+def test_an_interrupt_does_not_wait_for_inner_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a run is at the first block of many."""
+    monkeypatch.setattr(dual, "CHUNK", 16)
+    computed = []
+
+    def compute(gram: dual.Gram, row: dual.Part, column: dual.Part) -> None:
+        computed.append((row.place, column.place))
+        time.sleep(0.3)  # until the main thread waits: before that it may miss a signal
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert gram.stopped.wait(10)
+
+    monkeypatch.setattr(dual.Gram, "compute", compute)
+    options = "engine=native", "train_size=100", "stopping.max_epochs=50"
+    interrupted = job(tmp_path / "run", *options)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.train([interrupted])
+    assert computed == [(0, 0)]
+    assert status(interrupted.folder) == "running"
 
 
 @pytest.mark.skipif(library.available() is not None, reason="no compiled library")

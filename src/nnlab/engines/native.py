@@ -139,11 +139,7 @@ class NativeEngine:
         self.networks[run] = network
 
     def state(self, run: Run) -> dict[str, Tensor]:
-        """Return weights and optimizer state, in torch's names and layout.
-
-        Parameters carry their name in the model (``0.weight``, [outputs, inputs]),
-        optimizer state that name and torch's (``0.weight.momentum_buffer``).
-        """
+        """Return weights and optimizer state as ``TorchEngine.state`` does."""
         return self.networks[run].state()
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:

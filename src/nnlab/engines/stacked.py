@@ -485,6 +485,7 @@ class StackedEngine:
 
     @torch.no_grad()
     def state(self, run: Run) -> dict[str, Tensor]:
+        """Return weights and optimizer state as ``TorchEngine.state`` does."""
         names = [name for name, _ in run.model.named_parameters()]
         steps = self.taken[run]
         keys = self._moments(run) if steps > 0 else ()
@@ -498,6 +499,7 @@ class StackedEngine:
 
     @torch.no_grad()
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+        """Take back what ``state`` of any engine gave."""
         names = [name for name, _ in run.model.named_parameters()]
         keys = self._moments(run)
         began = bool(keys) and f"{names[0]}.{keys[0]}" in state

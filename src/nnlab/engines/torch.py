@@ -218,6 +218,12 @@ class TorchEngine:
         return results
 
     def state(self, run: Run) -> dict[str, Tensor]:
+        """Return weights, buffers and optimizer state, in torch's names and layout, on the CPU.
+
+        Parameters carry their name in the model (``0.weight``, [outputs, inputs]),
+        optimizer state that name and torch's (``0.weight.momentum_buffer``). What an optimizer
+        keeps beside tensors is not in it; torch's SGD, Adam and AdamW keep nothing else.
+        """
         state = {name: t.detach().cpu().clone() for name, t in run.model.state_dict().items()}
         moments = self.optimizers[run].state
         for name, parameter in run.model.named_parameters():
@@ -227,14 +233,19 @@ class TorchEngine:
         return state
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+        """Take back what ``state`` of any engine gave."""
         run.model.load_state_dict({name: state[name] for name in run.model.state_dict()})
         moments = self.optimizers[run].state
         for name, parameter in run.model.named_parameters():
             prefix = f"{name}."
             kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            # torch keeps Adam's step count on the CPU and everything else beside the weights.
+            # torch keeps step counts on the CPU and everything else beside the weights, in their
+            # type but for single numbers.
             moments[parameter] = {
-                key: value.clone() if key == "step" else value.clone().to(parameter)
+                key: value.clone().to(
+                    "cpu" if key == "step" else parameter.device,
+                    value.dtype if value.dim() == 0 else parameter.dtype,
+                )
                 for key, value in kept.items()
             }
 

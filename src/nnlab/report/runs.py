@@ -246,7 +246,7 @@ def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
     """
     # Opening is cheaper than asking first, and a run may vanish in between.
     try:
-        text = records.read_file(folder, METRICS, result).decode()
+        text = records.read_file(folder, METRICS, result).decode().replace("\r\n", "\n")
     except FileNotFoundError:
         if "sha256" in result:
             raise
