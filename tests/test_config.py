@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from nnlab import compose, config, identity
+from nnlab import compose, config, identity, options
 from nnlab.config import CONF, Config
 
 
@@ -17,7 +17,7 @@ def composed(*overrides: str) -> Config:
 
 
 def test_defaults_are_experiment_a() -> None:
-    assert config.plain(composed()) == {
+    assert options.plain(composed()) == {
         "dataset": {
             "name": "mnist",
             "balanced": True,
@@ -72,8 +72,8 @@ def test_defaults_live_in_yaml_only(schema: type) -> None:
 
 @pytest.mark.parametrize("schema", OPTIMIZERS)
 def test_optimizers_in_python_have_the_defaults_of_yaml(schema: type) -> None:
-    options = dataclasses.asdict(schema())
-    assert options == config.plain(composed(f"optimizer={options['name']}"))["optimizer"]
+    given = dataclasses.asdict(schema())
+    assert given == options.plain(composed(f"optimizer={given['name']}"))["optimizer"]
 
 
 @pytest.mark.parametrize(
