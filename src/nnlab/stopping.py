@@ -27,7 +27,10 @@ class Epoch(NamedTuple):
 
 
 class StoppingRule(Protocol):
-    """When to stop. Every run works on a copy of its own and leaves the rule given as it is."""
+    """When to stop. Every run works on a copy of its own and leaves the rule given as it is.
+
+    One that needs no validation set says so by ``watches = False``.
+    """
 
     @property
     def restore(self) -> int | None:
@@ -42,14 +45,12 @@ class StoppingConfig:
     """The options that every rule has, and those of ``stopping=epochs``, which has no other.
 
     rule: the rule's class, which takes the other options by their names; None where only
-    max_epochs ends a run. watches: whether it watches the validation set. title: its name in
-    figures, where that is not the one on the command line.
+    max_epochs ends a run. title: its name in figures, empty for that of the command line.
     """
 
     name: str = MISSING
     max_epochs: int = MISSING
     rule: ClassVar[type[StoppingRule] | None] = None
-    watches: ClassVar[bool] = False
     title: ClassVar[str] = ""
 
     def check(self) -> None:
@@ -63,6 +64,11 @@ class StoppingConfig:
             return None
         own = {k: v for k, v in plain(self).items() if k not in ("name", "max_epochs")}
         return self.rule(**own)
+
+    @property
+    def watches(self) -> bool:
+        """Whether it watches the validation set."""
+        return self.rule is not None and watches(self.rule)
 
     @property
     def most_seconds(self) -> float:
@@ -122,7 +128,6 @@ class PlateauConfig(StoppingConfig):
     min_delta: float = MISSING
     patience: int = MISSING
     rule = Plateau
-    watches = True
 
     def check(self) -> None:
         super().check()
@@ -207,7 +212,6 @@ class PatienceConfig(StoppingConfig):
     patience: int = MISSING
     restore_best: bool = MISSING
     rule = Patience
-    watches = True
 
     def check(self) -> None:
         super().check()
@@ -221,6 +225,7 @@ class Budget:
     """
 
     restore = None
+    watches = False
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -275,7 +280,6 @@ class Target:
 class TargetConfig(StoppingConfig):
     valid_accuracy: float = MISSING
     rule = Target
-    watches = True
 
     def check(self) -> None:
         super().check()
@@ -317,6 +321,11 @@ def unsupported_rule(rule: StoppingRule | None) -> str | None:
     if members(kind) != MEMBERS[kind] or any(hasattr(kind, name) for name in vars(rule)):
         return f"a method of the stopping rule {kind.__name__} was replaced"
     return None
+
+
+def watches(rule: StoppingRule | type[StoppingRule]) -> bool:
+    """Return whether a rule watches the validation set."""
+    return getattr(rule, "watches", True)
 
 
 def watched(epoch: Epoch, monitor: str) -> float:

@@ -95,7 +95,7 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
         if key not in _arrays:
             _arrays[key] = source.read()
             _contents[key] = digest(_arrays[key].provenance)
-            if config.truth_table is None:  # one chosen by its name is no news
+            if not config.generated:
                 log.info(f"{source.name}{source.note}")
         return source.name, _arrays[key]
 

@@ -23,6 +23,7 @@ class BooleanConfig(DatasetConfig):
     inputs: int = MISSING
     title = "Boolean function"
     images = False
+    generated = True
 
     @property
     def truth_table(self) -> str:

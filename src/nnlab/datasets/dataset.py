@@ -16,6 +16,8 @@ class DatasetConfig:
     which are in its YAML.
 
     title: the dataset's name in figures. images: whether its examples are images, or may be.
+    generated: whether its options alone decide what its examples are, so that there is nothing
+    to tell of where they come from.
     """
 
     name: str = MISSING
@@ -23,6 +25,7 @@ class DatasetConfig:
     normalize: bool = MISSING
     title: ClassVar[str]
     images: ClassVar[bool] = True
+    generated: ClassVar[bool] = False
 
     def check(self) -> None:
         """Raise ValueError for the first option outside its limits, before anything is read."""

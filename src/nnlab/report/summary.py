@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab.boolean import function_name
+from nnlab.datasets import DATASETS
 from nnlab.records import write_atomic
 from nnlab.report import columns
 from nnlab.report.columns import shown, validated
@@ -258,9 +259,10 @@ def tested(runs: Sequence[Run]) -> list[str]:
     for (size, full), drawn in sorted(tests.items()):
         which = "the same for every seed" if len(drawn) == 1 else "others for each seeds.test"
         said.append(f"Tested on {size:,} of the {full:,} test examples, {which}.")
-    for same in grouped(runs, ["dataset"]).values():
+    for (name,), same in grouped(runs, ["dataset"]).items():
+        dataset = DATASETS.get(spell(name))
         counts = Counter(run.settings["data"] for run in same if run.settings.get("data"))
-        if not of_truth_table(same[0].settings) and len(counts) > 1:
+        if len(counts) > 1 and not (dataset and dataset.generated):
             parts = ", ".join(f"{count} {spell(data)}" for data, count in counts.items())
             said.append(f"Not all runs saw the same data: {parts}.")
     return said
