@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import nnlab
 from nnlab import datasets, seeds
-from nnlab.config import IdxConfig, Source
+from nnlab.datasets.arrays import Sizes
+from nnlab.datasets.mnist import IdxConfig, Source
 
 HIDDEN = (128, 64)
 CLASSES = 10
@@ -64,9 +65,7 @@ class Problem:
         config = IdxConfig("mnist", False, False, source, spec.folder)
         if spec.data == "mnist":
             config.balanced = True
-        data = datasets.load(
-            config, train_size=spec.train_size, valid_size=0, test_size=1000, seed=0
-        )
+        data = datasets.load(config, Sizes(spec.train_size, 0, 1000), seed=0)
         assert data.test is not None
         train, test = data.train, data.test
         return cls(

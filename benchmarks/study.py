@@ -20,9 +20,10 @@ from benchmarks.problem import BATCH, CLASSES, HIDDEN
 from benchmarks.race import say
 from benchmarks.results import Options, Result, Table, Target, number
 from nnlab import datasets
-from nnlab.config import DogSetConfig, SyntheticConfig
 from nnlab.datasets import Split
 from nnlab.datasets.arrays import Sizes
+from nnlab.datasets.dogset import DogSetConfig
+from nnlab.datasets.dogset_synthetic import SyntheticConfig
 from nnlab.device import cpu_threads
 from nnlab.schedule import cores
 
@@ -111,7 +112,7 @@ def ratio(slower: float, faster: float) -> str:
 def eager_epochs(count: int) -> list[float]:
     """Return the seconds of some epochs, with validation, of the leanest loop in PyTorch."""
     config = SyntheticConfig("dogset_synthetic", balanced=True, normalize=True, num_classes=None)
-    data = datasets.load(config, train_size=None, valid_size=None, test_size=None, seed=0)
+    data = datasets.load(config, Sizes(None, None, None), seed=0)
     train, valid = data.train, data.valid
     assert valid is not None
     model = nnlab.mlp(12288, HIDDEN, CLASSES, generator=torch.Generator().manual_seed(0))

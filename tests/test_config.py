@@ -10,6 +10,10 @@ from omegaconf import OmegaConf
 
 from nnlab import compose, config, identity
 from nnlab.config import CONF, Config
+from nnlab.datasets import DATASETS
+from nnlab.options import plain
+from nnlab.report.plotting import entry
+from nnlab.stopping import RULES
 
 
 def composed(*overrides: str) -> Config:
@@ -17,7 +21,7 @@ def composed(*overrides: str) -> Config:
 
 
 def test_defaults_are_experiment_a() -> None:
-    assert config.plain(composed()) == {
+    assert plain(composed()) == {
         "dataset": {
             "name": "mnist",
             "balanced": True,
@@ -73,8 +77,8 @@ def test_defaults_live_in_yaml_only(schema: type) -> None:
 
 @pytest.mark.parametrize("schema", OPTIMIZERS)
 def test_optimizers_in_python_have_the_defaults_of_yaml(schema: type) -> None:
-    options = dataclasses.asdict(schema())
-    assert options == config.plain(composed(f"optimizer={options['name']}"))["optimizer"]
+    given = dataclasses.asdict(schema())
+    assert given == plain(composed(f"optimizer={given['name']}"))["optimizer"]
 
 
 @pytest.mark.parametrize(
@@ -212,3 +216,35 @@ def test_hydra_is_not_needed_to_fit() -> None:
     code = "import sys, nnlab.config; nnlab.fit, nnlab.load; print('omegaconf' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_options_are_declared_without_what_is_slow_to_import() -> None:
+    code = (
+        "import sys, nnlab.config; slow = {'torch', 'matplotlib', 'pandas', 'PIL', 'rich'}; "
+        "sys.exit(', '.join(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("dataset/*.yaml")))
+def test_every_dataset_of_conf_is_declared(name: str) -> None:
+    dataset = composed(f"dataset={name}").dataset
+    assert type(dataset) is DATASETS[name]
+    assert entry(name) == dataset.title != name
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("stopping/*.yaml")))
+def test_every_stopping_rule_of_conf_is_declared(name: str) -> None:
+    """And takes all options of its YAML, under their names."""
+    options = composed(f"stopping={name}", "valid_size=10").stopping
+    assert type(options) is RULES[name]
+    rule = options.build()
+    assert (None if rule is None else type(rule)) == options.rule
+    own = {k: v for k, v in plain(options).items() if k not in ("name", "max_epochs")}
+    assert {key: getattr(rule, key) for key in own} == own
+
+
+def test_what_is_listed_has_its_yaml() -> None:
+    for group, listed in (("dataset", DATASETS), ("stopping", RULES)):
+        assert {path.stem for path in CONF.glob(f"{group}/*.yaml")} == set(listed)

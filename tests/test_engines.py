@@ -34,8 +34,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import nnlab
 from nnlab import datasets, seeds
-from nnlab.config import SGD, Adam, EngineName, IdxConfig, Source
+from nnlab.config import SGD, Adam, EngineName
 from nnlab.datasets import Split
+from nnlab.datasets.arrays import Sizes
+from nnlab.datasets.mnist import IdxConfig, Source
 from nnlab.engines import Engine, Run, choose_engine, library, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
@@ -115,7 +117,7 @@ def test_fit_takes_the_fast_engine_and_gives_the_same_result() -> None:
 
 def accuracy(engine: type[Engine], seed: int) -> float:
     config = IdxConfig("mnist", True, False, Source.bundled, "")
-    data = datasets.load(config, train_size=200, valid_size=0, test_size=1000, seed=seed)
+    data = datasets.load(config, Sizes(200, 0, 1000), seed=seed)
     model = nnlab.mlp(784, [32], 10, generator=seeds.generator(seed, "weights"))
     sgd = SGD("sgd", lr=0.05, weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False)
     order = seeds.generator(seed, "order")

@@ -1068,7 +1068,7 @@ def test_a_source_distribution_builds_the_library_and_again_after_a_change(tmp_p
     folder = tmp_path / archive.name.removesuffix(".tar.gz")
     run_setup(folder, "build_ext", "--inplace")
     (built,) = folder.glob("src/nnlab/engines/_native*.so")
-    assert native.load(built).nnlab_best_level() == len(LEVELS) - 1
+    assert library.load(built).nnlab_best_level() == len(LEVELS) - 1
     # A compiler that fails shows whether anything would be compiled.
     assert "failed" not in run_setup(folder, "build_ext", "--inplace", CC="false")
     headers = sorted(folder.glob("src/nnlab/engines/*.h"))

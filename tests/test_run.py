@@ -28,8 +28,8 @@ from torch.testing import assert_close
 
 import nnlab
 from nnlab import datasets, schedule, seeds
-from nnlab.config import IdxConfig, Source
 from nnlab.datasets.arrays import Sizes
+from nnlab.datasets.mnist import IdxConfig, Source
 from nnlab.engines import library
 from nnlab.run import alone
 
@@ -83,7 +83,7 @@ def test_one_run_writes_what_fit_computes(tmp_path: Path) -> None:
         ".hydra/overrides.yaml",
     } == files(folder)
 
-    data = datasets.load(CONFIG, train_size=60, valid_size=50, test_size=100, seed=0)
+    data = datasets.load(CONFIG, Sizes(60, 50, 100), seed=0)
     model = nnlab.mlp(784, [128, 64], 10, generator=seeds.generator(0, "weights"))
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     expected = nnlab.fit(

@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 
 import pytest
+import torch
 
+import nnlab
 from nnlab import Budget, Epoch, Patience, Plateau, Target
-from nnlab.stopping import StoppingRule
+from nnlab.stopping import BudgetConfig, StoppingConfig, StoppingRule
 
 NAN, INF = math.nan, math.inf
 
@@ -155,3 +157,26 @@ def test_a_gain_of_min_delta_is_not_more_by_rounding(step: int) -> None:
 )
 def test_plateau_at_the_edges(losses: list[float], expected: int | None) -> None:
     assert stops_after(Plateau(0.0), losses) == expected
+
+
+class AtOnce:
+    """A rule of the user's own, that looks at no metric."""
+
+    restore = None
+    watches = False
+
+    def update(self, epoch: Epoch) -> str | None:
+        return "enough"
+
+
+def test_a_rule_that_watches_nothing_needs_no_validation_set() -> None:
+    model, data = nnlab.mlp(2, [], 2), (torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
+    done = nnlab.fit(model, data, stopping=AtOnce(), max_epochs=3, optimizer=nnlab.SGD())
+    assert (done.stop_reason, len(done.metrics)) == ("enough", 1)
+    with pytest.raises(ValueError, match="pass valid="):
+        nnlab.fit(model, data, stopping=Target(0.9), max_epochs=3, optimizer=nnlab.SGD())
+
+
+def test_a_plan_counts_on_no_more_than_the_budget() -> None:
+    budget = BudgetConfig("budget", 100, 2.5)
+    assert (budget.most_seconds, StoppingConfig("epochs", 100).most_seconds) == (2.5, INF)

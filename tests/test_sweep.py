@@ -22,6 +22,8 @@ from nnlab import config, datasets, hydra_jobs, schedule, sweep
 from nnlab.compose import VERSION_BASE, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
+from nnlab.datasets.arrays import Sizes
+from nnlab.datasets.dataset import DatasetConfig
 from nnlab.engines import Run, Trained, dual, library, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.jobs import Job, Outcome
@@ -181,14 +183,16 @@ def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
 def test_an_error_of_any_kind_while_a_run_is_prepared_is_that_run_alone(
     kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_for = splits.load_for
+    load = splits.load
 
-    def broken(options: config.Config) -> splits.Data:
-        if options.seed == 1:
+    def broken(
+        options: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0
+    ) -> splits.Data:
+        if seed == 1:
             raise kind("no codec")
-        return load_for(options)
+        return load(options, sizes, seed=seed, test_seed=test_seed)
 
-    monkeypatch.setattr(datasets, "load_for", broken, raising=False)
+    monkeypatch.setattr(datasets, "load", broken, raising=False)
     jobs = [job(tmp_path / f"seed={seed}", f"seed={seed}") for seed in (0, 1, 2)]
     outcomes = sweep.train(jobs)
     assert [status(each.folder) for each in jobs] == ["finished", "failed", "finished"]

@@ -9,19 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnlab import interrupts, messages, records
-from nnlab.boolean import truth_table
-from nnlab.config import (
-    BooleanConfig,
-    BudgetConfig,
-    Config,
-    EngineName,
-    MLPConfig,
-    PatienceConfig,
-    PerceptronConfig,
-    PlateauConfig,
-    StoppingConfig,
-    TargetConfig,
-)
+from nnlab.config import Config, EngineName, MLPConfig, PerceptronConfig
 from nnlab.jobs import Outcome, Task
 
 if TYPE_CHECKING:
@@ -29,7 +17,6 @@ if TYPE_CHECKING:
 
     from nnlab.datasets import Data
     from nnlab.engines import Run
-    from nnlab.stopping import StoppingRule
 
 log = logging.getLogger("nnlab")
 # Standardised copies, kept while a sweep trains: the next run often is on the same examples.
@@ -48,7 +35,12 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
         interrupts.check()
         try:
             where = device.choose_device(config.device)
-            data = datasets.load_for(config)
+            data = datasets.load(
+                config.dataset,
+                config.sizes,
+                seed=config.seed_of("data"),
+                test_seed=config.seed_of("test"),
+            )
             shape = repr((config.model, config.dataset, data.provenance["shape"]))
             if shape not in networks:
                 inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
@@ -104,7 +96,12 @@ def whole_run(task: Task) -> Run:
 
     config, sketch = task.config, task.sketch
     if config.dataset.normalize:
-        data = datasets.load_for(config)
+        data = datasets.load(
+            config.dataset,
+            config.sizes,
+            seed=config.seed_of("data"),
+            test_seed=config.seed_of("test"),
+        )
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
     inputs, outputs = sketch.train.inputs[0].numel(), len(task.identity["dataset"]["classes"])
@@ -125,7 +122,7 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
         test=data.test,
         batch_size=config.batch_size,
         max_epochs=0 if computed else config.stopping.max_epochs,
-        stopping=build_rule(config.stopping),
+        stopping=config.stopping.build(),
         order=seeds.generator(config.seed_of("order"), "order"),
         full_train_metrics=config.full_train_metrics,
         native_level=None if config.native_level is None else config.native_level.name,
@@ -136,31 +133,13 @@ def build_model(config: Config, inputs: int, outputs: int) -> nn.Module:
     """Build the network with its initial weights, from the run's seed or a truth table."""
     from nnlab import model, seeds
 
-    options, dataset = config.model, config.dataset
-    if isinstance(options, PerceptronConfig) and isinstance(dataset, BooleanConfig):
-        if options.classic:
-            return model.classic_xor()
-        return model.perceptrons(truth_table(dataset.function, dataset.inputs))
+    options, table = config.model, config.dataset.truth_table
+    if isinstance(options, PerceptronConfig) and table is not None:
+        return model.classic_xor() if options.classic else model.perceptrons(table)
     if isinstance(options, MLPConfig):
         weights = seeds.generator(config.seed_of("weights"), "weights")
         return model.mlp(inputs, options.hidden, outputs, options.activation.name, weights)
     raise ValueError(f"model={options.name} is not known; see --help")
-
-
-def build_rule(stopping: StoppingConfig) -> StoppingRule | None:
-    """Build the rule that ends a run early; None where only max_epochs does."""
-    from nnlab.stopping import Budget, Patience, Plateau, Target
-
-    if isinstance(stopping, PlateauConfig):
-        return Plateau(stopping.min_delta, stopping.patience)
-    if isinstance(stopping, PatienceConfig):
-        monitor = stopping.monitor.name
-        return Patience(stopping.patience, stopping.min_delta, monitor, stopping.restore_best)
-    if isinstance(stopping, BudgetConfig):
-        return Budget(stopping.seconds)
-    if isinstance(stopping, TargetConfig):
-        return Target(stopping.valid_accuracy)
-    return None
 
 
 def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str, Any]:

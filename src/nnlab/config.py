@@ -8,21 +8,24 @@ Nothing here imports torch: ``--help`` and a finished sweep's rerun must start f
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from nnlab.analysis import EVALUATIONS
-from nnlab.boolean import truth_table
-from nnlab.identity import ASKED, NOT_IDENTITY, WHERE
+from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig
+from nnlab.datasets import DATASETS
+from nnlab.datasets.arrays import Sizes
+from nnlab.datasets.dataset import DatasetConfig
+from nnlab.identity import ASKED, NOT_IDENTITY
+from nnlab.options import MISSING, plain, require, require_finite
+from nnlab.stopping import RULES, StoppingConfig
 
 CONF = Path(__file__).with_name("conf")
-MISSING: Any = "???"  # as OmegaConf writes what has to be given
 
 
 class Activation(enum.Enum):
@@ -43,100 +46,6 @@ class NativeLevel(enum.Enum):
     baseline = "baseline"
     avx2 = "avx2"
     avx512 = "avx512"
-
-
-class Source(enum.Enum):
-    auto = "auto"
-    official = "official"
-    bundled = "bundled"
-
-
-class Monitor(enum.Enum):
-    valid_loss = "valid_loss"
-    valid_accuracy = "valid_accuracy"
-
-
-class HardestSplit(enum.Enum):
-    test = "test"
-    valid = "valid"
-
-
-def require(holds: bool, option: str, value: object, limit: str) -> None:
-    """Raise ValueError that names an option, its value and the limit, unless it holds."""
-    if not holds:
-        shown = str(value).lower() if isinstance(value, bool) else value
-        raise ValueError(f"{option}={shown} is not possible: {limit}")
-
-
-def require_finite(option: str, value: float, least: float = 0.0) -> None:
-    limit = f"it must be a finite number, at least {least:g}"
-    require(math.isfinite(value) and value >= least, option, value, limit)
-
-
-@dataclass
-class DatasetConfig:
-    name: str = MISSING
-    balanced: bool = MISSING
-    normalize: bool = MISSING
-
-    def check(self) -> None:
-        """Raise ValueError for the first option outside its limits, before anything is read."""
-
-
-@dataclass
-class IdxConfig(DatasetConfig):
-    """MNIST and Fashion-MNIST: four files in the IDX format."""
-
-    source: Source = MISSING
-    folder: str | None = MISSING
-
-    @property
-    def data_folder(self) -> str:
-        """The folder of the official files, where none was named that of the dataset's name."""
-        return f"data/{self.name}" if self.folder is None else self.folder
-
-
-def check_classes(num_classes: int | None) -> None:
-    limit = "it must be at least 2 (null takes every class)"
-    require(num_classes is None or num_classes >= 2, "dataset.num_classes", num_classes, limit)
-
-
-@dataclass
-class DogSetConfig(DatasetConfig):
-    """Photographs in a folder with a dogs.csv."""
-
-    folder: str = MISSING
-    resize: bool = MISSING
-    num_classes: int | None = MISSING
-
-    def check(self) -> None:
-        check_classes(self.num_classes)
-
-
-@dataclass
-class SyntheticConfig(DatasetConfig):
-    """Generated images in DogSet's shape."""
-
-    num_classes: int | None = MISSING
-
-    def check(self) -> None:
-        check_classes(self.num_classes)
-
-
-@dataclass
-class BooleanConfig(DatasetConfig):
-    """The truth table of a Boolean function."""
-
-    function: str = MISSING
-    inputs: int = MISSING
-
-    @property
-    def table(self) -> str:
-        """Its truth table. Raises ValueError as ``boolean.truth_table`` does."""
-        return truth_table(self.function, self.inputs)
-
-    def check(self) -> None:
-        _ = self.table
 
 
 @dataclass
@@ -222,69 +131,6 @@ class AdamW(Adam):
 
 
 @dataclass
-class StoppingConfig:
-    name: str = MISSING
-    max_epochs: int = MISSING
-    watches: ClassVar[bool] = False  # whether the rule watches the validation set
-
-    def check(self) -> None:
-        limit = "it must be at least 0 (0 evaluates the untrained network)"
-        require(self.max_epochs >= 0, "stopping.max_epochs", self.max_epochs, limit)
-
-
-def check_patience(min_delta: float, patience: int) -> None:
-    require_finite("stopping.min_delta", min_delta)
-    require(patience >= 1, "stopping.patience", patience, "at least 1")
-
-
-@dataclass
-class PlateauConfig(StoppingConfig):
-    min_delta: float = MISSING
-    patience: int = MISSING
-    watches: ClassVar[bool] = True
-
-    def check(self) -> None:
-        super().check()
-        check_patience(self.min_delta, self.patience)
-
-
-@dataclass
-class PatienceConfig(StoppingConfig):
-    monitor: Monitor = MISSING
-    min_delta: float = MISSING
-    patience: int = MISSING
-    restore_best: bool = MISSING
-    watches: ClassVar[bool] = True
-
-    def check(self) -> None:
-        super().check()
-        check_patience(self.min_delta, self.patience)
-
-
-@dataclass
-class BudgetConfig(StoppingConfig):
-    seconds: float = MISSING
-
-    def check(self) -> None:
-        super().check()
-        limit = "it must be a finite number of seconds above 0"
-        some = math.isfinite(self.seconds) and self.seconds > 0
-        require(some, "stopping.seconds", self.seconds, limit)
-
-
-@dataclass
-class TargetConfig(StoppingConfig):
-    valid_accuracy: float = MISSING
-    watches: ClassVar[bool] = True
-
-    def check(self) -> None:
-        super().check()
-        limit = "an accuracy lies above 0 and is at most 1"
-        inside = 0 < self.valid_accuracy <= 1
-        require(inside, "stopping.valid_accuracy", self.valid_accuracy, limit)
-
-
-@dataclass
 class SeedsConfig:
     """Parts of a run's chance that are set apart from the others; None: by the run's seed."""
 
@@ -313,27 +159,6 @@ class CheckpointConfig:
 
 
 @dataclass
-class HardestConfig:
-    split: HardestSplit = MISSING
-    per_class: int = MISSING
-
-    def check(self) -> None:
-        limit = "it must be at least 1"
-        require(self.per_class >= 1, "hardest.per_class", self.per_class, limit)
-
-
-@dataclass
-class FgsmConfig:
-    eps: list[float] = MISSING
-    shown: float = MISSING
-
-    def check(self) -> None:
-        limit = "give sizes of the perturbation from 0 to 1, the range of a pixel"
-        fine = len(self.eps) > 0 and all(0 <= size <= 1 for size in [*self.eps, self.shown])
-        require(fine, "fgsm.eps", f"{list(self.eps)} (shown: {self.shown:g})", limit)
-
-
-@dataclass
 class Config:
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
@@ -359,6 +184,11 @@ class Config:
     study: str = MISSING
     output_dir: str = MISSING
     force: bool = MISSING
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many examples of each split the run asks for."""
+        return Sizes(self.train_size, self.valid_size, self.test_size)
 
     def seed_of(self, part: str) -> int:
         """Return the seed of a part of the run's chance: data, weights, order or test."""
@@ -391,7 +221,7 @@ class Config:
 
     def check_together(self) -> None:
         """Raise ValueError for options that do not go together."""
-        table = self.dataset.table if isinstance(self.dataset, BooleanConfig) else None
+        table = self.dataset.truth_table
         if isinstance(self.model, PerceptronConfig):
             limit = "it computes a truth table; choose dataset=boolean"
             require(table is not None, "model", self.model.name, limit)
@@ -404,8 +234,8 @@ class Config:
             limit = f"choose any of {', '.join(EVALUATIONS)}"
             require(name in EVALUATIONS, "evaluation", list(self.evaluation), limit)
             limit = f"{name} needs images; dataset={self.dataset.name} has none"
-            images = table is None or not EVALUATIONS[name].images
-            require(images, "evaluation", list(self.evaluation), limit)
+            fits = self.dataset.images or not EVALUATIONS[name].images
+            require(fits, "evaluation", list(self.evaluation), limit)
             options: Any = getattr(self, name, None)
             split = options.split.name if hasattr(options, "split") else "test"
             limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"
@@ -417,46 +247,19 @@ OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "tra
 
 
 # The schemas that the YAML files of each config group extend.
-GROUPS: dict[str, dict[str, type]] = {
-    "dataset": {
-        "idx": IdxConfig,
-        "dogset": DogSetConfig,
-        "synthetic": SyntheticConfig,
-        "boolean": BooleanConfig,
-    },
+GROUPS: dict[str, Mapping[str, type]] = {
+    "dataset": DATASETS,
     "model": {"mlp": MLPConfig, "perceptron": PerceptronConfig},
     "optimizer": {"sgd": SGD, "adam": Adam, "adamw": AdamW},
-    "stopping": {
-        "epochs": StoppingConfig,
-        "plateau": PlateauConfig,
-        "patience": PatienceConfig,
-        "budget": BudgetConfig,
-        "target": TargetConfig,
-    },
+    "stopping": RULES,
 }
-
-
-def plain(config: Config) -> dict[str, Any]:
-    """Return the configuration as nested dicts of JSON values."""
-
-    def value(node: Any) -> Any:
-        if isinstance(node, enum.Enum):
-            return node.name
-        if isinstance(node, dict):
-            return {key: value(item) for key, item in node.items()}
-        return list(node) if isinstance(node, (list, tuple)) else node
-
-    tree: dict[str, Any] = value(dataclasses.asdict(config))
-    return tree
 
 
 def identity(config: Config) -> dict[str, Any]:
     """Return what decides the numbers of a run, beside its data and what it computes with."""
     tree = {k: v for k, v in plain(config).items() if k not in (*NOT_IDENTITY, *ASKED, "seed")}
-    tree["dataset"] = {k: v for k, v in tree["dataset"].items() if k not in WHERE}
+    tree["dataset"] = config.dataset.identity()
     tree["seeds"] = {part: config.seed_of(part) for part in tree["seeds"]}
-    if isinstance(config.dataset, BooleanConfig):
-        tree["dataset"]["function"] = config.dataset.table  # whatever it is called
     if isinstance(config.model, PerceptronConfig):  # computed from its table, and only tested
         tree["seeds"] = config.seeds.test
         tree = {key: tree[key] for key in ("dataset", "model", "test_size", "seeds")}

@@ -21,7 +21,7 @@ from torch import nn
 
 from nnlab import build, compose, datasets, messages, model, storage, terminal
 from nnlab.arguments import check
-from nnlab.config import Config, IdxConfig
+from nnlab.config import Config
 from nnlab.datasets.arrays import Arrays, Partition
 from nnlab.datasets.splits import channels, statistics
 from nnlab.text import as_label
@@ -58,12 +58,10 @@ def describe(config: Config) -> None:
     The dataset is all of the source that serves the configured sizes. Where these files are of
     another source, the names of the new ones say which folder they are of.
     """
-    source, arrays = datasets.read(config.dataset, datasets.sizes(config))
+    source, arrays = datasets.read(config.dataset, config.sizes)
     network = build.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
     content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
-    dataset = config.dataset
-    own = getattr(dataset, "folder", None)
-    data = dataset.data_folder if isinstance(dataset, IdxConfig) else own
+    data = config.dataset.data_folder
     content["folder"] = None if data is None else str(Path(data).expanduser().resolve())
     terminal.show(
         title(content),

@@ -128,7 +128,7 @@ def make_jobs(
             continue
         job = fill(loader.template(master, overrides), number)
         if found is not None and job.config is not None:
-            data, sizes = job.config.dataset, datasets.sizes(job.config)
+            data, sizes = job.config.dataset, job.config.sizes
             with contextlib.suppress(Exception):  # told of each job, which then are all composed
                 content[study.data_key(job.identity["config"])] = datasets.content(data, sizes)
         jobs.append(job)

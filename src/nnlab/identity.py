@@ -12,4 +12,4 @@ NOT_IDENTITY = (
 # Options that ask for a way to compute; ``records.serves`` compares what was really used.
 ASKED = ("device", "engine", "native_level", "threads")
 # Options of a dataset that say where its files are; their content is compared instead.
-WHERE = ("folder", "source")
+WHERE = ("file", "folder", "source")

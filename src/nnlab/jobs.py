@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnlab import config as configuration
 from nnlab import records, study
-from nnlab.config import Config
+from nnlab.config import Config, fingerprint
+from nnlab.options import plain
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +46,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What tells its result from another's: its fingerprint, and config as JSON values."""
         assert self.config is not None
-        plain = configuration.plain(self.config)
-        return {"fingerprint": configuration.fingerprint(self.config), "config": plain}
+        return {"fingerprint": fingerprint(self.config), "config": plain(self.config)}
 
 
 @dataclass

@@ -56,9 +56,7 @@ def other_choices(key: str) -> str:
     group, _, name = key.partition(".")
     schemas = GROUPS.get(group, {}).items()
     having = [f"{group}={choice}" for choice, schema in schemas if name in _fields(schema)]
-    if not having or group == "dataset":  # whose schemas are not called as its choices are
-        return ""
-    return f"\n{key} goes with {' or '.join(having)}"
+    return f"\n{key} goes with {' or '.join(having)}" if having else ""
 
 
 def options_beside(error: OmegaConfBaseException) -> list[str]:

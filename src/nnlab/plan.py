@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nnlab import config as configuration
 from nnlab import device, engines, terminal
-from nnlab.config import BudgetConfig
 from nnlab.engines import Engine, Run
+from nnlab.options import plain
 from nnlab.schedule import divide
 from nnlab.text import as_label
 from nnlab.training import draw_order
@@ -119,11 +118,11 @@ def networks_at_once(tasks: Sequence[Task], cores: int) -> int:
 
 def kind(task: Task) -> str:
     """Return a key that runs share whose steps cost the same."""
-    plain = configuration.plain(task.config)
-    parts: dict[str, Any] = {key: plain[key] for key in ("model", "batch_size", "threads")}
-    optimizer = {k: v for k, v in plain["optimizer"].items() if k not in ("lr", "weight_decay")}
+    options = plain(task.config)
+    parts: dict[str, Any] = {key: options[key] for key in ("model", "batch_size", "threads")}
+    optimizer = {k: v for k, v in options["optimizer"].items() if k not in ("lr", "weight_decay")}
     parts["trained"] = task.sketch.max_epochs > 0
-    parts |= {"data": plain["dataset"], "optimizer": optimizer, "engine": task.engine.name}
+    parts |= {"data": options["dataset"], "optimizer": optimizer, "engine": task.engine.name}
     if form_of(task):
         parts |= {"form": form_of(task), "train": len(task.sketch.train)}
     return json.dumps(parts, sort_keys=True) + str(task.device)
@@ -211,8 +210,7 @@ def estimate(task: Task, rate: Rate, first: bool = True) -> Estimate:
     evaluated += 0 if run.test is None else len(run.test)
     shared = rate.shared if first else 0.0
     seconds = shared + rate.setup + steps * rate.step + evaluated * rate.example
-    if isinstance(task.config.stopping, BudgetConfig):
-        seconds = min(seconds, task.config.stopping.seconds)
+    seconds = min(seconds, task.config.stopping.most_seconds)
     name = task.outcome.job.name
     weights = task.identity["weights"]
     return Estimate(name, weights, steps, rate, shared, seconds)

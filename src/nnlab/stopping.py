@@ -1,11 +1,18 @@
-"""Rules that end a run before its last epoch: plain state and one ``update``."""
+"""Rules that end a run before its last epoch: plain state and one ``update``; their options.
+
+Each rule's class is followed by that of its options, whose defaults are in its YAML.
+"""
 
 from __future__ import annotations
 
+import enum
 import math
 import sys
 import time
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+from nnlab.options import MISSING, plain, require, require_finite
 
 
 class Epoch(NamedTuple):
@@ -20,7 +27,10 @@ class Epoch(NamedTuple):
 
 
 class StoppingRule(Protocol):
-    """When to stop. Every run works on a copy of its own and leaves the rule given as it is."""
+    """When to stop. Every run works on a copy of its own and leaves the rule given as it is.
+
+    One that needs no validation set says so by ``watches = False``.
+    """
 
     @property
     def restore(self) -> int | None:
@@ -28,6 +38,47 @@ class StoppingRule(Protocol):
 
     def update(self, epoch: Epoch) -> str | None:
         """Take what an epoch came to; return why to stop, or None to go on."""
+
+
+@dataclass
+class StoppingConfig:
+    """The options that every rule has, and those of ``stopping=epochs``, which has no other.
+
+    rule: the rule's class, which takes the other options by their names; None where only
+    max_epochs ends a run. title: its name in figures, empty for that of the command line.
+    """
+
+    name: str = MISSING
+    max_epochs: int = MISSING
+    rule: ClassVar[type[StoppingRule] | None] = None
+    title: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Raise ValueError for the first option outside its limits."""
+        limit = "it must be at least 0 (0 evaluates the untrained network)"
+        require(self.max_epochs >= 0, "stopping.max_epochs", self.max_epochs, limit)
+
+    def build(self) -> StoppingRule | None:
+        """Build the rule."""
+        if self.rule is None:
+            return None
+        own = {k: v for k, v in plain(self).items() if k not in ("name", "max_epochs")}
+        return self.rule(**own)
+
+    @property
+    def watches(self) -> bool:
+        """Whether it watches the validation set."""
+        return self.rule is not None and watches(self.rule)
+
+    @property
+    def most_seconds(self) -> float:
+        """The time after which the rule ends a run, whatever it computes."""
+        return math.inf
+
+
+def check_patience(min_delta: float, patience: int) -> None:
+    require_finite("stopping.min_delta", min_delta)
+    require(patience >= 1, "stopping.patience", patience, "at least 1")
 
 
 class Plateau:
@@ -70,6 +121,17 @@ class Plateau:
             f"validation loss decreased by less than {self.min_delta:g} "
             f"for {self.patience} {'epoch' if self.patience == 1 else 'epochs in a row'}"
         )
+
+
+@dataclass
+class PlateauConfig(StoppingConfig):
+    min_delta: float = MISSING
+    patience: int = MISSING
+    rule = Plateau
+
+    def check(self) -> None:
+        super().check()
+        check_patience(self.min_delta, self.patience)
 
 
 class Patience:
@@ -138,6 +200,24 @@ class Patience:
         return f"{name} did not {beat} {best}{margin} for {epochs}"
 
 
+class Monitor(enum.Enum):
+    valid_loss = "valid_loss"
+    valid_accuracy = "valid_accuracy"
+
+
+@dataclass
+class PatienceConfig(StoppingConfig):
+    monitor: Monitor = MISSING
+    min_delta: float = MISSING
+    patience: int = MISSING
+    restore_best: bool = MISSING
+    rule = Patience
+
+    def check(self) -> None:
+        super().check()
+        check_patience(self.min_delta, self.patience)
+
+
 class Budget:
     """Stop after the epoch in which ``seconds`` of wall-clock time are used up.
 
@@ -145,6 +225,7 @@ class Budget:
     """
 
     restore = None
+    watches = False
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -169,6 +250,22 @@ class Budget:
         return f"{self.passed:.3g} s have passed, the budget is {self.seconds:g} s"
 
 
+@dataclass
+class BudgetConfig(StoppingConfig):
+    seconds: float = MISSING
+    rule = Budget
+
+    def check(self) -> None:
+        super().check()
+        limit = "it must be a finite number of seconds above 0"
+        some = math.isfinite(self.seconds) and self.seconds > 0
+        require(some, "stopping.seconds", self.seconds, limit)
+
+    @property
+    def most_seconds(self) -> float:
+        return self.seconds
+
+
 class Target:
     """Stop when the validation accuracy, a fraction, is reached.
 
@@ -188,13 +285,35 @@ class Target:
         return f"validation accuracy {accuracy:.4g} reached the target of {self.valid_accuracy:g}"
 
 
+@dataclass
+class TargetConfig(StoppingConfig):
+    valid_accuracy: float = MISSING
+    rule = Target
+
+    def check(self) -> None:
+        super().check()
+        limit = "an accuracy lies above 0 and is at most 1"
+        inside = 0 < self.valid_accuracy <= 1
+        require(inside, "stopping.valid_accuracy", self.valid_accuracy, limit)
+
+
+# The rules of ``stopping=``, by the names of their YAML files.
+RULES: dict[str, type[StoppingConfig]] = {
+    "epochs": StoppingConfig,
+    "plateau": PlateauConfig,
+    "patience": PatienceConfig,
+    "budget": BudgetConfig,
+    "target": TargetConfig,
+}
+
+
 def members(kind: type) -> dict[str, object]:
     """Return the methods and properties that a class itself has."""
     return {k: each for k, each in vars(kind).items() if callable(each) or type(each) is property}
 
 
 # As nnlab has them, to be compared with what has become of them.
-MEMBERS = {kind: members(kind) for kind in (Plateau, Patience, Budget, Target)}
+MEMBERS = {each.rule: members(each.rule) for each in RULES.values() if each.rule is not None}
 
 
 def unsupported_rule(rule: StoppingRule | None) -> str | None:
@@ -211,6 +330,11 @@ def unsupported_rule(rule: StoppingRule | None) -> str | None:
     if members(kind) != MEMBERS[kind] or any(hasattr(kind, name) for name in vars(rule)):
         return f"a method of the stopping rule {kind.__name__} was replaced"
     return None
+
+
+def watches(rule: StoppingRule | type[StoppingRule]) -> bool:
+    """Return whether a rule watches the validation set."""
+    return getattr(rule, "watches", True)
 
 
 def watched(epoch: Epoch, monitor: str) -> float:

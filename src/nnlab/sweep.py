@@ -108,7 +108,7 @@ def earlier(
     found.sort(key=lambda entry: entry.folder != job.name)
     asked = study.data_key(identity["config"])
     if found and asked not in data:
-        data[asked] = datasets.content(config.dataset, datasets.sizes(config))
+        data[asked] = datasets.content(config.dataset, config.sizes)
         if data[asked] is None:
             log.info("cannot tell whether the data have changed, for there are none")
     now = data.get(asked)
@@ -119,7 +119,7 @@ def earlier(
         return None
     for entry in found:
         if entry.data == asked or entry.folder == job.name:
-            source = datasets.choose_source(config.dataset, datasets.sizes(config)).name
+            source = datasets.choose_source(config.dataset, config.sizes).name
             raise ValueError(
                 f"{job.folder.parent / entry.folder} is this run, but saw other data than there "
                 f"are now ({source}); bring those back, give it another study=NAME, or train it "

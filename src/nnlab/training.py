@@ -31,7 +31,7 @@ from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
 from nnlab.engines.supported import is_torchs
-from nnlab.stopping import Budget, Epoch, StoppingRule
+from nnlab.stopping import Epoch, StoppingRule, watches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -269,12 +269,12 @@ def fit(
     train, valid, test: as for ``as_split``. ``optimizer`` holds all parameters that require
     gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if it is a
     DataLoader, which also says whether to ``shuffle`` where nothing else does. ``stopping``
-    needs ``valid`` and is left as it is given; test is read once, at the end. ``seed`` draws the
-    order of the examples. ``engine``: auto takes torch wherever code of yours takes part in
-    training (hooks, subclasses, patches, a stopping rule of your own). ``full_train_metrics``
-    evaluates the training examples after each epoch; otherwise their loss and accuracy are
-    measured as it trains. On the CPU one thread is used. Raises ValueError, before it trains,
-    for options and data that do not fit the model.
+    needs ``valid`` if it watches that, and is left as it is given; test is read once, at the
+    end. ``seed`` draws the order of the examples. ``engine``: auto takes torch wherever code of
+    yours takes part in training (hooks, subclasses, patches, a stopping rule of your own).
+    ``full_train_metrics`` evaluates the training examples after each epoch; otherwise their loss
+    and accuracy are measured as it trains. On the CPU one thread is used. Raises ValueError,
+    before it trains, for options and data that do not fit the model.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
@@ -290,7 +290,7 @@ def fit(
     check_whole("seed", seed, 0)
     if engine not in EngineName.__members__:
         raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
-    if stopping is not None and valid is None and not isinstance(stopping, Budget):
+    if stopping is not None and valid is None and watches(stopping):
         raise ValueError("stopping watches the validation loss; pass valid=(inputs, labels)")
     if max_epochs > 0:
         check_optimizer(optimizer, model)

@@ -29,4 +29,10 @@ def trained(folder: Path, *overrides: str) -> tuple[Network, Data, Config]:
     assert done.error is None
     options = done.job.config
     assert options is not None
-    return load(folder), datasets.load_for(options), options
+    data = datasets.load(
+        options.dataset,
+        options.sizes,
+        seed=options.seed_of("data"),
+        test_seed=options.seed_of("test"),
+    )
+    return load(folder), data, options

@@ -7,13 +7,14 @@ import torch
 from torch.testing import assert_close
 
 from nnlab import datasets
-from nnlab.config import BooleanConfig
+from nnlab.datasets.arrays import Sizes
+from nnlab.datasets.boolean import BooleanConfig
 
 
 @pytest.mark.parametrize("inputs", [1, 2, 3, 12])
 def test_the_splits_are_the_whole_truth_table(inputs: int) -> None:
     config = BooleanConfig("boolean", False, False, "and", inputs)
-    data = datasets.load(config, train_size=None, valid_size=0, test_size=None, seed=0)
+    data = datasets.load(config, Sizes(None, 0, None), seed=0)
     rows = torch.tensor(list(itertools.product([0.0, 1.0], repeat=inputs)))
     for split in (data.train, data.test):
         assert split is not None
@@ -27,7 +28,7 @@ def test_the_splits_are_the_whole_truth_table(inputs: int) -> None:
 
 def test_some_rows_can_be_left_for_the_test() -> None:
     config = BooleanConfig("boolean", True, False, "parity", 4)
-    data = datasets.load(config, train_size=6, valid_size=4, test_size=None, seed=0)
+    data = datasets.load(config, Sizes(6, 4, None), seed=0)
     assert data.valid is not None
     assert data.test is not None
     assert (len(data.train), len(data.valid), len(data.test)) == (6, 4, 16)

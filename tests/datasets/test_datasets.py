@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch.testing import assert_close
 
 from nnlab import datasets, seeds
-from nnlab.config import IdxConfig, Source
 from nnlab.datasets import Data, Split, files, mnist, sampling, splits
-from nnlab.datasets.arrays import Arrays, Counts, Partition
+from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes
+from nnlab.datasets.mnist import IdxConfig, Source
 
 DEAD = "http://127.0.0.1:1/"
 COUNTS = Counts(train=(9, 7, 8), test=(4, 5, 3))
@@ -97,7 +97,7 @@ def load(
     normalize: bool = False,
 ) -> Data:
     config = IdxConfig(name, balanced, normalize, source, folder)
-    return datasets.load(config, train_size=train, valid_size=valid, test_size=test, seed=seed)
+    return datasets.load(config, Sizes(train, valid, test), seed=seed)
 
 
 def chosen(split: Split | None) -> list[int]:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from nnlab import datasets, messages
-from nnlab.config import DogSetConfig
 from nnlab.datasets import Data, dogset, images
-from nnlab.datasets.arrays import Arrays
+from nnlab.datasets.arrays import Arrays, Sizes
+from nnlab.datasets.dogset import DogSetConfig
 
 HEADER = "filename,semantic_label,numeric_label,partition"
 ROWS = [
@@ -58,7 +58,7 @@ def read(folder: Path, *, resize: bool = False) -> Arrays:
 
 
 def load(folder: Path, valid: int | None = None, test: int | None = None) -> Data:
-    return datasets.load(config(folder), train_size=None, valid_size=valid, test_size=test, seed=0)
+    return datasets.load(config(folder), Sizes(None, valid, test), seed=0)
 
 
 def pixels(folder: Path, name: str) -> list[int]:
@@ -231,7 +231,7 @@ def test_a_folder_that_is_none(folder: Path) -> None:
         with pytest.raises(ValueError, match="cannot be read"):
             read(folder / name)
     with pytest.raises(ValueError, match=r"dataset\.folder=~nobody_at_all"):
-        dogset.choose_source(config(Path("~nobody_at_all")))
+        config(Path("~nobody_at_all")).choose_source(Sizes(None, None, None))
 
 
 def test_what_is_no_image_is_named(folder: Path) -> None:

@@ -461,6 +461,14 @@ def test_a_grid_has_gaps_where_nothing_ran(tmp_path: Path) -> None:
     assert table[2:4] == [["0.1", "failed", "25.0"], ["0.2", "25.0"]]
 
 
+def test_a_function_that_is_not_boolean_is_shown_as_it_is_called(tmp_path: Path) -> None:
+    for number in range(15):
+        for rate in (0.1, 0.2, 0.3):
+            options = {"dataset": "function", "dataset.function": f"my_data:f{number:02}"}
+            lay(tmp_path, options | {"optimizer.lr": rate}, test_accuracy=0.25)
+    assert shown(tmp_path)[2] == ["my_data:f00", "25.0", "25.0", "25.0"]
+
+
 def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
     computed(tmp_path, "0110")
     assert summary.notes(read(tmp_path)) == ["Computes 0110 xor"]

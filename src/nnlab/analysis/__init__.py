@@ -2,12 +2,18 @@
 
 Each is the module of its name, with a function ``evaluate(network, data, config, folder)`` that
 writes files into a run's folder and returns them. This package imports none of these modules:
-they need torch and matplotlib, and configurations are checked without.
+they need torch and matplotlib, and configurations are checked without. Hence what is known of
+each before it is run stands here: an entry of ``EVALUATIONS``, and its options where it has any,
+which ``Config`` has under its name.
 """
 
 from __future__ import annotations
 
+import enum
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from nnlab.options import MISSING, require
 
 
 class Evaluation(NamedTuple):
@@ -20,6 +26,32 @@ class Evaluation(NamedTuple):
     files: tuple[str, ...]
     images: bool = True
     examples: bool = True
+
+
+class HardestSplit(enum.Enum):
+    test = "test"
+    valid = "valid"
+
+
+@dataclass
+class HardestConfig:
+    split: HardestSplit = MISSING
+    per_class: int = MISSING
+
+    def check(self) -> None:
+        limit = "it must be at least 1"
+        require(self.per_class >= 1, "hardest.per_class", self.per_class, limit)
+
+
+@dataclass
+class FgsmConfig:
+    eps: list[float] = MISSING
+    shown: float = MISSING
+
+    def check(self) -> None:
+        limit = "give sizes of the perturbation from 0 to 1, the range of a pixel"
+        fine = len(self.eps) > 0 and all(0 <= size <= 1 for size in [*self.eps, self.shown])
+        require(fine, "fgsm.eps", f"{list(self.eps)} (shown: {self.shown:g})", limit)
 
 
 EVALUATIONS = {

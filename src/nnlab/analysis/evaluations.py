@@ -20,7 +20,12 @@ def evaluate(config: Config, folder: Path) -> list[Path]:
     network = load(folder)
     files: list[Path] = []
     with device.cpu_threads(config.threads):
-        data = datasets.load_for(config)
+        data = datasets.load(
+            config.dataset,
+            config.sizes,
+            seed=config.seed_of("data"),
+            test_seed=config.seed_of("test"),
+        )
         refuse_other_data(network.result["dataset"], data.provenance, folder)
         for name in dict.fromkeys(config.evaluation):
             module = importlib.import_module(f"nnlab.analysis.{name}")

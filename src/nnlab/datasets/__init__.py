@@ -14,24 +14,28 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnlab.config import (
-    BooleanConfig,
-    Config,
-    DatasetConfig,
-    DogSetConfig,
-    IdxConfig,
-    SyntheticConfig,
-)
-from nnlab.datasets import boolean, dogset, dogset_synthetic, mnist
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
+from nnlab.datasets.boolean import BooleanConfig
+from nnlab.datasets.dataset import DatasetConfig
+from nnlab.datasets.dogset import DogSetConfig
+from nnlab.datasets.dogset_synthetic import SyntheticConfig
+from nnlab.datasets.mnist import FashionMNISTConfig, MNISTConfig
 
 if TYPE_CHECKING:
     from nnlab.datasets.splits import Data as Data
     from nnlab.datasets.splits import Split as Split
     from nnlab.datasets.splits import load as load
-    from nnlab.datasets.splits import load_for as load_for
 
 log = logging.getLogger("nnlab")
+
+# The datasets of ``dataset=``, by the names of their YAML files.
+DATASETS: dict[str, type[DatasetConfig]] = {
+    "mnist": MNISTConfig,
+    "fashion_mnist": FashionMNISTConfig,
+    "dogset": DogSetConfig,
+    "dogset_synthetic": SyntheticConfig,
+    "boolean": BooleanConfig,
+}
 
 _lock = threading.RLock()
 # Of this command: what it chose, found and read stays so, though files come and go meanwhile.
@@ -41,35 +45,20 @@ _arrays: dict[tuple[str, Path], Arrays] = {}  # likewise
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Data", "Split", "load", "load_for"):
+    if name not in ("Data", "Split", "load"):
         raise AttributeError(f"module 'nnlab.datasets' has no attribute {name!r}")
     return getattr(import_module("nnlab.datasets.splits"), name)
-
-
-def sizes(config: Config) -> Sizes:
-    """Return the sizes that a run asks for."""
-    return Sizes(config.train_size, config.valid_size, config.test_size)
 
 
 def choose_source(config: DatasetConfig, sizes: Sizes) -> DataSource:
     """Return the source that serves these sizes, the same one throughout a command.
 
-    Raises ValueError if no source has as many examples, OSError where files can't be looked at.
+    Raises as the dataset's own ``choose_source`` does.
     """
     asked = repr((config, sizes, Path.cwd()))  # the source may name a relative folder
     with _lock:
         if asked not in _sources:
-            if isinstance(config, IdxConfig):
-                source = mnist.choose_source(config, sizes)
-            elif isinstance(config, DogSetConfig):
-                source = dogset.choose_source(config)
-            elif isinstance(config, SyntheticConfig):
-                source = dogset_synthetic.choose_source(config)
-            elif isinstance(config, BooleanConfig):
-                source = boolean.choose_source(config)
-            else:
-                raise ValueError(f"dataset={config.name} is not known; see --help")
-            _sources[asked] = source
+            _sources[asked] = config.choose_source(sizes)
         return _sources[asked]
 
 
@@ -106,7 +95,7 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
         if key not in _arrays:
             _arrays[key] = source.read()
             _contents[key] = digest(_arrays[key].provenance)
-            if not isinstance(config, BooleanConfig):  # one chosen by its name is no news
+            if not config.generated:
                 log.info(f"{source.name}{source.note}")
         return source.name, _arrays[key]
 

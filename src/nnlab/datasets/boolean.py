@@ -6,21 +6,42 @@ Axes: N = 2**I rows, I inputs.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nnlab.boolean import function_name, truth_table
-from nnlab.config import BooleanConfig
-from nnlab.datasets.arrays import Arrays, DataSource, Partition
+from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes
+from nnlab.datasets.dataset import DatasetConfig
+from nnlab.options import MISSING
 
 
-def choose_source(config: BooleanConfig) -> DataSource:
-    """Return the source. Raises ValueError as truth_table does."""
-    table = truth_table(config.function, config.inputs)
-    name = function_name(config.function, config.inputs)
-    many = "1 input" if config.inputs == 1 else f"{config.inputs} inputs"
-    known = {"truth_table": table}
-    return DataSource(f"Boolean function {name} of {many}", lambda: make(table), lambda: known)
+@dataclass
+class BooleanConfig(DatasetConfig):
+    function: str = MISSING
+    inputs: int = MISSING
+    title = "Boolean function"
+    images = False
+    generated = True
+
+    @property
+    def truth_table(self) -> str:
+        """Raises ValueError as ``boolean.truth_table`` does."""
+        return truth_table(self.function, self.inputs)
+
+    def check(self) -> None:
+        _ = self.truth_table
+
+    def choose_source(self, sizes: Sizes) -> DataSource:
+        table = self.truth_table
+        name = function_name(self.function, self.inputs)
+        many = "1 input" if self.inputs == 1 else f"{self.inputs} inputs"
+        known = {"truth_table": table}
+        return DataSource(f"Boolean function {name} of {many}", lambda: make(table), lambda: known)
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"function": self.truth_table}  # whatever it is called
 
 
 def make(table: str) -> Arrays:

@@ -17,15 +17,17 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlab.config import DogSetConfig
 from nnlab.datasets import files, images
-from nnlab.datasets.arrays import Arrays, DataSource, Partition, mean_pixel
+from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes, mean_pixel
+from nnlab.datasets.dataset import DatasetConfig
+from nnlab.options import MISSING, require
 from nnlab.storage import write_atomic
 
 COLUMNS = ("filename", "semantic_label", "numeric_label", "partition")
@@ -49,16 +51,35 @@ class Row(NamedTuple):
     partition: str
 
 
-def choose_source(config: DogSetConfig) -> DataSource:
-    """Return the source.
+def check_classes(num_classes: int | None) -> None:
+    limit = "it must be at least 2 (null takes every class)"
+    require(num_classes is None or num_classes >= 2, "dataset.num_classes", num_classes, limit)
 
-    Reading it raises ValueError naming the row or the file that is not as it should be.
-    """
-    folder = files.input_folder(config.folder)
-    some = "" if config.num_classes is None else f", first {config.num_classes} breeds"
-    resized = ", resized" if config.resize else ""
-    name = f"DogSet in {folder}{some}{resized}"
-    return DataSource(name, lambda: read(folder, config), needs=folder / "dogs.csv")
+
+@dataclass
+class DogSetConfig(DatasetConfig):
+    folder: str = MISSING
+    resize: bool = MISSING
+    num_classes: int | None = MISSING
+    title = "DogSet"
+
+    @property
+    def data_folder(self) -> str:
+        return self.folder
+
+    def check(self) -> None:
+        check_classes(self.num_classes)
+
+    def choose_source(self, sizes: Sizes) -> DataSource:
+        """Return the source.
+
+        Reading it raises ValueError naming the row or the file that is not as it should be.
+        """
+        folder = files.input_folder(self.folder)
+        some = "" if self.num_classes is None else f", first {self.num_classes} breeds"
+        resized = ", resized" if self.resize else ""
+        name = f"DogSet in {folder}{some}{resized}"
+        return DataSource(name, lambda: read(folder, self), needs=folder / "dogs.csv")
 
 
 def read(folder: Path, config: DogSetConfig) -> Arrays:

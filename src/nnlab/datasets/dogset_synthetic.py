@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlab.config import SyntheticConfig
-from nnlab.datasets.arrays import Arrays, DataSource, Partition, mean_pixel
-from nnlab.datasets.dogset import SHAPE, SIZE
+from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes, mean_pixel
+from nnlab.datasets.dataset import DatasetConfig
+from nnlab.datasets.dogset import SHAPE, SIZE, check_classes
+from nnlab.options import MISSING
 
 CLASSES = tuple(f"synthetic {number}" for number in range(10))
 SIZES = {"train": 7665, "valid": 2000, "test": 500}
@@ -28,14 +30,23 @@ CHUNK = 64  # images made at a time
 Floats = NDArray[np.float32]
 
 
-def choose_source(config: SyntheticConfig) -> DataSource:
-    """Return the source. Raises ValueError for num_classes."""
-    kept = len(CLASSES) if config.num_classes is None else config.num_classes
-    if kept > len(CLASSES):
-        raise ValueError(f"dataset.num_classes={kept} exceeds the {len(CLASSES)} that there are")
-    some = "" if config.num_classes is None else f", first {kept} classes"
-    name = f"synthetic images in DogSet's shape, generated{some}"
-    return DataSource(name, lambda: make(kept), provenance)
+@dataclass
+class SyntheticConfig(DatasetConfig):
+    num_classes: int | None = MISSING
+    title = "DogSet (synthetic images)"
+
+    def check(self) -> None:
+        check_classes(self.num_classes)
+
+    def choose_source(self, sizes: Sizes) -> DataSource:
+        kept = len(CLASSES) if self.num_classes is None else self.num_classes
+        if kept > len(CLASSES):
+            raise ValueError(
+                f"dataset.num_classes={kept} exceeds the {len(CLASSES)} that there are"
+            )
+        some = "" if self.num_classes is None else f", first {kept} classes"
+        name = f"synthetic images in DogSet's shape, generated{some}"
+        return DataSource(name, lambda: make(kept), provenance)
 
 
 def provenance() -> dict[str, int]:

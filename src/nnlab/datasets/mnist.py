@@ -5,6 +5,7 @@ Axes: N examples.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import io
 import logging
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlab.config import IdxConfig, Source
 from nnlab.datasets import files
 from nnlab.datasets.arrays import (
     Arrays,
@@ -29,7 +29,9 @@ from nnlab.datasets.arrays import (
     excess,
     mean_pixel,
 )
+from nnlab.datasets.dataset import DatasetConfig
 from nnlab.datasets.files import File, read_idx
+from nnlab.options import MISSING
 
 log = logging.getLogger("nnlab")
 Bytes = NDArray[np.uint8]
@@ -65,48 +67,76 @@ class ImageSet:
         return files.find(folder, self.files, ("raw", self.torchvision))
 
 
-def choose_source(config: IdxConfig, sizes: Sizes) -> DataSource:
-    """Choose the source that serves these sizes.
+class Source(enum.Enum):
+    auto = "auto"
+    official = "official"
+    bundled = "bundled"
 
-    Raises ValueError if no source has as many examples. Reading it raises OSError if the files
-    are neither here nor to be downloaded.
-    """
-    if config.name not in IMAGE_SETS:
-        known = ", ".join(IMAGE_SETS)
-        raise ValueError(f"dataset.name={config.name} is not known; choose one of {known}")
-    images = IMAGE_SETS[config.name]
-    folder = files.input_folder(config.data_folder)
-    too_many = excess(images.name, images.counts, sizes, config.balanced)
-    lacking = _sample_lacks(images, config, sizes)
-    found = images.find(folder) if config.source is not Source.bundled else {}
-    missing = [file for file in images.files if file not in found]
 
-    if config.source is Source.bundled and lacking is not None:
-        official = f", or set dataset.source=auto and put the official files into {folder}"
-        raise ValueError("; ".join(lacking) + ("" if too_many else official))
-    if config.source is Source.auto and missing and lacking is None and config.folder is not None:
-        state = f"lacks {named(missing)}" if folder.is_dir() else "is no folder"
-        raise ValueError(
-            f"dataset.folder={config.folder} {state}; give the folder of the official "
-            f"{images.name} files, have them fetched into it with dataset.source=official, or "
-            f"take the bundled sample with dataset.source=bundled"
-        )
-    if config.source is Source.bundled or (missing and lacking is None):
-        some = config.source is Source.auto and len(missing) < len(images.files)
-        note = f" ({folder} lacks {named(missing)})" if some else ""
+@dataclass
+class IdxConfig(DatasetConfig):
+    """Four files in the IDX format, of the image set that ``name`` says."""
+
+    source: Source = MISSING
+    folder: str | None = MISSING
+
+    @property
+    def data_folder(self) -> str:
+        """The folder of the official files, where none was named that of the dataset's name."""
+        return f"data/{self.name}" if self.folder is None else self.folder
+
+    def choose_source(self, sizes: Sizes) -> DataSource:
+        """Choose the source that serves these sizes.
+
+        Raises ValueError if no source has as many examples. Reading it raises OSError if the files
+        are neither here nor to be downloaded.
+        """
+        if self.name not in IMAGE_SETS:
+            known = ", ".join(IMAGE_SETS)
+            raise ValueError(f"dataset.name={self.name} is not known; choose one of {known}")
+        images = IMAGE_SETS[self.name]
+        folder = files.input_folder(self.data_folder)
+        too_many = excess(images.name, images.counts, sizes, self.balanced)
+        lacking = _sample_lacks(images, self, sizes)
+        found = images.find(folder) if self.source is not Source.bundled else {}
+        missing = [file for file in images.files if file not in found]
+
+        if self.source is Source.bundled and lacking is not None:
+            official = f", or set dataset.source=auto and put the official files into {folder}"
+            raise ValueError("; ".join(lacking) + ("" if too_many else official))
+        if self.source is Source.auto and missing and lacking is None and self.folder is not None:
+            state = f"lacks {named(missing)}" if folder.is_dir() else "is no folder"
+            raise ValueError(
+                f"dataset.folder={self.folder} {state}; give the folder of the official "
+                f"{images.name} files, have them fetched into it with dataset.source=official, or "
+                f"take the bundled sample with dataset.source=bundled"
+            )
+        if self.source is Source.bundled or (missing and lacking is None):
+            some = self.source is Source.auto and len(missing) < len(images.files)
+            note = f" ({folder} lacks {named(missing)})" if some else ""
+            return DataSource(
+                f"bundled sample of {images.name}",
+                lambda: read_sample(images),
+                lambda: identify_sample(images),
+                note,
+            )
+        if too_many is not None:
+            raise ValueError("; ".join(too_many))
         return DataSource(
-            f"bundled sample of {images.name}",
-            lambda: read_sample(images),
-            lambda: identify_sample(images),
-            note,
+            f"official {images.name} files in {folder}",
+            lambda: read_official(images, here(images, folder, lacking)),
+            lambda: identify_official(images, folder),
         )
-    if too_many is not None:
-        raise ValueError("; ".join(too_many))
-    return DataSource(
-        f"official {images.name} files in {folder}",
-        lambda: read_official(images, here(images, folder, lacking)),
-        lambda: identify_official(images, folder),
-    )
+
+
+@dataclass
+class MNISTConfig(IdxConfig):
+    title = "MNIST"
+
+
+@dataclass
+class FashionMNISTConfig(IdxConfig):
+    title = "Fashion-MNIST"
 
 
 def here(images: ImageSet, folder: Path, lacking: Excess | None) -> Mapping[File, Path]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from nnlab import seeds
-from nnlab.config import Config, DatasetConfig
 from nnlab.datasets import content, read, sampling
 from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, as_floats, excess
+from nnlab.datasets.dataset import DatasetConfig
 
 
 @dataclass(eq=False)
@@ -58,15 +58,7 @@ _tensors: WeakKeyDictionary[Partition, tuple[Tensor, Tensor]] = WeakKeyDictionar
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
-def load(
-    config: DatasetConfig,
-    *,
-    train_size: int | None,
-    valid_size: int | None,
-    test_size: int | None,
-    seed: int,
-    test_seed: int = 0,
-) -> Data:
+def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) -> Data:
     """Draw a run's splits, reading the dataset once per process.
 
     seed: draws the training and validation sets, test_seed the test set. A size of None takes
@@ -78,7 +70,6 @@ def load(
     Raises ValueError if a size is too large or a file is not as it should be, OSError if the
     files are neither here nor to be downloaded.
     """
-    sizes = Sizes(train_size, valid_size, test_size)
     source, arrays = read(config, sizes)
     too_many = excess(config.name, Counts.of(arrays), sizes, config.balanced)
     if too_many is not None:
@@ -112,18 +103,6 @@ def load(
         test if len(test) > 0 else None,
         list(arrays.classes),
         provenance,
-    )
-
-
-def load_for(config: Config) -> Data:
-    """Draw the splits of a configuration's run, as ``load`` does."""
-    return load(
-        config.dataset,
-        train_size=config.train_size,
-        valid_size=config.valid_size,
-        test_size=config.test_size,
-        seed=config.seed_of("data"),
-        test_seed=config.seed_of("test"),
     )
 
 

@@ -30,8 +30,10 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from nnlab.datasets import DATASETS
 from nnlab.report.curves import Array
 from nnlab.report.runs import Value, is_number, rank, spell
+from nnlab.stopping import RULES
 from nnlab.storage import write_atomic
 from nnlab.text import shortened, visible
 
@@ -64,9 +66,9 @@ LABELS = {
     "device": "Device",
     "data": "Data",
 }
-NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
-NAMES |= {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "boolean": "Boolean function"}
-NAMES |= {"dogset": "DogSet", "dogset_synthetic": "DogSet (synthetic images)"}
+NAMES = {name: dataset.title for name, dataset in DATASETS.items()}
+NAMES |= {name: rule.title for name, rule in RULES.items() if rule.title}
+NAMES |= {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 NAMES |= {"mlp": "MLP", "deep_linear": "deep linear", "perceptron": "perceptrons"}
 
 Style = tuple[Any, str, str]  # colour, dash, marker

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -195,7 +195,7 @@ def read_run(folder: Path) -> Run:
     device = (result.get("device") or {}).get("name")
     settings = dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
-    for split in () if "dataset.inputs" in settings else ("train", "valid"):  # it says as much
+    for split in () if of_truth_table(settings) else ("train", "valid"):  # inputs says as much
         settings[f"{split}_size"] = sizes.get(split, settings.get(f"{split}_size"))
     # What only evaluated a network says nothing about an engine.
     engine = result.get("engine") if epochs else None
@@ -326,6 +326,11 @@ def grouped(runs: Iterable[Run], keys: Sequence[str]) -> dict[tuple[Value, ...],
     for run in runs:
         groups.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
     return groups
+
+
+def of_truth_table(settings: Mapping[str, Value]) -> bool:
+    """Return whether a run's examples are the truth table of a Boolean function."""
+    return {"dataset.function", "dataset.inputs"} <= settings.keys()
 
 
 def is_number(value: Value) -> bool:

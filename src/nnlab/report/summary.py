@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab.boolean import function_name
+from nnlab.datasets import DATASETS
 from nnlab.report import columns
 from nnlab.report.columns import shown, validated
 from nnlab.report.curves import RULES, epochs, in_words
@@ -28,6 +29,7 @@ from nnlab.report.runs import (
     grouped,
     is_number,
     is_seed,
+    of_truth_table,
     rank,
     spell,
     varied,
@@ -181,6 +183,7 @@ def grid(runs: Sequence[Run], down: str, across: str) -> Table:
             accuracy = found[ACCURACY].removesuffix(" %")
             shares.append(Text(found["stopped by"] if accuracy == "-" else accuracy, style(group)))
         named = down == "dataset.function" and across != "dataset.inputs"
+        named = named and of_truth_table(row[0].settings)
         made.add_row(Text(function(row[0]) if named else brief(value)), *shares)
     made.caption = f"Test accuracy in %, a column for each {across}; all else is in summary.csv"
     return made
@@ -257,8 +260,9 @@ def tested(runs: Sequence[Run]) -> list[str]:
         which = "the same for every seed" if len(drawn) == 1 else "others for each seeds.test"
         said.append(f"Tested on {size:,} of the {full:,} test examples, {which}.")
     for (name,), same in grouped(runs, ["dataset"]).items():
+        dataset = DATASETS.get(spell(name))
         counts = Counter(run.settings["data"] for run in same if run.settings.get("data"))
-        if name != "boolean" and len(counts) > 1:
+        if len(counts) > 1 and not (dataset and dataset.generated):
             parts = ", ".join(f"{count} {spell(data)}" for data, count in counts.items())
             said.append(f"Not all runs saw the same data: {parts}.")
     return said
@@ -326,7 +330,8 @@ def computed(runs: Sequence[Run]) -> list[str]:
 def tested_whole(run: Run) -> bool:
     """Tell whether a run was tested on every row of a truth table."""
     inputs = run.settings.get("dataset.inputs")
-    return isinstance(inputs, int) and run.settings.get("test_size") in (None, 2**inputs)
+    rows = 2**inputs if of_truth_table(run.settings) and isinstance(inputs, int) else 0
+    return rows > 0 and run.settings.get("test_size") in (None, rows)
 
 
 def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:

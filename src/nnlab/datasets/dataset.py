@@ -1,0 +1,55 @@
+"""What a dataset declares: its options, its name in figures, and where its examples come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nnlab.datasets.arrays import DataSource, Sizes
+from nnlab.identity import WHERE
+from nnlab.options import MISSING, plain
+
+
+@dataclass
+class DatasetConfig:
+    """The options that every dataset has; the class of each adds its own, without defaults,
+    which are in its YAML.
+
+    title: the dataset's name in figures. images: whether its examples are images, or may be.
+    generated: whether its options alone decide what its examples are, so that there is nothing
+    to tell of where they come from.
+    """
+
+    name: str = MISSING
+    balanced: bool = MISSING
+    normalize: bool = MISSING
+    title: ClassVar[str]
+    images: ClassVar[bool] = True
+    generated: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """Raise ValueError for the first option outside its limits, before anything is read."""
+
+    def choose_source(self, sizes: Sizes) -> DataSource:
+        """Return the source that serves these sizes.
+
+        Raises ValueError if none has as many examples, OSError where files can't be looked at.
+        """
+        raise NotImplementedError
+
+    @property
+    def data_folder(self) -> str | None:
+        """The folder of its files, None where it has none."""
+        return None
+
+    @property
+    def truth_table(self) -> str | None:
+        """The truth table that its examples are all of; None where they are other data."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """Return the options that decide which examples there are (JSON values).
+
+        Those that say where files are (``WHERE``) do not: their content is compared instead.
+        """
+        return {name: value for name, value in plain(self).items() if name not in WHERE}

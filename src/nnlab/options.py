@@ -1,0 +1,40 @@
+"""What options are declared with: a value that has to be given, a limit, plain values.
+
+Nothing here imports torch, nor do the modules that declare options: ``--help`` and a finished
+sweep's rerun must start fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from typing import Any
+
+MISSING: Any = "???"  # as OmegaConf writes what has to be given
+
+
+def require(holds: bool, option: str, value: object, limit: str) -> None:
+    """Raise ValueError that names an option, its value and the limit, unless it holds."""
+    if not holds:
+        shown = str(value).lower() if isinstance(value, bool) else value
+        raise ValueError(f"{option}={shown} is not possible: {limit}")
+
+
+def require_finite(option: str, value: float, least: float = 0.0) -> None:
+    limit = f"it must be a finite number, at least {least:g}"
+    require(math.isfinite(value) and value >= least, option, value, limit)
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Return the options of a dataclass, nested ones too, as dicts of JSON values."""
+
+    def value(node: Any) -> Any:
+        if isinstance(node, enum.Enum):
+            return node.name
+        if isinstance(node, dict):
+            return {key: value(item) for key, item in node.items()}
+        return list(node) if isinstance(node, (list, tuple)) else node
+
+    tree: dict[str, Any] = value(dataclasses.asdict(options))
+    return tree
