@@ -132,6 +132,13 @@ def test_composition_is_hydras_own(
     assert OmegaConf.to_yaml(found, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
 
 
+def read(made: Callable[[], Config]) -> Config | str:
+    try:
+        return made()
+    except ValueError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
 def test_typed_options_are_those_of_hydras_own(
     loader: ConfigLoader,
@@ -140,13 +147,6 @@ def test_typed_options_are_those_of_hydras_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     swept, ours = used
-
-    def read(made: Callable[[], Config]) -> Config | str:
-        try:
-            return made()
-        except ValueError as error:
-            return str(error)
-
     for job in (["seed=8", *overrides], overrides):
         composed = loader.load_sweep_config(swept, job)
         composed.hydra.job.num = 0
@@ -180,6 +180,50 @@ def test_a_job_does_not_change_the_next(loader: ConfigLoader) -> None:
             ours.load_sweep_config(swept, wrong)
     found = [list(nodes(ours.load_sweep_config(swept, job))) for job in jobs]
     assert found == expected
+
+
+def test_what_jobs_set_alike_is_kept_and_no_more(loader: ConfigLoader) -> None:
+    swept = master(loader)
+    ours = SweepLoader(loader, swept)
+    keys = ("fgsm.eps", "fgsm.eps.1", "fgsm.shown", "output_dir", "device", "optimizer.lr")
+    for values in (
+        ("[0.1,0.2]", "0.5", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.3,0.2]", "0.5", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.7,0.2]", "abc", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),  # Hydra refuses it
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "auto", "0.1"),
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "-1"),  # nnlab does
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "0.2"),
+    ):
+        overrides = [f"{key}={value}" for key, value in zip(keys, values)]
+        if "abc" in values:
+            with pytest.raises(ConfigCompositionException, match=r"override fgsm.eps.1=abc"):
+                ours.template(overrides)
+            continue
+        template, hydras = (
+            ours.template(overrides),
+            Template(loader.load_sweep_config(swept, overrides)),
+        )
+        for each in (template, hydras):
+            each.set_number(1)
+        assert list(nodes(template.composed)) == list(nodes(hydras.composed))
+        assert yaml.safe_load(template.files()[".hydra/config.yaml"]) == OmegaConf.to_container(
+            without_hydra(hydras.composed), enum_to_str=True
+        )
+        assert read(template.config) == read(hydras.config)
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def test_a_job_may_refer_to_hydras_own_node(loader: ConfigLoader) -> None:
+    swept = master(loader, "hydra.sweep.subdir=run${hydra:job.num}")
+    job = hydra_jobs.fill(SweepLoader(loader, swept).template(["seed=1"]), 3)
+    composed = hydra_jobs.compose_job(loader, swept, ["seed=1"], 3)
+    assert job.name == "run3"
+    assert composed.hydra.runtime.output_dir == str(job.folder.absolute())
 
 
 def test_jobs_that_differ_in_values_are_one_composition(

@@ -274,10 +274,9 @@ class SweepLoader:
     def template(self, overrides: Sequence[str]) -> Template:
         """Return a template with a job's values in it, until another job's are."""
         parsed = [self.parse(override) for override in overrides]
-        places = self.places_of_values(parsed)
-        values = [parsed[place] for place in places]
-        choices = tuple(text for place, text in enumerate(overrides) if place not in places)
-        template = self.templates(choices, tuple(override.key_or_group for override in values))
+        values = self.values(parsed)
+        choices = tuple(text for text, each in zip(overrides, parsed) if each not in values)
+        template = self.templates(choices, tuple(each.key_or_group for each in values))
         OmegaConf.copy_cache(from_config=self.master, to_config=template.composed)
         try:
             template.write(values)
@@ -287,20 +286,18 @@ class SweepLoader:
         return template
 
     def compose(self, overrides: Sequence[str], keys: Sequence[str] = ()) -> Template:
-        """Have Hydra compose a template. keys: which its jobs will set."""
+        """Have Hydra compose a template for jobs that will set the same keys."""
         return Template(self.hydras.load_sweep_config(self.master, list(overrides)))
 
-    def places_of_values(self, overrides: Sequence[Override]) -> list[int]:
+    def values(self, overrides: Sequence[Override]) -> list[Override]:
         """Return which of a job's overrides only set values, after all else is composed."""
-        places: list[int] = []
+        first = 0
         for place, override in enumerate(overrides):
             if override.type is not OverrideType.CHANGE:
                 return []  # where something is added or deleted, the whole order matters
             if isinstance(override.value(), dict):
-                places = []  # it is merged with what the overrides before it set
-            elif self.sets_value(override):
-                places.append(place)
-        return places
+                first = place + 1  # it is merged with what the overrides before it set
+        return [override for override in overrides[first:] if self.sets_value(override)]
 
     def sets_value(self, override: Override) -> bool:
         """Say whether an override sets a value of the task, and chooses no group."""
@@ -311,8 +308,9 @@ class SweepLoader:
 
     @functools.cached_property
     def groups(self) -> list[str]:
-        given, name = list(self.master.hydra.overrides.hydra), self.master.hydra.job.config_name
-        return self.hydras.get_group_options("", ObjectType.GROUP, name, given)
+        node = self.master.hydra
+        given: Any = OmegaConf.to_container(node.overrides.hydra)
+        return self.hydras.get_group_options("", ObjectType.GROUP, node.job.config_name, given)
 
     def find(self, overrides: Sequence[str]) -> study.Entry | None:
         """Return the finished run that the same command led to before, by the study's index."""
