@@ -6,7 +6,7 @@ import functools
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -21,6 +21,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
 from nnlab import compose, hydra_jobs
+from nnlab.compose import Template
 from nnlab.config import CONF, Config
 from nnlab.hydra_jobs import SweepLoader
 from nnlab.jobs import Job, Outcome
@@ -93,7 +94,8 @@ def master(loader: ConfigLoader, *overrides: str) -> DictConfig:
 @pytest.fixture(scope="module")
 def used(loader: ConfigLoader) -> tuple[DictConfig, SweepLoader]:
     """A sweep and a loader that has composed all of JOBS before."""
-    swept, ours = master(loader), SweepLoader(loader)
+    swept = master(loader)
+    ours = SweepLoader(loader, swept)
     for overrides in JOBS:
         ours.load_sweep_config(swept, overrides)
     return swept, ours
@@ -122,12 +124,19 @@ def test_composition_is_hydras_own(
     expected = loader.load_sweep_config(swept, overrides)
     expected.hydra.job.num = 3
     monkeypatch.setattr(HydraConfig.instance(), "cfg", expected)
-    compose.set_output_dir(expected.hydra, 3)
+    Template(expected).set_number(3)
     for number, job in enumerate([overrides, JOBS[0], overrides], 1):
         found = ours.load_sweep_config(swept, job)
-        compose.set_output_dir(found.hydra, number)
+        Template(found).set_number(number)
     assert list(nodes(found)) == list(nodes(expected))
     assert OmegaConf.to_yaml(found, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
+
+
+def read(made: Callable[[], Config]) -> Config | str:
+    try:
+        return made()
+    except ValueError as error:
+        return str(error)
 
 
 @pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
@@ -138,36 +147,30 @@ def test_typed_options_are_those_of_hydras_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     swept, ours = used
-
-    def read(made: Callable[[], Config]) -> Config | str:
-        try:
-            return made()
-        except ValueError as error:
-            return str(error)
-
     for job in (["seed=8", *overrides], overrides):
         composed = loader.load_sweep_config(swept, job)
         composed.hydra.job.num = 0
         monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
         expected = read(functools.partial(compose.from_hydra, composed))
-        template = ours.template(swept, job)
+        template = ours.template(job)
         assert read(template.config) == expected
 
 
 def test_most_typed_options_are_shared(
     loader: ConfigLoader, used: tuple[DictConfig, SweepLoader]
 ) -> None:
-    swept, ours = used
-    first = ours.template(swept, ["seed=1"]).config()
-    template = ours.template(swept, ["seed=2"])
+    _, ours = used
+    first = ours.template(["seed=1"]).config()
+    template = ours.template(["seed=2"])
+    assert template.known.keys() == vars(first).keys() - {"study", "seed"}
     second = template.config()
-    assert template.known.keys() == vars(second).keys() - {"study", "seed"}
     assert second.seed == 2
     assert second.model is first.model  # not made again
 
 
 def test_a_job_does_not_change_the_next(loader: ConfigLoader) -> None:
-    swept, ours = master(loader), SweepLoader(loader)
+    swept = master(loader)
+    ours = SweepLoader(loader, swept)
     jobs = [["seed=1"], ["seed=1", "optimizer.lr=0.1"], ["optimizer.lr=0.1"]]
     expected = [list(nodes(loader.load_sweep_config(swept, job))) for job in jobs]
     ours.load_sweep_config(swept, ["optimizer={lr:0.5}", "model.hidden=[3]", "seed=2"])
@@ -179,10 +182,55 @@ def test_a_job_does_not_change_the_next(loader: ConfigLoader) -> None:
     assert found == expected
 
 
+def test_what_jobs_set_alike_is_kept_and_no_more(loader: ConfigLoader) -> None:
+    swept = master(loader)
+    ours = SweepLoader(loader, swept)
+    keys = ("fgsm.eps", "fgsm.eps.1", "fgsm.shown", "output_dir", "device", "optimizer.lr")
+    for values in (
+        ("[0.1,0.2]", "0.5", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.3,0.2]", "0.5", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.7,0.2]", "abc", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),  # Hydra refuses it
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "0.1"),
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "auto", "0.1"),
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "-1"),  # nnlab does
+        ("[0.3,0.2]", "0.6", "${fgsm.eps.0}", "${device}", "cpu", "0.2"),
+    ):
+        overrides = [f"{key}={value}" for key, value in zip(keys, values)]
+        if "abc" in values:
+            with pytest.raises(ConfigCompositionException, match=r"override fgsm.eps.1=abc"):
+                ours.template(overrides)
+            continue
+        template, hydras = (
+            ours.template(overrides),
+            Template(loader.load_sweep_config(swept, overrides)),
+        )
+        for each in (template, hydras):
+            each.set_number(1)
+        assert list(nodes(template.composed)) == list(nodes(hydras.composed))
+        assert yaml.safe_load(template.files()[".hydra/config.yaml"]) == OmegaConf.to_container(
+            without_hydra(hydras.composed), enum_to_str=True
+        )
+        assert read(template.config) == read(hydras.config)
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def test_a_job_may_refer_to_hydras_own_node(loader: ConfigLoader) -> None:
+    swept = master(loader, "hydra.sweep.subdir=run${hydra:job.num}")
+    job = hydra_jobs.fill(SweepLoader(loader, swept).template(["seed=1"]), 3)
+    composed = hydra_jobs.compose_job(loader, swept, ["seed=1"], 3)
+    assert job.name == "run3"
+    assert composed.hydra.runtime.output_dir == str(job.folder.absolute())
+
+
 def test_jobs_that_differ_in_values_are_one_composition(
     loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept, ours = master(loader), SweepLoader(loader)
+    swept = master(loader)
+    ours = SweepLoader(loader, swept)
     calls = []
     original = loader.load_sweep_config
 
@@ -215,7 +263,7 @@ def test_errors_are_hydras_own(loader: ConfigLoader, overrides: list[str]) -> No
     with pytest.raises(Exception) as expected:  # noqa: PT011
         loader.load_sweep_config(swept, overrides)
     with pytest.raises(type(expected.value)) as found:
-        SweepLoader(loader).load_sweep_config(swept, overrides)
+        SweepLoader(loader, swept).load_sweep_config(swept, overrides)
     assert str(found.value) == str(expected.value)
     assert str(found.value.__cause__) == str(expected.value.__cause__)
 
@@ -226,13 +274,13 @@ def test_hydras_files_are_those_that_run_job_writes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     swept = master(loader)
-    ours = SweepLoader(loader)
+    ours = SweepLoader(loader, swept)
     found = []
     for before in (JOBS[0], overrides):
         for job, number in ((before, 8), (overrides, 7)):
-            template = ours.template(swept, job)
+            template = ours.template(job)
             monkeypatch.setattr(HydraConfig.instance(), "cfg", template.composed)
-            compose.set_output_dir(template.composed.hydra, number)
+            template.set_number(number)
             files = template.files()
         found.append({path: yaml.safe_load(text) for path, text in files.items()})
 
@@ -267,14 +315,16 @@ def test_a_return_shows_the_configurations(loader: ConfigLoader) -> None:
 
 
 def test_hydra_errors_are_composition_errors(loader: ConfigLoader) -> None:
+    swept = master(loader)
     with pytest.raises(ConfigCompositionException):
-        SweepLoader(loader).load_sweep_config(master(loader), ["nothing=1"])
+        SweepLoader(loader, swept).load_sweep_config(swept, ["nothing=1"])
 
 
 def test_what_is_not_nnlabs_is_refused(loader: ConfigLoader) -> None:
-    context = HydraContext(SweepLoader(loader), Callbacks())
+    swept = master(loader)
+    context = HydraContext(cast(Any, SweepLoader(loader, swept)), Callbacks())
     with pytest.raises(ValueError, match="choose another, say hydra/launcher=basic"):
-        hydra_jobs.launch(context, print, master(loader), [["seed=1"]], 0)
+        hydra_jobs.launch(context, print, swept, [["seed=1"]], 0)
 
 
 def test_the_singleton_is_put_back() -> None:

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nnlab import config, datasets, hydra_jobs, schedule, sweep
-from nnlab.compose import VERSION_BASE, register
+from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.datasets.arrays import Sizes
@@ -36,7 +36,7 @@ def job(folder: Path, *overrides: str) -> Job:
     quick = ["train_size=20", "test_size=20", "stopping.max_epochs=3", "engine=torch"]
     with initialize_config_dir(str(CONF), **VERSION_BASE):
         composed = compose("config", overrides=[*quick, *overrides])
-    return hydra_jobs.as_job(composed, folder, list(overrides), hydra_files={})
+    return hydra_jobs.as_job(Template(composed), folder, list(overrides), hydra_files={})
 
 
 def status(folder: Path) -> str:

@@ -8,6 +8,7 @@ module here at each start; what is heavy stays behind ``launch``.
 # where a dataclass would look for them.
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -35,7 +36,8 @@ class NnlabLauncher(Launcher):
         from nnlab.hydra_jobs import SweepLoader
 
         # The sweeper shares this context: its check of every job takes the short way as well.
-        hydra_context.config_loader = SweepLoader(hydra_context.config_loader)
+        loader: Any = SweepLoader(hydra_context.config_loader, config)
+        hydra_context.config_loader = loader
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config

@@ -1,4 +1,4 @@
-"""Between Hydra and a sweep: its jobs, their ``.hydra/`` record and their returns."""
+"""Between Hydra and a sweep: the jobs of a command, their composition and their returns."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
-from hydra.plugins.config_source import ConfigSource
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nnlab import datasets, study, sweep
-from nnlab.compose import Template, from_hydra, set_output_dir, set_overrides, without_hydra
+from nnlab.compose import Template
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
 from nnlab.schedule import cores
@@ -54,7 +51,7 @@ class Command:
         else the sweep goes on, and the command tells it at its end.
         """
         hydra = HydraConfig.get()
-        job = as_job(task, Path(hydra.runtime.output_dir), list(hydra.overrides.task), {})
+        job = as_job(Template(task), Path(hydra.runtime.output_dir), list(hydra.overrides.task), {})
         job.concurrent = jobs_at_once(hydra)
         check_search(hydra, [job])
         (outcome,) = sweep.train([job])
@@ -75,6 +72,7 @@ def launch(
 ) -> list[JobReturn]:
     """Compose every job, train them all as one sweep, and report each to Hydra.
 
+    first: the number of the first job among all of the command.
     Raises ValueError where the command is none of nnlab's.
     """
     if not isinstance(command, Command):
@@ -82,51 +80,38 @@ def launch(
             f"hydra/launcher=nnlab trains nnlab's runs, not those of {command}; "
             f"choose another, say hydra/launcher=basic"
         )
-    setup_globals()
-    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    loader = cast(SweepLoader, context.config_loader)
+    loader, callbacks = cast(SweepLoader, context.config_loader), context.callbacks
     composers = [
         functools.partial(compose_job, loader.hydras, master, list(overrides), number)
         for number, overrides in enumerate(job_overrides, first)
     ]
-    callbacks = context.callbacks if context.callbacks.callbacks else None
-    if callbacks is None:
-        jobs = make_jobs(loader, master, job_overrides, first)
-    else:
-        jobs = []
+    if callbacks.callbacks:  # else a composition of each job, 0.1 s, would be for nobody
         for composer in composers:
-            composed = composer()
-            callbacks.on_job_start(config=composed, task_function=command)
-            jobs.append(fill(Template(composed), composed.hydra.job.num))
+            callbacks.on_job_start(config=composer(), task_function=command)
+    jobs = make_jobs(loader, job_overrides, first)
     check_search(master.hydra, jobs)
     outcomes = sweep.train(jobs, report=True)
     command.outcomes.extend(outcomes)
-    loader.remember(master, job_overrides, outcomes)
+    loader.remember(job_overrides, outcomes)
     forget_refused(Path(master.hydra.sweep.dir))
-    returns: list[JobReturn] = []
-    for composer, outcome in zip(composers, outcomes):
-        returns.append(RunReturn(composer, outcome))
-        if callbacks is not None:
-            callbacks.on_job_end(config=composer(), job_return=returns[-1])
-    return returns
+    returns = [RunReturn(composer, outcome) for composer, outcome in zip(composers, outcomes)]
+    if callbacks.callbacks:
+        for each in returns:
+            callbacks.on_job_end(config=each.composer(), job_return=each)
+    return list(returns)
 
 
-def make_jobs(
-    loader: SweepLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[Job]:
-    """Make a batch's jobs; what was answered before, on the data that are there, is not composed.
-
-    first: the number of the first job among all of the sweep.
-    """
-    here, objective = Path(master.hydra.sweep.dir), str(master.objective)
+def make_jobs(loader: SweepLoader, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    """Make a batch's jobs; those answered before, on the data that are there, are not composed."""
     content: dict[str, str | None] = {}  # of the data now, by what asks for them
     jobs = []
     for number, overrides in enumerate(job_overrides, first):
-        found = loader.find(master, overrides)
+        found = loader.find(overrides)
         if found is not None and found.data in content and content[found.data] == found.content:
-            jobs.append(Job(here / found.folder, list(overrides), objective, {}, found=found))
+            folder, objective = loader.study / found.folder, str(loader.master.objective)
+            jobs.append(Job(folder, list(overrides), objective, {}, found=found))
             continue
-        job = fill(loader.template(master, overrides), number)
+        job = fill(loader.template(overrides), number)
         if found is not None and job.config is not None:
             data, sizes = job.config.dataset, job.config.sizes
             with contextlib.suppress(Exception):  # told of each job, which then are all composed
@@ -137,15 +122,32 @@ def make_jobs(
 
 def fill(template: Template, number: int) -> Job:
     """Make the job whose values are in a template."""
-    hydra = template.composed.hydra
+    with current(template.composed):
+        folder = template.set_number(number)
+        return as_job(template, folder, template.own["overrides.task"], template.files())
+
+
+@contextlib.contextmanager
+def current(composed: DictConfig) -> Iterator[None]:
+    """Make a job's configuration that which ${hydra:...} and ``HydraConfig.get`` read."""
     singleton = HydraConfig.instance()
-    before, singleton.cfg = singleton.cfg, cast(Any, template.composed)  # for ${hydra:...}
+    before, singleton.cfg = singleton.cfg, cast(Any, composed)
     try:
-        folder = set_output_dir(hydra, number)
-        overrides = [str(line) for line in hydra.overrides.task]
-        return as_job(template.composed, folder, overrides, template.files(), template.known)
+        yield
     finally:
         singleton.cfg = before
+
+
+def as_job(
+    template: Template, folder: Path, overrides: list[str], hydra_files: dict[str, str]
+) -> Job:
+    """Make a job of a composed configuration; what is wrong with it is kept in the job."""
+    job = Job(folder, overrides, str(template.composed.objective), hydra_files)
+    try:
+        job.config = template.config()
+    except ValueError as error:
+        job.refused = error
+    return job
 
 
 def jobs_at_once(hydra: Any) -> int:
@@ -187,6 +189,25 @@ def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
         )
 
 
+def forget_refused(study: Path) -> None:
+    """Remove what Hydra's sweeper wrote if every run of the study was refused."""
+    if [path.name for path in study.iterdir()] == ["multirun.yaml"]:
+        (study / "multirun.yaml").unlink()
+        study.rmdir()
+        with contextlib.suppress(OSError):  # there are other studies
+            study.parent.rmdir()
+
+
+def compose_job(
+    loader: ConfigLoader, master: DictConfig, overrides: list[str], number: int
+) -> DictConfig:
+    """Compose one job as Hydra's own launchers do, with the folder where it goes."""
+    template = Template(loader.load_sweep_config(master, overrides))
+    with current(template.composed):
+        template.set_number(number)
+    return template.composed
+
+
 class RunReturn(JobReturn):
     """A job's return, whose configurations are composed when somebody looks at them.
 
@@ -209,27 +230,34 @@ class RunReturn(JobReturn):
 
     @property
     def cfg(self) -> DictConfig:  # type: ignore[override]
-        return without_hydra(self.composer())
+        composed = self.composer()
+        with read_write(composed), open_dict(composed):
+            del composed["hydra"]
+        return composed
 
     @property
     def hydra_cfg(self) -> DictConfig:  # type: ignore[override]
         return OmegaConf.masked_copy(self.composer(), "hydra")
 
 
-class SweepLoader(ConfigLoader):
+class SweepLoader:
     """Hydra's configuration loader, with a short way to the jobs of a sweep.
 
     Hydra composes every job from its files, 0.05 s and twice over. Jobs that differ in
-    values only are one composition here, into which each writes its values.
+    values only are one composition here, into which each writes its values. One that was
+    answered before is not composed at all: 10,000 would take half a minute.
     """
 
-    def __init__(self, hydras: ConfigLoader) -> None:
+    def __init__(self, hydras: ConfigLoader, master: DictConfig) -> None:
+        """hydras: its own loader. master: what it composed of the command line."""
         self.hydras = hydras
-        self.templates: dict[tuple[tuple[str, ...], ...], Template] = {}
-        self.parsed: dict[str, Override] = {}
-        self.parser = OverridesParser.create()
-        self.groups: set[str] = set()
-        self.answers: dict[str, study.Entry] | None = None  # the runs by what asked for them
+        self.master = master
+        self.study = Path(master.hydra.sweep.dir)
+        self.parse = functools.cache(OverridesParser.create().parse_override)
+        self.templates = functools.lru_cache(MOST_TEMPLATES)(self.compose)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.hydras, name)
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
@@ -239,87 +267,65 @@ class SweepLoader(ConfigLoader):
         Hydra's sweepers compose every job to see whether it is legal, and let it go. One
         that was answered before is.
         """
-        if self.find(master_config, sweep_overrides) is not None:
+        if self.find(sweep_overrides) is not None:
             return master_config
-        return self.template(master_config, sweep_overrides).composed
+        return self.template(sweep_overrides).composed
 
-    def template(self, master: DictConfig, overrides: Sequence[str]) -> Template:
+    def template(self, overrides: Sequence[str]) -> Template:
         """Return a template with a job's values in it, until another job's are."""
         parsed = [self.parse(override) for override in overrides]
-        places = self.places_of_values(master, parsed)
-        values = [parsed[place] for place in places]
-        choices = tuple(text for place, text in enumerate(overrides) if place not in places)
-        key = choices, tuple(override.key_or_group for override in values)
-        if key not in self.templates:
-            while len(self.templates) >= MOST_TEMPLATES:
-                del self.templates[next(iter(self.templates))]
-            composed = self.hydras.load_sweep_config(master, list(choices))
-            self.templates[key] = Template(composed, key[1])
-        template = self.templates[key]
-        OmegaConf.copy_cache(from_config=master, to_config=template.composed)
+        values = self.values(parsed)
+        choices = tuple(text for text, each in zip(overrides, parsed) if each not in values)
+        template = self.templates(choices, tuple(each.key_or_group for each in values))
+        OmegaConf.copy_cache(from_config=self.master, to_config=template.composed)
         try:
-            template.update(values)
+            template.write(values)
         except Exception:  # Hydra has its own words for it
-            del self.templates[key]
-            return Template(self.hydras.load_sweep_config(master, list(overrides)))
-        set_overrides(template.composed.hydra, parsed)
+            template = self.compose(overrides)
+        template.set_overrides(parsed)
         return template
 
-    def places_of_values(self, master: DictConfig, overrides: Sequence[Override]) -> list[int]:
+    def compose(self, overrides: Sequence[str], keys: Sequence[str] = ()) -> Template:
+        """Have Hydra compose a template for jobs that will set the same keys."""
+        return Template(self.hydras.load_sweep_config(self.master, list(overrides)))
+
+    def values(self, overrides: Sequence[Override]) -> list[Override]:
         """Return which of a job's overrides only set values, after all else is composed."""
-        places: list[int] = []
+        first = 0
         for place, override in enumerate(overrides):
             if override.type is not OverrideType.CHANGE:
                 return []  # where something is added or deleted, the whole order matters
             if isinstance(override.value(), dict):
-                places = []  # it is merged with what the overrides before it set
-            elif self.sets_value(master, override):
-                places.append(place)
-        return places
+                first = place + 1  # it is merged with what the overrides before it set
+        return [override for override in overrides[first:] if self.sets_value(override)]
 
-    def parse(self, text: str) -> Override:
-        if text not in self.parsed:
-            self.parsed[text] = self.parser.parse_override(text)
-        return self.parsed[text]
-
-    def sets_value(self, master: DictConfig, override: Override) -> bool:
+    def sets_value(self, override: Override) -> bool:
         """Say whether an override sets a value of the task, and chooses no group."""
-        if not self.groups:
-            hydras = list(master.hydra.overrides.hydra)
-            name = master.hydra.job.config_name
-            groups = self.hydras.get_group_options("", ObjectType.GROUP, name, hydras)
-            self.groups = {"hydra", *groups}
         key = override.key_or_group
-        return (
-            override.package is None
-            and not override.is_sweep_override()
-            and re.split("[./]", key)[0] != "hydra"
-            and "/" not in key
-            and key not in self.groups
-        )
+        chosen = override.package is not None or "/" in key or key in self.groups
+        hydras = override.is_hydra_override() or key == "hydra"
+        return not (chosen or hydras or override.is_sweep_override())
 
-    def find(self, master: DictConfig, overrides: Sequence[str]) -> study.Entry | None:
-        """Return the finished run that the same command led to before, by the study's index.
+    @functools.cached_property
+    def groups(self) -> list[str]:
+        node = self.master.hydra
+        given: Any = OmegaConf.to_container(node.overrides.hydra)
+        return self.hydras.get_group_options("", ObjectType.GROUP, node.job.config_name, given)
 
-        So of 10,000 finished runs not one is composed, which would take half a minute.
-        """
-        if self.answers is None:
-            self.answers = {}
-            if master.hydra.sweeper._target_ == BASIC_SWEEPER:
-                self.answers = study.look(Path(master.hydra.sweep.dir)).answers()
+    def find(self, overrides: Sequence[str]) -> study.Entry | None:
+        """Return the finished run that the same command led to before, by the study's index."""
         return self.answers.get(self.asked(overrides) or "") if self.answers else None
 
-    def remember(
-        self,
-        master: DictConfig,
-        job_overrides: Sequence[Sequence[str]],
-        outcomes: Sequence[Outcome],
-    ) -> None:
+    @functools.cached_property
+    def answers(self) -> dict[str, study.Entry]:
+        basic = self.master.hydra.sweeper._target_ == BASIC_SWEEPER
+        return study.look(self.study).answers() if basic else {}
+
+    def remember(self, job_overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> None:
         """Tell the study's index which commands led to which runs, for ``find``."""
-        runs = study.known(Path(master.hydra.sweep.dir))
+        runs = study.known(self.study)
         for overrides, outcome in zip(job_overrides, outcomes):
-            config = outcome.job.config
-            asked = self.asked(overrides)
+            config, asked = outcome.job.config, self.asked(overrides)
             if config and asked and not (config.evaluation or config.plan or config.force):
                 runs.remember(asked, outcome.folder)
 
@@ -336,64 +342,7 @@ class SweepLoader(ConfigLoader):
     @functools.cached_property
     def files(self) -> str:
         """The YAML files that configurations are composed of, if they are nnlab's, as one text."""
-        paths = {element.path for element in self.get_search_path().get_path()}
+        paths = {element.path for element in self.hydras.get_search_path().get_path()}
         if paths != {"pkg://hydra.conf", str(CONF), "structured://"}:
             return ""
         return "\0".join(path.read_text(encoding="utf-8") for path in sorted(CONF.rglob("*.yaml")))
-
-    # The rest is Hydra's.
-
-    def load_configuration(self, *given: Any, **named: Any) -> DictConfig:
-        return self.hydras.load_configuration(*given, **named)
-
-    def get_search_path(self) -> ConfigSearchPath:
-        return self.hydras.get_search_path()
-
-    def get_sources(self) -> list[ConfigSource]:
-        return self.hydras.get_sources()
-
-    def list_groups(self, parent_name: str) -> list[str]:
-        return self.hydras.list_groups(parent_name)
-
-    def get_group_options(self, *given: Any, **named: Any) -> list[str]:
-        return self.hydras.get_group_options(*given, **named)
-
-    def compute_defaults_list(self, *given: Any, **named: Any) -> Any:
-        return self.hydras.compute_defaults_list(*given, **named)
-
-
-def compose_job(
-    loader: ConfigLoader, master: DictConfig, overrides: list[str], number: int
-) -> DictConfig:
-    """Compose one job as Hydra's own launchers do, with the folder where it goes."""
-    composed = loader.load_sweep_config(master, overrides)
-    set_output_dir(composed.hydra, number)
-    return composed
-
-
-def as_job(
-    composed: DictConfig,
-    folder: Path,
-    overrides: list[str],
-    hydra_files: dict[str, str],
-    known: Mapping[str, Any] = MappingProxyType({}),
-) -> Job:
-    """Make a job of a composed configuration; what is wrong with it is kept in the job.
-
-    composed, known: as for ``compose.from_hydra``.
-    """
-    job = Job(folder, overrides, str(composed.objective), hydra_files)
-    try:
-        job.config = from_hydra(composed, known)
-    except ValueError as error:
-        job.refused = error
-    return job
-
-
-def forget_refused(study: Path) -> None:
-    """Remove what Hydra's sweeper wrote if every run of the study was refused."""
-    if [path.name for path in study.iterdir()] == ["multirun.yaml"]:
-        (study / "multirun.yaml").unlink()
-        study.rmdir()
-        if not any(study.parent.iterdir()):
-            study.parent.rmdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from nnlab import datasets, hydra_jobs, sweep
-from nnlab.compose import VERSION_BASE, register
+from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF, Config
 from nnlab.datasets import Data
 from nnlab.jobs import Outcome
@@ -19,7 +19,9 @@ def outcome(folder: Path, *overrides: str) -> Outcome:
     register()
     with initialize_config_dir(str(CONF), **VERSION_BASE):
         composed = compose("config", overrides=list(overrides))
-    (done,) = sweep.train([hydra_jobs.as_job(composed, folder, list(overrides), hydra_files={})])
+    (done,) = sweep.train(
+        [hydra_jobs.as_job(Template(composed), folder, list(overrides), hydra_files={})]
+    )
     return done
 
 
