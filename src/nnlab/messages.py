@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import re
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -30,6 +31,8 @@ def explain(error: Exception) -> str | None:
         return "\n".join(lines)
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0] + suggest(error)
+    if isinstance(error, yaml.YAMLError):  # of a file that it names
+        return f"a configuration cannot be read: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"{error.filename}: {error.strerror}; "

@@ -13,7 +13,17 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from nnlab import arguments, compose, hydra_jobs, interrupts, messages, records, sweep, terminal
+from nnlab import (
+    arguments,
+    compose,
+    hydra_jobs,
+    interrupts,
+    messages,
+    records,
+    sweep,
+    targets,
+    terminal,
+)
 from nnlab.config import CONF
 
 
@@ -44,7 +54,8 @@ def run(given: list[str]) -> int:
     sys.argv[1:] = arguments.arrange(given)
     command = hydra_jobs.Command()
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
-    decorate(command)()
+    with targets.checked():
+        decorate(command)()
     return sweep.conclude(command.outcomes)
 
 
