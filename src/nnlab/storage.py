@@ -79,8 +79,7 @@ NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes to wou
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file to be read. Raises OSError where there is none, or what is no file."""
-    flags = os.O_RDONLY | NONBLOCK | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags), "rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | NONBLOCK)) as file:
         check_regular(path, file)
         yield file
 

@@ -176,11 +176,16 @@ def test_what_expands_without_end_is_not_expanded(
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    read: Callable[[Path], object]
     path = write(tmp_path, b"")
     os.truncate(path, 2**40)  # it takes no room
+    for read in (read_input, read_idx):
+        with pytest.raises(ValueError, match="images-idx3-ubyte cannot be read: it has more than"):
+            read(path)
+    packed = gzip.compress(idx(image([3])))
+    path.write_bytes(packed)
+    os.truncate(path, 2**40)  # gzip passes over zeros, however many
     with pytest.raises(ValueError, match="images-idx3-ubyte cannot be read: it has more than"):
-        read_input(path)
-    with pytest.raises(ValueError, match="images-idx3-ubyte is damaged"):
         read_idx(path)
 
 

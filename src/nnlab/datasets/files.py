@@ -218,16 +218,14 @@ def read_idx(path: Path, sha256: str | None = None) -> NDArray[np.uint8]:
     magic number, dimensions, length, compression or hash is wrong.
     Format: http://yann.lecun.com/exdb/mnist/
     """
-    with open_input(path) as raw:
-        try:
-            compressed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.open(raw) if compressed else raw as stream:
-                header, shape, body = _read_idx(stream)
-        except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(_damaged(path, str(error))) from error
-        except (OSError, MemoryError) as error:
-            raise ValueError(_unreadable(path, error)) from error
+    raw = io.BytesIO(read_input(path, LARGEST))
+    try:
+        with gzip.open(raw) if raw.getvalue()[:2] == b"\x1f\x8b" else raw as stream:
+            header, shape, body = _read_idx(stream)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    except (OSError, MemoryError) as error:
+        raise ValueError(_unreadable(path, error)) from error
     length = math.prod(shape)
     if len(body) != length:
         short = len(body) <= min(length, LARGEST)
