@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import sys
 import threading
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +94,8 @@ def train_concurrently(
 
     A thread ends what it began before it takes the next; so a sweep that breaks off has lost
     little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
-    cores take one and a half times as long as one, not twice.
+    cores then take one and a half times as long as one, not twice (of 50 ms an epoch: 0.76 s
+    instead of 1.00 s, and five 1.26 s instead of 1.51 s).
     """
     from nnlab import device, engines
 
@@ -111,8 +111,7 @@ def train_concurrently(
                 return mine
             longest = max(waiting, key=Training.left) if last else waiting[0]
             if mine is not None:
-                # Not at every epoch: what comes back has left the core's cache meanwhile.
-                if longest.left() - mine.left() < 0.02 * longest.whole:
+                if longest.left() <= mine.left():
                     return mine
                 waiting.append(mine)
             waiting.remove(longest)
@@ -134,10 +133,6 @@ def train_concurrently(
 
     if not waiting:
         return
-    # An epoch may last a millisecond; a thread that has ended one should not wait five for
-    # its turn in Python, which is the default.
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
     sharing = engines.sharing({group[0].engine for group in groups})
     # An interrupt ends the sharing first, and by that what the pool would wait for.
     with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool, sharing:
@@ -148,20 +143,17 @@ def train_concurrently(
         except KeyboardInterrupt:
             interrupted.set()
             raise
-        finally:
-            sys.setswitchinterval(before)
 
 
 class Training:
     """A group's training, which any thread may take on for an epoch.
 
-    epochs: goes on by an epoch, as ``train_group`` does. whole: its cost from beginning to end.
+    epochs: trains an epoch and yields, as ``train_group`` does.
     """
 
     def __init__(self, group: Sequence[Task], epochs: Iterator[bool]) -> None:
         self.group = group
         self.epochs = epochs
-        self.whole = self.left()
 
     def left(self) -> float:
         """Return what is left of its cost, if nothing ends it early."""
