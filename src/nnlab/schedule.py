@@ -8,12 +8,11 @@ import logging
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -123,7 +122,8 @@ def train_concurrently(
 
     A thread ends what it began before it takes the next; so a sweep that breaks off has lost
     little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
-    cores take one and a half times as long as one, not twice.
+    cores then take one and a half times as long as one, not twice (of 50 ms an epoch: 0.76 s
+    instead of 1.00 s, and five 1.26 s instead of 1.51 s).
     """
     from nnlab import device, engines
 
@@ -139,8 +139,7 @@ def train_concurrently(
                 return mine
             longest = max(waiting, key=Training.left) if last else waiting[0]
             if mine is not None:
-                # Not at every epoch: what comes back has left the core's cache meanwhile.
-                if longest.left() - mine.left() < 0.02 * longest.whole:
+                if longest.left() <= mine.left():
                     return mine
                 waiting.append(mine)
             waiting.remove(longest)
@@ -162,36 +161,31 @@ def train_concurrently(
 
     if not waiting:
         return
-    # An epoch may last a millisecond; a thread that has ended one should not wait five for
-    # its turn in Python, which is the default.
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
     sharing = engines.sharing({group[0].engine for group in groups})
+    threads = min(len(waiting), cores())
     # An interrupt ends the sharing first, and by that what the pool would wait for.
-    with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool, sharing:
-        try:
-            futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
-            for future in futures:
-                future.result()
-        except KeyboardInterrupt:
-            interrupts.request.number = signal.SIGINT
-            wait(futures)
-            interrupts.request.number = None
-            raise
-        finally:
-            sys.setswitchinterval(before)
+    try:
+        with device.cpu_threads(1), ThreadPoolExecutor(threads) as pool, sharing:
+            try:
+                for future in [pool.submit(work) for _ in range(threads)]:
+                    future.result()
+            except KeyboardInterrupt:  # where signals are not heeded, as in a notebook
+                interrupts.request.number = signal.SIGINT
+                raise
+    except KeyboardInterrupt:
+        interrupts.request.number = None
+        raise
 
 
 class Training:
     """A group's training, which any thread may take on for an epoch.
 
-    epochs: goes on by an epoch, as ``train_group`` does. whole: its cost from beginning to end.
+    epochs: trains an epoch and yields, as ``train_group`` does.
     """
 
     def __init__(self, group: Sequence[Task], epochs: Iterator[bool]) -> None:
         self.group = group
         self.epochs = epochs
-        self.whole = self.left()
 
     def left(self) -> float:
         """Return what is left of its cost, if nothing ends it early."""
