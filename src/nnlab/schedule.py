@@ -75,7 +75,8 @@ def train_others(tasks: Sequence[Task], claimed: Claims) -> None:
         train_tasks([task for task in waiting if task.owner is None], claimed)
         theirs = Counter(claims.named(task.owner) for task in waiting if task.owner is not None)
         for owner in theirs.keys() - told:
-            log.info("%d of these runs are trained by %s: waiting for them", theirs[owner], owner)
+            count = f"{theirs[owner]} run{'s' * (theirs[owner] > 1)}"
+            log.info("waiting for %s that %s trains", count, owner)
         told |= theirs.keys()
         if interrupts.requested():
             return
@@ -200,7 +201,9 @@ def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> I
 
     opened = [task for task in group if open_folder(task, claimed)]
     for task in group:
-        if task.outcome.result is not None:
+        if task.owner is not None:
+            progress.tell(f"{claims.named(task.owner)} trains some of these runs")
+        elif task.outcome.result is not None:
             progress.end(f"{task.outcome.job.name}: trained by another process")
     if not opened:
         return
