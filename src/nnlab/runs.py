@@ -171,7 +171,8 @@ def chosen(options: argparse.Namespace) -> list[Runs]:
         for folder in run_folders(root):
             folders.setdefault(folder.parent, {})[folder] = None
     studies = [runs_of(folder, list(runs)) for folder, runs in sorted(folders.items())]
-    check_keys(studies, [key for key, _ in conditions])
+    if conditions:
+        check_keys(studies, [key for key, _ in conditions])
     chosen = []
     for each in studies:
         listed = [

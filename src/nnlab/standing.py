@@ -59,26 +59,24 @@ def of(folder: Path, whole: bool = False) -> Standing | None:
 
     whole: whether the files of a run that has ended are known to be undamaged.
     """
-    # A run that is to replace the folder's is its run now, until it has done so.
-    for path in (folder / NEW, folder):
+    # What is to replace the folder's run stands for it from its first instant.
+    for path in (folder / NEW, folder) if (folder / NEW).is_dir() else (folder,):
         stamp = stamp_of(path)
         try:
             result = records.read_result(path)
         except (OSError, records.DamagedError) as error:
             if path == folder:
-                return Standing(
-                    folder, "damaged", error=str(error), file=path / RESULT, stamp=stamp
-                )
+                return damaged(folder, path / RESULT, error, stamp=stamp)
             continue
         except ValueError:
-            continue
+            return None
         if result is None:
             continue
         owner = None if result["status"] in DONE else claims.owner(folder)
         if path == folder or owner is not None or result["status"] in DONE:
-            found = described(folder, path, result, owner, whole)
-            if found.state == "interrupted" and stamp_of(path) != stamp:  # it went on meanwhile
+            if owner is None and stamp_of(path) != stamp:  # it went on meanwhile
                 return of(folder, whole)
+            found = described(folder, path, result, owner, whole or path != folder)
             return dataclasses.replace(found, stamp=stamp)
     return begun(folder, stamp_of(folder))
 
@@ -94,14 +92,21 @@ def stamp_of(path: Path) -> tuple[list[int], ...]:
     return tuple(stamp)
 
 
+def damaged(folder: Path, file: Path, error: Exception, **known: Any) -> Standing:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    named = str(file) in str(reason)
+    text = str(reason) if named else f"{file} cannot be read ({reason})"
+    return Standing(folder, "damaged", error=text, file=file, **known)
+
+
 def begun(folder: Path, stamp: tuple[list[int], ...]) -> Standing | None:
     """Return how a run stands whose result is missing or empty."""
-    file = folder / RESULT
     if not is_run(folder):
         return None
-    if file.is_symlink() or any(part and part[1] > 0 for part in stamp[1:]):
-        error = f"{file} is missing or empty; its command trains it anew"
-        return Standing(folder, "damaged", error=error, file=file, stamp=stamp)
+    file, others = folder / RESULT, stamp[1:]
+    if file.is_symlink() or any(other and other[1] > 0 for other in others):
+        error = ValueError(f"{file} is missing or empty; its command trains it anew")
+        return damaged(folder, file, error, stamp=stamp)
     return Standing(folder, "waiting", goes_on=0, stamp=stamp)
 
 
@@ -114,28 +119,36 @@ def described(
 ) -> Standing:
     """Return how a run stands by its result. path: where its files are."""
     status = result["status"]
-    done = status in DONE
-    file = path / RESULT
     try:
         check(result)
-        file = path / METRICS
-        run = as_run(folder, result, NO_CURVES if done else read_curves(path, {}))
-        for name in () if whole or path != folder or not done else result.get("sha256") or ():
-            file = path / name
-            records.read_file(path, name, result)
+        if status not in (*DONE, "failed", "running", "interrupted"):
+            raise ValueError(f"status={status!r} is none of nnlab's")
+    except ValueError as error:
+        return damaged(folder, path / RESULT, error)
+    curves, known = NO_CURVES, {"config": result["config"]}
+    file, harm = path / METRICS, None
+    try:
+        if status not in DONE:
+            curves = read_curves(path, {})
+        elif not whole:
+            for name in result.get("sha256") or ():
+                file = path / name
+                records.read_file(path, name, result)
     except (OSError, ValueError) as error:
-        text = str(error) if str(file) in str(error) else f"{file} is damaged ({error})"
-        return Standing(folder, "damaged", config=None, error=text, file=file)
-    known = {"run": run, "config": result["config"], "epochs": run.epochs}
-    if done:
+        harm = error
+    run = as_run(folder, result, curves)
+    known |= {"run": run, "epochs": run.epochs}
+    if harm is not None:
+        return damaged(folder, file, harm, **known)
+    if status in DONE:
         return Standing(folder, status, **known)
     if owner is not None:
         return Standing(folder, "training", owner=owner, **known)
-    kept = checkpointed(path)
+    known["goes_on"] = checkpointed(path)
     if status == "failed":
-        return Standing(folder, "failed", goes_on=kept, error=run.error, **known)
-    unowned = status == "running" and "owner" not in result and run.epochs == 0
-    return Standing(folder, "waiting" if unowned else "interrupted", goes_on=kept, **known)
+        return Standing(folder, status, error=run.error, **known)
+    nobodys = status == "running" and "owner" not in result and run.epochs == 0
+    return Standing(folder, "waiting" if nobodys else "interrupted", **known)
 
 
 def checkpointed(path: Path) -> int:
