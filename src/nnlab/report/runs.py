@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -171,6 +171,13 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
 def read_run(folder: Path) -> Run:
     """Read one run folder. Raises ValueError if its files are not what a run writes."""
     result = records.undamaged(storage.read(folder / RESULT))
+    check(result)
+    done = result.get("status") in DONE
+    return as_run(folder, result, read_curves(folder, result if done else {}))
+
+
+def check(result: dict[str, Any]) -> None:
+    """Raise ValueError where a result is not what a run writes."""
     if not isinstance(result.get("config"), dict):
         raise ValueError("it does not hold the result of a run")
     for key in NUMBERS:
@@ -183,10 +190,14 @@ def read_run(folder: Path) -> Run:
     for key in ("shape", "classes"):
         if not isinstance(dataset.get(key), (list, type(None))):
             raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
+
+
+def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Run:
+    """Put together what the files of a run say; the result is one that ``check`` lets pass."""
+    dataset = result.get("dataset") or {}
     status = str(result.get("status"))
     if status == "interrupted":  # as if it were still under way
         status = "running"
-    curves = read_curves(folder, result if status in DONE else {})
     epochs, seconds = result.get("epochs"), result.get("train_seconds")
     if status == "running" or epochs is None or seconds is None:
         # Whoever trains it has no time to keep its result.json up to date.
@@ -260,7 +271,9 @@ def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
     return dict(zip(names, table.T))
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Value]]:
+def flatten(
+    config: dict[str, Any], prefix: str = "", left_out: Collection[str] = NOT_IDENTITY
+) -> Iterable[tuple[str, Value]]:
     """Spell a nested configuration as on the command line; a group's name is its choice.
 
     >>> dict(flatten({"optimizer": {"name": "sgd", "lr": 0.01}, "seed": 0, "study": "mnist"}))
@@ -271,7 +284,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Val
             yield from flatten(value, f"{prefix}{key}.")
         elif prefix and key == "name":
             yield prefix[:-1], value
-        elif prefix or key not in NOT_IDENTITY:
+        elif prefix or key not in left_out:
             yield prefix + key, tuple(value) if isinstance(value, list) else value
 
 
