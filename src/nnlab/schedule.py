@@ -119,7 +119,7 @@ def divide(tasks: Sequence[Task]) -> list[list[Task]]:
 def train_concurrently(
     groups: Sequence[Sequence[Task]], progress: Progress, claimed: Claims
 ) -> None:
-    """Train groups, longest first, in as many threads as there are cores.
+    """Train groups, longest first, in as many threads as there are cores, if memory allows.
 
     A thread ends what it began before it takes the next; so a sweep that breaks off has lost
     little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
@@ -127,6 +127,7 @@ def train_concurrently(
     """
     from nnlab import device, engines
 
+    threads = side_by_side(groups)
     waiting = [Training(group, train_group(group, progress, claimed)) for group in groups]
     unended, working, lock = len(waiting), 0, threading.Lock()
 
@@ -134,7 +135,7 @@ def train_concurrently(
         nonlocal unended
         with lock:
             unended -= ended
-            last = unended < 2 * cores()
+            last = unended < 2 * threads
             if not waiting or (mine is not None and not last):
                 return mine
             longest = max(waiting, key=Training.left) if last else waiting[0]
@@ -168,9 +169,9 @@ def train_concurrently(
     sys.setswitchinterval(1e-4)
     sharing = engines.sharing({group[0].engine for group in groups})
     # An interrupt ends the sharing first, and by that what the pool would wait for.
-    with device.cpu_threads(1), ThreadPoolExecutor(cores()) as pool, sharing:
+    with device.cpu_threads(1), ThreadPoolExecutor(threads) as pool, sharing:
         try:
-            futures = [pool.submit(work) for _ in range(min(len(waiting), cores()))]
+            futures = [pool.submit(work) for _ in range(threads)]
             for future in futures:
                 future.result()
         except KeyboardInterrupt:
@@ -180,6 +181,23 @@ def train_concurrently(
             raise
         finally:
             sys.setswitchinterval(before)
+
+
+def side_by_side(groups: Sequence[Sequence[Task]]) -> int:
+    """Return how many groups are to train at a time: as many as there are cores, if memory allows."""
+    from nnlab import footprint, memory
+
+    needed = [task.needed for group in groups for task in group]
+    wanted = max(1, min(len(groups), cores()))
+    fitting = footprint.at_once(needed, wanted)
+    if fitting < wanted:
+        log.info(
+            "%d runs train at a time, not %d, which may take %s of memory",
+            fitting,
+            wanted,
+            memory.size(footprint.together(needed, wanted)),
+        )
+    return fitting
 
 
 class Training:
