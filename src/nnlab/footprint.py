@@ -102,7 +102,7 @@ def check(config: Config, needed: Footprint, where: Device) -> None:
     here = needed.own - (needed.training if where.type == "cuda" else 0)
     if needed.saving:
         remedy += f", or checkpoint.seconds=null ({memory.size(here - needed.saving)})"
-    memory.check(here, f"{what}", remedy)
+    memory.check(here, what, remedy)
 
 
 def moments(config: OptimizerConfig) -> int:
@@ -118,8 +118,16 @@ def together(footprints: Sequence[Footprint], count: int) -> int:
     return sum(own[:count]) + sum(data[:count])
 
 
-def at_once(footprints: Sequence[Footprint], most: int) -> int:
-    """Return how many of these runs fit into memory at a time: 1 to ``most``."""
-    left = memory.free() if together(footprints, most) > memory.SMALL else None
-    fitting = (n for n in range(most, 1, -1) if left is None or together(footprints, n) <= left)
+def of_threads(footprints: Sequence[Footprint], threads: int) -> int:
+    """Return the most bytes that runs take in so many threads.
+
+    The last ones, fewer than twice the threads, take turns, and are all there meanwhile.
+    """
+    return together(footprints, 2 * threads - 1)
+
+
+def threads(footprints: Sequence[Footprint], most: int) -> int:
+    """Return in how many threads these runs fit into memory: 1 to ``most``."""
+    left = memory.free() if of_threads(footprints, most) > memory.SMALL else None
+    fitting = (n for n in range(most, 1, -1) if left is None or of_threads(footprints, n) <= left)
     return next(fitting, 1)

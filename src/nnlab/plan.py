@@ -109,7 +109,7 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
 def memory_at_once(tasks: Sequence[Task], cores: int) -> int:
     """Return the most bytes that the runs take which train at the same time."""
     concurrent = [task.needed for task in tasks if task.engine.concurrent]
-    most = footprint.together(concurrent, footprint.at_once(concurrent, cores))
+    most = footprint.of_threads(concurrent, footprint.threads(concurrent, cores))
     for engine in {task.engine for task in tasks if not task.engine.concurrent}:
         for group in divide([task for task in tasks if task.engine is engine]):
             stack = [task.needed for task in group]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnlab import build, interrupts, messages, records, schedule, study, terminal
+from nnlab import build, claims, interrupts, messages, records, schedule, storage, study, terminal
 from nnlab.config import Config
 from nnlab.jobs import Job, Outcome
 
@@ -155,9 +155,11 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
     planned = any(outcome.job.config and outcome.job.config.plan for outcome in outcomes)
     done = [] if planned else [outcome for outcome in outcomes if outcome.result]
     studies = {outcome.job.folder.parent: None for outcome in done}
+    problems = []
     if studies:
         from nnlab import report
     for folder in studies:
+        interrupts.check()
         ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
@@ -166,13 +168,21 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
         if runs.reported() and drawn and not any(outcome.answers for outcome in ours):
             shown = report.look(folder)
         else:
-            shown = report.write_report(folder, curves=curves)
-            runs.save(report=shown.files)
+            try:
+                with claims.exclusive(folder):
+                    storage.clear_left_overs(folder)
+                    shown = report.write_report(folder, curves=curves)
+                    runs.save(report=shown.files)
+            except OSError as error:  # the disk is full, or only to be read
+                shown = report.look(folder)
+                problems.append(error)
         terminal.show(shown)
         answers = [file for outcome in ours for file in outcome.answers]
         terminal.say(*(shown.files or [folder]), *answers)
         runs.save()
-    return tell_errors(outcomes)
+    for problem in problems:
+        terminal.complain(messages.explain(problem) or str(problem))
+    return max(tell_errors(outcomes), int(bool(problems)))
 
 
 def tell_errors(outcomes: Sequence[Outcome]) -> int:
