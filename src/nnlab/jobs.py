@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from nnlab.checkpoint import Checkpoint
     from nnlab.engines import Engine, Run
+    from nnlab.footprint import Footprint
 
 
 @dataclass
@@ -82,10 +83,11 @@ class Outcome:
 class Task:
     """A job that is to be trained now.
 
-    sketch: its run with a network that all of the same shape share, and without copies of data:
-    what an engine is chosen by, and its cost. run: the whole, from its turn to its end; so a
-    sweep holds the networks of the runs that train, not of all. concurrent: how many runs
-    trained at a time with it, at most: they share the machine.
+    sketch: its run with a network that all of the same shape share, or without its numbers, and
+    without copies of data: what an engine is chosen by, and its cost. needed: the memory that it
+    takes. run: the whole, from its turn to its end; so a sweep holds the networks of the runs
+    that train, not of all. concurrent: how many runs trained at a time with it, at most: they
+    share the machine.
     """
 
     outcome: Outcome
@@ -94,6 +96,7 @@ class Task:
     engine: type[Engine]
     device: torch.device
     identity: dict[str, Any]
+    needed: Footprint
     run: Run | None = None
     folder: records.RunFolder | None = None
     concurrent: int = 1

@@ -119,7 +119,7 @@ def divide(tasks: Sequence[Task]) -> list[list[Task]]:
 def train_concurrently(
     groups: Sequence[Sequence[Task]], progress: Progress, claimed: Claims
 ) -> None:
-    """Train groups, longest first, in as many threads as there are cores.
+    """Train groups, longest first, in as many threads as there are cores, if memory allows.
 
     A thread ends what it began before it takes the next; so a sweep that breaks off has lost
     little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
@@ -128,6 +128,7 @@ def train_concurrently(
     """
     from nnlab import device, engines
 
+    threads = side_by_side(groups)
     waiting = [Training(group, train_group(group, progress, claimed)) for group in groups]
     unended, working, lock = len(waiting), 0, threading.Lock()
 
@@ -135,7 +136,7 @@ def train_concurrently(
         nonlocal unended
         with lock:
             unended -= ended
-            last = unended < 2 * cores()
+            last = unended < 2 * threads
             if not waiting or (mine is not None and not last):
                 return mine
             longest = max(waiting, key=Training.left) if last else waiting[0]
@@ -163,7 +164,6 @@ def train_concurrently(
     if not waiting:
         return
     sharing = engines.sharing({group[0].engine for group in groups})
-    threads = min(len(waiting), cores())
     # An interrupt ends the sharing first, and by that what the pool would wait for.
     try:
         with device.cpu_threads(1), ThreadPoolExecutor(threads) as pool, sharing:
@@ -176,6 +176,19 @@ def train_concurrently(
     except KeyboardInterrupt:
         interrupts.request.number = None
         raise
+
+
+def side_by_side(groups: Sequence[Sequence[Task]]) -> int:
+    """Return in how many threads groups are to train: one for each core, if memory allows."""
+    from nnlab import footprint, memory
+
+    needed = [task.needed for group in groups for task in group]
+    wanted = max(1, min(len(groups), cores()))
+    threads = footprint.threads(needed, wanted)
+    if threads < wanted:
+        whole = memory.size(footprint.of_threads(needed, wanted))
+        log.info("%d of %d cores are used: more would need %s of memory", threads, wanted, whole)
+    return threads
 
 
 class Training:
