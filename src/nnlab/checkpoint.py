@@ -73,7 +73,8 @@ class Checkpoint:
 def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     """Return the state of a run after its latest epoch."""
     tensors = {ENGINE + name: tensor for name, tensor in engine.snapshot(run).items()}
-    tensors |= {BEST + name: tensor for name, tensor in (run.best or {}).items()}
+    # Copies: an engine may have the same tensor in both, which the file's format has not.
+    tensors |= {BEST + name: tensor.clone() for name, tensor in (run.best or {}).items()}
     if run.order is not None:
         tensors[ORDER] = run.order.get_state()
     # A copy, because a rule leaves out of it what holds in this process only.
