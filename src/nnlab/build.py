@@ -26,7 +26,7 @@ latest: list[Data] = []
 def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     """Look at the data and choose the engines, so that what cannot be trained is refused before
     anything is written."""
-    from nnlab import datasets, device, engines
+    from nnlab import device, engines
 
     tasks = []
     fallbacks: set[str] = set()
@@ -34,12 +34,7 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     for outcome, config in waiting:
         try:
             where = device.choose_device(config.device)
-            data = datasets.load(
-                config.dataset,
-                config.sizes,
-                seed=config.seed_of("data"),
-                test_seed=config.seed_of("test"),
-            )
+            data = config.load_data()
             shape = repr((config.model, config.dataset, data.provenance["shape"]))
             if shape not in networks:
                 inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
@@ -91,16 +86,9 @@ def without_copies(run: Run) -> Run:
 
 def whole_run(task: Task) -> Run:
     """Build the run that a task sketches: with its own network, and its data."""
-    from nnlab import datasets
-
     config, sketch = task.config, task.sketch
     if config.dataset.normalize:
-        data = datasets.load(
-            config.dataset,
-            config.sizes,
-            seed=config.seed_of("data"),
-            test_seed=config.seed_of("test"),
-        )
+        data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
     inputs, outputs = sketch.train.inputs[0].numel(), len(task.identity["dataset"]["classes"])
