@@ -373,7 +373,7 @@ def go_on(task: Task, path: Path) -> list[str]:
     from nnlab import checkpoint
 
     try:
-        found = checkpoint.load(path / records.CHECKPOINT)
+        found = checkpoint.load(path / records.CHECKPOINT, task.identity["parameters"])
     except (OSError, ValueError) as error:
         return [f"{error}; the run begins anew"]
     ours = computing(task)
