@@ -27,8 +27,8 @@ class Standing:
     state: one of STATES. run, config: None where they cannot be read; config is that of
     result.json. epochs: that were trained so far. goes_on: the epoch after which its command
     would go on, 0 where it would begin anew, None where there is nothing to do. owner: the
-    process that trains it. error: why it failed, or what is damaged. file: the damaged one.
-    stamp: what tells whether it has changed.
+    process that trains it, or means to. error: why it failed, or what is damaged. file: the
+    damaged one. stamp: what tells whether it has changed.
     """
 
     folder: Path
@@ -54,11 +54,23 @@ class Standing:
         return value if isinstance(value, int) else None
 
 
-def of(folder: Path, whole: bool = False) -> Standing | None:
+def of(folder: Path, whole: bool = False, waiting: claims.Waiting | None = None) -> Standing | None:
     """Return how a run stands; None where what is in its folder is not nnlab's, or gone.
 
-    whole: whether the files of a run that has ended are known to be undamaged.
+    whole: whether the files of a run that has ended are known to be undamaged. waiting: which
+    process means to train it.
     """
+    found = by_files(folder, whole)
+    if waiting is None or (found and found.state not in ("failed", "waiting", "interrupted")):
+        return found
+    if found and found.changed and found.changed >= waiting.since:  # it has had its turn
+        return found
+    found = found or Standing(folder, "waiting", goes_on=0)
+    return dataclasses.replace(found, state="waiting", owner=waiting.owner)
+
+
+def by_files(folder: Path, whole: bool) -> Standing | None:
+    """Return how a run stands by what is in its folder, see ``of``."""
     # What is to replace the folder's run stands for it from its first instant.
     for path in (folder / NEW, folder) if (folder / NEW).is_dir() else (folder,):
         stamp = stamp_of(path)
@@ -75,7 +87,7 @@ def of(folder: Path, whole: bool = False) -> Standing | None:
         owner = None if result["status"] in DONE else claims.owner(folder)
         if path == folder or owner is not None or result["status"] in DONE:
             if owner is None and stamp_of(path) != stamp:  # it went on meanwhile
-                return of(folder, whole)
+                return by_files(folder, whole)
             found = by_result(folder, path, result, owner, whole or path != folder)
             return dataclasses.replace(found, stamp=stamp)
     return begun(folder, stamp_of(folder))
