@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nnlab import records
+from nnlab import records, storage
 
 LOCK = ".lock"  # of the study
 PROCESS = ".process-{}.lock"
@@ -98,13 +98,32 @@ def named(process: Mapping[str, Any]) -> str:
 
 
 def held(path: Path) -> bool:
-    """Return whether a living process holds a lock; remove the file of one that is dead."""
+    """Return whether a living process holds a lock; remove the file of one that is dead.
+
+    That stays where it cannot be written: on a read-only disk, in another user's folder.
+    """
     if not path.exists():
         return False
     try:
         lock = acquire(path, timeout=0)
     except Timeout:
         return True
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        return held_elsewhere(path)
     path.unlink(missing_ok=True)
     lock.release()
+    return False
+
+
+def held_elsewhere(path: Path) -> bool:
+    """Return whether a process holds a lock on a file that this one can only read."""
+    import fcntl
+
+    with storage.opened(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False

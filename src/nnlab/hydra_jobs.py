@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import datasets, storage, study, sweep
+from nnlab import datasets, interrupts, storage, study, sweep
 from nnlab.compose import Template
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
@@ -55,7 +55,15 @@ class Command:
         job = as_job(Template(task), Path(hydra.runtime.output_dir), list(hydra.overrides.task), {})
         job.concurrent = jobs_at_once(hydra)
         check_search(hydra, [job])
-        (outcome,) = sweep.train([job])
+        # In a process of another launcher's, which may outlive this command's.
+        parent = self.process if os.getppid() == self.process else None
+        try:
+            with interrupts.heeded(parent):
+                (outcome,) = sweep.train([job])
+        except interrupts.Stopped as stopped:
+            if parent is not None and os.getppid() != parent:
+                os._exit(stopped.status)  # nobody is there to be told
+            raise
         self.outcomes.append(outcome)
         if outcome.error is not None and os.getpid() != self.process:
             raise outcome.error
