@@ -73,14 +73,15 @@ def of(
         values += sum(lengths[:2]) * (lengths[0] + sizes[1])  # the Gram matrix and the base
     rule = config.stopping
     best = state if isinstance(rule, PatienceConfig) and rule.restore_best else 0
-    # At its end the state is read once. For a checkpoint, it is put into a file's content too,
-    # which is there twice for a moment.
+    # The state is read at the end. For a checkpoint it is also put into a file's content, which
+    # is there twice for a moment; so are the weights at the end.
     saved = config.checkpoint.seconds is not None
+    read = state if saved or best or engine != "torch" else weights
     data = FLOAT * inputs * sum(lengths) if config.dataset.normalize else 0
     seeds = config.seed_of("data"), config.seed_of("test")
     return Footprint(
         training=training + FLOAT * values,
-        copies=weights + state + best,
+        copies=weights + read + best,
         saving=2 * (state + best) if saved else 0,
         data=data,
         examples=repr((config.dataset, config.sizes, seeds)),

@@ -190,7 +190,7 @@ def tell_errors(outcomes: Sequence[Outcome]) -> int:
     names: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.error is not None:
-            message = messages.explain(outcome.error) or (
+            message = messages.explain(outcome.error, outcome.job.folder.parent) or (
                 f"{type(outcome.error).__name__}: {outcome.error}; "
                 f"traceback in {outcome.job.folder / records.LOG}"
             )
