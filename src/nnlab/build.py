@@ -55,15 +55,10 @@ def make_task(outcome: Outcome, config: Config, networks: dict[str, nn.Module]) 
     networks: those to choose by, one of each shape; a new one is added unless it is large.
     Raises ValueError where the run cannot be trained, or does not fit into memory.
     """
-    from nnlab import datasets, device, engines, footprint, model
+    from nnlab import device, engines, footprint, model
 
     where = device.choose_device(config.device)
-    data = datasets.load(
-        config.dataset,
-        config.sizes,
-        seed=config.seed_of("data"),
-        test_seed=config.seed_of("test"),
-    )
+    data = config.load_data()
     inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
     sizes = inputs, outputs, list(data.provenance["sizes"].values())
     shape = repr((config.model, config.dataset, data.provenance["shape"]))
@@ -123,16 +118,9 @@ def without_copies(run: Run) -> Run:
 
 def whole_run(task: Task) -> Run:
     """Build the run that a task sketches: with its own network, and its data."""
-    from nnlab import datasets
-
     config, sketch = task.config, task.sketch
     if config.dataset.normalize:
-        data = datasets.load(
-            config.dataset,
-            config.sizes,
-            seed=config.seed_of("data"),
-            test_seed=config.seed_of("test"),
-        )
+        data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
     inputs, outputs = sketch.train.inputs[0].numel(), len(task.identity["dataset"]["classes"])

@@ -59,7 +59,7 @@ class Outcome:
     error: Exception | None = None
     trained: bool = False  # by this command, not by an earlier one
     twin: Path | None = None  # the folder of the run that this job is, where it has another name
-    answers: list[Path] = field(default_factory=list)  # files that evaluations left
+    evaluation_files: list[Path] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnlab import claims, records, storage, study
 from nnlab.records import COLUMNS, DONE, METRICS, NEW, RESULT
-from nnlab.report.runs import Run, as_run, check, read_curves
+from nnlab.report.runs import RunRecord, as_run, check, read_curves
 
 STATES = (*DONE, "failed", "training", "waiting", "interrupted", "damaged")
 NO_CURVES = {name: np.empty(0) for name in COLUMNS}  # of a run whose result says all
@@ -33,7 +33,7 @@ class Standing:
 
     folder: Path
     state: str
-    run: Run | None = None
+    run: RunRecord | None = None
     config: dict[str, Any] | None = None
     epochs: int = 0
     goes_on: int | None = None
@@ -76,7 +76,7 @@ def of(folder: Path, whole: bool = False) -> Standing | None:
         if path == folder or owner is not None or result["status"] in DONE:
             if owner is None and stamp_of(path) != stamp:  # it went on meanwhile
                 return of(folder, whole)
-            found = described(folder, path, result, owner, whole or path != folder)
+            found = by_result(folder, path, result, owner, whole or path != folder)
             return dataclasses.replace(found, stamp=stamp)
     return begun(folder, stamp_of(folder))
 
@@ -110,7 +110,7 @@ def begun(folder: Path, stamp: tuple[list[int], ...]) -> Standing | None:
     return Standing(folder, "waiting", goes_on=0, stamp=stamp)
 
 
-def described(
+def by_result(
     folder: Path,
     path: Path,
     result: dict[str, Any],

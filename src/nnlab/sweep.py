@@ -141,7 +141,7 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
         from nnlab.analysis import evaluations
 
         try:
-            outcome.answers = evaluations.evaluate(config, outcome.folder)
+            outcome.evaluation_files = evaluations.evaluate(config, outcome.folder)
         except Exception as error:
             outcome.error = error
 
@@ -165,7 +165,7 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
         drawn = all((each / "curves.png").is_file() for each in curves)
-        if runs.reported() and drawn and not any(outcome.answers for outcome in ours):
+        if runs.reported() and drawn and not any(outcome.evaluation_files for outcome in ours):
             shown = report.look(folder)
         else:
             try:
@@ -177,8 +177,8 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
                 shown = report.look(folder)
                 problems.append(error)
         terminal.show(shown)
-        answers = [file for outcome in ours for file in outcome.answers]
-        terminal.say(*(shown.files or [folder]), *answers)
+        others = [file for outcome in ours for file in outcome.evaluation_files]
+        terminal.say(*(shown.files or [folder]), *others)
         runs.save()
     for problem in problems:
         terminal.complain(messages.explain(problem) or str(problem))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nnlab.report.runs import Run
+from nnlab.report.runs import RunRecord
 
 ANSWER = b"nnlab has drawn:\n"  # before an answer; anything else was printed by chance
 SILENT = 30.0  # seconds after which the second process is given up
@@ -55,7 +55,7 @@ def stop() -> None:
         atexit.unregister(stop)
 
 
-def draw_all(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[Path]:
+def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path]) -> list[Path]:
     """Do what ``figures.draw_all`` does, in the second process or, without it, in this one."""
     if _artist is not None:
         assert _artist.stdin is not None
