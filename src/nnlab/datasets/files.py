@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
-import functools
 import itertools
 import math
 import stat
