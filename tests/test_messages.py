@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import pytest
 import torch
+import yaml
 
 from nnlab import messages
 
@@ -19,3 +21,11 @@ def test_what_is_not_theirs_to_mend_is_not_explained() -> None:
 
 def test_an_error_of_the_system_without_a_file_says_its_words() -> None:
     assert messages.explain(OSError("no mirror answered")) == "no mirror answered"
+
+
+def test_yaml_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load("a: b: c")
+    said = messages.explain(caught.value) or ""
+    assert said.startswith("a configuration cannot be read: mapping values are not allowed here in")
+    assert "\n" not in said

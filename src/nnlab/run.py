@@ -42,14 +42,15 @@ def run(given: list[str]) -> int:
     """Do what the arguments of a command line say; return its exit status."""
     import hydra
 
-    from nnlab import arguments, compose, hydra_jobs, sweep
+    from nnlab import arguments, compose, hydra_jobs, sweep, targets
     from nnlab.config import CONF
 
     compose.register()
     sys.argv[1:] = arguments.arrange(given)
     command = hydra_jobs.Command()
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
-    decorate(command)()
+    with targets.checked():
+        decorate(command)()
     return sweep.conclude(command.outcomes)
 
 

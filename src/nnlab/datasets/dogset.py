@@ -320,7 +320,7 @@ def leads_into(path: Path, base: str) -> bool:
 
 
 def seal(cache: Path, pixels: hashlib._Hash) -> bytes:
-    """Return what a cache of these pixels begins with, which no other folder's does."""
+    """Return what a cache begins with: so that of other images is not taken for it."""
     return hashlib.sha256(cache.name.encode() + pixels.digest()).digest()
 
 
