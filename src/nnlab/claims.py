@@ -155,12 +155,15 @@ def forget(path: Path) -> None:
 
 
 def held_elsewhere(path: Path) -> bool:
-    """Return whether a process holds a lock on a file that this one can only read."""
+    """Return whether a process holds a lock on a file that this one cannot write.
+
+    One that it cannot even read is taken to be held.
+    """
     import fcntl
 
-    with storage.opened(path) as file:
-        try:
+    try:
+        with storage.opened(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except (BlockingIOError, PermissionError):
+        return True
     return False

@@ -19,7 +19,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from nnlab import claims, records, standing, study, terminal
+from nnlab import claims, interrupts, records, standing, study, terminal
 from nnlab.records import DONE
 from nnlab.report import columns, summary
 from nnlab.report.runs import Value, factors, flatten, is_number, name_data, rank
@@ -126,7 +126,8 @@ def watch(options: argparse.Namespace) -> int:
 
     console = Console()
     # Its end is to leave the terminal as it was.
-    ending = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signals = set(interrupts.SIGNALS) - {signal.SIGINT}
+    ending = {number: signal.signal(number, end) for number in signals}
     try:
         with console.screen() as screen:
             while True:
@@ -195,7 +196,7 @@ def run_folders(root: Path) -> Iterator[Path]:
     Those that a process is still to make are among them.
     """
     if standing.is_run(root):
-        yield root
+        yield root if root.name not in ("", "..") else root.resolve()
         return
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
@@ -426,23 +427,38 @@ def delete(studies: Sequence[Runs], sure: bool) -> int:
         terminal.say("nothing to delete")
         return 0
     runs = "this run" if count == 1 else f"these {count:,} runs"
-    but = (
-        "" if all(e.owner is None for r in studies for e in r.listed) else ", not those in training"
-    )
-    if not sure and input(f"Delete {runs}{but}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not sure and not confirmed(f"Delete {runs}? [y/N] "):
         terminal.say("nothing is deleted")
         return 1
     status = 0
     for each in studies:
-        with claims.exclusive(each.study):
-            for run in each.listed:
-                kept = reason_to_keep(run)
-                if kept is not None:
-                    terminal.say(f"kept {visible(str(run.folder))}: {kept}")
-                    status |= run.owner is None
-                else:
-                    remove(run.folder)
+        try:
+            with claims.exclusive(each.study):
+                status |= delete_from(each)
+        except OSError as error:
+            terminal.complain(f"{each.study}: {error.strerror}; its runs are kept")
+            status = 1
     return status
+
+
+def delete_from(runs: Runs) -> int:
+    """Do what ``delete`` does in a study that is locked."""
+    status = 0
+    for run in runs.listed:
+        kept = reason_to_keep(run)
+        if kept is not None:
+            terminal.say(f"kept {visible(str(run.folder))}: {kept}")
+            status |= run.owner is None
+        else:
+            remove(run.folder)
+    return status
+
+
+def confirmed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def reason_to_keep(each: Standing) -> str | None:

@@ -16,7 +16,7 @@ from nnlab import claims, records, storage, study
 from nnlab.records import COLUMNS, DONE, METRICS, NEW, RESULT
 from nnlab.report.runs import RunRecord, as_run, check, read_curves
 
-STATES = (*DONE, "failed", "training", "waiting", "interrupted", "damaged")
+STATES = (*DONE, "training", "waiting", "interrupted", "failed", "damaged")
 NO_CURVES = {name: np.empty(0) for name in COLUMNS}  # of a run whose result says all
 
 
@@ -84,13 +84,20 @@ def by_files(folder: Path, whole: bool) -> Standing | None:
             return None
         if result is None:
             continue
-        owner = None if result["status"] in DONE else claims.owner(folder)
+        owner = None if result["status"] in DONE else owner_of(folder)
         if path == folder or owner is not None or result["status"] in DONE:
             if owner is None and stamp_of(path) != stamp:  # it went on meanwhile
                 return by_files(folder, whole)
             found = by_result(folder, path, result, owner, whole or path != folder)
             return dataclasses.replace(found, stamp=stamp)
     return begun(folder, stamp_of(folder))
+
+
+def owner_of(folder: Path) -> dict[str, Any] | None:
+    """Return who trains a run, None also where that cannot be told."""
+    with contextlib.suppress(OSError, ValueError):
+        return claims.owner(folder)
+    return None
 
 
 def stamp_of(path: Path) -> tuple[list[int], ...]:
@@ -193,5 +200,5 @@ def is_run(folder: Path) -> bool:
 def of_hydra(folder: Path) -> bool:
     """Return whether Hydra's record says that a folder is of one of nnlab's runs."""
     with contextlib.suppress(OSError):
-        return b"nnlab" in storage.read(folder / ".hydra" / "hydra.yaml")
+        return b"\n    app_name: nnlab\n" in storage.read(folder / ".hydra" / "hydra.yaml")
     return False
