@@ -175,19 +175,20 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read
                 shown = report.look(folder)
-                problems.append(error)
+                problems.append(messages.explain(error, folder) or str(error))
         terminal.show(shown)
         others = [file for outcome in ours for file in outcome.evaluation_files]
         terminal.say(*(shown.files or [folder]), *others)
         runs.save()
-    for problem in problems:
-        terminal.complain(messages.explain(problem) or str(problem))
-    return max(tell_errors(outcomes), int(bool(problems)))
+    return tell_errors(outcomes, problems)
 
 
-def tell_errors(outcomes: Sequence[Outcome]) -> int:
-    """Print each distinct error once, with the runs that it kept from ending."""
-    names: dict[str, list[str]] = {}
+def tell_errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> int:
+    """Print each distinct error once, with the runs that it kept from ending.
+
+    problems: messages of what else went wrong.
+    """
+    names: dict[str, list[str]] = {problem: [] for problem in problems}
     for outcome in outcomes:
         if outcome.error is not None:
             message = messages.explain(outcome.error, outcome.job.folder.parent) or (
@@ -197,6 +198,6 @@ def tell_errors(outcomes: Sequence[Outcome]) -> int:
             names.setdefault(message, []).append(outcome.job.name)
     for message, failed in names.items():
         shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
-        named = len(outcomes) > 1 and not message.startswith(f"{shown} ")
+        named = len(outcomes) > 1 and bool(failed) and not message.startswith(f"{shown} ")
         terminal.complain(f"{shown}: {message}" if named else message)
     return int(bool(names))

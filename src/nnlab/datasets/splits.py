@@ -55,6 +55,7 @@ class Data:
 
 _lock = threading.Lock()
 _tensors: WeakKeyDictionary[Partition, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+_drawn: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
@@ -76,6 +77,7 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
         raise ValueError("; ".join(too_many))
     drawn = _draw(arrays, sizes, config.balanced, seed, test_seed)
     with _lock:
+        drawn = [(part, shared(index)) for part, index in drawn]
         if config.normalize:
             mean, deviation = statistics(*drawn[0], channels(arrays.shape))
             splits = [
@@ -116,6 +118,15 @@ def channels(shape: tuple[int, ...]) -> int:
     (1, 3, 1)
     """
     return shape[2] if len(shape) > 2 else 1
+
+
+def shared(index: Tensor) -> Tensor:
+    """Return the same tensor for equal ones, while it is used: a sweep has many."""
+    return _drawn.setdefault(digest(index), index)
+
+
+def digest(index: Tensor) -> bytes:
+    return hashlib.sha256(index.numpy().tobytes()).digest()
 
 
 def tensors(part: Partition) -> tuple[Tensor, Tensor]:
@@ -193,8 +204,7 @@ def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor, opt
 
     option: what asks for so many.
     """
-    digest = hashlib.sha256(index.numpy().tobytes()).digest()
-    key = (id(part), digest, *mean.tolist(), *deviation.tolist())
+    key = (id(part), digest(index), *mean.tolist(), *deviation.tolist())
     scaled = _standardised.get(key)
     if scaled is None:
         # In float32, and for a moment as they are.
