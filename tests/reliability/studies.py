@@ -95,7 +95,11 @@ def content_of_run(folder: Path) -> dict[str, Any]:
         for path in folder.iterdir()
         if path.name != "metrics.csv" and path.suffix == ".csv"
     }
-    hydra = {path.name: path.read_text() for path in (folder / ".hydra").iterdir()}
+    hydra = {
+        path.name: path.read_text(errors="replace")
+        for path in (folder / ".hydra").iterdir()
+        if path.is_file()
+    }
     return {
         "result": {k: v for k, v in result.items() if k not in OF_THE_TIME},
         "metrics": rows,
