@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import shutil
@@ -17,7 +16,7 @@ import nnlab
 from nnlab import checkpoint, records
 from nnlab.checkpoint import Checkpoint
 from tests.reliability import warm
-from tests.reliability.studies import TIMES, Ended, content_of, content_of_run, runs_of
+from tests.reliability.studies import Ended, content_of, content_of_run, runs_of, table_of
 
 COMMAND = (
     *("train_size=50,60", "valid_size=20", "test_size=100", "model.hidden=[8]"),
@@ -141,12 +140,6 @@ def files_of(study: Path) -> list[Path]:
     return sorted(path for path in study.rglob("*") if path.is_file())
 
 
-def rows_of(study: Path) -> list[dict[str, str]]:
-    with (study / "summary.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
-
-
 def fits(shown: dict[str, str], expected: list[dict[str, str]]) -> bool:
     """Say whether a row of a table is one of a finished run, or of one that has not ended."""
     whole = {row["folder"]: row for row in expected}[shown["folder"]]
@@ -178,7 +171,7 @@ def look_by_command(study: Path, damaged: Path, note: str, base: Base) -> None:
     about = f"{note}\n{done.said}"
     assert "Traceback" not in done.said, about
     if done.status == 0:
-        assert rows_of(study) == base.content["summary.csv"], about
+        assert table_of(study) == base.content["summary.csv"], about
         for run in runs_of(study):
             if run.name in base.weights and not ("rotten" in note and run in damaged.parents):
                 assert numbers(content_of_run(run)) == numbers(base.content[run.name]), about
@@ -202,7 +195,7 @@ def look_by_report(study: Path, damaged: Path, note: str, base: Base) -> None:
     about = f"report: {note}\n{done.said}"
     assert "Traceback" not in done.said, about
     if done.status == 0:
-        for row in rows_of(study):
+        for row in table_of(study):
             assert fits(row, base.content["summary.csv"]), f"{about}\n{row}"
     else:
         named(done, damaged, study, about)
