@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 import statistics
@@ -13,13 +14,18 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks.race import REPOSITORY, quartiles, say
 from benchmarks.results import Options, Result, Table, Target, number
+from nnlab import build, checkpoint, claims, engines, records, training
+from nnlab.compose import load
 from nnlab.schedule import cores
 
 MAIN_JOB = ("dataset=mnist", "train_size=500,1000,1500,2000", "-m")
 TINY = ("train_size=10", "test_size=10", "stopping.max_epochs=1", "-m")
 BARE, TORCH, HELP = "python -c pass", "python -c 'import torch'", "nnlab --help"
+GUARDS = "locks and hashes of a job"
 JOB, RERUN, SCRIPT = "main job", "main job again, all done", "plain script of the main job"
 
 
@@ -27,6 +33,8 @@ def measure(options: Options) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         seconds = starts_and_main_job(options, Path(folder))
         jobs = per_job(options, Path(folder))
+        saving = checkpoints(options, Path(folder))
+        guarding = locks_and_hashes(options, Path(folder))
     middle = {label: statistics.median(values) for label, values in seconds.items()}
     above = middle[JOB] - middle[TORCH]
     starts = Table(
@@ -60,6 +68,29 @@ def measure(options: Options) -> Result:
             f"{cores()} cores for nnlab), over N - 1: composing, reading, writing, reporting."
         ),
     )
+    interval = load(()).checkpoint.seconds or 0.0
+    safety = Table(
+        "safety",
+        ["what", "size, MB", "ms", "quartiles", "share of the time"],
+        [
+            [
+                f"checkpoint of {label}",
+                f"{size / 1e6:.1f}",
+                *in_ms(low, m, high),
+                f"{m / interval:.3%}",
+            ]
+            for label, (size, values) in saving.items()
+            for low, m, high in [quartiles(values)]
+        ]
+        + [[GUARDS, "", *in_ms(low, m, high), ""] for low, m, high in [quartiles(guarding)]],
+        note=(
+            f"A checkpoint from the engine's snapshot to the synced file, {len(guarding)} times; "
+            f"its share of the time where one is written every {interval:g} s, the default. A run "
+            f"that ends sooner, as those of the main job, writes none. {GUARDS.capitalize()}: the "
+            f"study's lock taken, the owner of the folder looked up, the weights and 100 rows of "
+            f"metrics hashed."
+        ),
+    )
     targets = [
         Target("main job above starting Python and torch", 1.5, above, "s", at_least=False),
         *(
@@ -67,6 +98,17 @@ def measure(options: Options) -> Result:
             for (launcher, count), (_, _, each) in jobs.items()
             if launcher == "nnlab"
         ),
+        *(
+            Target(
+                f"checkpoints of {label}",
+                1,
+                100 * statistics.median(values) / interval,
+                "%",
+                at_least=False,
+            )
+            for label, (_, values) in saving.items()
+        ),
+        Target(GUARDS, 1, 1000 * statistics.median(guarding), "ms", at_least=False),
     ]
     raw_jobs = [
         {"launcher": launcher, "jobs": count, "wall": wall, "training": training, "per_job": each}
@@ -75,9 +117,9 @@ def measure(options: Options) -> Result:
     return Result(
         section="overhead",
         about="Wall times of whole commands, each a new process.",
-        tables=[starts, costs],
+        tables=[starts, costs, safety],
         targets=targets,
-        raw={"seconds": seconds, "jobs": raw_jobs},
+        raw={"seconds": seconds, "jobs": raw_jobs, "checkpoints": saving, "guards": guarding},
     )
 
 
@@ -128,6 +170,52 @@ def per_job(options: Options, folder: Path) -> dict[tuple[str, int], tuple[float
         each = (total - statistics.median(one) - trained) / (count - 1)
         found[launcher, count] = total, trained, each
     return found
+
+
+def in_ms(low: float, middle: float, high: float) -> tuple[str, str]:
+    """Write seconds in milliseconds: the median and the quartiles."""
+    return number(1000 * middle), f"{number(1000 * low)} to {number(1000 * high)}"
+
+
+def checkpoints(options: Options, folder: Path) -> dict[str, tuple[int, list[float]]]:
+    """Return the size of a checkpoint in bytes, and the seconds that saving it takes."""
+    best = ("stopping=patience", "stopping.patience=1000", "valid_size=500")
+    dogset = ("dataset=dogset_synthetic", "train_size=500", *best)
+    cases = {"the main job": (), "its Adam with the best weights": ("optimizer=adam", *best)}
+    cases |= {"DogSet's study": dogset[: 2 if options.quick else None]}
+    found = {}
+    for label, overrides in cases.items():
+        say(f"  checkpoints of {label}")
+        config = load(overrides)
+        data = config.load_data()
+        network = build.build_model(config, data.train.inputs[0].numel(), len(data.classes))
+        run, path, seconds = build.build_run(config, data, network), folder / "checkpoint", []
+        run.max_epochs = 2
+        kind, _ = engines.choose_engine(config.engine, run, torch.device("cpu"))
+        engine = kind([run], torch.device("cpu"))
+        next(training.train_runs([run], engine))
+        for _ in range(3 if options.quick else 50):
+            started = time.perf_counter()
+            checkpoint.save(path, checkpoint.of(run, engine, {}))
+            seconds.append(time.perf_counter() - started)
+        found[label] = path.stat().st_size, seconds
+    return found
+
+
+def locks_and_hashes(options: Options, folder: Path) -> list[float]:
+    """Return the seconds that it takes to keep a run from others and from unseen damage."""
+    study, seconds = folder / "guarded", []
+    weights, metrics = os.urandom(437_000), os.urandom(100 * 60)
+    with claims.Claim(study) as claim:
+        records.RunFolder(study / "run", {"fingerprint": ""}, {}, claim.owner)
+        for _ in range(3 if options.quick else 50):
+            started = time.perf_counter()
+            with claims.exclusive(study):
+                claims.owner(study / "run")
+            for content in (weights, metrics):
+                hashlib.sha256(content).hexdigest()
+            seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 def nnlab(*arguments: str) -> list[str]:

@@ -51,7 +51,7 @@ def test_classes_of_any_name(
     options = ("model.hidden=[]", "stopping.max_epochs=1", "evaluation=[hardest,fgsm,weights]")
     done = outcome(study / "run", *data, *options)
     assert done.error is None
-    assert len(done.answers) == 8
+    assert len(done.evaluation_files) == 8
     with (study / "run" / "confusion.csv").open(newline="", encoding="utf-8") as file:
         assert next(csv.reader(file))[1:] == [visible(name) for name in NAMES]
 

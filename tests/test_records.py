@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -118,3 +119,110 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.Monkey
         write_atomic(path, b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def trained(folder: Path, name: str, weight: float) -> dict[str, Any]:
+    run = RunFolder(folder, IDENTITY | {"name": name}, {".hydra/overrides.yaml": f"- {name}\n"})
+    run.append((1, weight, 0.5, None, None, 1.0))
+    return run.finish({"status": "finished", "epochs": 1}, {"w": torch.tensor([weight])})
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "run.log")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_a_run_that_replaces_another_takes_its_place_when_it_has_ended(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained(run, "first", 1.0)
+    (run / "hardest.csv").write_text("of the first")
+    (run / "notes.txt").write_text("the user's own")
+    first = content(run)
+    began = RunFolder(run / records.NEW, IDENTITY | {"name": "second"}, {})
+    began.append((1, 2.0, 0.5, None, None, 1.0))
+    assert content(run).items() >= first.items()  # what is there is whole, until the end
+    trained(run / records.NEW, "second", 2.0)
+    result = records.read_result(run)
+    assert result is not None
+    assert result["name"] == "second"
+    records.check_files(run, result)
+    assert load_file(run / "model.safetensors")["w"].item() == 2.0
+    assert (run / ".hydra" / "overrides.yaml").read_text() == "- second\n"
+    assert (run / "notes.txt").read_text() == "the user's own"
+    assert not (run / "hardest.csv").exists()
+    assert not (run / records.NEW).exists()
+
+
+def test_a_replacement_that_is_broken_off_is_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off before each of its steps in turn; against one that was not."""
+    trained(tmp_path / "expected", "second", 2.0)
+    expected = content(tmp_path / "expected")
+    steps = 0
+    replace = Path.replace
+
+    def counted(path: Path, target: Path) -> Path:
+        nonlocal steps
+        steps -= 1
+        if steps == 0:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", counted)
+    for step in range(1, len(expected) + 1):
+        run = tmp_path / str(step)
+        trained(run, "first", 1.0)
+        steps = step
+        with pytest.raises(KeyboardInterrupt):
+            trained(run / records.NEW, "second", 2.0)
+        records.settle(run)
+        assert content(run) == expected
+
+
+def test_a_folder_of_somebody_else_s_is_no_place_for_a_run(tmp_path: Path) -> None:
+    ours = {".hydra/overrides.yaml": "- seed=1\n"}
+    records.check_free(tmp_path / "nowhere", ours)
+    (tmp_path / ".result.json.abc.tmp").touch()
+    (tmp_path / "run.log").touch()
+    records.check_free(tmp_path, ours)
+    (tmp_path / "metrics.csv").write_text("somebody's")
+    with pytest.raises(ValueError, match=r"holds metrics\.csv, but no result\.json.*study=NAME"):
+        records.check_free(tmp_path, ours)
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=2\n")
+    with pytest.raises(ValueError, match="no result"):
+        records.check_free(tmp_path, ours)
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    records.check_free(tmp_path, ours)  # this run's, whose result was lost
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    trained(tmp_path / "a", "a", 1.0)
+    trained(tmp_path / "b", "b", 2.0)
+    result = records.read_result(tmp_path / "a")
+    assert result is not None
+    for name in ("metrics.csv", "model.safetensors"):
+        file = tmp_path / "a" / name
+        whole = file.read_bytes()
+        for damage in (whole[:-1], b"", whole.replace(b"1", b"2"), whole + b" "):
+            file.write_bytes(damage)
+            with pytest.raises(records.DamagedError, match=f"{name} cannot be read.*force=true"):
+                records.check_files(tmp_path / "a", result)
+        file.write_bytes((tmp_path / "b" / name).read_bytes())  # another run's
+        with pytest.raises(records.DamagedError, match=name):
+            records.check_files(tmp_path / "a", result)
+        file.unlink()
+        with pytest.raises(records.DamagedError, match=name):
+            finished_result(tmp_path / "a", "ours", IDENTITY["config"] | {"engine": "auto"})
+        file.write_bytes(whole)
+        records.check_files(tmp_path / "a", result)
+    file = tmp_path / "a" / "result.json"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = None
+        with contextlib.suppress(records.DamagedError):
+            found = records.read_result(tmp_path / "a")
+        if found is not None:  # the checksum's own name
+            assert {key: found.get(key) for key in result} == result

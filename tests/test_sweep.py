@@ -26,6 +26,7 @@ from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.engines import Run, Trained, dual, library, native
 from nnlab.engines.torch import TorchEngine
+from nnlab.footprint import Footprint
 from nnlab.jobs import Job, Outcome
 from nnlab.records import RunFolder
 
@@ -291,7 +292,11 @@ def test_only_the_last_runs_take_turns(
     def task(run: Any) -> SimpleNamespace:
         engine = native.NativeEngine
         return SimpleNamespace(
-            run=run, engine=engine, concurrent=1, cost=lambda: epochs - len(run.epochs)
+            run=run,
+            engine=engine,
+            concurrent=1,
+            needed=Footprint(0, 0, 0, 0, ""),
+            cost=lambda: epochs - len(run.epochs),
         )
 
     groups: Any = [[task(run)] for run in everyone]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -21,52 +22,77 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnlab")
 # Standardised copies, kept while a sweep trains: the next run often is on the same examples.
 latest: list[Data] = []
+SMALL = 2**18  # parameters of a network that is kept to choose engines by
 
 
 def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     """Look at the data and choose the engines, so that what cannot be trained is refused before
     anything is written."""
-    from nnlab import datasets, device, engines
-
     tasks = []
     fallbacks: set[str] = set()
-    networks: dict[str, nn.Module] = {}  # one of each shape is enough to choose by
+    networks: dict[str, nn.Module] = {}
     for outcome, config in waiting:
         interrupts.check()
         try:
-            where = device.choose_device(config.device)
-            data = datasets.load(
-                config.dataset,
-                config.sizes,
-                seed=config.seed_of("data"),
-                test_seed=config.seed_of("test"),
-            )
-            shape = repr((config.model, config.dataset, data.provenance["shape"]))
-            if shape not in networks:
-                inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
-                networks[shape] = build_model(config, inputs, outputs)
-            run = build_run(config, data, networks[shape])
-            engine, reason = engines.choose_engine(config.engine, run, where)
-            if config.engine is EngineName.auto and engine.name == "torch" and run.max_epochs > 0:
-                fallbacks.add(reason)
-            identity = describe(outcome, config, run, data) | {
-                "engine": engine.name,
-                "engine_reason": reason,
-                "engine_form": engine.form(run),
-                "engine_level": engine.level(run),
-                "device": {**device.describe(where), "threads": config.threads},
-            }
+            task = make_task(outcome, config, networks)
         except Exception as error:
             outcome.error = error
             if messages.explain(error) is None and not config.plan:
                 keep_traceback(outcome, error)
             continue
-        if config.dataset.normalize and not config.plan:
-            run = without_copies(run)
-        tasks.append(Task(outcome, config, run, engine, where, identity))
+        tasks.append(task)
+        automatic = config.engine is EngineName.auto and task.sketch.max_epochs > 0
+        if automatic and task.engine.name == "torch":
+            fallbacks.add(task.identity["engine_reason"])
     for reason in sorted(fallbacks):
         log.info("engine=torch: %s", reason)
     return tasks
+
+
+def make_task(outcome: Outcome, config: Config, networks: dict[str, nn.Module]) -> Task:
+    """Look at a run's data and choose its engine.
+
+    networks: those to choose by, one of each shape; a new one is added unless it is large.
+    Raises ValueError where the run cannot be trained, or does not fit into memory.
+    """
+    from nnlab import device, engines, footprint, model
+
+    where = device.choose_device(config.device)
+    data = config.load_data()
+    inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
+    sizes = inputs, outputs, list(data.provenance["sizes"].values())
+    shape = repr((config.model, config.dataset, data.provenance["shape"]))
+    if shape not in networks:
+        likely = engines.likely(config.engine, where)
+        footprint.check(config, footprint.of(config, likely, *sizes), where)
+    network = networks.get(shape) or build_model(config, inputs, outputs)
+    run = build_run(config, data, network)
+    engine, reason = engines.choose_engine(config.engine, run, where)
+    identity = describe(outcome, config, run, data) | {
+        "engine": engine.name,
+        "engine_reason": reason,
+        "engine_form": engine.form(run),
+        "engine_level": engine.level(run),
+        "device": {**device.describe(where), "threads": config.threads},
+    }
+    if model.parameters(network) <= SMALL:
+        networks[shape] = network
+    elif not config.plan:
+        run = dataclasses.replace(run, model=without_numbers(network))
+        del network
+    if config.dataset.normalize and not config.plan:
+        run = without_copies(run)
+    needed = footprint.of(config, engine.name, *sizes, identity["engine_form"])
+    footprint.check(config, needed, where)
+    return Task(outcome, config, run, engine, where, identity, needed)
+
+
+def without_numbers(network: nn.Module) -> nn.Module:
+    """Return a network that has the shapes of this one, but no memory for its numbers."""
+    import torch
+
+    shapes = {id(p): torch.nn.Parameter(p.detach().to("meta")) for p in network.parameters()}
+    return copy.deepcopy(network, shapes)
 
 
 def keep_traceback(outcome: Outcome, error: Exception) -> None:
@@ -92,16 +118,9 @@ def without_copies(run: Run) -> Run:
 
 def whole_run(task: Task) -> Run:
     """Build the run that a task sketches: with its own network, and its data."""
-    from nnlab import datasets
-
     config, sketch = task.config, task.sketch
     if config.dataset.normalize:
-        data = datasets.load(
-            config.dataset,
-            config.sizes,
-            seed=config.seed_of("data"),
-            test_seed=config.seed_of("test"),
-        )
+        data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
     inputs, outputs = sketch.train.inputs[0].numel(), len(task.identity["dataset"]["classes"])

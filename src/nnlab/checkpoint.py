@@ -62,6 +62,7 @@ class Checkpoint:
         if run.order is not None:
             run.order.set_state(self.tensors[ORDER])
         state, best = self.part(ENGINE), self.part(BEST)
+        best = state | best if best else best
         if self.exact:
             engine.restore(run, state)
             run.best = best or None
@@ -75,7 +76,10 @@ class Checkpoint:
 def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     """Return the state of a run after its latest epoch."""
     tensors = {ENGINE + name: tensor for name, tensor in engine.snapshot(run).items()}
-    tensors |= {BEST + name: tensor for name, tensor in (run.best or {}).items()}
+    # What does not change as it trains is one tensor in both, and is kept once.
+    kept = {id(tensor) for tensor in tensors.values()}
+    best = (run.best or {}).items()
+    tensors |= {BEST + name: tensor for name, tensor in best if id(tensor) not in kept}
     if run.order is not None:
         tensors[ORDER] = run.order.get_state()
     # A copy, because a rule leaves out of it what holds in this process only.

@@ -15,15 +15,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nnlab import datasets
 from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig
-from nnlab.datasets import DATASETS
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.identity import ASKED, NOT_IDENTITY
 from nnlab.options import MISSING, plain, require, require_finite
 from nnlab.stopping import RULES, StoppingConfig
+
+if TYPE_CHECKING:
+    from nnlab.datasets import Data
 
 CONF = Path(__file__).with_name("conf")
 
@@ -190,6 +193,15 @@ class Config:
         """How many examples of each split the run asks for."""
         return Sizes(self.train_size, self.valid_size, self.test_size)
 
+    def load_data(self) -> Data:
+        """Draw the splits of the run, as ``datasets.load`` does, which imports torch."""
+        return datasets.load(
+            self.dataset,
+            self.sizes,
+            seed=self.seed_of("data"),
+            test_seed=self.seed_of("test"),
+        )
+
     def seed_of(self, part: str) -> int:
         """Return the seed of a part of the run's chance: data, weights, order or test."""
         own: int | None = getattr(self.seeds, part)
@@ -248,7 +260,7 @@ OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "tra
 
 # The schemas that the YAML files of each config group extend.
 GROUPS: dict[str, Mapping[str, type]] = {
-    "dataset": DATASETS,
+    "dataset": datasets.DATASETS,
     "model": {"mlp": MLPConfig, "perceptron": PerceptronConfig},
     "optimizer": {"sgd": SGD, "adam": Adam, "adamw": AdamW},
     "stopping": RULES,

@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import datasets, study, sweep
+from nnlab import datasets, interrupts, storage, study, sweep
 from nnlab.compose import Template
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
@@ -31,7 +31,8 @@ from nnlab.schedule import cores
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
-BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # tries what it is given
+TRYING = ("nnlab", "basic")  # sweepers that try what they are given
+MULTIRUN = "multirun.yaml"  # Hydra's record of a command
 
 
 class Command:
@@ -54,7 +55,15 @@ class Command:
         job = as_job(Template(task), Path(hydra.runtime.output_dir), list(hydra.overrides.task), {})
         job.concurrent = jobs_at_once(hydra)
         check_search(hydra, [job])
-        (outcome,) = sweep.train([job])
+        # In a process of another launcher's, which may outlive this command's.
+        parent = self.process if os.getppid() == self.process else None
+        try:
+            with interrupts.heeded(parent):
+                (outcome,) = sweep.train([job])
+        except interrupts.Stopped as stopped:
+            if parent is not None and os.getppid() != parent:
+                os._exit(stopped.status)  # nobody is there to be told
+            raise
         self.outcomes.append(outcome)
         if outcome.error is not None and os.getpid() != self.process:
             raise outcome.error
@@ -90,15 +99,26 @@ def launch(
             callbacks.on_job_start(config=composer(), task_function=command)
     jobs = make_jobs(loader, job_overrides, first)
     check_search(master.hydra, jobs)
-    outcomes = sweep.train(jobs, report=True)
+    try:
+        outcomes = sweep.train(jobs, report=True)
+    finally:
+        record_command(master, jobs)
     command.outcomes.extend(outcomes)
     loader.remember(job_overrides, outcomes)
-    forget_refused(Path(master.hydra.sweep.dir))
     returns = [RunReturn(composer, outcome) for composer, outcome in zip(composers, outcomes)]
     if callbacks.callbacks:
         for each in returns:
             callbacks.on_job_end(config=each.composer(), job_return=each)
     return list(returns)
+
+
+def record_command(master: DictConfig, jobs: Sequence[Job]) -> None:
+    """Write Hydra's record of a command, where it has trained runs of a study."""
+    study = Path(master.hydra.sweep.dir)
+    planned = any(job.config is not None and job.config.plan for job in jobs)
+    if study.is_dir() and not planned:
+        with contextlib.suppress(OSError):  # what it is a record of has been said
+            storage.write_atomic(study / MULTIRUN, OmegaConf.to_yaml(master).encode())
 
 
 def make_jobs(loader: SweepLoader, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
@@ -162,7 +182,7 @@ def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
 
     Choosing by the test set is possible, and said.
     """
-    if hydra.sweeper._target_ == BASIC_SWEEPER:
+    if hydra.runtime.choices["hydra/sweeper"] in TRYING:
         return
     sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
     given = OmegaConf.select(hydra, "sweeper.direction", default=None)
@@ -188,15 +208,6 @@ def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
             "objective=%s: the test set chooses the best run here, so it no longer tests it",
             jobs[0].objective,
         )
-
-
-def forget_refused(study: Path) -> None:
-    """Remove what Hydra's sweeper wrote if every run of the study was refused."""
-    if [path.name for path in study.iterdir()] == ["multirun.yaml"]:
-        (study / "multirun.yaml").unlink()
-        study.rmdir()
-        with contextlib.suppress(OSError):  # there are other studies
-            study.parent.rmdir()
 
 
 def compose_job(
@@ -319,8 +330,8 @@ class SweepLoader:
 
     @functools.cached_property
     def answers(self) -> dict[str, study.Entry]:
-        basic = self.master.hydra.sweeper._target_ == BASIC_SWEEPER
-        return study.look(self.study).answers() if basic else {}
+        trying = self.master.hydra.runtime.choices["hydra/sweeper"] in TRYING
+        return study.look(self.study).answers() if trying else {}
 
     def remember(self, job_overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> None:
         """Tell the study's index which commands led to which runs, for ``find``."""

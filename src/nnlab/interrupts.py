@@ -55,6 +55,11 @@ class Request:
 request = Request()
 
 
+def watched() -> bool:
+    """Return whether this process heeds signals already."""
+    return any(signal.getsignal(number) is note for number in SIGNALS)
+
+
 def requested() -> bool:
     return request.number is not None
 
@@ -72,7 +77,7 @@ def heeded(parent: int | None = None) -> Iterator[None]:
     Signals that are ignored (nohup does so), or that have another handler, are left alone. Only
     the main thread can do this; in others nothing happens.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if watched() or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from nnlab.checkpoint import Checkpoint
     from nnlab.engines import Engine, Run
+    from nnlab.footprint import Footprint
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Outcome:
     error: Exception | None = None
     trained: bool = False  # by this command, not by an earlier one
     twin: Path | None = None  # the folder of the run that this job is, where it has another name
-    answers: list[Path] = field(default_factory=list)  # files that evaluations left
+    evaluation_files: list[Path] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
@@ -104,10 +105,11 @@ class Outcome:
 class Task:
     """A job that is to be trained now.
 
-    sketch: its run with a network that all of the same shape share, and without copies of data:
-    what an engine is chosen by, and its cost. run: the whole, from its turn to its end; so a
-    sweep holds the networks of the runs that train, not of all. concurrent: how many runs
-    trained at a time with it, at most: they share the machine.
+    sketch: its run with a network that all of the same shape share, or without its numbers, and
+    without copies of data: what an engine is chosen by, and its cost. needed: the memory that it
+    takes. run: the whole, from its turn to its end; so a sweep holds the networks of the runs
+    that train, not of all. concurrent: how many runs trained at a time with it, at most: they
+    share the machine.
     """
 
     outcome: Outcome
@@ -116,6 +118,7 @@ class Task:
     engine: type[Engine]
     device: torch.device
     identity: dict[str, Any]
+    needed: Footprint
     run: Run | None = None
     folder: records.RunFolder | None = None
     concurrent: int = 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
+import os
 import re
+from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException
@@ -12,9 +15,29 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from nnlab.config import GROUPS, Config
 
+GO_ON = "and the same command goes on"
+# What helps where the system refused something, by the number of its error.
+REMEDIES = {
+    errno.ENOSPC: f"free some space, {GO_ON}",
+    errno.EDQUOT: f"remove files of yours there, {GO_ON}",
+    errno.EMFILE: f"raise the limit with ulimit -n, {GO_ON}",
+    errno.ENFILE: f"end other programs, which have the rest, {GO_ON}",
+    errno.ENAMETOOLONG: "choose a shorter study=, output_dir= or hydra.sweep.subdir=",
+    errno.ENOTDIR: "move away what is in the place of this folder, or choose another study=",
+    errno.EISDIR: "move away this folder, which is in the place of a file",
+    errno.EEXIST: "move away what is in the place of this folder, or choose another study=",
+}
+ELSEWHERE = "results go to output_dir/study, choose a folder that can be written with output_dir="
+# These are of all that lies in a folder: of many runs, they are told once.
+OF_FOLDERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
+NO_MEMORY = "use smaller layers, a smaller batch_size or fewer examples, or end other programs"
 
-def explain(error: Exception) -> str | None:
-    """Return what to tell a person about an error, or None where it is not theirs to mend."""
+
+def explain(error: Exception, study: Path | None = None) -> str | None:
+    """Return what to tell a person about an error, or None where it is not theirs to mend.
+
+    study: the folder in which it was, that of other runs with the same error too.
+    """
     if isinstance(error, MissingConfigException):
         # What follows the options is where Hydra searched, which helps nobody here.
         text = str(error).partition("\nConfig search path:")[0]
@@ -33,17 +56,37 @@ def explain(error: Exception) -> str | None:
         return str(error).splitlines()[0] + suggest(error)
     if isinstance(error, yaml.YAMLError):  # of a file that it names
         return f"a configuration cannot be read: {' '.join(str(error).split())}"
-    if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"{error.filename}: {error.strerror}; "
-            f"results go to output_dir/study, choose a folder that can be written with output_dir="
-        )
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in OF_FOLDERS):
+        return refused(error, study)
     if type(error).__name__ == "OutOfMemoryError":  # torch's own, which is not imported here
         return (
             f"{str(error).splitlines()[0]} "
             f"Bound how many runs train together with hydra.sweeper.max_batch_size=N"
         )
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's words
+        found = re.search(r"allocate (\d+ bytes|[\d.]+ \w?i?B)", str(error))
+        return f"there is no memory left to {found[0] if found else 'go on'}; {NO_MEMORY}"
     return str(error) if isinstance(error, (ValueError, OSError)) else None
+
+
+def refused(error: OSError, study: Path | None) -> str:
+    """Say what the system refused, where, and what helps."""
+    where = None if error.filename is None else Path(os.fsdecode(error.filename))
+    if error.errno in OF_FOLDERS:
+        where = study or (where and where.parent)
+    remedy = REMEDIES.get(error.errno or 0, ELSEWHERE)
+    if error.errno == errno.ENOSPC and where is not None and no_more_files(where):
+        remedy = f"it can hold no more files (df -i): remove some, {GO_ON}"
+    return f"{'' if where is None else f'{where}: '}{error.strerror}; {remedy}"
+
+
+def no_more_files(folder: Path) -> bool:
+    """Return whether a full disk has space left, but no inodes."""
+    try:
+        found = os.statvfs(folder)
+    except (AttributeError, OSError):  # Windows; or it is gone
+        return False
+    return found.f_favail == 0 < min(found.f_bavail, found.f_files)
 
 
 def suggest(error: OmegaConfBaseException) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nnlab import device, engines, terminal
+from nnlab import device, engines, footprint, terminal
 from nnlab.engines import Engine, Run
+from nnlab.memory import size
 from nnlab.options import plain
 from nnlab.schedule import divide
 from nnlab.text import as_label
@@ -53,15 +54,15 @@ class Estimate:
 class Plan:
     """What the runs take each, the sweep from beginning to end, and the memory in bytes.
 
-    data: the examples, held once. networks: the weights of the runs that train at a time, at
-    most. peak: of this process, which has loaded the data; None where the system does not tell.
+    data: the examples, held once. runs: what the runs take that train at a time, at most. peak:
+    of this process, which has loaded the data; None where the system does not tell.
     """
 
     estimates: list[Estimate]
     seconds: float
     cores: int
     data: int
-    networks: int
+    runs: int
     peak: int | None
 
 
@@ -100,20 +101,20 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
         seconds=makespan(concurrent, cores) + sequential,
         cores=min(cores, max(1, len(concurrent))),
         data=sum(array.nbytes for array in arrays.values()),
-        networks=networks_at_once(tasks, cores),
+        runs=memory_at_once(tasks, cores),
         peak=peak_memory(),
     )
 
 
-def networks_at_once(tasks: Sequence[Task], cores: int) -> int:
-    """Return the most bytes that the weights of the runs take which train at the same time."""
-    alone: list[int] = [0]
-    stacks: list[int] = [0]
-    for engine in {task.engine for task in tasks}:
+def memory_at_once(tasks: Sequence[Task], cores: int) -> int:
+    """Return the most bytes that the runs take which train at the same time."""
+    concurrent = [task.needed for task in tasks if task.engine.concurrent]
+    most = footprint.of_threads(concurrent, footprint.threads(concurrent, cores))
+    for engine in {task.engine for task in tasks if not task.engine.concurrent}:
         for group in divide([task for task in tasks if task.engine is engine]):
-            weights = sum(p.nbytes for task in group for p in task.sketch.model.parameters())
-            (alone if engine.concurrent else stacks).append(weights)
-    return max(sum(sorted(alone)[-cores:]), *stacks)
+            stack = [task.needed for task in group]
+            most = max(most, footprint.together(stack, len(stack)))
+    return most
 
 
 def kind(task: Task) -> str:
@@ -265,18 +266,5 @@ def show(plan: Plan) -> None:
     if shared > 0:
         print(f"Of it {duration(shared)} for inner products of examples, which runs share.")
     peak = "" if plan.peak is None else f", this process at most {size(plan.peak)} so far"
-    print(f"Memory: data {size(plan.data)}, weights {size(plan.networks)}{peak}.")
+    print(f"Memory: data {size(plan.data)}, runs at most {size(plan.runs)}{peak}.")
     print("plan=true: nothing was trained or written.", flush=True)
-
-
-def size(count: float) -> str:
-    """Write a number of bytes.
-
-    >>> size(852), size(437_544), size(2_000_000_000)
-    ('852 B', '438 kB', '2.0 GB')
-    """
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -21,6 +21,7 @@ class Progress:
     def __init__(self, runs: int, work: int) -> None:
         self.runs = runs
         self.ended = 0
+        self.told: set[str] = set()
         self.epochs = 0
         self.lock = threading.Lock()
         self.bar = _bar(runs, work) if sys.stdout.isatty() else None
@@ -47,6 +48,13 @@ class Progress:
             if self.bar is not None:
                 rate = pace(self.epochs, time.perf_counter() - self.started)
                 self.bar.update(self.bar.task_ids[0], advance=examples, rate=rate)
+
+    def tell(self, line: str) -> None:
+        """Print a line, unless it was told before."""
+        with self.lock:
+            if line not in self.told:
+                self.told.add(line)
+                log.info("%s", line)
 
     def end(self, line: str, examples_left: int = 0) -> None:
         """Count a run that ended, ``examples_left`` before it could have."""

@@ -165,6 +165,29 @@ def replace_run(folder: Path) -> None:
     shutil.rmtree(new)
 
 
+def remove_run(folder: Path) -> None:
+    """Remove what nnlab wrote of a run, and its folder unless that holds something else.
+
+    Of a link it is the link that goes, not what it leads to. The result goes last: as long as it
+    is there, the rest is known to be this run's.
+    """
+    names = (METRICS, WEIGHTS, CHECKPOINT, CURVES, LOG, *EVALUATION_FILES)
+    hydras = [f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")]
+    for part in (folder / NEW, folder):
+        for link in (part, part / ".hydra"):
+            if link.is_symlink():
+                link.unlink()
+        if not part.is_dir():
+            continue
+        storage.clear_left_overs(part)
+        for name in (*names, *hydras, RESULT):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                (part / name).unlink()
+        for emptied in (part / ".hydra", part):
+            with contextlib.suppress(OSError):  # it holds what is not nnlab's
+                emptied.rmdir()
+
+
 def settle(folder: Path) -> None:
     """End the replacement of a folder's run that was broken off when all was trained."""
     if (folder / NEW).is_dir():

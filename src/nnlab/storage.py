@@ -4,6 +4,7 @@ read if they are files."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -51,8 +52,7 @@ def named(path: Path) -> Iterator[None]:
 def append(path: Path, content: bytes) -> None:
     """Add to a file. Raises OSError where a link, or no file, is in its place."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    with named(path), open(os.open(path, flags | NONBLOCK, 0o666), "wb") as file:
-        check_regular(path, file)
+    with named(path), open(path, "ab", opener=lambda name, _: open_regular(name, flags)) as file:
         file.write(content)
 
 
@@ -73,15 +73,21 @@ def sync_folder(path: Path) -> None:
         os.close(number)
 
 
-NONBLOCK: int = getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes to would block for ever
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> BinaryIO:
     """Open a file to be read. Raises OSError where there is none, or what is no file."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | NONBLOCK)) as file:
-        check_regular(path, file)
-        yield file
+    return open(path, "rb", opener=open_regular)
+
+
+def open_regular(name: str, flags: int) -> int:
+    """Open a file, for ``open``. Raises OSError naming it where it is a pipe, say, or a folder.
+
+    A pipe that nobody writes to would have its reader wait for ever.
+    """
+    number = os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "this is no file, but a folder, a pipe or a device", str(name))
+    return number
 
 
 def read(path: Path, most: int = LARGEST) -> bytes:
@@ -98,11 +104,6 @@ def read_whole(path: Path, file: BinaryIO, most: int) -> bytes:
     if os.fstat(file.fileno()).st_size > most:
         raise OSError(None, f"it has more than {most:,} bytes, as no such file has", str(path))
     return file.read()
-
-
-def check_regular(path: Path, file: BinaryIO) -> None:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise OSError(None, "this is no file, but something else (a pipe or a device)", str(path))
 
 
 def clear_left_overs(folder: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnlab import build, interrupts, messages, records, schedule, study, terminal
+from nnlab import build, claims, interrupts, messages, records, schedule, storage, study, terminal
 from nnlab.config import Config
 from nnlab.jobs import Job, Outcome
 
@@ -141,7 +141,7 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
         from nnlab.analysis import evaluations
 
         try:
-            outcome.answers = evaluations.evaluate(config, outcome.folder)
+            outcome.evaluation_files = evaluations.evaluate(config, outcome.folder)
         except Exception as error:
             outcome.error = error
 
@@ -155,38 +155,49 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
     planned = any(outcome.job.config and outcome.job.config.plan for outcome in outcomes)
     done = [] if planned else [outcome for outcome in outcomes if outcome.result]
     studies = {outcome.job.folder.parent: None for outcome in done}
+    problems = []
     if studies:
         from nnlab import report
     for folder in studies:
+        interrupts.check()
         ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
         drawn = all((each / "curves.png").is_file() for each in curves)
-        if runs.reported() and drawn and not any(outcome.answers for outcome in ours):
+        if runs.reported() and drawn and not any(outcome.evaluation_files for outcome in ours):
             shown = report.look(folder)
         else:
-            shown = report.write_report(folder, curves=curves)
-            runs.save(report=shown.files)
+            try:
+                with claims.exclusive(folder):
+                    storage.clear_left_overs(folder)
+                    shown = report.write_report(folder, curves=curves)
+                    runs.save(report=shown.files)
+            except OSError as error:  # the disk is full, or only to be read
+                shown = report.look(folder)
+                problems.append(messages.explain(error, folder) or str(error))
         terminal.show(shown)
-        answers = [file for outcome in ours for file in outcome.answers]
-        terminal.say(*(shown.files or [folder]), *answers)
+        others = [file for outcome in ours for file in outcome.evaluation_files]
+        terminal.say(*(shown.files or [folder]), *others)
         runs.save()
-    return tell_errors(outcomes)
+    return tell_errors(outcomes, problems)
 
 
-def tell_errors(outcomes: Sequence[Outcome]) -> int:
-    """Print each distinct error once, with the runs that it kept from ending."""
-    names: dict[str, list[str]] = {}
+def tell_errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> int:
+    """Print each distinct error once, with the runs that it kept from ending.
+
+    problems: messages of what else went wrong.
+    """
+    names: dict[str, list[str]] = {problem: [] for problem in problems}
     for outcome in outcomes:
         if outcome.error is not None:
-            message = messages.explain(outcome.error) or (
+            message = messages.explain(outcome.error, outcome.job.folder.parent) or (
                 f"{type(outcome.error).__name__}: {outcome.error}; "
                 f"traceback in {outcome.job.folder / records.LOG}"
             )
             names.setdefault(message, []).append(outcome.job.name)
     for message, failed in names.items():
         shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
-        named = len(outcomes) > 1 and not message.startswith(f"{shown} ")
+        named = len(outcomes) > 1 and bool(failed) and not message.startswith(f"{shown} ")
         terminal.complain(f"{shown}: {message}" if named else message)
     return int(bool(names))

@@ -203,6 +203,31 @@ def fitted(table: Table, width: int) -> Table:
     return made
 
 
+def as_lines(table: Table) -> str | None:
+    """Lay out a table by plain letters, for which rich takes long where rows are thousands.
+
+    Returns None where it is wider than the terminal.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+
+    right = [column.justify == "right" for column in table.columns]
+    rows = as_rows(table)
+    widths = [max(map(cell_len, cells)) for cells in zip(*rows)]
+    if sum(widths) + 2 * len(widths) - 2 > Console().width:
+        return None
+    rows.insert(1, ["─" * width for width in widths])
+    lines = []
+    for row in rows:
+        padded = [
+            blanks + cell if to_right else cell + blanks
+            for cell, width, to_right in zip(row, widths, right)
+            for blanks in [" " * (width - cell_len(cell))]
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
 def longest_line(text: str) -> int:
     """Return how many columns of a terminal a text takes."""
     from rich.cells import cell_len

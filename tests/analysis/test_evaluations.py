@@ -269,8 +269,8 @@ def test_a_new_evaluation_is_one_entry_and_its_module(
     assert "choose any of hardest, fgsm, weights" in str(outcome(tmp_path / "a", *quick).error)
     monkeypatch.setitem(EVALUATIONS, "units", Evaluation(("units.txt",), examples=False))
     done = outcome(tmp_path / "a", *quick)
-    assert (done.error, done.answers) == (None, [tmp_path / "a" / "units.txt"])
-    assert done.answers[0].read_text() == "10 40"
+    assert (done.error, done.evaluation_files) == (None, [tmp_path / "a" / "units.txt"])
+    assert done.evaluation_files[0].read_text() == "10 40"
     monkeypatch.setitem(EVALUATIONS, "units", Evaluation(("units.txt",)))
     refused = outcome(tmp_path / "b", *quick).error
     assert "units looks at the test examples, but test_size=0" in str(refused)
@@ -333,7 +333,7 @@ def test_colour_images_and_no_hidden_layer(tmp_path: Path) -> None:
     )
     done = outcome(tmp_path / "a", *overrides, "evaluation=[hardest,fgsm,weights]")
     assert done.error is None
-    assert {path.name for path in done.answers} == {
+    assert {path.name for path in done.evaluation_files} == {
         *("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"),
         *("fgsm.csv", "fgsm.png", "fgsm_examples.png", "weights.png"),
     }
@@ -343,11 +343,11 @@ def test_colour_images_and_no_hidden_layer(tmp_path: Path) -> None:
 
 def test_evaluations_of_a_finished_run_do_not_train_it_again(tmp_path: Path) -> None:
     quick = ("train_size=50", "test_size=50", "stopping.max_epochs=2")
-    assert outcome(tmp_path / "a", *quick).answers == []
+    assert outcome(tmp_path / "a", *quick).evaluation_files == []
     metrics = (tmp_path / "a" / "metrics.csv").stat().st_mtime_ns
     later = outcome(tmp_path / "a", *quick, "evaluation=[weights]")
     assert (later.trained, later.error) == (False, None)
-    assert later.answers == [tmp_path / "a" / "weights.png"]
+    assert later.evaluation_files == [tmp_path / "a" / "weights.png"]
     assert (tmp_path / "a" / "metrics.csv").stat().st_mtime_ns == metrics
     # A run that is trained anew leaves no old answers behind.
     assert outcome(tmp_path / "a", *quick, "force=true").trained
@@ -379,6 +379,7 @@ def test_a_run_that_saw_other_data_is_not_evaluated(tmp_path: Path) -> None:
     assert outcome(tmp_path / "a", *quick).error is None
     file = tmp_path / "a" / "result.json"
     record = json.loads(file.read_text())
+    del record["checksum"]
     record["dataset"]["content"] = "0" * 16
     file.write_text(json.dumps(record))
     done = outcome(tmp_path / "a", *quick, "evaluation=[weights]")

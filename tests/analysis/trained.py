@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from nnlab import datasets, hydra_jobs, sweep
+from nnlab import hydra_jobs, sweep
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF, Config
 from nnlab.datasets import Data
@@ -31,10 +31,4 @@ def trained(folder: Path, *overrides: str) -> tuple[Network, Data, Config]:
     assert done.error is None
     options = done.job.config
     assert options is not None
-    data = datasets.load(
-        options.dataset,
-        options.sizes,
-        seed=options.seed_of("data"),
-        test_seed=options.seed_of("test"),
-    )
-    return load(folder), data, options
+    return load(folder), options.load_data(), options

@@ -477,7 +477,9 @@ def test_channels_are_standardised_one_by_one() -> None:
     part = Partition(colours.flatten(1).numpy(), np.zeros(5, np.int64))
     index = torch.tensor([3, 1, 0])
     mean, deviation = splits.statistics(part, index, channels=3)
-    inputs = splits._scaled(part, index, mean, deviation).inputs.view(3, 4, 3).double()
+    inputs = (
+        splits._scaled(part, index, mean, deviation, "train_size=3").inputs.view(3, 4, 3).double()
+    )
     # float32 statistics: of order 1e-6 for deviations of 0.03.
     assert_close(inputs.mean((0, 1)), torch.zeros(3).double(), rtol=0, atol=1e-5)
     expected = torch.tensor([1.0, 1.0, 0.0]).double()

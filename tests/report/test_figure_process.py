@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +57,30 @@ def test_what_is_printed_by_chance_is_no_answer(
     assert len(figure_process.draw_all(read(tmp_path / "study"), tmp_path / "study", [])) == 3
     assert figure_process._artist is not None
     figure_process.stop()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGSTOP")
+def test_a_second_process_that_is_stopped_is_given_up(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure_process, "SILENT", 0.1)
+    artist = figure_process._artist
+    assert artist is not None
+    artist.send_signal(signal.SIGSTOP)
+    assert len(figure_process.draw_all(read(study), study, [])) == 3
+    assert artist.returncode == -signal.SIGKILL
+
+
+def test_a_second_process_ends_quietly_when_its_command_is_gone(tmp_path: Path) -> None:
+    """Killed while figures are drawn."""
+    size_sweep(tmp_path / "study")
+    code = (
+        "import os, pickle; from nnlab.report import figure_process;"
+        "from nnlab.report.runs import read;"
+        f"from pathlib import Path; study = Path({str(tmp_path / 'study')!r});"
+        "figure_process.start(); artist = figure_process._artist;"
+        "pickle.dump((read(study), study, []), artist.stdin); artist.stdin.flush(); os._exit(3)"
+    )
+    # Its end closes the pipe, after the second process's, which inherits it.
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (3, "")

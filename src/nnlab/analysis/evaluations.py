@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from nnlab import datasets, device
+from nnlab import device
 from nnlab.config import Config
 from nnlab.network import load
 
@@ -20,12 +20,7 @@ def evaluate(config: Config, folder: Path) -> list[Path]:
     network = load(folder)
     files: list[Path] = []
     with device.cpu_threads(config.threads):
-        data = datasets.load(
-            config.dataset,
-            config.sizes,
-            seed=config.seed_of("data"),
-            test_seed=config.seed_of("test"),
-        )
+        data = config.load_data()
         refuse_other_data(network.result["dataset"], data.provenance, folder)
         for name in dict.fromkeys(config.evaluation):
             module = importlib.import_module(f"nnlab.analysis.{name}")

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab import memory
 from nnlab.datasets import files, images
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes, mean_pixel
 from nnlab.datasets.dataset import DatasetConfig
@@ -94,6 +95,11 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         raise ValueError(
             f"dataset.num_classes={kept} exceeds the {len(classes)} breeds of {folder / 'dogs.csv'}"
         )
+    memory.check(
+        2 * len(rows) * math.prod(SHAPE),  # all images, and again in their partitions
+        f"reading the {len(rows):,} images of {folder}",
+        "import fewer of them into a folder of its own",
+    )
     pixels, sha256 = read_pixels(folder, rows, config.resize)
     labels = np.array([row.label for row in rows])
     warn_of_copies([(row, image) for row, image in zip(rows, pixels) if row.label < kept])
@@ -299,7 +305,7 @@ def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels
     digest = hashlib.sha256(pixels.data)
     try:
         cache.parent.mkdir(exist_ok=True)
-        write_atomic(cache, seal(cache, digest) + pixels.tobytes(), durable=False)
+        write_atomic(cache, b"".join([seal(cache, digest), pixels.data]), durable=False)
         for other in cache.parent.glob("*.pixels"):
             if other != cache:
                 other.unlink(missing_ok=True)

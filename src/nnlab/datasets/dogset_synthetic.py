@@ -9,6 +9,7 @@ Axes: N images, H = W = 64 pixels, C = 3 channels, K classes.
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab import memory
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes, mean_pixel
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.datasets.dogset import SHAPE, SIZE, check_classes
@@ -55,6 +57,11 @@ def provenance() -> dict[str, int]:
 
 def make(kept: int) -> Arrays:
     """Generate the three partitions and keep the first classes of them."""
+    count = sum(SIZES.values())
+    # A partition is there as parts, as a whole, and as what is kept of it.
+    memory.check(
+        3 * count * math.prod(SHAPE), f"making {count:,} images", "dataset=mnist needs less"
+    )
     random = np.random.default_rng(SEED)
     looks = Looks(random)
     parts = {}

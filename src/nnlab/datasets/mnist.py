@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab import memory
 from nnlab.datasets import files
 from nnlab.datasets.arrays import (
     Arrays,
@@ -35,6 +36,7 @@ from nnlab.options import MISSING
 
 log = logging.getLogger("nnlab")
 Bytes = NDArray[np.uint8]
+PIXELS = 28 * 28
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,9 @@ def _sample_lacks(images: ImageSet, config: IdxConfig, sizes: Sizes) -> Excess |
 
 def read_official(images: ImageSet, paths: Mapping[File, Path]) -> Arrays:
     """Read the four official files. Raises ValueError naming the file that is not as published."""
+    count = sum(images.counts.train) + sum(images.counts.test)
+    needed = count * PIXELS * (1 + 4)  # as bytes and in float32
+    memory.check(needed, f"reading {count:,} images", "dataset.source=bundled reads a sample")
     parts = [read_idx(paths[file], file.sha256) for file in images.files]
     where = str(paths[images.files[0]].parent)
     return _arrays(images, parts, where, {file.name: file.sha256 for file in images.files})

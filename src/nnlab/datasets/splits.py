@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnlab import seeds
+from nnlab import memory, seeds
 from nnlab.datasets import content, read, sampling
 from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, as_floats, excess
 from nnlab.datasets.dataset import DatasetConfig
@@ -55,6 +55,7 @@ class Data:
 
 _lock = threading.Lock()
 _tensors: WeakKeyDictionary[Partition, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+_drawn: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
@@ -76,9 +77,13 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
         raise ValueError("; ".join(too_many))
     drawn = _draw(arrays, sizes, config.balanced, seed, test_seed)
     with _lock:
+        drawn = [(part, shared(index)) for part, index in drawn]
         if config.normalize:
             mean, deviation = statistics(*drawn[0], channels(arrays.shape))
-            splits = [_scaled(part, index, mean, deviation) for part, index in drawn]
+            splits = [
+                _scaled(part, index, mean, deviation, f"{name}_size={len(index)}")
+                for name, (part, index) in zip(("train", "valid", "test"), drawn)
+            ]
         else:
             splits = [Split(*tensors(part), index) for part, index in drawn]
     train, valid, test = splits
@@ -115,12 +120,27 @@ def channels(shape: tuple[int, ...]) -> int:
     return shape[2] if len(shape) > 2 else 1
 
 
+def shared(index: Tensor) -> Tensor:
+    """Return the same tensor for equal ones, while it is used: a sweep has many."""
+    return _drawn.setdefault(digest(index), index)
+
+
+def digest(index: Tensor) -> bytes:
+    return hashlib.sha256(index.numpy().tobytes()).digest()
+
+
 def tensors(part: Partition) -> tuple[Tensor, Tensor]:
     """Return a partition's inputs as float32 [N, I], pixels in [0, 1], and its labels [N].
 
     Made once, then shared.
     """
     if part not in _tensors:
+        if part.inputs.dtype == np.uint8:
+            memory.check(
+                4 * part.inputs.size,
+                f"{len(part.labels):,} examples in float32",
+                "dataset.normalize=true copies only those that a run asks for",
+            )
         part.inputs = as_floats(part.inputs)
         _tensors[part] = torch.from_numpy(part.inputs), torch.from_numpy(part.labels)
     return _tensors[part]
@@ -179,12 +199,17 @@ def statistics(part: Partition, index: Tensor, channels: int) -> tuple[Tensor, T
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
-def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor) -> Split:
-    """Copy a split's own examples, standardised; equal splits share one copy while it is used."""
-    digest = hashlib.sha256(index.numpy().tobytes()).digest()
-    key = (id(part), digest, *mean.tolist(), *deviation.tolist())
+def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor, option: str) -> Split:
+    """Copy a split's own examples, standardised; equal splits share one copy while it is used.
+
+    option: what asks for so many.
+    """
+    key = (id(part), digest(index), *mean.tolist(), *deviation.tolist())
     scaled = _standardised.get(key)
     if scaled is None:
+        # In float32, and for a moment as they are.
+        needed = len(index) * part.inputs.shape[1] * (4 + part.inputs.itemsize)
+        memory.check(needed, option, "ask for fewer examples")
         pixels = torch.from_numpy(as_floats(part.inputs[index.numpy()]))
         pixels = pixels.reshape(len(index), pixels.shape[1] // len(mean), len(mean))
         inputs = pixels.sub_(mean).div_(deviation).flatten(1)

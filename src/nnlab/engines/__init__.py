@@ -157,6 +157,13 @@ def choose_engine(wanted: EngineName, run: Run, device: Device) -> tuple[type[En
     return engine, reason
 
 
+def likely(wanted: EngineName, device: Device) -> str:
+    """Return the name of the engine that trains most runs on a device, where none is at hand."""
+    if wanted is not EngineName.auto:
+        return wanted.name
+    return {"cpu": "native", "cuda": "stacked"}.get(device.type, "torch")
+
+
 def engine_and_reason(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
     from nnlab.engines.torch import TorchEngine
 

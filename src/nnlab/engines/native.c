@@ -1,6 +1,6 @@
 /* The native engine: minibatch training of a multilayer perceptron on one core.
 
-   native.py loads the library through ctypes. This file is what it calls: networks, checks, and the
+   library.py loads the library through ctypes. This file is what it calls: networks, checks, and the
    choice of an instruction set. native.h says how a network lies in memory. The arithmetic, in
    kernels.h, is compiled once per instruction set by kernels_*.c, and the best that the processor
    has is chosen at run time. All of it needs a C11 compiler with GCC's vector extensions (gcc or
@@ -20,7 +20,7 @@
 
 enum { HUGE_PAGE = 1 << 21, HUGE_PAGES = 1 << 22 }; /* bytes; where to begin using them */
 
-enum { FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY }; /* as in native.py */
+enum { FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY }; /* as in library.py */
 
 /* Zeroed memory that starts on a cache line. */
 static void *zeros(int64_t count, int64_t size)
@@ -248,7 +248,7 @@ static void free_examples(Examples *examples)
     free(examples->label);
 }
 
-/* Worst first; the order is that of LEVELS in native.py. */
+/* Worst first; the order is that of LEVELS in library.py. */
 static const Kernels *const LEVELS[] = {
     &nnlab_baseline,
 #if defined(__x86_64__)

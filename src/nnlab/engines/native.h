@@ -39,7 +39,7 @@ enum { GROUP = 32 };
 enum { SPARSE_SHARE = 3 };
 
 enum { IDENTITY, RELU, TANH, SIGMOID }; /* the order is that of ACTIVATIONS in supported.py */
-enum { PLAIN, MOMENTUM, ADAM, ADAMW };  /* the order is that of RULES in native.py */
+enum { PLAIN, MOMENTUM, ADAM, ADAMW };  /* the order is that of RULES in library.py */
 
 /* An input of a panel that is not zero in some examples of a group. */
 typedef struct {

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from torch.nn.utils.rnn import pad_sequence
 
+from nnlab import memory
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
@@ -585,9 +586,15 @@ def totals(picked: Tensor, right: Tensor, real: Tensor, dtype: torch.dtype) -> T
 
 
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes a device has left; of other devices than GPUs half the machine's."""
+    """Return how many bytes a device has left.
+
+    Of other devices than GPUs what this process has, half the machine's where that is not known.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    left = memory.free()
+    if left is not None:
+        return left
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

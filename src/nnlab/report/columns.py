@@ -16,7 +16,7 @@ import numpy as np
 
 from nnlab.records import COLUMNS
 from nnlab.report.curves import Array
-from nnlab.report.runs import Run, Value, spell
+from nnlab.report.runs import RunRecord, Value, spell
 from nnlab.report.times import duration_within
 
 ENDS = {"finished": "max_epochs", "running": "unfinished"}  # words for a status
@@ -63,15 +63,15 @@ class Column:
     csv: str = ""
     table: str = ""
     page: str = ""
-    value: Callable[[Run], Value] | None = None
+    value: Callable[[RunRecord], Value] | None = None
     words: bool = False
     write: Callable[[Array], str] = mean
-    when: Callable[[Sequence[Run]], bool] | None = None
+    when: Callable[[Sequence[RunRecord]], bool] | None = None
 
-    def of(self, run: Run) -> Any:
+    def of(self, run: RunRecord) -> Any:
         return run.results.get(self.csv) if self.value is None else self.value(run)
 
-    def text(self, group: Sequence[Run]) -> str:
+    def text(self, group: Sequence[RunRecord]) -> str:
         """Write the results of runs that differ only in their seeds: texts are counted, numbers
         are those of the complete runs, if any is; "-" where there are none."""
         runs = group if self.words else [run for run in group if run.complete] or group
@@ -82,7 +82,7 @@ class Column:
         return self.write(known) if len(known) else "-"
 
 
-def ending(run: Run) -> str:
+def ending(run: RunRecord) -> str:
     """Say in a word what ended a run."""
     if run.status == "stopped":
         return spell(run.settings.get("stopping"))
@@ -91,7 +91,7 @@ def ending(run: Run) -> str:
     return ENDS.get(run.status, run.status)
 
 
-def from_curves(name: str, run: Run) -> Value:
+def from_curves(name: str, run: RunRecord) -> Value:
     """Return what the curves say; in few epochs nothing of the end of learning."""
     if run.reading is None or (run.reading.short and name in ("learned_until", "overfits_from")):
         return None
@@ -99,11 +99,11 @@ def from_curves(name: str, run: Run) -> Value:
     return found
 
 
-def validated(runs: Sequence[Run]) -> bool:
+def validated(runs: Sequence[RunRecord]) -> bool:
     return any(run.reading for run in runs)
 
 
-def restored(runs: Sequence[Run]) -> bool:
+def restored(runs: Sequence[RunRecord]) -> bool:
     """Tell whether any run ended with other weights than its last."""
     return any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
 
@@ -161,7 +161,7 @@ RESULTS = (
 )
 
 
-def shown(place: str, runs: Sequence[Run]) -> list[Column]:
+def shown(place: str, runs: Sequence[RunRecord]) -> list[Column]:
     """Return the columns of one place, ``csv``, ``table`` or ``page``, in which runs are shown."""
     return [
         column

@@ -6,15 +6,21 @@ That one imports matplotlib while this one imports torch, which takes a second o
 from __future__ import annotations
 
 import atexit
+import contextlib
+import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nnlab.report.runs import Run
+from nnlab.report.runs import RunRecord
 
 ANSWER = b"nnlab has drawn:\n"  # before an answer; anything else was printed by chance
+SILENT = 30.0  # seconds after which the second process is given up
+_saying = threading.Lock()
 _artist: subprocess.Popen[bytes] | None = None
 
 
@@ -49,18 +55,20 @@ def stop() -> None:
         atexit.unregister(stop)
 
 
-def draw_all(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> list[Path]:
-    """Do what ``figures.write`` does, in the second process or, without it, in this one."""
+def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path]) -> list[Path]:
+    """Do what ``figures.draw_all`` does, in the second process or, without it, in this one."""
     if _artist is not None:
         assert _artist.stdin is not None
         assert _artist.stdout is not None
         try:
-            pickle.dump((runs, study, curves_for), _artist.stdin)
-            _artist.stdin.flush()
-            while (line := _artist.stdout.readline()) != ANSWER:
-                if not line:
-                    raise EOFError
-            drawn: list[Path] | Exception = pickle.load(_artist.stdout)
+            with unless_silent(_artist) as hear:
+                pickle.dump((runs, study, curves_for), _artist.stdin)
+                _artist.stdin.flush()
+                while (line := _artist.stdout.readline()) != ANSWER:
+                    if not line:
+                        raise EOFError
+                    hear()
+                drawn: list[Path] | Exception = pickle.load(_artist.stdout)
         except (OSError, EOFError, pickle.UnpicklingError):  # it was ended from outside
             stop()
         else:
@@ -72,21 +80,57 @@ def draw_all(runs: Sequence[Run], study: Path, curves_for: Sequence[Path]) -> li
     return figures.draw_all(runs, study, curves_for)
 
 
+@contextlib.contextmanager
+def unless_silent(artist: subprocess.Popen[bytes]) -> Iterator[Callable[[], None]]:
+    """Kill a process that gives no sign for SILENT seconds, as one that was stopped does not.
+
+    Yields what is to be called at each sign of it.
+    """
+    heard, ended = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1):
+            if time.monotonic() - heard > SILENT:
+                artist.kill()
+
+    def hear() -> None:
+        nonlocal heard
+        heard = time.monotonic()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield hear
+    finally:
+        ended.set()
+
+
 def serve() -> None:
     """Draw what is asked for on the standard input, until that ends."""
-    from nnlab.report import figures, plotting
+    try:
+        threading.Thread(target=give_signs, daemon=True).start()
+        from nnlab.report import figures, plotting
 
-    plotting.frame("", [])[0].canvas.draw()  # the first one takes longer: it loads the fonts
-    while True:
-        try:
+        plotting.frame("", [])[0].canvas.draw()  # the first one takes longer: it loads the fonts
+        while True:
             asked = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        answer: list[Path] | Exception
-        try:
-            answer = figures.draw_all(*asked)
-        except Exception as error:
-            answer = error
-        print(flush=True)
-        sys.stdout.buffer.write(ANSWER + pickle.dumps(answer))
+            answer: list[Path] | Exception
+            try:
+                answer = figures.draw_all(*asked)
+            except Exception as error:
+                answer = error
+            say(b"\n" + ANSWER + pickle.dumps(answer))
+    except (OSError, EOFError, pickle.UnpicklingError):
+        os._exit(0)  # the command is gone, and nobody reads what Python would still print
+
+
+def give_signs() -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            time.sleep(1)
+            say(b"\n")
+
+
+def say(content: bytes) -> None:
+    with _saying:
+        sys.stdout.buffer.write(content)
         sys.stdout.flush()

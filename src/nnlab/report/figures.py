@@ -36,7 +36,7 @@ from nnlab.report.plotting import (
     styles,
     ticks,
 )
-from nnlab.report.runs import Run, Value, factors, grouped, is_number, is_seed, rank
+from nnlab.report.runs import RunRecord, Value, factors, grouped, is_number, is_seed, rank
 from nnlab.report.times import most_concurrent, timings, unit
 
 PANELS = 6  # that a figure can have, a setting each
@@ -47,7 +47,7 @@ STOPPED: dict[str, Any] = {"color": "0.35", "ls": ":"}
 CROSS: dict[str, Any] = {"marker": "x", "ls": "", "ms": 5, "mew": 1.2}
 
 
-def draw_all(runs: Sequence[Run], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
+def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
     """Draw what applies into the study's folder, remove what does not; return what there is."""
     drawings = {
         "train_time": train_time,
@@ -83,7 +83,7 @@ def outdated(path: Path) -> bool:
 # The figures
 
 
-def train_time(runs: Sequence[Run]) -> Figure | None:
+def train_time(runs: Sequence[RunRecord]) -> Figure | None:
     """Draw training time over training-set size, the fitted lines, and what these predict
     for the full training set. None with fewer than two sizes."""
     keys, epochs, fits = timings(runs)
@@ -139,7 +139,7 @@ def train_time(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def accuracy(runs: Sequence[Run]) -> Figure | None:
+def accuracy(runs: Sequence[RunRecord]) -> Figure | None:
     """Draw test accuracy in % over what varied. None where only the seed did, or nothing
     was tested."""
     keys = ordered_factors(runs)
@@ -178,7 +178,7 @@ def accuracy(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def loss(runs: Sequence[Run]) -> Figure | None:
+def loss(runs: Sequence[RunRecord]) -> Figure | None:
     """Draw training loss over epochs, a line per run; seeds as their mean and range. Many
     settings of two options or more get a panel for each value of one of them. None for a
     single run, or where no epoch ended."""
@@ -210,7 +210,7 @@ def loss(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def panel_key(runs: Sequence[Run], keys: Sequence[str]) -> str | None:
+def panel_key(runs: Sequence[RunRecord], keys: Sequence[str]) -> str | None:
     """Choose the option that gets a panel for each value, where one panel would be too full."""
     counts = {key: len(grouped(runs, [key])) for key in keys}
     few = [key for key in keys if 1 < counts[key] <= PANELS]
@@ -219,7 +219,9 @@ def panel_key(runs: Sequence[Run], keys: Sequence[str]) -> str | None:
 
 
 def draw_losses(
-    axes: Axes, groups: dict[tuple[Value, ...], list[Run]], looks: dict[tuple[Value, ...], Style]
+    axes: Axes,
+    groups: dict[tuple[Value, ...], list[RunRecord]],
+    looks: dict[tuple[Value, ...], Style],
 ) -> None:
     """Draw a line for each setting: of several seeds their mean, with their range."""
     width, alpha = (1.3, 1.0) if len(groups) <= 2 * ENTRIES else (0.6, 0.5)
@@ -240,18 +242,18 @@ def draw_losses(
                 mark_end(axes, run.curves, colour)
 
 
-def loss_curves(runs: Sequence[Run]) -> Figure | None:
+def loss_curves(runs: Sequence[RunRecord]) -> Figure | None:
     """Draw training and validation loss over epochs, a panel for each setting, a line for each
     run. None for a single run, without validation, or with more settings than panels."""
     return panel_curves(runs, "loss")
 
 
-def accuracy_curves(runs: Sequence[Run]) -> Figure | None:
+def accuracy_curves(runs: Sequence[RunRecord]) -> Figure | None:
     """Draw training and validation accuracy in % as ``loss_curves`` does the losses."""
     return panel_curves(runs, "accuracy")
 
 
-def panel_curves(runs: Sequence[Run], quantity: str) -> Figure | None:
+def panel_curves(runs: Sequence[RunRecord], quantity: str) -> Figure | None:
     keys = ordered_factors(runs)
     drawn = [run for run in runs if run.reading]
     groups = grouped(drawn, keys)
@@ -274,7 +276,7 @@ def panel_curves(runs: Sequence[Run], quantity: str) -> Figure | None:
     return figure
 
 
-def curves(run: Run) -> Figure:
+def curves(run: RunRecord) -> Figure:
     """Draw loss and accuracy of one run over epochs: training and, if any, validation."""
     notes = [run.stop_reason or ("unfinished" if run.status == "running" else run.status)]
     if run.test_accuracy is not None:
@@ -294,7 +296,7 @@ def curves(run: Run) -> Figure:
 # Their parts
 
 
-def draw_curves(axes: Axes, run: Run, quantity: str, width: float) -> None:
+def draw_curves(axes: Axes, run: RunRecord, quantity: str, width: float) -> None:
     """Draw a run's training and validation curve, and mark what ``marks`` explains."""
     epoch = run.curves["epoch"]
     for part, colour, dash in zip(PARTS, COLOURS, DASHES):
@@ -309,7 +311,7 @@ def draw_curves(axes: Axes, run: Run, quantity: str, width: float) -> None:
         mark_end(axes, run.curves, COLOURS[0])
 
 
-def marks(runs: Sequence[Run], losses: bool) -> list[Line2D]:
+def marks(runs: Sequence[RunRecord], losses: bool) -> list[Line2D]:
     """Make the legend of what ``draw_curves`` draws of these runs."""
     handles = []
     if any(run.reading for run in runs):
@@ -324,7 +326,7 @@ def marks(runs: Sequence[Run], losses: bool) -> list[Line2D]:
     return handles
 
 
-def broke_off(run: Run) -> bool:
+def broke_off(run: RunRecord) -> bool:
     """Tell whether a run diverged after a loss that can be drawn."""
     return run.status == "diverged" and bool(np.isfinite(run.curves["train_loss"]).any())
 
@@ -347,7 +349,7 @@ def y_label(quantity: str, of: str = "") -> str:
     return f"{of}{quantity}".capitalize() + " (%)" * (quantity == "accuracy")
 
 
-def heading(runs: Sequence[Run]) -> str:
+def heading(runs: Sequence[RunRecord]) -> str:
     """State what the runs have in common: dataset, model, optimizer, batch size."""
     varying = set(factors(runs))
     shared = {k: v for k, v in runs[0].settings.items() if k not in varying and v is not None}
@@ -373,7 +375,7 @@ def heading(runs: Sequence[Run]) -> str:
     return " · ".join(parts)
 
 
-def layers(runs: Sequence[Run]) -> str:
+def layers(runs: Sequence[RunRecord]) -> str:
     """Write the sizes of all layers, as in 784-128-64-10, or of the hidden ones where the
     others are unknown or differ between datasets."""
     sizes: list[Any] = list(runs[0].settings["model.hidden"])  # type: ignore[arg-type]
@@ -384,7 +386,7 @@ def layers(runs: Sequence[Run]) -> str:
     return "-".join(map(str, sizes)) or "without hidden layers"
 
 
-def ordered_factors(runs: Sequence[Run]) -> list[str]:
+def ordered_factors(runs: Sequence[RunRecord]) -> list[str]:
     """Order what varied by how well it serves as an abscissa: training-set size, then
     numbers, then words. Without the seed."""
     keys = [key for key in factors(runs) if not is_seed(key)]
@@ -395,7 +397,7 @@ def ordered_factors(runs: Sequence[Run]) -> list[str]:
     return sorted(keys, key=lambda key: (key != "train_size", words(key)))
 
 
-def most_first(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+def most_first(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     """Move a factor with more values than there are dashes to the front, for colours."""
 
     def many(key: str) -> bool:
@@ -404,7 +406,7 @@ def most_first(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     return sorted(keys, key=lambda key: not many(key))
 
 
-def seeds_note(runs: Sequence[Run], keys: Sequence[str], spread: str) -> list[str]:
+def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], spread: str) -> list[str]:
     counts = {len([r for r in group if r.complete]) for group in grouped(runs, keys).values()}
     if max(counts) < 2:
         return []

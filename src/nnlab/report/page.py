@@ -11,7 +11,7 @@ from rich.table import Table
 
 from nnlab.records import LOG, METRICS, RESULT
 from nnlab.report.columns import shown
-from nnlab.report.runs import Run, spell
+from nnlab.report.runs import RunRecord, spell
 from nnlab.storage import write_atomic
 from nnlab.terminal import as_rows
 from nnlab.text import visible_lines
@@ -29,7 +29,11 @@ CAPTIONS = {
 
 
 def write_page(
-    runs: Sequence[Run], table: Table, notes: Sequence[str], figures: Sequence[Path], study: Path
+    runs: Sequence[RunRecord],
+    table: Table,
+    notes: Sequence[str],
+    figures: Sequence[Path],
+    study: Path,
 ) -> Path:
     """Write ``index.html``, as a whole or not at all, and return it.
 
@@ -63,7 +67,7 @@ def write_page(
     return path
 
 
-def row(run: Run, runs: Sequence[Run], study: Path) -> dict[str, Any]:
+def row(run: RunRecord, runs: Sequence[RunRecord], study: Path) -> dict[str, Any]:
     """Return what the page says of one of the runs."""
     found = [column.of(run) for column in shown("page", runs)]
     return {

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,7 +35,7 @@ log = logging.getLogger("nnlab")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run folder.
 
     settings: the configuration by dotted keys as on the command line, with what was really
@@ -104,7 +104,7 @@ class Run:
 # Reading
 
 
-def read(study: Path) -> list[Run]:
+def read(study: Path) -> list[RunRecord]:
     """Read every run of a study, ordered by what varied.
 
     A damaged run is left out, with a warning that names its file.
@@ -126,7 +126,7 @@ def read(study: Path) -> list[Run]:
     return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
 
 
-def name_data(runs: Sequence[Run]) -> None:
+def name_data(runs: Sequence[RunRecord]) -> None:
     """Call the data of each run by their source, and tell those of one source apart by content.
 
     Equal content has one name, that of its first source, wherever its files were.
@@ -153,13 +153,13 @@ def studies_below(folder: Path) -> str:
     return "\n".join([", but studies; give one of them:", *lines[:STUDIES], *more]) * bool(lines)
 
 
-def distinct(runs: Sequence[Run]) -> list[Run]:
+def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the runs without those that computed what an earlier one did, under another name,
     and without what was begun of a run that is whole elsewhere.
 
     ``python -m nnlab.run`` and the run of a sweep over the same value are one, not two seeds.
     """
-    seen: dict[tuple[Value, ...], Run] = {}
+    seen: dict[tuple[Value, ...], RunRecord] = {}
     whole = {run.computed[0] for run in runs if run.complete}
     for run in sorted(runs, key=lambda run: not run.complete):
         if run.status not in ("failed", "running") or run.computed[0] not in whole:
@@ -168,9 +168,16 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if id(run) in kept]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """Read one run folder. Raises ValueError if its files are not what a run writes."""
     result = records.undamaged(storage.read(folder / RESULT))
+    check(result)
+    done = result.get("status") in DONE
+    return as_run(folder, result, read_curves(folder, result if done else {}))
+
+
+def check(result: dict[str, Any]) -> None:
+    """Raise ValueError where a result is not what a run writes."""
     if not isinstance(result.get("config"), dict):
         raise ValueError("it does not hold the result of a run")
     for key in NUMBERS:
@@ -183,10 +190,14 @@ def read_run(folder: Path) -> Run:
     for key in ("shape", "classes"):
         if not isinstance(dataset.get(key), (list, type(None))):
             raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
+
+
+def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> RunRecord:
+    """Put together what the files of a run say; the result is one that ``check`` lets pass."""
+    dataset = result.get("dataset") or {}
     status = str(result.get("status"))
     if status == "interrupted":  # as if it were still under way
         status = "running"
-    curves = read_curves(folder, result if status in DONE else {})
     epochs, seconds = result.get("epochs"), result.get("train_seconds")
     if status == "running" or epochs is None or seconds is None:
         # Whoever trains it has no time to keep its result.json up to date.
@@ -208,7 +219,7 @@ def read_run(folder: Path) -> Run:
         settings.pop("threads", None)  # which changed nothing
     threads = settings.get("threads")
     level = settings["native_level"] = result.get("engine_level") if epochs else None
-    return Run(
+    return RunRecord(
         folder=folder,
         name=str(result.get("name", folder.name)),
         status=status,
@@ -260,7 +271,9 @@ def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
     return dict(zip(names, table.T))
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Value]]:
+def flatten(
+    config: dict[str, Any], prefix: str = "", left_out: Collection[str] = NOT_IDENTITY
+) -> Iterable[tuple[str, Value]]:
     """Spell a nested configuration as on the command line; a group's name is its choice.
 
     >>> dict(flatten({"optimizer": {"name": "sgd", "lr": 0.01}, "seed": 0, "study": "mnist"}))
@@ -271,14 +284,14 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Val
             yield from flatten(value, f"{prefix}{key}.")
         elif prefix and key == "name":
             yield prefix[:-1], value
-        elif prefix or key not in NOT_IDENTITY:
+        elif prefix or key not in left_out:
             yield prefix + key, tuple(value) if isinstance(value, list) else value
 
 
 # What varied
 
 
-def varied(runs: Sequence[Run]) -> list[str]:
+def varied(runs: Sequence[RunRecord]) -> list[str]:
     """List the keys whose values differ between runs: training-set size first, seed last.
 
     A key that only some runs have (momentum, among SGD and Adam) counts where it differs
@@ -304,7 +317,7 @@ def is_seed(key: str) -> bool:
     return key == "seed" or (key.startswith("seeds.") and key != "seeds.test")
 
 
-def factors(runs: Sequence[Run]) -> list[str]:
+def factors(runs: Sequence[RunRecord]) -> list[str]:
     """List what was varied by hand: ``varied`` without what a group's choice brought along.
 
     With ``optimizer=sgd,adam`` each at its own default rate, ``optimizer.lr`` differs but
@@ -320,9 +333,11 @@ def factors(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if not follows(key)]
 
 
-def grouped(runs: Iterable[Run], keys: Sequence[str]) -> dict[tuple[Value, ...], list[Run]]:
+def grouped(
+    runs: Iterable[RunRecord], keys: Sequence[str]
+) -> dict[tuple[Value, ...], list[RunRecord]]:
     """Put runs with equal values of ``keys`` together, in the order they come."""
-    groups: dict[tuple[Value, ...], list[Run]] = {}
+    groups: dict[tuple[Value, ...], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
     return groups

@@ -23,7 +23,7 @@ from nnlab.report import columns
 from nnlab.report.columns import shown, validated
 from nnlab.report.curves import RULES, epochs, in_words
 from nnlab.report.runs import (
-    Run,
+    RunRecord,
     Value,
     factors,
     grouped,
@@ -46,7 +46,7 @@ SETTINGS = 6  # whose curves are put into words
 ACCURACY, LOSS = "test\naccuracy", "test\nloss"  # headings of the table
 
 
-def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def rows(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Make the rows of ``summary.csv``: a run each, in the order they come."""
     keys, results = varied(runs), shown("csv", runs)
     return [
@@ -57,7 +57,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def write_csv(runs: Sequence[Run], path: Path) -> None:
+def write_csv(runs: Sequence[RunRecord], path: Path) -> None:
     """Write ``summary.csv``, as a whole or not at all; empty where there is no value."""
     text = io.StringIO()
     table = rows(runs)
@@ -75,7 +75,7 @@ def cell(value: Any) -> Any:
     return spell(value) if isinstance(value, (tuple, bool)) else value
 
 
-def table(runs: Sequence[Run]) -> Table:
+def table(runs: Sequence[RunRecord]) -> Table:
     """Lay the runs out for a terminal: a row for each setting, many settings of two options as
     a grid. Runs that differ only in their seed are one setting.
 
@@ -124,7 +124,7 @@ def setting_rows(
     results: Sequence[str],
     *,
     keys: Sequence[str],
-    groups: Sequence[tuple[tuple[Value, ...], list[Run]]],
+    groups: Sequence[tuple[tuple[Value, ...], list[RunRecord]]],
     mean: bool,
 ) -> Table:
     """Make a table of a row per setting, TABLE_ROWS at most.
@@ -154,7 +154,7 @@ def setting_rows(
     return made
 
 
-def written(keys: Sequence[str], values: Sequence[Value], run: Run) -> list[str]:
+def written(keys: Sequence[str], values: Sequence[Value], run: RunRecord) -> list[str]:
     """Write a setting, an option that its runs do not have as a dash; without keys a name."""
     if not keys:
         return [brief(value) for value in values]
@@ -170,7 +170,7 @@ def width(made: Table) -> int:
     return Measurement.get(console, console.options, made).maximum
 
 
-def grid(runs: Sequence[Run], down: str, across: str) -> Table:
+def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
     """Lay out the test accuracy in % over two options: a line for each value of ``down``."""
     made = empty()
     values = sorted((value for (value,) in grouped(runs, [across])), key=rank)
@@ -195,13 +195,13 @@ def empty() -> Table:
     return Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
 
 
-def style(group: Sequence[Run]) -> str:
+def style(group: Sequence[RunRecord]) -> str:
     """Return the style of what did not go well."""
     states = {run.status for run in group}
     return next((name for state, name in STYLES.items() if state in states), "")
 
 
-def function(run: Run) -> str:
+def function(run: RunRecord) -> str:
     """Write a Boolean function: its truth table and its name."""
     name, inputs = run.settings["dataset.function"], run.settings["dataset.inputs"]
     assert isinstance(name, str)
@@ -214,7 +214,7 @@ def brief(value: Value) -> str:
     return as_label(spell(float(f"{value:.4g}") if isinstance(value, float) else value))
 
 
-def outcome(group: Sequence[Run]) -> dict[str, str]:
+def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
     """Write what came out of runs that differ only in their seeds, by the table's headings."""
     count = sum(run.complete for run in group) or len(group)
     return {"n": str(count)} | {
@@ -222,7 +222,7 @@ def outcome(group: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def notes(runs: Sequence[Run]) -> list[str]:
+def notes(runs: Sequence[RunRecord]) -> list[str]:
     """Say what the table cannot: the time of the full training set, why rules stopped the
     runs, what the curves show, what failed and why."""
     said = []
@@ -250,7 +250,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def tested(runs: Sequence[Run]) -> list[str]:
+def tested(runs: Sequence[RunRecord]) -> list[str]:
     """Say on which part of a test split the runs were tested, and which saw other data."""
     said = []
     tests: dict[tuple[int, int], set[Value]] = {}
@@ -270,7 +270,7 @@ def tested(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def stopped(runs: Sequence[Run]) -> list[str]:
+def stopped(runs: Sequence[RunRecord]) -> list[str]:
     """Say why a rule stopped runs: once where it says the same of all, else run by run."""
     ended = [run for run in runs if run.status == "stopped"]
     if len({run.stop_reason for run in ended}) == 1:
@@ -280,7 +280,7 @@ def stopped(runs: Sequence[Run]) -> list[str]:
     return said + [f"and {more:,} more stopped, their reasons are in summary.csv"] * (more > 0)
 
 
-def readings(runs: Sequence[Run]) -> list[str]:
+def readings(runs: Sequence[RunRecord]) -> list[str]:
     """Put the curves of each setting into words, and say once how they were read."""
     keys = [key for key in factors(runs) if not is_seed(key)]
     read = [run for run in runs if run.reading and run.status != "running"]
@@ -298,7 +298,7 @@ def readings(runs: Sequence[Run]) -> list[str]:
     return [*said, RULES] if said else []
 
 
-def computed(runs: Sequence[Run]) -> list[str]:
+def computed(runs: Sequence[RunRecord]) -> list[str]:
     """Say of each network which Boolean functions it computes, in every row of their tables."""
     tables = [run for run in runs if run.test_accuracy is not None and tested_whole(run)]
     known = ("dataset.function", "dataset.inputs")
@@ -329,7 +329,7 @@ def computed(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def tested_whole(run: Run) -> bool:
+def tested_whole(run: RunRecord) -> bool:
     """Tell whether a run was tested on every row of a truth table."""
     inputs = run.settings.get("dataset.inputs")
     rows = 2**inputs if of_truth_table(run.settings) and isinstance(inputs, int) else 0

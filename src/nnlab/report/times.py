@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from nnlab.report.curves import Array
-from nnlab.report.runs import Run, Value, factors, grouped, is_seed
+from nnlab.report.runs import RunRecord, Value, factors, grouped, is_seed
 
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
@@ -138,7 +138,7 @@ class Timing:
         return duration_within(self.line.at(self.full_size), self.line.margin(self.full_size))
 
 
-def timings(runs: Sequence[Run]) -> tuple[list[str], int | None, list[Timing]]:
+def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, list[Timing]]:
     """Fit training time over training-set size, once per value of whatever else varied.
 
     Returns the keys of what else varied, the number of epochs that the times are of, and
@@ -160,12 +160,12 @@ def timings(runs: Sequence[Run]) -> tuple[list[str], int | None, list[Timing]]:
     return keys, (lengths.pop() if len(lengths) == 1 else None), found
 
 
-def most_concurrent(runs: Sequence[Run]) -> int:
+def most_concurrent(runs: Sequence[RunRecord]) -> int:
     """Return how many runs trained at a time, at most: they shared the machine."""
     return max(run.concurrent or 1 for run in runs)
 
 
-def fit(values: tuple[Value, ...], runs: Sequence[Run], per_epoch: bool) -> Timing:
+def fit(values: tuple[Value, ...], runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
     x = np.array([run.settings["train_size"] for run in runs], dtype=np.float64)
     y = np.array([run.train_seconds / (run.epochs if per_epoch else 1) for run in runs])
     usual = np.array([run.form is None for run in runs])

@@ -1,0 +1,44 @@
+"""Hydra's own sweeper, but for the files that it writes before it knows that there are runs.
+
+Hydra insists that a sweeper class is defined in ``hydra_plugins``.
+"""
+
+# No postponed annotations here: see nnlab_launcher.py.
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+
+@dataclass
+class NnlabSweeperConf:
+    _target_: str = "hydra_plugins.nnlab_sweeper.NnlabSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="nnlab", node=NnlabSweeperConf, provider="nnlab"
+)
+
+
+class NnlabSweeper(BasicSweeper):
+    """Try every combination of the values that are given."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch the jobs in batches; ``multirun.yaml`` is left to the command."""
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        returns, count = [], 0
+        for batch in self.split_arguments(overrides, self.max_batch_size):
+            self.validate_batch_is_legal(batch)
+            results = self.launcher.launch(batch, initial_job_idx=count)
+            for each in results:
+                _ = each.return_value  # raises where the job failed, as in Hydra's
+            count += len(batch)
+            returns.append(results)
+        return returns

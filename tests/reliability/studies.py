@@ -1,0 +1,121 @@
+"""Commands that are disturbed, and what two studies must have in common."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LIMIT = 120  # seconds, after which a command is said to hang
+# What differs between two trainings of one run: when, where, and beside what.
+OF_THE_TIME = ("train_seconds", "concurrent_runs", "checksum", "sha256", "git", "engine_reason")
+TIMES = ("train_seconds", "concurrent_runs")  # the same in summary.csv
+# Names that a study may have or not: locks, and what the last command happened to leave out.
+PASSING = (".lock", ".index.json")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")}
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+
+def start(*arguments: str, cwd: Path, module: str = "nnlab.run") -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, with the signals of a shell's child."""
+    cwd.mkdir(parents=True, exist_ok=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str], limit: float = LIMIT) -> Ended:
+    """Wait for a command. Raises TimeoutExpired, and kills it, where it hangs."""
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return Ended(process.returncode, out, err)
+
+
+def run(*arguments: str, cwd: Path, module: str = "nnlab.run") -> Ended:
+    return end(start(*arguments, cwd=cwd, module=module))
+
+
+def runs_of(study: Path) -> list[Path]:
+    """Return the folders of a study's runs."""
+    return sorted(path for path in study.iterdir() if path.is_dir())
+
+
+def content_of(study: Path) -> dict[str, Any]:
+    """Return all that must be the same in two studies of one command, by what it is."""
+    names = (p.relative_to(study).as_posix() for p in study.rglob("*") if not p.is_dir())
+    content: dict[str, Any] = {"files": sorted(set(names) - set(PASSING))}
+    for folder in runs_of(study):
+        content[folder.name] = content_of_run(folder)
+    if (study / "summary.csv").exists():  # some launchers leave that to nnlab.report
+        content["summary.csv"] = table_of(study)
+    return content
+
+
+def table_of(study: Path) -> list[dict[str, str]]:
+    """Return the rows of a study's summary.csv, without their times."""
+    with (study / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def content_of_run(folder: Path) -> dict[str, Any]:
+    """Return what must be the same in two trainings of one run; check the hashes in it."""
+    result = json.loads((folder / "result.json").read_text())
+    weights, metrics = ((folder / n).read_bytes() for n in ("model.safetensors", "metrics.csv"))
+    told = result["sha256"]
+    assert told["model.safetensors"] == hashlib.sha256(weights).hexdigest(), folder
+    assert told["metrics.csv"] == hashlib.sha256(metrics).hexdigest(), folder
+    lines = metrics.decode().splitlines()
+    rows = [line.rpartition(",")[0] for line in lines]  # without the seconds
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, result["epochs"] + 1))
+    answers = {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name != "metrics.csv" and path.suffix == ".csv"
+    }
+    hydra = {
+        path.name: path.read_text(errors="replace")
+        for path in (folder / ".hydra").iterdir()
+        if path.is_file()
+    }
+    return {
+        "result": {k: v for k, v in result.items() if k not in OF_THE_TIME},
+        "metrics": rows,
+        "weights": told["model.safetensors"],
+        "answers": answers,
+        "hydra": {k: re.sub(r"^    (id|num): .*\n", "", v, flags=re.M) for k, v in hydra.items()},
+    }
+
+
+def trained(folder: Path) -> int:
+    """Return how many times the run of a folder was trained to its end, by its log."""
+    log = (folder / "run.log").read_text()
+    return len(re.findall(r" epochs? in [\d.]+ s \(", log))

@@ -1,0 +1,207 @@
+"""Killed at any instant and started again, a command ends with the files of an undisturbed one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import nnlab
+from nnlab.engines import library
+from tests.reliability import warm
+from tests.reliability.studies import content_of, runs_of
+
+EACH, OFTEN = "checkpoint.seconds=0", "checkpoint.seconds=0.2"
+PATIENCE = ("valid_size=100", "stopping=patience", "stopping.patience=40")
+CASES = {
+    "native": ("train_size=1000", "stopping.max_epochs=150", EACH),
+    "native, dual form, best weights": (
+        *("train_size=100", "batch_size=5", "stopping.max_epochs=300", *PATIENCE, EACH),
+    ),
+    "native, several runs, questions": (
+        *("optimizer.lr=0.01,0.02,0.05,0.1", "optimizer.momentum=0.5", "train_size=300"),
+        *("valid_size=100", "stopping=target", "stopping.max_epochs=60", EACH),
+        "evaluation=[hardest]",
+    ),
+    "native, dual and usual form, without checkpoints": (
+        *("train_size=100,1000,200", "stopping.max_epochs=100", "checkpoint.seconds=null"),
+    ),
+    "torch, Adam": (
+        *("engine=torch", "optimizer=adam", "train_size=200", *PATIENCE[:2]),
+        *("stopping.patience=5", "full_train_metrics=true", EACH),
+    ),
+    "torch, AdamW": (
+        *("engine=torch", "optimizer=adamw", "optimizer.amsgrad=true", "train_size=200"),
+        *("valid_size=100", "stopping=target", "stopping.valid_accuracy=0.99"),
+        *("stopping.max_epochs=30", OFTEN),
+    ),
+    "stacked, momentum": (
+        *("engine=stacked", "device=cpu", "optimizer.momentum=0.9", "optimizer.nesterov=true"),
+        *("train_size=100,200,150,80", "valid_size=50", "stopping=plateau"),
+        *("stopping.patience=3", EACH),
+    ),
+    "stacked, AdamW": (
+        *("engine=stacked", "device=cpu", "optimizer=adamw", "optimizer.lr=0.001,0.003"),
+        *("train_size=100", *PATIENCE[:2], "stopping.patience=9", OFTEN),
+    ),
+    "native, Adam": (
+        *("train_size=200", "valid_size=100", "optimizer=adam", "stopping=plateau"),
+        *("stopping.patience=4", "seed=0,1", EACH),
+    ),
+    "Hydra's basic launcher": (
+        *("hydra/launcher=basic", "optimizer.lr=0.01,0.02,0.05", "train_size=300"),
+        *("stopping.max_epochs=100", EACH),
+    ),
+    "joblib": (
+        *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02,0.05", "train_size=300"),
+        *("stopping.max_epochs=100", OFTEN),
+    ),
+    "force": (
+        *("force=true", "optimizer.lr=0.03,0.04", "train_size=300"),
+        *("stopping.max_epochs=100", EACH),
+    ),
+}
+SMALL = ("model.hidden=[32]", "test_size=100")  # quick, in all cases
+BEFORE = ("stopping.max_epochs=3", "force=true")  # what force=true finds: another run
+
+
+class Undisturbed(NamedTuple):
+    """What a case leaves, and how long it takes from the first claim of a run to its end."""
+
+    content: dict[str, Any]
+    seconds: float
+
+
+def command_of(name: str) -> tuple[str, ...]:
+    if "native" in name and library.available() is not None:
+        pytest.skip(str(library.available()))
+    if name == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    return (*CASES[name], *SMALL, "study=s")
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Make what there is before a command starts."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if name == "force":
+        assert warm.run(*command_of(name), *BEFORE, cwd=folder).status == 0
+
+
+def claims_in(study: Path) -> set[str]:
+    return {path.name for path in study.glob(".process-*.lock")}
+
+
+def claimed(process: warm.Command, study: Path, before: set[str]) -> bool:
+    """Wait until a process claims runs of a study; False if it ends before."""
+    while claims_in(study) <= before:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def undisturbed(name: str, folder: Path) -> Undisturbed:
+    prepare(name, folder)
+    study = folder / "outputs" / "s"
+    process = warm.Command(command_of(name), cwd=folder)
+    assert claimed(process, study, set())
+    began = time.monotonic()
+    ended = process.end()
+    assert ended.status == 0, ended.said
+    return Undisturbed(content_of(study), time.monotonic() - began)
+
+
+def killed(name: str, folder: Path, seconds: float, chance: random.Random) -> bool:
+    """Start a case and kill it at a random instant; False where it ended before."""
+    study = folder / "outputs" / "s"
+    before = claims_in(study)
+    process = warm.Command(command_of(name), cwd=folder)
+    if chance.random() < 0.1:
+        time.sleep(chance.uniform(0, 0.5))  # while it starts
+    elif claimed(process, study, before):
+        time.sleep(chance.uniform(0, seconds))
+    alive = process.poll() is None
+    if chance.random() < 0.5:
+        process.kill()  # and leave what it has started alone
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    ended = process.end()
+    assert "Traceback" not in ended.said, ended.said
+    assert alive or ended.status == 0, ended.said
+    return alive
+
+
+def disturb(name: str, kills: int, seed: int, folder: Path) -> None:
+    """Kill a case so many times, and compare whenever it comes to its end."""
+    expected = undisturbed(name, folder)
+    chance = random.Random(f"{name} {seed}")
+    prepare(name, folder)
+    while kills > 0:
+        if killed(name, folder, expected.seconds, chance):
+            kills -= 1
+            if name == "force":
+                assert_a_whole_run(folder / "outputs" / "s")
+        else:
+            assert content_of(folder / "outputs" / "s") == expected.content
+            prepare(name, folder)
+    ended = warm.run(*command_of(name), cwd=folder)
+    assert ended.status == 0, ended.said
+    assert content_of(folder / "outputs" / "s") == expected.content
+
+
+def assert_a_whole_run(study: Path) -> None:
+    """Old or new: while force=true trains a run anew, the former one is there.
+
+    Only its swap at the end was perhaps cut in the middle, which the next command completes.
+    """
+    for folder in runs_of(study):
+        new = folder / ".new" / "result.json"
+        if not new.is_file() or json.loads(new.read_text())["status"] == "running":
+            nnlab.load(folder)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_killed_command_ends_as_an_undisturbed_one(name: str, tmp_path: Path) -> None:
+    disturb(name, 5, 0, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 8))
+@pytest.mark.parametrize("name", CASES)
+def test_killed_a_thousand_times(name: str, seed: int, tmp_path: Path) -> None:
+    disturb(name, 12, seed, tmp_path)
+
+
+def test_a_budget_counts_the_time_before_a_kill(tmp_path: Path) -> None:
+    """It cannot end alike, but its clock goes on: three parts are as long as one whole."""
+    command = ("stopping=budget", "stopping.seconds=0.5", *SMALL, EACH, "study=s", "train_size=500")
+    study = tmp_path / "outputs" / "s"
+    for _ in range(2):
+        process = warm.Command(command, cwd=tmp_path)
+        assert claimed(process, study, claims_in(study))
+        checkpoint = study / "default" / ".checkpoint.safetensors"
+        while not checkpoint.exists() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        process.kill()
+        process.end()
+    rows = (study / "default" / "metrics.csv").read_text().splitlines()
+    ended = warm.run(*command, cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    result = json.loads((study / "default" / "result.json").read_text())
+    content_of(study)  # whose counters agree
+    assert result["epochs"] > len(rows) - 2
+    assert "time" in result["stop_reason"] or "budget" in result["stop_reason"], result
+    whole = (study / "default" / "metrics.csv").read_text().splitlines()
+    seconds = [float(row.split(",")[-1]) for row in whole[1:]]
+    assert seconds == sorted(seconds)
+    assert seconds[-2] < 0.5 <= seconds[-1]

@@ -1,0 +1,213 @@
+"""What the system refuses: memory, a full disk, one without inodes, open files.
+
+A message that says what helps, no traceback, and the same command goes on once there is room.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnlab import checkpoint, memory, records, storage
+from tests.reliability import studies
+from tests.reliability.studies import ENVIRONMENT, LIMIT, Ended, run, runs_of
+
+QUICK = ("train_size=40", "test_size=20", "stopping.max_epochs=3", "checkpoint.seconds=0")
+SWEEP = (*QUICK, "seed=0,1,2,3")
+Mount = Callable[..., Path]
+
+
+def limited(code: str, *arguments: str, cwd: Path) -> Ended:
+    """Run a command after some code in its process."""
+    command = [sys.executable, "-c", f"{code}\nfrom nnlab import run\nrun.main()", *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def content_of(study: Path) -> dict[str, Any]:
+    """Return what two studies have in common that were trained in different folders."""
+    content = studies.content_of(study)
+    for folder in runs_of(study):
+        del content[folder.name]["hydra"]
+    return content
+
+
+def room(kind: str, mebibytes: int) -> str:
+    """Return code that leaves a process so much more memory than it has with torch."""
+    return f"""
+import resource, sys, torch
+from nnlab import memory
+used = memory.kilobytes(memory.PROC / "self/status")[{kind!r}]
+limit = {{"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}}[{kind!r}]
+resource.setrlimit(limit, (used + {mebibytes} * 2**20,) * 2)"""
+
+
+linux = pytest.mark.skipif(memory.free() is None, reason="the system does not tell its memory")
+
+
+@linux
+@pytest.mark.parametrize("kind", ["VmSize", "VmData"])
+def test_a_network_that_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
+    done = limited(room(kind, 600), "model.hidden=[20000,10000]", cwd=tmp_path)
+    assert done.status == 1
+    # 216 million weights and biases: 4 bytes each, five times.
+    assert "model.hidden=[20000, 10000] with optimizer=sgd needs 4." in done.err
+    assert " MB is free; use smaller layers, or checkpoint.seconds=null (" in done.err
+    assert "Traceback" not in done.said
+    assert not (tmp_path / "outputs" / "mnist").exists()
+
+
+@linux
+def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    done = limited(room("VmData", 300), "dataset=dogset_synthetic", *QUICK, cwd=tmp_path)
+    assert done.status == 1
+    assert "making 10,165 images needs 375 MB of memory, " in done.err
+    assert "Traceback" not in done.said
+    assert not (tmp_path / "outputs").exists()
+
+
+@linux
+def test_a_run_that_does_not_fit_harms_no_other(tmp_path: Path) -> None:
+    hidden = "model.hidden=[8],[3000000,3000000]"
+    done = run(*QUICK, hidden, cwd=tmp_path)
+    assert done.status == 1
+    assert "model.hidden=[3000000, 3000000] with optimizer=sgd needs 180" in done.err
+    assert [folder.name for folder in runs_of(tmp_path / "outputs" / "mnist")] == ["model.hidden=8"]
+
+
+def test_memory_that_runs_out_unforeseen_is_explained(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    blind = "\nmemory.free = lambda: None"
+    done = limited(room("VmData", 600) + blind, "model.hidden=[20000,10000]", cwd=tmp_path)
+    assert done.status == 1
+    assert "there is no memory left to allocate 800000000 bytes; use smaller layers" in done.err
+    assert "Traceback" not in done.said
+    assert not (tmp_path / "outputs" / "mnist").exists()
+
+
+# ---- disks ----
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Mount]:
+    """Mount a disk of a size, or the same with other options; skip where that is not allowed."""
+    folder = tmp_path / "disk"
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        folder.mkdir(exist_ok=True)
+        again = "remount," if mounted else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{again}{options}", "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no disk can be mounted: {error}")
+        mounted = True
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run(*SWEEP, cwd=folder).status == 0
+    return folder / "outputs" / "mnist"
+
+
+FULL = "outputs/mnist: No space left on device; free some space, and the same command goes on"
+
+
+def test_a_full_disk_stops_with_one_message(small_disk: Mount, undisturbed: Path) -> None:
+    """Four networks of 438 kB fit, but not the last one's checkpoints beside the others."""
+    disk = small_disk("size=1900k")
+    done = run(*SWEEP, cwd=disk)
+    assert done.status == 1
+    assert done.err.count("No space left") == done.err.count(FULL) == 1
+    assert "Traceback" not in done.said
+    study = disk / "outputs" / "mnist"
+    assert not list(study.rglob(storage.LEFT_OVER))
+    kept = {folder: checkpoint.load(folder / records.CHECKPOINT) for folder in runs_of(study)}
+    finished = {
+        folder for folder in kept if (records.read_result(folder) or {}).get("status") == "finished"
+    }
+    if finished:
+        assert "test" in done.out  # the table of what is there
+        assert "accuracy" in done.out
+
+    small_disk("size=50m")
+    again = run(*SWEEP, cwd=disk)
+    assert again.status == 0, again.err
+    assert content_of(study) == content_of(undisturbed)
+    for folder, state in kept.items():
+        if state is not None and folder not in finished:
+            goes_on = f"goes on after epoch {len(state.epochs)}"
+            assert goes_on in (folder / records.LOG).read_text()
+
+
+def test_a_write_that_is_refused(tmp_path: Path, undisturbed: Path) -> None:
+    """As above, where no disk can be mounted."""
+    code = """
+import errno, itertools, os
+fsync, count = os.fsync, itertools.count(1)
+def full(number):
+    if next(count) > 12:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    fsync(number)
+os.fsync = full"""
+    done = limited(code, *SWEEP, cwd=tmp_path)
+    assert done.status == 1
+    assert done.err.count("No space left") == done.err.count(FULL) == 1
+    assert "Traceback" not in done.said
+    assert run(*SWEEP, cwd=tmp_path).status == 0
+    assert content_of(tmp_path / "outputs" / "mnist") == content_of(undisturbed)
+
+
+def test_a_disk_without_inodes_says_so(small_disk: Mount, undisturbed: Path) -> None:
+    disk = small_disk("nr_inodes=25")
+    done = run(*SWEEP, cwd=disk)
+    full = "outputs/mnist: No space left on device; it can hold no more files (df -i): remove some"
+    assert done.status == 1
+    assert done.err.count("No space left") == done.err.count(full) == 1
+    assert "Traceback" not in done.said
+
+    small_disk("nr_inodes=1000")
+    again = run(*SWEEP, cwd=disk)
+    assert again.status == 0, again.err
+    assert content_of(disk / "outputs" / "mnist") == content_of(undisturbed)
+
+
+def test_a_disk_that_is_only_read(small_disk: Mount) -> None:
+    disk = small_disk("size=50m")
+    assert run(*QUICK, cwd=disk).status == 0
+    small_disk("ro")
+    done = run(*QUICK, "seed=1,2", cwd=disk)
+    assert done.status == 1
+    assert done.err.count("Read-only file system; results go to output_dir/study, choose") == 1
+    assert "Traceback" not in done.said
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="limits are set as on Linux")
+def test_too_few_open_files(tmp_path: Path, undisturbed: Path) -> None:
+    code = """
+import os, resource, torch, safetensors.torch, nnlab.training
+from nnlab.report import figure_process
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2,) * 2)"""
+    done = limited(code, *SWEEP, cwd=tmp_path)
+    assert done.status == 1
+    assert "Too many open files; raise the limit with ulimit -n" in done.err
+    assert done.err.count("Too many open files") == 1
+    assert "Traceback" not in done.said
+    assert run(*SWEEP, cwd=tmp_path).status == 0
+    assert content_of(tmp_path / "outputs" / "mnist") == content_of(undisturbed)
