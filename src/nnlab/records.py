@@ -224,7 +224,9 @@ def read_result(path: Path) -> dict[str, Any] | None:
         result = undamaged(content)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
-    if "fingerprint" not in result or "status" not in result:
+    texts = all(isinstance(result.get(key), str) for key in ("fingerprint", "status"))
+    parts = [result.get(key) for key in ("config", "dataset", "device")]
+    if not texts or not all(isinstance(part, (dict, type(None))) for part in parts):
         raise ValueError(f"{file} is no result of nnlab's; move it away or choose another study=")
     return result
 
@@ -266,7 +268,7 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
     if result is None:
         return None
     if result["fingerprint"] != fingerprint or not serves(result, config):
-        theirs, ours = _flat(_telling(result.get("config", {}))), _flat(_telling(config))
+        theirs, ours = _flat(_telling(result.get("config") or {})), _flat(_telling(config))
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ) or "other options"
         asked = ", ".join(f"{key}={ours.get(key)}" for key in differ) or "those of this nnlab"

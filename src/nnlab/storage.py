@@ -110,7 +110,8 @@ def read(path: Path, most: int = LARGEST) -> bytes:
 def read_whole(path: Path, file: BinaryIO, most: int) -> bytes:
     """Return the content of a file that is open, as ``read`` does."""
     if os.fstat(file.fileno()).st_size > most:
-        raise OSError(None, f"it has more than {most:,} bytes, as no such file has", str(path))
+        reason = f"it has more than {most:,} bytes, as no such file has"
+        raise OSError(errno.EFBIG, reason, str(path))
     return file.read()
 
 

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from nnlab import identity
-from nnlab.report import runs
+from nnlab import identity, network, study
+from nnlab.report import runs, summary
 from tests.report.studies import DIVERGED, FAILED, curves, lay
 
 
-def names(study: Path) -> list[str]:
-    return [run.name for run in runs.read(study)]
+def names(folder: Path) -> list[str]:
+    return [run.name for run in runs.read(folder)]
 
 
 def test_runs_are_ordered_by_number_not_as_text(tmp_path: Path) -> None:
@@ -219,3 +222,39 @@ def test_one_run_under_two_names_counts_once(tmp_path: Path) -> None:
     found = runs.distinct(runs.read(tmp_path))
     assert sorted(run.settings["seed"] for run in found) == [0, 1]  # type: ignore[type-var]
     assert len(runs.read(tmp_path)) == 3
+
+
+WRONG: tuple[Any, ...] = (
+    *("x", -1, True, None, 2**70, float("inf"), float("nan")),
+    *([], [None], [{}], [[1]], {}, {"a": {"b": [{}]}}),
+)
+
+
+def paths(tree: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        yield (*before, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*before, key))
+
+
+def test_values_of_another_kind_are_reported_or_left_out(tmp_path: Path) -> None:
+    """Of a result without a checksum, as earlier versions have it."""
+    for seed in (0, 1, 2):
+        lay(tmp_path, {"seed": seed, "train_size": 500 * (seed + 1)})
+    file = tmp_path / "seed=0,train_size=500" / "result.json"
+    text = file.read_text()
+    for path in paths(json.loads(text)):
+        for wrong in WRONG:
+            changed = json.loads(text)
+            node = changed
+            for key in path[:-1]:
+                node = node[key]
+            node[path[-1]] = wrong
+            file.write_text(json.dumps(changed))
+            found = runs.distinct(runs.read(tmp_path))
+            assert len(summary.rows(found)) == len(found) in (2, 3)
+            summary.table(found)
+            summary.notes(found)
+            study.Study(tmp_path).look()
+            with contextlib.suppress(ValueError):
+                network.load(file.parent)

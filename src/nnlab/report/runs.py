@@ -29,6 +29,10 @@ NUMBERS = (
     *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
     *("weights", "parameters"),
 )
+TEXTS = (
+    *("name", "status", "stop_reason", "error", "fingerprint"),
+    *("engine", "engine_form", "engine_level"),
+)
 STUDIES = 40  # that are listed
 
 log = logging.getLogger("nnlab")
@@ -181,8 +185,10 @@ def check(result: dict[str, Any]) -> None:
     if not isinstance(result.get("config"), dict):
         raise ValueError("it does not hold the result of a run")
     for key in NUMBERS:
-        if not isinstance(result.get(key), (int, float, type(None))):
-            raise ValueError(f"{key}={result[key]!r} is not a number")
+        check_number(key, result.get(key))
+    for key in TEXTS:
+        if not isinstance(result.get(key), (str, type(None))):
+            raise ValueError(f"{key}={result[key]!r} is not a text")
     for key in ("dataset", "device"):
         if not isinstance(result.get(key), (dict, type(None))):
             raise ValueError(f"{key}={result[key]!r} does not describe one")
@@ -190,6 +196,29 @@ def check(result: dict[str, Any]) -> None:
     for key in ("shape", "classes"):
         if not isinstance(dataset.get(key), (list, type(None))):
             raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
+    sizes = dataset.get("sizes") or {}
+    if not isinstance(sizes, dict):
+        raise ValueError(f"dataset.sizes={sizes!r} does not hold sizes")
+    for size in sizes.values():
+        check_number("a size in dataset.sizes", size)
+    if not all(isinstance(size, int) for size in dataset.get("shape") or ()):
+        raise ValueError(f"dataset.shape={dataset['shape']!r} does not hold whole numbers")
+    for key in ("full_size", "full_test_size"):
+        check_number(f"dataset.{key}", dataset.get(key))
+    device = result.get("device") or {}
+    for text in (dataset.get("source"), dataset.get("content"), device.get("name")):
+        if not isinstance(text, (str, type(None))):
+            raise ValueError(f"{text!r} is not the name of data or of a device")
+    for key, value in flatten(result["config"]):
+        items = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(item, (str, int, float, type(None))) for item in items):
+            raise ValueError(f"{key}={value!r} is not the value of an option")
+
+
+def check_number(key: str, value: object) -> None:
+    known = isinstance(value, (int, float)) and abs(value) < math.inf
+    if value is not None and not known:
+        raise ValueError(f"{key}={value!r} is not a number")
 
 
 def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> RunRecord:
