@@ -38,6 +38,7 @@ MEANT = {
     "seed=007": "007 is no number; did you mean 7?",
     "train_size=0500,1000": "0500 is no number; did you mean 500?",
     "report outputs/mnist": "did you mean python -m nnlab.report outputs/mnist?",
+    "runs outputs/mnist": "did you mean python -m nnlab.runs outputs/mnist?",
     "describe dataset=dogset": "did you mean python -m nnlab.describe dataset=dogset?",
     "predict outputs/mnist/default a.png": "did you mean python -m nnlab.predict outputs/",
     "import-images photos data/dogset": "did you mean python -m nnlab.import_images photos",

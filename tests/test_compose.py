@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from nnlab import compose
+from nnlab import compose, run
 from nnlab.compose import as_json, folder_name
 
 WRITABLE = st.characters(exclude_categories=["Cs"])  # a file in UTF-8 has no half of a pair
@@ -52,3 +56,41 @@ def test_folder_names() -> None:
         assert len(name) <= compose.LONGEST_NAME + 9
     assert folder_name("a=b/c") != folder_name("a=b-c") != folder_name("a=b c")
     assert folder_name("x=" + "y" * 300) != folder_name("x=" + "y" * 301)
+
+
+def test_values_of_the_environment_are_kept_as_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SECRET", "5ecret-place")
+    monkeypatch.setenv("EPOCHS", "2")
+    (tmp_path / "5ecret-place" / "images").mkdir(parents=True)
+    lines = ["filename,semantic_label,numeric_label,partition"]
+    for number, part in enumerate(["train", "train", "test", "test"]):
+        pixels = np.full((64, 64, 3), 50 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "5ecret-place" / "images" / f"{number}.png")
+        lines.append(f"{number}.png,breed {number % 2},{number % 2},{part}")
+    (tmp_path / "5ecret-place" / "dogs.csv").write_text("\n".join(lines))
+    arguments = [
+        *("dataset=dogset", "dataset.folder=${oc.env:SECRET}", "study=s", "train_size=null"),
+        *("valid_size=0", "test_size=null", "model.name=${dataset.folder}"),
+        "stopping.max_epochs=${oc.env:EPOCHS}",
+    ]
+
+    def command() -> None:
+        with run.alone():
+            assert run.run(arguments) == 0
+
+    command()
+    folder = tmp_path / "outputs" / "s" / "default"
+    texts = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
+    assert [path for path, text in texts.items() if b"5ecret" in text] == []
+    result = json.loads(texts[folder / "result.json"])
+    assert result["config"]["dataset"]["folder"].startswith("${oc.env:SECRET}#")
+    assert result["dataset"]["source"].startswith("DogSet in ${oc.env:SECRET}#")
+    assert result["config"]["stopping"]["max_epochs"] == 2
+    command()  # is already done
+    assert (folder / "result.json").read_bytes() == texts[folder / "result.json"]
+    monkeypatch.setenv("EPOCHS", "3")
+    with run.alone():
+        assert run.run(arguments) == 1  # the value decides, though its name is the same

@@ -324,3 +324,11 @@ def test_a_folder_that_may_not_be_read_is_named(
 def test_a_source_that_is_no_folder(photos: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="there is no folder"):
         collect(tmp_path / name)
+
+
+def test_a_folder_called_as_a_formula_is_no_class(tmp_path: Path) -> None:
+    for name in ("=1+1", "pug"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "1.png")
+    with pytest.raises(ValueError, match=r"the folder '=1\+1' .*spreadsheet would run"):
+        collect(tmp_path / "photos")

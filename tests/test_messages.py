@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from nnlab import messages
 
@@ -63,3 +64,11 @@ def test_memory_that_ran_out_says_so() -> None:
         f"there is no memory left to allocate 256. PiB; {helps}"
     )
     assert messages.explain(MemoryError()) == f"there is no memory left to go on; {helps}"
+
+
+def test_yaml_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load("a: b: c")
+    said = messages.explain(caught.value) or ""
+    assert said.startswith("a configuration cannot be read: mapping values are not allowed here in")
+    assert "\n" not in said

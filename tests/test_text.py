@@ -6,7 +6,7 @@ import pandas
 import pytest
 from pandas._libs.parsers import STR_NA_VALUES  # type: ignore[import-not-found]
 
-from nnlab.text import as_label, class_for_csv, for_csv, shortened, visible, visible_lines
+from nnlab.text import as_label, class_for_csv, for_csv, inert, shortened, visible, visible_lines
 from tests.names import HOSTILE
 
 NUMBERS = ("0110", "110", "1e5", "-0.0", ".5", "5.", "+7", "inf", "-Infinity", " 12 ", "00")
@@ -52,3 +52,31 @@ def test_the_middle_is_left_out() -> None:
 
 def test_lines_stay_lines() -> None:
     assert visible_lines("\tb\nc\x1b") == "    b\nc\\x1b"
+
+
+FORMULAS = (
+    "=1+1",
+    "+A1",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "\uff1d1",
+    "-",
+    "=cmd|' /C'!A1",
+)
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_is_a_formula(text: str) -> None:
+    for written in (inert(text), for_csv(text), class_for_csv(text)):
+        assert written.strip()[0] in "'\\"  # neither begins anything in a spreadsheet
+        (found,) = pandas.read_csv(io.StringIO(f'name,x\n"{written}",1\n'))["name"]
+        assert found == written
+        assert visible(text) in found
+
+
+def test_names_that_look_like_options_are_left_alone() -> None:
+    for text in ("optimizer.lr=1e-4", "a-b", "mail@home", "beagle", "0"):
+        assert inert(text) == text

@@ -181,7 +181,7 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
         "seed": config.seed,
         "weights": model.weights(run.model),
         "parameters": model.parameters(run.model),
-        "dataset": data.provenance,
+        "dataset": data.provenance | {"source": job.concealed(data.provenance["source"])},
         "versions": records.versions(),
         "git": records.git_revisions(),
         "config": job.identity["config"],

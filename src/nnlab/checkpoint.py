@@ -24,6 +24,8 @@ from nnlab.stopping import Epoch
 
 ENGINE, BEST, ORDER = "engine/", "best/", "order"
 HOW = ("engine", "engine_level", "device", "threads", "versions")  # it was computed
+LARGEST = 2**30  # bytes of a checkpoint of a small network on many examples
+BYTES = 64  # at most, per parameter: its value, the best one, what the optimizer knows of it
 EXACT = ("engine", "engine_form")  # where equal, the engine knows its own numbers again
 
 
@@ -94,16 +96,17 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     storage.write_atomic(path, content)
 
 
-def load(path: Path) -> Checkpoint | None:
+def load(path: Path, parameters: int = 0) -> Checkpoint | None:
     """Return a checkpoint; None where there is none.
 
-    Raises ValueError where it is damaged, OSError where it cannot be read.
+    parameters: of the network, which bound its size. Raises ValueError where it is damaged,
+    OSError where it cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialised
 
     try:
-        content = storage.read(path)
+        content = storage.read(path, LARGEST + BYTES * parameters)
     except FileNotFoundError:
         return None
     try:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,7 @@ from nnlab import records, storage
 
 LOCK = ".lock"  # of the study
 PROCESS = ".process-{}.lock"
+RUNS = ".json"  # ends the name of the file that says what a process means to train
 
 
 class Claim:
@@ -42,12 +44,19 @@ class Claim:
                 held(path)  # removes it if its owner is dead
             self.lock = acquire(self.path, timeout=0)
 
+    def announce(self, names: Sequence[str]) -> None:
+        """Tell others which runs it means to train, by their folders' names."""
+        content = {"owner": self.owner, "runs": list(names)}
+        text = json.dumps({"checksum": records.checksum(content), **content})
+        with contextlib.suppress(OSError):  # it is only for those who look
+            storage.write_atomic(self.path.with_suffix(RUNS), text.encode(), durable=False)
+
     def __enter__(self) -> Claim:
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            forget(self.path)
         self.lock.release()
 
 
@@ -93,6 +102,28 @@ def owner(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+class Waiting(NamedTuple):
+    """The process that means to train a run, and since when, in seconds since 1970."""
+
+    owner: dict[str, Any]
+    since: float
+
+
+def waiting(study: Path) -> dict[str, Waiting]:
+    """Return which runs of a study living processes mean to train, by their folders' names.
+
+    Those that they train, or have trained meanwhile, are among them.
+    """
+    found: dict[str, Waiting] = {}
+    for path in study.glob(PROCESS.format("*").replace(".lock", RUNS)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = records.undamaged(storage.read(path))
+            by = Waiting(content["owner"], path.stat().st_mtime)
+            if held(path.with_suffix(".lock")):
+                found |= {str(name): by for name in content["runs"]}
+    return found
+
+
 def named(process: Mapping[str, Any]) -> str:
     return f"process {process['process']} on {process['host']}"
 
@@ -112,18 +143,27 @@ def held(path: Path) -> bool:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         return held_elsewhere(path)
-    path.unlink(missing_ok=True)
+    forget(path)
     lock.release()
     return False
 
 
+def forget(path: Path) -> None:
+    """Remove what a process has left that trains nothing any more."""
+    path.with_suffix(RUNS).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
 def held_elsewhere(path: Path) -> bool:
-    """Return whether a process holds a lock on a file that this one can only read."""
+    """Return whether a process holds a lock on a file that this one cannot write.
+
+    One that it cannot even read is taken to be held.
+    """
     import fcntl
 
-    with storage.opened(path) as file:
-        try:
+    try:
+        with storage.opened(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except (BlockingIOError, PermissionError):
+        return True
     return False

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,11 @@ class Template:
             f"{folder}/overrides.yaml": as_json(self.own["overrides.task"]) + "\n",
         }
 
+    def environment(self) -> dict[str, str]:
+        """Return the texts that an environment variable is part of, as they were written."""
+        parts = [self.part_yaml(str(key)) for key in self.composed if key != "hydra"]
+        return from_environment(self.composed) if "oc.env:" in "".join(parts) else {}
+
     def part_yaml(self, key: str) -> str:
         if key not in self.yaml:
             self.yaml[key] = OmegaConf.to_yaml(OmegaConf.masked_copy(self.composed, key))
@@ -180,6 +185,50 @@ class Template:
             parent, _, name = key.partition(".")
             tree["hydra"][parent][name] = f"{MARK}{key}"
         return OmegaConf.to_yaml(tree)
+
+
+def from_environment(composed: DictConfig) -> dict[str, str]:
+    """Return the options that are interpolations of environment variables, also by way of others.
+
+    By dotted names, each as it was written and with a digest of its value, which tells it from
+    another.
+
+    >>> import os
+    >>> os.environ["PLACE"] = "/secret"
+    >>> composed = OmegaConf.create({"a": {"b": "${oc.env:PLACE}/c"}, "d": "${a.b}", "e": "${.f}"})
+    >>> from_environment(OmegaConf.merge(composed, {"f": 1}))
+    {'a.b': '${oc.env:PLACE}/c#58bce460', 'd': '${a.b}#58bce460'}
+    """
+    task: Any = OmegaConf.to_container(composed)
+    task.pop("hydra", None)
+    raw = {key: text for key, text in flat(task) if isinstance(text, str) and "${" in text}
+
+    def of_environment(key: str, seen: frozenset[str]) -> bool:
+        text = raw.get(key, "")
+        parent = key.rpartition(".")[0]
+        led = [
+            f"{parent}{name}".lstrip(".") if name.startswith(".") else name
+            for name in re.findall(r"\$\{\s*([\w.]+)\s*\}", text)
+        ]
+        return "oc.env:" in text or any(
+            each not in seen and of_environment(each, seen | {key}) for each in led
+        )
+
+    found = {}
+    for key, text in raw.items():
+        value = OmegaConf.select(composed, key) if of_environment(key, frozenset()) else None
+        if isinstance(value, str):
+            found[key] = f"{text}#{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+    return found
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dicts by their dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def as_json(value: object) -> str:

@@ -97,11 +97,11 @@ def own_ending(folder: Path, content: dict[str, Any]) -> str:
 def may_replace(path: Path, content: dict[str, Any]) -> bool:
     """Say whether there is no description of that name yet, or one of the same source."""
     try:
-        earlier = json.loads(path.read_bytes())
+        earlier = json.loads(storage.read(path))
         return all(earlier.get(key, content[key]) == content[key] for key in ("source", "folder"))
     except FileNotFoundError:
         return True
-    except (ValueError, AttributeError):  # it is none of nnlab's
+    except (OSError, ValueError, AttributeError, RecursionError):  # it is none of nnlab's
         return False
 
 

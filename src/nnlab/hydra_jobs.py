@@ -165,6 +165,7 @@ def as_job(
     job = Job(folder, overrides, str(template.composed.objective), hydra_files)
     try:
         job.config = template.config()
+        job.environment = template.environment()
     except ValueError as error:
         job.refused = error
     return job

@@ -27,6 +27,7 @@ import numpy as np
 from nnlab import terminal
 from nnlab.datasets import files, images
 from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE
+from nnlab.text import FORMULA
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif")
 SPLIT = re.compile(
@@ -249,6 +250,11 @@ def class_names(folders: Sequence[str]) -> dict[str, str]:
             )
         if not name or name != name.encode(errors="replace").decode():
             raise ValueError(f"the folder {folder!r} names no class in UTF-8; rename it")
+        if FORMULA.match(name):
+            raise ValueError(
+                f"the folder {folder!r} is called as what a spreadsheet would run (of dogs.csv); "
+                f"rename it, so that it begins with another sign"
+            )
     return names
 
 

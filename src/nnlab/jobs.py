@@ -12,6 +12,9 @@ from nnlab import records, study
 from nnlab.config import Config, fingerprint
 from nnlab.options import plain
 
+# Texts that are read in a result again, to build its network or to find what it was trained with.
+READ = ("device", "objective", "dataset.function")
+
 if TYPE_CHECKING:
     import torch
 
@@ -27,7 +30,8 @@ class Job:
     overrides: what Hydra composed it from. objective: the metric for Hydra's sweepers.
     hydra_files: content of the files that Hydra keeps in the folder, by their path there.
     refused: why there is no configuration. found: the run that it is, where that is known
-    without one. concurrent: how many jobs its launcher has train at a time.
+    without one. concurrent: how many jobs its launcher has train at a time. environment: as they
+    were written, the options that environment variables are part of.
     """
 
     folder: Path
@@ -38,6 +42,7 @@ class Job:
     refused: Exception | None = None
     found: study.Entry | None = None
     concurrent: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -45,9 +50,26 @@ class Job:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells its result from another's: its fingerprint, and config as JSON values."""
+        """What tells its result from another's: its fingerprint, and config as JSON values.
+
+        What came from the environment may be a secret, and stands there as it was written, but
+        for what a result cannot be read without.
+        """
         assert self.config is not None
-        return {"fingerprint": fingerprint(self.config), "config": plain(self.config)}
+        config = plain(self.config)
+        for key, text in self.environment.items():
+            group, _, name = key.rpartition(".")
+            if key not in READ:
+                (config[group] if group else config)[name] = text
+        return {"fingerprint": fingerprint(self.config), "config": config}
+
+    def concealed(self, source: str) -> str:
+        """Return the name of a source of data without what came from the environment."""
+        assert self.config is not None
+        text, folder = self.environment.get("dataset.folder"), self.config.dataset.data_folder
+        if text is None or folder is None:
+            return source
+        return source.replace(str(Path(folder).expanduser()), text)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -53,6 +54,8 @@ def explain(error: Exception, study: Path | None = None) -> str | None:
         return "\n".join(lines)
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0] + suggest(error)
+    if isinstance(error, yaml.YAMLError):  # of a file that it names
+        return f"a configuration cannot be read: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in OF_FOLDERS):
         return refused(error, study)
     if type(error).__name__ == "OutOfMemoryError":  # torch's own, which is not imported here

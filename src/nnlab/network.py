@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,11 +120,16 @@ def load(folder: str | Path) -> Network:
         raise ValueError(
             f"the run in {folder} {state}, so it has no network yet; its command trains it"
         )
-    data, config = result["dataset"], result["config"]
-    if "classes" not in data:
-        raise ValueError(f"{folder} was written by an older nnlab; train it anew with force=true")
-    shape = tuple(data["shape"])
-    model = build(config, math.prod(shape), len(data["classes"]))
+    try:
+        data, config = result["dataset"], result["config"]
+        shape, classes = tuple(data["shape"]), list(data["classes"])
+        mean, deviation = channels(data["mean"]), channels(data["deviation"])
+        model = build(config, math.prod(shape), len(classes))
+    except (LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise ValueError(
+            f"{folder / records.RESULT} does not describe a network ({error}), or was written by "
+            f"an older nnlab; train it anew with force=true"
+        ) from None
     weights = folder / records.WEIGHTS
     try:
         model.load_state_dict(safetensors(records.read_file(folder, records.WEIGHTS, result)))
@@ -131,18 +137,11 @@ def load(folder: str | Path) -> Network:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{weights} cannot be read ({reason}); train the run anew") from None
 
-    def channels(name: str) -> Tensor | None:
-        return None if data[name] is None else torch.tensor(data[name], dtype=torch.float32)
+    return Network(model.eval(), config, result, classes, shape, mean, deviation)
 
-    return Network(
-        model.eval(),
-        config,
-        result,
-        list(data["classes"]),
-        shape,
-        channels("mean"),
-        channels("deviation"),
-    )
+
+def channels(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values, dtype=torch.float32)
 
 
 def build(config: dict[str, Any], inputs: int, outputs: int) -> nn.Module:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unlike = other_than_trained(image, network)
             if unlike is not None:
                 remedy = "leave out --invert" if options.invert else "try --invert"
-                print(f"{path}: {unlike}; {remedy}", file=sys.stderr)
+                terminal.complain(f"{visible(str(path))}: {unlike}; {remedy}")
         for path, probabilities in zip(options.image, network.predict(torch.stack(pixels))):
             best = probabilities.topk(min(options.top, len(network.classes)))
             said = zip(best.indices.tolist(), best.values.tolist())

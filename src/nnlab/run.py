@@ -1,4 +1,7 @@
-"""The command line: ``python -m nnlab.run dataset=mnist train_size=500,1000 -m``."""
+"""The command line: ``python -m nnlab.run dataset=mnist train_size=500,1000 -m``.
+
+What takes long to import is imported where it is used: by then signals are heeded.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-
-from nnlab import arguments, compose, hydra_jobs, interrupts, messages, records, sweep, terminal
-from nnlab.config import CONF
+from nnlab import interrupts, terminal
 
 
 @terminal.standard_streams()
@@ -30,6 +28,8 @@ def main() -> None:
         terminal.complain(str(stopped))
         sys.exit(stopped.status)
     except Exception as error:
+        from nnlab import messages
+
         message = messages.explain(error)
         if wants_traceback or message is None:
             raise
@@ -40,17 +40,26 @@ def main() -> None:
 
 def run(given: list[str]) -> int:
     """Do what the arguments of a command line say; return its exit status."""
+    import hydra
+
+    from nnlab import arguments, compose, hydra_jobs, sweep, targets
+    from nnlab.config import CONF
+
     compose.register()
     sys.argv[1:] = arguments.arrange(given)
     command = hydra_jobs.Command()
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
-    decorate(command)()
+    with targets.checked():
+        decorate(command)()
     return sweep.conclude(command.outcomes)
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Give a command a process as if it were its own: afterwards it is as before."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
     arguments_given, threshold = sys.argv[:], gc.get_threshold()
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     hydra_now, composed = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
@@ -77,9 +86,11 @@ def alone() -> Iterator[None]:
 
 
 def forget() -> None:
-    """Drop what a command keeps while it lasts."""
-    records.git_revisions.cache_clear()
-    # What a command did not need is not imported for this: it takes a while.
+    """Drop what a command keeps while it lasts; what it did not need is not imported for this."""
+    if "nnlab.records" in sys.modules:
+        from nnlab import records
+
+        records.git_revisions.cache_clear()
     if "nnlab.datasets" in sys.modules:
         from nnlab import datasets
 

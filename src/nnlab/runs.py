@@ -19,7 +19,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from nnlab import claims, records, standing, study, terminal
+from nnlab import claims, interrupts, records, standing, study, terminal
 from nnlab.records import DONE
 from nnlab.report import columns, summary
 from nnlab.report.runs import Value, factors, flatten, is_number, name_data, rank
@@ -57,7 +57,7 @@ def parser_of_arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m nnlab.runs",
         description=__doc__,
-        epilog=f"States are {', '.join(STATES)}.",
+        epilog=f"Accuracy and loss are those of the test split. States are {', '.join(STATES)}.",
     )
     terminal.add_version(parser)
     parser.add_argument(
@@ -126,13 +126,17 @@ def watch(options: argparse.Namespace) -> int:
 
     console = Console()
     # Its end is to leave the terminal as it was.
-    ending = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signals = set(interrupts.SIGNALS) - {signal.SIGINT}
+    ending = {number: signal.signal(number, end) for number in signals}
     try:
         with console.screen() as screen:
             while True:
                 started = time.monotonic()
                 studies = [unfinished_first(each, console.height) for each in chosen(options)]
-                parts = [Text(p) if isinstance(p, str) else p for p in shown(studies)]
+                parts = [
+                    Text(part) if isinstance(part, str) else terminal.fitted(part, console.width)
+                    for part in shown(studies)
+                ]
                 screen.update(Group(Text(f"{time.strftime('%H:%M:%S')}, Ctrl-C ends"), *parts))
                 time.sleep(max(REFRESH, 4 * (time.monotonic() - started)))
     finally:
@@ -187,9 +191,12 @@ def chosen(options: argparse.Namespace) -> list[Runs]:
 
 
 def run_folders(root: Path) -> Iterator[Path]:
-    """Yield the folders of runs in a folder, which may be one itself; links are not followed."""
+    """Yield the folders of runs in a folder, which may be one itself; links are not followed.
+
+    Those that a process is still to make are among them.
+    """
     if standing.is_run(root):
-        yield root
+        yield root if root.name not in ("", "..") else root.resolve()
         return
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
@@ -201,6 +208,7 @@ def run_folders(root: Path) -> Iterator[Path]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
             yield from run_folders(root / entry.name)
+    yield from (root / name for name in claims.waiting(root) if not (root / name).exists())
 
 
 def runs_of(folder: Path, paths: Sequence[Path]) -> Runs:
@@ -210,7 +218,8 @@ def runs_of(folder: Path, paths: Sequence[Path]) -> Runs:
     except OSError as error:
         log.warning("%s: %s", folder, error)
         whole = {}.keys()
-    found = [standing.of(path, whole=path.name in whole) for path in paths]
+    waiting = claims.waiting(folder)
+    found = [standing.of(path, path.name in whole, waiting.get(path.name)) for path in paths]
     listed = [each for each in found if each is not None]
     runs = [each.run for each in listed if each.run is not None]
     name_data(runs)
@@ -300,7 +309,7 @@ def shown(studies: Sequence[Runs]) -> list[str | Table]:
         runs = "run" if len(each.listed) == 1 else "runs"
         head = f"{visible(str(each.study))}: {len(each.listed):,} {runs} ({said})"
         made = table(each)
-        parts += ["" * (number > 0), head, terminal.as_lines(made) or made, *notes(each.listed)]
+        parts += [*[""] * (number > 0), head, terminal.as_lines(made) or made, *notes(each.listed)]
     return parts
 
 
@@ -311,8 +320,8 @@ def unfinished_first(runs: Runs, most: int) -> Runs:
     return dataclasses.replace(runs, listed=listed[:most])
 
 
-RESULTS = {
-    column.table.replace("\n", " "): column
+RESULTS = {  # by their headings
+    column.table.removeprefix("test\n"): column
     for column in columns.RESULTS
     if column.table in (summary.ACCURACY, summary.LOSS)
 }
@@ -362,6 +371,8 @@ def notes(runs: Sequence[Standing]) -> list[str]:
 
 
 def remark(each: Standing) -> str | None:
+    if each.state == "waiting" and each.owner is not None:
+        return f"{claims.named(each.owner)} has others to train first"
     if each.owner is not None:
         return f"trained by {claims.named(each.owner)}"
     if each.state in ("interrupted", "waiting"):
@@ -416,28 +427,44 @@ def delete(studies: Sequence[Runs], sure: bool) -> int:
         terminal.say("nothing to delete")
         return 0
     runs = "this run" if count == 1 else f"these {count:,} runs"
-    but = (
-        "" if all(e.owner is None for r in studies for e in r.listed) else ", not those in training"
-    )
-    if not sure and input(f"Delete {runs}{but}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not sure and not confirmed(f"Delete {runs}? [y/N] "):
         terminal.say("nothing is deleted")
         return 1
     status = 0
     for each in studies:
-        with claims.exclusive(each.study):
-            for run in each.listed:
-                kept = reason_to_keep(run)
-                if kept is not None:
-                    terminal.say(f"kept {visible(str(run.folder))}: {kept}")
-                    status |= run.owner is None
-                else:
-                    remove(run.folder)
+        try:
+            with claims.exclusive(each.study):
+                status |= delete_from(each)
+        except OSError as error:
+            terminal.complain(f"{each.study}: {error.strerror}; its runs are kept")
+            status = 1
     return status
+
+
+def delete_from(runs: Runs) -> int:
+    """Do what ``delete`` does in a study that is locked."""
+    status = 0
+    for run in runs.listed:
+        kept = reason_to_keep(run)
+        if kept is not None:
+            terminal.say(f"kept {visible(str(run.folder))}: {kept}")
+            status |= run.owner is None
+        else:
+            remove(run.folder)
+    return status
+
+
+def confirmed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def reason_to_keep(each: Standing) -> str | None:
     """Return why a run is not deleted; to be asked while its study is locked."""
-    now = standing.of(each.folder, whole=True)
+    waiting = claims.waiting(each.folder.parent).get(each.folder.name)
+    now = standing.of(each.folder, whole=True, waiting=waiting)
     if now is not None and now.owner is not None:
         return f"{claims.named(now.owner)} trains it"
     if now is None or now.stamp != each.stamp:

@@ -42,6 +42,8 @@ def train_distinct(tasks: Sequence[Task]) -> None:
         claimed: dict[Path, claims.Claim] = {}
         for study in {task.outcome.folder.parent for task in firsts.values()}:
             claimed[study] = stack.enter_context(claims.Claim(study))
+            folders = [task.outcome.folder for task in firsts.values()]
+            claimed[study].announce([each.name for each in folders if each.parent == study])
         train_tasks(list(firsts.values()), claimed)
         train_others(list(firsts.values()), claimed)
     for task in tasks:
@@ -373,7 +375,7 @@ def go_on(task: Task, path: Path) -> list[str]:
     from nnlab import checkpoint
 
     try:
-        found = checkpoint.load(path / records.CHECKPOINT)
+        found = checkpoint.load(path / records.CHECKPOINT, task.identity["parameters"])
     except (OSError, ValueError) as error:
         return [f"{error}; the run begins anew"]
     ours = computing(task)

@@ -16,7 +16,7 @@ from nnlab import claims, records, storage, study
 from nnlab.records import COLUMNS, DONE, METRICS, NEW, RESULT
 from nnlab.report.runs import RunRecord, as_run, check, read_curves
 
-STATES = (*DONE, "failed", "training", "waiting", "interrupted", "damaged")
+STATES = (*DONE, "training", "waiting", "interrupted", "failed", "damaged")
 NO_CURVES = {name: np.empty(0) for name in COLUMNS}  # of a run whose result says all
 
 
@@ -27,8 +27,8 @@ class Standing:
     state: one of STATES. run, config: None where they cannot be read; config is that of
     result.json. epochs: that were trained so far. goes_on: the epoch after which its command
     would go on, 0 where it would begin anew, None where there is nothing to do. owner: the
-    process that trains it. error: why it failed, or what is damaged. file: the damaged one.
-    stamp: what tells whether it has changed.
+    process that trains it, or means to. error: why it failed, or what is damaged. file: the
+    damaged one. stamp: what tells whether it has changed.
     """
 
     folder: Path
@@ -54,11 +54,23 @@ class Standing:
         return value if isinstance(value, int) else None
 
 
-def of(folder: Path, whole: bool = False) -> Standing | None:
+def of(folder: Path, whole: bool = False, waiting: claims.Waiting | None = None) -> Standing | None:
     """Return how a run stands; None where what is in its folder is not nnlab's, or gone.
 
-    whole: whether the files of a run that has ended are known to be undamaged.
+    whole: whether the files of a run that has ended are known to be undamaged. waiting: which
+    process means to train it.
     """
+    found = by_files(folder, whole)
+    if waiting is None or (found and found.state not in ("failed", "waiting", "interrupted")):
+        return found
+    if found and found.changed and found.changed >= waiting.since:  # it has had its turn
+        return found
+    found = found or Standing(folder, "waiting", goes_on=0)
+    return dataclasses.replace(found, state="waiting", owner=waiting.owner)
+
+
+def by_files(folder: Path, whole: bool) -> Standing | None:
+    """Return how a run stands by what is in its folder, see ``of``."""
     # What is to replace the folder's run stands for it from its first instant.
     for path in (folder / NEW, folder) if (folder / NEW).is_dir() else (folder,):
         stamp = stamp_of(path)
@@ -72,13 +84,20 @@ def of(folder: Path, whole: bool = False) -> Standing | None:
             return None
         if result is None:
             continue
-        owner = None if result["status"] in DONE else claims.owner(folder)
+        owner = None if result["status"] in DONE else owner_of(folder)
         if path == folder or owner is not None or result["status"] in DONE:
             if owner is None and stamp_of(path) != stamp:  # it went on meanwhile
-                return of(folder, whole)
+                return by_files(folder, whole)
             found = by_result(folder, path, result, owner, whole or path != folder)
             return dataclasses.replace(found, stamp=stamp)
     return begun(folder, stamp_of(folder))
+
+
+def owner_of(folder: Path) -> dict[str, Any] | None:
+    """Return who trains a run, None also where that cannot be told."""
+    with contextlib.suppress(OSError, ValueError):
+        return claims.owner(folder)
+    return None
 
 
 def stamp_of(path: Path) -> tuple[list[int], ...]:
@@ -181,5 +200,5 @@ def is_run(folder: Path) -> bool:
 def of_hydra(folder: Path) -> bool:
     """Return whether Hydra's record says that a folder is of one of nnlab's runs."""
     with contextlib.suppress(OSError):
-        return b"nnlab" in storage.read(folder / ".hydra" / "hydra.yaml")
+        return b"\n    app_name: nnlab\n" in storage.read(folder / ".hydra" / "hydra.yaml")
     return False

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+LARGEST = 2**28  # bytes of a list, table or result, which is read whole
 LEFT_OVER = ".*.tmp"  # what a process leaves of a file if it is killed while it writes
 
 
@@ -89,10 +90,20 @@ def open_regular(name: str, flags: int) -> int:
     return number
 
 
-def read(path: Path) -> bytes:
-    """Return a file's content. Raises OSError where there is none, or what is no file."""
+def read(path: Path, most: int = LARGEST) -> bytes:
+    """Return a file's content.
+
+    Raises OSError where there is none, what is no file, or one of more bytes than ``most``.
+    """
     with opened(path) as file:
-        return file.read()
+        return read_whole(path, file, most)
+
+
+def read_whole(path: Path, file: BinaryIO, most: int) -> bytes:
+    """Return the content of a file that is open, as ``read`` does."""
+    if os.fstat(file.fileno()).st_size > most:
+        raise OSError(None, f"it has more than {most:,} bytes, as no such file has", str(path))
+    return file.read()
 
 
 def clear_left_overs(folder: Path) -> None:

@@ -61,7 +61,9 @@ class Study:
     def look(self) -> None:
         """Bring the entries up to date. Raises OSError where the folder cannot be read."""
         try:
-            names = sorted(item.name for item in os.scandir(self.folder) if item.is_dir())
+            names = sorted(
+                name for name in os.listdir(self.folder) if (self.folder / name).is_dir()
+            )
         except FileNotFoundError:
             names = []
         for name in self.entries.keys() - set(names):

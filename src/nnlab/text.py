@@ -9,6 +9,7 @@ MISSING = re.compile(
     r"|#N/A( N/A)?|#NA|<NA>|N/A|n/a|NA|NULL|null|None|-?(NaN|nan|1\.#IND|1\.#QNAN)"
 )
 TRUTH = re.compile(r"true|false", re.IGNORECASE)
+FORMULA = re.compile(r"\s*[=+@\-\uff1d\uff0b\uff20\uff0d]")  # the latter four are wide ones
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 
 
@@ -44,17 +45,28 @@ def as_label(text: str, most: int = 60) -> str:
     return shortened(visible(text), most)
 
 
-def for_csv(text: str) -> str:
-    """Put a text into quotes, as on the command line, where pandas would read something else.
+def inert(text: str) -> str:
+    """Put a text into quotes where a spreadsheet would run it.
 
     Control characters become visible: the line ends among them would break a row.
+
+    >>> inert("=1+1"), inert("a=1"), inert("-")
+    ("'=1+1'", 'a=1', "'-'")
+    """
+    text = visible(text)
+    return f"'{text}'" if FORMULA.match(text) else text
+
+
+def for_csv(text: str) -> str:
+    """Put a text into quotes, as on the command line, where pandas would read something else, or
+    where ``inert`` would.
 
     >>> for_csv("0110"), for_csv("NA"), for_csv("xor"), for_csv("[128,64]")
     ("'0110'", "'NA'", 'xor', '[128,64]')
     """
-    text = visible(text)
     kinds = (MISSING, TRUTH, NUMBER)
-    return f"'{text}'" if any(kind.fullmatch(text.strip()) for kind in kinds) else text
+    known = visible(text)
+    return f"'{known}'" if any(kind.fullmatch(known.strip()) for kind in kinds) else inert(text)
 
 
 def class_for_csv(name: str) -> str:

@@ -308,6 +308,45 @@ def test_no_training_rows(folder: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("kind", ["link", "linked folder"])
+def test_an_image_may_not_lie_outside_by_a_link(folder: Path, kind: str) -> None:
+    outside = folder / "elsewhere"
+    (folder / "images").rename(outside)
+    (folder / "images").mkdir()
+    for name, *_ in ROWS:
+        (outside / name).rename(folder / "images" / name)
+    (folder / "images" / "b.png").rename(outside / "b.png")
+    if kind == "link":
+        (folder / "images" / "b.png").symlink_to(outside / "b.png")
+    else:
+        (folder / "images" / "sub").symlink_to(outside)
+        write(folder, [HEADER, *map(",".join, ROWS)])
+        lines = (folder / "dogs.csv").read_text().replace("b.png", "sub/b.png").splitlines()
+        write(folder, lines)
+    with pytest.raises(ValueError, match=r"line 3: images/.*b\.png.* leads out of .*images, to"):
+        read(folder)
+
+
+def test_links_inside_and_a_linked_folder_of_images_are_fine(folder: Path) -> None:
+    pixels = read(folder).train.inputs
+    (folder / "images" / "sub").mkdir()
+    (folder / "images" / "b.png").rename(folder / "images" / "sub" / "x.png")
+    (folder / "images" / "b.png").symlink_to("sub/x.png")
+    (folder / "images").rename(folder / "on another disk")
+    (folder / "images").symlink_to("on another disk")
+    np.testing.assert_array_equal(read(folder).train.inputs, pixels)
+
+
+def test_a_flipped_bit_of_a_png_is_named(folder: Path) -> None:
+    path = folder / "images" / "b.png"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for resize in (False, True):
+        with pytest.raises(ValueError, match=r"line 3: images/b\.png cannot be read"):
+            read(folder, resize=resize)
+
+
 # Copies and the cache
 
 
@@ -358,3 +397,43 @@ def test_pixels_come_from_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatc
     (cache,) = (folder / ".cache").iterdir()
     cache.write_bytes(cache.read_bytes()[:-1] + b"?")
     assert torch.as_tensor(read(folder).train.inputs).tolist() == expected
+
+
+def caches(folder: Path) -> list[Path]:
+    return sorted((folder / ".cache").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "device", "empty", "huge", "swapped"])
+def test_another_thing_in_the_place_of_the_cache_is_not_believed(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    expected = read(folder)
+    (cache,) = caches(folder)
+    whole = cache.read_bytes()
+    cache.unlink()
+    if kind == "pipe":
+        os.mkfifo(cache)
+    elif kind == "folder":
+        cache.mkdir()
+    elif kind == "link":
+        cache.symlink_to("gone")
+    elif kind == "device":
+        cache.symlink_to("/dev/zero")
+    elif kind == "huge":
+        cache.touch()
+        os.truncate(cache, 2**40)
+    elif kind == "swapped":
+        other = tmp_path_factory.mktemp("other")
+        (other / "images").mkdir()
+        for name, *_ in ROWS:
+            Image.new("RGB", (64, 64), "red").save(other / "images" / name)
+        write(other, [HEADER, *map(",".join, ROWS)])
+        read(other)
+        cache.write_bytes(caches(other)[0].read_bytes())
+    else:
+        cache.touch()
+    found = read(folder)
+    np.testing.assert_array_equal(found.train.inputs, expected.train.inputs)
+    assert found.provenance == expected.provenance
+    if kind != "folder":
+        assert cache.read_bytes() == whole

@@ -9,8 +9,9 @@ import os
 import socket
 import struct
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from nnlab import messages
 from nnlab.datasets import files, mnist
-from nnlab.datasets.files import File, fetch, find, read_idx, read_input
+from nnlab.datasets.files import File, content_sha256, fetch, find, read_idx, read_input
 
 DEAD = "http://127.0.0.1:1/"
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -156,6 +157,35 @@ def test_a_forged_header_allocates_nothing(tmp_path: Path, packed: bool) -> None
     content = struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3) + b"few"
     path = write(tmp_path, gzip.compress(content) if packed else content)
     with pytest.raises(ValueError, match="only 3 bytes follow"):  # not MemoryError
+        read_idx(path)
+
+
+@pytest.mark.parametrize("read", [read_idx, lambda path: content_sha256(path, File("x", "", ""))])
+def test_what_expands_without_end_is_not_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    monkeypatch.setattr(files, "LARGEST", 2**16)
+    content = idx(np.zeros((2**24,), np.uint8))
+    path = write(tmp_path, gzip.compress(content))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"images-idx3-ubyte is damaged.* more than 65,536"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**21  # of 16 million bytes
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    read: Callable[[Path], object]
+    path = write(tmp_path, b"")
+    os.truncate(path, 2**40)  # it takes no room
+    for read in (read_input, read_idx):
+        with pytest.raises(ValueError, match="images-idx3-ubyte cannot be read: it has more than"):
+            read(path)
+    packed = gzip.compress(idx(image([3])))
+    path.write_bytes(packed)
+    os.truncate(path, 2**40)  # gzip passes over zeros, however many
+    with pytest.raises(ValueError, match="images-idx3-ubyte cannot be read: it has more than"):
         read_idx(path)
 
 
@@ -366,6 +396,43 @@ def test_a_silent_mirror_times_out(tmp_path: Path, mirror: tuple[str, list[str]]
         start = time.monotonic()
         fetch(tmp_path / "data", FILES[:1], [silent, mirror[0]], timeout=0.1)
         assert time.monotonic() - start < 9  # not the default, nor pooch's 30 s
+    assert len(find(tmp_path / "data", FILES)) == 1
+
+
+@contextmanager
+def sending(piece: bytes, pause: float) -> Iterator[str]:
+    """Serve the same bytes without end at any address; yield that of the server."""
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(piece)
+                    time.sleep(pause)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("piece", "pause", "reason"), [(bytes(2**16), 0, "more than"), (b"x", 0.01, "less than")]
+)
+def test_a_mirror_that_sends_without_end_is_left(
+    tmp_path: Path, mirror: tuple[str, list[str]], piece: bytes, pause: float, reason: str
+) -> None:
+    with sending(piece, pause) as endless:
+        with pytest.raises(OSError, match=f"a-images.gz could not .*: it sends {reason}"):
+            fetch(tmp_path / "data", FILES[:1], [endless], timeout=0.1)
+        assert list((tmp_path / "data").iterdir()) == []
+        fetch(tmp_path / "data", FILES[:1], [endless, mirror[0]], timeout=0.1)
     assert len(find(tmp_path / "data", FILES)) == 1
 
 

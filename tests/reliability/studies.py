@@ -74,10 +74,16 @@ def content_of(study: Path) -> dict[str, Any]:
     content: dict[str, Any] = {"files": sorted(set(names) - set(PASSING))}
     for folder in runs_of(study):
         content[folder.name] = content_of_run(folder)
+    if (study / "summary.csv").exists():  # some launchers leave that to nnlab.report
+        content["summary.csv"] = table_of(study)
+    return content
+
+
+def table_of(study: Path) -> list[dict[str, str]]:
+    """Return the rows of a study's summary.csv, without their times."""
     with (study / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
-    content["summary.csv"] = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
-    return content
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 def content_of_run(folder: Path) -> dict[str, Any]:
@@ -95,7 +101,11 @@ def content_of_run(folder: Path) -> dict[str, Any]:
         for path in folder.iterdir()
         if path.name != "metrics.csv" and path.suffix == ".csv"
     }
-    hydra = {path.name: path.read_text() for path in (folder / ".hydra").iterdir()}
+    hydra = {
+        path.name: path.read_text(errors="replace")
+        for path in (folder / ".hydra").iterdir()
+        if path.is_file()
+    }
     return {
         "result": {k: v for k, v in result.items() if k not in OF_THE_TIME},
         "metrics": rows,

@@ -20,7 +20,7 @@ from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
 from nnlab.report import plotting
 from nnlab.storage import write_atomic
-from nnlab.text import class_for_csv, visible
+from nnlab.text import class_for_csv, inert
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path
 
 def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -> Path:
     rows = [[class_for_csv(name), *counts] for name, counts in zip(classes, matrix.tolist())]
-    return write_csv([["true \\ predicted", *map(visible, classes)], *rows], path)
+    return write_csv([["true \\ predicted", *map(inert, classes)], *rows], path)
 
 
 def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -30,14 +31,14 @@ from nnlab.datasets import files, images
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes, mean_pixel
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.options import MISSING, require
-from nnlab.storage import write_atomic
+from nnlab.storage import opened, write_atomic
 
 COLUMNS = ("filename", "semantic_label", "numeric_label", "partition")
 PARTITIONS = ("train", "valid", "test")
 SIZE = 64
 SHAPE = (SIZE, SIZE, 3)
 CACHE = ".cache"
-CACHE_VERSION = 2  # to be raised whenever the same file gives other pixels
+CACHE_VERSION = 3  # to be raised whenever the same file gives other pixels
 
 Pixels = NDArray[np.uint8]
 log = logging.getLogger("nnlab")
@@ -275,13 +276,18 @@ def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels
 
     The cache is one file, named by a digest of all file names, sizes, inodes and times of
     change: after any change there is none of that name, nor in a copy of the folder, where the
-    images are decoded anew. It begins with the SHA-256 of the rest.
+    images are decoded anew. It begins with a digest of its name and the rest, see ``seal``.
     """
+    base = os.path.realpath(folder / "images")
+    inside = functools.cache(lambda parent: leads_into(parent, base))
     key = hashlib.sha256(json.dumps([CACHE_VERSION, resize]).encode())
     for row in rows:
+        path = folder / "images" / row.filename
         try:
-            found = (folder / "images" / row.filename).stat()
+            found = path.stat()
             reason = None if stat.S_ISREG(found.st_mode) else "it is no file"
+            if not inside(path if path.is_symlink() else path.parent):
+                reason = f"it leads out of {folder / 'images'}, to {os.path.realpath(path)}"
         except (OSError, ValueError) as error:  # ValueError: of a name with a NUL
             reason = getattr(error, "strerror", None) or str(error)
         if reason is not None:
@@ -299,7 +305,7 @@ def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels
     digest = hashlib.sha256(pixels.data)
     try:
         cache.parent.mkdir(exist_ok=True)
-        write_atomic(cache, b"".join([digest.digest(), pixels.data]), durable=False)
+        write_atomic(cache, b"".join([seal(cache, digest), pixels.data]), durable=False)
         for other in cache.parent.glob("*.pixels"):
             if other != cache:
                 other.unlink(missing_ok=True)
@@ -308,19 +314,34 @@ def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels
     return pixels, digest.hexdigest()
 
 
+def leads_into(path: Path, base: str) -> bool:
+    """Return whether a path, its links followed, is a folder or in it."""
+    return os.path.commonpath([base, os.path.realpath(path)]) == base
+
+
+def seal(cache: Path, pixels: hashlib._Hash) -> bytes:
+    """Return what a cache begins with: so that of other images is not taken for it."""
+    return hashlib.sha256(cache.name.encode() + pixels.digest()).digest()
+
+
 def read_cache(path: Path, count: int) -> tuple[Pixels, str] | None:
     """Return what was cached and its SHA-256, None if there is nothing or it is damaged."""
+    shape = (count, SIZE * SIZE * 3)
     try:
-        with path.open("rb") as file:
-            digest = file.read(32)
-            pixels = np.fromfile(file, np.uint8)
-    except OSError:
+        with opened(path) as file:
+            sealed = file.read(32)
+            whole = os.fstat(file.fileno()).st_size == len(sealed) + math.prod(shape)
+            pixels = np.fromfile(file, np.uint8, math.prod(shape) if whole else 0)
+    except FileNotFoundError:
         return None
-    whole = pixels.size == count * SIZE * SIZE * 3
-    if not whole or hashlib.sha256(pixels.data).digest() != digest:
+    except OSError as error:
+        log.info("%s cannot be read (%s); decoding the images anew", path, error.strerror)
+        return None
+    digest = hashlib.sha256(pixels.data)
+    if not whole or seal(path, digest) != sealed:
         log.info("%s is damaged; decoding the images anew", path)
         return None
-    return pixels.reshape(count, -1), digest.hex()
+    return pixels.reshape(shape), digest.hexdigest()
 
 
 def decode(folder: Path, rows: Sequence[Row], resize: bool) -> Pixels:
@@ -347,10 +368,8 @@ def decode(folder: Path, rows: Sequence[Row], resize: bool) -> Pixels:
 
 def read_image(path: Path, where: str, resize: bool) -> Pixels:
     """Read one image as [64, 64, 3]. Raises ValueError that begins with ``where``."""
-    from PIL import Image
-
     try:
-        with files.open_input(path) as file, Image.open(file) as image:
+        with files.open_input(path) as file, images.opened(file) as image:
             if resize:
                 return np.asarray(images.fit(image, SIZE))
             plain = image.mode == "RGB" and "transparency" not in image.info

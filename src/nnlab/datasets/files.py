@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+import io
 import itertools
 import math
 import stat
 import sys
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +20,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab import storage
+
 TIMEOUT = 10.0  # seconds without an answer before the next mirror is tried
 CHUNK = 2**20
+LARGEST = 2**26  # bytes of a published file and of its content: the largest has 47 million
+SLOWEST = 2**13  # bytes per second of a mirror that is waited for
 REMEDY = (
     "replace it by the official file, from a backup or fetched anew (dataset.source=official "
     "with dataset.folder= an empty folder). Data of your own: images by `python -m "
@@ -63,11 +70,11 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"{str(path) if str(path).isprintable() else repr(str(path))} cannot be read: {reason}"
 
 
-def read_input(path: Path) -> bytes:
-    """Read a whole file. Raises as ``open_input`` does."""
+def read_input(path: Path, most: int = storage.LARGEST) -> bytes:
+    """Read a whole file. Raises as ``open_input`` does, also where it has more bytes than that."""
     with open_input(path) as file:
         try:
-            return file.read()
+            return storage.read_whole(path, file, most)
         except (OSError, MemoryError) as error:
             raise ValueError(_unreadable(path, error)) from None
 
@@ -126,9 +133,7 @@ def fetch(
     import pooch  # type: ignore[import-untyped]  # takes 0.2 s, and is rarely needed
 
     folder.mkdir(parents=True, exist_ok=True)
-    downloader = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(), chunk_size=CHUNK // 16, timeout=timeout
-    )
+    downloader = functools.partial(download, timeout=timeout)
     queue = list(mirrors)
     for file in files:
         name, failures = f"{file.name}.gz", []
@@ -141,6 +146,7 @@ def fetch(
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # of this machine (disk full), not of the mirror
                 kind = "altered content" if type(error) is ValueError else type(error).__name__
+                kind = str(error) if type(error) is OSError else kind  # of download
                 failures.append(f"{queue[0]}: {kind}")
                 queue.append(queue.pop(0))  # the mirror that failed is tried last from now on
         else:
@@ -151,19 +157,56 @@ def fetch(
             )
 
 
+def download(url: str, target: str, _: object, *, timeout: float) -> None:
+    """Write what an address has into a file; to be called by pooch.
+
+    timeout: seconds. Raises OSError where that comes without end, too slowly or not at all.
+    """
+    import requests
+    import urllib3
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    received, begin = 0, time.monotonic()
+    # As it is: what the server compressed on the way could be of any size.
+    headers = {"Accept-Encoding": "identity"}
+    with (
+        requests.get(url, timeout=timeout, stream=True, headers=headers) as answer,
+        open(target, "wb") as file,
+        tqdm(unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar,
+    ):
+        answer.raise_for_status()
+        bar.total = int(answer.headers.get("content-length", 0)) or None
+        # What has come, however little: a whole piece might be waited for without end.
+        read = getattr(answer.raw, "read1", answer.raw.read)
+        try:
+            while piece := read(CHUNK // 16):
+                received += file.write(piece)
+                bar.update(len(piece))
+                if received > LARGEST:
+                    raise OSError(f"it sends more than {LARGEST:,} bytes")
+                if received < SLOWEST * (time.monotonic() - begin - timeout):
+                    raise OSError(f"it sends less than {SLOWEST:,} bytes per second")
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.ConnectionError(error) from error
+
+
 def content_sha256(path: Path, file: File) -> str:
     """Return the SHA-256 of a file's content, which a compressed one need not be read for.
 
-    Raises ValueError naming the file if it cannot be read or decompressed.
+    Raises ValueError naming the file if it cannot be read or decompressed, or is too large.
     """
-    content = read_input(path)
-    if content[:2] == b"\x1f\x8b":
-        if hashlib.sha256(content).hexdigest() == file.gz_sha256:
-            return file.sha256
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(_damaged(path, str(error))) from error
+    content = read_input(path, LARGEST)
+    if content[:2] != b"\x1f\x8b":
+        return hashlib.sha256(content).hexdigest()
+    if hashlib.sha256(content).hexdigest() == file.gz_sha256:
+        return file.sha256
+    try:
+        with gzip.open(io.BytesIO(content)) as stream:
+            content = stream.read(LARGEST + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    if len(content) > LARGEST:
+        raise ValueError(_damaged(path, f"it holds more than {LARGEST:,} bytes"))
     return hashlib.sha256(content).hexdigest()
 
 
@@ -175,19 +218,18 @@ def read_idx(path: Path, sha256: str | None = None) -> NDArray[np.uint8]:
     magic number, dimensions, length, compression or hash is wrong.
     Format: http://yann.lecun.com/exdb/mnist/
     """
-    with open_input(path) as raw:
-        try:
-            compressed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.open(raw) if compressed else raw as stream:
-                header, shape, body = _read_idx(stream)
-        except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(_damaged(path, str(error))) from error
-        except (OSError, MemoryError) as error:
-            raise ValueError(_unreadable(path, error)) from error
+    raw = io.BytesIO(read_input(path, LARGEST))
+    try:
+        with gzip.open(raw) if raw.getvalue()[:2] == b"\x1f\x8b" else raw as stream:
+            header, shape, body = _read_idx(stream)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    except (OSError, MemoryError) as error:
+        raise ValueError(_unreadable(path, error)) from error
     length = math.prod(shape)
     if len(body) != length:
-        have = f"more than {length:,}" if len(body) > length else f"only {len(body):,}"
+        short = len(body) <= min(length, LARGEST)
+        have = f"only {len(body):,}" if short else f"more than {len(body) - 1:,}"
         raise ValueError(_damaged(path, f"{have} bytes follow the header {shape}, not {length:,}"))
     if sha256 is not None:
         digest = hashlib.sha256(header)
@@ -212,7 +254,8 @@ def _read_idx(stream: BinaryIO | gzip.GzipFile) -> tuple[bytes, list[int], bytea
     if len(header) != 4 + 4 * axes or 0 in shape:
         raise ValueError(f"dimensions {shape} are not {axes} numbers of at least 1")
     length, body = math.prod(shape), bytearray()
-    while piece := stream.read(min(CHUNK, length + 1 - len(body))):
+    most = min(length, LARGEST)
+    while piece := stream.read(min(CHUNK, most + 1 - len(body))):
         body += piece
     return header, shape, body
 

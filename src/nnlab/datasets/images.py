@@ -5,8 +5,10 @@ Axes: H, W pixels of an image as it is stored.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +52,29 @@ def read(path: Path, size: int, background: Colour = WHITE) -> Image:
     Of a file with several images the first is taken. Raises ValueError that names the file,
     whatever is wrong with it, and FileNotFoundError where there is none.
     """
-    from PIL import Image
-
     with files.open_input(path) as file:
         try:
-            with Image.open(file) as image:
+            with opened(file) as image:
                 return fit(image, size, background)
         except Exception as error:  # decoders raise anything for damaged files
             reason = explained(error)
             raise ValueError(f"{path} cannot be read as an image: {reason}; replace it") from None
+
+
+@contextlib.contextmanager
+def opened(file: BinaryIO) -> Iterator[Image]:
+    """Open an image, whole if its format can tell: PNG has checksums, which decoding passes over.
+
+    Raises anything where it is damaged.
+    """
+    from PIL import Image
+
+    with Image.open(file) as image:
+        if image.format == "PNG":
+            image.verify()
+    file.seek(0)
+    with Image.open(file) as image:
+        yield image
 
 
 def explained(error: Exception) -> str:

@@ -174,7 +174,7 @@ def identify_official(images: ImageSet, folder: Path) -> dict[str, Any] | None:
 def identify_sample(images: ImageSet) -> dict[str, Any]:
     assert images.sample is not None
     path = images.sample.path
-    return {"sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}}
+    return {"sha256": {path.name: hashlib.sha256(files.read_input(path)).hexdigest()}}
 
 
 def _sample_lacks(images: ImageSet, config: IdxConfig, sizes: Sizes) -> Excess | None:
@@ -206,7 +206,7 @@ def read_sample(images: ImageSet) -> Arrays:
     content = files.read_input(sample.path)
     if hashlib.sha256(content).hexdigest() != sample.sha256:
         raise ValueError(f"{sample.path} is damaged: its SHA-256 is wrong; install nnlab again")
-    with np.load(io.BytesIO(content)) as arrays:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         keys = ("train_images", "train_labels", "test_images", "test_labels")
         parts = [arrays[key] for key in keys]
     return _arrays(images, parts, str(sample.path), {sample.path.name: sample.sha256})

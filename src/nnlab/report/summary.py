@@ -36,7 +36,7 @@ from nnlab.report.runs import (
 )
 from nnlab.report.times import most_concurrent, timings
 from nnlab.storage import write_atomic
-from nnlab.text import as_label, for_csv
+from nnlab.text import as_label, for_csv, inert, visible, visible_lines
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
@@ -62,7 +62,7 @@ def write_csv(runs: Sequence[RunRecord], path: Path) -> None:
     text = io.StringIO()
     table = rows(runs)
     writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({key: inert(key) for key in table[0]})
     for row in table:
         writer.writerow({key: cell(value) for key, value in row.items()})
     write_atomic(path, text.getvalue().encode())
@@ -134,7 +134,9 @@ def setting_rows(
     """
     made = empty()
     for head, value in zip(heads, groups[0][0]):
-        made.add_column(head, justify="right" if is_number(value) else "left", overflow="fold")
+        made.add_column(
+            visible_lines(head), justify="right" if is_number(value) else "left", overflow="fold"
+        )
     texts = {column.table for column in columns.RESULTS if column.words}
     for name in results:
         words = name in texts
@@ -144,7 +146,7 @@ def setting_rows(
         if index not in hidden:
             came = outcome(group)
             cells = [*written(keys, values, group[0]), *(came[name] for name in results)]
-            row = [Text(cell, style(group)) for cell in cells]
+            row = [Text(visible_lines(cell), style(group)) for cell in cells]
             made.add_row(*row, end_section=mean and index == len(groups) - 2)
         elif index == hidden.start:
             made.add_row("…")
@@ -204,7 +206,7 @@ def function(run: RunRecord) -> str:
     name, inputs = run.settings["dataset.function"], run.settings["dataset.inputs"]
     assert isinstance(name, str)
     assert isinstance(inputs, int)
-    return function_name(name, inputs)
+    return visible(function_name(name, inputs))
 
 
 def brief(value: Value) -> str:

@@ -1,0 +1,109 @@
+"""Which code a configuration may name, and a check of it before Hydra runs any.
+
+Hydra calls what ``_target_`` names, logging what it finds under "()", and so on. A configuration
+of files that came from somewhere is data: it may choose among installed plugins, and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigNode, ConfigStore
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+TARGET = "_target_"
+CODE = (TARGET, "custom_search_space")  # keys whose values are imported, the latter by Optuna
+OF_LOGGING = ("()", "class", "queue", "listener")  # likewise, in a configuration of logging
+LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
+LOGGERS = ("logging", "colorlog")  # packages whose classes may log
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # of no other are those
+
+
+@contextlib.contextmanager
+def checked() -> Iterator[None]:
+    """Have ``refuse_code`` look at whatever Hydra composes, before Hydra acts upon it.
+
+    Hydra has no place of its own for that: its callbacks are such code themselves.
+    """
+    compose = ConfigLoaderImpl.load_configuration
+
+    @functools.wraps(compose)
+    def load(self: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
+        composed = compose(self, *arguments, **options)
+        refuse_code(composed, OmegaConf.to_container(composed.hydra.overrides.hydra))  # type: ignore[arg-type]
+        return composed
+
+    ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
+
+
+def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
+    """Raise ValueError for code that a configuration names and nobody has asked for.
+
+    typed: what the command line says of Hydra's node: code that it names is meant to run.
+    Installed plugins have registered theirs.
+    """
+    for place, name in named(composed, "", set()):
+        key = place.rpartition(".")[2]
+        if place.startswith(LOGGING) and (name.partition(".")[0] in LOGGERS or name in STREAMS):
+            continue
+        if (place, name) in registered():
+            continue
+        asked = place.startswith("hydra.") and place not in PLUGINS
+        if asked and any(key in override and name in override for override in typed):
+            continue
+        remedy = (
+            "choose an installed plugin, as in hydra/launcher=joblib"
+            if place in PLUGINS
+            else f"remove it, or give it on the command line, '+{place}={name}', if it is to run"
+            if place.startswith("hydra.")
+            else "remove it: no option of nnlab's names code"
+        )
+        raise ValueError(f"{place}={name} names code, which a configuration may not: {remedy}")
+
+
+def named(node: DictConfig | ListConfig, path: str, seen: set[int]) -> Iterator[tuple[str, str]]:
+    """Yield the place and the name of all code that a configuration names.
+
+    seen: by their ids, nodes that were looked at: interpolations lead to some again.
+    """
+    if id(node) in seen or node._is_none() or node._is_missing():
+        return
+    seen.add(id(node))
+    keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        place = f"{path}{key}"
+        try:
+            value = node[key]
+        except OmegaConfBaseException:  # it has no value, so far
+            continue
+        if isinstance(value, (DictConfig, ListConfig)):
+            yield from named(value, f"{place}.", seen)
+        elif isinstance(value, str) and (
+            key in CODE
+            or (place.startswith(LOGGING) and (key in OF_LOGGING or value.startswith("ext://")))
+        ):
+            yield place, value
+
+
+@functools.cache
+def registered() -> frozenset[tuple[str, str]]:
+    """Return the places and names of code that Hydra and installed plugins have registered."""
+
+    def found(tree: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+        for name, each in tree.items():
+            if isinstance(each, ConfigNode):
+                yield from named(each.node, path, set())
+            else:
+                yield from found(each, f"{path}{name}.")
+
+    return frozenset(found(ConfigStore.instance().repo, ""))

@@ -1,0 +1,133 @@
+"""Two processes never write one run folder: copies of a command divide its runs."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from nnlab import claims
+from tests.reliability.studies import (
+    Ended,
+    content_of,
+    end,
+    run,
+    runs_of,
+    start,
+    trained,
+)
+
+# Some hundredths of a second a run, and one long one.
+SWEEP = (
+    *("train_size=1000,100,110,120,130,140", "optimizer.momentum=0.9", "model.hidden=[32]"),
+    *("stopping.max_epochs=100", "test_size=100", "study=s", "checkpoint.seconds=0"),
+)
+
+
+def copies(count: int, apart: float, cwd: Path, *more: str) -> list[Ended]:
+    """Start copies of one command, each so many seconds after the one before."""
+    processes = []
+    for _ in range(count):
+        processes.append(start(*SWEEP, *more, cwd=cwd))
+        time.sleep(apart)
+    return [end(process) for process in processes]
+
+
+@pytest.mark.parametrize(("count", "apart"), [(2, 0.0), (2, 0.4), (4, 0.1)])
+def test_copies_of_a_sweep_train_each_run_once(count: int, apart: float, tmp_path: Path) -> None:
+    study = tmp_path / "outputs" / "s"
+    alone = run(*SWEEP, cwd=tmp_path)
+    assert alone.status == 0, alone.said
+    expected = content_of(study)
+    study.rename(tmp_path / "undisturbed")
+    for ended in copies(count, apart, tmp_path):
+        assert ended.status == 0, ended.said
+        assert "Traceback" not in ended.said
+    assert content_of(study) == expected
+    assert [trained(folder) for folder in runs_of(study)] == [1] * 6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(30))
+def test_many_copies_some_of_them_killed(seed: int, tmp_path: Path) -> None:
+    some_are_killed(seed, tmp_path)
+
+
+def test_copies_of_which_one_is_killed(tmp_path: Path) -> None:
+    some_are_killed(1000, tmp_path)
+
+
+def some_are_killed(seed: int, tmp_path: Path) -> None:
+    """What a dead copy had begun, another goes on with."""
+    study = tmp_path / "outputs" / "s"
+    assert run(*SWEEP, cwd=tmp_path).status == 0
+    expected = content_of(study)
+    study.rename(tmp_path / "undisturbed")
+    chance = random.Random(seed)
+    doomed = start(*SWEEP, cwd=tmp_path)
+    time.sleep(chance.uniform(0, 0.7))
+    other = start(*SWEEP, cwd=tmp_path)
+    while not list(study.glob("*/metrics.csv")) and doomed.poll() is None:
+        time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.5))
+    doomed.kill()
+    end(doomed)
+    ended = end(other)
+    assert ended.status == 0, ended.said
+    assert "Traceback" not in ended.said
+    assert content_of(study) == expected
+    assert all(trained(folder) <= 1 + (seed != 1000) for folder in runs_of(study))
+
+
+def test_two_commands_on_one_study(tmp_path: Path) -> None:
+    """Sweeps that share runs, by another name too, and one that retrains them all."""
+    other = [argument for argument in SWEEP if "train_size" not in argument]
+    processes = [
+        start(*SWEEP, cwd=tmp_path),
+        start(*other, "train_size=100,110,150", cwd=tmp_path),
+        start(*other, "train_size=100,120", "force=true", cwd=tmp_path),
+    ]
+    for process in processes:
+        ended = end(process)
+        assert ended.status == 0, ended.said
+        assert "Traceback" not in ended.said
+    study = tmp_path / "outputs" / "s"
+    found = content_of(study)
+    assert len(runs_of(study)) == 7
+    (tmp_path / "outputs").rename(tmp_path / "disturbed")
+    assert run(*other, "train_size=1000,100,110,120,130,140,150", cwd=tmp_path).status == 0
+    expected = content_of(study)
+    for folder in runs_of(study):
+        for part in ("metrics", "weights"):
+            assert found[folder.name][part] == expected[folder.name][part]
+
+
+def test_a_foreign_owner_is_named(tmp_path: Path) -> None:
+    """The second copy says which process and host it waits for."""
+    first = start(*SWEEP, "stopping.max_epochs=1500", cwd=tmp_path)
+    study = tmp_path / "outputs" / "s"
+    while len(list(study.glob("*/metrics.csv"))) < 2:
+        assert first.poll() is None
+        time.sleep(0.002)
+    second = end(start(*SWEEP, "stopping.max_epochs=1500", cwd=tmp_path))
+    assert end(first).status == 0
+    assert second.status == 0, second.said
+    result = json.loads((study / "train_size=1000" / "result.json").read_text())
+    assert result["epochs"] == 1500
+    assert f"process {first.pid} on " in second.said
+
+
+def test_equal_process_numbers_are_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers that share a folder."""
+    monkeypatch.setattr("os.getpid", lambda: 7)
+    with claims.Claim(tmp_path) as first, claims.Claim(tmp_path) as second:
+        assert first.path != second.path
+        assert first.owner["process"] == second.owner["process"] == 7
+        for claim in (first, second):
+            assert claims.held(claim.path)
+    assert not list(tmp_path.glob(".process-*"))

@@ -1,0 +1,231 @@
+"""A damaged file of a study is an error that names it, or its run is trained anew."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nnlab
+from nnlab import checkpoint, records
+from nnlab.checkpoint import Checkpoint
+from tests.reliability import warm
+from tests.reliability.studies import Ended, content_of, content_of_run, runs_of, table_of
+
+COMMAND = (
+    *("train_size=50,60", "valid_size=20", "test_size=100", "model.hidden=[8]"),
+    *("stopping=patience", "stopping.patience=3", "stopping.max_epochs=12", "study=s"),
+)
+BEGUN = (*COMMAND, "train_size=50,60,70")  # the last of which is not at its end
+KINDS = (
+    *("truncated", "flipped", "rotten", "emptied", "removed", "swapped", "random bytes"),
+    *("folder", "pipe", "dangling link", "link to another file"),
+)
+KEPT = b"what a link in a study points to\n"
+
+
+class Base(NamedTuple):
+    """A study to be damaged, and what its files and its table are when all is trained."""
+
+    folder: Path
+    content: dict[str, Any]
+    weights: dict[str, dict[str, torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("base")
+    done = warm.run(*BEGUN, cwd=folder)
+    assert done.status == 0, done.said
+    study = folder / "outputs" / "s"
+    content = content_of(study)
+    weights = {run.name: load_file(run / records.WEIGHTS) for run in runs_of(study)}
+    shutil.rmtree(study)
+    assert warm.run(*COMMAND, cwd=folder).status == 0
+    leave_half_trained(folder, study / "train_size=70")
+    return Base(folder, content, weights)
+
+
+def leave_half_trained(cwd: Path, run: Path) -> None:
+    """Make a run's folder as a kill leaves it, with a checkpoint: stopped by an epoch's end."""
+    half = [argument for argument in BEGUN if not argument.startswith("train_size")]
+    code = (*half, "train_size=70,71", "checkpoint.seconds=0")
+    interrupted(cwd, *code)
+    assert (run / records.CHECKPOINT).is_file()
+    shutil.rmtree(run.parent / "train_size=71", ignore_errors=True)
+
+
+def interrupted(cwd: Path, *arguments: str) -> None:
+    process = warm.server.Process(target=stop_after_five, args=(arguments, cwd))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+
+
+def stop_after_five(arguments: tuple[str, ...], cwd: Path) -> None:
+    """Be a command that is killed after the fifth epoch of a run of 70 images."""
+    save = checkpoint.save
+
+    def save_and_die(path: Path, checkpoint: Checkpoint) -> None:
+        save(path, checkpoint)
+        if path.parent.name == "train_size=70" and len(checkpoint.epochs) == 5:
+            os._exit(9)
+
+    checkpoint.save = save_and_die
+    warm.be("nnlab.run", arguments, cwd, cwd, draw=False)
+
+
+def damage(path: Path, kind: str, chance: random.Random) -> None:
+    """Damage a file, which is there."""
+    content, status = path.read_bytes(), path.stat()
+    if kind in ("flipped", "rotten"):
+        if not content:
+            return
+        changed = bytearray(content)
+        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+        path.write_bytes(changed)
+        if kind == "rotten":  # by the disk: no time of the file tells
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif kind == "truncated":
+        path.write_bytes(content[: chance.randrange(len(content) + 1)])
+    elif kind == "emptied":
+        path.write_bytes(b"")
+    elif kind == "random bytes":
+        path.write_bytes(chance.randbytes(chance.randrange(1, 2000)))
+    elif kind == "swapped":
+        swap(path, chance)
+    else:
+        path.unlink()
+        if kind == "folder":
+            path.mkdir()
+            (path / "note.txt").write_text("somebody's")
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "dangling link":
+            path.symlink_to(path.parent / "nowhere" / "at all")
+        elif kind == "link to another file":
+            path.symlink_to(kept_file(path))
+
+
+def kept_file(path: Path) -> Path:
+    """Return the file outside the study that a link in it points to."""
+    outputs = next(parent for parent in path.parents if parent.name == "outputs")
+    kept = outputs.parent / "kept.txt"
+    kept.write_bytes(KEPT)
+    return kept
+
+
+def swap(path: Path, chance: random.Random) -> None:
+    """Exchange a file with that of the same name in another run."""
+    run = path.parent if path.parent.name != ".hydra" else path.parent.parent
+    others = [
+        other / path.relative_to(run)
+        for other in runs_of(run.parent)
+        if other != run and (other / path.relative_to(run)).is_file()
+    ]
+    if run.name.startswith("train_size=") and others:
+        other = chance.choice(others)
+        mine, theirs = path.read_bytes(), other.read_bytes()
+        path.write_bytes(theirs)
+        other.write_bytes(mine)
+
+
+def files_of(study: Path) -> list[Path]:
+    return sorted(path for path in study.rglob("*") if path.is_file())
+
+
+def fits(shown: dict[str, str], expected: list[dict[str, str]]) -> bool:
+    """Say whether a row of a table is one of a finished run, or of one that has not ended."""
+    whole = {row["folder"]: row for row in expected}[shown["folder"]]
+    if shown["status"] in ("running", "failed"):
+        return True
+    return all(whole.get(key, value) == value for key, value in shown.items())
+
+
+def check(seed: int, base: Base, folder: Path) -> None:
+    """Damage a file in a copy of a study; then look at it in every way that there is."""
+    chance = random.Random(seed)
+    shutil.copytree(base.folder, folder, symlinks=True)
+    study = folder / "outputs" / "s"
+    damaged, kind = chance.choice(files_of(study)), chance.choice(KINDS)
+    damage(damaged, kind, chance)
+    note = f"{damaged.relative_to(study)} {kind} (seed {seed})"
+    steps = [look_by_loading, look_by_command, look_by_report]
+    if chance.random() < 0.3:
+        steps.reverse()
+    for step in steps:
+        step(study, damaged, note, base)
+    if (folder / "kept.txt").exists():
+        assert (folder / "kept.txt").read_bytes() == KEPT, note
+    shutil.rmtree(folder)
+
+
+def look_by_command(study: Path, damaged: Path, note: str, base: Base) -> None:
+    done = warm.run(*BEGUN, cwd=study.parents[1], draw=False)
+    about = f"{note}\n{done.said}"
+    assert "Traceback" not in done.said, about
+    if done.status == 0:
+        assert table_of(study) == base.content["summary.csv"], about
+        for run in runs_of(study):
+            if run.name in base.weights and not ("rotten" in note and run in damaged.parents):
+                assert numbers(content_of_run(run)) == numbers(base.content[run.name]), about
+    else:
+        assert done.status == 1, about
+        named(done, damaged, study, about)
+
+
+def numbers(content: dict[str, Any]) -> list[Any]:
+    return [content[part] for part in ("result", "metrics", "weights")]
+
+
+def named(done: Ended, damaged: Path, study: Path, about: str) -> None:
+    """See that an error names what is damaged: the file, or one that was swapped with it."""
+    text = " ".join(done.said.split())
+    assert damaged.name in text or damaged.parent.name in text, about
+
+
+def look_by_report(study: Path, damaged: Path, note: str, base: Base) -> None:
+    done = warm.run("outputs/s", cwd=study.parents[1], module="nnlab.report", draw=False)
+    about = f"report: {note}\n{done.said}"
+    assert "Traceback" not in done.said, about
+    if done.status == 0:
+        for row in table_of(study):
+            assert fits(row, base.content["summary.csv"]), f"{about}\n{row}"
+    else:
+        named(done, damaged, study, about)
+
+
+def look_by_loading(study: Path, damaged: Path, note: str, base: Base) -> None:
+    for name, weights in base.weights.items():
+        try:
+            network = nnlab.load(study / name)
+        except (ValueError, OSError) as error:
+            if name in str(error):
+                continue
+            raise AssertionError(note) from error
+        for key, tensor in network.model.state_dict().items():
+            assert torch.equal(tensor, weights[key]), note
+        # What is told of the network is that of its training, too.
+        told = base.content[name]["result"]
+        assert {k: v for k, v in network.result.items() if k in told} == told, note
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_a_damaged_file_is_named_or_its_run_trained_anew(
+    part: int, base: Base, tmp_path: Path
+) -> None:
+    for seed in range(20 * part, 20 * part + 20):
+        check(seed, base, tmp_path / str(seed))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(100))
+def test_ten_thousand_damaged_files(part: int, base: Base, tmp_path: Path) -> None:
+    for seed in range(1000 + 100 * part, 1100 + 100 * part):
+        check(seed, base, tmp_path / str(seed))

@@ -1,0 +1,216 @@
+"""A signal ends the epoch, saves what trains, says how to go on; the same command then does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reliability import warm
+from tests.reliability.studies import (
+    ENVIRONMENT,
+    Ended,
+    content_of,
+    content_of_run,
+    end,
+    runs_of,
+    start,
+)
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+SMALL = ("model.hidden=[32]", "test_size=100", "study=s")
+GOES_ON = "the same command goes on from here"
+CASES = {
+    "native": ("train_size=1000", "stopping.max_epochs=800"),
+    "native, dual form": ("train_size=100,110,120", "batch_size=2", "stopping.max_epochs=2000"),
+    "torch": (
+        *("engine=torch", "train_size=300", "valid_size=50", "optimizer=adam"),
+        *("stopping=patience", "stopping.patience=30", "stopping.max_epochs=40"),
+    ),
+    "stacked": (
+        *("engine=stacked", "device=cpu", "train_size=100,200", "valid_size=50"),
+        *("stopping=plateau", "stopping.patience=60", "stopping.max_epochs=120"),
+    ),
+    "basic launcher": (
+        *("hydra/launcher=basic", "optimizer.lr=0.01,0.02", "train_size=1000"),
+        "stopping.max_epochs=500",
+    ),
+    "force": ("force=true", "train_size=1000", "stopping.max_epochs=800"),
+}
+AGAINST = list(zip(CASES, [*SIGNALS, signal.SIGTERM]))
+
+
+def trains(study: Path, rows: int = 5) -> None:
+    """Wait until some run of a study is in training."""
+    while True:
+        for metrics in [*study.glob("*/metrics.csv"), *study.glob("*/.new/metrics.csv")]:
+            if metrics.read_bytes().count(b"\n") > rows:
+                return
+        time.sleep(0.002)
+
+
+def assert_stopped(ended: Ended, number: int) -> None:
+    assert ended.status == 128 + number, ended.said
+    assert "Traceback" not in ended.said, ended.said
+    assert ended.err.count(GOES_ON) == 1, ended.said
+    assert signal.Signals(number).name in ended.err
+
+
+def statuses(study: Path) -> set[str]:
+    found = [*study.glob("*/result.json"), *study.glob("*/.new/result.json")]
+    return {json.loads(path.read_text())["status"] for path in found}
+
+
+@pytest.mark.parametrize(("name", "number"), AGAINST)
+def test_a_stopped_command_goes_on(name: str, number: int, tmp_path: Path) -> None:
+    command, study = (*CASES[name], *SMALL), tmp_path / "outputs" / "s"
+    done = warm.run(*command, cwd=tmp_path)
+    assert done.status == 0, done.said
+    expected = content_of(study)
+    study.rename(tmp_path / "undisturbed")
+    if name == "force":
+        assert warm.run(*command, "seed=5", cwd=tmp_path).status == 0
+        (study / "default" / "metrics.csv").write_text("")  # so that ``trains`` does not see it
+    process = warm.Command(command, tmp_path)
+    trains(study)
+    signal_to(process, number)
+    assert_stopped(process.end(), number)
+    assert "interrupted" in statuses(study)
+    assert not list(study.rglob(".*.tmp"))
+    done = warm.run(*command, cwd=tmp_path)
+    assert done.status == 0, done.said
+    assert "goes on after epoch" in "".join((run / "run.log").read_text() for run in runs_of(study))
+    assert content_of(study) == expected
+
+
+def signal_to(process: warm.Command, number: int) -> None:
+    os.kill(process.pid, number)
+
+
+def test_the_command_line_stops(tmp_path: Path) -> None:
+    """In a process of its own, from its first tenth of a second; each signal at some instant."""
+    command = ("train_size=300,1000", "stopping.max_epochs=200", *SMALL, "evaluation=[hardest]")
+    chance = random.Random(0)
+    for number in SIGNALS:
+        process = start(*command, cwd=tmp_path)
+        time.sleep(chance.uniform(0.3, 2.5))
+        if process.poll() is None:
+            process.send_signal(number)
+        ended = end(process, limit=20)
+        if ended.status != 0:  # it ended before
+            assert_stopped(ended, number)
+    assert end(start(*command, cwd=tmp_path)).status == 0
+    content_of(tmp_path / "outputs" / "s")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stop_at_any_instant(seed: int, tmp_path: Path) -> None:
+    at_any_instant(seed, 4, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10, 60))
+def test_a_thousand_stops(seed: int, tmp_path: Path) -> None:
+    at_any_instant(seed, 20, tmp_path)
+
+
+def at_any_instant(seed: int, stops: int, tmp_path: Path) -> None:
+    """Set-up, Gram matrices, training, figures and answers alike."""
+    chance = random.Random(seed)
+    command = (*chance.choice(list(CASES.values())), *SMALL, "checkpoint.seconds=0.1")
+    if chance.random() < 0.5:
+        command = (*command, "evaluation=[hardest,weights]")
+    study = tmp_path / "outputs" / "s"
+    began = time.monotonic()
+    assert warm.run(*command, cwd=tmp_path).status == 0
+    seconds = time.monotonic() - began
+    expected = content_of(study)
+    study.rename(tmp_path / "undisturbed")
+    for _ in range(stops):
+        number = chance.choice(SIGNALS)
+        process = warm.Command(command, tmp_path)
+        # Before it heeds them it is not yet nnlab that a signal ends.
+        time.sleep(chance.uniform(0.3, max(0.4, seconds)))
+        if process.poll() is None:
+            signal_to(process, number)
+        ended = process.end(limit=20)
+        if ended.status != 0:
+            assert_stopped(ended, number)
+    done = warm.run(*command, cwd=tmp_path)
+    assert done.status == 0, done.said
+    assert content_of(study) == expected
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    """In an epoch of a minute, which the first one would wait some seconds for."""
+    command = (
+        *("train_size=2000", "test_size=0", "engine=torch", "model.hidden=[4000,4000]"),
+        *("batch_size=1", "study=s"),
+    )
+    process = warm.Command(command, tmp_path)
+    while not list(tmp_path.glob("outputs/s/*/metrics.csv")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    signal_to(process, signal.SIGINT)
+    time.sleep(0.1)
+    signal_to(process, signal.SIGINT)
+    ended = process.end(limit=20)
+    assert ended.status == 130
+    assert "Traceback" not in ended.said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nnlab.run", *CASES["native"], *SMALL]
+    code = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}os.execv(sys.argv[1], sys.argv[1:])", *command],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    trains(tmp_path / "outputs" / "s")
+    process.send_signal(signal.SIGHUP)
+    ended = end(process)
+    assert ended.status == 0, ended.said
+
+
+def test_joblibs_workers_stop_with_the_command(tmp_path: Path) -> None:
+    """Only the command itself gets the signal, as from Slurm's scancel --batch."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = (
+        *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02,0.05", "train_size=1000"),
+        *("stopping.max_epochs=1500", *SMALL),
+    )
+    study = tmp_path / "outputs" / "s"
+    process = start(*command, cwd=tmp_path)
+    trains(study)
+    process.terminate()
+    ended = end(process, limit=30)
+    assert ended.status == 128 + signal.SIGTERM, ended.said
+    assert GOES_ON in ended.err
+    assert "Traceback" not in ended.said, ended.said
+    time.sleep(3)
+    assert "running" not in statuses(study)
+    assert end(start(*command, cwd=tmp_path)).status == 0
+    found = numbers(study)
+    study.rename(tmp_path / "disturbed")
+    assert warm.run(*command[1:], cwd=tmp_path).status == 0
+    assert numbers(study) == found
+
+
+def numbers(study: Path) -> dict[str, Any]:
+    runs = {run.name: content_of_run(run) for run in runs_of(study)}
+    return {name: (content["metrics"], content["weights"]) for name, content in runs.items()}

@@ -1,0 +1,119 @@
+"""Files of a configuration name no code that Hydra, logging or a sweeper would run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from nnlab import run, targets
+
+MODULE = """
+from hydra.experimental.callback import Callback
+
+class Called(Callback):
+    def on_multirun_end(self, **arguments):
+        open("called", "w").close()
+"""
+CODE = {"_target_": "foreign.Called"}
+PACKAGE = "# @package _global_\n"
+FILES = {
+    "experiment/callbacks": (PACKAGE, {"hydra": {"callbacks": {"a": CODE}}}),
+    "experiment/text": (
+        PACKAGE,
+        {"hydra": {"callbacks": {"a": "${oc.create:{_target_: foreign.Called}}"}}},
+    ),
+    "experiment/led": (
+        PACKAGE,
+        {"hydra": {"callbacks": {"a": "${hydra.job.env_set}"}, "job": {"env_set": CODE}}},
+    ),
+    "experiment/deep": (PACKAGE, {"hydra": {"sweeper": {"params": {"a": [{"b": CODE}]}}}}),
+    "experiment/space": (PACKAGE, {"hydra": {"sweeper": {"custom_search_space": "foreign.f"}}}),
+    "experiment/task": (PACKAGE, {"evaluation": [CODE]}),
+    "hydra/callbacks/mine": ("", {"mine": CODE}),
+    "hydra/launcher/mine": ("", CODE),
+    "hydra/sweeper/mine": ("", CODE),
+    "hydra/sweeper/sampler/mine": ("", CODE),
+    "hydra/job_logging/factory": ("", {"version": 1, "handlers": {"h": {"()": "foreign.Called"}}}),
+    "hydra/job_logging/class": ("", {"version": 1, "handlers": {"h": {"class": "foreign.Called"}}}),
+    "hydra/hydra_logging/stream": (
+        "",
+        {"version": 1, "handlers": {"h": {"stream": "ext://foreign.x"}}},
+    ),
+}
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a module and a folder of configuration files that name it."""
+    (tmp_path / "foreign.py").write_text(MODULE)
+    for name, (head, content) in FILES.items():
+        path = tmp_path / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(head + yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "foreign", raising=False)
+    return tmp_path
+
+
+def command(*arguments: str) -> int:
+    quick = ["train_size=20", "test_size=10", "stopping.max_epochs=1"]
+    with run.alone():
+        return run.run([*arguments, *quick])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *(
+            [f"{name.rpartition('/')[0]}={name.rpartition('/')[2]}"]
+            for name in FILES
+            if name not in ("experiment/deep", "experiment/space", "hydra/sweeper/sampler/mine")
+        ),
+        ["hydra/sweeper=optuna", "experiment=deep"],
+        ["hydra/sweeper=optuna", "experiment=space"],
+        ["hydra/sweeper=optuna", "hydra/sweeper/sampler=mine"],
+        ["hydra.launcher._target_=foreign.Called"],
+        ["hydra.sweeper._target_=foreign.Called"],
+        ["+x._target_=foreign.Called"],
+        ["+optimizer.x={a:[{_target_:foreign.Called}]}"],
+    ],
+    ids=" ".join,
+)
+def test_code_is_refused_by_name_before_it_is_imported(foreign: Path, overrides: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"=foreign\.\w+ names code|=ext://foreign\.x names code"):
+        command(*overrides, "--config-dir", "conf")
+    assert "foreign" not in sys.modules
+    assert not (foreign / "outputs").exists()
+
+
+def test_a_callback_that_the_command_line_names_runs(foreign: Path) -> None:
+    assert command("+hydra.callbacks.mine._target_=foreign.Called") == 0
+    assert (foreign / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["hydra/launcher=mine"],
+        ["hydra/launcher=submitit_local"],
+        ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random"],
+        ["hydra/job_logging=stdout"],
+        ["hydra/hydra_logging=hydra_debug"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_installed_may_be_chosen(overrides: list[str], tmp_path: Path) -> None:
+    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text("defaults: [joblib]\nn_jobs: 2\n")
+    with run.alone():
+        run.run([*overrides, "--config-dir", str(tmp_path), "--cfg", "hydra"])
+
+
+def test_interpolations_in_a_circle_end() -> None:
+    node = OmegaConf.create({"hydra": {"a": "${hydra}", "b": ["${hydra.b}", {"c": "${hydra}"}]}})
+    targets.refuse_code(node, [])
