@@ -82,8 +82,8 @@ def measure(options: Options) -> Result:
                 ["runs of a command", "peak memory, MiB"],
                 [[f"{runs:,}", number(peak / MIB)] for runs, peak in by_command.items()],
                 note=(
-                    "`python -m nnlab.run seed=0,1,...`: a hidden layer of 4, 20 images, one epoch; "
-                    "what stays of a run is what it is called and what it came to."
+                    "`python -m nnlab.run seed=0,1,...`: 4 hidden units, 20 images, one epoch. "
+                    "What stays of a run is what it is called and what it came to."
                 ),
             ),
         ],
