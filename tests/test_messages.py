@@ -28,14 +28,6 @@ def test_an_error_of_the_system_without_a_file_says_its_words() -> None:
     assert messages.explain(OSError("no mirror answered")) == "no mirror answered"
 
 
-def test_yaml_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(yaml.YAMLError) as caught:
-        yaml.safe_load("a: b: c")
-    said = messages.explain(caught.value) or ""
-    assert said.startswith("a configuration cannot be read: mapping values are not allowed here in")
-    assert "\n" not in said
-
-
 @pytest.mark.parametrize(
     ("number", "said"),
     [
@@ -72,3 +64,11 @@ def test_memory_that_ran_out_says_so() -> None:
         f"there is no memory left to allocate 256. PiB; {helps}"
     )
     assert messages.explain(MemoryError()) == f"there is no memory left to go on; {helps}"
+
+
+def test_yaml_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load("a: b: c")
+    said = messages.explain(caught.value) or ""
+    assert said.startswith("a configuration cannot be read: mapping values are not allowed here in")
+    assert "\n" not in said
