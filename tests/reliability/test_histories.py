@@ -201,7 +201,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def test_no_history_leads_to_a_wrong_number() -> None:
-    histories(8, 8)
+    histories(4, 8)
 
 
 @pytest.mark.long
