@@ -31,6 +31,7 @@ WEIGHTS = "model.safetensors"
 LOG = "run.log"
 CHECKPOINT = ".checkpoint.safetensors"
 NEW = ".new"  # the run that is to take the place of the folder's
+LEFT = (CHECKPOINT, NEW)  # what a kill in the last moment may leave of a run that has ended
 CURVES = "curves.png"
 DONE = ("finished", "stopped", "diverged")
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "seconds")
@@ -201,10 +202,11 @@ def settle(folder: Path) -> None:
 
 
 def clear_up(folder: Path) -> None:
-    """Remove what a kill in the last moment has left of a run that has ended."""
+    """Remove what is LEFT of a run that has ended, but for a new one on the way."""
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    if (folder / NEW).is_dir() and read_result(folder / NEW) is None:
-        shutil.rmtree(folder / NEW)
+    with contextlib.suppress(ValueError):  # that is told to whoever trains it anew
+        if (folder / NEW).is_dir() and read_result(folder / NEW) is None:
+            shutil.rmtree(folder / NEW)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

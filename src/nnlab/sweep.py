@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,6 +163,7 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
     for folder in studies:
         interrupts.check()
         ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
+        clear_up(folder, [outcome.folder for outcome in ours if outcome.result])
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
@@ -170,11 +173,7 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
         else:
             try:
                 with claims.exclusive(folder):
-                    claims.clear_dead(folder)
                     storage.clear_left_overs(folder)
-                    for outcome in ours:
-                        if outcome.result:
-                            records.clear_up(outcome.folder)
                     shown = report.write_report(folder, curves=curves)
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read
@@ -185,6 +184,16 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
         terminal.say(*(shown.files or [folder]), *others)
         runs.save()
     return tell_errors(outcomes, problems)
+
+
+def clear_up(folder: Path, ended: Sequence[Path]) -> None:
+    """Remove what killed processes have left in a study, and in those of its runs that ended."""
+    left = (os.path.join(run, name) for run in ended for name in records.LEFT)
+    if any(folder.glob(claims.PROCESS.format("*"))) or any(map(os.path.exists, left)):
+        with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
+            claims.clear_dead(folder)
+            for run in ended:
+                records.clear_up(run)
 
 
 def tell_errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> int:

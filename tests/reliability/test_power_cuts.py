@@ -133,6 +133,16 @@ def test_the_power_is_cut_at_some_instants(seed: int, recorded: Recorded) -> Non
     cut(recorded, place, disk.MODES[seed % len(disk.MODES)], seed)
 
 
+def test_a_cut_in_the_last_moment_leaves_nothing(recorded: Recorded) -> None:
+    """Between a run's result and the removal of its checkpoint; a report comes first."""
+    done = [
+        place
+        for place, operation in enumerate(recorded.operations, 1)
+        if operation.target.endswith(records.RESULT)
+    ]
+    cut(recorded, done[-1], "all", 1)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(8))
 def test_the_power_is_cut_at_every_instant(part: int, recorded: Recorded) -> None:
