@@ -29,6 +29,7 @@ NUMBERS = (
     *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
     *("weights", "parameters"),
 )
+COUNTS = ("epochs", "weights_of_epoch", "weights", "parameters")
 TEXTS = (
     *("name", "status", "stop_reason", "error", "fingerprint"),
     *("engine", "engine_form", "engine_level"),
@@ -186,6 +187,9 @@ def check(result: dict[str, Any]) -> None:
         raise ValueError("it does not hold the result of a run")
     for key in NUMBERS:
         check_number(key, result.get(key))
+    for key in COUNTS:
+        if not math.isfinite(result.get(key) or 0):
+            raise ValueError(f"{key}={result[key]!r} is not a count")
     for key in TEXTS:
         if not isinstance(result.get(key), (str, type(None))):
             raise ValueError(f"{key}={result[key]!r} is not a text")
@@ -216,8 +220,7 @@ def check(result: dict[str, Any]) -> None:
 
 
 def check_number(key: str, value: object) -> None:
-    known = isinstance(value, (int, float)) and abs(value) < math.inf
-    if value is not None and not known:
+    if not isinstance(value, (int, float, type(None))):
         raise ValueError(f"{key}={value!r} is not a number")
 
 
