@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import tempfile
 from dataclasses import replace
 
 from benchmarks import results
+from benchmarks.overhead import nnlab
 from benchmarks.problem import BATCH, CLASSES, HIDDEN, Spec
 from benchmarks.race import Entry, Measured, race, ratio
 from benchmarks.results import Options, Result, Table, Target, number
@@ -15,12 +19,14 @@ from nnlab.schedule import cores
 PLAIN, NATIVE = "plain DataLoader loop", "nnlab native"
 SIZES = (500, 1000, 2000, 5000, 10_000, 20_000, 60_000)
 RUNS = (1, 4, 16, 64, 256, 1024)
+COMMANDS = (100, 1000, 10_000)
 MIB = 2**20
 
 
 def measure(options: Options) -> Result:
     by_size = {size: with_images(size, options) for size in ((500,) if options.quick else SIZES)}
     by_runs = {runs: with_runs(runs, options) for runs in ((1, 4) if options.quick else RUNS)}
+    by_command = {runs: whole_command(runs) for runs in ((4,) if options.quick else COMMANDS)}
     sizes = (784, *HIDDEN, CLASSES)
     weight_bytes = 4 * sum(a * b for a, b in itertools.pairwise(sizes))
     one = by_runs[1].peak_bytes
@@ -71,6 +77,15 @@ def measure(options: Options) -> Result:
                     f"their weights."
                 ),
             ),
+            Table(
+                "command",
+                ["runs of a command", "peak memory, MiB"],
+                [[f"{runs:,}", number(peak / MIB)] for runs, peak in by_command.items()],
+                note=(
+                    "`python -m nnlab.run seed=0,1,...`: 4 hidden units, 20 images, one epoch. "
+                    "What stays of a run is what it is called and what it came to."
+                ),
+            ),
         ],
         targets=[
             Target(
@@ -78,11 +93,18 @@ def measure(options: Options) -> Result:
                 4,
                 multiples.get(max(by_runs)),
                 at_least=False,
-            )
+            ),
+            Target(
+                "peak memory of a command of 10,000 runs, MiB",
+                1024,
+                by_command[max(by_command)] / MIB,
+                at_least=False,
+            ),
         ],
         raw={
             "by_size": {str(size): results.raw(measured) for size, measured in by_size.items()},
             "by_runs": results.raw(list(by_runs.values())),
+            "by_command": {str(runs): peak for runs, peak in by_command.items()},
             "weight_bytes": weight_bytes,
         },
     )
@@ -113,6 +135,19 @@ def with_runs(runs: int, options: Options) -> Measured:
         epochs=max(1, 64 // runs),
     )
     return measured
+
+
+def whole_command(runs: int) -> int:
+    """Return the most memory that a command of so many small runs takes, in bytes."""
+    options = ("train_size=20", "test_size=20", "stopping.max_epochs=1", "model.hidden=[4]")
+    with tempfile.TemporaryDirectory() as folder:
+        command = nnlab(f"seed=range({runs})", *options, f"output_dir={folder}")
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return used.ru_maxrss * 1024
 
 
 def official_files(options: Options) -> bool:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,6 +26,44 @@ def test_what_is_not_theirs_to_mend_is_not_explained() -> None:
 
 def test_an_error_of_the_system_without_a_file_says_its_words() -> None:
     assert messages.explain(OSError("no mirror answered")) == "no mirror answered"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "study: No space left on device; free some space, and the same command"),
+        (errno.EDQUOT, "study: Disk quota exceeded; remove files of yours there, and the same"),
+        (errno.EROFS, "study: Read-only file system; results go to output_dir/study, choose a"),
+        (errno.EMFILE, "study: Too many open files; raise the limit with ulimit -n, and the same"),
+        (errno.ENFILE, "study: Too many open files in system; end other programs, which have"),
+        (errno.EACCES, "study/a/x: Permission denied; results go to output_dir/study, choose a"),
+        (errno.EPERM, "study/a/x: Operation not permitted; results go to output_dir/study, choo"),
+        (errno.ENAMETOOLONG, "study/a/x: File name too long; choose a shorter study=, output_dir="),
+        (errno.ENOTDIR, "study/a/x: Not a directory; move away what is in the place of this"),
+        (errno.EISDIR, "study/a/x: Is a directory; move away this folder, which is in the place"),
+    ],
+)
+def test_what_the_system_refuses_names_what_helps(number: int, said: str) -> None:
+    error = OSError(number, os.strerror(number), "study/a/x")
+    assert str(messages.explain(error, Path("study"))).startswith(said)
+    if said.startswith("study:"):  # of one that is told alone, the folder of the file
+        alone = str(messages.explain(error))
+        assert alone.startswith(said.replace("study:", f"{Path('study/a')}:"))
+
+
+def test_memory_that_ran_out_says_so() -> None:
+    helps = "use smaller layers, a smaller batch_size or fewer examples, or end other programs"
+    with pytest.raises(RuntimeError) as torchs:
+        torch.empty(2**60)
+    assert messages.explain(torchs.value) == (
+        f"there is no memory left to allocate {2**62} bytes; {helps}"
+    )
+    with pytest.raises(MemoryError) as numpys:
+        np.empty(2**58, np.uint8)
+    assert messages.explain(numpys.value) == (
+        f"there is no memory left to allocate 256. PiB; {helps}"
+    )
+    assert messages.explain(MemoryError()) == f"there is no memory left to go on; {helps}"
 
 
 def test_yaml_that_cannot_be_read_is_named() -> None:

@@ -83,6 +83,14 @@ def test_a_run_that_breaks_off_harms_no_other(
     assert status(jobs[1].folder) == "finished"
 
 
+def test_a_folder_in_the_place_of_a_log_harms_no_other_run(tmp_path: Path) -> None:
+    jobs = [job(tmp_path / f"seed={seed}", f"seed={seed}") for seed in range(3)]
+    (jobs[1].folder / "run.log").mkdir(parents=True)
+    outcomes = sweep.train(jobs)
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert "run.log" in str(outcomes[1].error)
+
+
 def test_an_interrupted_sweep_is_taken_up_by_the_same_command(
     tmp_path: Path, breaking: dict[int, BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -180,7 +188,7 @@ def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
     assert outcomes[1].result["status"] == "finished"
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, csv.Error, AssertionError])
+@pytest.mark.parametrize("kind", [RuntimeError, csv.Error, AssertionError])
 def test_an_error_of_any_kind_while_a_run_is_prepared_is_that_run_alone(
     kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

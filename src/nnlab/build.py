@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnlab")
 # Standardised copies, kept while a sweep trains: the next run often is on the same examples.
 latest: list[Data] = []
-SMALL = 2**18  # parameters of a network that is kept to choose engines by
+KEPT, SMALL = 8, 2**18  # networks to choose engines by: how many are kept, of what size
 
 
 def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
@@ -31,10 +31,11 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     tasks = []
     fallbacks: set[str] = set()
     networks: dict[str, nn.Module] = {}
+    shapes: dict[str, nn.Module] = {}
     for outcome, config in waiting:
         interrupts.check()
         try:
-            task = make_task(outcome, config, networks)
+            task = make_task(outcome, config, networks, shapes)
         except Exception as error:
             outcome.error = error
             if messages.explain(error) is None and not config.plan:
@@ -49,10 +50,13 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     return tasks
 
 
-def make_task(outcome: Outcome, config: Config, networks: dict[str, nn.Module]) -> Task:
+def make_task(
+    outcome: Outcome, config: Config, networks: dict[str, nn.Module], shapes: dict[str, nn.Module]
+) -> Task:
     """Look at a run's data and choose its engine.
 
-    networks: those to choose by, one of each shape; a new one is added unless it is large.
+    networks: the latest to choose by, of different shapes, without large ones. shapes: the same
+    without their numbers, all of them. To both a new one is added.
     Raises ValueError where the run cannot be trained, or does not fit into memory.
     """
     from nnlab import device, engines, footprint, model
@@ -75,10 +79,14 @@ def make_task(outcome: Outcome, config: Config, networks: dict[str, nn.Module]) 
         "engine_level": engine.level(run),
         "device": {**device.describe(where), "threads": config.threads},
     }
-    if model.parameters(network) <= SMALL:
+    if shape not in networks and model.parameters(network) <= SMALL:
+        if len(networks) == KEPT:
+            networks.clear()
         networks[shape] = network
-    elif not config.plan:
-        run = dataclasses.replace(run, model=without_numbers(network))
+    if not config.plan:
+        if shape not in shapes:
+            shapes[shape] = without_numbers(network)
+        run = dataclasses.replace(run, model=shapes[shape])
         del network
     if config.dataset.normalize and not config.plan:
         run = without_copies(run)

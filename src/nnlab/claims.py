@@ -37,11 +37,10 @@ class Claim:
         """Raises OSError where the study's folder cannot be written, or cannot lock files."""
         host = socket.gethostname()
         self.owner = {"host": host, "process": os.getpid(), "claim": secrets.token_hex(8)}
-        study.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(study)
         self.path = study / PROCESS.format(self.owner["claim"])
         with exclusive(study):
-            for path in study.glob(PROCESS.format("*")):
-                held(path)  # removes it if its owner is dead
+            clear_dead(study)
             self.lock = acquire(self.path, timeout=0)
 
     def announce(self, names: Sequence[str]) -> None:
@@ -84,6 +83,15 @@ def acquire(path: Path, timeout: float) -> FileLock:
             raise OSError(error.errno, reason, str(path.parent)) from error
         raise
     return lock
+
+
+def clear_dead(study: Path) -> None:
+    """Remove the files of processes that were killed; to be called with the study's lock held."""
+    for path in study.glob(PROCESS.format("*")):
+        held(path)
+    for path in study.glob(PROCESS.format("*").replace(".lock", RUNS)):
+        if not path.with_suffix(".lock").exists():
+            path.unlink(missing_ok=True)
 
 
 def owner(folder: Path) -> dict[str, Any] | None:

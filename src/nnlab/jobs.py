@@ -105,8 +105,8 @@ class Outcome:
 class Task:
     """A job that is to be trained now.
 
-    sketch: its run with a network that all of the same shape share, or without its numbers, and
-    without copies of data: what an engine is chosen by, and its cost. needed: the memory that it
+    sketch: its run without the numbers of its network, and without copies of data: what an
+    engine is chosen by, and its cost; whole where it is only planned. needed: the memory that it
     takes. run: the whole, from its turn to its end; so a sweep holds the networks of the runs
     that train, not of all. concurrent: how many runs trained at a time with it, at most: they
     share the machine.

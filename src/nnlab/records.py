@@ -60,7 +60,7 @@ class RunFolder:
         self.identity = identity
         self.identity_text = json.dumps(identity, indent=2, allow_nan=False)
         self.owner = {} if owner is None else {"owner": owner}
-        path.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(path)
         self.write_result(status="running", **self.owner)
         # The log goes on.
         for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
@@ -69,8 +69,9 @@ class RunFolder:
         for name, content in hydra_files.items():
             if (parent := (path / name).parent).is_symlink():
                 parent.unlink()
-            parent.mkdir(exist_ok=True)
-            storage.write_atomic(path / name, content.encode(), durable=False)
+            storage.make_folder(parent)
+            storage.clear_left_overs(parent)
+            storage.write_atomic(path / name, content.encode())
         self.begin_metrics([])
 
     def begin_metrics(self, rows: Sequence[Sequence[float | None]]) -> None:
@@ -155,12 +156,14 @@ def replace_run(folder: Path) -> None:
     new = folder / NEW
     for name in (CURVES, CHECKPOINT, *EVALUATION_FILES):
         (folder / name).unlink(missing_ok=True)
-    for path in sorted(new.rglob("*"), key=lambda path: path.name == RESULT):
+    for path in sorted(new.rglob("*")):
         target = folder / path.relative_to(new)
         if path.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
+            storage.make_folder(target)
+        elif path.name != RESULT:
             path.replace(target)
+            storage.sync_folder(target.parent)
+    (new / RESULT).replace(folder / RESULT)
     storage.sync_folder(folder)
     shutil.rmtree(new)
 
@@ -179,7 +182,8 @@ def remove_run(folder: Path) -> None:
                 link.unlink()
         if not part.is_dir():
             continue
-        storage.clear_left_overs(part)
+        for each in (part, part / ".hydra"):
+            storage.clear_left_overs(each)
         for name in (*names, *hydras, RESULT):
             with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 (part / name).unlink()
@@ -194,6 +198,13 @@ def settle(folder: Path) -> None:
         result = read_result(folder / NEW)
         if result is not None and result["status"] in DONE:
             replace_run(folder)
+
+
+def clear_up(folder: Path) -> None:
+    """Remove what a kill in the last moment has left of a run that has ended."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if (folder / NEW).is_dir() and read_result(folder / NEW) is None:
+        shutil.rmtree(folder / NEW)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

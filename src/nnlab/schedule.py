@@ -334,20 +334,25 @@ def open_folder(task: Task, claimed: Claims) -> bool:
             )
             if task.checkpoint is not None:
                 task.folder.begin_metrics(task.checkpoint.epochs)
+        begin_log(task, notes)
     except (OSError, ValueError) as error:
         task.outcome.error = error
         return False
+    return True
+
+
+def begin_log(task: Task, notes: Sequence[str]) -> None:
+    """Write into the run's log what is trained, on which data and by what; then the notes."""
     data, device = task.identity["dataset"], task.identity["device"]
     form = task.identity["engine_form"]
     in_form = f" in its {form} form" if form else ""
-    task.folder.log(
-        f"{job.name}: {json.dumps(task.identity['config'])}",
+    record(task).log(
+        f"{task.outcome.job.name}: {json.dumps(task.identity['config'])}",
         f"data: {data['source']}, {data['sizes']}",
         f"engine: {task.engine.name} ({task.identity['engine_reason']}){in_form} "
         f"on {device['name']}, {device['threads']} thread(s)",
         *notes,
     )
-    return True
 
 
 def trained_meanwhile(task: Task) -> dict[str, Any] | None:

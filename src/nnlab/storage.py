@@ -62,6 +62,14 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there; on disk, too."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Put on disk which files a folder has."""
     if os.name == "nt":

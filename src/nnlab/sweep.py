@@ -170,7 +170,11 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
         else:
             try:
                 with claims.exclusive(folder):
+                    claims.clear_dead(folder)
                     storage.clear_left_overs(folder)
+                    for outcome in ours:
+                        if outcome.result:
+                            records.clear_up(outcome.folder)
                     shown = report.write_report(folder, curves=curves)
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +85,25 @@ def table_of(study: Path) -> list[dict[str, str]]:
     with (study / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def assert_same(found: Any, expected: Any, note: str = "") -> None:
+    """Compare what ``content_of`` returns; tell where it differs."""
+    different = list(differences(found, expected, ""))
+    assert not different, "\n".join([note, *different[:5]])
+
+
+def differences(found: Any, expected: Any, place: str) -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted({*found, *expected}):
+            yield from differences(found.get(key), expected.get(key), f"{place}/{key}")
+    elif isinstance(found, list) and isinstance(expected, list):
+        extra = [each for each in found if each not in expected]
+        missing = [each for each in expected if each not in found]
+        if found != expected:
+            yield f"{place}: {len(found)} not {len(expected)}, extra {extra}, missing {missing}"
+    elif found != expected:
+        yield f"{place}: {found!r} instead of {expected!r}"
 
 
 def content_of_run(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 import nnlab
 from nnlab.engines import library
 from tests.reliability import warm
-from tests.reliability.studies import content_of, runs_of
+from tests.reliability.studies import assert_same, content_of, runs_of
 
 EACH, OFTEN = "checkpoint.seconds=0", "checkpoint.seconds=0.2"
 PATIENCE = ("valid_size=100", "stopping=patience", "stopping.patience=40")
@@ -151,11 +151,11 @@ def disturb(name: str, kills: int, seed: int, folder: Path) -> None:
             if name == "force":
                 assert_a_whole_run(folder / "outputs" / "s")
         else:
-            assert content_of(folder / "outputs" / "s") == expected.content
+            assert_same(content_of(folder / "outputs" / "s"), expected.content)
             prepare(name, folder)
     ended = warm.run(*command_of(name), cwd=folder)
     assert ended.status == 0, ended.said
-    assert content_of(folder / "outputs" / "s") == expected.content
+    assert_same(content_of(folder / "outputs" / "s"), expected.content)
 
 
 def assert_a_whole_run(study: Path) -> None:

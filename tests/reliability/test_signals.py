@@ -18,6 +18,7 @@ from tests.reliability import warm
 from tests.reliability.studies import (
     ENVIRONMENT,
     Ended,
+    assert_same,
     content_of,
     content_of_run,
     end,
@@ -88,7 +89,7 @@ def test_a_stopped_command_goes_on(name: str, number: int, tmp_path: Path) -> No
     done = warm.run(*command, cwd=tmp_path)
     assert done.status == 0, done.said
     assert "goes on after epoch" in "".join((run / "run.log").read_text() for run in runs_of(study))
-    assert content_of(study) == expected
+    assert_same(content_of(study), expected)
 
 
 def signal_to(process: warm.Command, number: int) -> None:
@@ -146,7 +147,7 @@ def at_any_instant(seed: int, stops: int, tmp_path: Path) -> None:
             assert_stopped(ended, number)
     done = warm.run(*command, cwd=tmp_path)
     assert done.status == 0, done.said
-    assert content_of(study) == expected
+    assert_same(content_of(study), expected)
 
 
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:

@@ -610,8 +610,8 @@ def stacked_bytes(run: Run) -> int:
     shape, config = Shape.of(run.model), optimizer_of(run)
     assert config is not None
     size = next(run.model.parameters()).element_size()
-    # Weights, gradients, an optimizer's moments; a batch's inputs, outputs and deltas.
-    numbers = (2 + len(MOMENTS[rule(config)])) * shape.places()[1]
+    # The model, weights, gradients, an optimizer's moments; a batch's inputs, outputs and deltas.
+    numbers = (3 + len(MOMENTS[rule(config)])) * shape.places()[1]
     numbers += 3 * run.batch_size * sum(shape.sizes)
     steps = epoch_steps(run) * run.batch_size  # examples, slots, predictions, probabilities
     lengths = sum(len(s) for s in (run.train, run.valid, run.test) if s is not None)
