@@ -23,9 +23,9 @@ REMEDIES = {
     errno.EMFILE: f"raise the limit with ulimit -n, {GO_ON}",
     errno.ENFILE: f"end other programs, which have the rest, {GO_ON}",
     errno.ENAMETOOLONG: "choose a shorter study=, output_dir= or hydra.sweep.subdir=",
-    errno.ENOTDIR: "move away what is in the place of this folder, or choose another study=",
+    errno.ENOTDIR: "move away what is in the place of this folder, or choose another output_dir=",
     errno.EISDIR: "move away this folder, which is in the place of a file",
-    errno.EEXIST: "move away what is in the place of this folder, or choose another study=",
+    errno.EEXIST: "move away what is in the place of this folder, or choose another output_dir=",
 }
 ELSEWHERE = "results go to output_dir/study, choose a folder that can be written with output_dir="
 # These are of all that lies in a folder: of many runs, they are told once.
