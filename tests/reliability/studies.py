@@ -10,7 +10,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,35 +34,53 @@ class Ended(NamedTuple):
         return self.out + self.err
 
 
-def start(*arguments: str, cwd: Path, module: str = "nnlab.run") -> subprocess.Popen[str]:
-    """Start a command in a process group of its own, with the signals of a shell's child."""
-    cwd.mkdir(parents=True, exist_ok=True)
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        start_new_session=True,
-    )
+class Process:
+    """A command in a process group of its own, with the signals of a shell's child.
+
+    It writes to files: what it has started may outlive it, and would keep a pipe open.
+    """
+
+    def __init__(self, arguments: Sequence[str], cwd: Path, module: str = "nnlab.run") -> None:
+        cwd.mkdir(parents=True, exist_ok=True)
+        self.streams = tempfile.TemporaryDirectory()
+        self.paths = [Path(self.streams.name) / name for name in ("out", "err")]
+        with self.paths[0].open("w") as out, self.paths[1].open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=cwd,
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def end(self, limit: float = LIMIT) -> Ended:
+        """Wait for it. Raises TimeoutError, and kills it, where it hangs."""
+        try:
+            status = self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait()
+            raise TimeoutError(f"{self.process.args} hangs") from None
+        said = [path.read_text(errors="replace") for path in self.paths]
+        self.streams.cleanup()
+        return Ended(status, *said)
 
 
-def end(process: subprocess.Popen[str], limit: float = LIMIT) -> Ended:
-    """Wait for a command. Raises TimeoutExpired, and kills it, where it hangs."""
-    try:
-        out, err = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise
-    return Ended(process.returncode, out, err)
+def start(*arguments: str, cwd: Path, module: str = "nnlab.run") -> Process:
+    return Process(arguments, cwd, module)
 
 
 def run(*arguments: str, cwd: Path, module: str = "nnlab.run") -> Ended:
-    return end(start(*arguments, cwd=cwd, module=module))
+    return Process(arguments, cwd, module).end()
 
 
 def runs_of(study: Path) -> list[Path]:

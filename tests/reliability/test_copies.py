@@ -14,7 +14,6 @@ from tests.reliability.studies import (
     Ended,
     assert_same,
     content_of,
-    end,
     run,
     runs_of,
     start,
@@ -34,7 +33,7 @@ def copies(count: int, apart: float, cwd: Path, *more: str) -> list[Ended]:
     for _ in range(count):
         processes.append(start(*SWEEP, *more, cwd=cwd))
         time.sleep(apart)
-    return [end(process) for process in processes]
+    return [process.end() for process in processes]
 
 
 @pytest.mark.parametrize(("count", "apart"), [(2, 0.0), (2, 0.4), (4, 0.1)])
@@ -75,8 +74,8 @@ def some_are_killed(seed: int, tmp_path: Path) -> None:
         time.sleep(0.002)
     time.sleep(chance.uniform(0, 0.5))
     doomed.kill()
-    end(doomed)
-    ended = end(other)
+    doomed.end()
+    ended = other.end()
     assert ended.status == 0, ended.said
     assert "Traceback" not in ended.said
     assert_same(content_of(study), expected)
@@ -92,7 +91,7 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
         start(*other, "train_size=100,120", "force=true", cwd=tmp_path),
     ]
     for process in processes:
-        ended = end(process)
+        ended = process.end()
         assert ended.status == 0, ended.said
         assert "Traceback" not in ended.said
     study = tmp_path / "outputs" / "s"
@@ -113,8 +112,8 @@ def test_a_foreign_owner_is_named(tmp_path: Path) -> None:
     while len(list(study.glob("*/metrics.csv"))) < 2:
         assert first.poll() is None
         time.sleep(0.002)
-    second = end(start(*SWEEP, "stopping.max_epochs=1500", cwd=tmp_path))
-    assert end(first).status == 0
+    second = start(*SWEEP, "stopping.max_epochs=1500", cwd=tmp_path).end()
+    assert first.end().status == 0
     assert second.status == 0, second.said
     result = json.loads((study / "train_size=1000" / "result.json").read_text())
     assert result["epochs"] == 1500

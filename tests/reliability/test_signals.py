@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,12 +15,10 @@ import pytest
 
 from tests.reliability import warm
 from tests.reliability.studies import (
-    ENVIRONMENT,
     Ended,
     assert_same,
     content_of,
     content_of_run,
-    end,
     runs_of,
     start,
 )
@@ -104,11 +101,11 @@ def test_the_command_line_stops(tmp_path: Path) -> None:
         process = start(*command, cwd=tmp_path)
         time.sleep(chance.uniform(0.3, 2.5))
         if process.poll() is None:
-            process.send_signal(number)
-        ended = end(process, limit=20)
+            os.kill(process.pid, number)
+        ended = process.end(limit=20)
         if ended.status != 0:  # it ended before
             assert_stopped(ended, number)
-    assert end(start(*command, cwd=tmp_path)).status == 0
+    assert start(*command, cwd=tmp_path).end().status == 0
     content_of(tmp_path / "outputs" / "s")
 
 
@@ -171,20 +168,14 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nnlab.run", *CASES["native"], *SMALL]
-    code = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{code}os.execv(sys.argv[1], sys.argv[1:])", *command],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(*CASES["native"], *SMALL, cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     trains(tmp_path / "outputs" / "s")
-    process.send_signal(signal.SIGHUP)
-    ended = end(process)
+    os.kill(process.pid, signal.SIGHUP)
+    ended = process.end()
     assert ended.status == 0, ended.said
 
 
@@ -198,14 +189,14 @@ def test_joblibs_workers_stop_with_the_command(tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "s"
     process = start(*command, cwd=tmp_path)
     trains(study)
-    process.terminate()
-    ended = end(process, limit=30)
+    os.kill(process.pid, signal.SIGTERM)
+    ended = process.end(limit=30)
     assert ended.status == 128 + signal.SIGTERM, ended.said
     assert GOES_ON in ended.err
     assert "Traceback" not in ended.said, ended.said
     time.sleep(3)
     assert "running" not in statuses(study)
-    assert end(start(*command, cwd=tmp_path)).status == 0
+    assert start(*command, cwd=tmp_path).end().status == 0
     found = numbers(study)
     study.rename(tmp_path / "disturbed")
     assert warm.run(*command[1:], cwd=tmp_path).status == 0
