@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nnlab import report, study
 from nnlab.report.__main__ import main
 from tests.report.studies import FAILED, lay
 
@@ -28,6 +29,30 @@ def test_report_prints_the_table_the_notes_and_the_files(
     assert all((tmp_path / file).is_file() for file in files)
     assert "\x1b" not in out
     assert err == ""
+
+
+def test_a_run_that_ends_meanwhile_is_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a study that another process trains: its own report is not thought to be there."""
+    result = lay(tmp_path, {"train_size": 500}, status="running") / "result.json"
+    write = report.write_report
+
+    def write_while_it_ends(folder: Path) -> report.Report:
+        made = write(folder)
+        result.write_text(result.read_text().replace("running", "finished"))
+        return made
+
+    monkeypatch.setattr(report, "write_report", write_while_it_ends)
+    assert main([str(tmp_path)]) == 0
+    now = study.Study(tmp_path)
+    now.look()
+    assert not now.reported()
+    monkeypatch.undo()
+    assert main([str(tmp_path)]) == 0
+    now = study.Study(tmp_path)
+    now.look()
+    assert now.reported()
 
 
 def test_a_missing_study_is_one_message_and_the_others_are_made(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnlab import report, study, terminal
+from nnlab import claims, report, study, terminal
 
 
 @terminal.standard_streams()
@@ -19,8 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     for folder in parser.parse_args(arguments).study:
         try:
-            made = report.write_report(folder)
-            study.look(folder).save(report=made.files)
+            runs = study.look(folder)  # before they are read: one may end meanwhile
+            with claims.exclusive(folder) if runs.entries else contextlib.nullcontext():
+                made = report.write_report(folder)
+                runs.save(report=made.files)
         except OSError as error:
             terminal.complain(error)
             status = 1
