@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as safetensors
 from torch.testing import assert_close
 
 import nnlab
@@ -207,5 +208,10 @@ def test_damage_is_told(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="state is damaged"):
             checkpoint.load(path)
+    state = {"epochs": [], "of_the_future": 1}
+    text = json.dumps(state)
+    path.write_bytes(safetensors({}, {"state": text, "sha256": checkpoint.digest_of(text, {})}))
+    with pytest.raises(ValueError, match="state is damaged, or another nnlab's"):
+        checkpoint.load(path)
     path.unlink()
     assert checkpoint.load(path) is None

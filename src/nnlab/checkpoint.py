@@ -116,10 +116,10 @@ def load(path: Path, parameters: int = 0) -> Checkpoint | None:
         if told["sha256"] != digest_of(told["state"], tensors):
             raise ValueError("its checksum differs")
         state = json.loads(told["state"])
+        epochs = [Epoch(*row) for row in state.pop("epochs")]
+        return Checkpoint(**state, epochs=epochs, tensors=tensors)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from None
-    epochs = [Epoch(*row) for row in state.pop("epochs")]
-    return Checkpoint(**state, epochs=epochs, tensors=tensors)
+        raise ValueError(f"{path} is damaged, or another nnlab's ({error})") from None
 
 
 def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
