@@ -69,7 +69,7 @@ class Process:
         except subprocess.TimeoutExpired:
             os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
-            raise TimeoutError(f"{self.process.args} hangs") from None
+            raise TimeoutError(f"{self.process.args!r} hangs") from None
         said = [path.read_text(errors="replace") for path in self.paths]
         self.streams.cleanup()
         return Ended(status, *said)

@@ -34,7 +34,7 @@ COMMAND = (
     *("stopping=patience", "stopping.patience=30", "stopping.max_epochs=40"),
     "checkpoint.seconds=0",
 )
-given = {
+given: dict[str, Any] = {
     "seeds": some.sampled_from(SEEDS),
     "rate": some.sampled_from((RATES[0], *RATES)),
     "force": some.sampled_from((False, False, True)),
@@ -220,4 +220,4 @@ def histories(count: int, steps: int) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
         print_blob=True,
     )
-    run_state_machine_as_test(Histories, settings=settings)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Histories, settings=settings)

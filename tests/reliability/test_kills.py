@@ -195,8 +195,10 @@ def test_killed_a_thousand_times(name: str, seed: int, tmp_path: Path) -> None:
 
 def test_a_budget_counts_the_time_before_a_kill(tmp_path: Path) -> None:
     """It cannot end alike, but neither its epochs nor its clock begin anew."""
-    command = ("stopping=budget", "stopping.seconds=0.5", *SMALL, "study=s", "train_size=500")
-    command = (*command, "checkpoint.seconds=0.02")
+    command = (
+        *("stopping=budget", "stopping.seconds=0.5", *SMALL, "study=s", "train_size=500"),
+        "checkpoint.seconds=0.02",
+    )
     study = tmp_path / "outputs" / "s"
     before: list[str] = []
     for _ in range(2):
