@@ -81,12 +81,12 @@ def refused(error: OSError, study: Path | None) -> str:
 
 
 def no_more_files(folder: Path) -> bool:
-    """Return whether a full disk has space left, but no inodes."""
+    """Return whether a full disk lacks inodes; a few, of files just removed, may be there again."""
     try:
         found = os.statvfs(folder)
     except (AttributeError, OSError):  # Windows; or it is gone
         return False
-    return found.f_favail == 0 < min(found.f_bavail, found.f_files)
+    return found.f_favail < 10 < found.f_files  # the latter is 0 where there is no limit
 
 
 def suggest(error: OmegaConfBaseException) -> str:
