@@ -7,25 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from nnlab import interrupts
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-
-
-@pytest.fixture(autouse=True)
-def usual_handlers() -> Iterator[None]:
-    """As in a terminal: what starts the tests may ignore some, as nohup does."""
-    before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
-    for number in interrupts.SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def in_process(code: str) -> subprocess.CompletedProcess[str]:
