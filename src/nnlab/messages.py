@@ -23,9 +23,9 @@ REMEDIES = {
     errno.EMFILE: f"raise the limit with ulimit -n, {GO_ON}",
     errno.ENFILE: f"end other programs, which have the rest, {GO_ON}",
     errno.ENAMETOOLONG: "choose a shorter study=, output_dir= or hydra.sweep.subdir=",
-    errno.ENOTDIR: "move away what is in the place of this folder, or choose another study=",
+    errno.ENOTDIR: "move away what is in the place of this folder, or choose another output_dir=",
     errno.EISDIR: "move away this folder, which is in the place of a file",
-    errno.EEXIST: "move away what is in the place of this folder, or choose another study=",
+    errno.EEXIST: "move away what is in the place of this folder, or choose another output_dir=",
 }
 ELSEWHERE = "results go to output_dir/study, choose a folder that can be written with output_dir="
 # These are of all that lies in a folder: of many runs, they are told once.
@@ -81,12 +81,12 @@ def refused(error: OSError, study: Path | None) -> str:
 
 
 def no_more_files(folder: Path) -> bool:
-    """Return whether a full disk has space left, but no inodes."""
+    """Return whether a full disk lacks inodes; a few, of files just removed, may be there again."""
     try:
         found = os.statvfs(folder)
     except (AttributeError, OSError):  # Windows; or it is gone
         return False
-    return found.f_favail == 0 < min(found.f_bavail, found.f_files)
+    return found.f_favail < 10 < found.f_files  # the latter is 0 where there is no limit
 
 
 def suggest(error: OmegaConfBaseException) -> str:
