@@ -173,7 +173,6 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
         else:
             try:
                 with claims.exclusive(folder):
-                    storage.clear_left_overs(folder)
                     shown = report.write_report(folder, curves=curves)
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read
@@ -189,9 +188,11 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
 def clear_up(folder: Path, ended: Sequence[Path]) -> None:
     """Remove what killed processes have left in a study, and in those of its runs that ended."""
     left = (os.path.join(run, name) for run in ended for name in records.LEFT)
-    if any(folder.glob(claims.PROCESS.format("*"))) or any(map(os.path.exists, left)):
+    patterns = (claims.PROCESS.format("*"), storage.LEFT_OVER)
+    if any(any(folder.glob(each)) for each in patterns) or any(map(os.path.exists, left)):
         with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
             claims.clear_dead(folder)
+            storage.clear_left_overs(folder)
             for run in ended:
                 records.clear_up(run)
 

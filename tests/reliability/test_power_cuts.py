@@ -141,6 +141,12 @@ def test_a_cut_in_the_last_moment_leaves_nothing(recorded: Recorded) -> None:
         if operation.target.endswith(records.RESULT)
     ]
     cut(recorded, done[-1], "all", 1)
+    written = [
+        place
+        for place, operation in enumerate(recorded.operations, 1)
+        if operation.name == "sync" and "multirun" in operation.path
+    ]
+    cut(recorded, written[-1], "all", 1)
 
 
 @pytest.mark.long
