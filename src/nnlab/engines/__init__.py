@@ -67,7 +67,7 @@ class Engine(Protocol):
     """The arithmetic of training for the runs that it was made with.
 
     An engine knows nothing of files, stopping rules or Hydra, and a run's numbers do not
-    depend on the other runs it holds.
+    depend on the other runs it holds. The static methods are as most engines have them.
     """
 
     name: ClassVar[str]
@@ -79,6 +79,7 @@ class Engine(Protocol):
     @staticmethod
     def divide(runs: Sequence[Run], device: Device) -> list[list[Run]]:
         """Divide runs into those that are best given to one engine together, in their order."""
+        return [[run] for run in runs]
 
     @staticmethod
     def form(run: Run) -> str | None:
@@ -87,10 +88,12 @@ class Engine(Protocol):
         In another form a step's time depends on how many examples there are, and runs on the
         same examples share part of their set-up.
         """
+        return None
 
     @staticmethod
     def level(run: Run) -> str | None:
         """Return the instruction set that a run is trained with, where the engine chooses it."""
+        return None
 
     @staticmethod
     def sharing() -> contextlib.AbstractContextManager[None]:
@@ -99,6 +102,7 @@ class Engine(Protocol):
         No inputs may change meanwhile. At its end nothing shared is kept, and engines that
         other threads are still making stop soon.
         """
+        return contextlib.nullcontext()
 
     def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
         """Train each run once through its examples.

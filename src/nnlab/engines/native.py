@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nnlab.datasets import Split
-from nnlab.engines import Run, Trained, dual, library
+from nnlab.engines import Engine, Run, Trained, dual, library
 from nnlab.engines.dual import DualNetwork
 from nnlab.engines.library import NativeNetwork, memory, unsupported_shapes
 from nnlab.engines.supported import (
@@ -79,7 +79,7 @@ def unsupported_memory(tensor: Tensor, name: str) -> str | None:
 # ---- the engine ----
 
 
-class NativeEngine:
+class NativeEngine(Engine):
     """Train on the CPU without PyTorch; see ``unsupported_reason`` for the runs that it takes.
 
     A run's ``native_level`` forces one of ``library.levels()``; the default is the best of them.
@@ -88,7 +88,7 @@ class NativeEngine:
     """
 
     name: ClassVar[str] = "native"
-    concurrent: ClassVar[bool] = True  # a call gives up the GIL and shares nothing
+    concurrent: ClassVar[bool] = True  # a call gives up the GIL; a run stays in its core's cache
 
     def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
         library.open_library()  # an error even without runs
@@ -100,10 +100,6 @@ class NativeEngine:
             network = DualNetwork(run) if DualNetwork.pays(run) else NativeNetwork(run)
             network.load(initial_state(run))
             self.networks[run] = network
-
-    @staticmethod
-    def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
-        return [[run] for run in runs]  # each stays in the cache of its own core
 
     @staticmethod
     def form(run: Run) -> str | None:

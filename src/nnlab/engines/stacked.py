@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from nnlab import memory
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Run, Trained
+from nnlab.engines import Engine, Run, Trained
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
@@ -242,7 +242,7 @@ def descend(
 # ---- the engine ----
 
 
-class StackedEngine:
+class StackedEngine(Engine):
     """Train runs of one ``group`` together on one device; see ``unsupported_reason``.
 
     ``graph``: capture the epoch as a CUDA graph where the device is a CUDA GPU.
@@ -310,18 +310,6 @@ class StackedEngine:
                 stacks.append(group[start:end])
                 start = end
         return stacks
-
-    @staticmethod
-    def form(run: Run) -> str | None:
-        return None
-
-    @staticmethod
-    def level(run: Run) -> str | None:
-        return None
-
-    @staticmethod
-    def sharing() -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     # ---- the epoch ----
 

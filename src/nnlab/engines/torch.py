@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
-from nnlab.engines import Run, Trained
+from nnlab.engines import Engine, Run, Trained
 
 EVALUATION_BATCH = 8192  # bounds memory, not results: sums are over examples
 GATHERED = 1024  # examples copied out at a time: quicker than batch by batch
@@ -149,7 +149,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     raise ValueError(f"optimizer={config.name} has no torch optimizer")
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     name: ClassVar = "torch"
     concurrent: ClassVar = False  # Python's lock would have the threads wait for each other
 
@@ -167,22 +167,6 @@ class TorchEngine:
                 if isinstance(run.optimizer, torch.optim.Optimizer)
                 else build_optimizer(run.optimizer, run.model)
             )
-
-    @staticmethod
-    def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
-        return [[run] for run in runs]
-
-    @staticmethod
-    def form(run: Run) -> str | None:
-        return None
-
-    @staticmethod
-    def level(run: Run) -> str | None:
-        return None
-
-    @staticmethod
-    def sharing() -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     def on_device(self, array: Tensor) -> Tensor:
         if array.device == self.device:
@@ -249,7 +233,10 @@ class TorchEngine:
                 for key, value in kept.items()
             }
 
-    snapshot, restore = state, load_state
+    snapshot = state
+
+    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+        self.load_state(run, snapshot)
 
     def release(self, runs: Sequence[Run]) -> None:
         for run in runs:
