@@ -98,6 +98,6 @@ def test_fewer_runs_train_at_a_time_where_memory_is_short(
     monkeypatch.setattr(schedule, "cores", lambda: 4)
     groups: Any = [[SimpleNamespace(needed=of(10**9, 0, str(n)))] for n in range(9)]
     with caplog.at_level("INFO", "nnlab"):
-        assert schedule.side_by_side(groups) == threads
+        assert schedule.how_many_threads(groups) == threads
     told = [f"{threads} of 4 cores are used: more would need 7.0 GB of memory"]
     assert caplog.messages == (told if threads < 4 else [])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import secrets
 import socket
@@ -24,7 +23,7 @@ from nnlab import records, storage
 
 LOCK = ".lock"  # of the study
 PROCESS = ".process-{}.lock"
-RUNS = ".json"  # ends the name of the file that says what a process means to train
+RUNS = ".json"  # in the place of .lock: the file that says what a process means to train
 
 
 class Claim:
@@ -45,10 +44,9 @@ class Claim:
 
     def announce(self, names: Sequence[str]) -> None:
         """Tell others which runs it means to train, by their folders' names."""
-        content = {"owner": self.owner, "runs": list(names)}
-        text = json.dumps({"checksum": records.checksum(content), **content})
+        content = records.sealed({"owner": self.owner, "runs": list(names)})
         with contextlib.suppress(OSError):  # it is only for those who look
-            storage.write_atomic(self.path.with_suffix(RUNS), text.encode(), durable=False)
+            storage.write_atomic(self.path.with_suffix(RUNS), content, durable=False)
 
     def __enter__(self) -> Claim:
         return self
@@ -89,9 +87,14 @@ def clear_dead(study: Path) -> None:
     """Remove the files of processes that were killed; to be called with the study's lock held."""
     for path in study.glob(PROCESS.format("*")):
         held(path)
-    for path in study.glob(PROCESS.format("*").replace(".lock", RUNS)):
+    for path in announcements(study):
         if not path.with_suffix(".lock").exists():
             path.unlink(missing_ok=True)
+
+
+def announcements(study: Path) -> Iterator[Path]:
+    """Yield the files that say what processes mean to train."""
+    return study.glob(str(Path(PROCESS.format("*")).with_suffix(RUNS)))
 
 
 def owner(folder: Path) -> dict[str, Any] | None:
@@ -123,7 +126,7 @@ def waiting(study: Path) -> dict[str, Waiting]:
     Those that they train, or have trained meanwhile, are among them.
     """
     found: dict[str, Waiting] = {}
-    for path in study.glob(PROCESS.format("*").replace(".lock", RUNS)):
+    for path in announcements(study):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = records.undamaged(storage.read(path))
             by = Waiting(content["owner"], path.stat().st_mtime)

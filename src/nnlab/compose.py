@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from nnlab.config import CONF, GROUPS, Config
+from nnlab.options import flat
 
 LONGEST_NAME = 100
 MARK = uuid.uuid4().hex  # occurs in no configuration
@@ -220,15 +221,6 @@ def from_environment(composed: DictConfig) -> dict[str, str]:
         if isinstance(value, str):
             found[key] = f"{text}#{hashlib.sha256(value.encode()).hexdigest()[:8]}"
     return found
-
-
-def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dicts by their dotted names."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def as_json(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Iterator
 from typing import Any
 
 MISSING: Any = "???"  # as OmegaConf writes what has to be given
@@ -38,3 +39,12 @@ def plain(options: Any) -> dict[str, Any]:
 
     tree: dict[str, Any] = value(dataclasses.asdict(options))
     return tree
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dicts by their dotted names."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

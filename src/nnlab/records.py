@@ -23,6 +23,7 @@ from typing import Any
 from nnlab import storage
 from nnlab.analysis import EVALUATION_FILES
 from nnlab.identity import NOT_IDENTITY
+from nnlab.options import flat
 from nnlab.text import visible_lines
 
 RESULT = "result.json"
@@ -50,12 +51,14 @@ class RunFolder:
         identity: dict[str, Any],
         hydra_files: dict[str, str],
         owner: dict[str, Any] | None = None,
+        rows: Sequence[Sequence[float | None]] = (),
     ) -> None:
         """Make the folder, or take over that of an earlier attempt, whose checkpoint stays.
 
         identity: what result.json says of the run before it has results.
         hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder.
-        owner: the process that trains it, see ``claims``.
+        owner: the process that trains it, see ``claims``. rows: of the epochs that the run goes on
+        after.
         """
         self.path = path
         self.identity = identity
@@ -67,16 +70,13 @@ class RunFolder:
         for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
             (path / name).unlink(missing_ok=True)
         storage.clear_left_overs(path)
-        for name, content in hydra_files.items():
-            if (parent := (path / name).parent).is_symlink():
-                parent.unlink()
-            storage.make_folder(parent)
-            storage.clear_left_overs(parent)
-            storage.write_atomic(path / name, content.encode())
-        self.begin_metrics([])
-
-    def begin_metrics(self, rows: Sequence[Sequence[float | None]]) -> None:
-        """Write the metrics of the epochs that an earlier attempt has left."""
+        for folder in {(path / name).parent for name in hydra_files}:
+            if folder.is_symlink():
+                folder.unlink()
+            storage.make_folder(folder)
+            storage.clear_left_overs(folder)
+        for name, text in hydra_files.items():
+            storage.write_atomic(path / name, text.encode())
         content = "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(as_row, rows)]).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)
@@ -132,6 +132,11 @@ def as_row(row: Sequence[float | None]) -> str:
 def checksum(content: dict[str, Any]) -> str:
     """Return what a JSON file says of itself, so that damage to it shows."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """Return a JSON file with its checksum, for ``undamaged``."""
+    return json.dumps({"checksum": checksum(content), **content}).encode()
 
 
 def undamaged(text: bytes) -> dict[str, Any]:
@@ -270,7 +275,7 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
     if result is None:
         return None
     if result["fingerprint"] != fingerprint or not serves(result, config):
-        theirs, ours = _flat(_telling(result.get("config") or {})), _flat(_telling(config))
+        theirs, ours = (dict(flat(_telling(each))) for each in (result.get("config") or {}, config))
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ) or "other options"
         asked = ", ".join(f"{key}={ours.get(key)}" for key in differ) or "those of this nnlab"
@@ -340,16 +345,6 @@ def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:
 def _telling(config: dict[str, Any]) -> dict[str, Any]:
     """Return the options in which runs of a folder may differ."""
     return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 @functools.cache

@@ -39,11 +39,12 @@ def train_distinct(tasks: Sequence[Task]) -> None:
             task.outcome.twin = first.outcome.folder
             log.info("%s is %s", task.outcome.job.name, first.outcome.folder.name)
     with contextlib.ExitStack() as stack:
-        claimed: dict[Path, claims.Claim] = {}
-        for study in {task.outcome.folder.parent for task in firsts.values()}:
-            claimed[study] = stack.enter_context(claims.Claim(study))
-            folders = [task.outcome.folder for task in firsts.values()]
-            claimed[study].announce([each.name for each in folders if each.parent == study])
+        names: dict[Path, list[str]] = {}
+        for task in firsts.values():
+            names.setdefault(task.outcome.folder.parent, []).append(task.outcome.folder.name)
+        claimed = {study: stack.enter_context(claims.Claim(study)) for study in names}
+        for study, claim in claimed.items():
+            claim.announce(names[study])
         train_tasks(list(firsts.values()), claimed)
         train_others(list(firsts.values()), claimed)
     for task in tasks:
@@ -130,7 +131,7 @@ def train_concurrently(
     """
     from nnlab import device, engines
 
-    threads = side_by_side(groups)
+    threads = how_many_threads(groups)
     waiting = [Training(group, train_group(group, progress, claimed)) for group in groups]
     unended, working, lock = len(waiting), 0, threading.Lock()
 
@@ -180,7 +181,7 @@ def train_concurrently(
         raise
 
 
-def side_by_side(groups: Sequence[Sequence[Task]]) -> int:
+def how_many_threads(groups: Sequence[Sequence[Task]]) -> int:
     """Return in how many threads groups are to train: one for each core, if memory allows."""
     from nnlab import footprint, memory
 
@@ -276,10 +277,11 @@ class Keeper:
 
     def epoch(self, task: Task) -> None:
         """Save a task after an epoch, if that is due."""
+        assert task.run is not None
         seconds, now = task.config.checkpoint.seconds, time.monotonic()
         long = now - self.latest[task] >= interrupts.LONG
         self.latest[task] = now
-        if seconds is None:
+        if seconds is None or task.run.status != "running":
             return
         interrupts.request.unsaved.add(task)
         passed = now - self.saved[task]
@@ -292,10 +294,9 @@ class Keeper:
 
         assert task.run is not None
         started = time.monotonic()
-        if task.run.status == "running" or interrupts.requested():
-            state = checkpoint.of(task.run, self.engine, computing(task))
-            with interrupts.request.saving:
-                checkpoint.save(record(task).path / records.CHECKPOINT, state)
+        state = checkpoint.of(task.run, self.engine, computing(task))
+        with interrupts.request.saving:
+            checkpoint.save(record(task).path / records.CHECKPOINT, state)
         self.saved[task] = time.monotonic()
         self.cost = self.saved[task] - started
         interrupts.request.unsaved.discard(task)
@@ -330,10 +331,12 @@ def open_folder(task: Task, claimed: Claims) -> bool:
                     return False
             notes = go_on(task, where)
             task.folder = records.RunFolder(
-                where, task.identity, job.hydra_files, claimed[path.parent].owner
+                where,
+                task.identity,
+                job.hydra_files,
+                claimed[path.parent].owner,
+                rows=task.checkpoint.epochs if task.checkpoint else (),
             )
-            if task.checkpoint is not None:
-                task.folder.begin_metrics(task.checkpoint.epochs)
         begin_log(task, notes)
     except (OSError, ValueError) as error:
         task.outcome.error = error

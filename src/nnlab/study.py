@@ -131,14 +131,10 @@ class Study:
             self.changed = True
         if self.changed and self.entries:
             runs = [asdict(entry) for entry in self.entries.values()]
-            content: dict[str, Any] = {
-                "nnlab": importlib.metadata.version("nnlab"),
-                "report": self.report,
-            }
-            content["runs"] = runs
-            text = json.dumps({"checksum": records.checksum(content), **content})
+            version = importlib.metadata.version("nnlab")
+            content = records.sealed({"nnlab": version, "report": self.report, "runs": runs})
             with contextlib.suppress(OSError):
-                storage.write_atomic(self.folder / INDEX, text.encode(), durable=False)
+                storage.write_atomic(self.folder / INDEX, content, durable=False)
                 self.changed = False
 
 
