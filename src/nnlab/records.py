@@ -65,18 +65,19 @@ class RunFolder:
         self.identity_text = json.dumps(identity, indent=2, allow_nan=False)
         self.owner = {} if owner is None else {"owner": owner}
         storage.make_folder(path)
-        self.write_result(status="running", **self.owner)
+        for folder in {(path / name).parent for name in hydra_files}:
+            if folder.is_symlink():
+                folder.unlink()
+            folder.mkdir(exist_ok=True)
+            storage.clear_left_overs(folder)
+        files = {path / RESULT: self.as_result({"status": "running", **self.owner})}
+        storage.write_each(
+            files | {path / name: hydra_files[name].encode() for name in hydra_files}
+        )
         # The log goes on.
         for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
             (path / name).unlink(missing_ok=True)
         storage.clear_left_overs(path)
-        for folder in {(path / name).parent for name in hydra_files}:
-            if folder.is_symlink():
-                folder.unlink()
-            storage.make_folder(folder)
-            storage.clear_left_overs(folder)
-        for name, text in hydra_files.items():
-            storage.write_atomic(path / name, text.encode())
         content = "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(as_row, rows)]).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)
@@ -117,12 +118,15 @@ class RunFolder:
         self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
 
     def write_result(self, **outcome: Any) -> dict[str, Any]:
-        result = {**outcome, **self.identity}
+        storage.write_atomic(self.path / RESULT, self.as_result(outcome))
+        return {**outcome, **self.identity}
+
+    def as_result(self, outcome: dict[str, Any]) -> bytes:
+        """Return the content of result.json."""
         # The identity is the longer part by far: put into JSON once, and joined here.
-        text = json.dumps({"checksum": checksum(result), **outcome}, indent=2, allow_nan=False)
-        text = f"{text[:-2]},{self.identity_text[1:]}\n"
-        storage.write_atomic(self.path / RESULT, text.encode())
-        return result
+        told = checksum({**outcome, **self.identity})
+        text = json.dumps({"checksum": told, **outcome}, indent=2, allow_nan=False)
+        return f"{text[:-2]},{self.identity_text[1:]}\n".encode()
 
 
 def as_row(row: Sequence[float | None]) -> str:
