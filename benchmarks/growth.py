@@ -13,8 +13,8 @@ from benchmarks.overhead import nnlab
 from benchmarks.problem import BATCH, CLASSES, HIDDEN, Spec
 from benchmarks.race import Entry, Measured, race, ratio
 from benchmarks.results import Options, Result, Table, Target, number
+from nnlab.cores import usable as cores
 from nnlab.datasets import files, mnist
-from nnlab.schedule import cores
 
 PLAIN, NATIVE = "plain DataLoader loop", "nnlab native"
 SIZES = (500, 1000, 2000, 5000, 10_000, 20_000, 60_000)

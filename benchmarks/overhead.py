@@ -20,7 +20,7 @@ from benchmarks.race import REPOSITORY, quartiles, say
 from benchmarks.results import Options, Result, Table, Target, number
 from nnlab import build, checkpoint, claims, engines, records, training
 from nnlab.compose import load
-from nnlab.schedule import cores
+from nnlab.cores import usable as cores
 
 MAIN_JOB = ("dataset=mnist", "train_size=500,1000,1500,2000", "-m")
 TINY = ("train_size=10", "test_size=10", "stopping.max_epochs=1", "-m")

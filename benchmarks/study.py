@@ -20,12 +20,12 @@ from benchmarks.problem import BATCH, CLASSES, HIDDEN
 from benchmarks.race import say
 from benchmarks.results import Options, Result, Table, Target, number
 from nnlab import datasets
+from nnlab.cores import usable as cores
 from nnlab.datasets import Split
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dogset import DogSetConfig
 from nnlab.datasets.dogset_synthetic import SyntheticConfig
 from nnlab.device import cpu_threads
-from nnlab.schedule import cores
 
 RATES, EPOCHS = 3, 100
 PARTITIONS = {"train": 7665, "valid": 2000, "test": 500}

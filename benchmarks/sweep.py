@@ -8,7 +8,7 @@ from benchmarks import results
 from benchmarks.problem import Spec
 from benchmarks.race import Entry, race
 from benchmarks.results import Options, Result, Table, Target
-from nnlab.schedule import cores
+from nnlab.cores import usable as cores
 
 NATIVE, PLAIN = "nnlab native", "plain DataLoader loops"
 IN_TURN = f"{PLAIN}, one after another"

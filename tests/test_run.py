@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import datasets, schedule, seeds
+from nnlab import cores, datasets, seeds
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.mnist import IdxConfig, Source
 from nnlab.engines import library
@@ -355,7 +355,7 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
         assert measured(pair[0]) == measured(pair[1])
         assert files(pair[0]) == files(pair[1])
         if launcher == "joblib":  # by default on all cores
-            assert result(pair[1])["concurrent_runs"] == schedule.cores()
+            assert result(pair[1])["concurrent_runs"] == cores.usable()
 
 
 def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ module here at each start; what is heavy stays behind ``launch``.
 # No postponed annotations here: Hydra loads this file without entering it in sys.modules,
 # where a dataclass would look for them.
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass
@@ -22,13 +23,82 @@ class NnlabLauncherConf:
     _target_: str = "hydra_plugins.nnlab_launcher.NnlabLauncher"
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="nnlab", node=NnlabLauncherConf, provider="nnlab"
-)
+@dataclass
+class BatchesConf:
+    """In batches, in the workers of a pool; and what all launchers have that train in batches.
+
+    batches: into how many a sweep is cut; None: so many that each takes about minutes_per_batch,
+    and no worker is idle at the end. max_retries: how often a batch that was lost is sent again.
+    executor: one of nnlab's list, see docs/clusters.md; options: what it is made with. workers: how
+    many train at a time; None: as many as there are cores for.
+    """
+
+    _target_: str = "hydra_plugins.nnlab_launcher.BatchLauncher"
+    cluster: str = "batches"
+    batches: int | None = None
+    minutes_per_batch: float = 5.0
+    max_retries: int = 3
+    executor: str = "processes"
+    workers: int | None = None
+    cores_per_worker: int | None = 1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SlurmConf:
+    """In batches, each a task of a Slurm job array, by submitit.
+
+    What is None is left to Slurm. detach: submit, and do not wait.
+    """
+
+    _target_: str = "hydra_plugins.nnlab_launcher.BatchLauncher"
+    cluster: str = "slurm"
+    batches: int | None = None
+    minutes_per_batch: float = 5.0
+    max_retries: int = 3
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    cpus_per_task: int = 1
+    mem_gb: float | None = None
+    gpus_per_node: int | None = None
+    timeout_min: int = 60
+    array_parallelism: int = 256
+    setup: list[str] = field(default_factory=list)
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    max_num_timeout: int = 3
+    detach: bool = False
+
+
+@dataclass
+class RayConf:
+    """In batches, each a task of Ray.
+
+    address: of a Ray cluster; None: one of its own on this machine.
+    """
+
+    _target_: str = "hydra_plugins.nnlab_launcher.BatchLauncher"
+    cluster: str = "ray"
+    batches: int | None = None
+    minutes_per_batch: float = 5.0
+    max_retries: int = 3
+    address: str | None = None
+    num_cpus: int = 1
+    num_gpus: float = 0.0
+
+
+LAUNCHERS = {
+    "nnlab": NnlabLauncherConf,
+    "batches": BatchesConf,
+    "slurm": SlurmConf,
+    "ray": RayConf,
+}
+for name, node in LAUNCHERS.items():
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="nnlab")
 
 
 class NnlabLauncher(Launcher):
-    """Train all runs of a batch together, in this process."""
+    """Train all runs of a batch of Hydra's together, in this process."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -48,5 +118,30 @@ class NnlabLauncher(Launcher):
         from nnlab import hydra_jobs
 
         return hydra_jobs.launch(
-            self.hydra_context, self.task_function, self.config, job_overrides, initial_job_idx
+            self.hydra_context,
+            self.task_function,
+            self.config,
+            job_overrides,
+            initial_job_idx,
+            self.where(),
         )
+
+    def where(self) -> Any:
+        """Return where runs are trained."""
+        from nnlab import sweep
+
+        return sweep.HERE
+
+
+class BatchLauncher(NnlabLauncher):
+    """Train the runs in batches, in processes of their own, on this machine or on others."""
+
+    def __init__(self, cluster: str, **options: Any) -> None:
+        self.cluster = cluster
+        plain: Any = OmegaConf.to_container(OmegaConf.create(options))
+        self.options = SimpleNamespace(**plain)
+
+    def where(self) -> Any:
+        from nnlab.batches import Batches
+
+        return Batches(self.cluster, self.options)

@@ -107,10 +107,15 @@ def owner(folder: Path) -> dict[str, Any] | None:
             process = (records.read_result(path) or {}).get("owner")
         except records.DamagedError:  # only the owner itself could have replaced it since
             continue
-        claim = process.get("claim") if isinstance(process, dict) else None
-        if str(claim).isalnum() and held(folder.parent / PROCESS.format(claim)):
+        if isinstance(process, dict) and alive(folder.parent, process):
             return process
     return None
+
+
+def alive(study: Path, owner: Mapping[str, Any]) -> bool:
+    """Return whether a process that has claimed runs of a study still does."""
+    claim = str(owner.get("claim"))
+    return claim.isalnum() and held(study / PROCESS.format(claim))
 
 
 class Waiting(NamedTuple):

@@ -177,6 +177,7 @@ class Config:
     engine: EngineName = MISSING
     native_level: NativeLevel | None = MISSING
     threads: int = MISSING
+    cores: int | None = MISSING
     full_train_metrics: bool = MISSING
     checkpoint: CheckpointConfig = MISSING
     evaluation: list[str] = MISSING
@@ -221,6 +222,9 @@ class Config:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "it must be at least 1")
         require_seed("seed", self.seed)
         require(self.threads >= 1, "threads", self.threads, "it must be at least 1")
+        if self.cores is not None:
+            limit = "it must be at least 1 (null: all that this process may use)"
+            require(self.cores >= 1, "cores", self.cores, limit)
         limit = f"choose one of {', '.join(OBJECTIVES)}"
         require(self.objective in OBJECTIVES, "objective", self.objective, limit)
         limit = "it names one folder under output_dir, without / and not . or .."

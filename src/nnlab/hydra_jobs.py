@@ -22,11 +22,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import datasets, interrupts, storage, study, sweep
+from nnlab import cores, datasets, interrupts, storage, study, sweep
 from nnlab.compose import Template
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
-from nnlab.schedule import cores
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
@@ -78,10 +77,11 @@ def launch(
     master: DictConfig,
     job_overrides: Sequence[Sequence[str]],
     first: int,
+    where: sweep.Here = sweep.HERE,
 ) -> list[JobReturn]:
     """Compose every job, train them all as one sweep, and report each to Hydra.
 
-    first: the number of the first job among all of the command.
+    first: the number of the first job among all of the command. where: it trains.
     Raises ValueError where the command is none of nnlab's.
     """
     if not isinstance(command, Command):
@@ -100,7 +100,7 @@ def launch(
     jobs = make_jobs(loader, job_overrides, first)
     check_search(master.hydra, jobs)
     try:
-        outcomes = sweep.train(jobs, report=True)
+        outcomes = sweep.train(jobs, report=True, where=where)
     finally:
         record_command(master, jobs)
     command.outcomes.extend(outcomes)
@@ -174,7 +174,7 @@ def as_job(
 def jobs_at_once(hydra: Any) -> int:
     """Return how many jobs a launcher has run at a time on this machine, as joblib counts them."""
     given: int = OmegaConf.select(hydra, "launcher.n_jobs", default=1)
-    return given if given > 0 else max(1, cores() + 1 + given)
+    return given if given > 0 else max(1, cores.usable() + 1 + given)
 
 
 def check_search(hydra: Any, jobs: Sequence[Job]) -> None:

@@ -42,12 +42,14 @@ class Stopped(KeyboardInterrupt):
 class Request:
     """Whether a signal asked the command to stop.
 
-    number: of the first one. unsaved: whoever trained epochs that are on no disk yet. saving: held
+    number: of the first one. patient: who is asked will see to it, however long that takes.
+    unsaved: whoever trained epochs that are on no disk yet. saving: held
     while they are being put there.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.patient = False
         self.unsaved: set[Hashable] = set()
         self.saving = threading.RLock()
 
@@ -71,11 +73,12 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def heeded(parent: int | None = None) -> Iterator[None]:
+def heeded(parent: int | None = None, patience: float | None = None) -> Iterator[None]:
     """Let signals ask for a stop in this block; parent: a process whose end does so too.
 
-    Signals that are ignored (nohup does so), or that have another handler, are left alone. Only
-    the main thread can do this; in others nothing happens.
+    Signals that are ignored (nohup does so), or that have another handler, are left alone; not
+    so the latter where a patience is given, the seconds that the epochs under way then have to
+    end. Only the main thread can do this; in others nothing happens.
     """
     if watched() or threading.current_thread() is not threading.main_thread():
         yield
@@ -83,12 +86,16 @@ def heeded(parent: int | None = None) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     usual = (signal.SIG_DFL, signal.default_int_handler)
     ours = {number for number, handler in before.items() if handler in usual}
+    if patience is not None:
+        ours = {
+            number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)
+        }
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     woken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for number in ours:
         signal.signal(number, note)
-    watcher = threading.Thread(target=watch, args=(reader, ours, parent), daemon=True)
+    watcher = threading.Thread(target=watch, args=(reader, ours, parent, patience), daemon=True)
     watcher.start()
     try:
         yield
@@ -100,6 +107,7 @@ def heeded(parent: int | None = None) -> Iterator[None]:
         watcher.join()
         reader.close()
         request.number = None
+        request.patient = False
         request.unsaved.clear()
 
 
@@ -108,7 +116,9 @@ def note(number: int, _: object) -> None:
         request.number = number
 
 
-def watch(reader: socket.socket, ours: set[int], parent: int | None) -> None:
+def watch(
+    reader: socket.socket, ours: set[int], parent: int | None, patience: float | None
+) -> None:
     """Wait for signals until the block of ``heeded`` ends."""
     leaving: float | None = None
     while True:
@@ -120,13 +130,16 @@ def watch(reader: socket.socket, ours: set[int], parent: int | None) -> None:
             if not numbers:
                 return
         elif leaving is not None:
-            leave()
+            if request.patient:
+                leaving = time.monotonic() + SHORT
+            else:
+                leave()
         else:
             numbers = bytes([signal.SIGTERM]) if os.getppid() != parent else b""
         for number in numbers:
             if leaving is None and number in ours:
                 note(number, None)
-                leaving = time.monotonic() + (LONG if request.unsaved else SHORT)
+                leaving = time.monotonic() + (patience or (LONG if request.unsaved else SHORT))
                 if request.unsaved:
                     tell(f"{signal.Signals(number).name}: saving what trains; Ctrl-C leaves now")
             elif number == signal.SIGINT:

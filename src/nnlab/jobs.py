@@ -80,6 +80,7 @@ class Outcome:
     result: dict[str, Any] | None = None  # of an earlier run what the study's index has of it
     error: Exception | None = None
     trained: bool = False  # by this command, not by an earlier one
+    elsewhere: bool = False  # a worker trained it, and has evaluated it
     twin: Path | None = None  # the folder of the run that this job is, where it has another name
     evaluation_files: list[Path] = field(default_factory=list)
 

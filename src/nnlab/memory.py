@@ -51,24 +51,37 @@ def cgroups() -> Iterator[tuple[int, int]]:
 
     Usage is without files that the system keeps in memory only as long as there is room.
     """
-    for line in (PROC / "self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, files, cached = CGROUPS, ("memory.max", "memory.current"), r"(?:in)?active_file"
-        elif "memory" in controllers.split(","):
-            root, files = CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            cached = "total_(?:in)?active_file"
+    for group in groups("memory"):
+        if (group / "memory.max").exists():
+            files, cached = ("memory.max", "memory.current"), r"(?:in)?active_file"
         else:
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            cached = "total_(?:in)?active_file"
+        try:
+            limit, used = (int((group / file).read_text()) for file in files)
+            kept = re.findall(rf"^{cached} (\d+)$", (group / "memory.stat").read_text(), re.M)
+        except (OSError, ValueError):  # no such group, or without a limit: max
             continue
+        yield limit, used - sum(map(int, kept))
+
+
+def groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups that limit this process, of either version.
+
+    Nothing where the system has none.
+    """
+    try:
+        lines = (PROC / "self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUPS / controller if controllers else CGROUPS
         inner = PurePosixPath(path.lstrip("/"))
         # In a container the path may be that outside, and the group be found at the root.
-        for group in (root / inner, *(root / parent for parent in inner.parents)):
-            try:
-                limit, used = (int((group / file).read_text()) for file in files)
-                kept = re.findall(rf"^{cached} (\d+)$", (group / "memory.stat").read_text(), re.M)
-            except (OSError, ValueError):  # no such group, or without a limit: max
-                continue
-            yield limit, used - sum(map(int, kept))
+        yield from (root / inner, *(root / parent for parent in inner.parents))
 
 
 def kilobytes(path: Path) -> dict[str, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nnlab import device, engines, footprint, terminal
+from nnlab import build, device, engines, footprint, terminal
 from nnlab.engines import Engine, Run
 from nnlab.memory import size
 from nnlab.options import plain
@@ -133,11 +133,11 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     """Time runs of one kind, as many at once as will train at once."""
     first = alike[0]
     # What trains as one stack is timed as one, and every run has its part of it.
-    together = divide(alike)[0]
+    together = [whole(task) for task in divide(alike)[0]]
     with device.cpu_threads(first.config.threads):
         once, setup = building(together), building(together)
         if first.engine.concurrent:
-            concurrent = alike[:cores]
+            concurrent = [whole(task) for task in alike[:cores]]
             with ThreadPoolExecutor(len(concurrent)) as pool:
                 rates = list(pool.map(lambda task: timed([task]), concurrent))
         else:
@@ -145,6 +145,11 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     step, example = (sum(values) / len(rates) for values in zip(*rates))
     shared = max(0.0, once - setup) if form_of(first) else 0.0
     return Rate(step, example, setup / len(together), shared)
+
+
+def whole(task: Task) -> Task:
+    """Return a task whose sketch is its whole run, which a task that is to be trained has not."""
+    return task if task.config.plan else replace(task, sketch=build.whole_run(task))
 
 
 def form_of(task: Task) -> str | None:
@@ -238,8 +243,30 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def show(plan: Plan) -> None:
-    """Print the plan."""
+def of_batches(seconds: Sequence[float], runs: int, cores: int, workers: int | None) -> str:
+    """Say what a sweep takes that is trained in batches.
+
+    seconds: of each batch. workers: how many batches train at a time, None where that is not
+    known: then all do.
+
+    >>> of_batches([60.0, 30.0], 10, 4, 1)
+    '10 runs are 2 batches of 30 s to 60 s on 4 cores: 1.5 min, 1 at a time; 0.1 core-hours'
+    """
+    from nnlab.report import duration
+
+    at_once = min(workers or len(seconds), len(seconds))
+    shortest, longest = duration(min(seconds)), duration(max(seconds))
+    each = longest if shortest == longest else f"{shortest} to {longest}"
+    batches = f"{len(seconds):,} batch{'es' * (len(seconds) != 1)}"
+    wall = duration(makespan(seconds, at_once))
+    return (
+        f"{runs:,} runs are {batches} of {each} on {cores} core{'s' * (cores != 1)}: {wall}, "
+        f"{at_once:,} at a time; {sum(seconds) * cores / 3600:,.2g} core-hours"
+    )
+
+
+def show(plan: Plan, in_batches: str | None = None) -> None:
+    """Print the plan; in_batches: what ``of_batches`` says, where batches are trained elsewhere."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -261,7 +288,8 @@ def show(plan: Plan) -> None:
     cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
     single = sum(each.seconds for each in plan.estimates)
     after = f" ({duration(single)} one after another)" if plan.cores > 1 else ""
-    print(f"{runs} about {duration(plan.seconds)} on {cores}{after}, if no rule ends one early.")
+    here = f"{runs} about {duration(plan.seconds)} on {cores}{after}"
+    print(f"{in_batches or here}, if no rule ends one early.")
     shared = sum(each.shared for each in plan.estimates)
     if shared > 0:
         print(f"Of it {duration(shared)} for inner products of examples, which runs share.")

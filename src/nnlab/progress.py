@@ -6,9 +6,16 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 log = logging.getLogger("nnlab")
+EVERY = 10.0  # seconds between two lines on how batches stand, where there is no terminal
 
 
 class Progress:
@@ -67,6 +74,55 @@ class Progress:
                 self.bar.update(task, advance=examples_left, ended=self.ended)
 
 
+class BatchProgress:
+    """Shows how the runs of batches stand: a line on a terminal, log lines elsewhere.
+
+    work: what all runs cost together, which time left is judged by.
+    """
+
+    def __init__(self, runs: int, work: float) -> None:
+        self.runs = runs
+        self.work = work
+        self.line = ""
+        self.begun: tuple[float, float] | None = None  # when, and what of the work was done then
+        self.next_line = 0.0
+        self.console = _status() if sys.stdout.isatty() else None
+
+    def __enter__(self) -> BatchProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Clear the terminal's line, until there is another."""
+        if self.console is not None:
+            self.console.stop()
+
+    def show(self, counts: Mapping[str, int], done: float) -> None:
+        """Show how many runs are in each state; done: what of the work is."""
+        now = time.monotonic()
+        ended = counts.get("done", 0) + counts.get("failed", 0)
+        line = f"{counts.get('done', 0):,} of {self.runs:,} runs done"
+        for state in ("running", "queued", "elsewhere", "failed"):
+            line += f", {counts[state]:,} {state}" if counts.get(state) else ""
+        if self.console is None and (
+            line == self.line or (now < self.next_line and ended < self.runs)
+        ):
+            return
+        self.line, self.next_line = line, now + EVERY
+        if self.begun is None and counts.get("running"):
+            self.begun = now, done
+        if self.begun is not None and done > self.begun[1] and ended < self.runs:
+            left = (self.work - done) * (now - self.begun[0]) / (done - self.begun[1])
+            line += f", about {timedelta(seconds=round(left))} left"
+        if self.console is None:
+            log.info("%s", line)
+        else:
+            self.console.update(line)
+            self.console.start()
+
+
 def pace(epochs: int, seconds: float) -> str:
     """Write how fast epochs follow one another, in the unit that has digits before the point.
 
@@ -77,6 +133,12 @@ def pace(epochs: int, seconds: float) -> str:
         (epochs / seconds, "epochs/s") if epochs > seconds else (seconds / epochs, "s/epoch")
     )
     return f"{amount:,.{0 if amount >= 10 else 1}f} {unit}"
+
+
+def _status() -> Status:
+    from rich.console import Console
+
+    return Console().status("")
 
 
 def _bar(runs: int, work: int):  # type: ignore[no-untyped-def]

@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,30 @@ def replace_run(folder: Path) -> None:
     (new / RESULT).replace(folder / RESULT)
     storage.sync_folder(folder)
     shutil.rmtree(new)
+
+
+def install(
+    folder: Path, files: Mapping[str, bytes], hydra_files: dict[str, str], force: bool
+) -> None:
+    """Put a run that was trained elsewhere in its place, whole or not at all.
+
+    files: by their paths in the folder. To be called with the study's lock held.
+    Raises ValueError where the folder holds what is not nnlab's, or, without force, another run.
+    """
+    settle(folder)
+    result, there = undamaged(files[RESULT]), holds_run(folder, hydra_files)
+    if there and not force:
+        finished_result(folder, result["fingerprint"], result["config"])
+    new = folder / NEW
+    storage.make_folder(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    for name in files:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise ValueError(f"a worker sent a file {name} for {folder}, which would leave it")
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+    storage.write_each({new / name: files[name] for name in sorted(files, key=RESULT.__eq__)})
+    if result["status"] in DONE or not there:
+        replace_run(folder)
 
 
 def remove_run(folder: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nnlab import claims, interrupts, records
+from nnlab import claims, cores, interrupts, records
 from nnlab.jobs import Task
 from nnlab.progress import Progress
 
@@ -30,26 +29,38 @@ log = logging.getLogger("nnlab")
 POLL = 0.5  # seconds between two looks at a run that another process trains
 
 
-def train_distinct(tasks: Sequence[Task]) -> None:
-    """Train all tasks; those that compute the same, under several names, once."""
+def train(tasks: Sequence[Task]) -> None:
+    """Train all tasks in this process; those that compute the same, under several names, once."""
+    with distinct(tasks) as firsts, contextlib.ExitStack() as stack:
+        claimed = {}
+        for study, some in by_study(firsts).items():
+            claimed[study] = stack.enter_context(claims.Claim(study))
+            claimed[study].announce([task.outcome.folder.name for task in some])
+        train_tasks(firsts, claimed)
+        train_others(firsts, claimed)
+
+
+@contextlib.contextmanager
+def distinct(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    """Lend the first of the tasks that compute the same; what becomes of it becomes of all."""
     firsts: dict[str, Task] = {}
     for task in tasks:
         first = firsts.setdefault(computation(task), task)
         if first is not task and first.outcome.folder != task.outcome.folder:
             task.outcome.twin = first.outcome.folder
             log.info("%s is %s", task.outcome.job.name, first.outcome.folder.name)
-    with contextlib.ExitStack() as stack:
-        names: dict[Path, list[str]] = {}
-        for task in firsts.values():
-            names.setdefault(task.outcome.folder.parent, []).append(task.outcome.folder.name)
-        claimed = {study: stack.enter_context(claims.Claim(study)) for study in names}
-        for study, claim in claimed.items():
-            claim.announce(names[study])
-        train_tasks(list(firsts.values()), claimed)
-        train_others(list(firsts.values()), claimed)
+    yield list(firsts.values())
     for task in tasks:
         trained = firsts[computation(task)].outcome
         task.outcome.result, task.outcome.error = trained.result, trained.error
+
+
+def by_study(tasks: Sequence[Task]) -> dict[Path, list[Task]]:
+    """Return the tasks by the folders of their studies."""
+    studies: dict[Path, list[Task]] = {}
+    for task in tasks:
+        studies.setdefault(task.outcome.folder.parent, []).append(task)
+    return studies
 
 
 def computation(task: Task) -> str:
@@ -131,6 +142,8 @@ def train_concurrently(
     """
     from nnlab import device, engines
 
+    if not groups:
+        return
     threads = how_many_threads(groups)
     waiting = [Training(group, train_group(group, progress, claimed)) for group in groups]
     unended, working, lock = len(waiting), 0, threading.Lock()
@@ -164,8 +177,6 @@ def train_concurrently(
                     working -= 1
                 mine = next_one(None if ended else mine, ended)
 
-    if not waiting:
-        return
     sharing = engines.sharing({group[0].engine for group in groups})
     # An interrupt ends the sharing first, and by that what the pool would wait for.
     try:
@@ -186,7 +197,7 @@ def how_many_threads(groups: Sequence[Sequence[Task]]) -> int:
     from nnlab import footprint, memory
 
     needed = [task.needed for group in groups for task in group]
-    wanted = max(1, min(len(groups), cores()))
+    wanted = max(1, min(len(groups), cores.usable(groups[0][0].config.cores)))
     threads = footprint.threads(needed, wanted)
     if threads < wanted:
         whole = memory.size(footprint.of_threads(needed, wanted))
@@ -459,9 +470,3 @@ def in_words(run: Run) -> str:
     )
     epochs = "epoch" if count == 1 else "epochs"
     return f"{test}{count} {epochs} in {seconds:.2f} s ({run.stop_reason}{restored})"
-
-
-def cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

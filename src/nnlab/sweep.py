@@ -9,14 +9,42 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnlab import build, claims, interrupts, messages, records, schedule, storage, study, terminal
+from nnlab import (
+    build,
+    claims,
+    cores,
+    interrupts,
+    messages,
+    records,
+    schedule,
+    storage,
+    study,
+    terminal,
+)
 from nnlab.config import Config
-from nnlab.jobs import Job, Outcome
+from nnlab.jobs import Job, Outcome, Task
 
 log = logging.getLogger("nnlab")
 
 
-def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
+class Here:
+    """Trains on this machine, in this process."""
+
+    def plan(self, tasks: Sequence[Task]) -> None:
+        """Tell what training would cost."""
+        from nnlab import plan
+
+        plan.show(plan.make(tasks, cores.usable(tasks[0].config.cores)))
+
+    def train(self, tasks: Sequence[Task]) -> None:
+        """Train all tasks, whose outcomes then tell what became of them."""
+        schedule.train(tasks)
+
+
+HERE = Here()
+
+
+def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list[Outcome]:
     """Train what is not done yet, each run into its folder; one bad job harms no other.
 
     report: whether this process is to ``conclude``, and may prepare for its figures.
@@ -32,7 +60,7 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
     if done == len(jobs) and any(each.job.config and each.job.config.plan for each in outcomes):
         log.info("plan=true: nothing is left to train")
     if waiting:
-        idle = "torch" not in sys.modules and schedule.cores() > 1
+        idle = "torch" not in sys.modules and cores.usable() > 1
         if report and idle and not waiting[0][1].plan:
             from nnlab.report import figure_process
 
@@ -43,10 +71,9 @@ def train(jobs: Sequence[Job], report: bool = False) -> list[Outcome]:
             tasks = build.prepare(waiting)
         planned = [task for task in tasks if task.config.plan]
         if planned:
-            from nnlab import plan
-
-            plan.show(plan.make(planned, schedule.cores()))
-        schedule.train_distinct([task for task in tasks if not task.config.plan])
+            where.plan(planned)
+        if unplanned := [task for task in tasks if not task.config.plan]:
+            where.train(unplanned)
         interrupts.check()
     run_evaluations(outcomes)
     return outcomes
@@ -136,6 +163,8 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         config = outcome.job.config
         if config is None or not config.evaluation or config.plan or outcome.result is None:
+            continue
+        if outcome.elsewhere:
             continue
         if outcome.result["status"] == "diverged":
             log.info("%s diverged: its network is not evaluated", outcome.job.name)

@@ -1,0 +1,95 @@
+"""What a cluster is to a sweep: batches are sent to it, and answers come back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from nnlab import worker
+from nnlab.worker import Answer, Batch, Refusal
+
+
+class Options(Protocol):
+    """The options that the launchers of all clusters have, see ``hydra_plugins``."""
+
+    batches: int | None
+    minutes_per_batch: float
+    max_retries: int
+
+
+class Future(Protocol):
+    """A batch that was sent, as ``concurrent.futures`` has it."""
+
+    def running(self) -> bool: ...
+
+    def done(self) -> bool: ...
+
+    def cancel(self) -> Any: ...
+
+    def result(self) -> list[Answer] | Refusal:
+        """Return what its worker answered. Raises whatever kept it from that."""
+
+
+class Cluster:
+    """Trains batches through an executor, which queues, places and repeats them as it does.
+
+    executor: has ``submit(function, batch)``, which returns a ``Future``. cores: what a batch
+    is given there; None: whatever it finds. workers: how many batches train at a time, None where
+    that is not known. stays: whether batches go on when this process has ended. repeats: whether
+    it sends batches again itself that were lost.
+    """
+
+    name = "batches"
+    stays = False
+    repeats = False
+
+    def __init__(self, executor: Any, cores: int | None, workers: int | None) -> None:
+        self.executor = executor
+        self.cores = cores
+        self.workers = workers
+
+    def named(self, count: int) -> str:
+        """Return so many batches in words."""
+        return f"{count} batch{'es' * (count != 1)} of {self.name}"
+
+    def submit(self, batches: Sequence[Batch]) -> Sequence[Future]:
+        """Send batches. Raises ValueError where the cluster refuses them."""
+        return [self.executor.submit(worker.train, batch) for batch in batches]
+
+    def ticket(self, future: Future) -> str | None:
+        """Return what ``attach`` finds a batch by, in another process; None where none can."""
+        return None
+
+    def attach(self, tickets: Sequence[str]) -> list[Future | None]:
+        """Return the batches of an earlier command by their tickets; None for those that ended."""
+        return [None] * len(tickets)
+
+    def final(self, future: Future) -> bool:
+        """Return whether a batch that was lost should not be sent again: somebody cancelled it."""
+        return False
+
+    def log(self, future: Future) -> Path | None:
+        """Return where more is to be read of a batch than its worker wrote into its log."""
+        return None
+
+    def clear(self, future: Future) -> None:
+        """Remove what was kept for a batch that has come to its end."""
+
+    def answers(self) -> dict[str, dict[str, Answer]]:
+        """Return what workers that share no files have sent since the last time, by batches."""
+        return {}
+
+    def close(self) -> None:
+        """End the connection, and what does not stay."""
+
+
+def needed(module: str, extra: str) -> Any:
+    """Import a library. Raises ValueError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{module} is needed, and not installed ({error}): pip install 'nnlab[{extra}]'"
+        ) from error
