@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from nnlab import cores
-from nnlab.clusters.cluster import Cluster, Options
+from nnlab.clusters.cluster import Cluster, Future, Options
+from nnlab.worker import Batch
 
 
 class Pool(Cluster):
@@ -21,14 +23,22 @@ class Pool(Cluster):
                 f"choose one of {', '.join(POOLS)}"
             )
         self.name = given.executor
-        workers = given.workers or max(1, cores.usable() // (given.cores_per_worker or 1))
+        self.count = given.workers or max(1, cores.usable() // (given.cores_per_worker or 1))
+        self.options = given.options
+        super().__init__(self.make(), given.cores_per_worker, self.count)
+
+    def make(self) -> Any:
         try:
-            executor = POOLS[given.executor](workers, **given.options)
+            return POOLS[self.name](self.count, **self.options)
         except TypeError as error:  # an option that it does not have
-            raise ValueError(
-                f"hydra.launcher.options: {given.executor} refuses them: {error}"
-            ) from error
-        super().__init__(executor, given.cores_per_worker, workers)
+            raise ValueError(f"hydra.launcher.options: {self.name} refuses: {error}") from error
+
+    def submit(self, batches: Sequence[Batch]) -> Sequence[Future]:
+        try:
+            return super().submit(batches)
+        except BrokenExecutor:  # a worker of it was killed, and by that the others too
+            self.executor = self.make()
+            return super().submit(batches)
 
     def close(self) -> None:
         self.executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,313 @@
+"""Sweeps in batches: the numbers of one process, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnlab import batches, claims, clusters, compose, records, study, sweep, worker
+from nnlab.clusters import cluster
+from nnlab.jobs import Job, Outcome
+from tests.reliability import warm
+from tests.reliability.studies import assert_same, content_of
+
+Train: TypeAlias = Callable[..., list[Outcome]]
+BATCHES = ("hydra/launcher=batches", "hydra.launcher.executor=processes")
+SWEEP = ("train_size=60,80", "optimizer.lr=0.01,0.1", "seed=0,1", "stopping.max_epochs=3", "-m")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A sweep as the local launcher trains it."""
+    folder = tmp_path_factory.mktemp("local")
+    ended = warm.run(*SWEEP, "evaluation=[weights]", cwd=folder)
+    assert ended.status == 0, ended.said
+    return content_of(folder / "outputs/mnist")
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_in_any_number_of_batches_the_numbers_are_the_same(
+    count: int, local: dict[str, Any], tmp_path: Path
+) -> None:
+    ended = warm.run(
+        *SWEEP, "evaluation=[weights]", *BATCHES, f"hydra.launcher.batches={count}", cwd=tmp_path
+    )
+    assert ended.status == 0, ended.said
+    found = content_of(tmp_path / "outputs/mnist")
+    assert_same(without_launcher(found), without_launcher(local))
+    assert "8 of 8 runs done" in ended.out
+    assert not (tmp_path / "outputs/mnist" / worker.BATCHES).exists()
+
+
+def without_launcher(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what says by which launcher a run was trained."""
+    return {
+        name: {k: v for k, v in part.items() if k != "hydra"} if isinstance(part, dict) else part
+        for name, part in content.items()
+    }
+
+
+# What becomes of batches, with workers in this process
+
+
+class Later:
+    """A future that is computed when its result is asked for."""
+
+    def __init__(self, train: Callable[[worker.Batch], Any], batch: worker.Batch) -> None:
+        self.train = train
+        self.batch = batch
+
+    def running(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return True
+
+    def cancel(self) -> None: ...
+
+    def result(self) -> Any:
+        return self.train(self.batch)
+
+
+class Inline(cluster.Cluster):
+    """Trains batches in this process, with copies of them as another would have.
+
+    losses: how many of the next batches are lost after they were trained. place: where workers
+    think that the command was given.
+    """
+
+    def __init__(self, losses: int = 0, place: Path | None = None) -> None:
+        super().__init__(None, cores=1, workers=2)
+        self.losses = losses
+        self.place = place
+        self.batches: list[worker.Batch] = []
+
+    def submit(self, batches: Sequence[worker.Batch]) -> Sequence[Any]:
+        self.batches += batches
+        return [Later(self.train, batch) for batch in batches]
+
+    def train(self, batch: worker.Batch) -> Any:
+        copy = pickle.loads(pickle.dumps(batch))
+        copy.place = self.place or copy.place
+        answers = worker.train(copy)
+        if self.losses > 0:
+            self.losses -= 1
+            raise RuntimeError("its power\nwas cut")
+        return answers
+
+
+def options(**given: Any) -> Any:
+    usual = {"batches": 2, "minutes_per_batch": 5.0, "max_retries": 3}
+    return SimpleNamespace(**{**usual, **given})
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
+    """Train jobs on a cluster, as a command in tmp_path does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(batches, "POLL", 0.01)
+
+    def on(cluster: Inline, jobs: Sequence[Job], **given: Any) -> list[Outcome]:
+        monkeypatch.setattr(clusters, "choose", lambda *_: cluster)
+        return sweep.train(jobs, where=batches.Batches("inline", options(**given)))
+
+    return on
+
+
+def some_jobs(*more: str, count: int = 4) -> list[Job]:
+    return [job(Path(f"outputs/mnist/seed={seed}"), f"seed={seed}", *more) for seed in range(count)]
+
+
+def job(folder: Path, *overrides: str) -> Job:
+    config = compose.load(["train_size=50", "stopping.max_epochs=2", *overrides])
+    files = {".hydra/overrides.yaml": "\n".join(overrides)}
+    return Job(folder, list(overrides), "valid_loss", files, config)
+
+
+def trained_here(folder: Path, jobs: Sequence[Job]) -> dict[str, bytes]:
+    """Return the weights that the jobs' runs have when one process trains them."""
+    outcomes = sweep.train([replace(each, folder=folder / each.name) for each in jobs])
+    return {each.job.name: (each.folder / records.WEIGHTS).read_bytes() for each in outcomes}
+
+
+def weights(outcomes: Sequence[Outcome]) -> dict[str, bytes]:
+    return {each.job.name: (each.folder / records.WEIGHTS).read_bytes() for each in outcomes}
+
+
+def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> None:
+    jobs = some_jobs("evaluation=[weights]")
+    outcomes = train(Inline(place=tmp_path / "nowhere"), jobs)
+    assert [each.error for each in outcomes] == [None] * 4
+    assert weights(outcomes) == trained_here(tmp_path / "here", jobs)
+    for each in outcomes:
+        names = {path.name for path in each.folder.iterdir()}
+        assert {records.RESULT, records.METRICS, records.LOG, ".hydra", "weights.png"} <= names
+        assert records.NEW not in names
+        assert each.evaluation_files == [each.folder / "weights.png"]
+        assert study.look(each.folder.parent).find(each.job.identity["fingerprint"])
+
+
+def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> None:
+    inline = Inline(losses=3)
+    outcomes = train(inline, some_jobs())
+    assert [each.error for each in outcomes] == [None] * 4
+    assert len(inline.batches) == 2 + 3
+    logs = [(each.folder / records.LOG).read_text() for each in outcomes]
+    assert [log.count("2 epochs in") for log in logs] == [1] * 4  # none was trained again
+    assert not Path("outputs/mnist", worker.BATCHES).exists()
+
+
+def test_force_trains_once_also_where_its_batch_is_lost(train: Train) -> None:
+    train(Inline(), some_jobs())
+    outcomes = train(Inline(losses=1), some_jobs("force=true"))
+    assert [each.error for each in outcomes] == [None] * 4
+    logs = [(each.folder / records.LOG).read_text() for each in outcomes]
+    assert [log.count("2 epochs in") for log in logs] == [1] * 4
+
+
+def test_a_batch_that_is_lost_for_good_is_told_with_its_log(train: Train) -> None:
+    class Lost(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            if "seed=0" in [each.name for each in batch.jobs]:
+                raise RuntimeError("its power\nwas cut")
+            return super().train(batch)
+
+    outcomes = train(Lost(), some_jobs(), max_retries=2)
+    failed = [each for each in outcomes if each.error is not None]
+    assert 0 < len(failed) < 4
+    assert all(each.result is not None for each in outcomes if each not in failed)
+    assert re.fullmatch(
+        r"batch \w+-0\d+ was lost 3 times: RuntimeError: was cut; see outputs/mnist/\S+\.log",
+        str(failed[0].error),
+    )
+
+
+def test_an_error_of_a_run_is_told_as_it_is_and_harms_no_other(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = some_jobs()
+    jobs[1].folder.mkdir(parents=True)
+    (jobs[1].folder / "mine.txt").write_text("mine")
+    outcomes = train(Inline(), jobs)
+    assert [each.error is None for each in outcomes] == [True, False, True, True]
+    assert "holds mine.txt" in str(outcomes[1].error)
+    assert sweep.tell_errors(outcomes) == 1
+
+
+def test_another_version_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            batch.version = "0.0.1"
+            return super().train(batch)
+
+    inline = Older()
+    outcomes = train(inline, some_jobs())
+    assert len(inline.batches) == 2  # it is not sent again
+    assert "install the same on both" in str(outcomes[0].error)
+
+
+def test_runs_that_another_command_means_to_train_are_left_to_it(train: Train) -> None:
+    jobs = some_jobs()
+    with claims.Claim(Path("outputs/mnist")) as theirs:
+        theirs.announce(["seed=0", "seed=1"])
+        leaving = threading.Timer(1.0, lambda: claims.forget(theirs.path))
+        inline = Inline()
+        leaving.start()
+        outcomes = train(inline, jobs)
+    first = {each.name for batch in inline.batches[:2] for each in batch.jobs}
+    assert first == {"seed=2", "seed=3"}
+    assert [each.error for each in outcomes] == [None] * 4  # when they are left, they are sent
+
+
+def test_batches_that_an_earlier_command_sent_are_followed(train: Train) -> None:
+    class Stays(Inline):
+        stays = True
+
+        def ticket(self, future: Any) -> str:
+            return "7"
+
+        def attach(self, tickets: Sequence[str]) -> list[Any]:
+            assert set(tickets) <= {"7"}
+            return [Later(self.train, batch) for batch in first.batches[: len(tickets)]]
+
+    class Queued(Stays):
+        def train(self, batch: worker.Batch) -> Any:
+            return None
+
+    first, second = Queued(), Stays()
+    outcomes = train(first, some_jobs(), detach=True)
+    assert [(each.result, each.error) for each in outcomes] == [(None, None)] * 4
+    assert len(list(Path("outputs/mnist", worker.BATCHES).glob("*.json"))) == 2
+    outcomes = train(second, some_jobs(count=5))
+    assert {each.name for batch in second.batches for each in batch.jobs} == {"seed=4"}
+    assert [each.error for each in outcomes] == [None] * 5
+    assert all(each.result is not None for each in outcomes)
+    assert not Path("outputs/mnist", worker.BATCHES).exists()
+
+
+# Cutting
+
+
+@given(
+    costs=st.lists(st.floats(0.01, 100), min_size=1, max_size=60),
+    sizes=st.lists(st.integers(1, 3), min_size=60, max_size=60),
+    count=st.integers(1, 20),
+)
+def test_batches_are_of_equal_cost(costs: list[float], sizes: list[int], count: int) -> None:
+    tasks: Any = [task(size) for _, size in zip(costs, sizes)]
+    count = min(count, len(costs))
+    found = batches.cut(tasks, costs, count)
+    assert sorted(id(each) for some in found for each in some) == sorted(map(id, tasks))
+    assert len(found) <= count
+    cost = dict(zip(map(id, tasks), costs))
+    took = [sum(cost[id(each)] for each in some) for some in found]
+    assert took == sorted(took, reverse=True)
+    assert took[0] <= sum(costs) / count + max(costs) + 1e-9
+    # Runs on the same images are together: each batch but for its first and last images has all.
+    changes = sum(
+        len({each.identity["config"]["train_size"] for each in some}) - 1 for some in found
+    )
+    assert changes <= len(set(sizes[: len(costs)])) - 1
+
+
+def task(size: int) -> Any:
+    return SimpleNamespace(
+        identity={"config": {"train_size": size}},
+        config=SimpleNamespace(seed_of=lambda part: 0),
+        engine="native",
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "each", "workers", "count"),
+    [
+        (100, 1, None, 1),  # less than the five minutes
+        (3000, 1, None, 10),
+        (3000, 4, None, 3),
+        (100, 1, 4, 4),  # none is idle
+        (25, 1, 4, 2),  # but no batch is shorter than ten seconds
+        (3000, 1, 4, 12),
+        (1, 1, 4, 1),
+    ],
+)
+def test_the_number_of_batches_follows_from_their_time(
+    seconds: float, each: int, workers: int | None, count: int
+) -> None:
+    times = [seconds / 1000] * 1000
+    assert batches.how_many(times, options(batches=None), each, workers) == count
+
+
+def test_the_number_of_batches_can_be_given() -> None:
+    assert batches.how_many([1.0] * 5, options(batches=3), 1, None) == 3
+    assert batches.how_many([1.0] * 5, options(batches=30), 1, None) == 5
