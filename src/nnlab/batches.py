@@ -8,6 +8,7 @@ import math
 import secrets
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -29,7 +30,7 @@ from nnlab import (
 from nnlab.clusters import Cluster, Future, Options
 from nnlab.jobs import Task
 from nnlab.progress import BatchProgress
-from nnlab.worker import BATCHES, Answer, Batch, Refusal, ended_in
+from nnlab.worker import BATCHES, SEEN, Answer, Batch, Refusal, ended_in
 
 log = logging.getLogger("nnlab")
 POLL = 0.5  # seconds between two looks at the batches
@@ -65,6 +66,7 @@ class Batches(sweep.Here):
         ):
             studies = schedule.by_study(firsts)
             held = {folder: stack.enter_context(claims.Claim(folder)) for folder in studies}
+            stack.enter_context(interrupts.patient())
             Dispatch(cluster, self.options, held).train(firsts)
 
 
@@ -110,7 +112,6 @@ class Dispatch:
 
         Raises Stopped where a signal asked to stop.
         """
-        interrupts.request.patient = True
         self.seconds = dict(zip(tasks, self.estimate(tasks)))
         self.share_out(tasks)
         if getattr(self.options, "detach", False) and self.cluster.stays:
@@ -126,7 +127,7 @@ class Dispatch:
                     self.leave()
                 time.sleep(POLL)
             self.show(progress, tasks)
-        interrupts.request.patient = False
+        wait_to_see([task.outcome.folder for task in tasks if task.outcome.trained])
 
     def estimate(self, tasks: Sequence[Task]) -> list[float]:
         """Return what tasks take: in seconds on one core, where the number of batches is free."""
@@ -351,6 +352,30 @@ def settle(task: Task) -> None:
             task.outcome.result = schedule.trained_meanwhile(task)
     except (OSError, ValueError) as error:
         task.outcome.error = error
+
+
+def wait_to_see(folders: Sequence[Path]) -> None:
+    """Wait until runs that were trained on other machines are to be seen on this one.
+
+    A network file system goes on showing what it had, for up to a minute, unless something is
+    written there.
+    """
+    until = time.monotonic() + SEEN
+    unseen = [folder for folder in folders if not (folder / records.RESULT).exists()]
+    while unseen and time.monotonic() < until and not interrupts.requested():
+        for parent in {folder.parent for folder in unseen}:
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        time.sleep(POLL)
+        unseen = [folder for folder in unseen if not (folder / records.RESULT).exists()]
+    if unseen:
+        log.warning(
+            "%d runs that were trained elsewhere are not to be seen here yet, say %s; "
+            "python -m nnlab.report %s makes the table when they are",
+            len(unseen),
+            unseen[0],
+            unseen[0].parent,
+        )
 
 
 def forget(batch: Batch) -> None:

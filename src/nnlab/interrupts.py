@@ -42,9 +42,8 @@ class Stopped(KeyboardInterrupt):
 class Request:
     """Whether a signal asked the command to stop.
 
-    number: of the first one. patient: who is asked will see to it, however long that takes.
-    unsaved: whoever trained epochs that are on no disk yet. saving: held
-    while they are being put there.
+    number: of the first one. patient: see ``patient``. unsaved: whoever trained epochs that are on
+    no disk yet. saving: held while they are being put there.
     """
 
     def __init__(self) -> None:
@@ -70,6 +69,16 @@ def check() -> None:
     """Raise Stopped where a signal asked to stop."""
     if request.number is not None:
         raise Stopped(request.number)
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """In this block whoever is asked to stop sees to it, however long that takes."""
+    request.patient = True
+    try:
+        yield
+    finally:
+        request.patient = False
 
 
 @contextlib.contextmanager
@@ -107,7 +116,6 @@ def heeded(parent: int | None = None, patience: float | None = None) -> Iterator
         watcher.join()
         reader.close()
         request.number = None
-        request.patient = False
         request.unsaved.clear()
 
 
