@@ -49,6 +49,7 @@ def test_defaults_are_experiment_a() -> None:
         "engine": "auto",
         "native_level": None,
         "threads": 1,
+        "cores": None,
         "checkpoint": {"seconds": 30.0},
         "full_train_metrics": False,
         "evaluation": [],
@@ -187,7 +188,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 33
+    assert checked == 34
 
 
 def test_a_seed_and_its_parts_are_one_identity() -> None:
