@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 # Their places among a seed's children; the third is free, and stays so for the others' numbers.
-STREAMS = {"weights": 0, "examples": 1, "test": 3, "order": 4, "noise": 5}
+STREAMS = {"weights": 0, "examples": 1, "test": 3, "order": 4, "noise": 5, "held_out": 6}
 
 
 def generator(seed: int, stream: str) -> torch.Generator:

@@ -20,6 +20,7 @@ from nnlab.datasets.dataset import DatasetConfig
 from nnlab.datasets.dogset import DogSetConfig
 from nnlab.datasets.dogset_synthetic import SyntheticConfig
 from nnlab.datasets.mnist import FashionMNISTConfig, MNISTConfig
+from nnlab.datasets.table import TableConfig
 
 if TYPE_CHECKING:
     from nnlab.datasets.splits import Data as Data
@@ -35,13 +36,14 @@ DATASETS: dict[str, type[DatasetConfig]] = {
     "dogset": DogSetConfig,
     "dogset_synthetic": SyntheticConfig,
     "boolean": BooleanConfig,
+    "table": TableConfig,
 }
 
 _lock = threading.RLock()
 # Of this command: what it chose, found and read stays so, though files come and go meanwhile.
 _sources: dict[str, DataSource] = {}  # by what was asked for
-_contents: dict[tuple[str, Path], str] = {}  # by source
-_arrays: dict[tuple[str, Path], Arrays] = {}  # likewise
+_contents: dict[tuple[str, str, Path], str] = {}  # by source
+_arrays: dict[tuple[str, str, Path], Arrays] = {}  # likewise
 
 
 def __getattr__(name: str) -> Any:
@@ -70,7 +72,7 @@ def content(config: DatasetConfig, sizes: Sizes) -> str | None:
     Raises as ``read`` does.
     """
     source = choose_source(config, sizes)
-    key = (source.name, Path.cwd())
+    key = (source.name, source.options, Path.cwd())
     if source.needs is not None and not source.needs.exists():
         return None
     with _lock:
@@ -90,7 +92,7 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
     files are neither here nor to be downloaded.
     """
     source = choose_source(config, sizes)
-    key = (source.name, Path.cwd())
+    key = (source.name, source.options, Path.cwd())
     with _lock:
         if key not in _arrays:
             _arrays[key] = source.read()

@@ -21,11 +21,13 @@ Excess = tuple[str, str]  # which size is too large, and the remedy
 class Partition:
     """Examples as they were published: inputs [N, I] and labels [N] int64.
 
-    Inputs are float32, or the uint8 pixels of images, which count as value / 255.
+    Inputs are float32, or the uint8 pixels of images, which count as value / 255. rows: which
+    examples of the user's file they are, [N] counted from 0; None where nobody would look there.
     """
 
     inputs: Examples
     labels: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
 
 
 def as_floats(inputs: Examples) -> NDArray[np.float32]:
@@ -40,23 +42,34 @@ def as_floats(inputs: Examples) -> NDArray[np.float32]:
 class Arrays:
     """All examples of one source.
 
-    valid: None where validation sets are drawn from the training partition. shape: that of
+    valid, test: None where such sets are drawn from the training partition. shape: that of
     one example before flattening, an image's channels last. full_size: the training examples
     that the whole dataset has, of which a source may hold a sample; full_test_size: its test
-    examples. provenance: what identifies the content (JSON values), say hashes, as result.json
-    has it. mean_pixel: of the training images, in [0, 1]. synthetic: made by a program.
+    examples; None: those that there are. provenance: what identifies the content (JSON values),
+    say hashes, as result.json has it. mean_pixel: of the training images, in [0, 1]. synthetic:
+    made by a program. bounded: all inputs lie in [0, 1], as pixels do. columns: of a table, whose
+    inputs these are in their order; for each its categories, an input each, or None for one
+    number. missing: inputs may be NaN, and count as the mean of the training examples.
     """
 
     train: Partition
     valid: Partition | None
-    test: Partition
+    test: Partition | None
     classes: tuple[str, ...]
     shape: tuple[int, ...]
-    full_size: int
-    full_test_size: int
+    full_size: int | None = None
+    full_test_size: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     mean_pixel: float | None = None
     synthetic: bool = False
+    bounded: bool = True
+    columns: dict[str, list[str] | None] = field(default_factory=dict)
+    missing: bool = False
+
+    @property
+    def pictures(self) -> bool:
+        """Whether examples can be shown as images."""
+        return self.bounded and image_like(self.shape)
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,8 @@ class DataSource:
     name: as messages and result.json call it. read: returns all of them. identify: returns what
     ``read`` would as ``Arrays.provenance``, None where the files have yet to be downloaded; a
     source that has no quicker way to tell than reading has none. needs: the file without which
-    there are no data at all. note: a remark on the choice.
+    there are no data at all. note: a remark on the choice. options: tells apart sources of one
+    name that read otherwise.
     """
 
     name: str
@@ -74,6 +88,7 @@ class DataSource:
     identify: Callable[[], dict[str, Any] | None] | None = None
     note: str = ""
     needs: Path | None = None
+    options: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,15 +102,6 @@ class Counts:
     test: tuple[int, ...]
     valid: tuple[int, ...] = ()
 
-    @classmethod
-    def of(cls, arrays: Arrays) -> Counts:
-        def per_class(part: Partition | None) -> tuple[int, ...]:
-            if part is None:
-                return ()
-            return tuple(np.bincount(part.labels, minlength=len(arrays.classes)).tolist())
-
-        return cls(per_class(arrays.train), per_class(arrays.test), per_class(arrays.valid))
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -104,6 +110,15 @@ class Sizes:
     train: int | None
     valid: int | None
     test: int | None
+
+
+def image_like(shape: Sequence[int]) -> bool:
+    """Say whether examples of this shape can be shown as images: grey, or of 1 or 3 channels.
+
+    >>> image_like((28, 28)), image_like((64, 64, 3)), image_like((30,)), image_like((3, 64, 64))
+    (True, True, False, False)
+    """
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
 def mean_pixel(images: NDArray[Any]) -> float:

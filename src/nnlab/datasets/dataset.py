@@ -17,7 +17,8 @@ class DatasetConfig:
 
     title: the dataset's name in figures. images: whether its examples are images, or may be.
     generated: whether its options alone decide what its examples are, so that there is nothing
-    to tell of where they come from.
+    to tell of where they come from. stratified: whether draws that are not balanced have the
+    classes in the proportions that there are.
     """
 
     name: str = MISSING
@@ -26,6 +27,7 @@ class DatasetConfig:
     title: ClassVar[str]
     images: ClassVar[bool] = True
     generated: ClassVar[bool] = False
+    stratified: ClassVar[bool] = False
 
     def check(self) -> None:
         """Raise ValueError for the first option outside its limits, before anything is read."""
@@ -39,8 +41,14 @@ class DatasetConfig:
 
     @property
     def data_folder(self) -> str | None:
-        """The folder of its files, None where it has none."""
+        """The folder of its files, or its one file; None where it has none."""
         return None
+
+    @property
+    def held_out(self) -> float:
+        """The fraction of the training partition that is kept for tests, where its data have no
+        test partition."""
+        return 0.0
 
     @property
     def truth_table(self) -> str | None:

@@ -55,6 +55,31 @@ def plain(count: int, size: int, generator: Generator, back: bool = False) -> Te
     return permutation(count, generator, back)[:size]
 
 
+def stratified(labels: Tensor, size: int, generator: Generator, back: bool = False) -> Tensor:
+    """Draw a subset that has the classes in about the proportions in which there are.
+
+    labels: [N] int64. Returns [size] int64 indices into labels. With one generator seed a
+    smaller draw is a prefix of a larger one. back: draw from the other end of the same order,
+    which shares no example with a draw from its front as long as both are at most N together.
+    Raises ValueError if size exceeds N.
+
+    >>> labels = torch.tensor([0] * 6 + [1] * 3)
+    >>> labels[stratified(labels, 3, torch.Generator().manual_seed(0))].bincount()
+    tensor([2, 1])
+    """
+    _require(size, len(labels), "examples there are")
+    order = torch.randperm(len(labels), generator=generator)
+    classes = labels[order].numpy()
+    by_class = classes.argsort(kind="stable")
+    counts = np.bincount(classes)
+    # The r-th of a class's n examples comes after (r + 1/2) / n of all, those of each class alike.
+    firsts = np.repeat(counts.cumsum() - counts, counts)
+    places = np.empty(len(classes))
+    places[by_class] = (np.arange(len(classes)) - firsts + 0.5) / np.repeat(counts, counts)
+    order = order[torch.from_numpy(places.argsort(kind="stable"))]
+    return (order.flip(0) if back else order)[:size]
+
+
 def permutation(count: int, generator: Generator, back: bool) -> Tensor:
     """Draw an order of ``count`` examples, and return it or, with ``back``, its reverse."""
     order = torch.randperm(count, generator=generator)

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nnlab import memory, seeds
@@ -27,11 +28,13 @@ class Split:
 
     inputs: [N, ...] float32, labels: [N] int64, index: [n] int64 into both. The arrays
     are shared between the splits and runs of a sweep, so the data is in memory once.
+    rows: [n] int64, which examples of the user's file they are; None where that says nothing.
     """
 
     inputs: Tensor
     labels: Tensor
     index: Tensor
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -63,7 +66,8 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
     """Draw a run's splits, reading the dataset once per process.
 
     seed: draws the training and validation sets, test_seed the test set. A size of None takes
-    the whole partition in its own order. Where the dataset has no validation partition, the
+    the whole partition in its own order. Where the dataset has no test partition, test_seed also
+    draws which examples are kept for tests. Where the dataset has no validation partition, the
     validation set comes from the training one: both from one permutation, training examples
     from its front and validation examples from its back, so that neither depends on the
     other's size. Arrays are shared between calls, from any thread; where config.normalize is
@@ -72,20 +76,22 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
     files are neither here nor to be downloaded.
     """
     source, arrays = read(config, sizes)
-    too_many = excess(config.name, Counts.of(arrays), sizes, config.balanced)
+    parts = partitions(arrays, config.held_out, test_seed)
+    counts = {name: count(arrays, *part) for name, part in parts.items()}
+    too_many = excess(config.name, Counts(**counts), sizes, config.balanced)
     if too_many is not None:
         raise ValueError("; ".join(too_many))
-    drawn = _draw(arrays, sizes, config.balanced, seed, test_seed)
+    drawn = _draw(parts, sizes, config, seed, test_seed)
     with _lock:
         drawn = [(part, shared(index)) for part, index in drawn]
         if config.normalize:
-            mean, deviation = statistics(*drawn[0], channels(arrays.shape))
+            mean, deviation = statistics(*drawn[0], channels(arrays.shape), arrays.missing)
             splits = [
-                _scaled(part, index, mean, deviation, f"{name}_size={len(index)}")
+                _scaled(part, index, mean, deviation, f"{name}_size={len(index)}", arrays.missing)
                 for name, (part, index) in zip(("train", "valid", "test"), drawn)
             ]
         else:
-            splits = [Split(*tensors(part), index) for part, index in drawn]
+            splits = [Split(*tensors(part), index, rows(part, index)) for part, index in drawn]
     train, valid, test = splits
     provenance = {
         "name": config.name,
@@ -96,12 +102,14 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
         "synthetic": arrays.synthetic,
         "shape": list(arrays.shape),
         "classes": list(arrays.classes),
-        "full_size": arrays.full_size,
-        "full_test_size": arrays.full_test_size,
+        "full_size": arrays.full_size or sum(counts["train"]),
+        "full_test_size": arrays.full_test_size or sum(counts["test"]),
         "sizes": {"train": len(train), "valid": len(valid), "test": len(test)},
-        "mean": mean.tolist() if config.normalize else None,  # of a channel, in [0, 1]
+        "mean": mean.tolist() if config.normalize else None,  # of a channel or column
         "deviation": deviation.tolist() if config.normalize else None,
     }
+    provenance |= {"columns": arrays.columns} if arrays.columns else {}
+    provenance |= {} if arrays.bounded else {"bounded": False}
     return Data(
         train,
         valid if len(valid) > 0 else None,
@@ -112,12 +120,52 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
 
 
 def channels(shape: tuple[int, ...]) -> int:
-    """Return how many channels an example of this shape has.
+    """Return how many channels an example of this shape has: of a row of numbers, each is one.
 
     >>> channels((28, 28)), channels((64, 64, 3)), channels((2,))
-    (1, 3, 1)
+    (1, 3, 2)
     """
-    return shape[2] if len(shape) > 2 else 1
+    return 1 if len(shape) == 2 else shape[-1]
+
+
+def rows(part: Partition, index: Tensor) -> NDArray[np.int64] | None:
+    return None if part.rows is None else part.rows[index.numpy()]
+
+
+def partitions(
+    arrays: Arrays, held_out: float, test_seed: int
+) -> dict[str, tuple[Partition, Tensor]]:
+    """Return the training and test partition, and the validation partition where there is one.
+
+    Of each, the partition of ``arrays`` that it is of, and its examples' positions there. held_out:
+    the fraction of the training partition that is the test partition where there is no other,
+    stratified and drawn by test_seed.
+    """
+
+    def whole(part: Partition) -> tuple[Partition, Tensor]:
+        return part, torch.arange(len(part.labels))
+
+    found = {"train": whole(arrays.train)}
+    if arrays.valid is not None:
+        found["valid"] = whole(arrays.valid)
+    if arrays.test is not None:
+        return found | {"test": whole(arrays.test)}
+    labels = torch.from_numpy(arrays.train.labels)
+    size = round(held_out * len(labels))
+    kept = sampling.stratified(labels, size, seeds.generator(test_seed, "held_out"))
+    kept = kept.sort().values
+    left = torch.ones(len(labels), dtype=torch.bool)
+    left[kept] = False
+    return found | {
+        "train": (arrays.train, left.nonzero().flatten()),
+        "test": (arrays.train, kept),
+    }
+
+
+def count(arrays: Arrays, part: Partition, index: Tensor) -> tuple[int, ...]:
+    """Return how many of these examples are of each class."""
+    labels = part.labels[index.numpy()]
+    return tuple(np.bincount(labels, minlength=len(arrays.classes)).tolist())
 
 
 def shared(index: Tensor) -> Tensor:
@@ -147,62 +195,89 @@ def tensors(part: Partition) -> tuple[Tensor, Tensor]:
 
 
 def _draw(
-    arrays: Arrays, sizes: Sizes, balanced: bool, seed: int, test_seed: int
+    parts: dict[str, tuple[Partition, Tensor]],
+    sizes: Sizes,
+    config: DatasetConfig,
+    seed: int,
+    test_seed: int,
 ) -> list[tuple[Partition, Tensor]]:
     """Draw the training, validation and test split; the last two may be empty.
 
-    Returns for each the partition that it is of, and its examples' positions there.
+    parts: as ``partitions`` returns them. Returns for each split the partition that it is of, and
+    its examples' positions there.
     """
 
-    def pick(part: Partition, size: int, generator: torch.Generator, back: bool = False) -> Tensor:
-        labels = torch.from_numpy(part.labels)
-        if balanced:
-            return sampling.balanced(labels, size, generator, back)
-        return sampling.plain(len(labels), size, generator, back)
+    def pick(name: str, size: int, generator: torch.Generator, back: bool = False) -> Tensor:
+        part, among = parts[name]
+        labels = torch.from_numpy(part.labels)[among]
+        if config.balanced:
+            return among[sampling.balanced(labels, size, generator, back)]
+        if config.stratified:
+            return among[sampling.stratified(labels, size, generator, back)]
+        return among[sampling.plain(len(labels), size, generator, back)]
 
     def examples() -> torch.Generator:
         return seeds.generator(seed, "examples")
 
-    held_out = arrays.valid or arrays.train
-    valid = torch.arange(len(held_out.labels))
+    validated = "valid" if "valid" in parts else "train"
+    valid = parts[validated][1]
     if sizes.valid is not None:
-        valid = pick(held_out, sizes.valid, examples(), back=True)
+        valid = pick(validated, sizes.valid, examples(), back=True)
     if sizes.train is not None:
-        train = pick(arrays.train, sizes.train, examples())
+        train = pick("train", sizes.train, examples())
     else:
-        left = torch.ones(len(arrays.train.labels), dtype=torch.bool)
-        if arrays.valid is None:
+        among = parts["train"][1]
+        left = torch.zeros(len(parts["train"][0].labels), dtype=torch.bool)
+        left[among] = True
+        if validated == "train":
             left[valid] = False
         train = left.nonzero().flatten()
-    test = torch.arange(len(arrays.test.labels))
+    test = parts["test"][1]
     if sizes.test is not None:
-        test = pick(arrays.test, sizes.test, seeds.generator(test_seed, "test"))
-    return [(arrays.train, train), (held_out, valid), (arrays.test, test)]
+        test = pick("test", sizes.test, seeds.generator(test_seed, "test"))
+    return [
+        (parts["train"][0], train),
+        (parts[validated][0], valid),
+        (parts["test"][0], test),
+    ]
 
 
-def statistics(part: Partition, index: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+def statistics(
+    part: Partition, index: Tensor, channels: int, missing: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of every channel, [channels] float32 each.
 
-    The channel is the last axis of an image; pixels count as value / 255. Summed in float64
-    by NumPy, on one thread: the same numbers whatever torch's thread count. A constant
-    channel has deviation 1.
+    The channel is the last axis of an image; pixels count as value / 255. missing: leave out what
+    is NaN. Summed in float64 by NumPy, on one thread: the same numbers whatever torch's thread
+    count. A constant channel has deviation 1.
     """
-    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    total, squares, count = np.zeros(channels), np.zeros(channels), np.zeros(channels)
     for some in index.split(1024):
         pixels = as_floats(part.inputs[some.numpy()]).reshape(-1, channels)
+        count += len(pixels)
+        if missing:
+            count -= np.isnan(pixels).sum(axis=0)
+            pixels = np.nan_to_num(pixels)
         total += pixels.sum(axis=0, dtype=np.float64)
         squares += np.einsum("pc,pc->c", pixels, pixels, dtype=np.float64)
-        count += len(pixels)
+    count = np.maximum(count, 1)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    deviation[deviation < 1e-6] = 1
+    deviation[deviation <= 1e-6 * np.abs(mean)] = 1  # of a constant rounding leaves as much
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
-def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor, option: str) -> Split:
+def _scaled(
+    part: Partition,
+    index: Tensor,
+    mean: Tensor,
+    deviation: Tensor,
+    option: str,
+    missing: bool = False,
+) -> Split:
     """Copy a split's own examples, standardised; equal splits share one copy while it is used.
 
-    option: what asks for so many.
+    option: what asks for so many. missing: put the mean where there is NaN.
     """
     key = (id(part), digest(index), *mean.tolist(), *deviation.tolist())
     scaled = _standardised.get(key)
@@ -213,5 +288,9 @@ def _scaled(part: Partition, index: Tensor, mean: Tensor, deviation: Tensor, opt
         pixels = torch.from_numpy(as_floats(part.inputs[index.numpy()]))
         pixels = pixels.reshape(len(index), pixels.shape[1] // len(mean), len(mean))
         inputs = pixels.sub_(mean).div_(deviation).flatten(1)
-        scaled = _standardised[key] = Split.whole(inputs, torch.from_numpy(part.labels)[index])
+        if missing:
+            inputs.nan_to_num_(nan=0.0)
+        scaled = Split.whole(inputs, torch.from_numpy(part.labels)[index])
+        scaled.rows = rows(part, index)
+        _standardised[key] = scaled
     return scaled

@@ -1,0 +1,405 @@
+"""Tables: CSV, TSV, Parquet and other files that pandas reads, a row for each example.
+
+Axes: N rows, I inputs: a column of numbers is one, a column of categories one for each of them.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlab import memory
+from nnlab.datasets import files
+from nnlab.datasets.arrays import Arrays, DataSource, Sizes
+from nnlab.datasets.labelled import (
+    PARTS,
+    LabelledConfig,
+    Part,
+    categories,
+    check_finite,
+    make_arrays,
+    named_counts,
+    nearest,
+)
+from nnlab.options import MISSING, require
+from nnlab.text import as_label
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("nnlab")
+LARGEST = 2**34  # bytes of a file
+MOST_CATEGORIES = 1000  # of a column: each is an input
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+SYNONYMS = {"training": "train", "validation": "valid", "val": "valid", "testing": "test"}
+# The packages that pandas needs for some of the suffixes.
+INSTALL = {
+    ".parquet": "'nnlab[parquet]'",
+    ".feather": "'nnlab[parquet]'",
+    ".orc": "'nnlab[parquet]'",
+    ".xls": "xlrd",
+    ".xlsx": "openpyxl",
+    ".ods": "odfpy",
+}
+
+
+class Missing(enum.Enum):
+    error = "error"
+    mean = "mean"
+    drop = "drop"
+
+
+@dataclass
+class TableConfig(LabelledConfig):
+    file: str = MISSING
+    label: str = MISSING
+    features: list[str] | None = MISSING
+    drop: list[str] = MISSING
+    categorical: list[str] = MISSING
+    missing: Missing = MISSING
+    split: str | None = MISSING
+    title = "Table"
+    images = False
+
+    @property
+    def data_folder(self) -> str:
+        return self.file
+
+    def check(self) -> None:
+        super().check()
+        limit = "the mean of a column is known where it is standardised; set dataset.normalize=true"
+        fine = self.missing is not Missing.mean or self.normalize
+        require(fine, "dataset.missing", self.missing.name, limit)
+
+    def choose_source(self, sizes: Sizes) -> DataSource:
+        """Return the source.
+
+        Reading it raises ValueError naming the column that is not as it should be.
+        """
+        path = files.input_folder(self.file)
+        return DataSource(
+            f"table {path}",
+            lambda: read(path, self),
+            lambda: {"sha256": hashlib.sha256(read_bytes(path)).hexdigest()},
+            needs=path if path.exists() else None,
+            options=repr(
+                (self.label, self.features, self.drop, self.categorical, self.missing, self.split)
+            ),
+        )
+
+
+def read(path: Path, config: TableConfig) -> Arrays:
+    """Read the examples of a table."""
+    content = read_bytes(path)
+    table = read_table(path, content)
+    names = feature_names(path, list(table.columns), config)
+    table, rows = without_gaps(path, table, names, config)
+    columns = {name: categories_of(path, table[name], name, config) for name in names}
+    inputs = encode(str(path), table, columns)
+    check_finite(str(path), [inputs], input_names(columns), missing=True)
+    labels = table[config.label]
+    parts = {
+        name: Part(inputs[mine], labels[mine], rows[mine])
+        for name, mine in parts_of(path, table, config).items()
+    }
+    if "train" not in parts:
+        raise ValueError(f"{path}: no row of column {config.split} says train; some have to")
+    return make_arrays(
+        str(path),
+        parts,
+        {"sha256": hashlib.sha256(content).hexdigest()},
+        columns,
+        missing=config.missing is Missing.mean,
+    )
+
+
+def feature_names(path: Path, names: Sequence[str], config: TableConfig) -> list[str]:
+    """Return which columns are features, in their order.
+
+    Raises ValueError where an option names a column that is not there, or that is another's.
+    """
+    own = {"label": [config.label], "split": [] if config.split is None else [config.split]}
+    lists = {"features": config.features or [], "drop": config.drop}
+    lists["categorical"] = config.categorical
+    for option, given in (own | lists).items():
+        for name in given:
+            if name not in names:
+                raise ValueError(
+                    f"dataset.{option}={name}: {path} has no such column; {nearest(name, names)}"
+                )
+    features = config.features
+    if features is None:
+        taken = {*own["label"], *own["split"], *config.drop}
+        features = [name for name in names if name not in taken]
+    if other := [name for name in config.categorical if name not in features]:
+        raise ValueError(f"dataset.categorical={other[0]} is no feature; leave it out")
+    for option, given in own.items():
+        if set(given) & set(features):
+            raise ValueError(
+                f"dataset.features has {given[0]}, which is dataset.{option}; remove it there"
+            )
+    if not features:
+        raise ValueError(f"{path} has no column left as a feature; it has {', '.join(names)}")
+    return list(dict.fromkeys(features))
+
+
+def without_gaps(
+    path: Path, table: pd.DataFrame, features: Sequence[str], config: TableConfig
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Return the rows that count, and their places in the file.
+
+    Raises ValueError that counts missing values by column, where they may not be.
+    """
+    used = [config.label, *features]
+    gaps = table[used].isna()
+    counts = gaps.sum().to_numpy()
+    if config.missing is Missing.drop and counts.any():
+        kept = ~gaps.any(axis=1).to_numpy()
+        log.info(f"{path}: left out {(~kept).sum():,} of {len(table):,} rows with missing values")
+        return table[kept], np.flatnonzero(kept)
+    refused = counts.copy()
+    if config.missing is Missing.mean:
+        refused[1:] = 0
+    empty = counts == len(table)
+    if refused.any() or empty.any():
+        some = refused if refused.any() else counts * empty
+        mean = "dataset.missing=mean takes the mean of the training rows instead, "
+        raise ValueError(
+            f"{path} has missing values {named_counts(some, used)}, of {len(table):,} rows; "
+            f"{'' if empty.any() or refused[0] else mean}dataset.missing=drop leaves such rows "
+            f"out, dataset.drop=[…] such columns"
+        )
+    return table, np.arange(len(table))
+
+
+def parts_of(
+    path: Path, table: pd.DataFrame, config: TableConfig
+) -> dict[str, NDArray[np.bool_]]:
+    """Return which rows are of each part that the table names, all of train where it names none."""
+    if config.split is None:
+        return {"train": np.ones(len(table), np.bool_)}
+    said = table[config.split].astype(str).str.strip().str.lower().replace(SYNONYMS)
+    if not (known := said.isin(PARTS)).all():
+        counts = table[config.split][~known].value_counts(dropna=False)
+        shown = ", ".join(f"{as_label(str(k))} ({n:,} rows)" for k, n in counts.head(5).items())
+        raise ValueError(
+            f"{path}: column {config.split} says {shown}; it has to say one of {', '.join(PARTS)}"
+        )
+    masks = {name: (said == name).to_numpy() for name in PARTS}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+# The columns
+
+
+def categories_of(
+    path: Path, column: pd.Series[Any], name: str, config: TableConfig
+) -> list[str] | None:
+    """Return the categories of a column, by their names, None where it is one of numbers.
+
+    Raises ValueError where it is neither, or is one of texts that are no categories.
+    """
+    from pandas.api import types
+
+    number = types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
+    if number and name not in config.categorical:
+        return None
+    where = f"{path}: column {as_label(name)}"
+    leave = f"leave it out with dataset.drop=[{as_label(name)}]"
+    if types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column):
+        raise ValueError(f"{where} holds dates or times, not numbers or texts; {leave}")
+    codes, names = categories(column)
+    if name not in config.categorical:
+        check_texts(where, list(names), codes, leave)
+    if len(names) > MOST_CATEGORIES:
+        raise ValueError(
+            f"{where} has {len(names):,} categories, more than {MOST_CATEGORIES:,}; {leave}"
+        )
+    return list(names)
+
+
+def check_texts(where: str, names: list[str], codes: NDArray[np.int64], leave: str) -> None:
+    """Raise ValueError where texts look like numbers that were not read, or like identifiers."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(pd.Series(names), errors="coerce").notna()
+    if numbers.any() and numbers.mean() >= 0.5:
+        others = [name for name, fine in zip(names, numbers) if not fine]
+        row = int(np.flatnonzero(codes == names.index(others[0]))[0]) if others else 0
+        what = f"say {as_label(others[0])!r} in row {row}" if others else "all of them texts"
+        raise ValueError(
+            f"{where} holds numbers but for {len(others):,} texts, {what} (counted from 0); "
+            f"correct them (an empty cell is a missing value), {leave}, or take all as categories "
+            f"with dataset.categorical"
+        )
+    if len(names) > 2 and len(names) == (codes >= 0).sum():
+        raise ValueError(f"{where} has another text in every row, as a name has; {leave}")
+
+
+def input_names(columns: Mapping[str, list[str] | None]) -> list[str]:
+    """Name the inputs that columns make.
+
+    >>> input_names({"age": None, "sex": ["female", "male"]})
+    ['age', 'sex=female', 'sex=male']
+    """
+    return [
+        each
+        for name, known in columns.items()
+        for each in ([name] if known is None else [f"{name}={value}" for value in known])
+    ]
+
+
+def encode(
+    where: str, table: pd.DataFrame, columns: Mapping[str, list[str] | None]
+) -> NDArray[np.float32]:
+    """Return the inputs that rows make, [N, I] float32: numbers, and 1 in the place of a category.
+
+    A missing value is NaN in all inputs of its column.
+    Raises ValueError where a column is not there or holds what it may not.
+    """
+    import pandas as pd
+
+    width = len(input_names(columns))
+    memory.check(
+        4 * len(table) * width,
+        f"{len(table):,} rows of {width:,} inputs",
+        "leave columns out with dataset.drop",
+    )
+    inputs = np.zeros((len(table), width), np.float32)
+    place = 0
+    for name, known in columns.items():
+        if name not in table:
+            raise ValueError(f"{where} has no column {name}; {nearest(name, list(table.columns))}")
+        if known is None:
+            if not pd.api.types.is_numeric_dtype(table[name]):
+                raise ValueError(
+                    f"{where}: column {name} has to hold numbers, but holds texts, say "
+                    f"{as_label(str(table[name].iloc[0]))!r}"
+                )
+            with np.errstate(over="ignore"):  # to infinity, which is refused
+                inputs[:, place] = table[name].to_numpy(np.float64, na_value=np.nan)
+            place += 1
+            continue
+        codes, names = categories(table[name])
+        if new := [each for each in names if each not in known]:
+            raise ValueError(
+                f"{where}: column {name} holds {as_label(new[0])!r}, which no training data had; "
+                f"{nearest(new[0], known)}"
+            )
+        # One place more, for -1: a missing value.
+        places = np.array([*map(known.index, names), -1])[codes]
+        inputs[np.arange(len(table)), place + places] = 1
+        inputs[codes < 0, place : place + len(known)] = np.nan
+        place += len(known)
+    return inputs
+
+
+# The file
+
+
+def read_bytes(path: Path) -> bytes:
+    return files.read_input(path, LARGEST)
+
+
+def read_table(path: Path, content: bytes) -> pd.DataFrame:
+    """Read a table by the suffix of its file. Its columns' names are texts, all different.
+
+    A first column without a name, as pandas and R write it, is the number of the row, and left
+    out. Nothing is unpickled.
+    Raises ValueError naming the file where it cannot be read, or is empty.
+    """
+    import pandas as pd
+
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+    kind = next(iter(suffixes[-2:-1] if compression else suffixes[-1:]), "")
+    readers = table_readers()
+    if kind not in readers:
+        raise ValueError(
+            f"{path} is no table that can be read by its suffix; give one of {', '.join(readers)}"
+        )
+    memory.check(3 * len(content), f"reading {path}", "give fewer rows or columns")
+    try:
+        if compression and kind not in (".csv", ".tsv", ".txt", ".json", ".jsonl"):
+            raise ValueError(f"it is compressed as well; unpack it to {path.stem}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table: pd.DataFrame = readers[kind](unpacked(content, compression))
+    except ImportError:
+        raise ValueError(
+            f"to read {kind} files pandas needs another package: pip install {INSTALL.get(kind)}"
+        ) from None
+    except Exception as error:  # readers raise anything for damaged files
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(f"{path} cannot be read as a table: {reason}") from None
+    table.columns = pd.Index([str(name).strip() for name in table.columns])
+    if len(table.columns) and re.fullmatch(r"|Unnamed: 0", table.columns[0]):
+        table = table.iloc[:, 1:]
+    if double := table.columns[table.columns.duplicated()].tolist():
+        raise ValueError(f"{path} has more than one column {double[0]}; rename one")
+    if len(table) == 0 or len(table.columns) == 0:
+        raise ValueError(f"{path} has no rows below its header")
+    return table.reset_index(drop=True)
+
+
+def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
+    """Return what reads each kind of table. Those that unpickle, as of .pkl and .h5, are none."""
+    import pandas as pd
+
+    return {
+        ".csv": read_text,
+        ".tsv": functools.partial(read_text, separator="\t"),
+        ".txt": read_text,
+        ".parquet": pd.read_parquet,
+        ".feather": pd.read_feather,
+        ".orc": pd.read_orc,
+        ".xlsx": pd.read_excel,
+        ".xls": pd.read_excel,
+        ".ods": pd.read_excel,
+        ".json": pd.read_json,
+        ".jsonl": functools.partial(pd.read_json, lines=True),
+        ".dta": pd.read_stata,
+    }
+
+
+def unpacked(content: bytes, compression: str | None) -> io.BytesIO:
+    from pandas.io.common import get_handle
+
+    if compression is None:
+        return io.BytesIO(content)
+    with get_handle(io.BytesIO(content), "rb", compression=compression, is_text=False) as handle:
+        return io.BytesIO(handle.handle.read())
+
+
+def read_text(file: io.BytesIO, separator: str | None = None) -> pd.DataFrame:
+    """Read a CSV file: separated by comma, semicolon or tab, as its header has most of them."""
+    import pandas as pd
+
+    start = file.getvalue()[: 2**16]
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    text = start.decode(encoding, errors="replace")
+    header, _, rest = text.lstrip("\r\n").partition("\n")
+    separator = separator or max(",;\t", key=header.count)
+    # Where a comma does not separate columns, it may be in numbers.
+    comma = separator != "," and re.search(r"\d,\d", rest) and not re.search(r"\d\.\d", rest)
+    return pd.read_csv(
+        file,
+        sep=separator,
+        decimal="," if comma else ".",
+        encoding=encoding,
+        index_col=False,
+        low_memory=False,
+        skipinitialspace=True,
+    )
