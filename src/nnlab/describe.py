@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich import box
@@ -19,16 +18,19 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from nnlab import build, compose, datasets, messages, model, storage, terminal
+from nnlab import build, compose, datasets, messages, model, storage, targets, terminal
 from nnlab.arguments import check
 from nnlab.config import Config
 from nnlab.datasets.arrays import Arrays, Partition
-from nnlab.datasets.splits import channels, statistics
+from nnlab.datasets.splits import channels, count, partitions, statistics
+from nnlab.datasets.table import input_names
 from nnlab.text import as_label
 
 EXAMPLES = 8  # images of each class in the sheet
 ROWS = 20  # classes in the sheet and in the table
+SPLITS = ("train", "valid", "test")
 LONGEST_NAME = 40  # letters of a folder's name in the names of files
+CHANNELS = 3  # means that the table of splits has room for
 
 
 @terminal.standard_streams()
@@ -42,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         check(overrides)
-        describe(compose.load(overrides))
+        config = compose.load(overrides)
+        targets.refuse_unnamed(config, targets.functions_named(overrides))
+        describe(config)
     except Exception as error:
         message = messages.explain(error)
         if message is None:
@@ -60,13 +64,14 @@ def describe(config: Config) -> None:
     """
     source, arrays = datasets.read(config.dataset, config.sizes)
     network = build.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
-    content = contents(config.dataset.name, source, arrays) | {"model": layers(network)}
+    content = contents(config, source, arrays) | {"model": layers(network)}
     data = config.dataset.data_folder
     content["folder"] = None if data is None else str(Path(data).expanduser().resolve())
     terminal.show(
         title(content),
         splits_table(content),
         classes_table(content),
+        *([columns_table(content)] if content["columns"] else []),
         model_table(content["model"], config.model.name),
     )
 
@@ -75,7 +80,7 @@ def describe(config: Config) -> None:
     ending = own_ending(folder, content)
     written = [folder / f"describe{ending}.json"]
     storage.write_atomic(written[0], (json.dumps(content, indent=2) + "\n").encode())
-    if len(arrays.shape) >= 2:
+    if arrays.pictures:
         from nnlab.report import plotting
 
         written.append(plotting.save(sheet(content, arrays), folder / f"examples{ending}.png"))
@@ -110,37 +115,38 @@ def title(content: dict[str, Any]) -> str:
     return f"{content['source']}: {len(content['classes'])} classes{made}"
 
 
-def contents(name: str, source: str, arrays: Arrays) -> dict[str, Any]:
+def contents(config: Config, source: str, arrays: Arrays) -> dict[str, Any]:
     """Return what describe.json says of a dataset (JSON values).
 
-    mean and deviation are those of each channel, pixels in 0 to 1.
+    mean and deviation are those of each channel, pixels in 0 to 1, or of each input of a table.
     """
     splits = {}
-    for name_of, part in (("train", arrays.train), ("valid", arrays.valid), ("test", arrays.test)):
-        if part is not None and len(part.labels) > 0:
-            index = torch.arange(len(part.labels))
-            mean, deviation = statistics(part, index, channels(arrays.shape))
-            splits[name_of] = {
+    parts = partitions(arrays, config.dataset.held_out, config.seed_of("test"))
+    for name, (part, index) in sorted(parts.items(), key=lambda item: SPLITS.index(item[0])):
+        if len(index) > 0:
+            mean, deviation = statistics(part, index, channels(arrays.shape), arrays.missing)
+            splits[name] = {
                 "size": len(index),
                 "mean": mean.tolist(),
                 "deviation": deviation.tolist(),
-                "counts": np.bincount(part.labels, minlength=len(arrays.classes)).tolist(),
+                "counts": list(count(arrays, part, index)),
             }
     return {
-        "name": name,
+        "name": config.dataset.name,
         "source": source,
         "synthetic": arrays.synthetic,
         "shape": list(arrays.shape),
         "dtype": str(arrays.train.inputs.dtype),
         "palette": palette(arrays),
         "classes": list(arrays.classes),
+        "columns": arrays.columns,
         "splits": splits,
     }
 
 
 def palette(arrays: Arrays) -> str | None:
     """Say whether images are grey or RGB, by their pixels; None where there are no images."""
-    if len(arrays.shape) < 2:
+    if not arrays.pictures:
         return None
     if channels(arrays.shape) == 1:
         return "grey"
@@ -176,7 +182,10 @@ def splits_table(content: dict[str, Any]) -> Table:
     shape = "x".join(map(str, content["shape"]))
     kind = content["palette"] or "-"
     for split, part in content["splits"].items():
-        values = [" ".join(f"{v:.3f}" for v in part[key]) for key in ("mean", "deviation")]
+        few = len(part["mean"]) <= CHANNELS
+        values = [
+            " ".join(f"{v:.3f}" for v in part[key]) if few else "…" for key in ("mean", "deviation")
+        ]
         table.add_row(split, f"{part['size']:,}", shape, content["dtype"], kind, *values)
     return table
 
@@ -188,6 +197,18 @@ def classes_table(content: dict[str, Any]) -> Table:
         table.add_row(str(number), Text(as_label(name, 40)), *counts)
     if len(content["classes"]) > ROWS:
         table.add_row("…", f"and {len(content['classes']) - ROWS} more, in describe.json")
+    return table
+
+
+def columns_table(content: dict[str, Any]) -> Table:
+    """List the inputs that the columns of a table make, in their own units."""
+    table = plain_table("column", "mean", "deviation")
+    train = content["splits"]["train"]
+    names = input_names(content["columns"])
+    for name, *values in list(zip(names, train["mean"], train["deviation"]))[:ROWS]:
+        table.add_row(Text(as_label(name, 40)), *(f"{value:.4g}" for value in values))
+    if len(names) > ROWS:
+        table.add_row(f"and {len(names) - ROWS} more, in describe.json")
     return table
 
 
@@ -203,7 +224,7 @@ def model_table(described: dict[str, Any], name: str) -> Table:
 def plain_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        words = column in ("split", "class", "dtype", "palette", "layer")
+        words = column in ("split", "class", "column", "dtype", "palette", "layer")
         table.add_column(column, justify="left" if words else "right", overflow="fold")
     return table
 

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import cores, datasets, interrupts, storage, study, sweep
+from nnlab import cores, datasets, interrupts, storage, study, sweep, targets
 from nnlab.compose import Template
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
@@ -40,7 +40,9 @@ class Command:
     nnlab's launcher hands it whole batches, see ``launch``; the other launchers call it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, functions: Collection[str] = ()) -> None:
+        """functions: the user's own that the command line names, which may be called."""
+        self.functions = functions
         self.outcomes: list[Outcome] = []
         self.process = os.getpid()
 
@@ -51,7 +53,8 @@ class Command:
         else the sweep goes on, and the command tells it at its end.
         """
         hydra = HydraConfig.get()
-        job = as_job(Template(task), Path(hydra.runtime.output_dir), list(hydra.overrides.task), {})
+        folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        job = as_job(Template(task), folder, overrides, {}, self.functions)
         job.concurrent = jobs_at_once(hydra)
         check_search(hydra, [job])
         # In a process of another launcher's, which may outlive this command's.
@@ -97,7 +100,7 @@ def launch(
     if callbacks.callbacks:  # else a composition of each job, 0.1 s, would be for nobody
         for composer in composers:
             callbacks.on_job_start(config=composer(), task_function=command)
-    jobs = make_jobs(loader, job_overrides, first)
+    jobs = make_jobs(loader, job_overrides, first, command.functions)
     check_search(master.hydra, jobs)
     try:
         outcomes = sweep.train(jobs, report=True, where=where)
@@ -121,7 +124,12 @@ def record_command(master: DictConfig, jobs: Sequence[Job]) -> None:
             storage.write_atomic(study / MULTIRUN, OmegaConf.to_yaml(master).encode())
 
 
-def make_jobs(loader: SweepLoader, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+def make_jobs(
+    loader: SweepLoader,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    functions: Collection[str] = (),
+) -> list[Job]:
     """Make a batch's jobs; those answered before, on the data that are there, are not composed."""
     content: dict[str, str | None] = {}  # of the data now, by what asks for them
     jobs = []
@@ -131,7 +139,7 @@ def make_jobs(loader: SweepLoader, job_overrides: Sequence[Sequence[str]], first
             folder, objective = loader.study / found.folder, str(loader.master.objective)
             jobs.append(Job(folder, list(overrides), objective, {}, found=found))
             continue
-        job = fill(loader.template(overrides), number)
+        job = fill(loader.template(overrides), number, functions)
         if found is not None and job.config is not None:
             data, sizes = job.config.dataset, job.config.sizes
             with contextlib.suppress(Exception):  # told of each job, which then are all composed
@@ -140,11 +148,12 @@ def make_jobs(loader: SweepLoader, job_overrides: Sequence[Sequence[str]], first
     return jobs
 
 
-def fill(template: Template, number: int) -> Job:
+def fill(template: Template, number: int, functions: Collection[str] = ()) -> Job:
     """Make the job whose values are in a template."""
     with current(template.composed):
         folder = template.set_number(number)
-        return as_job(template, folder, template.own["overrides.task"], template.files())
+        overrides = template.own["overrides.task"]
+        return as_job(template, folder, overrides, template.files(), functions)
 
 
 @contextlib.contextmanager
@@ -159,12 +168,21 @@ def current(composed: DictConfig) -> Iterator[None]:
 
 
 def as_job(
-    template: Template, folder: Path, overrides: list[str], hydra_files: dict[str, str]
+    template: Template,
+    folder: Path,
+    overrides: list[str],
+    hydra_files: dict[str, str],
+    functions: Collection[str] = (),
 ) -> Job:
-    """Make a job of a composed configuration; what is wrong with it is kept in the job."""
+    """Make a job of a composed configuration; what is wrong with it is kept in the job.
+
+    functions: the user's own that may be called.
+    """
     job = Job(folder, overrides, str(template.composed.objective), hydra_files)
     try:
-        job.config = template.config()
+        config = template.config()
+        targets.refuse_unnamed(config, functions)
+        job.config = config
         job.environment = template.environment()
     except ValueError as error:
         job.refused = error

@@ -66,7 +66,9 @@ class Job:
     def concealed(self, source: str) -> str:
         """Return the name of a source of data without what came from the environment."""
         assert self.config is not None
-        text, folder = self.environment.get("dataset.folder"), self.config.dataset.data_folder
+        folder = self.config.dataset.data_folder
+        texts = (self.environment.get(f"dataset.{key}") for key in ("folder", "file"))
+        text = next(filter(None, texts), None)
         if text is None or folder is None:
             return source
         return source.replace(str(Path(folder).expanduser()), text)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nnlab import records
 from nnlab.boolean import truth_table
+from nnlab.datasets.arrays import image_like
 from nnlab.model import mlp, perceptrons
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ class Network:
 
     model: maps standardised inputs [B, I] to logits [B, K], on the CPU, in evaluation mode.
     config: the run's configuration as nested dicts, result: its result.json. classes: K names.
-    shape: that of one example, an image's channels last. mean, deviation: of each channel in
-    [0, 1], [C] float32, that inputs were standardised with; None where they were not.
+    shape: that of one example, an image's channels last. mean, deviation: of each channel, an
+    image's in [0, 1], or of each input of a table, [C] float32, that inputs were standardised
+    with; None where they were not.
     """
 
     model: nn.Module
@@ -39,13 +41,35 @@ class Network:
     mean: Tensor | None
     deviation: Tensor | None
 
+    @property
+    def bounded(self) -> bool:
+        """Whether examples lie in [0, 1], as pixels do."""
+        return bool(self.result["dataset"].get("bounded", True))
+
+    @property
+    def pictures(self) -> bool:
+        """Whether examples can be shown as images."""
+        return self.bounded and image_like(self.shape)
+
+    @property
+    def columns(self) -> dict[str, list[str] | None]:
+        """The columns of the table that it was trained on, as ``Arrays`` has them; else none."""
+        found: dict[str, list[str] | None] = self.result["dataset"].get("columns", {})
+        return found
+
+    @property
+    def fills(self) -> bool:
+        """Whether NaN counts as the mean of the training examples."""
+        return bool(self.config["dataset"].get("missing") == "mean")
+
     def standardised(self, pixels: Tensor) -> Tensor:
         """Turn examples as they are, [B, ...] and pixels in [0, 1], into inputs [B, I]."""
         inputs = pixels.flatten(1)
         if self.mean is None or self.deviation is None:
             return inputs
         channels: Tensor = inputs.unflatten(1, (-1, len(self.mean)))
-        return channels.sub(self.mean).div(self.deviation).flatten(1)
+        inputs = channels.sub(self.mean).div(self.deviation).flatten(1)
+        return inputs.nan_to_num(nan=0.0) if self.fills else inputs
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Turn inputs [B, I] back into examples as they are, [B, I]."""
@@ -66,8 +90,8 @@ class Network:
     def predict(self, examples: Tensor | NDArray[Any] | pd.DataFrame) -> Tensor:
         """Return the probability of each class for examples as they are, [B, ...]: [B, K].
 
-        B may be 0. Pixels lie in [0, 1]. Raises ValueError for others, or another shape than the
-        network was trained on.
+        B may be 0. Pixels lie in [0, 1]. Raises ValueError for others, for numbers that are not
+        finite, or another shape than the network was trained on.
         """
         pixels = (
             examples.detach()
@@ -80,7 +104,13 @@ class Network:
                 f"examples of shape {list(pixels.shape[1:])} do not fit: "
                 f"this network takes {shape}; give a batch of those"
             )
-        if len(pixels) > 0 and not (pixels.min() >= 0 and pixels.max() <= 1):
+        finite = pixels.isfinite() | (pixels.isnan() if self.fills else False)
+        if not self.bounded and not finite.all():
+            raise ValueError(
+                f"{int((~finite).sum()):,} numbers of the examples are NaN or infinite; correct "
+                f"them, or leave those examples out"
+            )
+        if self.bounded and len(pixels) > 0 and not (pixels.min() >= 0 and pixels.max() <= 1):
             raise ValueError(
                 f"examples lie in {pixels.min():g} to {pixels.max():g}; "
                 f"give pixels from 0 to 1 (divide those from 0 to 255 by 255)"

@@ -1,4 +1,4 @@
-"""``python -m nnlab.predict FOLDER IMAGE...``: what a trained network sees in images."""
+"""``python -m nnlab.predict FOLDER FILE...``: what a trained network sees in images, or in rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nnlab import terminal
-from nnlab.datasets import images
+from nnlab import storage, terminal
+from nnlab.datasets import images, table
+from nnlab.datasets.array_files import unpacked
+from nnlab.datasets.files import read_input
+from nnlab.datasets.labelled import check_finite
 from nnlab.network import Network, load
-from nnlab.text import as_label, visible
+from nnlab.text import as_label, class_for_csv, inert, visible
 
 DARK, LIGHT = 1 / 3, 2 / 3  # images whose pixels are below, above this on average
 
@@ -23,7 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nnlab.predict", description=__doc__)
     terminal.add_version(parser)
     parser.add_argument("folder", type=Path, help="of a finished run, say outputs/mnist/default")
-    parser.add_argument("image", type=Path, nargs="+", help="an image file; cropped and resized")
+    parser.add_argument(
+        "file",
+        type=Path,
+        nargs="+",
+        help="an image, which is cropped and resized; where the run was trained on a table, one "
+        "with its columns; otherwise an .npy file of examples",
+    )
     parser.add_argument("--top", type=int, default=3, metavar="N", help="classes named (3)")
     parser.add_argument(
         "--invert", action="store_true", help="for dark ink on light paper: MNIST is light on dark"
@@ -38,24 +48,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network = load(options.folder)
         if network.result["status"] == "diverged":
             raise ValueError(f"the run in {options.folder} diverged: its network says nothing")
-        background = images.colour(options.background)
-        pixels = [read(path, network, options.invert, background) for path in options.image]
-        for path, image in zip(options.image, pixels):
-            unlike = other_than_trained(image, network)
-            if unlike is not None:
-                remedy = "leave out --invert" if options.invert else "try --invert"
-                terminal.complain(f"{visible(str(path))}: {unlike}; {remedy}")
-        for path, probabilities in zip(options.image, network.predict(torch.stack(pixels))):
-            best = probabilities.topk(min(options.top, len(network.classes)))
-            said = zip(best.indices.tolist(), best.values.tolist())
-            named = ", ".join(
-                f"{as_label(network.classes[label])} {100 * p:.1f} %" for label, p in said
-            )
-            terminal.say(f"{visible(str(path))}: {named}")
+        if network.columns or all(path.suffix == ".npy" for path in options.file):
+            predicted = [(path, network.predict(read_rows(path, network))) for path in options.file]
+            for path, probabilities in predicted:
+                terminal.say(write(path, probabilities, network.classes))
+        else:
+            say_images(options, network)
     except ValueError as error:
         terminal.complain(error)
         return 1
+    except OSError as error:
+        terminal.complain(f"{error.filename}: {error.strerror}" if error.filename else error)
+        return 1
     return 0
+
+
+def say_images(options: argparse.Namespace, network: Network) -> None:
+    """Say what is in images, a line each."""
+    background = images.colour(options.background)
+    pixels = [read(path, network, options.invert, background) for path in options.file]
+    for path, image in zip(options.file, pixels):
+        unlike = other_than_trained(image, network)
+        if unlike is not None:
+            remedy = "leave out --invert" if options.invert else "try --invert"
+            terminal.complain(f"{visible(str(path))}: {unlike}; {remedy}")
+    for path, probabilities in zip(options.file, network.predict(torch.stack(pixels))):
+        best = probabilities.topk(min(options.top, len(network.classes)))
+        said = zip(best.indices.tolist(), best.values.tolist())
+        named = ", ".join(
+            f"{as_label(network.classes[label])} {100 * p:.1f} %" for label, p in said
+        )
+        terminal.say(f"{visible(str(path))}: {named}")
+
+
+def read_rows(path: Path, network: Network) -> Tensor:
+    """Read the rows of a table, or the examples of an .npy file, as a network takes them: [N, I].
+
+    Raises ValueError where there is no such file, or it holds something else.
+    """
+    try:
+        content = read_input(path, table.LARGEST)
+        if not network.columns:
+            (examples,) = unpacked(path, content).values()
+            pixels = examples / np.float32(255) if examples.dtype == np.uint8 else examples
+            return torch.from_numpy(np.asarray(pixels, np.float32))
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except (TypeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    inputs = table.encode(str(path), table.read_table(path, content), network.columns)
+    check_finite(str(path), [inputs], table.input_names(network.columns), network.fills)
+    return torch.from_numpy(inputs)
+
+
+def write(path: Path, probabilities: Tensor, classes: list[str]) -> str:
+    """Write what is predicted of each row, [N, K], into a CSV file here; say which, and what."""
+    best = probabilities.argmax(1)
+    said = zip(best.tolist(), probabilities.tolist())
+    lines = [
+        [place, class_for_csv(classes[label]), *(f"{each:.6g}" for each in row)]
+        for place, (label, row) in enumerate(said)
+    ]
+    header = ["row", "predicted", *(inert(f"p({name})") for name in classes)]
+    target = Path(f"{path.stem}.predicted.csv")
+    storage.write_csv([header, *lines], target)
+    counts = best.bincount(minlength=len(classes)).tolist()
+    named = ", ".join(f"{as_label(name)} {n:,}" for name, n in zip(classes, counts) if n)
+    return f"{target}: {len(lines):,} rows, {named}"
 
 
 def read(
@@ -68,10 +127,8 @@ def read(
 
     Raises ValueError where there is no such image, or the network does not take images.
     """
-    import numpy as np
-
     shape = network.shape
-    if len(shape) < 2 or shape[0] != shape[1]:
+    if not network.pictures or shape[0] != shape[1]:
         name = network.result["dataset"]["name"]
         raise ValueError(f"this network was trained on {name}, which are no images")
     try:

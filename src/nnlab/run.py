@@ -47,7 +47,7 @@ def run(given: list[str]) -> int:
 
     compose.register()
     sys.argv[1:] = arguments.arrange(given)
-    command = hydra_jobs.Command()
+    command = hydra_jobs.Command(targets.functions_named(given))
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
     with targets.checked():
         decorate(command)()

@@ -4,11 +4,13 @@ read if they are files."""
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +24,14 @@ def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     durable: also if the power fails. A link in its place is replaced, not followed.
     """
     write_each({path: content}, durable)
+
+
+def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
+    """Write rows, the header first, as ``write_atomic`` does; return the path."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+    return path
 
 
 def write_each(files: Mapping[Path, bytes], durable: bool = True) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -16,11 +17,15 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nnlab.config import Config
+from nnlab.datasets.function import FunctionConfig
+
 TARGET = "_target_"
 CODE = (TARGET, "custom_search_space")  # keys whose values are imported, the latter by Optuna
 OF_LOGGING = ("()", "class", "queue", "listener")  # likewise, in a configuration of logging
 LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
 LOGGERS = ("logging", "colorlog")  # packages whose classes may log
+FUNCTIONS = ("dataset.function",)  # options whose code runs where the command line names it
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # of no other are those
 
@@ -69,6 +74,34 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
             else "remove it: no option of nnlab's names code"
         )
         raise ValueError(f"{place}={name} names code, which a configuration may not: {remedy}")
+
+
+def functions_named(arguments: Sequence[str]) -> frozenset[str]:
+    """Return the functions of the user's own that the arguments of a command name.
+
+    >>> sorted(functions_named(["dataset.function=my_data:load,my_data:other", "seed=1"]))
+    ['my_data:load', 'my_data:other']
+    """
+    values = (text.lstrip("+").partition("=") for text in arguments)
+    return frozenset(
+        name
+        for key, _, value in values
+        if key in FUNCTIONS
+        for name in re.findall(r"[\w.]+:\w+", value)
+    )
+
+
+def refuse_unnamed(config: Config, functions: Collection[str]) -> None:
+    """Raise ValueError where a configuration would call a function that the command did not name.
+
+    functions: as ``functions_named`` returns them.
+    """
+    dataset = config.dataset
+    if isinstance(dataset, FunctionConfig) and dataset.function not in functions:
+        raise ValueError(
+            f"dataset.function={dataset.function} names code, which a configuration may not: give "
+            f"it on the command line, if it is to run"
+        )
 
 
 def named(node: DictConfig | ListConfig, path: str, seen: set[int]) -> Iterator[tuple[str, str]]:

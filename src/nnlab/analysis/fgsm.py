@@ -20,6 +20,7 @@ from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
 from nnlab.report import plotting
+from nnlab.storage import write_csv
 
 log = logging.getLogger("nnlab")
 SHOWN = 6  # images of the sheet
@@ -27,8 +28,9 @@ SHOWN = 6  # images of the sheet
 
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write fgsm.csv, fgsm.png and fgsm_examples.png about the test examples."""
-    if len(network.shape) < 2:
-        raise ValueError(f"evaluation=[fgsm] needs images; {data.provenance['name']} has none")
+    if not network.pictures:
+        name = data.provenance["name"]
+        raise ValueError(f"evaluation=[fgsm] needs images, pixels from 0 to 1; {name} has none")
     if data.test is None:
         raise ValueError("evaluation=[fgsm] looks at the test examples, but test_size=0")
     inputs = data.test.inputs[data.test.index]
@@ -49,7 +51,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     header = ["eps", "accuracy", "accuracy_under_noise", "without_gradient"]
     cells = [[*(f"{value:.9g}" for value in row), still] for row in rows]
     return [
-        hardest.write_csv([header, *cells], folder / "fgsm.csv"),
+        write_csv([header, *cells], folder / "fgsm.csv"),
         plotting.save(draw(rows, about, said, len(network.classes)), folder / "fgsm.png"),
         plotting.save(
             examples(network, inputs, labels, direction, config.fgsm.shown, about),

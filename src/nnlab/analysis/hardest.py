@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from torch import Tensor
 
 from nnlab.analysis import pictures
 from nnlab.config import Config
-from nnlab.datasets import Data
+from nnlab.datasets import Data, Split, table
 from nnlab.network import Network, log_odds
 from nnlab.report import plotting
-from nnlab.storage import write_atomic
+from nnlab.storage import write_csv
 from nnlab.text import class_for_csv, inert
 
 
@@ -58,10 +55,10 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     files = [
         write_confusion(matrix, network.classes, folder / "confusion.csv"),
         plotting.save(draw_confusion(matrix, network.classes, about), folder / "confusion.png"),
-        write_mistakes(wrong, network.classes, folder / "hardest.csv"),
+        write_mistakes(wrong, network, split, folder / "hardest.csv"),
     ]
     sheet = folder / "hardest.png"
-    if wrong and len(network.shape) >= 2:
+    if wrong and network.pictures:
         files.append(plotting.save(draw_mistakes(wrong, inputs, network, about), sheet))
     else:
         sheet.unlink(missing_ok=True)
@@ -98,7 +95,9 @@ def mistakes(labels: Tensor, logits: Tensor, classes: int, most: int) -> list[Mi
     return found
 
 
-def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path:
+def write_mistakes(wrong: list[Mistake], network: Network, split: Split, path: Path) -> Path:
+    """Write a row for each mistake; of a user's file also its place there, of a table its cells."""
+    classes = network.classes
     rows = [
         [
             *(each.rank, each.place),
@@ -109,19 +108,20 @@ def write_mistakes(wrong: list[Mistake], classes: list[str], path: Path) -> Path
     ]
     header = ["rank", "position", "true", "predicted"]
     header += ["probability", "probability_of_true", "log_odds"]
+    places = [each.place for each in wrong]
+    if split.rows is not None:
+        header.append("row")
+        rows = [[*row, number] for row, number in zip(rows, split.rows[places].tolist())]
+    if network.columns:
+        header += map(inert, network.columns)
+        inputs = network.pixels(split.inputs[split.index[places]])
+        rows = [[*row, *cells] for row, cells in zip(rows, table.decode(inputs, network.columns))]
     return write_csv([header, *rows], path)
 
 
 def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -> Path:
     rows = [[class_for_csv(name), *counts] for name, counts in zip(classes, matrix.tolist())]
     return write_csv([["true \\ predicted", *map(inert, classes)], *rows], path)
-
-
-def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomic(path, text.getvalue().encode())
-    return path
 
 
 def draw_mistakes(wrong: list[Mistake], inputs: Tensor, network: Network, about: str) -> Figure:

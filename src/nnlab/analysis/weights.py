@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
+from nnlab.datasets.arrays import image_like
 from nnlab.network import Network
 from nnlab.report import plotting
 
@@ -22,7 +23,7 @@ COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write weights.png."""
     first = next((m for m in network.model.modules() if isinstance(m, nn.Linear)), None)
-    if first is None or len(network.shape) < 2:
+    if first is None or not image_like(network.shape):
         raise ValueError("evaluation=[weights] needs a network on images with a first layer")
     return [plotting.save(draw(first.weight.detach(), network), folder / "weights.png")]
 

@@ -14,12 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnlab.datasets.array_files import ArrayFilesConfig
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
 from nnlab.datasets.boolean import BooleanConfig
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.datasets.dogset import DogSetConfig
 from nnlab.datasets.dogset_synthetic import SyntheticConfig
+from nnlab.datasets.function import FunctionConfig
 from nnlab.datasets.mnist import FashionMNISTConfig, MNISTConfig
+from nnlab.datasets.sklearn import SklearnConfig
 from nnlab.datasets.table import TableConfig
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ DATASETS: dict[str, type[DatasetConfig]] = {
     "dogset_synthetic": SyntheticConfig,
     "boolean": BooleanConfig,
     "table": TableConfig,
+    "arrays": ArrayFilesConfig,
+    "sklearn": SklearnConfig,
+    "function": FunctionConfig,
 }
 
 _lock = threading.RLock()

@@ -15,19 +15,22 @@ class DatasetConfig:
     """The options that every dataset has; the class of each adds its own, without defaults,
     which are in its YAML.
 
-    title: the dataset's name in figures. images: whether its examples are images, or may be.
-    generated: whether its options alone decide what its examples are, so that there is nothing
-    to tell of where they come from. stratified: whether draws that are not balanced have the
-    classes in the proportions that there are.
+    title: the dataset's name in figures. generated: whether its options alone decide what its
+    examples are, so that there is nothing to tell of where they come from. stratified: whether
+    draws that are not balanced have the classes in the proportions that there are.
     """
 
     name: str = MISSING
     balanced: bool = MISSING
     normalize: bool = MISSING
     title: ClassVar[str]
-    images: ClassVar[bool] = True
     generated: ClassVar[bool] = False
     stratified: ClassVar[bool] = False
+
+    @property
+    def images(self) -> bool:
+        """Whether its examples are images, or may be."""
+        return True
 
     def check(self) -> None:
         """Raise ValueError for the first option outside its limits, before anything is read."""

@@ -77,6 +77,11 @@ def make_arrays(
                 f"{where}: {name} has {len(part.inputs):,} examples but {len(part.labels):,} "
                 f"labels; give one label for each"
             )
+    if len({part.inputs.dtype == np.uint8 for part in parts.values()}) > 1:
+        raise ValueError(
+            f"{where}: some parts are uint8, which count as pixels / 255, others are not; give all "
+            f"of one type"
+        )
     if len(parts["train"].inputs) == 0 or math.prod(shape) == 0:
         raise ValueError(f"{where} has no training examples with inputs; give some")
     codes, classes = classes_of(where, [part.labels for part in parts.values()])
@@ -132,9 +137,7 @@ def check_finite(
         nan = nan + np.isnan(part).sum(axis=0) * (not missing)
         infinite = infinite + np.isinf(part).sum(axis=0)
     counts = {"missing (NaN)": np.atleast_1d(nan), "infinite": np.atleast_1d(infinite)}
-    said = [
-        f"{kind} {named_counts(count, names)}" for kind, count in counts.items() if count.any()
-    ]
+    said = [f"{kind} {named_counts(count, names)}" for kind, count in counts.items() if count.any()]
     if said:
         raise ValueError(
             f"{where} has numbers that are {' and '.join(said)}; correct them, or leave these "

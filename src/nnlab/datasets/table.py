@@ -5,14 +5,17 @@ Axes: N rows, I inputs: a column of numbers is one, a column of categories one f
 
 from __future__ import annotations
 
+import bz2
 import enum
 import functools
+import gzip
 import hashlib
 import io
 import logging
+import lzma
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +37,7 @@ from nnlab.datasets.labelled import (
     nearest,
 )
 from nnlab.options import MISSING, require
-from nnlab.text import as_label
+from nnlab.text import as_label, for_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnlab")
 LARGEST = 2**34  # bytes of a file
 MOST_CATEGORIES = 1000  # of a column: each is an input
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl")
+UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}  # of TEXT
 SYNONYMS = {"training": "train", "validation": "valid", "val": "valid", "testing": "test"}
 # The packages that pandas needs for some of the suffixes.
 INSTALL = {
@@ -177,16 +181,14 @@ def without_gaps(
         some = refused if refused.any() else counts * empty
         mean = "dataset.missing=mean takes the mean of the training rows instead, "
         raise ValueError(
-            f"{path} has missing values {named_counts(some, used)}, of {len(table):,} rows; "
+            f"{path} has missing values: {named_counts(some, used)}, of {len(table):,} rows; "
             f"{'' if empty.any() or refused[0] else mean}dataset.missing=drop leaves such rows "
             f"out, dataset.drop=[…] such columns"
         )
     return table, np.arange(len(table))
 
 
-def parts_of(
-    path: Path, table: pd.DataFrame, config: TableConfig
-) -> dict[str, NDArray[np.bool_]]:
+def parts_of(path: Path, table: pd.DataFrame, config: TableConfig) -> dict[str, NDArray[np.bool_]]:
     """Return which rows are of each part that the table names, all of train where it names none."""
     if config.split is None:
         return {"train": np.ones(len(table), np.bool_)}
@@ -306,6 +308,27 @@ def encode(
     return inputs
 
 
+def decode(inputs: Any, columns: Mapping[str, list[str] | None]) -> Iterator[list[str]]:
+    """Yield the cells of rows that ``encode`` made inputs [N, I] of, as text.
+
+    Where the mean stands for a missing value, a number is that mean, and a category is empty.
+
+    >>> list(decode(np.float32([[30, 0, 1]]), {"age": None, "sex": ["female", "male"]}))
+    [['30', 'male']]
+    """
+    ends = np.cumsum([1 if known is None else len(known) for known in columns.values()])
+    for row in np.asarray(inputs):
+        cells = zip(columns.values(), np.split(row, ends[:-1]))
+        yield [
+            f"{part[0]:.6g}"
+            if known is None
+            else for_csv(known[part.argmax()])
+            if part.max() > 0.999
+            else ""
+            for known, part in cells
+        ]
+
+
 # The file
 
 
@@ -322,21 +345,21 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
     """
     import pandas as pd
 
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    kind = next(iter(suffixes[-2:-1] if compression else suffixes[-1:]), "")
+    kind, unpack = path.suffix.lower(), UNPACK.get(path.suffix.lower())
+    if unpack is not None:
+        kind = Path(path.stem).suffix.lower()
     readers = table_readers()
-    if kind not in readers:
+    if kind not in readers or (unpack is not None and kind not in TEXT):
         raise ValueError(
-            f"{path} is no table that can be read by its suffix; give one of {', '.join(readers)}"
+            f"{path} is no table that can be read by its suffix; give one of {', '.join(readers)} "
+            f"(text also as .gz, .bz2 or .xz)"
         )
     memory.check(3 * len(content), f"reading {path}", "give fewer rows or columns")
+    table: pd.DataFrame
     try:
-        if compression and kind not in (".csv", ".tsv", ".txt", ".json", ".jsonl"):
-            raise ValueError(f"it is compressed as well; unpack it to {path.stem}")
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table: pd.DataFrame = readers[kind](unpacked(content, compression))
+            table = readers[kind](io.BytesIO(unpack(content) if unpack else content))
     except ImportError:
         raise ValueError(
             f"to read {kind} files pandas needs another package: pip install {INSTALL.get(kind)}"
@@ -372,15 +395,6 @@ def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
         ".jsonl": functools.partial(pd.read_json, lines=True),
         ".dta": pd.read_stata,
     }
-
-
-def unpacked(content: bytes, compression: str | None) -> io.BytesIO:
-    from pandas.io.common import get_handle
-
-    if compression is None:
-        return io.BytesIO(content)
-    with get_handle(io.BytesIO(content), "rb", compression=compression, is_text=False) as handle:
-        return io.BytesIO(handle.handle.read())
 
 
 def read_text(file: io.BytesIO, separator: str | None = None) -> pd.DataFrame:

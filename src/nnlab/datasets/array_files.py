@@ -1,0 +1,139 @@
+"""Arrays of examples and labels: an .npz or .safetensors file, or a folder of .npy files.
+
+Axes: N examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlab import memory
+from nnlab.datasets import files
+from nnlab.datasets.arrays import Arrays, DataSource, Sizes
+from nnlab.datasets.labelled import PARTS, LabelledConfig, Part, make_arrays
+from nnlab.options import MISSING
+
+LARGEST = 2**36  # bytes of a file
+KEYS = "x_train, y_train[, x_valid, y_valid][, x_test, y_test], or x, y"
+
+
+@dataclass
+class ArrayFilesConfig(LabelledConfig):
+    file: str = MISSING
+    title = "Arrays"
+
+    @property
+    def data_folder(self) -> str:
+        return self.file
+
+    def choose_source(self, sizes: Sizes) -> DataSource:
+        """Return the source.
+
+        Reading it raises ValueError naming the array that is not as it should be.
+        """
+        path = files.input_folder(self.file)
+        return DataSource(
+            f"arrays in {path}",
+            lambda: read(path),
+            lambda: {"sha256": {name: digest(part) for name, part in array_files(path).items()}},
+            needs=path if path.exists() else None,
+        )
+
+
+def read(path: Path) -> Arrays:
+    """Read the arrays of a file or folder. Nothing is unpickled, for that could run code."""
+    arrays: dict[str, NDArray[Any]] = {}
+    sha256 = {}
+    for name, part in array_files(path).items():
+        content = files.read_input(part, LARGEST)
+        memory.check(2 * len(content), f"reading {part}", "give fewer examples")
+        sha256[name] = hashlib.sha256(content).hexdigest()
+        try:
+            arrays |= unpacked(part, content)
+        except Exception as error:  # of whatever a damaged file makes of its reader
+            raise ValueError(f"{part} cannot be read: {explained(error)}") from None
+    return make_arrays(str(path), named_parts(str(path), arrays), {"sha256": sha256})
+
+
+def array_files(path: Path) -> dict[str, Path]:
+    """Return the files that hold the arrays, by names that do not depend on where they lie."""
+    if not path.is_dir():
+        return {"file": path}
+    found = {each.stem: each for each in sorted(path.glob("*.npy"))}
+    if not found:
+        raise ValueError(f"{path} holds no .npy files; put x.npy and y.npy there: {KEYS}")
+    return found
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(files.read_input(path, LARGEST)).hexdigest()
+
+
+def unpacked(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file by their names, that of an .npy file by the file's."""
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load
+
+        return dict(load(content))
+    if path.suffix == ".npy":
+        return {path.stem: np.load(io.BytesIO(content), allow_pickle=False)}
+    if path.suffix == ".npz":
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    raise ValueError("it is none of .npz and .safetensors, nor a folder of .npy files")
+
+
+def explained(error: Exception) -> str:
+    """Return a reader's words, and what to do about arrays that are pickled."""
+    if "allow_pickle=False" in str(error):
+        return "it is pickled, which could run code; save numbers, and labels with astype(str)"
+    return str(error) or type(error).__name__
+
+
+def named_parts(where: str, arrays: Mapping[str, Any]) -> dict[str, Part]:
+    """Return the parts that arrays make, by the names that KEYS lists.
+
+    Raises ValueError where one is missing, or there is one of another name.
+    """
+    known = {f"{axis}{part}" for axis in "xy" for part in ("", *(f"_{name}" for name in PARTS))}
+    found = set(arrays) & known
+    strange = [name for name in arrays if name not in known and re.match(r"[xy]_", str(name))]
+    whole = found <= {"x", "y"}
+    names = {"train": ""} if whole else {name: f"_{name}" for name in PARTS}
+    lacking = [
+        f"{axis}{names[part]}"
+        for part in names
+        for axis in "xy"
+        if f"{axis}{names[part]}" not in arrays
+        and (part == "train" or f"{'xy'.replace(axis, '')}{names[part]}" in arrays)
+    ]
+    if strange or lacking or (not whole and found & {"x", "y"}):
+        listed = ", ".join(map(str, arrays)) or "none"
+        wrong = (
+            f"{strange[0]} is not known"
+            if strange
+            else f"{', '.join(lacking)} is missing"
+            if lacking
+            else "x or y is one too many"
+        )
+        raise ValueError(f"{where} holds the arrays {listed}: {wrong}; the names are {KEYS}")
+    return {
+        part: part_of(f"x{end}", np.asarray(arrays[f"x{end}"]), np.asarray(arrays[f"y{end}"]))
+        for part, end in names.items()
+        if f"x{end}" in arrays
+    }
+
+
+def part_of(name: str, inputs: NDArray[Any], labels: NDArray[Any]) -> Part:
+    if inputs.ndim == 0 or labels.ndim == 0:
+        raise ValueError(f"{name} or its labels are a single number; give arrays of N examples")
+    return Part(inputs, labels, np.arange(len(inputs)))
