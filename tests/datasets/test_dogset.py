@@ -70,6 +70,7 @@ def pixels(folder: Path, name: str) -> list[int]:
 def test_images_are_read_into_their_partitions(folder: Path) -> None:
     arrays = read(folder)
     assert arrays.valid is not None
+    assert arrays.test is not None
     for part, names in ((arrays.train, "ab"), (arrays.valid, "c"), (arrays.test, "d")):
         expected = [pixels(folder, f"{name}.png") for name in names]
         assert torch.as_tensor(part.inputs).tolist() == expected

@@ -29,6 +29,7 @@ def test_the_sample_is_read_as_it_is() -> None:
     sample = mnist.MNIST.sample
     assert sample is not None
     arrays = mnist.read_sample(mnist.MNIST)
+    assert arrays.test is not None
     with np.load(sample.path) as stored:
         for split, inputs, labels, counts in (
             ("train", arrays.train.inputs, arrays.train.labels, sample.counts.train),
@@ -69,6 +70,7 @@ def test_the_official_files_are_read_exactly(packed: bool, tmp_path: Path) -> No
         name = f"{file.name}.gz" if packed else file.name
         (tmp_path / name).write_bytes(content if packed else gzip.decompress(content))
     arrays = mnist.read_official(mnist.MNIST, files.find(tmp_path, mnist.MNIST.files))
+    assert arrays.test is not None
     for inputs, labels, prefix, counts in (
         (arrays.train.inputs, arrays.train.labels, "train", mnist.MNIST.counts.train),
         (arrays.test.inputs, arrays.test.labels, "t10k", mnist.MNIST.counts.test),

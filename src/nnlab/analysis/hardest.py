@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from nnlab.network import Network, log_odds
 from nnlab.report import plotting
 from nnlab.storage import write_csv
 from nnlab.text import class_for_csv, inert
+
+Columns = Sequence[tuple[str, Sequence[object]]]  # cells by the name of their column
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,11 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     matrix = confusion(labels, logits.argmax(1), count)
     wrong = mistakes(labels, logits, count, config.hardest.per_class)
     about = f"{pictures.named(network)}, {len(labels):,} {name} examples"
+    cells = whereabouts(wrong, network, split)
     files = [
         write_confusion(matrix, network.classes, folder / "confusion.csv"),
         plotting.save(draw_confusion(matrix, network.classes, about), folder / "confusion.png"),
-        write_mistakes(wrong, network, split, folder / "hardest.csv"),
+        write_mistakes(wrong, network.classes, folder / "hardest.csv", cells),
     ]
     sheet = folder / "hardest.png"
     if wrong and network.pictures:
@@ -95,9 +99,23 @@ def mistakes(labels: Tensor, logits: Tensor, classes: int, most: int) -> list[Mi
     return found
 
 
-def write_mistakes(wrong: list[Mistake], network: Network, split: Split, path: Path) -> Path:
-    """Write a row for each mistake; of a user's file also its place there, of a table its cells."""
-    classes = network.classes
+def whereabouts(wrong: list[Mistake], network: Network, split: Split) -> Columns:
+    """Return where in the user's file mistakes are, and of a table their cells, where known."""
+    places = [each.place for each in wrong]
+    columns: list[tuple[str, Sequence[object]]] = []
+    if split.rows is not None:
+        columns.append(("row", split.rows[places].tolist()))
+    if network.columns:
+        inputs = network.pixels(split.inputs[split.index[places]])
+        cells = list(table.decode(inputs.numpy(), network.columns))
+        columns += [(inert(name), each) for name, each in zip(network.columns, zip(*cells))]
+    return columns
+
+
+def write_mistakes(
+    wrong: list[Mistake], classes: list[str], path: Path, more: Columns = ()
+) -> Path:
+    """Write a row for each mistake. more: columns beside, by their names."""
     rows = [
         [
             *(each.rank, each.place),
@@ -108,15 +126,9 @@ def write_mistakes(wrong: list[Mistake], network: Network, split: Split, path: P
     ]
     header = ["rank", "position", "true", "predicted"]
     header += ["probability", "probability_of_true", "log_odds"]
-    places = [each.place for each in wrong]
-    if split.rows is not None:
-        header.append("row")
-        rows = [[*row, number] for row, number in zip(rows, split.rows[places].tolist())]
-    if network.columns:
-        header += map(inert, network.columns)
-        inputs = network.pixels(split.inputs[split.index[places]])
-        rows = [[*row, *cells] for row, cells in zip(rows, table.decode(inputs, network.columns))]
-    return write_csv([header, *rows], path)
+    beside = [[cells[number] for _, cells in more] for number in range(len(wrong))]
+    rows = [[*row, *cells] for row, cells in zip(rows, beside)]
+    return write_csv([[*header, *(name for name, _ in more)], *rows], path)
 
 
 def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -> Path:

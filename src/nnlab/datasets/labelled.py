@@ -129,18 +129,15 @@ def check_finite(
 
     names: of the columns, where they have any. missing: NaN is fine.
     """
-    nan: NDArray[Any] | int = 0
-    infinite: NDArray[Any] | int = 0
-    for part in inputs:
-        if part.dtype == np.uint8 or (not missing and np.isfinite(part).all()):
-            continue
-        nan = nan + np.isnan(part).sum(axis=0) * (not missing)
-        infinite = infinite + np.isinf(part).sum(axis=0)
-    counts = {"missing (NaN)": np.atleast_1d(nan), "infinite": np.atleast_1d(infinite)}
-    said = [f"{kind} {named_counts(count, names)}" for kind, count in counts.items() if count.any()]
+    floats = [part for part in inputs if part.dtype != np.uint8]
+    kinds = {"infinite": np.isinf} if missing else {"missing (NaN)": np.isnan, "infinite": np.isinf}
+    counts = {kind: sum(find(part).sum(axis=0) for part in floats) for kind, find in kinds.items()}
+    said = [
+        f"{kind}: {named_counts(count, names)}" for kind, count in counts.items() if np.any(count)
+    ]
     if said:
         raise ValueError(
-            f"{where} has numbers that are {' and '.join(said)}; correct them, or leave these "
+            f"{where} has numbers that are {', and '.join(said)}; correct them, or leave these "
             f"examples or columns out"
         )
 
@@ -149,15 +146,15 @@ def named_counts(counts: NDArray[Any], names: Sequence[str]) -> str:
     """Write how often something is in columns, those that have it.
 
     >>> named_counts(np.array([0, 3, 1]), ["a", "b", "c"])
-    'in b 3, c 1'
+    '3 in b, 1 in c'
     """
     found = np.flatnonzero(counts)
     shown = [
-        f"{as_label(names[place]) if len(names) > place else f'input {place}'} {counts[place]:,}"
+        f"{counts[place]:,} in {as_label(names[place]) if names else f'input {place}'}"
         for place in found[:NAMED].tolist()
     ]
     more = f" and {len(found) - NAMED:,} more columns" if len(found) > NAMED else ""
-    return f"in {', '.join(shown)}{more}"
+    return f"{', '.join(shown)}{more}"
 
 
 def between_0_and_1(inputs: Examples) -> bool:
@@ -276,7 +273,9 @@ def nearest(name: str, names: Collection[str]) -> str:
     >>> nearest("specis", ["species", "width"]), nearest("x", ["species", "width"])
     ('did you mean species?', 'choose one of species, width')
     """
-    near = difflib.get_close_matches(name.lower(), {each.lower(): each for each in names}, n=1)
+    near = difflib.get_close_matches(
+        name.lower(), {each.lower(): each for each in names}, n=1, cutoff=0.7
+    )
     if near:
         return f"did you mean {next(each for each in names if each.lower() == near[0])}?"
     shown = [as_label(each) for each in list(names)[:20]]

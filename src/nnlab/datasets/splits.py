@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nnlab import memory, seeds
@@ -34,7 +33,7 @@ class Split:
     inputs: Tensor
     labels: Tensor
     index: Tensor
-    rows: NDArray[np.int64] | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -128,8 +127,8 @@ def channels(shape: tuple[int, ...]) -> int:
     return 1 if len(shape) == 2 else shape[-1]
 
 
-def rows(part: Partition, index: Tensor) -> NDArray[np.int64] | None:
-    return None if part.rows is None else part.rows[index.numpy()]
+def rows(part: Partition, index: Tensor) -> Tensor | None:
+    return None if part.rows is None else torch.from_numpy(part.rows)[index]
 
 
 def partitions(

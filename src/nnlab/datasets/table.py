@@ -300,15 +300,17 @@ def encode(
                 f"{where}: column {name} holds {as_label(new[0])!r}, which no training data had; "
                 f"{nearest(new[0], known)}"
             )
-        # One place more, for -1: a missing value.
-        places = np.array([*map(known.index, names), -1])[codes]
-        inputs[np.arange(len(table)), place + places] = 1
+        places = np.array([place + known.index(each) for each in names], np.int64)
+        given = np.flatnonzero(codes >= 0)
+        inputs[given, places[codes[given]]] = 1
         inputs[codes < 0, place : place + len(known)] = np.nan
         place += len(known)
     return inputs
 
 
-def decode(inputs: Any, columns: Mapping[str, list[str] | None]) -> Iterator[list[str]]:
+def decode(
+    inputs: NDArray[np.float32], columns: Mapping[str, list[str] | None]
+) -> Iterator[list[str]]:
     """Yield the cells of rows that ``encode`` made inputs [N, I] of, as text.
 
     Where the mean stands for a missing value, a number is that mean, and a category is empty.
@@ -317,16 +319,14 @@ def decode(inputs: Any, columns: Mapping[str, list[str] | None]) -> Iterator[lis
     [['30', 'male']]
     """
     ends = np.cumsum([1 if known is None else len(known) for known in columns.values()])
-    for row in np.asarray(inputs):
-        cells = zip(columns.values(), np.split(row, ends[:-1]))
-        yield [
-            f"{part[0]:.6g}"
-            if known is None
-            else for_csv(known[part.argmax()])
-            if part.max() > 0.999
-            else ""
-            for known, part in cells
-        ]
+    for row in inputs:
+        yield [cell(*each) for each in zip(columns.values(), np.split(row, ends[:-1]))]
+
+
+def cell(known: list[str] | None, part: NDArray[np.float32]) -> str:
+    if known is None:
+        return f"{part[0]:.6g}"
+    return for_csv(known[part.argmax()]) if part.max() > 0.999 else ""
 
 
 # The file
@@ -367,14 +367,15 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
     except Exception as error:  # readers raise anything for damaged files
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ValueError(f"{path} cannot be read as a table: {reason}") from None
-    table.columns = pd.Index([str(name).strip() for name in table.columns])
-    if len(table.columns) and re.fullmatch(r"|Unnamed: 0", table.columns[0]):
-        table = table.iloc[:, 1:]
-    if double := table.columns[table.columns.duplicated()].tolist():
+    names = [str(name).strip() for name in table.columns]
+    if double := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{path} has more than one column {double[0]}; rename one")
-    if len(table) == 0 or len(table.columns) == 0:
+    if len(table) == 0 or not names:
         raise ValueError(f"{path} has no rows below its header")
-    return table.reset_index(drop=True)
+    table = table.set_axis(names, axis="columns").reset_index(drop=True)
+    if names[0] in ("", "Unnamed: 0"):
+        table = table.drop(columns=names[0])
+    return table
 
 
 def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
