@@ -25,8 +25,9 @@ from nnlab.datasets.arrays import Arrays, DataSource, Sizes
 from nnlab.datasets.labelled import LabelledConfig, make_arrays, nearest, sha256_of
 from nnlab.options import MISSING, require
 
-RETURNS = (
-    f"(x, y), ((x_train, y_train), (x_test, y_test)), or a dict of arrays with the names {KEYS}"
+WANTED = (
+    f"it has to return (x, y), ((x_train, y_train), (x_test, y_test)), or a dict of arrays with "
+    f"the names {KEYS}"
 )
 
 
@@ -46,7 +47,7 @@ class FunctionConfig(LabelledConfig):
         """Return the source.
 
         Reading it raises ValueError where the module cannot be imported, or its function raises
-        or returns something else than RETURNS.
+        or returns something else than it has to (``WANTED``).
         """
         return DataSource(f"function {self.function}", lambda: read(self.function))
 
@@ -90,7 +91,10 @@ def read(function: str) -> Arrays:
             returned = load()
         except Exception as error:
             raise ValueError(f"{where} raised {told(error, path)}") from error
-    arrays = {name: np.asarray(each) for name, each in named(where, returned).items()}
+    try:
+        arrays = {name: np.asarray(each) for name, each in named(returned).items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} returned what is no data ({error}): {WANTED}") from error
     provenance = {
         "source_sha256": sha256(source),
         "sha256": {name: sha256_of(array) for name, array in arrays.items()},
@@ -137,17 +141,15 @@ def told(error: Exception, path: Path) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def named(where: str, returned: Any) -> dict[str, Any]:
-    """Return what a function returned as arrays by their names. Raises ValueError for others."""
+def named(returned: Any) -> dict[str, Any]:
+    """Name what a function returned as arrays are named. Raises ValueError for anything else."""
     if isinstance(returned, Mapping):
         return dict(returned)
-    pairs = isinstance(returned, (tuple, list)) and len(returned) == 2
-    if pairs and all(isinstance(each, (tuple, list)) and len(each) == 2 for each in returned):
+    sequence = isinstance(returned, (tuple, list))
+    if not sequence or len(returned) != 2:
+        length = f" of {len(returned)}" if sequence else ""
+        raise ValueError(f"a {type(returned).__name__}{length}")
+    if all(isinstance(each, tuple) and len(each) == 2 for each in returned):
         (x_train, y_train), (x_test, y_test) = returned
         return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    if pairs and all(np.ndim(each) > 0 for each in returned):
-        return dict(zip("xy", returned))
-    length = f" of {len(returned)}" if isinstance(returned, (tuple, list)) else ""
-    raise ValueError(
-        f"{where} returned a {type(returned).__name__}{length}; it has to return {RETURNS}"
-    )
+    return dict(zip("xy", returned))
