@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from nnlab import records
 from nnlab.boolean import truth_table
-from nnlab.datasets.arrays import image_like
 from nnlab.model import mlp, perceptrons
 
 if TYPE_CHECKING:
@@ -45,11 +44,6 @@ class Network:
     def bounded(self) -> bool:
         """Whether examples lie in [0, 1], as pixels do."""
         return bool(self.result["dataset"].get("bounded", True))
-
-    @property
-    def pictures(self) -> bool:
-        """Whether examples can be shown as images."""
-        return self.bounded and image_like(self.shape)
 
     @property
     def columns(self) -> dict[str, list[str] | None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from nnlab import storage, terminal
 from nnlab.datasets import images, table
 from nnlab.datasets.array_files import unpacked
+from nnlab.datasets.arrays import image_like
 from nnlab.datasets.files import read_input
 from nnlab.datasets.labelled import check_finite
 from nnlab.network import Network, load
@@ -128,7 +129,7 @@ def read(
     Raises ValueError where there is no such image, or the network does not take images.
     """
     shape = network.shape
-    if not network.pictures or shape[0] != shape[1]:
+    if not network.bounded or not image_like(shape) or shape[0] != shape[1]:
         name = network.result["dataset"]["name"]
         raise ValueError(f"this network was trained on {name}, which are no images")
     try:

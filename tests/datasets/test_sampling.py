@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nnlab.datasets.arrays import most
-from nnlab.datasets.sampling import balanced, plain
+from nnlab.datasets.sampling import balanced, plain, stratified
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=80)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -117,3 +117,19 @@ def test_most_can_always_be_drawn_after_another_draw(
     if taken % len(counts) == 0:  # then no draw could be larger
         rarest = min(Counter(labels[left].tolist())[label] for label in range(len(counts)))
         assert size == len(counts) * rarest
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_every_stratified_draw_has_the_classes_in_their_proportions(back: bool) -> None:
+    counts = torch.tensor([50, 30, 15, 5])
+    labels = torch.arange(4).repeat_interleave(counts)
+    whole = stratified(labels, 100, generator(0), back)
+    assert sorted(whole.tolist()) == list(range(100))
+    for size in range(101):
+        drawn = stratified(labels, size, generator(0), back)
+        assert drawn.tolist() == whole[:size].tolist()
+        expected = size * counts / 100
+        # The examples of a class are evenly spaced, so at most one more or less than its share.
+        assert (labels[drawn].bincount(minlength=4) - expected).abs().max() <= 1
+    ends = stratified(labels, 40, generator(0), not back)
+    assert whole.flip(0)[:40].tolist() == ends.tolist()

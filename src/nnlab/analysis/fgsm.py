@@ -28,7 +28,7 @@ SHOWN = 6  # images of the sheet
 
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write fgsm.csv, fgsm.png and fgsm_examples.png about the test examples."""
-    if not network.pictures:
+    if not pictures.can_show(network):
         name = data.provenance["name"]
         raise ValueError(f"evaluation=[fgsm] needs images, pixels from 0 to 1; {name} has none")
     if data.test is None:

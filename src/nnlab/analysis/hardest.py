@@ -62,7 +62,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
         write_mistakes(wrong, network.classes, folder / "hardest.csv", cells),
     ]
     sheet = folder / "hardest.png"
-    if wrong and network.pictures:
+    if wrong and pictures.can_show(network):
         files.append(plotting.save(draw_mistakes(wrong, inputs, network, about), sheet))
     else:
         sheet.unlink(missing_ok=True)

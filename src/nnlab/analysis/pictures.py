@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nnlab.datasets.arrays import image_like
 from nnlab.network import Network
 from nnlab.report import plotting
 
@@ -19,6 +20,11 @@ def named(network: Network) -> str:
     data = network.result["dataset"]
     dataset = plotting.entry(data["name"])
     return f"{dataset}, trained on {data['sizes']['train']:,} examples"
+
+
+def can_show(network: Network) -> bool:
+    """Say whether the examples that a network takes can be shown as images."""
+    return network.bounded and image_like(network.shape)
 
 
 def picture(pixels: Tensor, shape: Sequence[int]) -> NDArray[np.float32]:
