@@ -13,10 +13,9 @@ from torch import Tensor
 
 from nnlab import storage, terminal
 from nnlab.datasets import images, table
-from nnlab.datasets.array_files import unpacked
-from nnlab.datasets.arrays import image_like
-from nnlab.datasets.files import read_input
-from nnlab.datasets.labelled import check_finite
+from nnlab.datasets.array_files import arrays_in
+from nnlab.datasets.arrays import as_floats, image_like
+from nnlab.datasets.labelled import check_finite, read_bytes
 from nnlab.network import Network, load
 from nnlab.text import as_label, class_for_csv, inert, visible
 
@@ -50,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if network.result["status"] == "diverged":
             raise ValueError(f"the run in {options.folder} diverged: its network says nothing")
         if network.columns or all(path.suffix == ".npy" for path in options.file):
+            targets = [target_of(path) for path in options.file]
+            if twice := [path for path in targets if targets.count(path) > 1]:
+                raise ValueError(f"more than one of these files leads to {twice[0]}; rename one")
             predicted = [(path, network.predict(read_rows(path, network))) for path in options.file]
             for path, probabilities in predicted:
                 terminal.say(write(path, probabilities, network.classes))
@@ -87,19 +89,20 @@ def read_rows(path: Path, network: Network) -> Tensor:
 
     Raises ValueError where there is no such file, or it holds something else.
     """
-    try:
-        content = read_input(path, table.LARGEST)
-        if not network.columns:
-            (examples,) = unpacked(path, content).values()
-            pixels = examples / np.float32(255) if examples.dtype == np.uint8 else examples
-            return torch.from_numpy(np.asarray(pixels, np.float32))
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except (TypeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    content = read_bytes(path)
+    if not network.columns:
+        (examples,) = arrays_in(path, content).values()
+        if examples.dtype.kind not in "biuf":
+            raise ValueError(f"{path} holds no numbers, but {examples.dtype}")
+        return torch.from_numpy(as_floats(examples))
     inputs = table.encode(str(path), table.read_table(path, content), network.columns)
     check_finite(str(path), [inputs], table.input_names(network.columns), network.fills)
     return torch.from_numpy(inputs)
+
+
+def target_of(path: Path) -> Path:
+    """Return the file that tells what is predicted of the rows of another."""
+    return Path(f"{path.stem}.predicted.csv")
 
 
 def write(path: Path, probabilities: Tensor, classes: list[str]) -> str:
@@ -111,7 +114,7 @@ def write(path: Path, probabilities: Tensor, classes: list[str]) -> str:
         for place, (label, row) in enumerate(said)
     ]
     header = ["row", "predicted", *(inert(f"p({name})") for name in classes)]
-    target = Path(f"{path.stem}.predicted.csv")
+    target = target_of(path)
     storage.write_csv([header, *lines], target)
     counts = best.bincount(minlength=len(classes)).tolist()
     named = ", ".join(f"{as_label(name)} {n:,}" for name, n in zip(classes, counts) if n)

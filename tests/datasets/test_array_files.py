@@ -177,3 +177,35 @@ def test_a_run_on_arrays_predicts_an_npy_file(capsys: pytest.CaptureFixture[str]
     written = np.array([line.split(",")[2:] for line in lines[1:]], float)
     # Written with 6 digits.
     np.testing.assert_allclose(written, logits.softmax(1).detach().numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["sub/more.npy", "more.npy"], "more than one of these files leads to more.predicted.csv"),
+        (["none.npy"], "there is no file none.npy"),
+        (["text.npy"], "text.npy holds no numbers, but <U1"),
+        (["pickled.npy"], "pickled.npy cannot be read: it is pickled"),
+        (["wide.npy"], "this network takes 6"),
+        (["holed.npy"], "2 numbers of the examples are NaN or infinite"),
+    ],
+)
+def test_files_that_cannot_be_predicted_are_named(
+    files: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("a.npz", x=X, y=Y)
+    Path("sub").mkdir()
+    for name, array in {
+        "more": X,
+        "sub/more": X,
+        "text": np.array([["a"]]),
+        "pickled": np.array([[Touch()]], object),
+        "wide": np.zeros((2, 7)),
+        "holed": np.where(np.isin(X, X[0, :2]), np.nan, X),
+    }.items():
+        np.save(f"{name}.npy", array)
+    with run.alone():
+        assert run.run(["dataset=arrays", "dataset.file=a.npz", "stopping.max_epochs=1"]) == 0
+    assert predict.main(["outputs/arrays/default", *files]) == 1
+    assert said in capsys.readouterr().err
+    assert not list(Path().glob("*.csv"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,9 @@ from numpy.typing import NDArray
 from nnlab import memory
 from nnlab.datasets import files
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
-from nnlab.datasets.labelled import PARTS, LabelledConfig, Part, make_arrays
+from nnlab.datasets.labelled import PARTS, LabelledConfig, Part, make_arrays, read_bytes
 from nnlab.options import MISSING
 
-LARGEST = 2**36  # bytes of a file
 KEYS = "x_train, y_train[, x_valid, y_valid][, x_test, y_test], or x, y"
 
 
@@ -54,13 +54,9 @@ def read(path: Path) -> Arrays:
     arrays: dict[str, NDArray[Any]] = {}
     sha256 = {}
     for name, part in array_files(path).items():
-        content = files.read_input(part, LARGEST)
-        memory.check(2 * len(content), f"reading {part}", "give fewer examples")
+        content = read_bytes(part)
         sha256[name] = hashlib.sha256(content).hexdigest()
-        try:
-            arrays |= unpacked(part, content)
-        except Exception as error:  # of whatever a damaged file makes of its reader
-            raise ValueError(f"{part} cannot be read: {explained(error)}") from None
+        arrays |= arrays_in(part, content)
     return make_arrays(str(path), named_parts(str(path), arrays), {"sha256": sha256})
 
 
@@ -75,7 +71,15 @@ def array_files(path: Path) -> dict[str, Path]:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(files.read_input(path, LARGEST)).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def arrays_in(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file by their names. Raises ValueError naming it where it has none."""
+    try:
+        return unpacked(path, content)
+    except Exception as error:  # of whatever a damaged file makes of its reader
+        raise ValueError(f"{path} cannot be read: {explained(error)}") from None
 
 
 def unpacked(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
@@ -87,6 +91,9 @@ def unpacked(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
     if path.suffix == ".npy":
         return {path.stem: np.load(io.BytesIO(content), allow_pickle=False)}
     if path.suffix == ".npz":
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            whole = sum(each.file_size for each in packed.infolist())
+        memory.check(2 * whole, f"unpacking {path}", "give fewer examples")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     raise ValueError("it is none of .npz and .safetensors, nor a folder of .npy files")

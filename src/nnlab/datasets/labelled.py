@@ -10,17 +10,20 @@ import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnlab import memory
+from nnlab.datasets import files
 from nnlab.datasets.arrays import Arrays, Examples, Partition, mean_pixel
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.options import MISSING, require
 from nnlab.text import as_label
 
+LARGEST = 2**36  # bytes of a file
 PARTS = ("train", "valid", "test")
 MOST_CLASSES = 2**15  # of which ``sampling.balanced`` draws
 NAMED = 5  # classes, columns or values that a message lists
@@ -106,6 +109,14 @@ def make_arrays(
         columns=columns or {},
         missing=missing,
     )
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content. Raises ValueError where it does not fit into memory with its
+    examples, and as ``files.read_input`` does."""
+    if path.is_file():
+        memory.check(3 * path.stat().st_size, f"reading {path}", "give fewer examples")
+    return files.read_input(path, LARGEST)
 
 
 def flat_inputs(where: str, examples: NDArray[Any]) -> Examples:

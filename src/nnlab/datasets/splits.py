@@ -139,6 +139,7 @@ def partitions(
     Of each, the partition of ``arrays`` that it is of, and its examples' positions there. held_out:
     the fraction of the training partition that is the test partition where there is no other,
     stratified and drawn by test_seed.
+    Raises ValueError where that leaves no training example of a class.
     """
 
     def whole(part: Partition) -> tuple[Partition, Tensor]:
@@ -155,6 +156,12 @@ def partitions(
     kept = kept.sort().values
     left = torch.ones(len(labels), dtype=torch.bool)
     left[kept] = False
+    counts = labels[left].bincount(minlength=len(arrays.classes))
+    if (counts == 0).any():
+        raise ValueError(
+            f"dataset.test_fraction={held_out:g} leaves no training example of class "
+            f"{arrays.classes[int(counts.argmin())]}; lower it, or add examples"
+        )
     return found | {
         "train": (arrays.train, left.nonzero().flatten()),
         "test": (arrays.train, kept),
@@ -234,11 +241,8 @@ def _draw(
     test = parts["test"][1]
     if sizes.test is not None:
         test = pick("test", sizes.test, seeds.generator(test_seed, "test"))
-    return [
-        (parts["train"][0], train),
-        (parts[validated][0], valid),
-        (parts["test"][0], test),
-    ]
+    drawn = (("train", train), (validated, valid), ("test", test))
+    return [(parts[name][0], index) for name, index in drawn]
 
 
 def statistics(

@@ -35,6 +35,7 @@ from nnlab.datasets.labelled import (
     make_arrays,
     named_counts,
     nearest,
+    read_bytes,
 )
 from nnlab.options import MISSING, require
 from nnlab.text import as_label, for_csv
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("nnlab")
-LARGEST = 2**34  # bytes of a file
 MOST_CATEGORIES = 1000  # of a column: each is an input
 TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}  # of TEXT
@@ -134,10 +134,10 @@ def feature_names(path: Path, names: Sequence[str], config: TableConfig) -> list
 
     Raises ValueError where an option names a column that is not there, or that is another's.
     """
-    own = {"label": [config.label], "split": [] if config.split is None else [config.split]}
-    lists = {"features": config.features or [], "drop": config.drop}
-    lists["categorical"] = config.categorical
-    for option, given in (own | lists).items():
+    taken = {"label": [config.label], "drop": config.drop}
+    taken["split"] = [] if config.split is None else [config.split]
+    wanted = {"features": config.features or [], "categorical": config.categorical}
+    for option, given in (taken | wanted).items():
         for name in given:
             if name not in names:
                 raise ValueError(
@@ -145,14 +145,14 @@ def feature_names(path: Path, names: Sequence[str], config: TableConfig) -> list
                 )
     features = config.features
     if features is None:
-        taken = {*own["label"], *own["split"], *config.drop}
-        features = [name for name in names if name not in taken]
+        others = {name for given in taken.values() for name in given}
+        features = [name for name in names if name not in others]
     if other := [name for name in config.categorical if name not in features]:
         raise ValueError(f"dataset.categorical={other[0]} is no feature; leave it out")
-    for option, given in own.items():
-        if set(given) & set(features):
+    for option, given in taken.items():
+        if twice := [name for name in given if name in features]:
             raise ValueError(
-                f"dataset.features has {given[0]}, which is dataset.{option}; remove it there"
+                f"dataset.features and dataset.{option} both name {twice[0]}; remove it from one"
             )
     if not features:
         raise ValueError(f"{path} has no column left as a feature; it has {', '.join(names)}")
@@ -239,12 +239,13 @@ def check_texts(where: str, names: list[str], codes: NDArray[np.int64], leave: s
     numbers = pd.to_numeric(pd.Series(names), errors="coerce").notna()
     if numbers.any() and numbers.mean() >= 0.5:
         others = [name for name, fine in zip(names, numbers) if not fine]
-        row = int(np.flatnonzero(codes == names.index(others[0]))[0]) if others else 0
-        what = f"say {as_label(others[0])!r} in row {row}" if others else "all of them texts"
+        what = "numbers as texts"
+        if others:
+            row = int(np.flatnonzero(codes == names.index(others[0]))[0])
+            what = f"numbers, but {as_label(others[0])!r} in row {row} (counted from 0)"
         raise ValueError(
-            f"{where} holds numbers but for {len(others):,} texts, {what} (counted from 0); "
-            f"correct them (an empty cell is a missing value), {leave}, or take all as categories "
-            f"with dataset.categorical"
+            f"{where} holds {what}; correct that (an empty cell is a missing value), {leave}, or "
+            f"take all as categories with dataset.categorical"
         )
     if len(names) > 2 and len(names) == (codes >= 0).sum():
         raise ValueError(f"{where} has another text in every row, as a name has; {leave}")
@@ -271,8 +272,6 @@ def encode(
     A missing value is NaN in all inputs of its column.
     Raises ValueError where a column is not there or holds what it may not.
     """
-    import pandas as pd
-
     width = len(input_names(columns))
     memory.check(
         4 * len(table) * width,
@@ -284,28 +283,40 @@ def encode(
     for name, known in columns.items():
         if name not in table:
             raise ValueError(f"{where} has no column {name}; {nearest(name, list(table.columns))}")
+        column, said = table[name], f"{where}: column {as_label(name)}"
         if known is None:
-            if not pd.api.types.is_numeric_dtype(table[name]):
-                raise ValueError(
-                    f"{where}: column {name} has to hold numbers, but holds texts, say "
-                    f"{as_label(str(table[name].iloc[0]))!r}"
-                )
-            with np.errstate(over="ignore"):  # to infinity, which is refused
-                inputs[:, place] = table[name].to_numpy(np.float64, na_value=np.nan)
+            inputs[:, place] = numbers_of(said, column)
             place += 1
-            continue
-        codes, names = categories(table[name])
-        if new := [each for each in names if each not in known]:
-            raise ValueError(
-                f"{where}: column {name} holds {as_label(new[0])!r}, which no training data had; "
-                f"{nearest(new[0], known)}"
-            )
-        places = np.array([place + known.index(each) for each in names], np.int64)
-        given = np.flatnonzero(codes >= 0)
-        inputs[given, places[codes[given]]] = 1
-        inputs[codes < 0, place : place + len(known)] = np.nan
-        place += len(known)
+        else:
+            mark(said, column, known, inputs[:, place : place + len(known)])
+            place += len(known)
     return inputs
+
+
+def numbers_of(where: str, column: pd.Series[Any]) -> NDArray[np.float32]:
+    from pandas.api import types
+
+    if not types.is_numeric_dtype(column):
+        example = as_label(str(column.iloc[0]))
+        raise ValueError(f"{where} has to hold numbers, but holds texts, say {example!r}")
+    with np.errstate(over="ignore"):  # to infinity, which is refused
+        return column.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
+
+
+def mark(
+    where: str, column: pd.Series[Any], known: Sequence[str], inputs: NDArray[np.float32]
+) -> None:
+    """Write 1 where a row has a category, each in its column of inputs, NaN where it has none."""
+    codes, names = categories(column)
+    if new := [each for each in names if each not in known]:
+        raise ValueError(
+            f"{where} holds {as_label(new[0])!r}, which no training data had; "
+            f"{nearest(new[0], known)}"
+        )
+    places = np.array([known.index(each) for each in names], np.int64)
+    given = np.flatnonzero(codes >= 0)
+    inputs[given, places[codes[given]]] = 1
+    inputs[codes < 0] = np.nan
 
 
 def decode(
@@ -332,10 +343,6 @@ def cell(known: list[str] | None, part: NDArray[np.float32]) -> str:
 # The file
 
 
-def read_bytes(path: Path) -> bytes:
-    return files.read_input(path, LARGEST)
-
-
 def read_table(path: Path, content: bytes) -> pd.DataFrame:
     """Read a table by the suffix of its file. Its columns' names are texts, all different.
 
@@ -354,7 +361,6 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
             f"{path} is no table that can be read by its suffix; give one of {', '.join(readers)} "
             f"(text also as .gz, .bz2 or .xz)"
         )
-    memory.check(3 * len(content), f"reading {path}", "give fewer rows or columns")
     table: pd.DataFrame
     try:
         with warnings.catch_warnings():
@@ -362,7 +368,7 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
             table = readers[kind](io.BytesIO(unpack(content) if unpack else content))
     except ImportError:
         raise ValueError(
-            f"to read {kind} files pandas needs another package: pip install {INSTALL.get(kind)}"
+            f"{path}: pandas needs another package for {kind}: pip install {INSTALL.get(kind)}"
         ) from None
     except Exception as error:  # readers raise anything for damaged files
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
