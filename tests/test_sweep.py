@@ -302,6 +302,7 @@ def test_only_the_last_runs_take_turns(
         return SimpleNamespace(
             run=run,
             engine=engine,
+            config=SimpleNamespace(cores=None),
             concurrent=1,
             needed=Footprint(0, 0, 0, 0, ""),
             cost=lambda: epochs - len(run.epochs),
