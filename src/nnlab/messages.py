@@ -8,6 +8,7 @@ import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException

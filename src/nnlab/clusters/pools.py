@@ -45,7 +45,8 @@ class Pool(Cluster):
             return self.stack.enter_context(POOLS[self.name](count, **self.options))
         except Exception as error:
             options = f", hydra.launcher.options={self.options}" if self.options else ""
-            raise ValueError(f"hydra.launcher.executor={self.name}{options}: {error}") from error
+            reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            raise ValueError(f"hydra.launcher.executor={self.name}{options}: {reason}") from error
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[Sent]:
         try:
