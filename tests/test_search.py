@@ -151,7 +151,7 @@ def test_ranges_are_read_as_hydra_optuna_sweeper_reads_them(
 
 
 @pytest.mark.parametrize("storage", [(), (STORED,)], ids=["in memory", "stored"])
-def test_a_killed_search_goes_on(storage: tuple[str, ...], capfd: pytest.CaptureFixture) -> None:
+def test_a_killed_search_goes_on(storage: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
     """Killed in its second batch, against a search that nothing disturbed."""
     options = ["hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=2", *storage, "model.hidden=[64]"]
     arguments = [*options, "stopping.max_epochs=150", "train_size=400", SPACE[0]]
@@ -189,7 +189,7 @@ def test_a_killed_search_goes_on(storage: tuple[str, ...], capfd: pytest.Capture
     assert {path.parent.name for path in Path("outputs/mnist").glob("*/result.json")} == after
 
 
-def test_a_stored_search_may_grow(capsys: pytest.CaptureFixture) -> None:
+def test_a_stored_search_may_grow(capsys: pytest.CaptureFixture[str]) -> None:
     space = ("hydra.sweeper.sampler.name=random", SPACE[0], STORED)
     assert command("hydra.sweeper.n_trials=4", *space) == 0
     assert command("hydra.sweeper.n_trials=6", *space) == 0
@@ -224,7 +224,7 @@ def test_a_failed_run_is_told_as_failed(launcher: str) -> None:
     assert f"best of {good} trials: valid_loss={loss:.6g}" in done.stdout
 
 
-def test_the_best_run_is_told_with_its_command(capsys: pytest.CaptureFixture) -> None:
+def test_the_best_run_is_told_with_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     """It is also found where another command has trained it under another name."""
     with run.alone():
         assert run.run([*QUICK, "optimizer.lr=0.1"]) == 0
@@ -237,7 +237,7 @@ def test_the_best_run_is_told_with_its_command(capsys: pytest.CaptureFixture) ->
     assert again == f"python -m nnlab.run {' '.join(QUICK)} optimizer.lr=0.1"
 
 
-def test_a_plan_is_of_all_trials_and_writes_nothing(capsys: pytest.CaptureFixture) -> None:
+def test_a_plan_is_of_all_trials_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("hydra.sweeper.n_trials=7", SPACE[0], STORED, "plan=true") == 0
     assert "7 runs take about" in capsys.readouterr().out
     assert not list(Path().iterdir())
@@ -253,6 +253,7 @@ def test_a_plan_is_of_all_trials_and_writes_nothing(capsys: pytest.CaptureFixtur
         (["optimizer.lr=tag(log,interval(0,1))"], "`low > 0` must hold"),
         (["hydra.sweeper.direction=maximize", SPACE[0]], "set hydra.sweeper.direction=minimize"),
         (["valid_size=0", SPACE[0]], "there is no validation set; set valid_size"),
+        (["test_size=0", "objective=test_loss", SPACE[0]], "there is no test set; set test_size"),
         (["hydra.sweeper.storage=sqlite:///no/such.db", SPACE[0]], "storage cannot be opened"),
         (["hydra.sweeper.storage=trials.db", SPACE[0]], "give the URL of a database"),
     ],

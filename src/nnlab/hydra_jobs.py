@@ -215,11 +215,12 @@ def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
     chosen = getattr(directions[0], "name", str(directions[0])).lower()
     for config in (job.config for job in jobs if job.config is not None):
         metric = config.objective
-        if metric.startswith("valid") and config.valid_size == 0:
-            raise ValueError(
-                f"{sweeper} chooses runs by objective={metric}, but there is no validation set; "
-                f"set valid_size (say valid_size=500)"
-            )
+        for split, kind in (("valid", "validation"), ("test", "test")):
+            if metric.startswith(split) and getattr(config, f"{split}_size") == 0:
+                raise ValueError(
+                    f"{sweeper} chooses runs by objective={metric}, but there is no {kind} set; "
+                    f"set {split}_size (say {split}_size=500)"
+                )
         wanted = direction(metric)
         if chosen in ("minimize", "maximize") and chosen != wanted:
             raise ValueError(
