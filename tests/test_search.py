@@ -151,7 +151,9 @@ def test_ranges_are_read_as_hydra_optuna_sweeper_reads_them(
 
 
 @pytest.mark.parametrize("storage", [(), (STORED,)], ids=["in memory", "stored"])
-def test_a_killed_search_goes_on(storage: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_search_goes_on(
+    storage: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
     """Killed in its second batch, against a search that nothing disturbed."""
     options = ["hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=2", *storage, "model.hidden=[64]"]
     arguments = [*options, "stopping.max_epochs=150", "train_size=400", SPACE[0]]
@@ -249,8 +251,8 @@ def test_a_plan_is_of_all_trials_and_writes_nothing(capsys: pytest.CaptureFixtur
         (["hydra.sweeper.n_trials=0", SPACE[0]], "n_trials=0 is too small; give 1 or more"),
         (["hydra.sweeper.n_jobs=0", SPACE[0]], "n_jobs=0 is too small; give 1 or more"),
         ([], "has nothing to search; give an option a range"),
-        (["optimizer.lr=interval(0.1,0.01)"], r"interval\(0.1,0.01\): `low <= high` must hold"),
-        (["optimizer.lr=tag(log,interval(0,1))"], "`low > 0` must hold"),
+        (["optimizer.lr=interval(0.1,0.01)"], r"interval\(0.1,0.01\): .*`low"),
+        (["optimizer.lr=tag(log,interval(0,1))"], r"interval\(0,1\)\): .*`low"),
         (["hydra.sweeper.direction=maximize", SPACE[0]], "set hydra.sweeper.direction=minimize"),
         (["valid_size=0", SPACE[0]], "there is no validation set; set valid_size"),
         (["test_size=0", "objective=test_loss", SPACE[0]], "there is no test set; set test_size"),

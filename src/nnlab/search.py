@@ -182,11 +182,11 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
     Raises ValueError where the storage cannot be opened, or has another search by that name.
     """
     name = options.study_name or example.folder.parent.name
-    direction = hydra_jobs.direction(example.objective)
+    made = sampler(options, 0)
     try:
         search = open_study(
-            sampler(options, 0),
-            direction=direction,
+            made,
+            direction=hydra_jobs.direction(example.objective),
             storage=options.storage,
             study_name=name,
             load_if_exists=True,
