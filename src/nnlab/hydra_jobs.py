@@ -208,6 +208,8 @@ def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
     if hydra.runtime.choices["hydra/sweeper"] in TRYING:
         return
     sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
+    if OmegaConf.select(hydra, "launcher.detach", default=False):
+        raise ValueError(f"{sweeper} waits for results, and hydra.launcher.detach=true does not")
     given = OmegaConf.select(hydra, "sweeper.direction", default=None)
     directions = list(given) if OmegaConf.is_list(given) else [given]
     if len(directions) != 1:
