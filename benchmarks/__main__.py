@@ -9,7 +9,17 @@ from pathlib import Path
 from benchmarks import race, results
 from benchmarks.results import Options
 
-SECTIONS = ("training", "one_run", "sweep", "dogset", "study", "overhead", "growth", "gpu")
+SECTIONS = (
+    "training",
+    "one_run",
+    "sweep",
+    "dogset",
+    "study",
+    "overhead",
+    "growth",
+    "cluster",
+    "gpu",
+)
 
 
 def main() -> None:
