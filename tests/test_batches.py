@@ -255,6 +255,88 @@ def test_batches_that_an_earlier_command_sent_are_followed(train: Train) -> None
     assert not Path("outputs/mnist", worker.BATCHES).exists()
 
 
+def test_a_batch_that_was_taken_over_is_sent_again_with_the_runs_that_are_asked_for(
+    train: Train,
+) -> None:
+    class Stays(Inline):
+        stays = True
+
+        def ticket(self, future: Any) -> str:
+            return "7"
+
+        def attach(self, tickets: Sequence[str]) -> list[Any]:
+            return [Later(self.train, batch) for batch in first.batches[: len(tickets)]]
+
+    class Queued(Stays):
+        def train(self, batch: worker.Batch) -> Any:
+            return None
+
+    first, second = Queued(), Stays(losses=1)
+    train(first, some_jobs(count=3), batches=1, detach=True)
+    outcomes = train(second, some_jobs(count=3)[1:], batches=1)
+    assert [[each.name for each in batch.jobs] for batch in second.batches] == [
+        ["seed=1", "seed=2"]
+    ]
+    for each in outcomes:
+        assert each.result is not None
+        assert each.result.items() <= (records.read_result(each.folder) or {}).items()
+
+
+def test_who_takes_a_batch_over_is_its_owner(train: Train) -> None:
+    class Stays(Inline):
+        stays = True
+
+        def ticket(self, future: Any) -> str:
+            return "7"
+
+        def attach(self, tickets: Sequence[str]) -> list[Any]:
+            return [Later(self.look, batch) for batch in first.batches[: len(tickets)]]
+
+        def look(self, batch: worker.Batch) -> Any:
+            record = records.undamaged(batch.record.read_bytes())
+            assert claims.alive(batch.study, record["owner"])
+            assert {each.name for each in batch.jobs} <= set(claims.waiting(batch.study))
+            return self.train(batch)
+
+    class Queued(Stays):
+        def train(self, batch: worker.Batch) -> Any:
+            return None
+
+    first, second = Queued(), Stays()
+    train(first, some_jobs(), detach=True)
+    outcomes = train(second, some_jobs())
+    assert [each.error for each in outcomes] == [None] * 4
+    assert second.batches == []
+
+
+def test_what_a_cluster_refuses_to_take_is_told_and_leaves_nothing(train: Train) -> None:
+    class Full(Inline):
+        def __init__(self, room: int) -> None:
+            super().__init__()
+            self.room = room
+
+        def submit(self, batches: Sequence[worker.Batch]) -> Sequence[Any]:
+            self.room -= len(batches)
+            if self.room < 0:
+                raise ValueError("it is full")
+            return super().submit(batches)
+
+        def train(self, batch: worker.Batch) -> Any:
+            if batch is self.batches[0]:
+                raise RuntimeError("its power was cut")
+            return super().train(batch)
+
+    with pytest.raises(ValueError, match="it is full"):
+        train(Full(room=1), some_jobs())
+    assert not Path("outputs/mnist", worker.BATCHES).exists()
+    outcomes = train(Full(room=2), some_jobs())
+    failed = [each for each in outcomes if each.error is not None]
+    assert len(failed) == 2
+    assert all(each.result is not None for each in outcomes if each not in failed)
+    told = r"was lost: RuntimeError: its power was cut; sent again, it was refused: it is full; see"
+    assert all(re.search(told, str(each.error)) for each in failed)
+
+
 # Cutting
 
 
