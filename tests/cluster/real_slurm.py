@@ -11,27 +11,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
 NODES, CPUS, MEMORY = ("n1", "n2"), 2, 8000  # of each node; megabytes
-MOST_JOBS, MOST_TASKS = 60, 40
+BLIND = "n3"  # does not see the folder ``hidden``; where the system allows such a node
+MOST_JOBS, MOST_TASKS = 60, 6  # in the queue, in an array
 PATIENCE = 30.0  # seconds that the daemons have to start, and jobs to end
 # AuthInfo: a job that is requeued waits as long as credentials last. SlurmdParameters: the nodes
 # may have more than the machine.
 CONFIGURATION = """\
 ClusterName=nnlab
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
+SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -58,11 +61,11 @@ OverTimeLimit=0
 MaxJobCount={jobs}
 MaxArraySize={tasks}
 """
-NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory}\n"
-PARTITIONS = """\
-PartitionName=main Nodes=ALL Default=YES MaxTime=60 DefMemPerCPU=500
-PartitionName=one Nodes=n1 MaxTime=60 DefMemPerCPU=500
-"""
+NODE = (
+    "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
+    "RealMemory={memory}\n"
+)
+PARTITION = "PartitionName={name} Nodes={nodes} Default={default} MaxTime=60 DefMemPerCPU=500\n"
 
 
 def missing() -> list[str]:
@@ -82,32 +85,40 @@ def running() -> Iterator[dict[str, str]]:
         os.chmod(folder, 0o755)  # munged refuses a socket that others could not reach
         configure(folder)
         found = {"SLURM_CONF": str(folder / "slurm.conf")}
-        stack.enter_context(daemon(munged(folder), folder))
+        stack.enter_context(daemon(munged(folder), folder / "munged.out"))
         until(lambda: (folder / "munge.socket").exists(), folder)
-        stack.enter_context(daemon(["slurmctld", "-D"], folder, found))
+        stack.enter_context(daemon(["slurmctld", "-D"], folder / "slurmctld.out", found))
         for node in NODES:
-            stack.enter_context(daemon(["slurmd", "-D", "-N", node], folder, found))
-        until(lambda: ask("sinfo -h -N -p main -o %T", found).split() == ["idle"] * len(NODES), folder)
+            command = ["slurmd", "-D", "-N", node]
+            stack.enter_context(daemon(command, folder / f"{node}.out", found))
+        if can_hide():
+            hide = f"mount -t tmpfs none {folder}/hidden && exec slurmd -D -N {BLIND}"
+            command = ["unshare", "--mount", "sh", "-c", hide]
+            stack.enter_context(daemon(command, folder / f"{BLIND}.out", found))
+        until(
+            lambda: ask("sinfo -h -N -p main -o %T", found).split() == ["idle"] * len(NODES), folder
+        )
         try:
             yield found
         finally:
-            everybody = subprocess.run(["id", "-un"], check=True, capture_output=True, text=True)
-            ask(f"scancel --full -u {everybody.stdout.strip()}", found)
+            ask(f"scancel --full -u {user()}", found)
             until(lambda: not ask("squeue -h -t R,CG,S", found).strip(), folder)
 
 
 def configure(folder: Path) -> None:
     """Write its files, with ports that are free and a key of its own."""
-    host, ports = socket.gethostname().partition(".")[0], free_ports(1 + len(NODES))
-    user = subprocess.run(["id", "-un"], check=True, capture_output=True, text=True).stdout.strip()
+    nodes = (*NODES, BLIND)
+    host, ports = socket.gethostname().partition(".")[0], free_ports(1 + len(nodes))
     text = CONFIGURATION.format(
-        folder=folder, host=host, ports=ports, user=user, jobs=MOST_JOBS, tasks=MOST_TASKS
+        folder=folder, host=host, port=ports.pop(), user=user(), jobs=MOST_JOBS, tasks=MOST_TASKS
     )
-    for node, port in zip(NODES, ports[1:]):
+    for node, port in zip(nodes, ports):
         text += NODE.format(node=node, host=host, port=port, cpus=CPUS, memory=MEMORY)
-        (folder / node).mkdir()
-    (folder / "state").mkdir()
-    (folder / "slurm.conf").write_text(text + PARTITIONS)
+    text += PARTITION.format(name="main", nodes=",".join(NODES), default="YES")
+    text += PARTITION.format(name="blind", nodes=BLIND, default="NO")
+    (folder / "slurm.conf").write_text(text)
+    for name in (*nodes, "state", "hidden"):
+        (folder / name).mkdir()
     version = subprocess.run(["slurmctld", "-V"], check=True, capture_output=True, text=True).stdout
     year = int((re.search(r"\d+", version) or ["0"])[0])
     (folder / "cgroup.conf").write_text(
@@ -116,6 +127,15 @@ def configure(folder: Path) -> None:
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
+
+
+def user() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+def can_hide() -> bool:
+    """Return whether a process may have a view of its own of the file system."""
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
 def free_ports(count: int) -> list[int]:
@@ -134,11 +154,10 @@ def munged(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def daemon(
-    command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
+    command: Sequence[str], said: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """Run a daemon in this block, its output in the folder."""
-    name = command[0] if command[-1] not in NODES else command[-1]
-    with (folder / f"{name}.out").open("w") as out:
+    """Run a daemon in this block; said: the file for what it prints."""
+    with said.open("w") as out:
         process = subprocess.Popen(
             command,
             env={**os.environ, **(environment or {})},
@@ -158,10 +177,10 @@ def daemon(
             process.wait()
 
 
-def ask(command: str, environment: dict[str, str]) -> str:
+def ask(command: str, environment: Mapping[str, str]) -> str:
     """Return what one of Slurm's commands prints, whether or not it succeeds."""
     return subprocess.run(
-        command.split(),
+        shlex.split(command),
         env={**os.environ, **environment},
         timeout=PATIENCE,
         capture_output=True,
@@ -169,7 +188,7 @@ def ask(command: str, environment: dict[str, str]) -> str:
     ).stdout
 
 
-def until(holds, folder: Path) -> None:
+def until(holds: Callable[[], object], folder: Path) -> None:
     end = time.monotonic() + PATIENCE
     while not holds():
         if time.monotonic() > end:

@@ -75,8 +75,8 @@ class Slurm(Cluster):
             )
         super().__init__(None, given.cpus_per_task, None)
         self.queue = Queue()
+        self.options = given
         self.parameters = parameters(given)
-        self.max_num_timeout = given.max_num_timeout
         self.most: int | None = None  # tasks of an array
         self.jobs: dict[str, list[SlurmJob]] = {}  # of each batch by its name, one per attempt
         self.to_cancel: list[str] = []
@@ -98,7 +98,7 @@ class Slurm(Cluster):
     def send(self, batches: Sequence[Batch]) -> list[SlurmJob]:
         """Send batches as one array."""
         folder = batches[0].place / batches[0].study / worker.BATCHES / "slurm"
-        executor = self.submitit.SlurmExecutor(folder, max_num_timeout=self.max_num_timeout)
+        executor = self.submitit.SlurmExecutor(folder, max_num_timeout=self.options.max_num_timeout)
         try:
             executor.update_parameters(**self.parameters)
         except (TypeError, ValueError) as error:
@@ -110,7 +110,7 @@ class Slurm(Cluster):
                 with contextlib.redirect_stderr(said):  # which submitit prints as well
                     sent = executor.map_array(Training(), batches)
             except RuntimeError as error:  # of submitit, with sbatch's words
-                raise ValueError(refusal(len(batches), str(error), self.parameters)) from error
+                raise ValueError(refusal(len(batches), str(error), self.options)) from error
         for link in folder.glob(".submission_file_*"):
             link.unlink(missing_ok=True)
         for path in {job.paths.submission_file for job in sent}:
@@ -131,7 +131,7 @@ class Slurm(Cluster):
             ["sbatch", "--test-only"], input=text, capture_output=True, text=True, check=False
         )
         if answer.returncode:
-            raise ValueError(refusal(count, answer.stderr, self.parameters))
+            raise ValueError(refusal(count, answer.stderr, self.options))
 
     def ticket(self, future: Any) -> str:
         return str(future.folder / future.job_id)
@@ -343,12 +343,15 @@ def most_tasks() -> int:
     return max(1, int(found[1])) if found else 1000
 
 
-def refusal(count: int, words: str, given: dict[str, Any]) -> str:
+def refusal(count: int, words: str, options: Any) -> str:
     """Return the message for batches that Slurm did not take, and what may help."""
-    left_out = ("job_name", "setup", "stderr_to_stdout", "srun_args")
-    asked = ", ".join(f"{key}={value}" for key, value in given.items() if key not in left_out)
+    names = ("partition", "account", "qos", "cpus_per_task", "mem_gb", "gpus_per_node")
+    asked = {name: getattr(options, name) for name in (*names, "timeout_min")}
+    asked |= options.additional_parameters
+    given = ", ".join(f"{name}={value}" for name, value in asked.items() if value is not None)
     helps = [remedy for word, remedy in REMEDIES if word in words.lower()]
-    lines = [f"Slurm refuses {count} batches of {asked}", *words.strip().splitlines(), *helps[:1]]
+    of = f"{count} batch{'es' * (count != 1)}"
+    lines = [f"Slurm refuses {of} of {given}:", *words.strip().splitlines(), *helps[:1]]
     return "\n  ".join(lines)
 
 
