@@ -46,7 +46,7 @@ def test_in_any_number_of_batches_the_numbers_are_the_same(
     found = content_of(tmp_path / "outputs/mnist")
     assert_same(without_launcher(found), without_launcher(local))
     assert "8 of 8 runs done" in ended.out
-    assert not (tmp_path / "outputs/mnist" / worker.BATCHES).exists()
+    assert not (tmp_path / "outputs/mnist" / claims.BATCHES).exists()
 
 
 def without_launcher(content: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> Non
     assert len(inline.batches) == 2 + 3
     logs = [(each.folder / records.LOG).read_text() for each in outcomes]
     assert [log.count("2 epochs in") for log in logs] == [1] * 4  # none was trained again
-    assert not Path("outputs/mnist", worker.BATCHES).exists()
+    assert not Path("outputs/mnist", claims.BATCHES).exists()
 
 
 def test_force_trains_once_also_where_its_batch_is_lost(train: Train) -> None:
@@ -247,12 +247,28 @@ def test_batches_that_an_earlier_command_sent_are_followed(train: Train) -> None
     first, second = Queued(), Stays()
     outcomes = train(first, some_jobs(), detach=True)
     assert [(each.result, each.error) for each in outcomes] == [(None, None)] * 4
-    assert len(list(Path("outputs/mnist", worker.BATCHES).glob("*.json"))) == 2
+    assert len(list(Path("outputs/mnist", claims.BATCHES).glob("*.json"))) == 2
     outcomes = train(second, some_jobs(count=5))
     assert {each.name for batch in second.batches for each in batch.jobs} == {"seed=4"}
     assert [each.error for each in outcomes] == [None] * 5
     assert all(each.result is not None for each in outcomes)
-    assert not Path("outputs/mnist", worker.BATCHES).exists()
+    assert not Path("outputs/mnist", claims.BATCHES).exists()
+
+
+def test_what_batches_left_that_ended_without_their_command_is_cleared(train: Train) -> None:
+    class Queued(Inline):
+        stays = True
+
+        def train(self, batch: worker.Batch) -> Any:
+            (batch.record.parent / batch.name.rpartition("-")[0]).mkdir(exist_ok=True)
+
+    train(Queued(), some_jobs(), detach=True)
+    left = Path("outputs/mnist", claims.BATCHES)
+    some = sweep.train(some_jobs(count=2))
+    assert sweep.conclude(some) == 0
+    assert len(list(left.glob("*.json"))) == 1  # its runs are still to come
+    assert sweep.conclude(sweep.train(some_jobs())) == 0
+    assert not left.exists()
 
 
 def test_a_batch_that_was_taken_over_is_sent_again_with_the_runs_that_are_asked_for(
@@ -328,7 +344,7 @@ def test_what_a_cluster_refuses_to_take_is_told_and_leaves_nothing(train: Train)
 
     with pytest.raises(ValueError, match="it is full"):
         train(Full(room=1), some_jobs())
-    assert not Path("outputs/mnist", worker.BATCHES).exists()
+    assert not Path("outputs/mnist", claims.BATCHES).exists()
     outcomes = train(Full(room=2), some_jobs())
     failed = [each for each in outcomes if each.error is not None]
     assert len(failed) == 2

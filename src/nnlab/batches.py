@@ -27,10 +27,11 @@ from nnlab import (
     sweep,
     terminal,
 )
+from nnlab.claims import BATCHES
 from nnlab.clusters import Cluster, Future, Options
 from nnlab.jobs import Task
 from nnlab.progress import BatchProgress
-from nnlab.worker import BATCHES, SEEN, Answer, Batch, Refusal, ended_in
+from nnlab.worker import SEEN, Answer, Batch, Refusal, ended_in
 
 log = logging.getLogger("nnlab")
 POLL = 0.5  # seconds between two looks at the batches

@@ -97,7 +97,8 @@ class Slurm(Cluster):
 
     def send(self, batches: Sequence[Batch]) -> list[SlurmJob]:
         """Send batches as one array."""
-        folder = batches[0].place / batches[0].study / worker.BATCHES / "slurm"
+        first = batches[0]
+        folder = first.place / first.record.parent / first.name.rpartition("-")[0]
         executor = self.submitit.SlurmExecutor(folder, max_num_timeout=self.options.max_num_timeout)
         try:
             executor.update_parameters(**self.parameters)
@@ -301,7 +302,9 @@ class Queue:
         jobs = [line.split("|", 2) for line in answer.stdout.splitlines()]
         self.states = {job_id: state for job_id, state, _ in jobs}
         self.answered = started
-        self.reasons = Counter(reason for _, state, reason in jobs if state == "PENDING")
+        waits = Counter(reason for _, state, reason in jobs if state == "PENDING")
+        for reason in waits.keys() - PASSING:
+            self.tell(f"{waits[reason]} jobs wait in Slurm's queue: {reason}")
 
     def tell(self, line: str) -> None:
         if line not in self.told:
