@@ -17,7 +17,7 @@ from pathlib import Path
 ADDRESSES = ("127.0.0.1", "127.0.0.2")  # Ray turns the first into the machine's own; see Cluster
 CPUS = 2
 STORE = 100_000_000  # bytes; Ray would take a third of the memory
-FIRST_PORT, PORTS = 20_000, 10_000
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled"}  # else Ray keeps a token in the user's home
 LIMIT = 60  # seconds for a node to start
 SCRIPT = Path(sys.executable).with_name("ray")
 
@@ -30,9 +30,9 @@ class Node:
     """
 
     def __init__(
-        self, folder: Path, ip: str, port: int, head: str | None, before: Sequence[str] = ()
+        self, folder: Path, ip: str, head: str | None = None, before: Sequence[str] = ()
     ) -> None:
-        where = ["--head", f"--port={port}"] if head is None else [f"--address={head}"]
+        where = ["--head", "--port=0"] if head is None else [f"--address={head}"]
         options = [f"--node-ip-address={ip}", f"--num-cpus={CPUS}", "--num-gpus=0", "--block"]
         own = ["--include-dashboard=false", f"--temp-dir={folder}"] if head is None else []
         store = ["--disable-usage-stats", f"--object-store-memory={STORE}"]
@@ -43,7 +43,7 @@ class Node:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env={**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0"},
+                env={**os.environ, **ENVIRONMENT},
                 start_new_session=True,
             )
         until = time.monotonic() + LIMIT
@@ -96,15 +96,14 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = FIRST_PORT + os.getpid() % PORTS
-        self.nodes = [Node(folder, ADDRESSES[0], self.port, None)]
+        self.nodes = [Node(folder, ADDRESSES[0])]
         found = re.search(r"--address='([^']+)'", self.nodes[0].said())
         assert found, self.nodes[0].said()
         self.address = found[1]
 
     def add(self, *before: str) -> Node:
         """Start the second node, if need be again."""
-        self.nodes[1:] = [Node(self.folder, ADDRESSES[1], self.port, self.address, before)]
+        self.nodes[1:] = [Node(self.folder, ADDRESSES[1], self.address, before)]
         return self.nodes[1]
 
     def stop(self) -> None:

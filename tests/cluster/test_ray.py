@@ -29,6 +29,12 @@ LONG += ("stopping.max_epochs=400", "checkpoint.seconds=0.2")
 MULTIRUN = "-m"
 
 
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ray_cluster.ENVIRONMENT.items():
+        monkeypatch.setitem(studies.ENVIRONMENT, name, value)
+
+
 @pytest.fixture(scope="module")
 def two() -> Iterator[ray_cluster.Cluster]:
     """A cluster of two nodes that nobody harms."""
