@@ -30,10 +30,15 @@ class Node:
     """
 
     def __init__(
-        self, folder: Path, ip: str, head: str | None = None, before: Sequence[str] = ()
+        self,
+        folder: Path,
+        ip: str,
+        head: str | None = None,
+        before: Sequence[str] = (),
+        cpus: int = CPUS,
     ) -> None:
         where = ["--head", "--port=0"] if head is None else [f"--address={head}"]
-        options = [f"--node-ip-address={ip}", f"--num-cpus={CPUS}", "--num-gpus=0", "--block"]
+        options = [f"--node-ip-address={ip}", f"--num-cpus={cpus}", "--num-gpus=0", "--block"]
         own = ["--include-dashboard=false", f"--temp-dir={folder}"] if head is None else []
         store = ["--disable-usage-stats", f"--object-store-memory={STORE}"]
         self.log = folder / f"{ip}.txt"
@@ -101,9 +106,13 @@ class Cluster:
         assert found, self.nodes[0].said()
         self.address = found[1]
 
-    def add(self, *before: str) -> Node:
-        """Start the second node, if need be again."""
-        self.nodes[1:] = [Node(self.folder, ADDRESSES[1], self.address, before)]
+    def add(self, hidden: Path | None = None, cpus: int = CPUS) -> Node:
+        """Start the second node, if need be again; hidden: a folder that it is not to see."""
+        for node in self.nodes[1:]:
+            node.kill()
+        hide = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none '{hidden}' && exec \"$0\" \"$@\""]
+        before = [] if hidden is None else hide
+        self.nodes[1:] = [Node(self.folder, ADDRESSES[1], self.address, before, cpus)]
         return self.nodes[1]
 
     def stop(self) -> None:
