@@ -110,7 +110,13 @@ class Cluster:
         """Start the second node, if need be again; hidden: a folder that it is not to see."""
         for node in self.nodes[1:]:
             node.kill()
-        hide = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none '{hidden}' && exec \"$0\" \"$@\""]
+        hide = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f'mount -t tmpfs none \'{hidden}\' && exec "$0" "$@"',
+        ]
         before = [] if hidden is None else hide
         self.nodes[1:] = [Node(self.folder, ADDRESSES[1], self.address, before, cpus)]
         return self.nodes[1]

@@ -1,4 +1,4 @@
-"""Sweeps on a real Ray cluster: the numbers of the local launcher, whatever becomes of its nodes."""
+"""Sweeps on a real Ray cluster: the local launcher's numbers, whatever becomes of its nodes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,19 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'nnlab[ray]
 pytestmark = pytest.mark.cluster
 
 QUESTIONS = "evaluation=[weights]"
-QUICK = ("train_size=60,80", "optimizer.lr=0.01,0.1", "seed=0,1", "stopping.max_epochs=3", QUESTIONS)
-# Long enough to be disturbed: seconds a run.
-LONG = ("train_size=1000", "optimizer.lr=0.01,0.1", "seed=0,1,2", "model.hidden=[32]")
-LONG += ("stopping.max_epochs=400", "checkpoint.seconds=0.2")
+QUICK = (
+    "train_size=60,80",
+    "optimizer.lr=0.01,0.1",
+    "seed=0,1",
+    "stopping.max_epochs=3",
+    QUESTIONS,
+)
+LONG = (  # enough to be disturbed
+    *("train_size=1000", "optimizer.lr=0.01,0.1", "seed=0,1,2", "model.hidden=[32]"),
+    *("stopping.max_epochs=400", "checkpoint.seconds=0.2"),
+)
 MULTIRUN = "-m"
+MORE = ray_cluster.CPUS + 1  # CPUs, than the first node has
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +85,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 def on(cluster: ray_cluster.Cluster, *options: str) -> tuple[str, ...]:
     """Return the arguments of a command that trains on a cluster."""
-    launcher = f"hydra.launcher.{{}}".format
+    launcher = "hydra.launcher.{}".format
     given = [launcher(option) for option in (f"address='{cluster.address}'", *options)]
     return ("hydra/launcher=ray", *given, MULTIRUN)
 
@@ -163,16 +171,15 @@ def test_a_node_that_sees_no_file_of_the_study_sends_them(
 def test_what_has_arrived_of_a_lost_node_is_not_trained_again(
     fragile: ray_cluster.Cluster, local: Any, tmp_path: Path
 ) -> None:
-    most = 3  # more than the first node has
-    node = fragile.add(hidden=tmp_path.parent, cpus=most)
-    one = ("batches=1", f"num_cpus={most}")
+    node = fragile.add(hidden=tmp_path.parent, cpus=MORE)
+    one = ("batches=1", f"num_cpus={MORE}")
     command = studies.start(*LONG, *on(fragile, *one), cwd=tmp_path)
     wait_for_rows(tmp_path, 1)
     node.kill()
     time.sleep(2)  # what was sent arrives
     arrived = states(tmp_path)
     assert 0 < len(arrived) < 6
-    fragile.add(hidden=tmp_path.parent, cpus=most)
+    fragile.add(hidden=tmp_path.parent, cpus=MORE)
     ended = command.end()
     assert ended.status == 0, ended.said
     assert_same(numbers(tmp_path), local(*LONG))
@@ -223,7 +230,9 @@ def test_the_same_command_goes_on_after_it_was_stopped(
 
 def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
     launcher = ("hydra/launcher=ray", "hydra.launcher.address='127.0.0.1:9'")
-    refused(studies.run(*QUICK, *launcher, MULTIRUN, cwd=tmp_path), tmp_path, "127.0.0.1:9", "refused")
+    refused(
+        studies.run(*QUICK, *launcher, MULTIRUN, cwd=tmp_path), tmp_path, "127.0.0.1:9", "refused"
+    )
 
 
 @pytest.mark.parametrize("address", ["nonsense", "'a:b:c'"])
@@ -236,6 +245,31 @@ def test_more_than_any_node_has(two: ray_cluster.Cluster, tmp_path: Path) -> Non
     for option in ("num_cpus=3", "num_gpus=1"):
         ended = studies.run(*QUICK, *on(two, option), cwd=tmp_path)
         refused(ended, tmp_path, "no node of the Ray cluster has as much; they have 2 CPUs")
+
+
+def test_a_node_that_cannot_import_nnlab(
+    fragile: ray_cluster.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "site/nnlab"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('not installed here')")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    fragile.add(cpus=MORE)
+    ended = studies.run(*QUICK, *on(fragile, "batches=2", f"num_cpus={MORE}"), cwd=tmp_path)
+    refused(ended, tmp_path, "install nnlab", "not installed here")
+    assert ended.err.count("not installed here") == 1
+
+
+def test_another_version_of_ray(
+    two: ray_cluster.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "site"
+    other.mkdir()
+    (other / "sitecustomize.py").write_text("import ray\nray.__version__ = '2.0.7'\n")
+    path = os.pathsep.join([str(other), studies.ENVIRONMENT.get("PYTHONPATH", "")])
+    monkeypatch.setitem(studies.ENVIRONMENT, "PYTHONPATH", path)
+    ended = studies.run(*QUICK, *on(two), cwd=tmp_path)
+    refused(ended, tmp_path, "Version mismatch", "Ray: 2.0.7")
 
 
 @pytest.mark.parametrize("option", ["num_cpus=0", "num_gpus=-1", "max_retries=-1"])

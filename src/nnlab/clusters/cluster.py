@@ -28,7 +28,7 @@ class Future(Protocol):
 
     def cancel(self) -> Any: ...
 
-    def result(self) -> list[Answer | None] | Refusal:
+    def result(self) -> Sequence[Answer | None] | Refusal:
         """Return what ``worker.train`` did. Raises whatever kept it from that."""
 
 

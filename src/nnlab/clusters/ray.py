@@ -56,7 +56,13 @@ class Ray(Cluster):
         return [Future(self, batch, self.task.remote(batch)) for batch in batches]
 
     def answers(self) -> dict[str, dict[str, Answer]]:
-        begun, answers = self.ray.get(self.inbox.letters.take.remote())
+        try:
+            begun, answers = self.ray.get(self.inbox.letters.take.remote())
+        except self.ray.exceptions.RayError as error:
+            raise ValueError(
+                f"Ray's node on this machine is lost, or cannot import nnlab (install this one "
+                f"where 'ray start' was given); {interrupts.GO_ON}\n{last_line(error)}"
+            ) from error
         self.begun |= begun
         taken: dict[str, dict[str, Answer]] = answers
         return taken
@@ -95,11 +101,17 @@ class Future:
 
     def result(self) -> list[Answer | None] | Refusal:
         """Return what its worker answered. Raises Ray's reason, on one line, if it has not."""
+        errors = self.cluster.ray.exceptions
         try:
             answer: list[Answer | None] | Refusal = self.cluster.ray.get(self.reference)
-        except self.cluster.ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except self.cluster.ray.exceptions.RayError as error:
+        except errors.RayTaskError as error:
+            if not isinstance(error.cause, errors.RaySystemError):
+                raise error.cause from None
+            return Refusal(
+                f"a node of Ray could not read what it is to train; install nnlab "
+                f"{self.batch.version} on all of them\n{last_line(error)}"
+            )
+        except errors.RayError as error:
             raise RuntimeError(" ".join(str(error).split())) from error
         return answer
 
@@ -178,7 +190,7 @@ def connect(ray: Any, address: str | None) -> None:
         raise ValueError(
             f"hydra.launcher.address={address}: no Ray cluster that this command can use; "
             f"'ray start --head' starts one and tells its address, 'ray start --address=...' "
-            f"adds a machine, with the same Ray and Python on all\n{error}"
+            f"adds a machine, with the same Ray and Python on all\n{str(error).strip()}"
         ) from error
 
 
@@ -207,6 +219,11 @@ def fitting(nodes: Sequence[Mapping[str, Any]], num_cpus: int, num_gpus: float) 
             f"cluster has as much; they have {largest}; ask for less"
         )
     return count
+
+
+def last_line(error: Exception) -> str:
+    """Return what an error of Ray's comes down to, after its tracebacks."""
+    return str(error).strip().rpartition("\n")[2]
 
 
 @contextlib.contextmanager
