@@ -239,6 +239,23 @@ def test_a_batch_that_is_lost_for_good_is_told_with_its_log(train: Train) -> Non
     )
 
 
+def test_a_batch_that_gets_on_is_sent_again_as_often_as_it_takes(train: Train) -> None:
+    trained = 0
+
+    class Slow(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            worker.train(pickle.loads(pickle.dumps(replace(batch, jobs=batch.jobs[:trained]))))
+            raise RuntimeError("its power was cut")
+
+        def submit(self, batches: Sequence[worker.Batch]) -> Sequence[Any]:
+            nonlocal trained
+            trained += 1
+            return super().submit(batches)
+
+    outcomes = train(Slow(), some_jobs(count=3), batches=1, max_retries=0)
+    assert [each.error for each in outcomes] == [None] * 3
+
+
 def test_an_error_of_a_run_is_told_as_it_is_and_harms_no_other(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

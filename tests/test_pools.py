@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nnlab import worker
+from nnlab import claims
 from nnlab.clusters import pools
 from tests.reliability import warm
 from tests.reliability.studies import assert_same, content_of, trained
@@ -90,13 +90,13 @@ def test_a_signal_leaves_no_process_behind(
     while (left := [each for each in found if alive(each)]) and time.monotonic() < until:
         time.sleep(0.05)
     assert not left
-    assert not (tmp_path / "outputs/mnist" / worker.BATCHES).exists()
+    assert not (tmp_path / "outputs/mnist" / claims.BATCHES).exists()
 
 
 def workers(study: Path, command: warm.Command) -> list[int]:
     """Wait for a command's two workers to train; return their process ids."""
     while command.poll() is None:
-        logs = [path.read_text() for path in (study / worker.BATCHES).glob("*.log")]
+        logs = [path.read_text() for path in (study / claims.BATCHES).glob("*.log")]
         begun = [int(pid) for log in logs for pid in re.findall(r"process (\d+): \d+ runs", log)]
         if len(begun) == 2 and len(list(study.glob("*/metrics.csv"))) >= 2:
             return begun

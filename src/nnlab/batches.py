@@ -76,13 +76,15 @@ class Sent:
     """A batch that is on its way.
 
     tasks: in the order of its jobs; None for one that this command has not asked for. attempts:
-    how often it was sent. ended: how runs of it have ended, by their names, as far as is known.
+    how often it was sent since a run of it has ended; known: how many had when it was sent. ended:
+    how runs of it have ended, by their names, as far as is known.
     """
 
     batch: Batch
     tasks: Sequence[Task | None]
     future: Future
     attempts: int = 1
+    known: int = 0
     ended: Mapping[str, str] = field(default_factory=dict)
 
     def asked(self) -> list[Task]:
@@ -266,6 +268,9 @@ class Dispatch:
         """Send a batch again whose worker has not answered, if that may help."""
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[-1]}"
+        ended = len(ended_in(each.batch))
+        if ended > each.known:
+            each.attempts = 0
         again = each.attempts <= self.options.max_retries and not self.cluster.repeats
         if again and not interrupts.requested() and not self.cluster.final(each.future):
             try:
@@ -274,9 +279,9 @@ class Dispatch:
                 reason += f"; sent again, it was refused: {refused}"
             else:
                 log.info("batch %s was lost (%s); it is sent again", each.batch.name, reason)
-                self.sent[-1].attempts = each.attempts + 1
+                self.sent[-1].attempts, self.sent[-1].known = each.attempts + 1, ended
                 return
-        times = "" if each.attempts == 1 else f" {each.attempts} times"
+        times = "" if each.attempts <= 1 else f" {each.attempts} times"
         where = self.cluster.log(each.future) or each.batch.log
         self.give_up(each, f"batch {each.batch.name} was lost{times}: {reason}; see {where}")
 

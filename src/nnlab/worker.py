@@ -222,7 +222,7 @@ class Telling(sweep.Here):
     def __init__(self, batch: Batch, shared: bool) -> None:
         self.batch = batch
         self.shared = shared
-        self.told: dict[str, str] = {}  # how runs ended, by their names
+        self.told = ended_in(batch) if shared else {}  # how runs ended, by their names
 
     def train(self, tasks: Sequence[Task]) -> None:
         over = threading.Event()
