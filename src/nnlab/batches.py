@@ -31,7 +31,7 @@ from nnlab.claims import BATCHES
 from nnlab.clusters import Cluster, Future, Options
 from nnlab.jobs import Task
 from nnlab.progress import BatchProgress
-from nnlab.worker import SEEN, Answer, Batch, Refusal, ended_in
+from nnlab.worker import SEEN, Answer, Batch, Refusal, ended_in, forget
 
 log = logging.getLogger("nnlab")
 POLL = 0.5  # seconds between two looks at the batches
@@ -62,12 +62,12 @@ class Batches(sweep.Here):
         """Send all tasks in batches, and wait for what becomes of them."""
         with (
             schedule.distinct(tasks) as firsts,
+            interrupts.patient(),
             contextlib.closing(clusters.choose(self.name, self.options)) as cluster,
             contextlib.ExitStack() as stack,
         ):
             studies = schedule.by_study(firsts)
             held = {folder: stack.enter_context(claims.Claim(folder)) for folder in studies}
-            stack.enter_context(interrupts.patient())
             Dispatch(cluster, self.options, held).train(firsts)
 
 
@@ -166,6 +166,9 @@ class Dispatch:
         known = {each.batch.name for each in self.sent}
         found = []
         for path in sorted((folder / BATCHES).glob("*.json")):
+            if not path.stat().st_size:  # it was withdrawn
+                forget(path)
+                continue
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = records.undamaged(storage.read(path))
                 if path.stem not in known and not claims.alive(folder, record["owner"]):
@@ -174,7 +177,7 @@ class Dispatch:
         attached: set[Task] = set()
         for (path, record), future in zip(found, futures):
             if future is None:
-                path.unlink(missing_ok=True)
+                forget(path)
                 continue
             order = [asked.get((name, fingerprint)) for name, fingerprint in record["runs"]]
             jobs = [each.outcome.job for each in order if each is not None]
@@ -254,7 +257,7 @@ class Dispatch:
             for asked, one in zip(each.tasks, answer):
                 if asked is not None:
                     take(asked, one)
-            forget(each.batch)
+            forget(each.batch.record)
 
     def lost(self, each: Sent, error: Exception) -> None:
         """Send a batch again whose worker has not answered, if that may help."""
@@ -329,8 +332,8 @@ class Dispatch:
             log.info("%s: they go on without this command", self.cluster.named(len(self.sent)))
         else:
             for each in self.sent:
+                each.batch.withdraw()
                 each.future.cancel()
-                each.batch.record.unlink(missing_ok=True)
         interrupts.check()
 
     def detach(self) -> None:
@@ -392,14 +395,6 @@ def wait_to_see(folders: Sequence[Path]) -> None:
             unseen[0],
             unseen[0].parent,
         )
-
-
-def forget(batch: Batch) -> None:
-    """Remove what was kept for a batch that has come to its end."""
-    for path in (batch.record, batch.ended, batch.log):
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others are in it
-        batch.record.parent.rmdir()
 
 
 def how_many(seconds: Sequence[float], options: Options, each: int, workers: int | None) -> int:

@@ -62,6 +62,11 @@ class Batch:
         """The file by which the command says that this batch is sent."""
         return self.study / BATCHES / f"{self.name}.json"
 
+    def withdraw(self) -> None:
+        """Tell whoever trains this batch, or is about to, that it is not wanted any more."""
+        with contextlib.suppress(OSError):
+            storage.write_atomic(self.record, b"", durable=False)
+
     @property
     def ended(self) -> Path:
         """The file by which its worker says which runs have ended."""
@@ -98,8 +103,8 @@ class Refusal:
 def train(batch: Batch) -> list[Answer] | Refusal:
     """Train a batch in this process; return what became of each job, in their order.
 
-    Raises RuntimeError where it was asked to stop: what trained is saved, and another worker may
-    go on with it.
+    Raises RuntimeError where it was asked to stop, by a signal or as the batch was withdrawn: what
+    trained is saved, and another worker may go on with it.
     """
     if batch.version != nnlab.__version__:
         return Refusal(
@@ -112,7 +117,8 @@ def train(batch: Batch) -> list[Answer] | Refusal:
             return [answer(outcome, shared) for outcome in train_here(batch, shared)]
     except interrupts.Stopped as stopped:
         handler = handlers[stopped.number]
-        if callable(handler) and handler is not signal.default_int_handler:
+        usual = handler is signal.default_int_handler
+        if callable(handler) and not usual and not withdrawn(batch):
             handler(stopped.number, None)  # perhaps it has the scheduler queue this again
         raise RuntimeError(f"{socket.gethostname()}: {stopped}") from None
 
@@ -158,8 +164,20 @@ def sees(batch: Batch) -> bool:
     return True
 
 
+def withdrawn(batch: Batch) -> bool:
+    """Return whether the command does not want a batch any more that this worker saw."""
+    try:
+        return os.stat(batch.place / batch.record).st_size == 0
+    except FileNotFoundError:
+        return (batch.place / batch.study).exists()
+    except OSError:  # a network file system has trouble
+        return False
+
+
 def train_here(batch: Batch, shared: bool) -> list[Outcome]:
     """Train the runs that an earlier attempt at the batch has not ended."""
+    if shared and withdrawn(batch):
+        raise interrupts.Stopped(signal.SIGTERM)
     ended = ended_runs(batch, shared)
     for job in batch.jobs:
         assert job.config is not None
@@ -186,6 +204,14 @@ def ended_in(batch: Batch) -> dict[str, str]:
     return {}
 
 
+def forget(record: Path) -> None:
+    """Remove what was kept for a batch, by its record."""
+    for suffix in (".json", ".ended", ".log"):
+        record.with_suffix(suffix).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others are in it
+        record.parent.rmdir()
+
+
 class Telling(sweep.Here):
     """Trains in this process, and tells as it goes which runs have ended."""
 
@@ -200,6 +226,8 @@ class Telling(sweep.Here):
         def tell() -> None:
             while not over.wait(EVERY):
                 self.tell(tasks)
+                if self.shared and withdrawn(self.batch):
+                    interrupts.stop()
 
         telling = threading.Thread(target=tell, daemon=True)
         telling.start()
