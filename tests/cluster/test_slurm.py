@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -336,6 +337,35 @@ def test_a_command_that_is_interrupted_leaves_its_jobs(
     ended = start(*command, cwd=tmp_path).end(LIMIT)
     assert ended.status == 0, ended.said
     assert [trained(each) for each in runs_of(tmp_path / STUDY)] == [1, 1, 1]
+
+
+def test_ctrl_c_asks_whether_to_cancel(slurm: dict[str, str], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nnlab.run", *LONG, epochs(100_000), *EACH],
+        cwd=tmp_path,
+        env=studies.ENVIRONMENT,
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        until(lambda: under_way(tmp_path / STUDY))
+        os.kill(process.pid, signal.SIGINT)
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(ours, 1000)
+        assert b"Cancel 3 batches of Slurm?" in said
+        os.write(ours, b"y\n")
+        assert process.wait(LIMIT) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    until(lambda: not jobs(slurm, "-t PD,R,CG"))
+    assert not list((tmp_path / STUDY / claims.BATCHES).rglob("*.pkl"))
 
 
 def test_two_commands_train_each_run_once(start: Start, tmp_path: Path) -> None:

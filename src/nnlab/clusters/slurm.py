@@ -79,7 +79,7 @@ class Slurm(Cluster):
         self.parameters = parameters(given)
         self.most: int | None = None  # tasks of an array
         self.jobs: dict[str, list[SlurmJob]] = {}  # of each batch by its name, one per attempt
-        self.to_cancel: list[str] = []
+        self.cancelled: list[SlurmJob] = []
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[SlurmJob]:
         self.most = self.most or most_tasks()
@@ -166,8 +166,10 @@ class Slurm(Cluster):
             future.folder.rmdir()
 
     def close(self) -> None:
-        if self.to_cancel:
-            subprocess.run(["scancel", *self.to_cancel], check=False)
+        if self.cancelled:
+            subprocess.run(["scancel", *(job.job_id for job in self.cancelled)], check=False)
+        for job in self.cancelled:
+            self.clear(job)
 
 
 class Training:
@@ -236,13 +238,19 @@ class SlurmJob:
 
     def read(self) -> None:
         """Take what the job has answered, if that is to be seen yet."""
-        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
+        unreadable = (
+            EOFError,
+            pickle.UnpicklingError,
+            AttributeError,
+            ImportError,
+        )  # or of another nnlab
+        with contextlib.suppress(OSError, *unreadable):
             os.listdir(self.folder)  # has a network file system look again
             self.outcome = pickle.loads((self.folder / f"{self.job_id}_0_result.pkl").read_bytes())
 
     def cancel(self) -> None:
         """Have it cancelled, with all others at once, when the cluster is closed."""
-        self.cluster.to_cancel.append(self.job_id)
+        self.cluster.cancelled.append(self)
 
     def error(self) -> str:
         return "" if self.outcome is None or self.outcome[0] == "success" else self.outcome[1]
