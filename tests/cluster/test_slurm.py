@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -245,11 +246,16 @@ def test_batches_wait_for_their_turn(start: Start, slurm: dict[str, str], tmp_pa
 def test_a_full_queue_is_told_before_anything_is_written(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
-    while len(jobs(slurm, "-t PD,R")) < real_slurm.MOST_JOBS - real_slurm.MOST_TASKS:
-        most = real_slurm.MOST_TASKS - 1
-        real_slurm.ask(f"sbatch --array=0-{most} --wrap='sleep 600'", slurm)
+    array = f"--array=0-{real_slurm.MOST_TASKS - 1} --wrap='sleep 600'"
+    while not refused(f"sbatch --test-only {array}"):
+        real_slurm.ask(f"sbatch {array}", slurm)
     ended = run("seed=range(0,6)", epochs(2), SLURM, "hydra.launcher.batches=6", cwd=tmp_path)
     assert_refused(ended, tmp_path, "Resource temporarily unavailable", "the queue is full")
+
+
+def refused(command: str) -> bool:
+    words = shlex.split(command)
+    return bool(subprocess.run(words, env=studies.ENVIRONMENT, capture_output=True).returncode)
 
 
 def assert_refused(ended: studies.Ended, folder: Path, *words: str) -> None:
