@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -155,6 +155,53 @@ def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> 
         assert records.NEW not in names
         assert each.evaluation_files == [each.folder / "weights.png"]
         assert study.look(each.folder.parent).find(each.job.identity["fingerprint"])
+
+
+class Post(worker.Inbox):
+    """An inbox that is the same wherever it is sent to, for all that is this process."""
+
+    sent: ClassVar[dict[str, dict[str, worker.Answer]]] = {}
+
+    def put(self, batch: str, answers: dict[str, worker.Answer]) -> None:
+        assert not set(answers) & self.names(batch)
+        self.sent.setdefault(batch, {}).update(answers)
+
+    def names(self, batch: str) -> set[str]:
+        return set(self.sent.get(batch, {}))
+
+
+class Posting(Inline):
+    """Its workers send the files of runs as these end."""
+
+    def submit(self, batches: Sequence[worker.Batch]) -> Sequence[Any]:
+        for batch in batches:
+            batch.inbox = Post()
+        return super().submit(batches)
+
+    def answers(self) -> dict[str, dict[str, worker.Answer]]:
+        return Post.sent
+
+
+def test_what_has_arrived_is_not_trained_again_where_its_batch_is_lost(
+    tmp_path: Path, train: Train
+) -> None:
+    jobs = some_jobs("evaluation=[weights]")
+    outcomes = train(Posting(losses=2, place=tmp_path / "nowhere"), jobs)
+    assert [each.error for each in outcomes] == [None] * 4
+    assert weights(outcomes) == trained_here(tmp_path / "here", jobs)
+    assert all((each.folder / "weights.png").exists() for each in outcomes)
+    logs = [(each.folder / records.LOG).read_text() for each in outcomes]
+    assert [log.count("2 epochs in") for log in logs] == [1] * 4
+
+
+def test_a_worker_with_other_data_trains_nothing(train: Train) -> None:
+    class Elsewhere(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            return super().train(replace(batch, content=dict.fromkeys(batch.content, "other")))
+
+    outcomes = train(Elsewhere(), some_jobs())
+    assert all("has other data than the command" in str(each.error) for each in outcomes)
+    assert not list(Path("outputs/mnist").glob("seed=*"))
 
 
 def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> None:

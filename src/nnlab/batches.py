@@ -202,7 +202,9 @@ class Dispatch:
             jobs = [task.outcome.job for task in some]
             name = f"{self.name}-{self.number:04d}"
             self.number += 1
-            sent.append((Batch(name, jobs, Path.cwd(), self.cluster.cores), some))
+            content = {task.outcome.job.name: task.identity["dataset"]["content"] for task in some}
+            batch = Batch(name, jobs, Path.cwd(), self.cluster.cores, content=content)
+            sent.append((batch, some))
         storage.make_folder(folder / BATCHES)
         self.submit([batch for batch, _ in sent], [some for _, some in sent])
 
@@ -233,6 +235,7 @@ class Dispatch:
 
     def receive(self) -> None:
         """Take what has come back."""
+        done = [each for each in self.sent if each.future.done()]  # whose answers have arrived
         for name, answers in self.cluster.answers().items():
             for each in self.sent:
                 if each.batch.name == name:
@@ -241,7 +244,7 @@ class Dispatch:
                         if task.outcome.job.name in answers:
                             take(task, answers[task.outcome.job.name])
         for each in list(self.sent):
-            if not each.future.done():
+            if each not in done:
                 each.ended = ended_in(each.batch) or each.ended
                 continue
             self.sent.remove(each)
@@ -255,7 +258,7 @@ class Dispatch:
                 self.give_up(each, answer.reason)
                 continue
             for asked, one in zip(each.tasks, answer):
-                if asked is not None:
+                if asked is not None and one is not None:
                     take(asked, one)
             forget(each.batch.record)
 

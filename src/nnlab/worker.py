@@ -43,7 +43,8 @@ class Batch:
     """Runs of one study that a worker trains as a sweep of its own.
 
     place: the folder in which the command was given. cores: what its worker is given; None: what
-    it finds there. inbox: for workers that share no files with the command.
+    it finds there. inbox: for workers that share no files with the command. content: of the data
+    that the command sees, by the names of its jobs.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Batch:
     place: Path
     cores: int | None = None
     inbox: Inbox | None = None
+    content: dict[str, str] = field(default_factory=dict)
     version: str = nnlab.__version__
 
     @property
@@ -100,8 +102,9 @@ class Refusal:
     reason: str
 
 
-def train(batch: Batch) -> list[Answer] | Refusal:
-    """Train a batch in this process; return what became of each job, in their order.
+def train(batch: Batch) -> list[Answer | None] | Refusal:
+    """Train a batch in this process; return what became of each job, in their order; None for one
+    whose answer is in the inbox.
 
     Raises RuntimeError where it was asked to stop, by a signal or as the batch was withdrawn: what
     trained is saved, and another worker may go on with it.
@@ -114,7 +117,7 @@ def train(batch: Batch) -> list[Answer] | Refusal:
     handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
     try:
         with one_at_a_time, interrupts.heeded(patience=PATIENCE), at_work(batch) as shared:
-            return [answer(outcome, shared) for outcome in train_here(batch, shared)]
+            return train_here(batch, shared)
     except interrupts.Stopped as stopped:
         handler = handlers[stopped.number]
         usual = handler is signal.default_int_handler
@@ -174,7 +177,7 @@ def withdrawn(batch: Batch) -> bool:
         return False
 
 
-def train_here(batch: Batch, shared: bool) -> list[Outcome]:
+def train_here(batch: Batch, shared: bool) -> list[Answer | None]:
     """Train the runs that an earlier attempt at the batch has not ended."""
     if shared and withdrawn(batch):
         raise interrupts.Stopped(signal.SIGTERM)
@@ -184,9 +187,10 @@ def train_here(batch: Batch, shared: bool) -> list[Outcome]:
         job.config.cores = batch.cores or job.config.cores
         job.config.force = job.config.force and job.name not in ended
     left = [job for job in batch.jobs if shared or job.name not in ended]
-    outcomes = {job.name: Outcome(job) for job in batch.jobs}
-    outcomes |= {each.job.name: each for each in sweep.train(left, where=Telling(batch, shared))}
-    return list(outcomes.values())
+    outcomes = {each.job.name: each for each in sweep.train(left, where=Telling(batch, shared))}
+    sent = set() if shared else ended_runs(batch, shared)
+    names = [job.name for job in batch.jobs]
+    return [None if name in sent else answer(outcomes[name], shared) for name in names]
 
 
 def ended_runs(batch: Batch, shared: bool) -> set[str]:
@@ -232,11 +236,22 @@ class Telling(sweep.Here):
         telling = threading.Thread(target=tell, daemon=True)
         telling.start()
         try:
-            super().train(tasks)
+            super().train([task for task in tasks if self.sees_same_data(task)])
         finally:
             over.set()
             telling.join()
             self.tell(tasks)
+
+    def sees_same_data(self, task: Task) -> bool:
+        """Return whether a task is on the data that its command sees; otherwise it has failed."""
+        found = task.identity["dataset"]
+        expected = self.batch.content.get(task.outcome.job.name, found["content"])
+        if found["content"] != expected:
+            task.outcome.error = ValueError(
+                f"{socket.gethostname()} has other data than the command ({found['source']}); "
+                f"bring the same to both"
+            )
+        return task.outcome.error is None
 
     def tell(self, tasks: Sequence[Task]) -> None:
         """Tell of those that have ended since the last time."""
@@ -251,6 +266,9 @@ class Telling(sweep.Here):
                 content = json.dumps(self.told).encode()
                 storage.write_atomic(self.batch.ended, content, durable=False)
         elif news and self.batch.inbox is not None:
+            sweep.run_evaluations(list(news.values()))
+            for outcome in news.values():
+                outcome.elsewhere = True  # it is evaluated, and leaves
             answers = {name: answer(outcome, self.shared) for name, outcome in news.items()}
             self.batch.inbox.put(self.batch.name, answers)
 
