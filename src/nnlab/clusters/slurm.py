@@ -175,7 +175,7 @@ class Slurm(Cluster):
 class Training:
     """What a job does."""
 
-    def __call__(self, batch: Batch) -> list[Answer] | Refusal:
+    def __call__(self, batch: Batch) -> list[Answer | None] | Refusal:
         if not worker.sees(batch):
             return Refusal(f"batch {batch.name} started, but its command had given it up")
         return worker.train(batch)
@@ -261,9 +261,9 @@ class SlurmJob:
         """Return whether its node could not even write a log."""
         return self.state == "FAILED" and not self.log.exists()
 
-    def result(self) -> list[Answer] | Refusal:
+    def result(self) -> list[Answer | None] | Refusal:
         if self.outcome is not None and self.outcome[0] == "success":
-            answers: list[Answer] | Refusal = self.outcome[1]
+            answers: list[Answer | None] | Refusal = self.outcome[1]
             return answers
         said = f"job {self.job_id} of Slurm is {self.state}"
         if self.unseen():
