@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -244,11 +246,16 @@ def test_batches_wait_for_their_turn(start: Start, slurm: dict[str, str], tmp_pa
 def test_a_full_queue_is_told_before_anything_is_written(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
-    while len(jobs(slurm, "-t PD,R")) < real_slurm.MOST_JOBS - real_slurm.MOST_TASKS:
-        most = real_slurm.MOST_TASKS - 1
-        real_slurm.ask(f"sbatch --array=0-{most} --wrap='sleep 600'", slurm)
+    array = f"--array=0-{real_slurm.MOST_TASKS - 1} --wrap='sleep 600'"
+    while not refused(f"sbatch --test-only {array}"):
+        real_slurm.ask(f"sbatch {array}", slurm)
     ended = run("seed=range(0,6)", epochs(2), SLURM, "hydra.launcher.batches=6", cwd=tmp_path)
     assert_refused(ended, tmp_path, "Resource temporarily unavailable", "the queue is full")
+
+
+def refused(command: str) -> bool:
+    words = shlex.split(command)
+    return bool(subprocess.run(words, env=studies.ENVIRONMENT, capture_output=True).returncode)
 
 
 def assert_refused(ended: studies.Ended, folder: Path, *words: str) -> None:
@@ -336,6 +343,35 @@ def test_a_command_that_is_interrupted_leaves_its_jobs(
     ended = start(*command, cwd=tmp_path).end(LIMIT)
     assert ended.status == 0, ended.said
     assert [trained(each) for each in runs_of(tmp_path / STUDY)] == [1, 1, 1]
+
+
+def test_ctrl_c_asks_whether_to_cancel(slurm: dict[str, str], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nnlab.run", *LONG, epochs(100_000), *EACH],
+        cwd=tmp_path,
+        env=studies.ENVIRONMENT,
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        until(lambda: under_way(tmp_path / STUDY))
+        os.kill(process.pid, signal.SIGINT)
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(ours, 1000)
+        assert b"Cancel 3 batches of Slurm?" in said
+        os.write(ours, b"y\n")
+        assert process.wait(LIMIT) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    until(lambda: not jobs(slurm, "-t PD,R,CG"))
+    assert not list((tmp_path / STUDY / claims.BATCHES).rglob("*.pkl"))
 
 
 def test_two_commands_train_each_run_once(start: Start, tmp_path: Path) -> None:

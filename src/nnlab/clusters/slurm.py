@@ -78,8 +78,8 @@ class Slurm(Cluster):
         self.options = given
         self.parameters = parameters(given)
         self.most: int | None = None  # tasks of an array
-        self.jobs: dict[str, list[SlurmJob]] = {}  # of each batch by its name, one per attempt
-        self.to_cancel: list[str] = []
+        self.attempts: dict[str, list[SlurmJob]] = {}  # at each batch, by its name
+        self.cancelled: list[SlurmJob] = []
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[SlurmJob]:
         self.most = self.most or most_tasks()
@@ -92,7 +92,8 @@ class Slurm(Cluster):
                 job.cancel()
             raise
         for batch, job in zip(batches, jobs):
-            self.jobs.setdefault(batch.name, []).append(job)
+            job.attempts = self.attempts.setdefault(batch.name, [])
+            job.attempts.append(job)
         return jobs
 
     def send(self, batches: Sequence[Batch]) -> list[SlurmJob]:
@@ -158,16 +159,17 @@ class Slurm(Cluster):
         return path if path.exists() else None
 
     def clear(self, future: Any) -> None:
-        jobs = next((jobs for jobs in self.jobs.values() if future in jobs), [future])
-        for job in jobs:
+        for job in future.attempts:
             for path in job.folder.glob(f"{job.job_id}_*"):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # others are in it
             future.folder.rmdir()
 
     def close(self) -> None:
-        if self.to_cancel:
-            subprocess.run(["scancel", *self.to_cancel], check=False)
+        if self.cancelled:
+            subprocess.run(["scancel", *(job.job_id for job in self.cancelled)], check=False)
+        for job in self.cancelled:
+            self.clear(job)
 
 
 class Training:
@@ -190,6 +192,7 @@ class SlurmJob:
     """A batch that was sent: a task of an array, or a job.
 
     since: when it was sent, on the monotonic clock; an earlier answer of squeue tells nothing.
+    attempts: the jobs in which this command has sent the batch.
     """
 
     def __init__(
@@ -200,6 +203,7 @@ class SlurmJob:
         self.folder = folder
         self.job_id = job_id
         self.since = since
+        self.attempts = [self]
         self.log = folder / f"{job_id}_0_log.out"
         self.gone: float | None = None  # since when it is known to have ended
         self.state = ""
@@ -236,13 +240,19 @@ class SlurmJob:
 
     def read(self) -> None:
         """Take what the job has answered, if that is to be seen yet."""
-        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
+        unreadable = (
+            EOFError,
+            pickle.UnpicklingError,
+            AttributeError,
+            ImportError,
+        )  # or of another nnlab
+        with contextlib.suppress(OSError, *unreadable):
             os.listdir(self.folder)  # has a network file system look again
             self.outcome = pickle.loads((self.folder / f"{self.job_id}_0_result.pkl").read_bytes())
 
     def cancel(self) -> None:
         """Have it cancelled, with all others at once, when the cluster is closed."""
-        self.cluster.to_cancel.append(self.job_id)
+        self.cluster.cancelled.append(self)
 
     def error(self) -> str:
         return "" if self.outcome is None or self.outcome[0] == "success" else self.outcome[1]
