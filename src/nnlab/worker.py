@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import nnlab
 from nnlab import interrupts, messages, records, storage, study, sweep
+from nnlab.claims import BATCHES
 from nnlab.jobs import Job, Outcome, Task
 
 log = logging.getLogger("nnlab")
-BATCHES = ".batches"  # the folder of a study in which its command and its workers tell their state
 EVERY = 1.0  # seconds between two tellings
 PATIENCE = 25.0  # seconds that the epochs under way have to end, once a signal asks for it
 SEEN = 10.0  # seconds that a network file system has to show what the command wrote
@@ -222,7 +222,7 @@ class Telling(sweep.Here):
     def __init__(self, batch: Batch, shared: bool) -> None:
         self.batch = batch
         self.shared = shared
-        self.told: dict[str, str] = {}  # how runs ended, by their names
+        self.told = ended_in(batch) if shared else {}  # how runs ended, by their names
 
     def train(self, tasks: Sequence[Task]) -> None:
         over = threading.Event()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nnlab import worker
+from nnlab import claims
 from nnlab.clusters import cluster
 from nnlab.clusters import ray as clusters_ray
 from tests.cluster import ray_cluster
@@ -117,7 +117,7 @@ def test_in_any_number_of_batches_the_numbers_are_the_same(
     assert ended.status == 0, ended.said
     assert "8 of 8 runs done" in ended.out
     assert_same(numbers(tmp_path), local(*QUICK))
-    assert not (tmp_path / "outputs/mnist" / worker.BATCHES).exists()
+    assert not (tmp_path / "outputs/mnist" / claims.BATCHES).exists()
     assert "ray" not in ended.said.lower()  # it says nothing of its own
     assert ended.err == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from nnlab import cores, messages, worker
@@ -43,7 +45,8 @@ class Pool(Cluster):
             return self.stack.enter_context(POOLS[self.name](count, **self.options))
         except Exception as error:
             options = f", hydra.launcher.options={self.options}" if self.options else ""
-            raise ValueError(f"hydra.launcher.executor={self.name}{options}: {error}") from error
+            reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            raise ValueError(f"hydra.launcher.executor={self.name}{options}: {reason}") from error
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[Sent]:
         try:
@@ -109,13 +112,13 @@ def loky(workers: int, **options: Any) -> Iterator[Any]:
         yield executor
 
 
-def follow(command: int) -> None:
-    """Have this worker, a child of a command, end with it, and leave it Ctrl-C."""
+def follow(parent: int) -> None:
+    """Have this process end with its parent, and leave Ctrl-C to that."""
 
     def end() -> None:
         while True:
             time.sleep(1)
-            if os.getppid() != command:
+            if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -169,16 +172,40 @@ def parsl(workers: int, provider: dict[str, Any] | None = None, **options: Any) 
     executor = module.HighThroughputExecutor(
         **{"max_workers_per_node": workers, "provider": blocks, **options}
     )
-    with pools.ParslPoolExecutor(module.Config([executor])) as pool:
-        yield pool
+    with left_alone():
+        kernel = module.load(module.Config([executor]))
+    try:
+        yield pools.ParslPoolExecutor(dfk=kernel)
+    finally:
+        kernel.cleanup()  # does not wait for what was withdrawn
 
 
 @contextlib.contextmanager
-def executorlib(workers: int, executor: str = "SingleNodeExecutor", **options: Any) -> Iterator[Any]:
+def left_alone() -> Iterator[None]:
+    """Have processes that are started in this block not heed Ctrl-C; the command tells them."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def executorlib(
+    workers: int, executor: str = "SingleNodeExecutor", **options: Any
+) -> Iterator[Any]:
     """Lend one of executorlib's executors, by its name; each batch has a process of its own."""
     kind = getattr(needed("executorlib", "pools"), executor)
     with kind(max_workers=workers, **options) as pool:
-        yield pool
+        yield SimpleNamespace(submit=functools.partial(pool.submit, following))
+
+
+def following(function: Callable[[Batch], Any], batch: Batch) -> Any:
+    """Call a function in a process that ends with the one that started it."""
+    follow(os.getppid())
+    return function(batch)
 
 
 # By the names that hydra.launcher.executor takes; called with the number of workers, and options.
