@@ -184,8 +184,8 @@ def connect(ray: Any, address: str | None) -> None:
         return
     if "://" in address:
         raise ValueError(
-            f"hydra.launcher.address={address}: this is for Ray's client, which nnlab does not use; "
-            f"give the command on a machine of the cluster, with address=auto or host:port"
+            f"hydra.launcher.address={address}: that is for Ray's client, which nnlab does not "
+            f"use; give the command on a machine of the cluster, with address=auto or host:port"
         )
     try:
         if address != AUTO:
