@@ -235,10 +235,17 @@ def test_an_address_that_does_not_answer(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("address", ["nonsense", "'a:b:c'"])
-def test_an_address_that_is_none(address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("nonsense", "Invalid address"),
+        ("'a:b:c'", "Invalid address"),
+        ("'ray://127.0.0.1:10001'", "address=auto or host:port"),
+    ],
+)
+def test_an_address_that_is_none(address: str, words: str, tmp_path: Path) -> None:
     launcher = ("hydra/launcher=ray", f"hydra.launcher.address={address}")
-    refused(studies.run(*QUICK, *launcher, MULTIRUN, cwd=tmp_path), tmp_path, "Invalid address")
+    refused(studies.run(*QUICK, *launcher, MULTIRUN, cwd=tmp_path), tmp_path, words)
 
 
 def test_more_than_any_node_has(two: ray_cluster.Cluster, tmp_path: Path) -> None:

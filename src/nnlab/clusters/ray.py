@@ -182,6 +182,11 @@ def connect(ray: Any, address: str | None) -> None:
     if address is None:
         ray.init("local", num_cpus=cores.usable(), include_dashboard=False, **quiet)
         return
+    if "://" in address:
+        raise ValueError(
+            f"hydra.launcher.address={address}: that is for Ray's client, which nnlab does not "
+            f"use; give the command on a machine of the cluster, with address=auto or host:port"
+        )
     try:
         if address != AUTO:
             wait_for(address)
@@ -196,7 +201,7 @@ def connect(ray: Any, address: str | None) -> None:
 
 def wait_for(address: str) -> None:
     """Raise OSError where nothing answers; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    host, _, port = address.rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
