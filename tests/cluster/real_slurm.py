@@ -74,16 +74,17 @@ def missing() -> list[str]:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[dict[str, str]]:
+def running(jobs: int = MOST_JOBS, tasks: int = MOST_TASKS) -> Iterator[dict[str, str]]:
     """Lend a Slurm that takes jobs: the environment variables by which commands find it.
 
+    jobs: the most in its queue. tasks: in an array.
     Its jobs and daemons end with this block. Raises TimeoutError, with what the daemons say,
     where it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="slurm-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         os.chmod(folder, 0o755)  # munged refuses a socket that others could not reach
-        configure(folder)
+        configure(folder, jobs, tasks)
         found = {"SLURM_CONF": str(folder / "slurm.conf")}
         stack.enter_context(daemon(munged(folder), folder / "munged.out"))
         until(lambda: (folder / "munge.socket").exists(), folder)
@@ -105,12 +106,12 @@ def running() -> Iterator[dict[str, str]]:
             until(lambda: not ask("squeue -h -t R,CG,S", found).strip(), folder)
 
 
-def configure(folder: Path) -> None:
+def configure(folder: Path, jobs: int, tasks: int) -> None:
     """Write its files, with ports that are free and a key of its own."""
     nodes = (*NODES, BLIND)
     host, ports = socket.gethostname().partition(".")[0], free_ports(1 + len(nodes))
     text = CONFIGURATION.format(
-        folder=folder, host=host, port=ports.pop(), user=user(), jobs=MOST_JOBS, tasks=MOST_TASKS
+        folder=folder, host=host, port=ports.pop(), user=user(), jobs=jobs, tasks=tasks
     )
     for node, port in zip(nodes, ports):
         text += NODE.format(node=node, host=host, port=port, cpus=CPUS, memory=MEMORY)
