@@ -49,9 +49,13 @@ def run(given: list[str]) -> int:
     sys.argv[1:] = arguments.arrange(given)
     command = hydra_jobs.Command(targets.functions_named(given))
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
-    with targets.checked():
-        decorate(command)()
-    return sweep.conclude(command.outcomes)
+    try:
+        with targets.checked():
+            decorate(command)()
+        return sweep.conclude(command.outcomes)
+    finally:
+        for line in command.last_lines:
+            terminal.say(line)
 
 
 @contextlib.contextmanager
