@@ -89,7 +89,8 @@ class Trials:
         composed = hydra_jobs.compose_job(self.loader, self.master, overrides, number)
         with hydra_jobs.current(composed):
             folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)
-            return hydra_jobs.as_job(Template(composed), folder, overrides, {})
+            functions = getattr(self.command, "functions", ())
+            return hydra_jobs.as_job(Template(composed), folder, overrides, {}, functions)
 
     def launch(self, trials: Sequence[Trial], first: int) -> Sequence[JobReturn]:
         """Train the runs of trials together. first: the number of the first of them."""

@@ -194,3 +194,14 @@ def test_the_command_line_may_name_it(files: str) -> None:
     assert command("dataset=function", names, "study=two", "-m") == 0
     assert len(list(Path("outputs/two").glob("*/result.json"))) == 2
     assert config().load_data().train.inputs.shape == (20, 2)
+
+
+def test_a_search_may_call_it_likewise(files: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("optuna")
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "valid_size=4"]
+    search.append("optimizer.lr=interval(0.01,0.1)")
+    assert command(files, "experiment=value", *search) == 1
+    assert "names code" in capsys.readouterr().err
+    assert not Path("called").exists()
+    assert command("dataset=function", "dataset.function=my_data:load", *search) == 0
+    assert len(list(Path("outputs/function").glob("*/result.json"))) == 2
