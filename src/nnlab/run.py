@@ -11,8 +11,12 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from nnlab import interrupts, terminal
+
+if TYPE_CHECKING:
+    from nnlab.jobs import Outcome
 
 
 @terminal.standard_streams()
@@ -40,9 +44,16 @@ def main() -> None:
 
 def run(given: list[str]) -> int:
     """Do what the arguments of a command line say; return its exit status."""
+    from nnlab import sweep
+
+    return sweep.conclude(train(given))
+
+
+def train(given: list[str]) -> list[Outcome]:
+    """Train what the arguments of a command line say; return what became of each job."""
     import hydra
 
-    from nnlab import arguments, compose, hydra_jobs, sweep, targets
+    from nnlab import arguments, compose, hydra_jobs, targets
     from nnlab.config import CONF
 
     compose.register()
@@ -51,7 +62,7 @@ def run(given: list[str]) -> int:
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
     with targets.checked():
         decorate(command)()
-    return sweep.conclude(command.outcomes)
+    return command.outcomes
 
 
 @contextlib.contextmanager
