@@ -44,14 +44,14 @@ class Network:
         inputs = pixels.flatten(1)
         if self.mean is None or self.deviation is None:
             return inputs
-        channels: Tensor = inputs.unflatten(1, (-1, len(self.mean)))
+        channels: Tensor = inputs.unflatten(1, (-1, self.mean.numel()))
         return channels.sub(self.mean).div(self.deviation).flatten(1)
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Turn inputs [B, I] back into examples as they are, [B, I]."""
         if self.mean is None or self.deviation is None:
             return inputs
-        channels: Tensor = inputs.unflatten(1, (-1, len(self.mean)))
+        channels: Tensor = inputs.unflatten(1, (-1, self.mean.numel()))
         return channels.mul(self.deviation).add(self.mean).flatten(1)
 
     @torch.no_grad()
