@@ -50,6 +50,7 @@ def test_defaults_are_experiment_a() -> None:
         "native_level": None,
         "threads": 1,
         "cores": None,
+        "save_weights": True,
         "checkpoint": {"seconds": 30.0},
         "full_train_metrics": False,
         "evaluation": [],
@@ -188,7 +189,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 34
+    assert checked == 35
 
 
 def test_a_seed_and_its_parts_are_one_identity() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nnlab import compose, footprint, memory, schedule
+from nnlab import compose, cores, footprint, memory, schedule
 from nnlab.engines import library
 from nnlab.footprint import Footprint
 
@@ -95,8 +95,9 @@ def test_fewer_runs_train_at_a_time_where_memory_is_short(
 ) -> None:
     """Of four threads the last seven runs are there at a time, of two three."""
     monkeypatch.setattr(memory, "free", lambda: free)
-    monkeypatch.setattr(schedule, "cores", lambda: 4)
-    groups: Any = [[SimpleNamespace(needed=of(10**9, 0, str(n)))] for n in range(9)]
+    monkeypatch.setattr(cores, "usable", lambda asked=None: 4)
+    config = SimpleNamespace(cores=None)
+    groups: Any = [[SimpleNamespace(needed=of(10**9, 0, str(n)), config=config)] for n in range(9)]
     with caplog.at_level("INFO", "nnlab"):
         assert schedule.how_many_threads(groups) == threads
     told = [f"{threads} of 4 cores are used: more would need 7.0 GB of memory"]

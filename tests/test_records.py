@@ -226,3 +226,28 @@ def test_damage_is_told(tmp_path: Path) -> None:
             found = records.read_result(tmp_path / "a")
         if found is not None:  # the checksum's own name
             assert {key: found.get(key) for key in result} == result
+
+
+def test_a_run_may_keep_only_its_numbers(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path, IDENTITY, {})
+    first.finish({"status": "finished"}, {"w": torch.zeros(1)})
+    second = RunFolder(tmp_path / records.NEW, IDENTITY, {})  # as with force=true
+    result = second.finish({"status": "finished", "test_loss": 1.0}, None)
+    assert list(result["sha256"]) == ["metrics.csv"]
+    assert records.read_result(tmp_path) == result
+    assert not (tmp_path / "model.safetensors").exists()  # that was of the former run
+    records.check_files(tmp_path, result)
+
+
+def test_a_swap_that_was_cut_off_keeps_the_new_weights(tmp_path: Path) -> None:
+    RunFolder(tmp_path, IDENTITY, {}).finish({"status": "finished"}, {"w": torch.zeros(1)})
+    new = tmp_path / records.NEW
+    folder = RunFolder(new, IDENTITY, {})
+    folder.path = tmp_path / "elsewhere"  # so that it is not swapped yet
+    new.rename(folder.path)
+    result = folder.finish({"status": "finished"}, {"w": torch.ones(1)})
+    folder.path.rename(new)
+    (new / "model.safetensors").replace(tmp_path / "model.safetensors")  # and here it is cut off
+    records.settle(tmp_path)
+    assert records.read_result(tmp_path) == result
+    assert load_file(tmp_path / "model.safetensors")["w"] == 1

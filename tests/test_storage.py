@@ -98,3 +98,15 @@ def test_an_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match=r"No space left.*'.*/file'") as caught:
         storage.write_atomic(tmp_path / "file", b"content")
     assert caught.value.errno == 28
+
+
+def test_what_a_living_process_writes_is_not_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clear_first(number: int) -> None:
+        storage.clear_left_overs(tmp_path)
+
+    monkeypatch.setattr(os, "fsync", clear_first)
+    storage.write_atomic(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert os.listdir(tmp_path) == ["file"]

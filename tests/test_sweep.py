@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, datasets, hydra_jobs, schedule, sweep
+from nnlab import config, cores, datasets, hydra_jobs, schedule, sweep
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
@@ -294,7 +294,7 @@ def test_only_the_last_runs_take_turns(
         begun_at_first_end.append(sum(bool(each.epochs) for each in everyone))
 
     everyone = [SimpleNamespace(epochs=[]) for _ in range(runs)]
-    monkeypatch.setattr(schedule, "cores", lambda: 2)
+    monkeypatch.setattr(cores, "usable", lambda asked=None: 2)
     monkeypatch.setattr(schedule, "train_group", fake_group)
 
     def task(run: Any) -> SimpleNamespace:
@@ -302,6 +302,7 @@ def test_only_the_last_runs_take_turns(
         return SimpleNamespace(
             run=run,
             engine=engine,
+            config=SimpleNamespace(cores=None),
             concurrent=1,
             needed=Footprint(0, 0, 0, 0, ""),
             cost=lambda: epochs - len(run.epochs),
@@ -318,7 +319,7 @@ def test_only_the_last_runs_take_turns(
 
 
 def test_turns_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "cores", lambda: 2)
+    monkeypatch.setattr(cores, "usable", lambda asked=None: 2)
     options = ("engine=auto", "stopping.max_epochs=60", "valid_size=10")
     three = [job(tmp_path / "three" / f"{seed}", *options, f"seed={seed}") for seed in range(3)]
     sweep.train(three)

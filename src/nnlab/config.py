@@ -179,6 +179,7 @@ class Config:
     threads: int = MISSING
     cores: int | None = MISSING
     full_train_metrics: bool = MISSING
+    save_weights: bool = MISSING
     checkpoint: CheckpointConfig = MISSING
     evaluation: list[str] = MISSING
     hardest: HardestConfig = MISSING
@@ -246,6 +247,9 @@ class Config:
         if self.stopping.watches:
             limit = "it watches the validation set; set valid_size (say valid_size=500)"
             require(self.valid_size != 0, "stopping", self.stopping.name, limit)
+        if not self.save_weights:
+            limit = "it asks the trained network, of which save_weights=false keeps nothing"
+            require(not self.evaluation, "evaluation", list(self.evaluation), limit)
         for name in self.evaluation:
             limit = f"choose any of {', '.join(EVALUATIONS)}"
             require(name in EVALUATIONS, "evaluation", list(self.evaluation), limit)

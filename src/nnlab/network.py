@@ -130,6 +130,11 @@ def load(folder: str | Path) -> Network:
             f"{folder / records.RESULT} does not describe a network ({error}), or was written by "
             f"an older nnlab; train it anew with force=true"
         ) from None
+    if not config.get("save_weights", True):
+        raise ValueError(
+            f"the run in {folder} kept no network (save_weights=false); train it anew with "
+            f"save_weights=true force=true"
+        )
     weights = folder / records.WEIGHTS
     try:
         model.load_state_dict(safetensors(records.read_file(folder, records.WEIGHTS, result)))

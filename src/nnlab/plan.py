@@ -250,7 +250,7 @@ def of_batches(seconds: Sequence[float], runs: int, cores: int, workers: int | N
     known: then all do.
 
     >>> of_batches([60.0, 30.0], 10, 4, 1)
-    '10 runs are 2 batches of 30 s to 60 s on 4 cores: 1.5 min, 1 at a time; 0.1 core-hours'
+    '10 runs are 2 batches of 30 s to 60 s on 4 cores: 90 s, 1 at a time; 0.1 core-hours'
     """
     from nnlab.report import duration
 

@@ -94,14 +94,16 @@ class RunFolder:
         lines = "".join(f"[{now}] {visible_lines(text)}\n" for text in texts)
         storage.append(self.path / LOG, lines.encode())
 
-    def finish(self, outcome: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
-        """Write the trained weights, then the result; return it."""
-        from safetensors.torch import save
+    def finish(self, outcome: dict[str, Any], weights: dict[str, Any] | None) -> dict[str, Any]:
+        """Write the trained weights, if any are to be kept, then the result; return it."""
+        files = {METRICS: self.metrics.hexdigest()}
+        if weights is not None:
+            from safetensors.torch import save
 
-        content = save(weights)
-        storage.write_atomic(self.path / WEIGHTS, content)
+            content = save(weights)
+            storage.write_atomic(self.path / WEIGHTS, content)
+            files[WEIGHTS] = hashlib.sha256(content).hexdigest()
         storage.sync(self.path / METRICS)
-        files = {METRICS: self.metrics.hexdigest(), WEIGHTS: hashlib.sha256(content).hexdigest()}
         result = self.write_result(**outcome, sha256=files)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
         if self.path.name == NEW:
@@ -164,7 +166,11 @@ def replace_run(folder: Path) -> None:
     Whoever finds that this was broken off does it again: only the last step ends it.
     """
     new = folder / NEW
-    for name in (CURVES, CHECKPOINT, *EVALUATION_FILES):
+    result = read_result(new) or {}
+    gone = [CURVES, CHECKPOINT, *EVALUATION_FILES]
+    if WEIGHTS not in (result.get("sha256") or {}):
+        gone.append(WEIGHTS)
+    for name in gone:
         (folder / name).unlink(missing_ok=True)
     for path in sorted(new.rglob("*")):
         target = folder / path.relative_to(new)

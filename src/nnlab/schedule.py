@@ -455,7 +455,7 @@ def finish(task: Task, run: Run) -> None:
         | {"concurrent_runs": max(task.concurrent, task.outcome.job.concurrent)}
         # JSON has no NaN or infinity: a loss that is no number is null.
         | {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()},
-        run.model.state_dict(),
+        run.model.state_dict() if task.config.save_weights else None,
     )
 
 

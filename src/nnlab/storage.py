@@ -38,15 +38,32 @@ def put(path: Path, content: bytes, durable: bool) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with named(path), temporary.open("xb") as file:
+            lock(file)
             file.write(content)
+            file.flush()
             if durable:
-                file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if os.name != "nt":  # where a file that is open stays where it is
+                os.replace(temporary, path)
+        if os.name == "nt":
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def lock(file: BinaryIO) -> bool:
+    """Show others that a file is being written; return False where another does so."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; a file system that has no locks
+        pass
+    return True
 
 
 @contextlib.contextmanager
@@ -127,7 +144,12 @@ def read_whole(path: Path, file: BinaryIO, most: int) -> bytes:
 
 
 def clear_left_overs(folder: Path) -> None:
-    """Remove what killed processes left of files; to be called by whoever may write there alone."""
+    """Remove what killed processes left of files; what living ones write stays."""
     for left in folder.glob(LEFT_OVER):
         with contextlib.suppress(OSError):
-            left.unlink()
+            if left.is_symlink():
+                left.unlink()
+                continue
+            with open(left, "rb+", opener=open_regular) as file:
+                if lock(file):
+                    left.unlink()

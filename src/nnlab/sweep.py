@@ -175,6 +175,7 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
             continue
         from nnlab.analysis import evaluations
 
+        storage.clear_left_overs(outcome.folder)
         try:
             outcome.evaluation_files = evaluations.evaluate(config, outcome.folder)
         except Exception as error:
