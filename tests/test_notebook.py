@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 import nnlab
-from nnlab import notebook, seeds
+from nnlab import seeds
 from nnlab.network import load
 from nnlab.progress import Progress
 from tests.test_run import files, measured, nnlab_run, result
@@ -35,7 +35,7 @@ def test_a_sweep_is_that_of_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
     options = {"train_size": [60, 80], "seed": range(2)} | QUICK
-    frame = notebook.sweep(options, study="rates", output_dir="ours")
+    frame = nnlab.sweep(options, study="rates", output_dir="ours")
 
     ours, theirs = tmp_path / "ours" / "rates", tmp_path / "theirs" / "rates"
     assert files(ours) == files(theirs)
@@ -59,7 +59,7 @@ def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:
     assert nnlab_run(*sizes, cwd=tmp_path).returncode == 0
     study = tmp_path / "outputs" / "rates"
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/result.json")}
-    frame = notebook.sweep({"train_size": [60, 80], "seed": [0, 1]} | QUICK, study="rates")
+    frame = nnlab.sweep({"train_size": [60, 80], "seed": [0, 1]} | QUICK, study="rates")
     assert len(before) == 2
     assert len(frame) == 4
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -69,7 +69,7 @@ def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_an_interrupted_sweep_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"seed": [0, 1, 2], "train_size": 60, "test_size": 100, "stopping.max_epochs": 6}
-    expected = notebook.sweep(options, study="whole")
+    expected = nnlab.sweep(options, study="whole")
 
     epochs = []
 
@@ -81,9 +81,9 @@ def test_an_interrupted_sweep_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            notebook.sweep(options, study="broken")
+            nnlab.sweep(options, study="broken")
     assert "running" in set(nnlab.results("outputs/broken")["status"])
-    frame = notebook.sweep(options, study="broken")
+    frame = nnlab.sweep(options, study="broken")
     differ = ["train_seconds", "concurrent_runs"]
     pd.testing.assert_frame_equal(frame.drop(columns=differ), expected.drop(columns=differ))
 
@@ -96,10 +96,10 @@ def test_the_process_is_afterwards_as_before() -> None:
         return [sys.argv[:], handlers, root.handlers[:], root.level, *hydras, sys.stdout]
 
     before = state()
-    notebook.sweep({"train_size": 60} | QUICK)
+    nnlab.sweep({"train_size": 60} | QUICK)
     nnlab.load_data("mnist", train_size=60)
     with pytest.raises(ValueError, match="Did you mean 'train_size'"):
-        notebook.sweep({"train_sise": 60})
+        nnlab.sweep({"train_sise": 60})
     assert state() == before
 
 
@@ -107,7 +107,7 @@ def test_a_sweep_says_what_went_wrong_and_keeps_the_rest() -> None:
     options = {"optimizer.lr": [0.1, -1], "train_size": 60} | QUICK
     said = r"1 of 2 runs could not be trained.*\noptimizer.lr=-1: optimizer.lr=-1.0 is not possible"
     with pytest.raises(ValueError, match=said):
-        notebook.sweep(options, study="rates")
+        nnlab.sweep(options, study="rates")
     assert nnlab.results("outputs/rates")["folder"].tolist() == ["optimizer.lr=0.1"]
     for refused, message in (
         ({"train_size": []}, "train_size has no values; give at least one"),
@@ -115,13 +115,13 @@ def test_a_sweep_says_what_went_wrong_and_keeps_the_rest() -> None:
         ({"train_size": 10**6}, "train_size=1000000 exceeds"),
     ):
         with pytest.raises(ValueError, match=message):
-            notebook.sweep(refused, study="refused")
+            nnlab.sweep(refused, study="refused")
     assert not Path("outputs/refused").exists()
 
 
 def test_what_is_swept_has_a_column_also_with_one_value() -> None:
-    notebook.sweep({"seed": [0, 1], "train_size": 60} | QUICK, study="rates")
-    frame = notebook.sweep(
+    nnlab.sweep({"seed": [0, 1], "train_size": 60} | QUICK, study="rates")
+    frame = nnlab.sweep(
         {"seed": np.arange(1), "train_size": [60], "model.hidden": [[16, 8]]} | QUICK,
         study="rates",
     )
@@ -130,7 +130,7 @@ def test_what_is_swept_has_a_column_also_with_one_value() -> None:
 
 def test_a_study_as_frames() -> None:
     options = {"model.hidden": [[8], [8, 4]], "train_size": 60, "valid_size": [0, 20]} | QUICK
-    notebook.sweep(options, study="rates")
+    nnlab.sweep(options, study="rates")
     study = Path("outputs/rates")
 
     results = nnlab.results(study)
@@ -171,7 +171,7 @@ def test_the_arrays_of_a_dataset_are_what_a_run_sees() -> None:
         seed=3,
     )
     options = {"train_size": 60, "valid_size": 20, "seed": 3, "model.hidden": [16]}
-    frame = notebook.sweep(options | {"optimizer.lr": 0.1} | QUICK)
+    frame = nnlab.sweep(options | {"optimizer.lr": 0.1} | QUICK)
     for name in ("train_loss", "valid_loss", "test_loss", "test_accuracy"):
         # metrics.csv has nine digits.
         assert frame[name].item() == pytest.approx(getattr(by_hand, name), rel=1e-8)

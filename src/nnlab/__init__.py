@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nnlab.network import load as load
     from nnlab.notebook import Splits as Splits
     from nnlab.notebook import load_data as load_data
+    from nnlab.notebook import sweep as sweep
     from nnlab.report.frames import curves as curves
     from nnlab.report.frames import results as results
     from nnlab.stopping import Budget as Budget
@@ -38,7 +39,7 @@ _HOME = {
     "truth_table": "nnlab.boolean",
     **dict.fromkeys(("mlp", "perceptrons"), "nnlab.model"),
     **dict.fromkeys(("Network", "load"), "nnlab.network"),
-    **dict.fromkeys(("Splits", "load_data"), "nnlab.notebook"),
+    **dict.fromkeys(("Splits", "load_data", "sweep"), "nnlab.notebook"),
     **dict.fromkeys(("curves", "results"), "nnlab.report.frames"),
     **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
     "Fit": "nnlab.training",

@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import cores, datasets, interrupts, storage, study, sweep
+from nnlab import cores, datasets, interrupts, storage, study, sweeps
 from nnlab.compose import Template
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
@@ -58,7 +58,7 @@ class Command:
         parent = self.process if os.getppid() == self.process else None
         try:
             with interrupts.heeded(parent):
-                (outcome,) = sweep.train([job])
+                (outcome,) = sweeps.train([job])
         except interrupts.Stopped as stopped:
             if parent is not None and os.getppid() != parent:
                 os._exit(stopped.status)  # nobody is there to be told
@@ -77,7 +77,7 @@ def launch(
     master: DictConfig,
     job_overrides: Sequence[Sequence[str]],
     first: int,
-    where: sweep.Here = sweep.HERE,
+    where: sweeps.Here = sweeps.HERE,
 ) -> list[JobReturn]:
     """Compose every job, train them all as one sweep, and report each to Hydra.
 
@@ -100,7 +100,7 @@ def launch(
     jobs = make_jobs(loader, job_overrides, first)
     check_search(master.hydra, jobs)
     try:
-        outcomes = sweep.train(jobs, report=True, where=where)
+        outcomes = sweeps.train(jobs, report=True, where=where)
     finally:
         record_command(master, jobs)
     command.outcomes.extend(outcomes)

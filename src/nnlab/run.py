@@ -44,9 +44,9 @@ def main() -> None:
 
 def run(given: list[str]) -> int:
     """Do what the arguments of a command line say; return its exit status."""
-    from nnlab import sweep
+    from nnlab import sweeps
 
-    return sweep.conclude(train(given))
+    return sweeps.conclude(train(given))
 
 
 def train(given: list[str]) -> list[Outcome]:

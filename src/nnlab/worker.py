@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import nnlab
-from nnlab import interrupts, messages, records, storage, study, sweep
+from nnlab import interrupts, messages, records, storage, study, sweeps
 from nnlab.jobs import Job, Outcome, Task
 
 log = logging.getLogger("nnlab")
@@ -167,7 +167,7 @@ def train_here(batch: Batch, shared: bool) -> list[Outcome]:
         job.config.force = job.config.force and job.name not in ended
     left = [job for job in batch.jobs if shared or job.name not in ended]
     outcomes = {job.name: Outcome(job) for job in batch.jobs}
-    outcomes |= {each.job.name: each for each in sweep.train(left, where=Telling(batch, shared))}
+    outcomes |= {each.job.name: each for each in sweeps.train(left, where=Telling(batch, shared))}
     return list(outcomes.values())
 
 
@@ -186,7 +186,7 @@ def ended_in(batch: Batch) -> dict[str, str]:
     return {}
 
 
-class Telling(sweep.Here):
+class Telling(sweeps.Here):
     """Trains in this process, and tells as it goes which runs have ended."""
 
     def __init__(self, batch: Batch, shared: bool) -> None:
