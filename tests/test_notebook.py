@@ -18,7 +18,7 @@ import nnlab
 from nnlab import seeds
 from nnlab.network import load
 from nnlab.progress import Progress
-from tests.test_run import files, measured, nnlab_run, result
+from tests.test_run import REPOSITORY, files, measured, nnlab_run, result
 
 QUICK: dict[str, Any] = {"test_size": 100, "stopping.max_epochs": 2}
 SWEPT = ("seed=0,1", "test_size=100", "stopping.max_epochs=2", "study=rates")
@@ -195,3 +195,27 @@ def test_arrays_of_other_datasets_and_what_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             nnlab.load_data("mnist", **options)
+
+
+def test_the_notebook_of_the_docs(tmp_path: Path) -> None:
+    """It runs from top to bottom, shows what it is to show, and is kept without outputs."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    page = nbformat.read(REPOSITORY / "docs" / "notebook.ipynb", as_version=4)
+    cells = [cell for cell in page.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(page, timeout=600, kernel_name="python3", resources=place).execute()
+
+    outputs = [output for cell in cells for output in cell.outputs]
+    shown = [kind for output in outputs for kind in output.get("data", {})]
+    assert shown.count("image/png") == 2  # the curves of a fit, and of the sweep
+    said = "".join(output.get("text", "") for output in outputs)
+    assert "already done: 9 of 15" in said
+    results = nnlab.results("outputs/notebook")
+    assert results.groupby("train_size").size().tolist() == [5, 5, 5]
+    means = results.groupby("train_size")["test_accuracy"].mean()
+    assert means.is_monotonic_increasing
+    assert means[1000] > 0.8
