@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,9 @@ def test_a_sweep_says_what_went_wrong_and_keeps_the_rest() -> None:
 
 def test_what_is_swept_has_a_column_also_with_one_value() -> None:
     nnlab.sweep({"seed": [0, 1], "train_size": 60} | QUICK, study="rates")
+    frame = nnlab.sweep({"seed": "range(2)", "train_size": 60} | QUICK, study="rates")
+    assert frame["seed"].tolist() == [0, 1]
+    assert nnlab.sweep({"plan": True, "train_size": 70} | QUICK, study="planned").empty
     frame = nnlab.sweep(
         {"seed": np.arange(1), "train_size": [60], "model.hidden": [[16, 8]]} | QUICK,
         study="rates",
@@ -219,3 +223,12 @@ def test_the_notebook_of_the_docs(tmp_path: Path) -> None:
     means = results.groupby("train_size")["test_accuracy"].mean()
     assert means.is_monotonic_increasing
     assert means[1000] > 0.8
+
+
+def test_importing_is_cheap() -> None:
+    code = (
+        "import sys, nnlab; dir(nnlab); slow = {'torch', 'pandas', 'hydra', 'matplotlib'}; "
+        "assert not slow & sys.modules.keys(); nnlab.results; nnlab.curves; nnlab.sweep; "
+        "assert not slow & sys.modules.keys(), slow & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -72,7 +72,8 @@ def sweep(
     """Train a run for every combination of values; what ``nnlab.run`` does, in this process.
 
     options: by their names on the command line. A list, range or array holds the values of a
-    sweep; for an option that is a list itself, as model.hidden is, a list of lists does.
+    sweep; for an option that is a list itself, as model.hidden is, a list of lists does; a text
+    may be one of Hydra's, as "interval(0.001,0.1)" is for a sweeper that searches.
     study, output_dir: where the runs go. Those that have been trained before are not again.
 
     Returns a row for each run: the columns of summary.csv, and whatever has several values.
@@ -161,8 +162,8 @@ def option_types() -> Iterator[tuple[str, str]]:
 def spell(value: Any) -> str:
     r"""Write one value as on the command line, a text in quotes where it needs them.
 
-    >>> [spell(value) for value in (None, True, 1e-05, np.float64(0.1), (128, 64), "a/b")]
-    ['null', 'true', '1e-05', '0.1', '[128,64]', 'a/b']
+    >>> [spell(value) for value in (None, True, 1e-05, np.float64(0.1), (128, 64), "range(3)")]
+    ['null', 'true', '1e-05', '0.1', '[128,64]', 'range(3)']
     >>> print(spell("it's"), spell({"width": 32}))
     'it\'s' {width:32}
     """
@@ -179,5 +180,5 @@ def spell(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     text = str(value)
-    plain = re.fullmatch(r"[\w/:.+%-]+", text, flags=re.ASCII)
+    plain = re.fullmatch(r"[\w/:.+%-]+|(choice|interval|range)\(.*\)", text, flags=re.ASCII)
     return text if plain else QuotedString(text, Quote.single).with_quotes()
