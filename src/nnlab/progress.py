@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from nnlab.stopping import Epoch
-
 log = logging.getLogger("nnlab")
 EVERY = 10.0  # seconds between two lines on how batches stand, where there is no terminal
 
@@ -141,10 +139,11 @@ class EpochBar:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def show(self, epoch: Epoch) -> None:
+    def show(self, row: Mapping[str, float | None]) -> None:
+        """Count an epoch, and show what it came to: a row of metrics.csv."""
         measured = {
             name.replace("_", " "): f"{value:.4g}"
-            for name, value in epoch._asdict().items()
+            for name, value in row.items()
             if name not in ("epoch", "seconds") and value is not None
         }
         self.bar.set_postfix(measured, refresh=False)

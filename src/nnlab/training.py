@@ -381,7 +381,7 @@ def fit(
                 if epoch is not None:
                     after_epoch(run, epoch, scheduler, on_epoch)
                 if epoch is not None and bar is not None:
-                    bar.show(epoch)
+                    bar.show(epoch._asdict())
     kept, last = run.kept, run.epochs[-1] if run.epochs else None
     measures = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
     return Fit(
