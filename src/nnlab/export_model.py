@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if network.result["status"] == "diverged":
             raise ValueError(f"the run in {options.run} diverged: its network is of no use")
         content = convert(Whole(network).eval(), examples(network))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         terminal.complain(error)
         return 1
     try:
