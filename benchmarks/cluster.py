@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import importlib.util
 import pickle
 import random
 import statistics
@@ -22,11 +23,15 @@ from nnlab import batches, build, claims, worker
 from nnlab.clusters import cluster
 from nnlab.compose import load
 from nnlab.jobs import Job, Outcome
+from tests.cluster import ray_cluster, real_slurm
 
 WORKERS = (1, 10, 100, 1000)
 NOISE = 0.15  # of a run's time, as a standard deviation: the spread of equal runs on busy machines
 DEFAULTS = SimpleNamespace(batches=None, minutes_per_batch=5.0, max_retries=3)
 RUN = ("train_size=500", "-m")
+RUNS, BATCHES = 200, 8
+LOCAL, SLURM, RAY = "nnlab, local", "nnlab, Slurm", "nnlab, Ray"
+SUBMITIT, HYDRA_RAY = "hydra-submitit, a Slurm job for each run", "hydra-ray, a task for each run"
 
 
 def measure(options: Options) -> Result:
@@ -61,6 +66,20 @@ def measure(options: Options) -> Result:
             f"to it, as for any sweep: see `overhead`."
         ),
     )
+    real = real_launchers(options)
+    compared = Table(
+        f"{RUNS} runs of {RUN[0]}",
+        [f"{RUNS} runs of {RUN[0]}", "seconds", "times nnlab, local"],
+        [
+            [label, number(seconds), f"{seconds / real[LOCAL]:.2f}"]
+            for label, seconds in real.items()
+        ],
+        note=(
+            f"Whole commands from the shell, one after another, on this machine: a Slurm of two "
+            f"nodes and a Ray cluster of two nodes, each of two CPUs, so the cores are shared; "
+            f"{BATCHES} batches."
+        ),
+    )
     targets = [
         Target("time of 100 workers spent training", 95, 100 * reached[100], "%"),
         Target("the command's own time of a run", 1, 1000 * sending, "ms", at_least=False),
@@ -68,10 +87,53 @@ def measure(options: Options) -> Result:
     return Result(
         section="cluster",
         about="Batches of runs: simulated, what they cost the command, and real clusters.",
-        tables=[simulated, costs],
-        targets=targets,
-        raw={"run": run, "start": start, "sending": sending},
+        tables=[simulated, costs, compared],
+        targets=[*targets, *reached_by(real)],
+        raw={"run": run, "start": start, "sending": sending, "launchers": real},
     )
+
+
+def real_launchers(options: Options) -> dict[str, float]:
+    """Return the seconds of a sweep by each launcher that is there."""
+    runs = 8 if options.quick else RUNS
+    seconds: dict[str, float] = {}
+
+    def take(label: str, *more: str, **environment: str) -> None:
+        say(f"  {runs} runs, {label}")
+        with tempfile.TemporaryDirectory() as folder:
+            command = nnlab(f"seed=range({runs})", *RUN, f"output_dir={folder}", *more)
+            seconds[label] = wall(command, environment)
+
+    take(LOCAL)
+    batches = f"hydra.launcher.batches={BATCHES}"
+    if not real_slurm.missing():
+        with real_slurm.running(jobs=2 * RUNS, tasks=2 * RUNS) as slurm:
+            take(SLURM, "hydra/launcher=slurm", batches, **slurm)
+            given = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
+            take(SUBMITIT, "hydra/launcher=submitit_slurm", *given, **slurm)
+    if importlib.util.find_spec("ray") is not None:
+        with ray_cluster.running() as ray:
+            ray.add()
+            take(RAY, "hydra/launcher=ray", batches, f"hydra.launcher.address={ray.address}")
+        if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is not None:
+            take(HYDRA_RAY, "hydra/launcher=hydra_ray", RAY_AUTH_MODE="disabled")
+    return seconds
+
+
+def reached_by(seconds: dict[str, float]) -> list[Target]:
+    def compared(slower: str, faster: str) -> float | None:
+        both = slower in seconds and faster in seconds
+        return seconds[slower] / seconds[faster] if both else None
+
+    def above(label: str) -> float | None:
+        return seconds[label] - seconds[LOCAL] if label in seconds else None
+
+    return [
+        Target(f"{SLURM}, above the local launcher", 10, above(SLURM), "s", at_least=False),
+        Target(f"{RAY}, above the local launcher", 10, above(RAY), "s", at_least=False),
+        Target(f"{SLURM} against {SUBMITIT}", 8, compared(SUBMITIT, SLURM)),
+        Target(f"{RAY} against {HYDRA_RAY}", 3, compared(HYDRA_RAY, RAY)),
+    ]
 
 
 def measured_times(folder: Path) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -46,7 +46,7 @@ def test_in_any_number_of_batches_the_numbers_are_the_same(
     found = content_of(tmp_path / "outputs/mnist")
     assert_same(without_launcher(found), without_launcher(local))
     assert "8 of 8 runs done" in ended.out
-    assert not (tmp_path / "outputs/mnist" / worker.BATCHES).exists()
+    assert not (tmp_path / "outputs/mnist" / claims.BATCHES).exists()
 
 
 def without_launcher(content: dict[str, Any]) -> dict[str, Any]:
@@ -157,6 +157,53 @@ def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> 
         assert study.look(each.folder.parent).find(each.job.identity["fingerprint"])
 
 
+class Post(worker.Inbox):
+    """An inbox that is the same wherever it is sent to, for all that is this process."""
+
+    sent: ClassVar[dict[str, dict[str, worker.Answer]]] = {}
+
+    def put(self, batch: str, answers: dict[str, worker.Answer]) -> None:
+        assert not set(answers) & self.names(batch)
+        self.sent.setdefault(batch, {}).update(answers)
+
+    def names(self, batch: str) -> set[str]:
+        return set(self.sent.get(batch, {}))
+
+
+class Posting(Inline):
+    """Its workers send the files of runs as these end."""
+
+    def submit(self, batches: Sequence[worker.Batch]) -> Sequence[Any]:
+        for batch in batches:
+            batch.inbox = Post()
+        return super().submit(batches)
+
+    def answers(self) -> dict[str, dict[str, worker.Answer]]:
+        return Post.sent
+
+
+def test_what_has_arrived_is_not_trained_again_where_its_batch_is_lost(
+    tmp_path: Path, train: Train
+) -> None:
+    jobs = some_jobs("evaluation=[weights]")
+    outcomes = train(Posting(losses=2, place=tmp_path / "nowhere"), jobs)
+    assert [each.error for each in outcomes] == [None] * 4
+    assert weights(outcomes) == trained_here(tmp_path / "here", jobs)
+    assert all((each.folder / "weights.png").exists() for each in outcomes)
+    logs = [(each.folder / records.LOG).read_text() for each in outcomes]
+    assert [log.count("2 epochs in") for log in logs] == [1] * 4
+
+
+def test_a_worker_with_other_data_trains_nothing(train: Train) -> None:
+    class Elsewhere(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            return super().train(replace(batch, content=dict.fromkeys(batch.content, "other")))
+
+    outcomes = train(Elsewhere(), some_jobs())
+    assert all("has other data than the command" in str(each.error) for each in outcomes)
+    assert not list(Path("outputs/mnist").glob("seed=*"))
+
+
 def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> None:
     inline = Inline(losses=3)
     outcomes = train(inline, some_jobs())
@@ -164,7 +211,7 @@ def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> Non
     assert len(inline.batches) == 2 + 3
     logs = [(each.folder / records.LOG).read_text() for each in outcomes]
     assert [log.count("2 epochs in") for log in logs] == [1] * 4  # none was trained again
-    assert not Path("outputs/mnist", worker.BATCHES).exists()
+    assert not Path("outputs/mnist", claims.BATCHES).exists()
 
 
 def test_force_trains_once_also_where_its_batch_is_lost(train: Train) -> None:
@@ -190,6 +237,23 @@ def test_a_batch_that_is_lost_for_good_is_told_with_its_log(train: Train) -> Non
         r"batch \w+-0\d+ was lost 3 times: RuntimeError: was cut; see outputs/mnist/\S+\.log",
         str(failed[0].error),
     )
+
+
+def test_a_batch_that_gets_on_is_sent_again_as_often_as_it_takes(train: Train) -> None:
+    trained = 0
+
+    class Slow(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            worker.train(pickle.loads(pickle.dumps(replace(batch, jobs=batch.jobs[:trained]))))
+            raise RuntimeError("its power was cut")
+
+        def submit(self, batches: Sequence[worker.Batch]) -> Sequence[Any]:
+            nonlocal trained
+            trained += 1
+            return super().submit(batches)
+
+    outcomes = train(Slow(), some_jobs(count=3), batches=1, max_retries=0)
+    assert [each.error for each in outcomes] == [None] * 3
 
 
 def test_an_error_of_a_run_is_told_as_it_is_and_harms_no_other(
@@ -247,12 +311,110 @@ def test_batches_that_an_earlier_command_sent_are_followed(train: Train) -> None
     first, second = Queued(), Stays()
     outcomes = train(first, some_jobs(), detach=True)
     assert [(each.result, each.error) for each in outcomes] == [(None, None)] * 4
-    assert len(list(Path("outputs/mnist", worker.BATCHES).glob("*.json"))) == 2
+    assert len(list(Path("outputs/mnist", claims.BATCHES).glob("*.json"))) == 2
     outcomes = train(second, some_jobs(count=5))
     assert {each.name for batch in second.batches for each in batch.jobs} == {"seed=4"}
     assert [each.error for each in outcomes] == [None] * 5
     assert all(each.result is not None for each in outcomes)
-    assert not Path("outputs/mnist", worker.BATCHES).exists()
+    assert not Path("outputs/mnist", claims.BATCHES).exists()
+
+
+def test_what_batches_left_that_ended_without_their_command_is_cleared(train: Train) -> None:
+    class Queued(Inline):
+        stays = True
+
+        def train(self, batch: worker.Batch) -> Any:
+            (batch.record.parent / batch.name.rpartition("-")[0]).mkdir(exist_ok=True)
+
+    train(Queued(), some_jobs(), detach=True)
+    left = Path("outputs/mnist", claims.BATCHES)
+    some = sweeps.train(some_jobs(count=2))
+    assert sweeps.conclude(some) == 0
+    assert len(list(left.glob("*.json"))) == 1  # its runs are still to come
+    assert sweeps.conclude(sweeps.train(some_jobs())) == 0
+    assert not left.exists()
+
+
+def test_a_batch_that_was_taken_over_is_sent_again_with_the_runs_that_are_asked_for(
+    train: Train,
+) -> None:
+    class Stays(Inline):
+        stays = True
+
+        def ticket(self, future: Any) -> str:
+            return "7"
+
+        def attach(self, tickets: Sequence[str]) -> list[Any]:
+            return [Later(self.train, batch) for batch in first.batches[: len(tickets)]]
+
+    class Queued(Stays):
+        def train(self, batch: worker.Batch) -> Any:
+            return None
+
+    first, second = Queued(), Stays(losses=1)
+    train(first, some_jobs(count=3), batches=1, detach=True)
+    outcomes = train(second, some_jobs(count=3)[1:], batches=1)
+    assert [[each.name for each in batch.jobs] for batch in second.batches] == [
+        ["seed=1", "seed=2"]
+    ]
+    for each in outcomes:
+        assert each.result is not None
+        assert each.result.items() <= (records.read_result(each.folder) or {}).items()
+
+
+def test_who_takes_a_batch_over_is_its_owner(train: Train) -> None:
+    class Stays(Inline):
+        stays = True
+
+        def ticket(self, future: Any) -> str:
+            return "7"
+
+        def attach(self, tickets: Sequence[str]) -> list[Any]:
+            return [Later(self.look, batch) for batch in first.batches[: len(tickets)]]
+
+        def look(self, batch: worker.Batch) -> Any:
+            record = records.undamaged(batch.record.read_bytes())
+            assert claims.alive(batch.study, record["owner"])
+            assert {each.name for each in batch.jobs} <= set(claims.waiting(batch.study))
+            return self.train(batch)
+
+    class Queued(Stays):
+        def train(self, batch: worker.Batch) -> Any:
+            return None
+
+    first, second = Queued(), Stays()
+    train(first, some_jobs(), detach=True)
+    outcomes = train(second, some_jobs())
+    assert [each.error for each in outcomes] == [None] * 4
+    assert second.batches == []
+
+
+def test_what_a_cluster_refuses_to_take_is_told_and_leaves_nothing(train: Train) -> None:
+    class Full(Inline):
+        def __init__(self, room: int) -> None:
+            super().__init__()
+            self.room = room
+
+        def submit(self, batches: Sequence[worker.Batch]) -> Sequence[Any]:
+            self.room -= len(batches)
+            if self.room < 0:
+                raise ValueError("it is full")
+            return super().submit(batches)
+
+        def train(self, batch: worker.Batch) -> Any:
+            if batch is self.batches[0]:
+                raise RuntimeError("its power was cut")
+            return super().train(batch)
+
+    with pytest.raises(ValueError, match="it is full"):
+        train(Full(room=1), some_jobs())
+    assert not Path("outputs/mnist", claims.BATCHES).exists()
+    outcomes = train(Full(room=2), some_jobs())
+    failed = [each for each in outcomes if each.error is not None]
+    assert len(failed) == 2
+    assert all(each.result is not None for each in outcomes if each not in failed)
+    told = r"was lost: RuntimeError: its power was cut; sent again, it was refused: it is full; see"
+    assert all(re.search(told, str(each.error)) for each in failed)
 
 
 # Cutting

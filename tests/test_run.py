@@ -39,6 +39,18 @@ CONFIG = IdxConfig("mnist", True, False, Source.bundled, "data/mnist")
 QUICK = ("stopping.max_epochs=2", "train_size=60", "test_size=100")
 
 
+def choose_sweeper(name: str) -> str:
+    """Return what chooses nnlab's own search or hydra-optuna-sweeper, which have the same options.
+
+    No environment has both: the latter needs Optuna 2.
+    """
+    if name == "search":
+        pytest.importorskip("optuna", minversion="4")
+    else:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    return f"hydra/sweeper={name}"
+
+
 def nnlab_run(
     *arguments: str, cwd: Path, module: str = "nnlab.run"
 ) -> subprocess.CompletedProcess[str]:
@@ -356,6 +368,9 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
         assert files(pair[0]) == files(pair[1])
         if launcher == "joblib":  # by default on all cores
             assert result(pair[1])["concurrent_runs"] == cores.usable()
+    report = "python -m nnlab.report outputs/other"
+    line = f"trained in other processes: {report} makes the table"
+    assert (other.stdout.splitlines()[-1] == line) == (launcher != "basic")
 
 
 def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) -> None:
@@ -426,11 +441,11 @@ def test_a_sweep_in_batches(batch: list[str], tmp_path: Path) -> None:
     assert (study / "summary.csv").read_text().count("finished") == 2
 
 
-def test_hydras_optuna_sweeper_optimises_the_objective(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+@pytest.mark.parametrize("sweeper", ["search", "optuna"])
+def test_a_sweeper_optimises_the_objective(sweeper: str, tmp_path: Path) -> None:
     done = nnlab_run(
         *QUICK,
-        "hydra/sweeper=optuna",
+        choose_sweeper(sweeper),
         "hydra.sweeper.n_trials=4",
         "hydra.sweeper.n_jobs=2",
         "hydra.sweeper.direction=maximize",
@@ -446,11 +461,11 @@ def test_hydras_optuna_sweeper_optimises_the_objective(tmp_path: Path) -> None:
     assert f"best_value: {max(found)}" in best
 
 
-def test_results_are_those_of_the_weights_that_were_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sweeper", ["search", "optuna"])
+def test_results_are_those_of_the_weights_that_were_kept(sweeper: str, tmp_path: Path) -> None:
     """A sweep of Optuna, whose trials overfit and go back to their best epoch."""
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     done = nnlab_run(
-        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"),
+        *(choose_sweeper(sweeper), "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"),
         "hydra.sweeper.sampler.seed=1",
         *(
             "train_size=100",
@@ -485,10 +500,13 @@ def test_results_are_those_of_the_weights_that_were_kept(tmp_path: Path) -> None
             assert float(row["last_valid_loss"]) == pytest.approx(last[row["folder"]], rel=1e-8)
 
 
-def test_a_search_that_proposes_a_run_twice_gets_its_result_twice(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+@pytest.mark.parametrize("sweeper", ["search", "optuna"])
+def test_a_search_that_proposes_a_run_twice_gets_its_result_twice(
+    sweeper: str, tmp_path: Path
+) -> None:
     done = nnlab_run(
-        *("hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"),
+        *(choose_sweeper(sweeper), "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3"),
+        "hydra.sweeper.sampler.seed=1",
         *(*QUICK, "valid_size=20", "optimizer.lr=choice(0.01,0.1)"),
         cwd=tmp_path,
     )
@@ -497,21 +515,27 @@ def test_a_search_that_proposes_a_run_twice_gets_its_result_twice(tmp_path: Path
     assert len(list(study.glob("optimizer.lr=*"))) == 2
 
 
-def test_a_search_without_validation_goes_no_further(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.01,0.3)")
-    for options, message in (
-        ((), "there is no validation set; set valid_size (say valid_size=500)"),
-        (("hydra/launcher=basic",), "there is no validation set; set valid_size"),
-        (
-            ("valid_size=20", "objective=valid_accuracy"),
-            "would minimize objective=valid_accuracy; set hydra.sweeper.direction=maximize",
-        ),
+@pytest.mark.parametrize("sweeper", ["search", "optuna"])
+def test_a_search_without_validation_goes_no_further(sweeper: str, tmp_path: Path) -> None:
+    space = ("hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.01,0.3)")
+    search = (choose_sweeper(sweeper), *space)
+    wrong_way = (
+        ("valid_size=20", "objective=valid_accuracy", "hydra.sweeper.direction=minimize"),
+        "would minimize objective=valid_accuracy; set hydra.sweeper.direction=maximize",
+    )
+    of_optuna = (
+        wrong_way,
+        (wrong_way[0][:2], wrong_way[1]),
         (("valid_size=20", "hydra.sweeper.direction=[maximize]"), "would maximize objective"),
         (
             ("valid_size=20", "hydra.sweeper.direction=[minimize,maximize]"),
             "a run has one objective; give one hydra.sweeper.direction",
         ),
+    )
+    for options, message in (
+        ((), "there is no validation set; set valid_size (say valid_size=500)"),
+        (("hydra/launcher=basic",), "there is no validation set; set valid_size"),
+        *(of_optuna if sweeper == "optuna" else (wrong_way,)),
     ):
         done = nnlab_run(*QUICK, *search, *options, cwd=tmp_path)
         assert done.returncode == 1, done.stdout

@@ -74,6 +74,7 @@ def command(*arguments: str) -> int:
             for name in FILES
             if name not in ("experiment/deep", "experiment/space", "hydra/sweeper/sampler/mine")
         ),
+        ["hydra/sweeper=search", "experiment=deep"],
         ["hydra/sweeper=optuna", "experiment=deep"],
         ["hydra/sweeper=optuna", "experiment=space"],
         ["hydra/sweeper=optuna", "hydra/sweeper/sampler=mine"],
@@ -85,6 +86,8 @@ def command(*arguments: str) -> int:
     ids=" ".join,
 )
 def test_code_is_refused_by_name_before_it_is_imported(foreign: Path, overrides: list[str]) -> None:
+    if "hydra/sweeper=optuna" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     with pytest.raises(ValueError, match=r"=foreign\.\w+ names code|=ext://foreign\.x names code"):
         command(*overrides, "--config-dir", "conf")
     assert "foreign" not in sys.modules
@@ -101,6 +104,7 @@ def test_a_callback_that_the_command_line_names_runs(foreign: Path) -> None:
     [
         ["hydra/launcher=mine"],
         ["hydra/launcher=submitit_local"],
+        ["hydra/sweeper=search"],
         ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random"],
         ["hydra/job_logging=stdout"],
         ["hydra/hydra_logging=hydra_debug"],
@@ -108,6 +112,8 @@ def test_a_callback_that_the_command_line_names_runs(foreign: Path) -> None:
     ids=" ".join,
 )
 def test_what_is_installed_may_be_chosen(overrides: list[str], tmp_path: Path) -> None:
+    if "hydra/sweeper=optuna" in overrides:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text("defaults: [joblib]\nn_jobs: 2\n")
     with run.alone():

@@ -6,6 +6,8 @@ module here at each start; what is heavy stays behind ``launch``.
 
 # No postponed annotations here: Hydra loads this file without entering it in sys.modules,
 # where a dataclass would look for them.
+import contextlib
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -87,12 +89,17 @@ class RayConf:
     num_gpus: float = 0.0
 
 
-LAUNCHERS = {
+LAUNCHERS: dict[str, Any] = {
     "nnlab": NnlabLauncherConf,
     "batches": BatchesConf,
     "slurm": SlurmConf,
     "ray": RayConf,
 }
+# Hydra's own plugin for Ray registers its launcher as ray, too. It does so once, here, before
+# ours takes that name; then it is to be had by another.
+with contextlib.suppress(ImportError):
+    plugin = importlib.import_module("hydra_plugins.hydra_ray_launcher._config")
+    LAUNCHERS["hydra_ray"] = plugin.RayLauncherConf
 for name, node in LAUNCHERS.items():
     ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="nnlab")
 

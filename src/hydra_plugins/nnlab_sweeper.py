@@ -10,6 +10,8 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
 @dataclass
@@ -27,16 +29,25 @@ ConfigStore.instance().store(
 class NnlabSweeper(BasicSweeper):
     """Try every combination of the values that are given."""
 
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.task_function = task_function
+
     def sweep(self, arguments: list[str]) -> Any:
         """Launch the jobs in batches; ``multirun.yaml`` is left to the command."""
         assert self.hydra_context is not None
         assert self.launcher is not None
+        from nnlab import hydra_jobs
+
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         returns, count = [], 0
         for batch in self.split_arguments(overrides, self.max_batch_size):
             self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=count)
+            hydra_jobs.note_elsewhere(self.task_function, results)
             for each in results:
                 _ = each.return_value  # raises where the job failed, as in Hydra's
             count += len(batch)

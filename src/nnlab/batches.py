@@ -27,10 +27,11 @@ from nnlab import (
     sweeps,
     terminal,
 )
+from nnlab.claims import BATCHES
 from nnlab.clusters import Cluster, Future, Options
 from nnlab.jobs import Task
 from nnlab.progress import BatchProgress
-from nnlab.worker import BATCHES, SEEN, Answer, Batch, Refusal, ended_in
+from nnlab.worker import SEEN, Answer, Batch, Refusal, ended_in, forget
 
 log = logging.getLogger("nnlab")
 POLL = 0.5  # seconds between two looks at the batches
@@ -61,12 +62,12 @@ class Batches(sweeps.Here):
         """Send all tasks in batches, and wait for what becomes of them."""
         with (
             schedule.distinct(tasks) as firsts,
+            interrupts.patient(),
             contextlib.closing(clusters.choose(self.name, self.options)) as cluster,
             contextlib.ExitStack() as stack,
         ):
             studies = schedule.by_study(firsts)
             held = {folder: stack.enter_context(claims.Claim(folder)) for folder in studies}
-            stack.enter_context(interrupts.patient())
             Dispatch(cluster, self.options, held).train(firsts)
 
 
@@ -75,13 +76,15 @@ class Sent:
     """A batch that is on its way.
 
     tasks: in the order of its jobs; None for one that this command has not asked for. attempts:
-    how often it was sent. ended: how runs of it have ended, by their names, as far as is known.
+    how often it was sent since a run of it has ended; known: how many had when it was sent. ended:
+    how runs of it have ended, by their names, as far as is known.
     """
 
     batch: Batch
     tasks: Sequence[Task | None]
     future: Future
     attempts: int = 1
+    known: int = 0
     ended: Mapping[str, str] = field(default_factory=dict)
 
     def asked(self) -> list[Task]:
@@ -151,7 +154,7 @@ class Dispatch:
                 left = [task for task in some if task not in attached]
                 theirs = [task for task in left if task.outcome.folder.name in busy]
                 ours = [task for task in left if task not in set(theirs)]
-                self.announced[folder] += [task.outcome.folder.name for task in ours]
+                self.announced[folder] += [task.outcome.folder.name for task in [*attached, *ours]]
                 self.held[folder].announce(self.announced[folder])
             self.theirs += theirs
             self.send(folder, ours)
@@ -165,6 +168,9 @@ class Dispatch:
         known = {each.batch.name for each in self.sent}
         found = []
         for path in sorted((folder / BATCHES).glob("*.json")):
+            if not path.stat().st_size:  # it was withdrawn
+                forget(path)
+                continue
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = records.undamaged(storage.read(path))
                 if path.stem not in known and not claims.alive(folder, record["owner"]):
@@ -173,12 +179,15 @@ class Dispatch:
         attached: set[Task] = set()
         for (path, record), future in zip(found, futures):
             if future is None:
-                path.unlink(missing_ok=True)
+                forget(path)
                 continue
             order = [asked.get((name, fingerprint)) for name, fingerprint in record["runs"]]
             jobs = [each.outcome.job for each in order if each is not None]
             if jobs:
-                self.sent.append(Sent(Batch(path.stem, jobs, Path.cwd()), order, future))
+                record["owner"] = self.held[folder].owner  # so that no other takes it over as well
+                storage.write_atomic(path, records.sealed(record))
+                batch = Batch(path.stem, jobs, Path.cwd(), self.cluster.cores)
+                self.sent.append(Sent(batch, order, future))
                 attached.update(self.sent[-1].asked())
         if attached:
             log.info("%d runs are on their way already", len(attached))
@@ -195,14 +204,24 @@ class Dispatch:
             jobs = [task.outcome.job for task in some]
             name = f"{self.name}-{self.number:04d}"
             self.number += 1
-            sent.append((Batch(name, jobs, Path.cwd(), self.cluster.cores), some))
+            content = {task.outcome.job.name: task.identity["dataset"]["content"] for task in some}
+            batch = Batch(name, jobs, Path.cwd(), self.cluster.cores, content=content)
+            sent.append((batch, some))
         storage.make_folder(folder / BATCHES)
         self.submit([batch for batch, _ in sent], [some for _, some in sent])
 
     def submit(self, batches: Sequence[Batch], tasks: Sequence[Sequence[Task | None]]) -> None:
+        """Send batches, of one study. Raises ValueError where the cluster refuses them."""
         for batch in batches:
             self.record(batch)
-        futures = self.cluster.submit(batches)
+        try:
+            futures = self.cluster.submit(batches)
+        except ValueError:
+            for batch in batches:
+                batch.record.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others are in it
+                batches[0].record.parent.rmdir()
+            raise
         for batch, some, future in zip(batches, tasks, futures):
             self.record(batch, self.cluster.ticket(future))
             self.sent.append(Sent(batch, some, future))
@@ -218,6 +237,7 @@ class Dispatch:
 
     def receive(self) -> None:
         """Take what has come back."""
+        done = [each for each in self.sent if each.future.done()]  # whose answers have arrived
         for name, answers in self.cluster.answers().items():
             for each in self.sent:
                 if each.batch.name == name:
@@ -226,7 +246,7 @@ class Dispatch:
                         if task.outcome.job.name in answers:
                             take(task, answers[task.outcome.job.name])
         for each in list(self.sent):
-            if not each.future.done():
+            if each not in done:
                 each.ended = ended_in(each.batch) or each.ended
                 continue
             self.sent.remove(each)
@@ -240,21 +260,28 @@ class Dispatch:
                 self.give_up(each, answer.reason)
                 continue
             for asked, one in zip(each.tasks, answer):
-                if asked is not None:
+                if asked is not None and one is not None:
                     take(asked, one)
-            forget(each.batch)
+            forget(each.batch.record)
 
     def lost(self, each: Sent, error: Exception) -> None:
         """Send a batch again whose worker has not answered, if that may help."""
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[-1]}"
+        ended = len(ended_in(each.batch))
+        if ended > each.known:
+            each.attempts = 0
         again = each.attempts <= self.options.max_retries and not self.cluster.repeats
         if again and not interrupts.requested() and not self.cluster.final(each.future):
-            log.info("batch %s was lost (%s); it is sent again", each.batch.name, reason)
-            self.submit([each.batch], [each.tasks])
-            self.sent[-1].attempts = each.attempts + 1
-            return
-        times = "" if each.attempts == 1 else f" {each.attempts} times"
+            try:
+                self.submit([each.batch], [each.asked()])
+            except ValueError as refused:
+                reason += f"; sent again, it was refused: {refused}"
+            else:
+                log.info("batch %s was lost (%s); it is sent again", each.batch.name, reason)
+                self.sent[-1].attempts, self.sent[-1].known = each.attempts + 1, ended
+                return
+        times = "" if each.attempts <= 1 else f" {each.attempts} times"
         where = self.cluster.log(each.future) or each.batch.log
         self.give_up(each, f"batch {each.batch.name} was lost{times}: {reason}; see {where}")
 
@@ -313,8 +340,8 @@ class Dispatch:
             log.info("%s: they go on without this command", self.cluster.named(len(self.sent)))
         else:
             for each in self.sent:
+                each.batch.withdraw()
                 each.future.cancel()
-                each.batch.record.unlink(missing_ok=True)
         interrupts.check()
 
     def detach(self) -> None:
@@ -376,14 +403,6 @@ def wait_to_see(folders: Sequence[Path]) -> None:
             unseen[0],
             unseen[0].parent,
         )
-
-
-def forget(batch: Batch) -> None:
-    """Remove what was kept for a batch that has come to its end."""
-    for path in (batch.record, batch.ended, batch.log):
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others are in it
-        batch.record.parent.rmdir()
 
 
 def how_many(seconds: Sequence[float], options: Options, each: int, workers: int | None) -> int:

@@ -12,8 +12,9 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from nnlab import records, storage
 LOCK = ".lock"  # of the study
 PROCESS = ".process-{}.lock"
 RUNS = ".json"  # in the place of .lock: the file that says what a process means to train
+BATCHES = ".batches"  # the folder of a study in which its command and its workers tell their state
 
 
 class Claim:
@@ -90,6 +92,25 @@ def clear_dead(study: Path) -> None:
     for path in announcements(study):
         if not path.with_suffix(".lock").exists():
             path.unlink(missing_ok=True)
+
+
+def clear_batches(study: Path, ended: Set[str]) -> None:
+    """Remove what is left of batches that no command follows and whose runs have all ended.
+
+    ended: names of runs. To be called with the study's lock held.
+    """
+    for path in (study / BATCHES).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = records.undamaged(storage.read(path))
+            if alive(study, record["owner"]) or not {name for name, _ in record["runs"]} <= ended:
+                continue
+            for each in path.parent.glob(f"{path.stem}.*"):
+                each.unlink(missing_ok=True)
+            sent_together = path.stem.rpartition("-")[0]
+            if not any(path.parent.glob(f"{sent_together}-*.json")):
+                shutil.rmtree(path.parent / sent_together, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others are in it, or it is not there
+        (study / BATCHES).rmdir()
 
 
 def announcements(study: Path) -> Iterator[Path]:

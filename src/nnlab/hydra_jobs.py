@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 TRYING = ("nnlab", "basic")  # sweepers that try what they are given
+SEARCH = "search"  # nnlab's own that optimises
 MULTIRUN = "multirun.yaml"  # Hydra's record of a command
 
 
@@ -42,6 +44,7 @@ class Command:
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
+        self.last_lines: list[str] = []  # what it says at its end
         self.process = os.getpid()
 
     def __call__(self, task: DictConfig) -> float:
@@ -68,7 +71,19 @@ class Command:
             raise outcome.error
         if {path.name for path in job.folder.iterdir()} <= OF_HYDRA:
             shutil.rmtree(job.folder, ignore_errors=True)  # the run was refused, or is elsewhere
-        return outcome.objective()
+        searched = hydra.runtime.choices["hydra/sweeper"] == SEARCH
+        return math.nan if searched and outcome.error is not None else outcome.objective()
+
+
+def note_elsewhere(command: TaskFunction, returns: Sequence[JobReturn]) -> None:
+    """Have a command say what makes the table of runs that trained in other processes."""
+    if isinstance(command, Command) and not command.outcomes:
+        for each in returns:
+            assert each.hydra_cfg is not None
+            study = os.path.relpath(Path(each.hydra_cfg.hydra.runtime.output_dir).parent)
+            line = f"trained in other processes: python -m nnlab.report {study} makes the table"
+            if line not in command.last_lines:
+                command.last_lines.append(line)
 
 
 def launch(
@@ -178,36 +193,46 @@ def jobs_at_once(hydra: Any) -> int:
 
 
 def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
-    """Raise ValueError where a sweeper that optimises would choose by nothing, or the wrong way.
-
-    Choosing by the test set is possible, and said.
-    """
-    if hydra.runtime.choices["hydra/sweeper"] in TRYING:
-        return
-    sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
-    given = OmegaConf.select(hydra, "sweeper.direction", default=None)
-    directions = list(given) if OmegaConf.is_list(given) else [given]
-    if len(directions) != 1:
-        raise ValueError(f"{sweeper}: a run has one objective; give one hydra.sweeper.direction")
-    direction = getattr(directions[0], "name", str(directions[0])).lower()
-    for config in (job.config for job in jobs if job.config is not None):
-        metric = config.objective
-        if metric.startswith("valid") and config.valid_size == 0:
-            raise ValueError(
-                f"{sweeper} chooses runs by objective={metric}, but there is no validation set; "
-                f"set valid_size (say valid_size=500)"
-            )
-        wanted = "maximize" if metric.endswith("accuracy") else "minimize"
-        if direction in ("minimize", "maximize") and direction != wanted:
-            raise ValueError(
-                f"{sweeper} would {direction} objective={metric}; "
-                f"set hydra.sweeper.direction={wanted}"
-            )
-    if any(job.config and job.config.objective.startswith("test") for job in jobs):
+    """Do what ``refuse_search`` does; choosing by the test set is possible, and said."""
+    refuse_search(hydra, jobs)
+    trying = hydra.runtime.choices["hydra/sweeper"] in TRYING
+    if not trying and any(job.config and job.config.objective.startswith("test") for job in jobs):
         log.info(
             "objective=%s: the test set chooses the best run here, so it no longer tests it",
             jobs[0].objective,
         )
+
+
+def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
+    """Raise ValueError where a sweeper that optimises would choose by nothing, or the wrong way."""
+    if hydra.runtime.choices["hydra/sweeper"] in TRYING:
+        return
+    sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
+    if OmegaConf.select(hydra, "launcher.detach", default=False):
+        raise ValueError(f"{sweeper} waits for results, and hydra.launcher.detach=true does not")
+    given = OmegaConf.select(hydra, "sweeper.direction", default=None)
+    directions = list(given) if OmegaConf.is_list(given) else [given]
+    if len(directions) != 1:
+        raise ValueError(f"{sweeper}: a run has one objective; give one hydra.sweeper.direction")
+    chosen = getattr(directions[0], "name", str(directions[0])).lower()
+    for config in (job.config for job in jobs if job.config is not None):
+        metric = config.objective
+        for split, kind in (("valid", "validation"), ("test", "test")):
+            if metric.startswith(split) and getattr(config, f"{split}_size") == 0:
+                raise ValueError(
+                    f"{sweeper} chooses runs by objective={metric}, but there is no {kind} set; "
+                    f"set {split}_size (say {split}_size=500)"
+                )
+        wanted = direction(metric)
+        if chosen in ("minimize", "maximize") and chosen != wanted:
+            raise ValueError(
+                f"{sweeper} would {chosen} objective={metric}; set hydra.sweeper.direction={wanted}"
+            )
+
+
+def direction(objective: str) -> str:
+    """Return which way a metric is better, as Optuna says it."""
+    return "maximize" if objective.endswith("accuracy") else "minimize"
 
 
 def compose_job(

@@ -52,6 +52,10 @@ class Request:
         self.unsaved: set[Hashable] = set()
         self.saving = threading.RLock()
 
+    def clear(self) -> None:
+        self.number = None
+        self.unsaved.clear()
+
 
 request = Request()
 
@@ -63,6 +67,13 @@ def watched() -> bool:
 
 def requested() -> bool:
     return request.number is not None
+
+
+def stop() -> None:
+    """Ask what this process trains to stop, as SIGTERM does."""
+    note(signal.SIGTERM, None)
+    if watched():
+        signal.raise_signal(signal.SIGTERM)  # its patience has an end
 
 
 def check() -> None:
@@ -87,10 +98,16 @@ def heeded(parent: int | None = None, patience: float | None = None) -> Iterator
 
     Signals that are ignored (nohup does so), or that have another handler, are left alone; not
     so the latter where a patience is given, the seconds that the epochs under way then have to
-    end. Only the main thread can do this; in others nothing happens.
+    end. Only the main thread can do this; in others only ``stop`` is heeded.
     """
-    if watched() or threading.current_thread() is not threading.main_thread():
+    if watched():
         yield
+        return
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            yield
+        finally:
+            request.clear()
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     usual = (signal.SIG_DFL, signal.default_int_handler)
@@ -115,8 +132,7 @@ def heeded(parent: int | None = None, patience: float | None = None) -> Iterator
         writer.close()
         watcher.join()
         reader.close()
-        request.number = None
-        request.unsaved.clear()
+        request.clear()
 
 
 def note(number: int, _: object) -> None:
@@ -138,10 +154,9 @@ def watch(
             if not numbers:
                 return
         elif leaving is not None:
-            if request.patient:
-                leaving = time.monotonic() + SHORT
-            else:
+            if not request.patient:
                 leave()
+            numbers, leaving = b"", time.monotonic() + SHORT
         else:
             numbers = bytes([signal.SIGTERM]) if os.getppid() != parent else b""
         for number in numbers:

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException
@@ -118,8 +119,12 @@ def options_beside(error: OmegaConfBaseException) -> list[str]:
     ]
 
 
-def _fields(schema: object) -> list[str]:
-    return [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+def _fields(schema: Any) -> list[str]:
+    return (
+        [field.name for field in dataclasses.fields(schema)]
+        if dataclasses.is_dataclass(schema)
+        else []
+    )
 
 
 def did_you_mean(given: str, names: list[str]) -> str:

@@ -81,14 +81,18 @@ def sweep(
     ValueError or RuntimeError where a run could not be. When it is interrupted, the same call
     goes on from there.
     """
-    from nnlab import run, sweeps
+    from nnlab import hydra_jobs, run, sweeps, terminal
     from nnlab.report import frames
 
     places = {"study": study, "output_dir": None if output_dir is None else str(output_dir)}
     given = dict(options) | {key: value for key, value in places.items() if value is not None}
     with run.alone(), explained():
-        outcomes = run.train(overrides(given))
+        command = hydra_jobs.Command()
+        run.train(command, overrides(given))
+        outcomes = command.outcomes
         _, problems = sweeps.write_reports(outcomes)
+        for line in command.last_lines:
+            terminal.say(line)
         raise_errors(outcomes, sweeps.errors(outcomes, problems))
     swept = [key for key, value in given.items() if several(key, value) is not None]
     return frames.of_runs([each.folder for each in outcomes if each.result is not None], swept)

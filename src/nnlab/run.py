@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from nnlab import interrupts, terminal
 
 if TYPE_CHECKING:
-    from nnlab.jobs import Outcome
+    from nnlab.hydra_jobs import Command
 
 
 @terminal.standard_streams()
@@ -44,25 +44,29 @@ def main() -> None:
 
 def run(given: list[str]) -> int:
     """Do what the arguments of a command line say; return its exit status."""
-    from nnlab import sweeps
+    from nnlab import hydra_jobs, sweeps
 
-    return sweeps.conclude(train(given))
+    command = hydra_jobs.Command()
+    try:
+        train(command, given)
+        return sweeps.conclude(command.outcomes)
+    finally:
+        for line in command.last_lines:
+            terminal.say(line)
 
 
-def train(given: list[str]) -> list[Outcome]:
-    """Train what the arguments of a command line say; return what became of each job."""
+def train(command: Command, given: list[str]) -> None:
+    """Train what the arguments of a command line say; the command has the outcomes then."""
     import hydra
 
-    from nnlab import arguments, compose, hydra_jobs, targets
+    from nnlab import arguments, compose, targets
     from nnlab.config import CONF
 
     compose.register()
     sys.argv[1:] = arguments.arrange(given)
-    command = hydra_jobs.Command()
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
     with targets.checked():
         decorate(command)()
-    return command.outcomes
 
 
 @contextlib.contextmanager

@@ -235,10 +235,11 @@ def write_reports(
 def clear_up(folder: Path, ended: Sequence[Path]) -> None:
     """Remove what killed processes have left in a study, and in those of its runs that ended."""
     left = (os.path.join(run, name) for run in ended for name in records.LEFT)
-    patterns = (claims.PROCESS.format("*"), storage.LEFT_OVER)
+    patterns = (claims.PROCESS.format("*"), storage.LEFT_OVER, claims.BATCHES)
     if any(any(folder.glob(each)) for each in patterns) or any(map(os.path.exists, left)):
         with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
             claims.clear_dead(folder)
+            claims.clear_batches(folder, {run.name for run in ended})
             storage.clear_left_overs(folder)
             for run in ended:
                 records.clear_up(run)

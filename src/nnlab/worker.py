@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import nnlab
 from nnlab import interrupts, messages, records, storage, study, sweeps
+from nnlab.claims import BATCHES
 from nnlab.jobs import Job, Outcome, Task
 
 log = logging.getLogger("nnlab")
-BATCHES = ".batches"  # the folder of a study in which its command and its workers tell their state
 EVERY = 1.0  # seconds between two tellings
 PATIENCE = 25.0  # seconds that the epochs under way have to end, once a signal asks for it
 SEEN = 10.0  # seconds that a network file system has to show what the command wrote
@@ -43,7 +43,8 @@ class Batch:
     """Runs of one study that a worker trains as a sweep of its own.
 
     place: the folder in which the command was given. cores: what its worker is given; None: what
-    it finds there. inbox: for workers that share no files with the command.
+    it finds there. inbox: for workers that share no files with the command. content: of the data
+    that the command sees, by the names of its jobs.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Batch:
     place: Path
     cores: int | None = None
     inbox: Inbox | None = None
+    content: dict[str, str] = field(default_factory=dict)
     version: str = nnlab.__version__
 
     @property
@@ -61,6 +63,11 @@ class Batch:
     def record(self) -> Path:
         """The file by which the command says that this batch is sent."""
         return self.study / BATCHES / f"{self.name}.json"
+
+    def withdraw(self) -> None:
+        """Tell whoever trains this batch, or is about to, that it is not wanted any more."""
+        with contextlib.suppress(OSError):
+            storage.write_atomic(self.record, b"", durable=False)
 
     @property
     def ended(self) -> Path:
@@ -95,11 +102,12 @@ class Refusal:
     reason: str
 
 
-def train(batch: Batch) -> list[Answer] | Refusal:
-    """Train a batch in this process; return what became of each job, in their order.
+def train(batch: Batch) -> list[Answer | None] | Refusal:
+    """Train a batch in this process; return what became of each job, in their order; None for one
+    whose answer is in the inbox.
 
-    Raises RuntimeError where it was asked to stop: what trained is saved, and another worker may
-    go on with it.
+    Raises RuntimeError where it was asked to stop, by a signal or as the batch was withdrawn: what
+    trained is saved, and another worker may go on with it.
     """
     if batch.version != nnlab.__version__:
         return Refusal(
@@ -109,10 +117,11 @@ def train(batch: Batch) -> list[Answer] | Refusal:
     handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
     try:
         with one_at_a_time, interrupts.heeded(patience=PATIENCE), at_work(batch) as shared:
-            return [answer(outcome, shared) for outcome in train_here(batch, shared)]
+            return train_here(batch, shared)
     except interrupts.Stopped as stopped:
         handler = handlers[stopped.number]
-        if callable(handler) and handler is not signal.default_int_handler:
+        usual = handler is signal.default_int_handler
+        if callable(handler) and not usual and not withdrawn(batch):
             handler(stopped.number, None)  # perhaps it has the scheduler queue this again
         raise RuntimeError(f"{socket.gethostname()}: {stopped}") from None
 
@@ -158,17 +167,30 @@ def sees(batch: Batch) -> bool:
     return True
 
 
-def train_here(batch: Batch, shared: bool) -> list[Outcome]:
+def withdrawn(batch: Batch) -> bool:
+    """Return whether the command does not want a batch any more that this worker saw."""
+    try:
+        return os.stat(batch.place / batch.record).st_size == 0
+    except FileNotFoundError:
+        return (batch.place / batch.study).exists()
+    except OSError:  # a network file system has trouble
+        return False
+
+
+def train_here(batch: Batch, shared: bool) -> list[Answer | None]:
     """Train the runs that an earlier attempt at the batch has not ended."""
+    if shared and withdrawn(batch):
+        raise interrupts.Stopped(signal.SIGTERM)
     ended = ended_runs(batch, shared)
     for job in batch.jobs:
         assert job.config is not None
         job.config.cores = batch.cores or job.config.cores
         job.config.force = job.config.force and job.name not in ended
     left = [job for job in batch.jobs if shared or job.name not in ended]
-    outcomes = {job.name: Outcome(job) for job in batch.jobs}
-    outcomes |= {each.job.name: each for each in sweeps.train(left, where=Telling(batch, shared))}
-    return list(outcomes.values())
+    outcomes = {each.job.name: each for each in sweeps.train(left, where=Telling(batch, shared))}
+    sent = set() if shared else ended_runs(batch, shared)
+    names = [job.name for job in batch.jobs]
+    return [None if name in sent else answer(outcomes[name], shared) for name in names]
 
 
 def ended_runs(batch: Batch, shared: bool) -> set[str]:
@@ -186,13 +208,21 @@ def ended_in(batch: Batch) -> dict[str, str]:
     return {}
 
 
+def forget(record: Path) -> None:
+    """Remove what was kept for a batch, by its record."""
+    for suffix in (".json", ".ended", ".log"):
+        record.with_suffix(suffix).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others are in it
+        record.parent.rmdir()
+
+
 class Telling(sweeps.Here):
     """Trains in this process, and tells as it goes which runs have ended."""
 
     def __init__(self, batch: Batch, shared: bool) -> None:
         self.batch = batch
         self.shared = shared
-        self.told: dict[str, str] = {}  # how runs ended, by their names
+        self.told = ended_in(batch) if shared else {}  # how runs ended, by their names
 
     def train(self, tasks: Sequence[Task]) -> None:
         over = threading.Event()
@@ -200,15 +230,28 @@ class Telling(sweeps.Here):
         def tell() -> None:
             while not over.wait(EVERY):
                 self.tell(tasks)
+                if self.shared and withdrawn(self.batch):
+                    interrupts.stop()
 
         telling = threading.Thread(target=tell, daemon=True)
         telling.start()
         try:
-            super().train(tasks)
+            super().train([task for task in tasks if self.sees_same_data(task)])
         finally:
             over.set()
             telling.join()
             self.tell(tasks)
+
+    def sees_same_data(self, task: Task) -> bool:
+        """Return whether a task is on the data that its command sees; otherwise it has failed."""
+        found = task.identity["dataset"]
+        expected = self.batch.content.get(task.outcome.job.name, found["content"])
+        if found["content"] != expected:
+            task.outcome.error = ValueError(
+                f"{socket.gethostname()} has other data than the command ({found['source']}); "
+                f"bring the same to both"
+            )
+        return task.outcome.error is None
 
     def tell(self, tasks: Sequence[Task]) -> None:
         """Tell of those that have ended since the last time."""
@@ -223,6 +266,9 @@ class Telling(sweeps.Here):
                 content = json.dumps(self.told).encode()
                 storage.write_atomic(self.batch.ended, content, durable=False)
         elif news and self.batch.inbox is not None:
+            sweeps.run_evaluations(list(news.values()))
+            for outcome in news.values():
+                outcome.elsewhere = True  # it is evaluated, and leaves
             answers = {name: answer(outcome, self.shared) for name, outcome in news.items()}
             self.batch.inbox.put(self.batch.name, answers)
 

@@ -28,8 +28,8 @@ class Future(Protocol):
 
     def cancel(self) -> Any: ...
 
-    def result(self) -> list[Answer] | Refusal:
-        """Return what its worker answered. Raises whatever kept it from that."""
+    def result(self) -> Sequence[Answer | None] | Refusal:
+        """Return what ``worker.train`` did. Raises whatever kept it from that."""
 
 
 class Cluster:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import multiprocessing
-from collections.abc import Callable, Sequence
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from nnlab import cores
-from nnlab.clusters.cluster import Cluster, Future, Options
-from nnlab.worker import Batch
+from nnlab import cores, messages, worker
+from nnlab.clusters.cluster import Cluster, Options, needed
+from nnlab.worker import Answer, Batch, Refusal
 
 
 class Pool(Cluster):
@@ -19,36 +30,189 @@ class Pool(Cluster):
         given: Any = options
         if given.executor not in POOLS:
             raise ValueError(
-                f"hydra.launcher.executor={given.executor} is not known; "
-                f"choose one of {', '.join(POOLS)}"
+                f"hydra.launcher.executor={given.executor} is not known; choose one of "
+                f"{', '.join(POOLS)}{messages.did_you_mean(given.executor, list(POOLS))}"
             )
         self.name = given.executor
-        self.count = given.workers or max(1, cores.usable() // (given.cores_per_worker or 1))
         self.options = given.options
-        super().__init__(self.make(), given.cores_per_worker, self.count)
+        self.stack = contextlib.ExitStack()
+        self.sent: list[Sent] = []
+        count = given.workers or max(1, cores.usable() // (given.cores_per_worker or 1))
+        super().__init__(self.make(count), given.cores_per_worker, count)
 
-    def make(self) -> Any:
+    def make(self, count: int | None) -> Any:
         try:
-            return POOLS[self.name](self.count, **self.options)
-        except TypeError as error:  # an option that it does not have
-            raise ValueError(f"hydra.launcher.options: {self.name} refuses: {error}") from error
+            return self.stack.enter_context(POOLS[self.name](count, **self.options))
+        except Exception as error:
+            options = f", hydra.launcher.options={self.options}" if self.options else ""
+            reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            raise ValueError(f"hydra.launcher.executor={self.name}{options}: {reason}") from error
 
-    def submit(self, batches: Sequence[Batch]) -> Sequence[Future]:
+    def submit(self, batches: Sequence[Batch]) -> Sequence[Sent]:
         try:
-            return super().submit(batches)
+            sent = [Sent(self.executor.submit(worker.train, batch), batch) for batch in batches]
         except BrokenExecutor:  # a worker of it was killed, and by that the others too
-            self.executor = self.make()
-            return super().submit(batches)
+            self.stack.close()
+            self.executor = self.make(self.workers)
+            return self.submit(batches)
+        self.sent += sent
+        return sent
 
     def close(self) -> None:
-        self.executor.shutdown(wait=False, cancel_futures=True)
+        left = [each for each in self.sent if not each.done() or each.future.cancelled()]
+        for each in left:
+            each.cancel()
+        self.stack.close()
+        for each in left:
+            worker.forget(each.batch.record)
 
 
-def processes(workers: int | None, **options: Any) -> Any:
+class Sent:
+    """A batch that an executor has, as a ``Future``.
+
+    Those of the executors differ: some do not say what runs, and most cannot cancel that.
+    """
+
+    def __init__(self, future: Any, batch: Batch) -> None:
+        self.future = future
+        self.batch = batch
+
+    def running(self) -> bool:
+        return not self.done() and self.batch.log.exists()  # its worker has begun
+
+    def done(self) -> bool:
+        return bool(self.future.done())
+
+    def cancel(self) -> None:
+        self.batch.withdraw()
+        with contextlib.suppress(NotImplementedError):  # Parsl cannot
+            self.future.cancel()
+
+    def result(self) -> list[Answer] | Refusal:
+        answer: list[Answer] | Refusal = self.future.result()
+        return answer
+
+
+@contextlib.contextmanager
+def processes(workers: int, **options: Any) -> Iterator[Any]:
+    """Lend a pool of ``concurrent.futures``."""
     from concurrent.futures import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), **options)
+    context = multiprocessing.get_context("spawn")
+    given = {"initializer": follow, "initargs": (os.getpid(),), **options}
+    with ProcessPoolExecutor(workers, context, **given) as executor:
+        yield executor
+
+
+@contextlib.contextmanager
+def loky(workers: int, **options: Any) -> Iterator[Any]:
+    """Lend a pool of loky's."""
+    given = {"initializer": follow, "initargs": (os.getpid(),), **options}
+    with needed("loky", "pools").ProcessPoolExecutor(workers, **given) as executor:
+        yield executor
+
+
+def follow(parent: int) -> None:
+    """Have this process end with its parent, and leave Ctrl-C to that."""
+
+    def end() -> None:
+        while True:
+            time.sleep(1)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end, daemon=True).start()
+
+
+@contextlib.contextmanager
+def dask(
+    workers: int, address: str | None = None, cluster: str | None = None, **options: Any
+) -> Iterator[Any]:
+    """Lend the workers of Dask's scheduler at an address; or else of a cluster of its own.
+
+    cluster: a class of dask-jobqueue, by its name; None: processes on this machine. options: of
+    the client for an address, else of the cluster.
+    """
+    distributed = needed("distributed", "pools")
+    logging.getLogger("distributed").propagate = False  # it has a handler of its own
+    with contextlib.ExitStack() as stack:
+        if address is not None:
+            client = distributed.Client(address, **options)
+        elif cluster is not None:
+            kind = getattr(needed("dask_jobqueue", "pools"), cluster)
+            jobs = stack.enter_context(kind(**options))
+            jobs.scale(workers)
+            client = distributed.Client(jobs)
+        else:
+            given = {"threads_per_worker": 1, "dashboard_address": ":0", **options}
+            local = stack.enter_context(distributed.LocalCluster(n_workers=workers, **given))
+            client = distributed.Client(local)
+        yield stack.enter_context(client).get_executor(pure=False)
+
+
+@contextlib.contextmanager
+def parsl(workers: int, provider: dict[str, Any] | None = None, **options: Any) -> Iterator[Any]:
+    """Lend a pool of Parsl's high-throughput executor.
+
+    provider: what starts its workers, ``{name: SlurmProvider, ...}`` with what that takes; None:
+    this machine. options: of the executor.
+    """
+    module = needed("parsl", "pools")
+    providers, pools = needed("parsl.providers", "pools"), needed("parsl.concurrent", "pools")
+    if provider is None:  # nothing need be asked what address others see
+        provider = {"name": "LocalProvider"}
+        options = {"address": "127.0.0.1", **options}
+    kind = getattr(providers, provider["name"])
+    blocks = kind(**{key: value for key, value in provider.items() if key != "name"})
+    logging.getLogger("parsl").propagate = False  # it writes into runinfo
+    # Its programs are beside this Python, which is found without being on the path.
+    here = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    executor = module.HighThroughputExecutor(
+        **{"max_workers_per_node": workers, "provider": blocks, **options}
+    )
+    with left_alone():
+        kernel = module.load(module.Config([executor]))
+    try:
+        yield pools.ParslPoolExecutor(dfk=kernel)
+    finally:
+        kernel.cleanup()  # does not wait for what was withdrawn
+
+
+@contextlib.contextmanager
+def left_alone() -> Iterator[None]:
+    """Have processes that are started in this block not heed Ctrl-C; the command tells them."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def executorlib(
+    workers: int, executor: str = "SingleNodeExecutor", **options: Any
+) -> Iterator[Any]:
+    """Lend one of executorlib's executors, by its name; each batch has a process of its own."""
+    kind = getattr(needed("executorlib", "pools"), executor)
+    with kind(max_workers=workers, **options) as pool:
+        yield SimpleNamespace(submit=functools.partial(pool.submit, following))
+
+
+def following(function: Callable[[Batch], Any], batch: Batch) -> Any:
+    """Call a function in a process that ends with the one that started it."""
+    follow(os.getppid())
+    return function(batch)
 
 
 # By the names that hydra.launcher.executor takes; called with the number of workers, and options.
-POOLS: dict[str, Callable[..., Any]] = {"processes": processes}
+POOLS: dict[str, Callable[..., AbstractContextManager[Any]]] = {
+    "processes": processes,
+    "loky": loky,
+    "dask": dask,
+    "parsl": parsl,
+    "executorlib": executorlib,
+}

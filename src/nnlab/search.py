@@ -1,0 +1,266 @@
+"""A search: Optuna proposes values, which train in batches, each of them a sweep."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from nnlab import hydra_jobs, storage, study
+from nnlab.compose import Template
+from nnlab.jobs import Job
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.trial import Trial
+
+    from hydra_plugins.nnlab_search import NnlabSearchConf
+
+log = logging.getLogger("nnlab")
+RESULTS = "optimization_results.yaml"  # as Hydra's own sweepers call it
+INSTALL = "pip install 'nnlab[search]'"
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "gp": "GPSampler",
+    "cmaes": "CmaEsSampler",
+}
+NEEDED = {"gp": "scipy", "cmaes": "cmaes"}  # packages that do not come with Optuna
+
+
+class Trials:
+    """The runs that a command line stands for, by the values of what it searches."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        loader: ConfigLoader,
+        command: hydra_jobs.Command,
+        master: DictConfig,
+        arguments: Sequence[str],
+    ) -> None:
+        """Raises ValueError where nothing is searched, or a range has no values."""
+        self.launcher, self.loader, self.command, self.master = launcher, loader, command, master
+        self.parser = OverridesParser.create(config_loader=loader)
+        given = self.parser.parse_overrides(list(arguments))
+        self.given = {each.get_key_element(): each for each in given}
+        self.space = {
+            key: distribution(each) for key, each in self.given.items() if each.is_sweep_override()
+        }
+        if not self.space:
+            raise ValueError(
+                "hydra/sweeper=search has nothing to search; give an option a range, "
+                "as in 'optimizer.lr=tag(log,interval(0.001,0.1))'"
+            )
+        self.fixed = [
+            str(each.input_line) for key, each in self.given.items() if key not in self.space
+        ]
+
+    def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """Return the overrides of one run, in the order of the command line."""
+        return [
+            f"{key}={params[key]}" if key in params else str(each.input_line)
+            for key, each in self.given.items()
+        ]
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the texts stand for that Optuna chose among."""
+        return {
+            key: self.parser.parse_override(f"{key}={text}").value() for key, text in params.items()
+        }
+
+    def job(self, params: Mapping[str, Any], number: int = 0) -> Job:
+        """Compose one run. Raises Hydra's errors."""
+        overrides = self.overrides(params)
+        composed = hydra_jobs.compose_job(self.loader, self.master, overrides, number)
+        with hydra_jobs.current(composed):
+            folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)
+            return hydra_jobs.as_job(Template(composed), folder, overrides, {})
+
+    def launch(self, trials: Sequence[Trial], first: int) -> Sequence[JobReturn]:
+        """Train the runs of trials together. first: the number of the first of them."""
+        returns = self.launcher.launch(
+            [self.overrides(trial.params) for trial in trials], initial_job_idx=first
+        )
+        hydra_jobs.note_elsewhere(self.command, returns)
+        return returns
+
+
+def run(options: NnlabSearchConf, trials: Trials) -> None:
+    """Search with as many trials as are asked for, and have the command tell the best.
+
+    Raises ValueError for what keeps a search from beginning, and what kept a run in another
+    process from its end; the command tells what did so in this one.
+    """
+    import optuna
+
+    rehearsal = open_study(optuna.samplers.RandomSampler(0))
+    example = trials.job(rehearsal.ask(trials.space).params)
+    hydra_jobs.refuse_search(trials.master.hydra, [example])
+    if trials.master.plan:
+        trials.launch([rehearsal.ask(trials.space) for _ in range(options.n_trials)], 0)
+        return
+    search = open_search(options, trials, example)
+    failed = train(search, options, trials)
+    tell_best(search, trials, example.objective)
+    for each in failed:
+        _ = each.return_value  # raises where it failed in another process
+
+
+def check(options: NnlabSearchConf) -> None:
+    """Raise ValueError for options out of their limits, and packages that are missing."""
+    for name in ("n_trials", "n_jobs"):
+        value = getattr(options, name)
+        if value < 1:
+            raise ValueError(f"hydra.sweeper.{name}={value} is too small; give 1 or more")
+    if find_spec("optuna") is None:
+        raise ValueError(f"hydra/sweeper=search needs Optuna: {INSTALL}")
+    installed = version("optuna")
+    if int(installed.partition(".")[0]) < 4:
+        raise ValueError(
+            f"hydra/sweeper=search needs Optuna 4 or later, and {installed} is installed: "
+            f"{INSTALL} in an environment without hydra-optuna-sweeper, which needs Optuna 2"
+        )
+    name = options.sampler.name.name
+    package = NEEDED.get(name, "optuna")
+    if find_spec(package) is None:
+        raise ValueError(
+            f"hydra.sweeper.sampler.name={name} needs {package}: pip install {package}"
+        )
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Return what Optuna draws an option from, read as hydra-optuna-sweeper reads it: a range
+    includes its end. Raises ValueError where Optuna takes no such range."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value = override.value()
+    limits: dict[str, Any]
+    if isinstance(value, IntervalSweep):
+        limits = {"low": value.start, "high": value.end}
+    elif isinstance(value, RangeSweep) and not value.shuffle:
+        limits = {"low": value.start, "high": value.stop, "step": value.step}
+    else:
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    whole = all(isinstance(limit, int) for limit in limits.values())
+    try:
+        kind = IntDistribution if whole else FloatDistribution
+        return kind(**limits, log="log" in value.tags)
+    except ValueError as error:
+        raise ValueError(f"{override.input_line}: {error}") from None
+
+
+def open_study(sampler: BaseSampler, **options: Any) -> optuna.Study:
+    """Open a study of Optuna's, without its own word on that."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(sampler=sampler, **options)
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optuna.Study:
+    """Open the study of a search, with the trials that are stored.
+
+    Raises ValueError where the storage cannot be opened, or has another search by that name.
+    """
+    name = options.study_name or example.folder.parent.name
+    made = sampler(options, 0)
+    try:
+        search = open_study(
+            made,
+            direction=hydra_jobs.direction(example.objective),
+            storage=options.storage,
+            study_name=name,
+            load_if_exists=True,
+        )
+    except Exception as error:  # the database's own
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"hydra.sweeper.storage cannot be opened: {reason}; give the URL of a database that "
+            f"can be written, say sqlite:///search.db"
+        ) from error
+    known = search.user_attrs.get("fixed", trials.fixed)
+    if known != trials.fixed:
+        raise ValueError(
+            f"the stored search {name} is one with {' '.join(known) or 'no options'}, not with "
+            f"{' '.join(trials.fixed) or 'none'}; give this one another hydra.sweeper.study_name"
+        )
+    search.set_user_attr("fixed", trials.fixed)
+    search.sampler = sampler(options, len(search.trials))
+    return search
+
+
+def sampler(options: NnlabSearchConf, asked: int) -> BaseSampler:
+    """Make the sampler of a search. asked: how many trials there are, from which its random
+    numbers go on; else it would propose the first of them again."""
+    import optuna
+
+    seed = None if options.sampler.seed is None else options.sampler.seed + asked
+    made: BaseSampler = getattr(optuna.samplers, SAMPLERS[options.sampler.name.name])(seed=seed)
+    return made
+
+
+def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> list[JobReturn]:
+    """Train what is left of a search, batch by batch; return the runs that failed."""
+    from optuna.trial import TrialState
+
+    for broken_off in search.get_trials(states=[TrialState.RUNNING]):
+        search.tell(broken_off.number, state=TrialState.FAIL)
+        search.enqueue_trial(broken_off.params)
+    done = len(search.get_trials(states=[TrialState.COMPLETE]))
+    failed = []
+    for first in range(done, options.n_trials, options.n_jobs):
+        count = min(options.n_jobs, options.n_trials - first)
+        log.info("trials %d to %d of %d", first + 1, first + count, options.n_trials)
+        batch = [search.ask(trials.space) for _ in range(count)]
+        for trial, each in zip(batch, trials.launch(batch, first)):
+            value = each.return_value if each.status is JobStatus.COMPLETED else math.nan
+            # Another command with this storage may have told it before.
+            if math.isnan(value):
+                search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+                failed.append(each)
+            else:
+                search.tell(trial, value, skip_if_finished=True)
+    return failed
+
+
+def tell_best(search: optuna.Study, trials: Trials, objective: str) -> None:
+    """Have the command tell the best trial, and write it where Hydra's own sweepers do."""
+    from optuna.trial import TrialState
+
+    try:
+        best = search.best_trial
+    except ValueError:  # there is none
+        return
+    job = trials.job(best.params, best.number)
+    runs = study.look(job.folder.parent).find(job.identity["fingerprint"])
+    names = [run.folder for run in runs if run.done]
+    folder = job.folder if job.name in names else job.folder.with_name(names[0])
+    values = trials.values(best.params)
+    found = {"name": "optuna", "best_params": values, "best_value": best.value}
+    results = Path(trials.master.hydra.sweep.dir) / RESULTS
+    storage.write_atomic(results, OmegaConf.to_yaml(found).encode())
+    ended = len(search.get_trials(states=[TrialState.COMPLETE]))
+    trials.command.last_lines += [
+        f"best of {ended} trials: {objective}={best.value:.6g}",
+        f"python -m nnlab.run {shlex.join(job.overrides)}",
+        str(folder),
+    ]
