@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlab import batches, claims, clusters, compose, records, study, sweep, worker
+from nnlab import batches, claims, clusters, compose, records, study, sweeps, worker
 from nnlab.clusters import cluster
 from nnlab.jobs import Job, Outcome
 from tests.reliability import warm
@@ -119,7 +119,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
 
     def on(cluster: Inline, jobs: Sequence[Job], **given: Any) -> list[Outcome]:
         monkeypatch.setattr(clusters, "choose", lambda *_: cluster)
-        return sweep.train(jobs, where=batches.Batches("inline", options(**given)))
+        return sweeps.train(jobs, where=batches.Batches("inline", options(**given)))
 
     return on
 
@@ -136,7 +136,7 @@ def job(folder: Path, *overrides: str) -> Job:
 
 def trained_here(folder: Path, jobs: Sequence[Job]) -> dict[str, bytes]:
     """Return the weights that the jobs' runs have when one process trains them."""
-    outcomes = sweep.train([replace(each, folder=folder / each.name) for each in jobs])
+    outcomes = sweeps.train([replace(each, folder=folder / each.name) for each in jobs])
     return {each.job.name: (each.folder / records.WEIGHTS).read_bytes() for each in outcomes}
 
 
@@ -265,7 +265,7 @@ def test_an_error_of_a_run_is_told_as_it_is_and_harms_no_other(
     outcomes = train(Inline(), jobs)
     assert [each.error is None for each in outcomes] == [True, False, True, True]
     assert "holds mine.txt" in str(outcomes[1].error)
-    assert sweep.tell_errors(outcomes) == 1
+    assert sweeps.tell_errors(outcomes) == 1
 
 
 def test_another_version_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,10 +328,10 @@ def test_what_batches_left_that_ended_without_their_command_is_cleared(train: Tr
 
     train(Queued(), some_jobs(), detach=True)
     left = Path("outputs/mnist", claims.BATCHES)
-    some = sweep.train(some_jobs(count=2))
-    assert sweep.conclude(some) == 0
+    some = sweeps.train(some_jobs(count=2))
+    assert sweeps.conclude(some) == 0
     assert len(list(left.glob("*.json"))) == 1  # its runs are still to come
-    assert sweep.conclude(sweep.train(some_jobs())) == 0
+    assert sweeps.conclude(sweeps.train(some_jobs())) == 0
     assert not left.exists()
 
 

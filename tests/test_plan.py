@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnlab import build, compose, memory, plan, sweep
+from nnlab import build, compose, memory, plan, sweeps
 from nnlab.config import Config
 from nnlab.engines import Engine, Run, library
 from nnlab.jobs import Job, Outcome, Task
@@ -106,7 +106,7 @@ def test_planning_measures_and_writes_nothing(
         job = Job(tmp_path / f"seed={seed}", [f"seed={seed}"], "test_loss", {})
         job.config = configured(f"seed={seed}", f"engine={engine}", "test_size=100", "plan=true")
         jobs.append(job)
-    outcomes = sweep.train(jobs)
+    outcomes = sweeps.train(jobs)
     assert [(o.result, o.error, o.trained) for o in outcomes] == [(None, None, False)] * 3
     assert list(tmp_path.iterdir()) == []
     printed = capsys.readouterr().out
@@ -126,18 +126,18 @@ def test_the_size_of_memory() -> None:
 def test_finished_runs_are_not_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = Job(tmp_path / "default", [], "test_loss", {})
     job.config = configured("train_size=20", "test_size=10", "stopping.max_epochs=1")
-    sweep.train([job])
+    sweeps.train([job])
     before = json.loads((tmp_path / "default" / "result.json").read_text())
     job.config.plan = True
-    (outcome,) = sweep.train([job])
+    (outcome,) = sweeps.train([job])
     assert outcome.result == {k: v for k, v in before.items() if k != "checksum"}
     # Nor is a folder of another run in the way of a plan.
     other = Job(job.folder, [], "test_loss", {})
     other.config = configured("train_size=30", "test_size=10", "plan=true")
-    assert sweep.train([other])[0].error is None
+    assert sweeps.train([other])[0].error is None
     assert json.loads((tmp_path / "default" / "result.json").read_text()) == before
     assert "take" in capsys.readouterr().out
-    (outcome,) = sweep.train([job])
+    (outcome,) = sweeps.train([job])
     assert "take about" not in capsys.readouterr().out
 
 

@@ -26,7 +26,7 @@ from optuna.distributions import (  # noqa: E402
 )
 from optuna.trial import TrialState  # noqa: E402
 
-from nnlab import run, search, sweep  # noqa: E402
+from nnlab import run, search, sweeps  # noqa: E402
 
 QUICK = ("stopping.max_epochs=2", "train_size=40", "valid_size=50", "test_size=50")
 SPACE = (
@@ -46,7 +46,7 @@ STORED = "hydra.sweeper.storage=sqlite:///trials.db"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of its own, and no tables and figures, which take longer than all else here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "conclude", sweep.tell_errors)
+    monkeypatch.setattr(sweeps, "conclude", sweeps.tell_errors)
 
 
 def command(*arguments: str) -> int:

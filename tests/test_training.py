@@ -927,7 +927,6 @@ def test_train_epoch_takes_the_order_of_a_data_loader() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"drop_last": True},
         {"sampler": SubsetRandomSampler([0, 1])},
         {"sampler": RandomSampler(range(43), replacement=True)},
         {"sampler": RandomSampler(range(43), num_samples=20)},
@@ -943,6 +942,242 @@ def test_a_data_loader_that_does_more_is_refused(options: dict[str, Any]) -> Non
         nnlab.fit(network(), loader, optimizer=SGD_CONFIG)
     with pytest.raises(ValueError, match=r"a DataLoader with .* give its dataset"):
         nnlab.evaluate(network(), loader)
+
+
+@pytest.mark.parametrize("batch_size", [7, 43])
+def test_the_last_batch_can_be_left_out(engine: type[Engine], batch_size: int) -> None:
+    """As a DataLoader does, in a loop by hand over whole batches."""
+    x, y = examples()
+    whole = 43 - 43 % batch_size
+    models = [network() for _ in range(3)]
+    sgd = torch.optim.SGD(models[0].parameters(), lr=0.1)
+    kept = [order[:whole] for order in orders(43, 3)]
+    expected = plain_loop.train(models[0], x, y, sgd, batch_size, kept)
+    name = "torch" if engine is StackedEngine else engine.name
+    given: list[tuple[Any, dict[str, Any]]] = [
+        ((x, y), {"batch_size": batch_size, "drop_last": True}),
+        (DataLoader(TensorDataset(x, y), batch_size, shuffle=True, drop_last=True), {}),
+    ]
+    for model, (data, options) in zip(models[1:], given):
+        options |= {"optimizer": nnlab.SGD(lr=0.1), "max_epochs": 3, "engine": name}
+        result = nnlab.fit(model, data, **options)
+        # Of other engines the sums are rounded otherwise.
+        assert_close(model.state_dict(), models[0].state_dict(), rtol=1e-5, atol=1e-6)
+        measured = result.metrics[["train_loss", "train_accuracy"]].to_numpy()
+        np.testing.assert_allclose(measured, expected, rtol=1e-5)
+
+
+def test_where_no_example_may_be_left_out() -> None:
+    x, y = examples()
+    loader = DataLoader(TensorDataset(x, y), 7, drop_last=True)
+    with pytest.raises(ValueError, match="drop_last=True is one to train with"):
+        nnlab.evaluate(network(), loader)
+    with pytest.raises(ValueError, match="drop_last=True is one to train with"):
+        nnlab.fit(network(), (x, y), loader, optimizer=nnlab.SGD())
+    with pytest.raises(ValueError, match="batch_size=44 exceeds the 43 training examples"):
+        nnlab.fit(network(), (x, y), optimizer=nnlab.SGD(), batch_size=44, drop_last=True)
+    with pytest.raises(ValueError, match=r"engine=stacked .* drop_last"):
+        nnlab.fit(network(), loader, optimizer=nnlab.SGD(), engine="stacked")
+    models = [network(), network()]
+    sgds = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    nnlab.train_epoch(models[0], loader, sgds[0])
+    plain_loop.train(models[1], x, y, sgds[1], 7, [range(42)])
+    assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+
+
+def test_images_of_pil_are_inputs() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (43, 3, 4), dtype=np.uint8)
+    _, y = examples()
+    split = as_split(([Image.fromarray(each) for each in pixels], y), network())
+    assert_close(split.inputs, torch.from_numpy(pixels).flatten(1).float(), rtol=0, atol=0)
+
+
+# ---- after each epoch ----
+
+Scheduler = torch.optim.lr_scheduler.LRScheduler
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Scheduler]] = {
+    "step": lambda sgd: torch.optim.lr_scheduler.StepLR(sgd, 2, gamma=0.5),
+    "cosine": lambda sgd: torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=5),
+    "one after the other": lambda sgd: torch.optim.lr_scheduler.SequentialLR(
+        sgd,
+        [
+            torch.optim.lr_scheduler.LinearLR(sgd, 0.1, total_iters=2),
+            torch.optim.lr_scheduler.ExponentialLR(sgd, 0.5),
+        ],
+        milestones=[2],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_is_that_of_a_loop_by_hand(name: str) -> None:
+    x, y = examples()
+    theirs, ours = network(), network()
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.2, momentum=0.5)
+    schedule = SCHEDULERS[name](plain)
+    rates = []
+    for order in orders(43, 5):
+        plain_loop.train(theirs, x, y, plain, 10, [order])
+        schedule.step()
+        rates.append(plain.param_groups[0]["lr"])
+    sgd = torch.optim.SGD(ours.parameters(), lr=0.2, momentum=0.5)
+    seen: list[float] = []
+    result = nnlab.fit(
+        *(ours, (x, y)),
+        optimizer=sgd,
+        scheduler=SCHEDULERS[name](sgd),
+        on_epoch=lambda _: seen.append(sgd.param_groups[0]["lr"]),
+        max_epochs=5,
+    )
+    assert seen == rates
+    assert len(set(rates)) > 2
+    assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+    assert result.engine_reason == "a scheduler changes the optimizer after each epoch"
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_scheduler_that_waits_for_a_plateau(mode: Any, validated: bool) -> None:
+    x, y = examples()
+    model = network()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    make = torch.optim.lr_scheduler.ReduceLROnPlateau
+    rates: list[float] = []
+    result = nnlab.fit(
+        *(model, (x, y), (x[:9], y[:9]) if validated else None),
+        optimizer=sgd,
+        scheduler=make(sgd, mode, factor=0.5, patience=1, threshold=0.3),
+        on_epoch=lambda _: rates.append(sgd.param_groups[0]["lr"]),
+        max_epochs=12,
+    )
+    other = torch.optim.SGD(network().parameters(), lr=0.1)
+    plateau = make(other, mode, factor=0.5, patience=1, threshold=0.3)
+    column = f"{'valid' if validated else 'train'}_{'loss' if mode == 'min' else 'accuracy'}"
+    expected = []
+    for value in result.metrics[column]:
+        plateau.step(value)
+        expected.append(other.param_groups[0]["lr"])
+    assert rates == expected
+    assert rates[-1] < 0.1
+
+
+def test_on_epoch_sees_each_epoch_and_may_end_it() -> None:
+    x, y = examples()
+    models = [network(), network()]
+    seen: list[Epoch] = []
+    losses = []
+
+    def on_epoch(epoch: Epoch) -> bool:
+        seen.append(epoch)
+        losses.append(nnlab.evaluate(models[0], (x, y))[0])
+        return epoch.epoch == 3
+
+    options: dict[str, Any] = {"optimizer": nnlab.SGD(lr=0.1), "valid": (x, y), "test": (x, y)}
+    result = nnlab.fit(models[0], (x, y), on_epoch=on_epoch, **options)
+    until = nnlab.fit(models[1], (x, y), max_epochs=3, engine="torch", **options)
+    assert (result.status, result.stop_reason) == ("stopped", "on_epoch ended it after epoch 3")
+    assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+    assert result.test_loss == until.test_loss
+    assert losses == result.metrics["valid_loss"].tolist() == until.metrics["valid_loss"].tolist()
+    assert [each._asdict() for each in seen] == result.metrics.to_dict("records")
+    assert result.engine_reason == "on_epoch may look at the model after each epoch"
+    for answer in (np.True_, 1, "yes"):  # no other value than True ends it
+        result = nnlab.fit(
+            *(network(), (x, y)),
+            optimizer=nnlab.SGD(),
+            max_epochs=2,
+            on_epoch=lambda _, answer=answer: answer,  # type: ignore[misc]
+        )
+        assert len(result.metrics) == (1 if answer is np.True_ else 2)
+
+
+def test_an_epoch_that_ends_by_itself_keeps_its_reason() -> None:
+    result = nnlab.fit(
+        *(network(), examples()), optimizer=nnlab.SGD(), max_epochs=2, on_epoch=lambda e: e[0] == 2
+    )
+    assert (result.status, result.stop_reason) == ("finished", "reached max_epochs=2")
+
+
+def test_the_best_weights_are_restored_where_on_epoch_ends_it() -> None:
+    model, data = network(), examples()
+    rule = Says([1.0, 2.0, 3.0], patience=5)
+    options: dict[str, Any] = {"stopping": rule, "on_epoch": lambda epoch: epoch.epoch == 3}
+    result = nnlab.fit(model, data, data, optimizer=nnlab.SGD(lr=0.1), **options)
+    assert (result.weights_of_epoch, len(result.metrics)) == (1, 3)
+    assert nnlab.evaluate(model, data)[0] == result.valid_loss
+
+
+def test_what_does_not_go_with_a_scheduler_or_on_epoch() -> None:
+    model, data = network(), examples()
+    sgd, other = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    schedule = torch.optim.lr_scheduler.StepLR(other, 1)
+    for optimizer in (sgd, nnlab.SGD()):
+        with pytest.raises(ValueError, match="the StepLR changes another optimizer"):
+            nnlab.fit(model, data, optimizer=optimizer, scheduler=schedule)
+    for name in ("native", "stacked"):
+        with pytest.raises(ValueError, match=f"engine={name} .* a scheduler changes"):
+            nnlab.fit(model, data, optimizer=other, scheduler=schedule, engine=name)
+        with pytest.raises(ValueError, match=f"engine={name} .* on_epoch may look"):
+            nnlab.fit(model, data, optimizer=sgd, on_epoch=print, engine=name)
+
+
+def test_progress_shows_the_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    data = examples()
+    options: dict[str, Any] = {"optimizer": nnlab.SGD(), "max_epochs": 3}
+    result = nnlab.fit(network(), data, data, progress=True, **options)
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    last = result.metrics.iloc[-1]
+    assert f"valid loss={last['valid_loss']:.4g}, valid acc" in shown
+    nnlab.fit(network(), data, **options)
+    assert capsys.readouterr() == ("", "")
+
+
+# ---- what can be asked of a result ----
+
+
+def test_the_best_epoch_is_that_of_the_lowest_validation_loss() -> None:
+    data = examples()
+    result = nnlab.fit(network(), data, optimizer=nnlab.SGD(), max_epochs=3)
+    assert result.best_epoch is None
+    result = nnlab.fit(network(), data, data, optimizer=nnlab.SGD(), max_epochs=3)
+    assert result.best_epoch == 3
+    result.metrics["valid_loss"] = [2.0, 1.0, 3.0]
+    assert result.best_epoch == 2
+
+
+def test_predictions_are_the_softmax_of_the_model() -> None:
+    x, y = examples()
+    model = network()
+    result = nnlab.fit(model, (x, y), optimizer=SGD_CONFIG, max_epochs=2)
+    with torch.no_grad():
+        expected = model(x).softmax(1)
+    for inputs in (x, x.numpy(), pd.DataFrame(x.numpy()), x.view(-1, 3, 4), x.tolist()):
+        assert_close(result.predict(inputs), expected, rtol=0, atol=0)
+    assert result.predict(x[:0]).shape == (0, 4)
+    with pytest.raises(ValueError, match=r"takes \[N, 12\]"):
+        result.predict(torch.zeros(2, 5))
+    uncertain = nn.Sequential(model, nn.Dropout(0.5))
+    result = nnlab.fit(uncertain, (x, y), optimizer=SGD_CONFIG, max_epochs=0)
+    assert_close(result.predict(x), expected, rtol=0, atol=0)
+    assert uncertain.training
+
+
+def test_a_result_draws_its_curves() -> None:
+    data = examples()
+    result = nnlab.fit(network(), data, data, optimizer=nnlab.SGD(lr=0.1), max_epochs=4)
+    loss, accuracy = result.plot().axes
+    for axes, quantity, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+        for line, part in zip(axes.lines, ("train", "valid")):
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
+            expected = scale * result.metrics[f"{part}_{quantity}"]
+            np.testing.assert_array_equal(line.get_ydata(), expected)
+    for alone in (
+        nnlab.fit(network(), data, optimizer=nnlab.SGD(), max_epochs=1),
+        nnlab.fit(network(), data, optimizer=nnlab.SGD(), max_epochs=0),
+    ):
+        picture: Any = alone.plot()
+        assert picture._repr_png_().startswith(b"\x89PNG")
 
 
 def test_an_optimizer_by_its_options_is_the_one_of_torch() -> None:

@@ -135,9 +135,9 @@ class NnlabLauncher(Launcher):
 
     def where(self) -> Any:
         """Return where runs are trained."""
-        from nnlab import sweep
+        from nnlab import sweeps
 
-        return sweep.HERE
+        return sweeps.HERE
 
 
 class BatchLauncher(NnlabLauncher):

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from nnlab.model import perceptrons as perceptrons
     from nnlab.network import Network as Network
     from nnlab.network import load as load
+    from nnlab.notebook import Splits as Splits
+    from nnlab.notebook import load_data as load_data
+    from nnlab.notebook import sweep as sweep
+    from nnlab.report.frames import curves as curves
+    from nnlab.report.frames import results as results
     from nnlab.stopping import Budget as Budget
     from nnlab.stopping import Epoch as Epoch
     from nnlab.stopping import Patience as Patience
@@ -34,6 +39,8 @@ _HOME = {
     "truth_table": "nnlab.boolean",
     **dict.fromkeys(("mlp", "perceptrons"), "nnlab.model"),
     **dict.fromkeys(("Network", "load"), "nnlab.network"),
+    **dict.fromkeys(("Splits", "load_data", "sweep"), "nnlab.notebook"),
+    **dict.fromkeys(("curves", "results"), "nnlab.report.frames"),
     **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
     "Fit": "nnlab.training",
     "evaluate": "nnlab.training",

@@ -18,7 +18,7 @@ from nnlab.config import GROUPS, Config
 
 OPTIONS = [field.name for field in dataclasses.fields(Config)]
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
-COMMANDS = ("run", "runs", "report", "describe", "predict", "import_images")
+COMMANDS = ("run", "runs", "report", "describe", "predict", "import_images", "export_model")
 
 
 def arrange(arguments: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ from nnlab import (
     schedule,
     storage,
     study,
-    sweep,
+    sweeps,
     terminal,
 )
 from nnlab.claims import BATCHES
@@ -38,7 +38,7 @@ POLL = 0.5  # seconds between two looks at the batches
 FEWEST = 10.0  # seconds that a batch trains at least, where their number is free: it starts too
 
 
-class Batches(sweep.Here):
+class Batches(sweeps.Here):
     """Trains sweeps in batches on a cluster, the one of ``hydra/launcher=name``."""
 
     def __init__(self, name: str, options: Options) -> None:

@@ -23,7 +23,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import cores, datasets, interrupts, storage, study, sweep, targets
+from nnlab import cores, datasets, interrupts, storage, study, sweeps, targets
 from nnlab.compose import Template
 from nnlab.config import CONF
 from nnlab.jobs import Job, Outcome
@@ -42,9 +42,8 @@ class Command:
     nnlab's launcher hands it whole batches, see ``launch``; the other launchers call it.
     """
 
-    def __init__(self, functions: Collection[str] = ()) -> None:
-        """functions: the user's own that the command line names, which may be called."""
-        self.functions = functions
+    def __init__(self) -> None:
+        self.functions: Collection[str] = ()  # the user's own that may be called
         self.outcomes: list[Outcome] = []
         self.last_lines: list[str] = []  # what it says at its end
         self.process = os.getpid()
@@ -64,7 +63,7 @@ class Command:
         parent = self.process if os.getppid() == self.process else None
         try:
             with interrupts.heeded(parent):
-                (outcome,) = sweep.train([job])
+                (outcome,) = sweeps.train([job])
         except interrupts.Stopped as stopped:
             if parent is not None and os.getppid() != parent:
                 os._exit(stopped.status)  # nobody is there to be told
@@ -95,7 +94,7 @@ def launch(
     master: DictConfig,
     job_overrides: Sequence[Sequence[str]],
     first: int,
-    where: sweep.Here = sweep.HERE,
+    where: sweeps.Here = sweeps.HERE,
 ) -> list[JobReturn]:
     """Compose every job, train them all as one sweep, and report each to Hydra.
 
@@ -118,7 +117,7 @@ def launch(
     jobs = make_jobs(loader, job_overrides, first, command.functions)
     check_search(master.hydra, jobs)
     try:
-        outcomes = sweep.train(jobs, report=True, where=where)
+        outcomes = sweeps.train(jobs, report=True, where=where)
     finally:
         record_command(master, jobs)
     command.outcomes.extend(outcomes)

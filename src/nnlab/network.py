@@ -61,7 +61,7 @@ class Network:
         inputs = pixels.flatten(1)
         if self.mean is None or self.deviation is None:
             return inputs
-        channels: Tensor = inputs.unflatten(1, (-1, len(self.mean)))
+        channels: Tensor = inputs.unflatten(1, (-1, self.mean.numel()))
         inputs = channels.sub(self.mean).div(self.deviation).flatten(1)
         return inputs.nan_to_num(nan=0.0) if self.fills else inputs
 
@@ -69,7 +69,7 @@ class Network:
         """Turn inputs [B, I] back into examples as they are, [B, I]."""
         if self.mean is None or self.deviation is None:
             return inputs
-        channels: Tensor = inputs.unflatten(1, (-1, len(self.mean)))
+        channels: Tensor = inputs.unflatten(1, (-1, self.mean.numel()))
         return channels.mul(self.deviation).add(self.mean).flatten(1)
 
     @torch.no_grad()

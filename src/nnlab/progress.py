@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -121,6 +122,32 @@ class BatchProgress:
         else:
             self.console.update(line)
             self.console.start()
+
+
+class EpochBar:
+    """A bar of the epochs of one run, also in a notebook."""
+
+    def __init__(self, epochs: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where a notebook has no widgets, a text does
+            from tqdm.auto import tqdm  # type: ignore[import-untyped]
+        self.bar = tqdm(total=epochs, unit=" epochs")
+
+    def __enter__(self) -> EpochBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, row: Mapping[str, float | None]) -> None:
+        """Count an epoch, and show what it came to: a row of metrics.csv."""
+        measured = {
+            name.replace("_", " "): f"{value:.4g}"
+            for name, value in row.items()
+            if name not in ("epoch", "seconds") and value is not None
+        }
+        self.bar.set_postfix(measured, refresh=False)
+        self.bar.update()
 
 
 def pace(epochs: int, seconds: float) -> str:

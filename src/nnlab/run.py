@@ -11,8 +11,12 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from nnlab import interrupts, terminal
+
+if TYPE_CHECKING:
+    from nnlab.hydra_jobs import Command
 
 
 @terminal.standard_streams()
@@ -40,22 +44,30 @@ def main() -> None:
 
 def run(given: list[str]) -> int:
     """Do what the arguments of a command line say; return its exit status."""
+    from nnlab import hydra_jobs, sweeps
+
+    command = hydra_jobs.Command()
+    try:
+        train(command, given)
+        return sweeps.conclude(command.outcomes)
+    finally:
+        for line in command.last_lines:
+            terminal.say(line)
+
+
+def train(command: Command, given: list[str]) -> None:
+    """Train what the arguments of a command line say; the command has the outcomes then."""
     import hydra
 
-    from nnlab import arguments, compose, hydra_jobs, sweep, targets
+    from nnlab import arguments, compose, targets
     from nnlab.config import CONF
 
     compose.register()
     sys.argv[1:] = arguments.arrange(given)
-    command = hydra_jobs.Command(targets.functions_named(given))
+    command.functions = targets.functions_named(given)
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
-    try:
-        with targets.checked():
-            decorate(command)()
-        return sweep.conclude(command.outcomes)
-    finally:
-        for line in command.last_lines:
-            terminal.say(line)
+    with targets.checked():
+        decorate(command)()
 
 
 @contextlib.contextmanager

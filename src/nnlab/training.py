@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -31,10 +34,12 @@ from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
 from nnlab.engines.supported import is_torchs
+from nnlab.progress import EpochBar
 from nnlab.stopping import Epoch, StoppingRule, watches
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 Data: TypeAlias = "Split | Dataset[Any] | DataLoader[Any] | Sequence[Any]"
 
@@ -126,10 +131,23 @@ def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tupl
 
 
 def draw_order(run: Run) -> Tensor:
-    """Return the order of the examples in the run's next epoch: [n] int64."""
-    if run.order is None:
-        return torch.arange(len(run.train))
-    return torch.randperm(len(run.train), generator=run.order)
+    """Return the order of the examples in the run's next epoch: [n] int64.
+
+    With ``drop_last`` it ends with the last whole batch.
+    """
+    count = len(run.train)
+    order = torch.arange(count) if run.order is None else torch.randperm(count, generator=run.order)
+    return order[: in_whole_batches(count, run.batch_size)] if run.drop_last else order
+
+
+def in_whole_batches(examples: int, batch_size: int) -> int:
+    """Return how many examples fill whole batches. Raises ValueError where none does."""
+    if examples < batch_size:
+        raise ValueError(
+            f"drop_last=True leaves nothing to train on: batch_size={batch_size} exceeds the "
+            f"{examples} training examples; lower it, or keep the last batch"
+        )
+    return examples - examples % batch_size
 
 
 def judge(run: Run) -> tuple[str, str]:
@@ -158,21 +176,25 @@ def train_epoch(
 
     Both are measured as the model trains, on each batch before its step. data: as for
     ``as_split``. ``batch_size``: 10, or a DataLoader's. The last, shorter batch is trained on
-    too. ``generator`` shuffles; without one the order is the given one, or drawn by a
-    DataLoader that shuffles. Raises ValueError as ``fit``.
+    too, unless a DataLoader drops it. ``generator`` shuffles; without one the order is the given
+    one, or drawn by a DataLoader that shuffles. Raises ValueError as ``fit``.
     """
     check_optimizer(optimizer, model)
-    batch_size, _ = batching(data, batch_size)
+    batches = batching(data, batch_size)
     with torch.inference_mode(False):  # so that there are gradients, wherever it is called
-        split = as_split(data, model)
+        split = as_split(examples_of(data), model)
         order = split.index
         if generator is not None:
             order = order[_permutation(split, generator)]
         elif isinstance(data, DataLoader):
             order = torch.tensor(list(data.sampler))
+        if batches.drop_last:
+            order = order[: in_whole_batches(len(order), batches.size)]
         where = _device_of(model)
         inputs, labels = split.inputs.to(where), split.labels.to(where)
-        return reference.train_epoch(model, inputs, labels, optimizer, batch_size, order.to(where))
+        return reference.train_epoch(
+            model, inputs, labels, optimizer, batches.size, order.to(where)
+        )
 
 
 def _permutation(split: Split, generator: torch.Generator) -> Tensor:
@@ -230,6 +252,8 @@ class Fit:
     engine trained the model, because of engine_reason.
     """
 
+    model: nn.Module = field(repr=False)
+
     metrics: pd.DataFrame
     status: str
     stop_reason: str
@@ -247,6 +271,34 @@ class Fit:
     engine: str
     engine_reason: str
 
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the lowest validation loss; None where nothing was validated."""
+        rows = self.metrics.dropna(subset=["valid_loss"])
+        return None if rows.empty else int(rows["epoch"].iloc[rows["valid_loss"].argmin()])
+
+    def predict(self, inputs: Any) -> Tensor:
+        """Return the probability of each class for inputs as ``fit`` takes them: [B, classes].
+
+        Of the model as it is now, in evaluation mode; on the CPU. Raises ValueError for inputs
+        that do not fit the model.
+        """
+        where, dtype = _device_of(self.model), type_of(self.model)
+        given = fitting(numbers(inputs, "inputs").to(dtype), self.model)
+        with torch.no_grad(), reference.mode(self.model, training=False):
+            batches = given.split(reference.EVALUATION_BATCH)
+            return torch.cat([self.model(some.to(where)).softmax(1).cpu() for some in batches])
+
+    def plot(self) -> Figure:
+        """Draw loss and accuracy over the epochs: training and, if any, validation."""
+        from nnlab.report import figures, runs
+
+        told = ("status", "stop_reason", "weights_of_epoch", "test_accuracy")
+        result = {name: getattr(self, name) for name in told} | {"config": {}}
+        result |= {"epochs": len(self.metrics), "train_seconds": self.metrics["seconds"].max()}
+        curves = {name: self.metrics[name].to_numpy(float) for name in Epoch._fields}
+        return figures.curves(runs.as_run(Path(), result, curves))
+
 
 def fit(
     model: nn.Module,
@@ -259,6 +311,10 @@ def fit(
     max_epochs: int = 100,
     stopping: StoppingRule | None = None,
     shuffle: bool | None = None,
+    drop_last: bool | None = None,
+    scheduler: LRScheduler | None = None,
+    on_epoch: Callable[[Epoch], bool | None] | None = None,
+    progress: bool = False,
     seed: int = 0,
     engine: str = "auto",
     full_train_metrics: bool = False,
@@ -268,13 +324,17 @@ def fit(
     model: any module from inputs [B, ...] to logits [B, classes]; it stays on its device.
     train, valid, test: as for ``as_split``. ``optimizer`` holds all parameters that require
     gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if it is a
-    DataLoader, which also says whether to ``shuffle`` where nothing else does. ``stopping``
-    needs ``valid`` if it watches that, and is left as it is given; test is read once, at the
-    end. ``seed`` draws the order of the examples. ``engine``: auto takes torch wherever code of
-    yours takes part in training (hooks, subclasses, patches, a stopping rule of your own).
-    ``full_train_metrics`` evaluates the training examples after each epoch; otherwise their loss
-    and accuracy are measured as it trains. On the CPU one thread is used. Raises ValueError,
-    before it trains, for options and data that do not fit the model.
+    DataLoader, which also says whether to ``shuffle`` and whether to ``drop_last``, a last batch
+    that is shorter, where nothing else does. ``stopping`` needs ``valid`` if it watches that, and
+    is left as it is given; test is read once, at the end. ``scheduler``: changes the optimizer's
+    learning rate after each epoch; one that waits for a plateau is given the validation loss, in
+    its mode "max" the accuracy, and those of training where nothing is validated. ``on_epoch`` is
+    called after each epoch with its ``Epoch``, and ends training by returning True. ``progress``
+    shows a bar. ``seed`` draws the order of the examples. ``engine``: auto takes torch wherever
+    code of yours takes part in training (hooks, subclasses, patches, a stopping rule of your own,
+    a scheduler, on_epoch). ``full_train_metrics`` evaluates the training examples after each
+    epoch; otherwise their loss and accuracy are measured as it trains. On the CPU one thread is
+    used. Raises ValueError, before it trains, for options and data that do not fit the model.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
@@ -285,7 +345,7 @@ def fit(
     """
     import pandas as pd
 
-    batch_size, shuffles = batching(train, batch_size)
+    batches = batching(train, batch_size)
     check_whole("max_epochs", max_epochs, 0)
     check_whole("seed", seed, 0)
     if engine not in EngineName.__members__:
@@ -294,29 +354,38 @@ def fit(
         raise ValueError("stopping watches the validation loss; pass valid=(inputs, labels)")
     if max_epochs > 0:
         check_optimizer(optimizer, model)
-    shuffle = shuffles if shuffle is None else shuffle
+    check_scheduler(scheduler, optimizer)
+    shuffle = batches.shuffle if shuffle is None else shuffle
     run = Run(
         model,
         optimizer,
-        train=as_split(train, model),
+        train=as_split(examples_of(train), model),
         valid=None if valid is None else as_split(valid, model),
         test=None if test is None else as_split(test, model),
-        batch_size=batch_size,
+        batch_size=batches.size,
         max_epochs=max_epochs,
         stopping=stopping,
         order=seeds.generator(seed, "order") if shuffle else None,
+        drop_last=batches.drop_last if drop_last is None else drop_last,
         full_train_metrics=full_train_metrics,
     )
+    if run.drop_last:
+        in_whole_batches(len(run.train), run.batch_size)
     where = _device_of(model)
     with device.cpu_threads(1), torch.inference_mode(False):  # gradients, wherever it is called
-        build, reason = engines.choose_engine(EngineName[engine], run, where)
+        build, reason = choose_engine(engine, run, where, scheduler, on_epoch)
         if engine == "auto" and build.name == "torch":
             log.info("engine=torch: %s", reason)
-        for _ in train_runs([run], build([run], where)):
-            pass
+        with EpochBar(max_epochs) if progress else contextlib.nullcontext() as bar:
+            for _, epoch in train_runs([run], build([run], where)):
+                if epoch is not None:
+                    after_epoch(run, epoch, scheduler, on_epoch)
+                if epoch is not None and bar is not None:
+                    bar.show(epoch._asdict())
     kept, last = run.kept, run.epochs[-1] if run.epochs else None
     measures = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
     return Fit(
+        model,
         metrics=pd.DataFrame(run.epochs, columns=list(Epoch._fields)).astype(
             dict.fromkeys(Epoch._fields, float) | {"epoch": int}
         ),
@@ -330,6 +399,62 @@ def fit(
         engine=build.name,
         engine_reason=reason,
     )
+
+
+def check_scheduler(
+    scheduler: LRScheduler | None, optimizer: torch.optim.Optimizer | OptimizerConfig
+) -> None:
+    """Raise ValueError unless a scheduler is one of this optimizer."""
+    if scheduler is not None and scheduler.optimizer is not optimizer:
+        raise ValueError(
+            f"the {type(scheduler).__name__} changes another optimizer; make it with the one of "
+            f"torch.optim that optimizer= is given"
+        )
+
+
+def choose_engine(
+    wanted: str,
+    run: Run,
+    where: torch.device,
+    scheduler: LRScheduler | None,
+    on_epoch: Callable[[Epoch], bool | None] | None,
+) -> tuple[type[Engine], str]:
+    """Return the engine that is to train a run of ``fit``, and why that one.
+
+    Only torch has the model and the optimizer at hand after each epoch. Raises ValueError where
+    another is asked for, and as ``engines.choose_engine``.
+    """
+    if scheduler is None and on_epoch is None:
+        return engines.choose_engine(EngineName[wanted], run, where)
+    reason = (
+        "on_epoch may look at the model after each epoch"
+        if scheduler is None
+        else "a scheduler changes the optimizer after each epoch"
+    )
+    if wanted not in ("auto", "torch"):
+        raise ValueError(
+            f"engine={wanted} cannot train this run: {reason}; engine=auto takes what can"
+        )
+    return reference.TorchEngine, "asked for" if wanted == "torch" else reason
+
+
+def after_epoch(
+    run: Run,
+    epoch: Epoch,
+    scheduler: LRScheduler | None,
+    on_epoch: Callable[[Epoch], bool | None] | None,
+) -> None:
+    """Do what the caller of ``fit`` wants done after an epoch; end the run where he says so."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        split = "train" if epoch.valid_loss is None else "valid"
+        measure = "accuracy" if scheduler.mode == "max" else "loss"
+        scheduler.step(getattr(epoch, f"{split}_{measure}"))
+    elif scheduler is not None:
+        scheduler.step()
+    if on_epoch is not None:
+        answer = on_epoch(epoch)
+        if isinstance(answer, (bool, np.bool_)) and answer and run.status == "running":
+            run.status, run.stop_reason = "stopped", f"on_epoch ended it after epoch {epoch.epoch}"
 
 
 def check_whole(name: str, value: object, least: int) -> None:
@@ -347,8 +472,16 @@ def check_whole(name: str, value: object, least: int) -> None:
 # ---- data as people have it ----
 
 
-def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
-    """Return the batch size, the wanted one if any, and whether the examples are to be shuffled.
+class Batching(NamedTuple):
+    """How many examples a batch has, whether they are shuffled, and a shorter batch left out."""
+
+    size: int
+    shuffle: bool
+    drop_last: bool
+
+
+def batching(data: Data, batch_size: int | None) -> Batching:
+    """Return how data are batched, with the batch size wanted, if any.
 
     Raises ValueError for a batch size below 1, and for a DataLoader that does more than to batch
     and to shuffle a Dataset.
@@ -356,7 +489,7 @@ def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
     if batch_size is not None:
         check_whole("batch_size", batch_size, 1)
     if not isinstance(data, DataLoader):
-        return 10 if batch_size is None else batch_size, True
+        return Batching(10 if batch_size is None else batch_size, True, False)
     sampler: Any = data.sampler
     shuffles = (
         gives_as_torch(sampler, RandomSampler)
@@ -369,15 +502,20 @@ def batching(data: Data, batch_size: int | None) -> tuple[int, bool]:
         or not (shuffles or gives_as_torch(sampler, SequentialSampler))
         or sampler.data_source is not data.dataset
         or data.batch_size is None
-        or data.drop_last
         or data.collate_fn is not default_collate
     ):
         raise ValueError(
-            "a DataLoader with drop_last=True or with a class, sampler, batch_sampler or "
-            "collate_fn of its own is not taken; give its dataset (torch.utils.data.Subset takes "
-            "a part of one) with batch_size and shuffle, or a pair (inputs, labels)"
+            "a DataLoader with a class, sampler, batch_sampler or collate_fn of its own is not "
+            "taken; give its dataset (torch.utils.data.Subset takes a part of one) with "
+            "batch_size and shuffle, or a pair (inputs, labels)"
         )
-    return data.batch_size if batch_size is None else batch_size, shuffles
+    size = data.batch_size if batch_size is None else batch_size
+    return Batching(size, shuffles, data.drop_last)
+
+
+def examples_of(data: Data) -> Data:
+    """Return the Dataset of a DataLoader to train with, whose batches are known; else data."""
+    return data.dataset if isinstance(data, DataLoader) else data
 
 
 def gives_as_torch(data: object, kind: type) -> bool:
@@ -420,7 +558,11 @@ def as_split(data: Data, model: nn.Module) -> Split:
 
 def gather(data: Data, model: nn.Module) -> Split:
     if isinstance(data, DataLoader):
-        batching(data, None)
+        if batching(data, None).drop_last:
+            raise ValueError(
+                "a DataLoader with drop_last=True is one to train with, for it leaves examples "
+                "out; to evaluate, give its dataset"
+            )
         data = data.dataset
     if (
         isinstance(data, TensorDataset)
@@ -435,8 +577,7 @@ def gather(data: Data, model: nn.Module) -> Split:
             "data must be a pair (inputs, labels), a non-empty Dataset of such pairs, "
             "or a DataLoader of one"
         )
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    inputs, labels = numbers(data[0], "inputs").to(dtype), class_numbers(data[1])
+    inputs, labels = numbers(data[0], "inputs").to(type_of(model)), class_numbers(data[1])
     count = len(inputs) if inputs.dim() > 0 else 0
     if count != len(labels) or len(labels) == 0:
         raise ValueError(
@@ -532,6 +673,10 @@ def parts(model: nn.Module) -> list[nn.Module]:
     if type(model) is not nn.Sequential:
         return [model]
     return [part for module in model for part in parts(module)]
+
+
+def type_of(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters()), torch.float32)
 
 
 def _device_of(model: nn.Module) -> torch.device:

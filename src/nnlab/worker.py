@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import nnlab
-from nnlab import interrupts, messages, records, storage, study, sweep
+from nnlab import interrupts, messages, records, storage, study, sweeps
 from nnlab.claims import BATCHES
 from nnlab.jobs import Job, Outcome, Task
 
@@ -187,7 +187,7 @@ def train_here(batch: Batch, shared: bool) -> list[Answer | None]:
         job.config.cores = batch.cores or job.config.cores
         job.config.force = job.config.force and job.name not in ended
     left = [job for job in batch.jobs if shared or job.name not in ended]
-    outcomes = {each.job.name: each for each in sweep.train(left, where=Telling(batch, shared))}
+    outcomes = {each.job.name: each for each in sweeps.train(left, where=Telling(batch, shared))}
     sent = set() if shared else ended_runs(batch, shared)
     names = [job.name for job in batch.jobs]
     return [None if name in sent else answer(outcomes[name], shared) for name in names]
@@ -216,7 +216,7 @@ def forget(record: Path) -> None:
         record.parent.rmdir()
 
 
-class Telling(sweep.Here):
+class Telling(sweeps.Here):
     """Trains in this process, and tells as it goes which runs have ended."""
 
     def __init__(self, batch: Batch, shared: bool) -> None:
@@ -266,7 +266,7 @@ class Telling(sweep.Here):
                 content = json.dumps(self.told).encode()
                 storage.write_atomic(self.batch.ended, content, durable=False)
         elif news and self.batch.inbox is not None:
-            sweep.run_evaluations(list(news.values()))
+            sweeps.run_evaluations(list(news.values()))
             for outcome in news.values():
                 outcome.elsewhere = True  # it is evaluated, and leaves
             answers = {name: answer(outcome, self.shared) for name, outcome in news.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from nnlab import hydra_jobs, sweep
+from nnlab import hydra_jobs, sweeps
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF, Config
 from nnlab.datasets import Data
@@ -19,7 +19,7 @@ def outcome(folder: Path, *overrides: str) -> Outcome:
     register()
     with initialize_config_dir(str(CONF), **VERSION_BASE):
         composed = compose("config", overrides=list(overrides))
-    (done,) = sweep.train(
+    (done,) = sweeps.train(
         [hydra_jobs.as_job(Template(composed), folder, list(overrides), hydra_files={})]
     )
     return done

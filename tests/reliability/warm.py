@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.reliability.studies import LIMIT, Ended
 
 MAINS = {"nnlab.run": "nnlab.run", "nnlab.report": "nnlab.report.__main__"}
-HEAVY = ("nnlab.build", "nnlab.training", "nnlab.network", "nnlab.report.figures", "nnlab.sweep")
+HEAVY = ("nnlab.build", "nnlab.training", "nnlab.network", "nnlab.report.figures", "nnlab.sweeps")
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["tests.reliability.warm", *MAINS.values(), *HEAVY])

@@ -22,8 +22,9 @@ class Run:
 
     ``model`` maps [B, ...] to logits [B, classes] and holds the initial weights; when the
     run has ended it holds the trained ones. ``order`` draws the order of the examples in
-    every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``full_train_metrics``:
-    training loss and accuracy are evaluated after each epoch, not measured as it trains.
+    every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends
+    with the last whole batch. ``full_train_metrics``: training loss and accuracy are evaluated
+    after each epoch, not measured as it trains.
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -37,6 +38,7 @@ class Run:
     max_epochs: int = 100
     stopping: StoppingRule | None = None
     order: Generator | None = None
+    drop_last: bool = False
     full_train_metrics: bool = False
     native_level: str | None = None
 
@@ -107,8 +109,8 @@ class Engine(Protocol):
     def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
         """Train each run once through its examples.
 
-        orders: per run [n] int64, positions in ``run.train.index``; every batch takes the
-        next ``run.batch_size`` of them, the last batch what is left.
+        orders: per run [n] int64, positions in ``run.train.index``, all but with ``drop_last``;
+        every batch takes the next ``run.batch_size`` of them, the last batch what is left.
         """
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:

@@ -114,6 +114,8 @@ def unsupported_reason(run: Run, device: torch.device) -> str | None:
     reason = unsupported_model(run.model, dtypes) or unsupported_optimizer(run)
     if reason is None and run.batch_size < 1:
         return f"batch_size={run.batch_size} is not possible: at least 1"
+    if reason is None and run.drop_last:
+        return "drop_last leaves examples out of an epoch"
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:

@@ -77,6 +77,15 @@ Style = tuple[Any, str, str]  # colour, dash, marker
 # Figures and their axes
 
 
+class Picture(Figure):
+    """A figure that a notebook shows, though pyplot has no part in it."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=DPI / 2)
+        return content.getvalue()
+
+
 def frame(
     title: str,
     notes: Sequence[str],
@@ -92,7 +101,7 @@ def frame(
     rows = -(-panels // 3) if titles else 1
     columns = -(-panels // rows)
     width, height = (5.0, 3.4) if panels == 1 else (6.8, 1.2 + 1.8 * rows)
-    figure = Figure((width, height), dpi=DPI)
+    figure = Picture((width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     lines = textwrap.wrap(title, int(14.5 * width))
     line = 0.16 / height

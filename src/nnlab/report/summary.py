@@ -46,9 +46,16 @@ SETTINGS = 6  # whose curves are put into words
 ACCURACY, LOSS = "test\naccuracy", "test\nloss"  # headings of the table
 
 
-def rows(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Make the rows of ``summary.csv``: a run each, in the order they come."""
-    keys, results = varied(runs), shown("csv", runs)
+def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Make the rows of ``summary.csv``: a run each, in the order they come.
+
+    settings: options that have a column whether or not the runs differ in them.
+    """
+    found, results = varied(runs), shown("csv", runs)
+    alike = [
+        key for key in settings if key not in found and any(key in run.settings for run in runs)
+    ]
+    keys = [*alike, *found]
     return [
         {"name": run.name}
         | {key: run.settings.get(key) for key in keys}

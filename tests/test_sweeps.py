@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, cores, datasets, hydra_jobs, schedule, sweep
+from nnlab import config, cores, datasets, hydra_jobs, schedule, sweeps
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
@@ -67,7 +67,7 @@ def test_a_run_that_breaks_off_harms_no_other(
 ) -> None:
     breaking[3] = RuntimeError("out of luck")
     jobs = [job(tmp_path / f"batch_size={n}", f"batch_size={n}") for n in (2, 3, 4)]
-    outcomes = sweep.train(jobs)
+    outcomes = sweeps.train(jobs)
 
     assert [status(each.folder) for each in jobs] == ["finished", "failed", "finished"]
     assert [outcome.error for outcome in outcomes] == [None, breaking[3], None]
@@ -78,7 +78,7 @@ def test_a_run_that_breaks_off_harms_no_other(
     assert not (jobs[1].folder / "model.safetensors").exists()
 
     del breaking[3]
-    again = sweep.train(jobs)  # only what failed is trained again
+    again = sweeps.train(jobs)  # only what failed is trained again
     assert [outcome.error for outcome in again] == [None, None, None]
     assert status(jobs[1].folder) == "finished"
 
@@ -86,7 +86,7 @@ def test_a_run_that_breaks_off_harms_no_other(
 def test_a_folder_in_the_place_of_a_log_harms_no_other_run(tmp_path: Path) -> None:
     jobs = [job(tmp_path / f"seed={seed}", f"seed={seed}") for seed in range(3)]
     (jobs[1].folder / "run.log").mkdir(parents=True)
-    outcomes = sweep.train(jobs)
+    outcomes = sweeps.train(jobs)
     assert [outcome.error is None for outcome in outcomes] == [True, False, True]
     assert "run.log" in str(outcomes[1].error)
 
@@ -96,18 +96,18 @@ def test_an_interrupted_sweep_is_taken_up_by_the_same_command(
 ) -> None:
     """Ctrl-C in the second of three runs; afterwards every number is as without it."""
     undisturbed = [job(tmp_path / "a" / str(n), f"batch_size={n}") for n in (2, 3, 4)]
-    sweep.train(undisturbed)
+    sweeps.train(undisturbed)
 
     breaking[3] = KeyboardInterrupt()
     jobs = [job(tmp_path / "b" / str(n), f"batch_size={n}") for n in (2, 3, 4)]
     with pytest.raises(KeyboardInterrupt):
-        sweep.train(jobs)
+        sweeps.train(jobs)
     assert [each.folder.exists() for each in jobs] == [True, True, False]
     assert [status(each.folder) for each in jobs[:2]] == ["finished", "running"]
 
     breaking.clear()
     with caplog.at_level(logging.INFO, "nnlab"):
-        sweep.train(jobs)
+        sweeps.train(jobs)
     assert "already done: 1 of 3" in caplog.text
     for ours, theirs in zip(jobs, undisturbed):
         weights = [each.folder / "model.safetensors" for each in (ours, theirs)]
@@ -132,7 +132,7 @@ def test_runs_on_the_same_images_compute_their_inner_products_once(
         job(tmp_path / str(number), *options, *each)
         for number, each in enumerate([*several, ("seed=1",)])
     ]
-    outcomes = sweep.train(jobs)
+    outcomes = sweeps.train(jobs)
     assert [each.result and each.result["engine_form"] for each in outcomes] == ["dual"] * 4
     assert len(computed) == 2  # of a block each, for two seeds
 
@@ -156,7 +156,7 @@ def test_an_interrupt_does_not_wait_for_inner_products(
     options = "engine=native", "train_size=100", "stopping.max_epochs=50"
     interrupted = job(tmp_path / "run", *options)
     with pytest.raises(KeyboardInterrupt):
-        sweep.train([interrupted])
+        sweeps.train([interrupted])
     assert computed == [(0, 0)]
     assert status(interrupted.folder) == "running"
 
@@ -171,7 +171,7 @@ def test_a_result_says_with_which_instruction_set_its_run_trained(tmp_path: Path
     }
     jobs = [job(tmp_path / str(level), *each) for level, each in options.items()]
     refused = job(tmp_path / "refused", "engine=torch", "native_level=baseline")
-    *outcomes, last = sweep.train([*jobs, refused])
+    *outcomes, last = sweeps.train([*jobs, refused])
     for level, outcome in zip(options, outcomes):
         assert outcome.result is not None, outcome.error
         assert outcome.result["engine_level"] == level
@@ -181,7 +181,7 @@ def test_a_result_says_with_which_instruction_set_its_run_trained(tmp_path: Path
 
 def test_a_refused_job_is_an_outcome(tmp_path: Path) -> None:
     good, bad = job(tmp_path / "good"), job(tmp_path / "bad", "batch_size=0")
-    outcomes = sweep.train([bad, good])
+    outcomes = sweeps.train([bad, good])
     assert "batch_size=0" in str(outcomes[0].error)
     assert not bad.folder.exists()
     assert outcomes[1].result is not None
@@ -203,21 +203,21 @@ def test_an_error_of_any_kind_while_a_run_is_prepared_is_that_run_alone(
 
     monkeypatch.setattr(datasets, "load", broken, raising=False)
     jobs = [job(tmp_path / f"seed={seed}", f"seed={seed}") for seed in (0, 1, 2)]
-    outcomes = sweep.train(jobs)
+    outcomes = sweeps.train(jobs)
     assert [status(each.folder) for each in jobs] == ["finished", "failed", "finished"]
     assert f"{kind.__name__}: no codec" in (jobs[1].folder / "run.log").read_text()
     assert "Traceback" in (jobs[1].folder / "run.log").read_text()
     assert isinstance(outcomes[1].error, kind)
     # Nothing is written where nothing was to be.
     plan = job(tmp_path / "plan", "seed=1", "plan=true")
-    (outcome,) = sweep.train([plan])
+    (outcome,) = sweeps.train([plan])
     assert isinstance(outcome.error, kind)
     assert not plan.folder.exists()
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     same, other = (job(tmp_path / "run", f"seed={seed}") for seed in (0, 1))
-    outcomes = sweep.train([same, other, job(tmp_path / "run")])
+    outcomes = sweeps.train([same, other, job(tmp_path / "run")])
     assert outcomes[0].error is None
     assert "two jobs map to folder" in str(outcomes[1].error)
     assert status(tmp_path / "run") == "finished"
@@ -251,7 +251,7 @@ def test_errors_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
         return Outcome(Job(Path(name), [], "test_loss", {}), error=ValueError(message))
 
     outcomes = [refused(f"run{n}", "same") for n in range(5)] + [refused("other", "another")]
-    assert sweep.tell_errors(outcomes) == 1
+    assert sweeps.tell_errors(outcomes) == 1
     assert capsys.readouterr().err.splitlines() == [
         "run0, run1, run2 and 2 more: same",
         "other: another",
@@ -267,7 +267,7 @@ def test_a_failure_that_cannot_be_recorded_harms_no_other(
     breaking[3] = RuntimeError("out of luck")
     monkeypatch.setattr(RunFolder, "fail", full)
     jobs = [job(tmp_path / f"batch_size={n}", f"batch_size={n}") for n in (2, 3, 4)]
-    outcomes = sweep.train(jobs)
+    outcomes = sweeps.train(jobs)
     assert [status(each.folder) for each in jobs] == ["finished", "running", "finished"]
     assert [outcome.error for outcome in outcomes] == [None, breaking[3], None]
 
@@ -322,9 +322,9 @@ def test_turns_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cores, "usable", lambda asked=None: 2)
     options = ("engine=auto", "stopping.max_epochs=60", "valid_size=10")
     three = [job(tmp_path / "three" / f"{seed}", *options, f"seed={seed}") for seed in range(3)]
-    sweep.train(three)
+    sweeps.train(three)
     for seed, each in enumerate(three):
-        (alone,) = sweep.train([job(tmp_path / "alone" / f"{seed}", *options, f"seed={seed}")])
+        (alone,) = sweeps.train([job(tmp_path / "alone" / f"{seed}", *options, f"seed={seed}")])
         for name in ("model.safetensors", "metrics.csv"):
             ours, others = each.folder / name, alone.job.folder / name
             if name.endswith("csv"):  # all but the last column, the seconds

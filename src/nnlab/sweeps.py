@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnlab import (
     build,
@@ -23,6 +24,9 @@ from nnlab import (
 )
 from nnlab.config import Config
 from nnlab.jobs import Job, Outcome, Task
+
+if TYPE_CHECKING:
+    from nnlab.report import Report
 
 log = logging.getLogger("nnlab")
 
@@ -179,15 +183,29 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
 
 
 def conclude(outcomes: Sequence[Outcome]) -> int:
-    """Print the tables, write the figures and tell the errors of a command's jobs.
+    """Write the tables and figures of a command's jobs, print them and tell the errors.
 
-    What is there already, of the runs as they are, is not made again.
     Returns the exit status: 0 only if every run came to its end.
+    """
+    reports, problems = write_reports(outcomes)
+    for shown, files in reports:
+        terminal.show(shown)
+        terminal.say(*files)
+    return tell_errors(outcomes, problems)
+
+
+def write_reports(
+    outcomes: Sequence[Outcome],
+) -> tuple[list[tuple[Report, list[Path]]], list[str]]:
+    """Write the tables and figures of a command's jobs.
+
+    What is there already, of the runs as they are, is not made again. Returns the report of each
+    study with the files to tell of, and messages of what went wrong.
     """
     planned = any(outcome.job.config and outcome.job.config.plan for outcome in outcomes)
     done = [] if planned else [outcome for outcome in outcomes if outcome.result]
     studies = {outcome.job.folder.parent: None for outcome in done}
-    problems = []
+    reports, problems = [], []
     if studies:
         from nnlab import report
     for folder in studies:
@@ -208,11 +226,10 @@ def conclude(outcomes: Sequence[Outcome]) -> int:
             except OSError as error:  # the disk is full, or only to be read
                 shown = report.look(folder)
                 problems.append(messages.explain(error, folder) or str(error))
-        terminal.show(shown)
         others = [file for outcome in ours for file in outcome.evaluation_files]
-        terminal.say(*(shown.files or [folder]), *others)
+        reports.append((shown, [*(shown.files or [folder]), *others]))
         runs.save()
-    return tell_errors(outcomes, problems)
+    return reports, problems
 
 
 def clear_up(folder: Path, ended: Sequence[Path]) -> None:
@@ -229,7 +246,15 @@ def clear_up(folder: Path, ended: Sequence[Path]) -> None:
 
 
 def tell_errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> int:
-    """Print each distinct error once, with the runs that it kept from ending.
+    """Print each line of ``errors``; return the exit status that follows."""
+    lines = errors(outcomes, problems)
+    for line in lines:
+        terminal.complain(line)
+    return int(bool(lines))
+
+
+def errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> list[str]:
+    """Say each distinct error once, with the runs that it kept from ending.
 
     problems: messages of what else went wrong.
     """
@@ -241,8 +266,9 @@ def tell_errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> in
                 f"traceback in {outcome.job.folder / records.LOG}"
             )
             names.setdefault(message, []).append(outcome.job.name)
+    lines = []
     for message, failed in names.items():
         shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
         named = len(outcomes) > 1 and bool(failed) and not message.startswith(f"{shown} ")
-        terminal.complain(f"{shown}: {message}" if named else message)
-    return int(bool(names))
+        lines.append(f"{shown}: {message}" if named else message)
+    return lines

@@ -1,0 +1,188 @@
+"""What a notebook asks for: the examples of a dataset as arrays, and a sweep's results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nnlab.datasets import Split
+    from nnlab.jobs import Outcome
+
+Pair: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64]]"
+
+SIZES = ("train_size", "valid_size", "test_size")
+
+
+class Splits(NamedTuple):
+    """A run's examples: of each split the inputs [n, ...] and the labels [n], or None.
+
+    classes: the names of the labels.
+    """
+
+    train: Pair
+    valid: Pair | None
+    test: Pair | None
+    classes: list[str]
+
+
+def load_data(dataset: str, *, seed: int = 0, **options: Any) -> Splits:
+    """Return the examples that the run of a seed trains, validates and tests on.
+
+    options: train_size, valid_size and test_size (None: the whole split), and those of the
+    dataset, such as ``normalize=True``; the others are as on the command line. Examples have
+    their own shape, an image's channels last; pixels lie in [0, 1] unless they are normalized.
+    Raises ValueError where options are not possible or a file is not as it should be, OSError
+    where the files are neither here nor to be downloaded.
+
+    >>> x, labels = load_data("mnist", train_size=500).train
+    >>> x.shape, labels.shape
+    ((500, 28, 28), (500,))
+    """
+    from nnlab import compose, run
+
+    named = {key if key in SIZES else f"dataset.{key}": value for key, value in options.items()}
+    with run.alone(), explained():
+        config = compose.load(overrides({"dataset": dataset, "seed": seed} | named))
+        data = config.load_data()
+
+    def arrays(split: Split) -> Pair:
+        inputs = split.inputs[split.index].unflatten(1, data.provenance["shape"])
+        return inputs.numpy(), split.labels[split.index].numpy()
+
+    valid, test = (None if part is None else arrays(part) for part in (data.valid, data.test))
+    return Splits(arrays(data.train), valid, test, data.classes)
+
+
+def sweep(
+    options: Mapping[str, Any],
+    *,
+    study: str | None = None,
+    output_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """Train a run for every combination of values; what ``nnlab.run`` does, in this process.
+
+    options: by their names on the command line. A list, range or array holds the values of a
+    sweep; for an option that is a list itself, as model.hidden is, a list of lists does; a text
+    may be one of Hydra's, as "interval(0.001,0.1)" is for a sweeper that searches.
+    study, output_dir: where the runs go. Those that have been trained before are not again.
+
+    Returns a row for each run: the columns of summary.csv, and whatever has several values.
+    Raises ValueError for options that are not possible and, after all others were trained,
+    ValueError or RuntimeError where a run could not be. When it is interrupted, the same call
+    goes on from there.
+    """
+    from nnlab import hydra_jobs, run, sweeps, terminal
+    from nnlab.report import frames
+
+    places = {"study": study, "output_dir": None if output_dir is None else str(output_dir)}
+    given = dict(options) | {key: value for key, value in places.items() if value is not None}
+    with run.alone(), explained():
+        command = hydra_jobs.Command()
+        run.train(command, overrides(given))
+        outcomes = command.outcomes
+        _, problems = sweeps.write_reports(outcomes)
+        for line in command.last_lines:
+            terminal.say(line)
+        raise_errors(outcomes, sweeps.errors(outcomes, problems))
+    swept = [key for key, value in given.items() if several(key, value) is not None]
+    return frames.of_runs([each.folder for each in outcomes if each.result is not None], swept)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn the errors of Hydra, which say much beside, into a ValueError with a clear message."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from nnlab import messages
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(messages.explain(error)) from error
+
+
+def raise_errors(outcomes: Sequence[Outcome], lines: Sequence[str]) -> None:
+    """Raise what kept runs from their end, if anything did."""
+    if not lines:
+        return
+    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+    kind = ValueError if all(isinstance(error, ValueError) for error in failed) else RuntimeError
+    if 0 < len(failed) < len(outcomes):
+        kept = f"{len(failed)} of {len(outcomes)} runs could not be trained; the others are kept"
+        lines = [kept, *lines]
+    raise kind("\n".join(lines)) from next(iter(failed), None)
+
+
+# Values as on the command line
+
+
+def overrides(options: Mapping[str, Any]) -> list[str]:
+    """Write options as on the command line. Raises ValueError for a sweep over no values.
+
+    >>> overrides({"train_size": [500, 1000], "optimizer.lr": 0.1, "model.hidden": [128, 64]})
+    ['train_size=500,1000', 'optimizer.lr=0.1', 'model.hidden=[128,64]']
+    >>> overrides({"seed": range(3), "model.hidden": [[64], []], "valid_size": None})
+    ['seed=0,1,2', 'model.hidden=[64],[]', 'valid_size=null']
+    """
+    words = []
+    for key, value in options.items():
+        values = several(key, value)
+        if values == []:
+            raise ValueError(f"{key} has no values; give at least one")
+        words.append(f"{key}={','.join(map(spell, [value] if values is None else values))}")
+    return words
+
+
+def several(key: str, value: Any) -> list[Any] | None:
+    """Return the values of a sweep over an option; None where the value is a single one."""
+    if not listed(value):
+        return None
+    values = list(value)
+    takes_lists = any("list" in kind for name, kind in option_types() if name == key)
+    return None if takes_lists and not (values and all(map(listed, values))) else values
+
+
+def listed(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+
+
+def option_types() -> Iterator[tuple[str, str]]:
+    from nnlab import arguments
+
+    return arguments.option_types()
+
+
+def spell(value: Any) -> str:
+    r"""Write one value as on the command line, a text in quotes where it needs them.
+
+    >>> [spell(value) for value in (None, True, 1e-05, np.float64(0.1), (128, 64), "range(3)")]
+    ['null', 'true', '1e-05', '0.1', '[128,64]', 'range(3)']
+    >>> print(spell("it's"), spell({"width": 32}))
+    'it\'s' {width:32}
+    """
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{spell(each)}' for key, each in value.items())}}}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if listed(value):
+        return f"[{','.join(map(spell, value))}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, (int, float)):
+        return repr(value)
+    text = str(value)
+    plain = re.fullmatch(r"[\w/:.+%-]+|(choice|interval|range)\(.*\)", text, flags=re.ASCII)
+    return text if plain else QuotedString(text, Quote.single).with_quotes()
