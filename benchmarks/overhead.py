@@ -188,7 +188,7 @@ def checkpoints(options: Options, folder: Path) -> dict[str, tuple[int, list[flo
         say(f"  checkpoints of {label}")
         config = load(overrides)
         data = config.load_data()
-        network = build.build_model(config, data.train.inputs[0].numel(), len(data.classes))
+        network = build.build_model(config, data.provenance["shape"], len(data.classes))
         run, path, seconds = build.build_run(config, data, network), folder / "checkpoint", []
         run.max_epochs = 2
         kind, _ = engines.choose_engine(config.engine, run, torch.device("cpu"))

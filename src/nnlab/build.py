@@ -6,11 +6,19 @@ import contextlib
 import copy
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnlab import interrupts, messages, records
-from nnlab.config import Config, EngineName, MLPConfig, PerceptronConfig
+from nnlab.config import (
+    CNNConfig,
+    Config,
+    EngineName,
+    MLPConfig,
+    OwnNetworkConfig,
+    PerceptronConfig,
+)
 from nnlab.jobs import Outcome, Task
 
 if TYPE_CHECKING:
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 
     from nnlab.datasets import Data
     from nnlab.engines import Run
+    from nnlab.model import Shaped
 
 log = logging.getLogger("nnlab")
 # Standardised copies, kept while a sweep trains: the next run often is on the same examples.
@@ -63,13 +72,15 @@ def make_task(
 
     where = device.choose_device(config.device)
     data = config.load_data()
-    inputs, outputs = data.train.inputs[0].numel(), len(data.classes)
-    sizes = inputs, outputs, list(data.provenance["sizes"].values())
-    shape = repr((config.model, config.dataset, data.provenance["shape"]))
-    if shape not in networks:
-        likely = engines.likely(config.engine, where)
-        footprint.check(config, footprint.of(config, likely, *sizes), where)
-    network = networks.get(shape) or build_model(config, inputs, outputs)
+    example, outputs = data.provenance["shape"], len(data.classes)
+    sizes = math.prod(example), outputs, list(data.provenance["sizes"].values())
+    shape = repr((config.model, config.dataset, example))
+    if shape not in networks and not isinstance(config.model, OwnNetworkConfig):
+        sketch = outline(config, example, outputs)
+        likely = "torch" if sketch else engines.likely(config.engine, where)
+        needed = footprint.of(config, likely, *sizes, network=sketch)
+        footprint.check(config, needed, where)
+    network = networks.get(shape) or build_model(config, example, outputs)
     run = build_run(config, data, network)
     engine, reason = engines.choose_engine(config.engine, run, where)
     identity = describe(outcome, config, run, data) | {
@@ -90,7 +101,7 @@ def make_task(
         del network
     if config.dataset.normalize and not config.plan:
         run = without_copies(run)
-    needed = footprint.of(config, engine.name, *sizes, identity["engine_form"])
+    needed = footprint.of(config, engine.name, *sizes, identity["engine_form"], run.model)
     footprint.check(config, needed, where)
     return Task(outcome, config, run, engine, where, identity, needed)
 
@@ -131,8 +142,8 @@ def whole_run(task: Task) -> Run:
         data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
-    inputs, outputs = sketch.train.inputs[0].numel(), len(task.identity["dataset"]["classes"])
-    return dataclasses.replace(sketch, model=build_model(config, inputs, outputs))
+    shape, classes = (task.identity["dataset"][key] for key in ("shape", "classes"))
+    return dataclasses.replace(sketch, model=build_model(config, shape, len(classes)))
 
 
 def build_run(config: Config, data: Data, network: nn.Module) -> Run:
@@ -141,6 +152,7 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
     from nnlab.engines import Run
 
     computed = isinstance(config.model, PerceptronConfig)  # from its truth table
+    own = isinstance(config.model, OwnNetworkConfig)  # whose layers may draw
     return Run(
         model=network,
         optimizer=config.optimizer,
@@ -151,21 +163,42 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
         max_epochs=0 if computed else config.stopping.max_epochs,
         stopping=config.stopping.build(),
         order=seeds.generator(config.seed_of("order"), "order"),
+        noise=seeds.generator(config.seed_of("order"), "layers") if own else None,
         full_train_metrics=config.full_train_metrics,
         native_level=None if config.native_level is None else config.native_level.name,
     )
 
 
-def build_model(config: Config, inputs: int, outputs: int) -> nn.Module:
-    """Build the network with its initial weights, from the run's seed or a truth table."""
-    from nnlab import model, seeds
+def outline(config: Config, shape: Sequence[int], outputs: int) -> Shaped | None:
+    """Return a convolutional network without memory for its numbers; None for the other models,
+    whose sizes are known from their options."""
+    from nnlab import model
+
+    options = config.model
+    if not isinstance(options, CNNConfig):
+        return None
+    return model.cnn(shape, options.channels, options.kernel, options.hidden, outputs, None)
+
+
+def build_model(config: Config, shape: Sequence[int], outputs: int) -> nn.Module:
+    """Build the network with its initial weights, from the run's seed or a truth table.
+
+    shape: of an example. Raises ValueError where there is no such network for these examples.
+    """
+    from nnlab import model, own_network, seeds
 
     options, table = config.model, config.dataset.truth_table
     if isinstance(options, PerceptronConfig) and table is not None:
         return model.classic_xor() if options.classic else model.perceptrons(table)
+    weights = seeds.generator(config.seed_of("weights"), "weights")
     if isinstance(options, MLPConfig):
-        weights = seeds.generator(config.seed_of("weights"), "weights")
-        return model.mlp(inputs, options.hidden, outputs, options.activation.name, weights)
+        inputs, activation = math.prod(shape), options.activation.name
+        return model.mlp(inputs, options.hidden, outputs, activation, weights)
+    if isinstance(options, CNNConfig):
+        layers = options.channels, options.kernel, options.hidden
+        return model.cnn(shape, *layers, outputs, weights)
+    if isinstance(options, OwnNetworkConfig):
+        return own_network.from_function(options.found, options.options, shape, outputs, weights)
     raise ValueError(f"model={options.name} is not known; see --help")
 
 
@@ -174,6 +207,9 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
     from nnlab import model
 
     job = outcome.job
+    source = {}
+    if isinstance(config.model, OwnNetworkConfig):
+        source["model_source_sha256"] = config.model.found.sha256
     return {
         "name": outcome.folder.name,
         "overrides": job.overrides,
@@ -181,6 +217,7 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
         "seed": config.seed,
         "weights": model.weights(run.model),
         "parameters": model.parameters(run.model),
+        **source,
         "dataset": data.provenance | {"source": job.concealed(data.provenance["source"])},
         "versions": records.versions(),
         "git": records.git_revisions(),

@@ -22,7 +22,7 @@ from nnlab import storage
 from nnlab.engines import Engine, Run, dual
 from nnlab.stopping import Epoch
 
-ENGINE, BEST, ORDER = "engine/", "best/", "order"
+ENGINE, BEST, ORDER, NOISE = "engine/", "best/", "order", "noise"
 HOW = ("engine", "engine_level", "device", "threads", "versions")  # it was computed
 LARGEST = 2**30  # bytes of a checkpoint of a small network on many examples
 BYTES = 64  # at most, per parameter: its value, the best one, what the optimizer knows of it
@@ -34,7 +34,7 @@ class Checkpoint:
     """A run's state after an epoch.
 
     identity: what tells the run from others, and what computed it. tensors: by names that begin
-    with ENGINE, BEST or are ORDER. exact: whether the engine is to take them bit for bit.
+    with ENGINE, BEST or are ORDER or NOISE. exact: whether the engine is to take them bit for bit.
     """
 
     identity: dict[str, Any]
@@ -61,6 +61,8 @@ class Checkpoint:
             vars(run.stopping).update(self.rule)
         if run.order is not None:
             run.order.set_state(self.tensors[ORDER])
+        if run.noise is not None:
+            run.noise.set_state(self.tensors[NOISE])
         state, best = self.part(ENGINE), self.part(BEST)
         best = state | best if best else best
         if self.exact:
@@ -82,6 +84,8 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     tensors |= {BEST + name: tensor for name, tensor in best if id(tensor) not in kept}
     if run.order is not None:
         tensors[ORDER] = run.order.get_state()
+    if run.noise is not None:
+        tensors[NOISE] = run.noise.get_state()
     # A copy, because a rule leaves out of it what holds in this process only.
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
     return Checkpoint(dict(identity), list(run.epochs), run.status, run.stop_reason, rule, tensors)

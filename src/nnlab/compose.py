@@ -80,7 +80,7 @@ def refuse_unknown(
         if key not in given or OmegaConf.is_missing(node, key):
             raise ValueError(f"{prefix}{key} has no value; set {prefix}{key}=...")
         child = None if OmegaConf.is_interpolation(node, key) else node[key]
-        if isinstance(child, DictConfig):
+        if isinstance(child, DictConfig) and OmegaConf.get_type(child) is not dict:
             refuse_unknown(child, OmegaConf.get_type(child) or dict, f"{prefix}{key}.")
 
 

@@ -9,6 +9,7 @@ Nothing here imports torch: ``--help`` and a finished sweep's rerun must start f
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -17,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnlab import datasets
+from nnlab import datasets, functions
 from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
+from nnlab.functions import Function
 from nnlab.identity import ASKED, NOT_IDENTITY
 from nnlab.options import MISSING, plain, require, require_finite
 from nnlab.stopping import RULES, StoppingConfig
@@ -57,6 +59,10 @@ class ModelConfig:
 
     def check(self) -> None: ...
 
+    def identity(self) -> dict[str, Any]:
+        """Return what decides which network it is (JSON values)."""
+        return plain(self)
+
 
 @dataclass
 class MLPConfig(ModelConfig):
@@ -74,6 +80,49 @@ class PerceptronConfig(ModelConfig):
     """Step activations with weights from a truth table; nothing is trained."""
 
     classic: bool = MISSING
+
+
+@dataclass
+class CNNConfig(ModelConfig):
+    channels: list[int] = MISSING
+    kernel: int = MISSING
+    hidden: list[int] = MISSING
+
+    def check(self) -> None:
+        limit = "give a convolution or more, each of at least 1 channel, as in [16,32]"
+        fine = len(self.channels) > 0 and all(each >= 1 for each in self.channels)
+        require(fine, "model.channels", list(self.channels), limit)
+        limit = "it must be odd, at least 1, so that a convolution keeps the size of an image"
+        require(self.kernel >= 1 and self.kernel % 2 == 1, "model.kernel", self.kernel, limit)
+        limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
+        fine = all(width >= 1 for width in self.hidden)
+        require(fine, "model.hidden", list(self.hidden), limit)
+
+
+@dataclass
+class OwnNetworkConfig(ModelConfig):
+    """A network that a function of the user's own makes.
+
+    options: that the function is called with, by their names: a dict, or None.
+    """
+
+    function: str = MISSING
+    options: Any = MISSING  # OmegaConf takes no keys that it does not know in a typed dict
+
+    def check(self) -> None:
+        limit = "give names and values that the function takes, as in {width: 32}"
+        require(isinstance(self.options, (dict, type(None))), "model.options", self.options, limit)
+        assert self.found
+
+    @functools.cached_property
+    def found(self) -> Function:
+        """The function, with the source that its module had when this was first asked for: a
+        change made while a command trains is for the next command."""
+        return functions.find("model.function", self.function)
+
+    def identity(self) -> dict[str, Any]:
+        """Beside the options: the SHA-256 of the module's source."""
+        return super().identity() | {"source_sha256": self.found.sha256}
 
 
 @dataclass
@@ -244,6 +293,11 @@ class Config:
             require(table is not None, "model", self.model.name, limit)
             limit = "the classic three perceptrons compute dataset.function=xor of dataset.inputs=2"
             require(not self.model.classic or table == "0110", "model.classic", True, limit)
+        if isinstance(self.model, CNNConfig):
+            limit = f"it takes images; dataset={self.dataset.name} has none"
+            require(self.dataset.images, "model", self.model.name, limit)
+            limit = "weights shows those of a layer that sees all pixels; model=cnn has none"
+            require("weights" not in self.evaluation, "evaluation", list(self.evaluation), limit)
         if self.stopping.watches:
             limit = "it watches the validation set; set valid_size (say valid_size=500)"
             require(self.valid_size != 0, "stopping", self.stopping.name, limit)
@@ -269,7 +323,12 @@ OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "tra
 # The schemas that the YAML files of each config group extend.
 GROUPS: dict[str, Mapping[str, type]] = {
     "dataset": datasets.DATASETS,
-    "model": {"mlp": MLPConfig, "perceptron": PerceptronConfig},
+    "model": {
+        "mlp": MLPConfig,
+        "perceptron": PerceptronConfig,
+        "cnn": CNNConfig,
+        "function": OwnNetworkConfig,
+    },
     "optimizer": {"sgd": SGD, "adam": Adam, "adamw": AdamW},
     "stopping": RULES,
 }
@@ -279,6 +338,7 @@ def identity(config: Config) -> dict[str, Any]:
     """Return what decides the numbers of a run, beside its data and what it computes with."""
     tree = {k: v for k, v in plain(config).items() if k not in (*NOT_IDENTITY, *ASKED, "seed")}
     tree["dataset"] = config.dataset.identity()
+    tree["model"] = config.model.identity()
     tree["seeds"] = {part: config.seed_of(part) for part in tree["seeds"]}
     if isinstance(config.model, PerceptronConfig):  # computed from its table, and only tested
         tree["seeds"] = config.seeds.test

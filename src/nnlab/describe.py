@@ -63,7 +63,7 @@ def describe(config: Config) -> None:
     another source, the names of the new ones say which folder they are of.
     """
     source, arrays = datasets.read(config.dataset, config.sizes)
-    network = build.build_model(config, arrays.train.inputs.shape[1], len(arrays.classes))
+    network = build.build_model(config, arrays.shape, len(arrays.classes))
     content = contents(config, source, arrays) | {"model": layers(network)}
     data = config.dataset.data_folder
     content["folder"] = None if data is None else str(Path(data).expanduser().resolve())
@@ -160,17 +160,19 @@ def palette(arrays: Arrays) -> str | None:
 
 
 def layers(network: nn.Module) -> dict[str, Any]:
-    """Return the sizes of a network's layers, its weights (without biases) and parameters."""
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    """Return the sizes of a network's linear layers and convolutions (of these the channels), its
+    weights (without biases) and parameters."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    found = [module for module in network.modules() if isinstance(module, kinds)]
     return {
         "layers": [
             {
-                "inputs": each.in_features,
-                "outputs": each.out_features,
+                "inputs": each.in_features if isinstance(each, nn.Linear) else each.in_channels,
+                "outputs": each.out_features if isinstance(each, nn.Linear) else each.out_channels,
                 "weights": each.weight.numel(),
                 "biases": 0 if each.bias is None else each.bias.numel(),
             }
-            for each in linear
+            for each in found
         ],
         "weights": model.weights(network),
         "parameters": model.parameters(network),

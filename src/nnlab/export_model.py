@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="what to write (STUDY-RUN with a suffix)"
     )
+    terminal.add_function(parser)
     options = parser.parse_args(arguments)
     suffix, convert = FORMATS[options.to]
     run = options.run.absolute()
     path = options.output or Path(f"{run.parent.name}-{run.name}{suffix}")
     try:
-        network = load(options.run)
+        network = load(options.run, options.function)
         if network.result["status"] == "diverged":
             raise ValueError(f"the run in {options.run} diverged: its network is of no use")
         content = convert(Whole(network).eval(), examples(network))

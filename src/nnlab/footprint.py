@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import device as Device
+from torch import nn
 
 from nnlab import memory
 from nnlab.config import SGD, Adam, Config, MLPConfig, OptimizerConfig
 from nnlab.engines.stacked import EVALUATION_NUMBERS, free_memory
 from nnlab.engines.supported import MOMENTS
 from nnlab.engines.supported import rule as update_rule
-from nnlab.engines.torch import EVALUATION_BATCH, GATHERED
+from nnlab.engines.torch import GATHERED, evaluation_batch
+from nnlab.model import Shaped
 from nnlab.stopping import PatienceConfig
 
 FLOAT = 4  # bytes
@@ -47,21 +49,21 @@ def of(
     outputs: int,
     lengths: Sequence[int],
     form: str | None = None,
+    network: nn.Module | None = None,
 ) -> Footprint:
     """Foresee what a run takes. lengths: examples of its training, validation and test split.
 
-    A peak that lasts for a moment is counted as if it lasted.
+    network: the run's, with or without memory for its numbers, where it is no perceptron. A peak
+    that lasts for a moment is counted as if it lasted.
     """
-    hidden = config.model.hidden if isinstance(config.model, MLPConfig) else []
-    sizes = [inputs, *hidden, outputs]
-    pairs = list(itertools.pairwise(sizes))
-    weights = FLOAT * sum((i + 1) * o for i, o in pairs)
+    sizes, parts = layers(config, inputs, outputs, network)
+    weights = FLOAT * sum(parts)
     state = weights * (1 + moments(config.optimizer))
     widest, batch, longest = max(sizes), min(config.batch_size, lengths[0]), max(lengths)
     if engine == "torch":
         # The weights are the model's, but there are gradients, and a step makes some more.
-        training = state + FLOAT * max(i * o for i, o in pairs)
-        rows = min(EVALUATION_BATCH, longest)
+        training = state + FLOAT * max(parts)
+        rows = min(evaluation_batch(network), longest)
         values = max(rows * (inputs + 2 * widest), 3 * batch * sum(sizes) + GATHERED * inputs)
     elif engine == "stacked":
         training = state + weights
@@ -88,10 +90,23 @@ def of(
     )
 
 
+def layers(
+    config: Config, inputs: int, outputs: int, network: nn.Module | None
+) -> tuple[list[int], list[int]]:
+    """Return how many numbers of an example layers take or give, and their parameters."""
+    if isinstance(network, Shaped):
+        return [inputs, *network.values], [each.numel() for each in network.parameters()]
+    hidden = config.model.hidden if isinstance(config.model, MLPConfig) else []
+    sizes = [inputs, *hidden, outputs]
+    return sizes, [(i + 1) * o for i, o in itertools.pairwise(sizes)]
+
+
 def check(config: Config, needed: Footprint, where: Device) -> None:
     """Raise ValueError where a run does not fit, its data being there already."""
-    hidden = config.model.hidden if isinstance(config.model, MLPConfig) else []
-    what = f"model.hidden={list(hidden)} with optimizer={config.optimizer.name}"
+    name = f"model={config.model.name}"
+    if isinstance(config.model, MLPConfig):
+        name = f"model.hidden={list(config.model.hidden)}"
+    what = f"{name} with optimizer={config.optimizer.name}"
     remedy = "use smaller layers"
     if where.type == "cuda":
         left = free_memory(where)

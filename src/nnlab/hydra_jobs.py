@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nnlab import cores, datasets, interrupts, storage, study, sweeps, targets
 from nnlab.compose import Template
-from nnlab.config import CONF
+from nnlab.config import CONF, OwnNetworkConfig
 from nnlab.jobs import Job, Outcome
 
 log = logging.getLogger("nnlab")
@@ -380,7 +380,9 @@ class SweepLoader:
         runs = study.known(self.study)
         for overrides, outcome in zip(job_overrides, outcomes):
             config, asked = outcome.job.config, self.asked(overrides)
-            if config and asked and not (config.evaluation or config.plan or config.force):
+            if config is None or isinstance(config.model, OwnNetworkConfig):
+                continue  # the source of the latter may change
+            if asked and not (config.evaluation or config.plan or config.force):
                 runs.remember(asked, outcome.folder)
 
     def asked(self, overrides: Sequence[str]) -> str | None:

@@ -1,12 +1,15 @@
-"""The multilayer perceptron, networks of perceptrons from a truth table, counting weights."""
+"""The networks that nnlab makes, and the form in which it takes those of others."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from nnlab.shapes import image_like
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -45,6 +48,124 @@ def mlp(
         bias = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
         layers += [_linear(weight, bias), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
+
+
+class Shaped(nn.Module):
+    """A network that takes examples in their own shape, as convolutions do.
+
+    network: takes examples [B, ...] of the shape that ``shape_given`` makes of shape, and gives
+    logits [B, K]. shape: of an example as datasets have it, an image's channels last. Input
+    [B, I], output [B, K]. values: how many numbers each of its layers gives of an example, once
+    it was tried out.
+    """
+
+    def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.shape = tuple(shape)
+        self.values: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        examples: Tensor = inputs.unflatten(1, self.shape)
+        if image_like(self.shape):
+            channels = examples.unsqueeze(-1) if len(self.shape) == 2 else examples
+            # In torch's usual memory format, for networks that call view.
+            examples = channels.permute(0, 3, 1, 2).contiguous()
+        logits: Tensor = self.network(examples)
+        return logits
+
+    @torch.no_grad()
+    def try_out(self) -> object:
+        """Return what the network gives of two examples of zeros; take down its ``values``."""
+        self.values.clear()
+
+        def note(module: nn.Module, given: object, found: object) -> None:
+            if isinstance(found, Tensor):
+                self.values.append(found.numel() // 2)
+
+        inner = (each for each in self.network.modules() if not list(each.children()))
+        hooks = [each.register_forward_hook(note) for each in inner]
+        where = next(self.network.parameters()).device
+        self.eval()
+        try:
+            return self(torch.zeros(2, math.prod(self.shape), device=where))
+        finally:
+            self.train()
+            for hook in hooks:
+                hook.remove()
+
+
+def shape_given(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape in which ``Shaped`` gives examples to its network: images channels first.
+
+    >>> shape_given((28, 28)), shape_given((64, 32, 3)), shape_given((30,))
+    ((1, 28, 28), (3, 64, 32), (30,))
+    """
+    if not image_like(shape):
+        return tuple(shape)
+    return (shape[2] if len(shape) == 3 else 1, shape[0], shape[1])
+
+
+def cnn(
+    shape: Sequence[int],
+    channels: Sequence[int],
+    kernel: int,
+    hidden: Sequence[int],
+    outputs: int,
+    generator: torch.Generator | None,
+) -> Shaped:
+    """Build a convolutional network with a linear output layer, in float32.
+
+    Each of ``channels`` is a convolution that keeps the size of its input, a ReLU, and the
+    largest of every 2 x 2 pixels; then come linear layers of ``hidden`` units with a ReLU each.
+    shape: of an image, channels last. Weights are drawn from ``generator`` alone, as ``nn.Conv2d``
+    and ``nn.Linear`` draw them; where it is None they have no memory. Those of convolutions are
+    channels-last in memory, which trains faster on colour images.
+    Input [B, I], output [B, outputs]. Raises ValueError where an example is no image, or too
+    small.
+
+    >>> network = cnn((28, 28), [16, 32], 3, [], 10, torch.Generator().manual_seed(0))
+    >>> network(torch.zeros(3, 784)).shape
+    torch.Size([3, 10])
+    >>> parameters(network) == 16 * (9 + 1) + 32 * (9 * 16 + 1) + 10 * (7 * 7 * 32 + 1)
+    True
+    """
+    size = " x ".join(map(str, shape))
+    if not image_like(shape):
+        raise ValueError(f"model=cnn takes images, and an example is {size}; choose model=mlp")
+    before, height, width = shape_given(shape)
+    least = 2 ** len(channels)
+    if min(height, width) < least:
+        raise ValueError(
+            f"model.channels={list(channels)} halves images {len(channels)} times, so they need "
+            f"{least} x {least} pixels, and have {size}; give fewer channels"
+        )
+    layers: list[nn.Module] = []
+    for after in channels:
+        convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, device="meta")
+        layers += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
+        before, height, width = after, height // 2, width // 2
+    layers.append(nn.Flatten())
+    sizes = [before * height * width, *hidden, outputs]
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out, device="meta"), nn.ReLU()]
+    network = nn.Sequential(*layers[:-1])
+    if generator is not None:
+        draw(network, generator)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shaped = Shaped(network, shape)
+    shaped.try_out()
+    return shaped
+
+
+def draw(network: nn.Sequential, generator: torch.Generator) -> None:
+    """Give convolutions and linear layers weights and biases, uniform within 1/sqrt(fan-in)."""
+    for layer in network:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            bound = layer.weight[0].numel() ** -0.5
+            for name, empty in list(layer.named_parameters()):
+                drawn = torch.empty(empty.shape).uniform_(-bound, bound, generator=generator)
+                setattr(layer, name, nn.Parameter(drawn))
 
 
 class Step(nn.Module):

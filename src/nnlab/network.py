@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnlab import records
+from nnlab import functions, records
 from nnlab.boolean import truth_table
-from nnlab.model import mlp, perceptrons
+from nnlab.functions import Function
+from nnlab.model import cnn, mlp, perceptrons
+from nnlab.own_network import from_function
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,10 +128,13 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, own)[:, 0] - others
 
 
-def load(folder: str | Path) -> Network:
+def load(folder: str | Path, function: str | None = None) -> Network:
     """Load the network that a run trained, say from ``outputs/mnist/default``.
 
-    Raises ValueError where the folder holds no finished run, or one whose weights do not fit.
+    function: of a run with model=function, the one of the working directory that makes the
+    network, as in ``my_nets:cnn``; nothing else has its code called.
+    Raises ValueError where the folder holds no finished run, or one whose weights do not fit;
+    where the function is not named, or its module has changed since.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as safetensors
@@ -144,11 +149,12 @@ def load(folder: str | Path) -> Network:
         raise ValueError(
             f"the run in {folder} {state}, so it has no network yet; its command trains it"
         )
+    own = own_function(folder, result, function)
     try:
         data, config = result["dataset"], result["config"]
         shape, classes = tuple(data["shape"]), list(data["classes"])
         mean, deviation = channels(data["mean"]), channels(data["deviation"])
-        model = build(config, math.prod(shape), len(classes))
+        model = build(config, shape, len(classes), own)
     except (LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"{folder / records.RESULT} does not describe a network ({error}), or was written by "
@@ -173,9 +179,43 @@ def channels(values: Sequence[float] | None) -> Tensor | None:
     return None if values is None else torch.tensor(values, dtype=torch.float32)
 
 
-def build(config: dict[str, Any], inputs: int, outputs: int) -> nn.Module:
-    """Build the network of a run's recorded configuration; its weights are to be loaded."""
+def own_function(folder: Path, result: dict[str, Any], named: str | None) -> Function | None:
+    """Return the function that makes the network of a run; None where nnlab makes it itself.
+
+    Raises ValueError where it is not the one named, is not there, or has changed.
+    """
+    sha256 = result.get("model_source_sha256")
+    if sha256 is None:
+        return None
+    needed = result["config"]["model"]["function"]
+    if named != needed:
+        raise ValueError(
+            f"the network of the run in {folder} is made by {needed}, code of your own; to have "
+            f"it called name it, where its module lies, as in --function {needed} or "
+            f"nnlab.load(RUN, function={needed!r})"
+        )
+    function = functions.find("function", needed)
+    if function.sha256 != sha256:
+        raise ValueError(
+            f"{function.path} has changed since the run in {folder}, whose network takes it as it "
+            f"was (SHA-256 {sha256[:16]}…): bring that back, or train the run anew"
+        )
+    return function
+
+
+def build(
+    config: dict[str, Any], shape: tuple[int, ...], outputs: int, own: Function | None
+) -> nn.Module:
+    """Build the network of a run's recorded configuration; its weights are to be loaded.
+
+    own: the function that makes it, if one of the user's does.
+    """
     model, dataset = config["model"], config["dataset"]
+    if own is not None:
+        return from_function(own, model["options"], shape, outputs, torch.Generator())
+    if "channels" in model:
+        layers = model["channels"], model["kernel"], model["hidden"]
+        return cnn(shape, *layers, outputs, torch.Generator())
     if "hidden" in model:
-        return mlp(inputs, model["hidden"], outputs, model["activation"])
+        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"])
     return perceptrons(truth_table(dataset["function"], dataset["inputs"]))

@@ -14,9 +14,10 @@ from torch import Tensor
 from nnlab import storage, terminal
 from nnlab.datasets import images, table
 from nnlab.datasets.array_files import arrays_in
-from nnlab.datasets.arrays import as_floats, image_like
+from nnlab.datasets.arrays import as_floats
 from nnlab.datasets.labelled import check_finite, read_bytes
 from nnlab.network import Network, load
+from nnlab.shapes import image_like
 from nnlab.text import as_label, class_for_csv, inert, visible
 
 DARK, LIGHT = 1 / 3, 2 / 3  # images whose pixels are below, above this on average
@@ -41,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--background", default="white", metavar="COLOUR", help="behind transparent images (white)"
     )
+    terminal.add_function(parser)
     options = parser.parse_args(arguments)
     try:
         if options.top < 1:
             raise ValueError(f"--top {options.top} is not possible; give at least 1")
-        network = load(options.folder)
+        network = load(options.folder, options.function)
         if network.result["status"] == "diverged":
             raise ValueError(f"the run in {options.folder} diverged: its network says nothing")
         if network.columns or all(path.suffix == ".npy" for path in options.file):

@@ -100,7 +100,7 @@ class RunFolder:
         if weights is not None:
             from safetensors.torch import save
 
-            content = save(weights)
+            content = save(apart(weights))
             storage.write_atomic(self.path / WEIGHTS, content)
             files[WEIGHTS] = hashlib.sha256(content).hexdigest()
         storage.sync(self.path / METRICS)
@@ -321,6 +321,17 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
         return None
     check_files(path, result)
     return result
+
+
+def apart(weights: dict[str, Any]) -> dict[str, Any]:
+    """Return tensors as files take them: in torch's usual memory format, none sharing memory."""
+    found, seen = {}, set()
+    for name, tensor in weights.items():
+        tensor = tensor.contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def check_free(path: Path, hydra_files: dict[str, str]) -> None:

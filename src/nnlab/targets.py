@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nnlab.config import Config
+from nnlab.config import Config, OwnNetworkConfig
 from nnlab.datasets.function import FunctionConfig
 
 TARGET = "_target_"
@@ -25,7 +25,10 @@ CODE = (TARGET, "custom_search_space")  # keys whose values are imported, the la
 OF_LOGGING = ("()", "class", "queue", "listener")  # likewise, in a configuration of logging
 LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
 LOGGERS = ("logging", "colorlog")  # packages whose classes may log
-FUNCTIONS = ("dataset.function",)  # options whose code runs where the command line names it
+FUNCTIONS = (
+    "dataset.function",
+    "model.function",
+)  # options whose code runs where the command line names it
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # of no other are those
 
@@ -77,14 +80,15 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
 
 
 def functions_named(arguments: Sequence[str]) -> frozenset[str]:
-    """Return the functions of the user's own that the arguments of a command name.
+    """Return the functions of the user's own that the arguments of a command name, with the
+    option of each.
 
     >>> sorted(functions_named(["dataset.function=my_data:load,my_data:other", "seed=1"]))
-    ['my_data:load', 'my_data:other']
+    ['dataset.function=my_data:load', 'dataset.function=my_data:other']
     """
     values = (text.lstrip("+").partition("=") for text in arguments)
     return frozenset(
-        name
+        f"{key}={name}"
         for key, _, value in values
         if key in FUNCTIONS
         for name in re.findall(r"[\w.]+:\w+", value)
@@ -96,12 +100,17 @@ def refuse_unnamed(config: Config, functions: Collection[str]) -> None:
 
     functions: as ``functions_named`` returns them.
     """
-    dataset = config.dataset
-    if isinstance(dataset, FunctionConfig) and dataset.function not in functions:
-        raise ValueError(
-            f"dataset.function={dataset.function} names code, which a configuration may not: give "
-            f"it on the command line, if it is to run"
-        )
+    called = []
+    if isinstance(config.dataset, FunctionConfig):
+        called.append(f"dataset.function={config.dataset.function}")
+    if isinstance(config.model, OwnNetworkConfig):
+        called.append(f"model.function={config.model.function}")
+    for each in called:
+        if each not in functions:
+            raise ValueError(
+                f"{each} names code, which a configuration may not: give it on the command line, "
+                f"if it is to run"
+            )
 
 
 def named(node: DictConfig | ListConfig, path: str, seen: set[int]) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,15 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=version())
 
 
+def add_function(parser: argparse.ArgumentParser) -> None:
+    """Let ``--function`` name the user's own that makes the network of a run."""
+    parser.add_argument(
+        "--function",
+        metavar="MODULE:NAME",
+        help="of a run with model=function: what makes its network, in the working directory",
+    )
+
+
 def version() -> str:
     return f"nnlab {nnlab.__version__}"
 

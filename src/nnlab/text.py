@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
 
 # What pandas.read_csv takes for a missing value, a truth value or a number.
 MISSING = re.compile(
@@ -76,3 +78,18 @@ def class_for_csv(name: str) -> str:
     ('7', "'007'")
     """
     return name if re.fullmatch(r"0|[1-9]\d{0,17}", name, re.ASCII) else for_csv(name)
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Return a hint at the name that was meant, or at those there are.
+
+    >>> nearest("specis", ["species", "width"]), nearest("x", ["species", "width"])
+    ('did you mean species?', 'choose one of species, width')
+    """
+    near = difflib.get_close_matches(
+        name.lower(), {each.lower(): each for each in names}, n=1, cutoff=0.7
+    )
+    if near:
+        return f"did you mean {next(each for each in names if each.lower() == near[0])}?"
+    shown = [as_label(each) for each in list(names)[:20]]
+    return f"choose one of {', '.join(shown)}{', …' * (len(names) > 20)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnlab import device
-from nnlab.config import Config
+from nnlab.config import Config, OwnNetworkConfig
 from nnlab.network import load
 
 
@@ -17,7 +17,8 @@ def evaluate(config: Config, folder: Path) -> list[Path]:
     Raises ValueError where an evaluation does not fit the run or its data are no longer there,
     OSError where files cannot be written.
     """
-    network = load(folder)
+    own = config.model.function if isinstance(config.model, OwnNetworkConfig) else None
+    network = load(folder, own)
     files: list[Path] = []
     with device.cpu_threads(config.threads):
         data = config.load_data()

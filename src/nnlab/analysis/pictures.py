@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnlab.datasets.arrays import image_like
 from nnlab.network import Network
 from nnlab.report import plotting
+from nnlab.shapes import image_like
 
 
 def named(network: Network) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.datasets.arrays import image_like
 from nnlab.network import Network
 from nnlab.report import plotting
+from nnlab.shapes import image_like
 
 COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
 
@@ -23,8 +24,12 @@ COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write weights.png."""
     first = next((m for m in network.model.modules() if isinstance(m, nn.Linear)), None)
-    if first is None or not image_like(network.shape):
-        raise ValueError("evaluation=[weights] needs a network on images with a first layer")
+    size = math.prod(network.shape)
+    if first is None or first.in_features != size or not image_like(network.shape):
+        raise ValueError(
+            "evaluation=[weights] needs images, and a network whose first linear layer sees all "
+            "pixels"
+        )
     return [plotting.save(draw(first.weight.detach(), network), folder / "weights.png")]
 
 

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab.shapes import image_like
+
 Examples: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"
 Excess = tuple[str, str]  # which size is too large, and the remedy
 
@@ -110,15 +112,6 @@ class Sizes:
     train: int | None
     valid: int | None
     test: int | None
-
-
-def image_like(shape: Sequence[int]) -> bool:
-    """Say whether examples of this shape can be shown as images: grey, or of 1 or 3 channels.
-
-    >>> image_like((28, 28)), image_like((64, 64, 3)), image_like((30,)), image_like((3, 64, 64))
-    (True, True, False, False)
-    """
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
 def mean_pixel(images: NDArray[Any]) -> float:

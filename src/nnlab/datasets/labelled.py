@@ -5,10 +5,9 @@ Axes: N examples of a part, I inputs (an example, flattened).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -276,21 +275,6 @@ def some(names: Sequence[str], places: Sequence[int]) -> str:
     """
     shown = ", ".join(as_label(names[place]) for place in places[:NAMED])
     return f"class {shown}" if len(places) == 1 else f"{len(places):,} classes, say {shown}"
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """Return a hint at the name that was meant, or at those there are.
-
-    >>> nearest("specis", ["species", "width"]), nearest("x", ["species", "width"])
-    ('did you mean species?', 'choose one of species, width')
-    """
-    near = difflib.get_close_matches(
-        name.lower(), {each.lower(): each for each in names}, n=1, cutoff=0.7
-    )
-    if near:
-        return f"did you mean {next(each for each in names if each.lower() == near[0])}?"
-    shown = [as_label(each) for each in list(names)[:20]]
-    return f"choose one of {', '.join(shown)}{', …' * (len(names) > 20)}"
 
 
 def sha256_of(array: NDArray[Any]) -> str:

@@ -34,11 +34,10 @@ from nnlab.datasets.labelled import (
     check_finite,
     make_arrays,
     named_counts,
-    nearest,
     read_bytes,
 )
 from nnlab.options import MISSING, require
-from nnlab.text import as_label, for_csv
+from nnlab.text import as_label, for_csv, nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,6 +25,8 @@ class Run:
     every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends
     with the last whole batch. ``full_train_metrics``: training loss and accuracy are evaluated
     after each epoch, not measured as it trains.
+    ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
+    from the global generators as these are).
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -38,6 +40,7 @@ class Run:
     max_epochs: int = 100
     stopping: StoppingRule | None = None
     order: Generator | None = None
+    noise: Generator | None = None
     drop_last: bool = False
     full_train_metrics: bool = False
     native_level: str | None = None

@@ -19,6 +19,7 @@ from torch.optim import optimizer as all_optimizers
 
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.engines import Run
+from nnlab.model import Shaped
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid)
 # What a module has as torch makes it.
@@ -102,6 +103,8 @@ def unsupported_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | 
 
 
 def unsupported_layers(model: nn.Module) -> str | None:
+    if isinstance(model, Shaped):
+        return "the network takes examples in their own shape, as convolutions do"
     if type(model) is not nn.Sequential:
         return f"the model is {type(model).__name__}, not nn.Sequential"
     if (name := replaced(nn.Sequential)) is not None:  # it says what the modules are

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.engines import Engine, Run, Trained
+from nnlab.model import Shaped
 
 EVALUATION_BATCH = 8192  # bounds memory, not results: sums are over examples
+EVALUATION_VALUES = 2**24  # that a layer gives meanwhile, likewise
 GATHERED = 1024  # examples copied out at a time: quicker than batch by batch
 
 
@@ -72,13 +75,20 @@ def evaluate(
     loss_sum = torch.zeros((), dtype=widest(labels.device), device=labels.device)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     with mode(model, training=False):
-        for batch in index.split(EVALUATION_BATCH):
+        for batch in index.split(evaluation_batch(model)):
             targets = labels[batch]
             logits = model(inputs[batch])
             check_logits(logits, highest)
             loss_sum += cross_entropy(logits, targets, reduction="sum")
             correct += (logits.argmax(1) == targets).sum()
     return loss_sum.item() / len(index), correct.item() / len(index)
+
+
+def evaluation_batch(model: nn.Module | None) -> int:
+    """Return how many examples a model is evaluated on at a time."""
+    if not isinstance(model, Shaped):
+        return EVALUATION_BATCH
+    return max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // max(model.values)))
 
 
 @contextlib.contextmanager
@@ -149,6 +159,11 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     raise ValueError(f"optimizer={config.name} has no torch optimizer")
 
 
+def copied(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU in torch's usual memory format, which files have."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 class TorchEngine(Engine):
     name: ClassVar = "torch"
     concurrent: ClassVar = False  # Python's lock would have the threads wait for each other
@@ -181,17 +196,23 @@ class TorchEngine(Engine):
             inputs, labels = self.on_device(run.train.inputs), self.on_device(run.train.labels)
             examples = run.train.index[order].to(self.device)
             started = time.perf_counter()
-            loss, accuracy = train_epoch(
-                run.model,
-                inputs,
-                labels,
-                self.optimizers[run],
-                run.batch_size,
-                examples,
-                self.highest[run],
-            )
+            with self.noise_of(run):
+                loss, accuracy = train_epoch(
+                    run.model,
+                    inputs,
+                    labels,
+                    self.optimizers[run],
+                    run.batch_size,
+                    examples,
+                    self.highest[run],
+                )
             results.append(Trained(loss, accuracy, time.perf_counter() - started))
         return results
+
+    def noise_of(self, run: Run) -> contextlib.AbstractContextManager[None]:
+        if run.noise is None:
+            return contextlib.nullcontext()
+        return seeds.drawing_from(run.noise, self.device)
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
         results = []
@@ -208,12 +229,12 @@ class TorchEngine(Engine):
         optimizer state that name and torch's (``0.weight.momentum_buffer``). What an optimizer
         keeps beside tensors is not in it; torch's SGD, Adam and AdamW keep nothing else.
         """
-        state = {name: t.detach().cpu().clone() for name, t in run.model.state_dict().items()}
+        state = {name: copied(tensor) for name, tensor in run.model.state_dict().items()}
         moments = self.optimizers[run].state
         for name, parameter in run.model.named_parameters():
             for key, value in moments.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    state[f"{name}.{key}"] = value.detach().cpu().clone()
+                    state[f"{name}.{key}"] = copied(value)
         return state
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:

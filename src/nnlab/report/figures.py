@@ -356,7 +356,9 @@ def heading(runs: Sequence[RunRecord]) -> str:
     parts = [entry(shared["dataset"])] if "dataset" in shared else []
     if "train_size" in shared:
         parts.append(f"{entry(shared['train_size'])} examples")
-    if "model" in shared and "model.hidden" in shared:
+    if "model" in shared and "model.channels" in shared:
+        parts.append(f"{entry(shared['model'])} {entry(shared['model.channels'])}")
+    elif "model" in shared and "model.hidden" in shared:
         activation = shared.get("model.activation", "relu")
         suffix = "" if activation == "relu" else f" ({activation})"
         parts.append(f"{entry(shared['model'])} {layers(runs)}{suffix}")
