@@ -68,7 +68,8 @@ class Function:
 
     @contextlib.contextmanager
     def imported(self) -> Iterator[ModuleType]:
-        """Import the module from its source; it may import what lies in the working directory.
+        """Import the module from its source; it may import what lies in the working directory,
+        anew likewise.
 
         Raises ValueError where it cannot be imported.
         """
@@ -78,7 +79,7 @@ class Function:
         )
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
-        before, places = sys.modules.get(self.module), sys.path[:]
+        before, places, known = sys.modules.get(self.module), sys.path[:], set(sys.modules)
         sys.modules[self.module] = module  # where its classes look for it
         sys.path.insert(0, str(Path.cwd()))
         try:
@@ -91,7 +92,8 @@ class Function:
             yield module
         finally:
             sys.path[:] = places
-            del sys.modules[self.module]
+            for name in {self.module, *filter(lies_here, set(sys.modules) - known)}:
+                del sys.modules[name]
             if before is not None:
                 sys.modules[self.module] = before
 
@@ -106,6 +108,16 @@ class Function:
         place = "" if line is None else f" (line {line} of {self.path})"
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         return f"{type(error).__name__}: {text}{place}"
+
+
+def lies_here(module: str) -> bool:
+    """Return whether an imported module, or its package, lies in the working directory itself."""
+    top = module.partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return file is not None and Path(file) in (
+        Path.cwd() / f"{top}.py",
+        Path.cwd() / top / "__init__.py",
+    )
 
 
 def find(option: str, name: str) -> Function:

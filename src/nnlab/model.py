@@ -66,11 +66,12 @@ class Shaped(nn.Module):
         self.values: list[int] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        examples: Tensor = inputs.unflatten(1, self.shape)
-        if image_like(self.shape):
-            channels = examples.unsqueeze(-1) if len(self.shape) == 2 else examples
+        given = shape_given(self.shape)
+        if image_like(self.shape) and given[0] > 1:
             # In torch's usual memory format, for networks that call view.
-            examples = channels.permute(0, 3, 1, 2).contiguous()
+            examples = inputs.unflatten(1, self.shape).permute(0, 3, 1, 2).contiguous()
+        else:
+            examples = inputs.unflatten(1, given)
         logits: Tensor = self.network(examples)
         return logits
 

@@ -34,6 +34,7 @@ TEXTS = (
     *("engine", "engine_form", "engine_level"),
 )
 STUDIES = 40  # that are listed
+OWN_OPTIONS = "model.options."  # of a function of the user's
 
 log = logging.getLogger("nnlab")
 
@@ -313,6 +314,8 @@ def flatten(
             yield from flatten(value, f"{prefix}{key}.")
         elif prefix and key == "name":
             yield prefix[:-1], value
+        elif prefix.startswith(OWN_OPTIONS) and isinstance(value, list):
+            yield prefix + key, json.dumps(value)  # its items may be anything
         elif prefix or key not in left_out:
             yield prefix + key, tuple(value) if isinstance(value, list) else value
 
@@ -324,12 +327,15 @@ def varied(runs: Sequence[RunRecord]) -> list[str]:
     """List the keys whose values differ between runs: training-set size first, seed last.
 
     A key that only some runs have (momentum, among SGD and Adam) counts where it differs
-    among these. The data count where they differ between runs that agree in all else but seeds.
+    among these; so does an option that some give to a function of their own. The
+    data count where they differ between runs that agree in all else but seeds.
     """
     values: dict[str, set[Value]] = {}
     for run in runs:
         for key, value in run.settings.items():
             values.setdefault(key, set()).add(value)
+    for key in [key for key in values if key.startswith(OWN_OPTIONS)]:
+        values[key] |= {run.settings.get(key) for run in runs if "model.function" in run.settings}
     for key in ("engine", "device", "native_level", "data", "train_size", "valid_size"):
         values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
