@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save as safetensors
+from torch import nn
 from torch.testing import assert_close
 
 import nnlab
@@ -119,6 +120,25 @@ def test_rules_and_best_weights_go_on(
     expected = undisturbed(make, engine)
     for stop in (1, 3, len(expected[0].epochs)):
         assert_same(train(make, engine, stop, tmp_path), expected)
+
+
+def test_what_layers_draw_goes_on(tmp_path: Path) -> None:
+    def make() -> list[Run]:
+        run = make_run(Adam(lr=0.02), nnlab.Patience(patience=3))
+        with seeds.drawing_from(seeds.generator(0, "weights")):
+            layers = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)
+        run.model, run.noise = nn.Sequential(*layers), seeds.generator(0, "layers")
+        run.batch_size = 5
+        return [run]
+
+    for stop in (1, 4):
+        assert_same(train(make, TorchEngine, stop, tmp_path), undisturbed(make, TorchEngine))
+    # And they do draw: other noise, other numbers.
+    (other,) = make()
+    other.noise = seeds.generator(1, "layers")
+    (expected,) = undisturbed(make, TorchEngine)
+    undisturbed(lambda: [other], TorchEngine)
+    assert other.epochs[0].train_loss != expected.epochs[0].train_loss
 
 
 def test_a_stack_goes_on_with_those_that_have_not_ended(tmp_path: Path) -> None:

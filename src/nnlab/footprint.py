@@ -64,7 +64,9 @@ def of(
         # The weights are the model's, but there are gradients, and a step makes some more.
         training = state + FLOAT * max(parts)
         rows = min(evaluation_batch(network), longest)
-        values = max(rows * (inputs + 2 * widest), 3 * batch * sum(sizes) + GATHERED * inputs)
+        # A value and its gradient, and of a perceptron's what the activation makes of it.
+        each = 2 if isinstance(network, Shaped) else 3
+        values = max(rows * (inputs + 2 * widest), each * batch * sum(sizes) + GATHERED * inputs)
     elif engine == "stacked":
         training = state + weights
         values = 3 * max(batch * sum(sizes), min(longest * widest, EVALUATION_NUMBERS))
