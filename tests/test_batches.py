@@ -417,6 +417,35 @@ def test_what_a_cluster_refuses_to_take_is_told_and_leaves_nothing(train: Train)
     assert all(re.search(told, str(each.error)) for each in failed)
 
 
+@pytest.mark.parametrize(
+    ("launcher", "option", "limit"),
+    [
+        ("batches", "batches=0", "at least 1"),
+        ("batches", "minutes_per_batch=0", "above 0"),
+        ("batches", "minutes_per_batch=nan", "above 0"),
+        ("batches", "workers=-2", "at least 1"),
+        ("batches", "cores_per_worker=0", "at least 1"),
+        ("slurm", "max_retries=-1", "at least 0"),
+        ("slurm", "timeout_min=0", "at least 1"),
+        ("slurm", "mem_gb=nan", "at least 0"),
+        ("ray", "num_gpus=nan", "at least 0"),
+        ("slurm", "+constraint=avx512", "hydra/launcher=slurm has no such option"),
+        ("batches", "+worker=2", "Did you mean 'workers'?"),
+    ],
+)
+def test_options_that_are_not_possible_are_refused(
+    launcher: str, option: str, limit: str, tmp_path: Path
+) -> None:
+    plus, name = option[: option.startswith("+")], option.removeprefix("+")
+    given = (f"hydra/launcher={launcher}", f"{plus}hydra.launcher.{name}")
+    ended = warm.run(*SWEEP, *given, cwd=tmp_path)
+    assert ended.status == 1, ended.said
+    assert f"hydra.launcher.{name.partition('=')[0]}" in ended.err
+    assert limit in ended.err
+    assert "Traceback" not in ended.said
+    assert not (tmp_path / "outputs").exists()
+
+
 # Cutting
 
 
