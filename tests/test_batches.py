@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlab import batches, claims, clusters, compose, records, study, sweep, worker
+from nnlab import batches, claims, clusters, compose, records, storage, study, sweep, worker
 from nnlab.clusters import cluster
 from nnlab.jobs import Job, Outcome
 from tests.reliability import warm
@@ -212,6 +213,37 @@ def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> Non
     logs = [(each.folder / records.LOG).read_text() for each in outcomes]
     assert [log.count("2 epochs in") for log in logs] == [1] * 4  # none was trained again
     assert not Path("outputs/mnist", claims.BATCHES).exists()
+
+
+def test_what_was_written_down_of_batches_may_be_gone(train: Train, tmp_path: Path) -> None:
+    class Removed(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            try:
+                return super().train(batch)
+            finally:
+                if self.losses:
+                    shutil.rmtree(batch.record.parent)
+
+    jobs = some_jobs()
+    outcomes = train(Removed(losses=2), jobs)
+    assert [each.error for each in outcomes] == [None] * 4
+    assert weights(outcomes) == trained_here(tmp_path / "here", jobs)
+
+
+def test_another_command_may_remove_the_folder_of_batches_as_one_is_sent(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, removed = storage.make_folder, []
+
+    def make_and_lose(folder: Path) -> None:
+        make(folder)
+        if folder.name == claims.BATCHES and not removed:
+            removed.append(folder)
+            folder.rmdir()
+
+    monkeypatch.setattr(storage, "make_folder", make_and_lose)
+    assert [each.error for each in train(Inline(), some_jobs())] == [None] * 4
+    assert removed
 
 
 def test_force_trains_once_also_where_its_batch_is_lost(train: Train) -> None:

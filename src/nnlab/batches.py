@@ -207,7 +207,6 @@ class Dispatch:
             content = {task.outcome.job.name: task.identity["dataset"]["content"] for task in some}
             batch = Batch(name, jobs, Path.cwd(), self.cluster.cores, content=content)
             sent.append((batch, some))
-        storage.make_folder(folder / BATCHES)
         self.submit([batch for batch, _ in sent], [some for _, some in sent])
 
     def submit(self, batches: Sequence[Batch], tasks: Sequence[Sequence[Task | None]]) -> None:
@@ -231,7 +230,12 @@ class Dispatch:
         runs = [(job.name, job.identity["fingerprint"]) for job in batch.jobs]
         owner = self.held[batch.study].owner
         content = records.sealed({"owner": owner, "ticket": ticket, "runs": runs})
-        storage.write_atomic(batch.record, content)
+        storage.make_folder(batch.record.parent)
+        try:
+            storage.write_atomic(batch.record, content)
+        except FileNotFoundError:  # another command has removed the folder, which was empty
+            storage.make_folder(batch.record.parent)
+            storage.write_atomic(batch.record, content)
 
     # Receiving
 
