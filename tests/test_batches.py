@@ -271,6 +271,25 @@ def test_a_batch_that_is_lost_for_good_is_told_with_its_log(train: Train) -> Non
     )
 
 
+def test_batches_that_had_not_begun_are_not_lost_for_good_with_one_that_kills_its_worker(
+    train: Train,
+) -> None:
+    class Breaking(Inline):
+        """A pool that breaks, with all that it has, where its first batch is trained."""
+
+        def train(self, batch: worker.Batch) -> Any:
+            if batch is self.batches[0]:
+                batch.log.touch()
+            elif sum(each is batch for each in self.batches) > 4:  # without the first
+                return super().train(batch)
+            raise RuntimeError("its pool broke")
+
+    outcomes = train(Breaking(), some_jobs(), batches=4)
+    assert sum(each.result is not None for each in outcomes) == 3
+    (failed,) = [each.error for each in outcomes if each.error is not None]
+    assert "was lost 4 times: RuntimeError: its pool broke" in str(failed)
+
+
 def test_a_batch_that_gets_on_is_sent_again_as_often_as_it_takes(train: Train) -> None:
     trained = 0
 

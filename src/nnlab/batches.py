@@ -242,6 +242,7 @@ class Dispatch:
     def receive(self) -> None:
         """Take what has come back."""
         done = [each for each in self.sent if each.future.done()]  # whose answers have arrived
+        begun = {each for each in done if each.batch.log.exists()}
         for name, answers in self.cluster.answers().items():
             for each in self.sent:
                 if each.batch.name == name:
@@ -257,7 +258,7 @@ class Dispatch:
             try:
                 answer = each.future.result()
             except Exception as error:
-                self.lost(each, error)
+                self.lost(each, error, bystander=bool(begun) and each not in begun)
                 continue
             self.cluster.clear(each.future)
             if isinstance(answer, Refusal):
@@ -268,12 +269,15 @@ class Dispatch:
                     take(asked, one)
             forget(each.batch.record)
 
-    def lost(self, each: Sent, error: Exception) -> None:
-        """Send a batch again whose worker has not answered, if that may help."""
+    def lost(self, each: Sent, error: Exception, bystander: bool) -> None:
+        """Send a batch again whose worker has not answered, if that may help.
+
+        bystander: it had not begun, and was lost with others that had, as their pool broke.
+        """
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[-1]}"
         ended = len(ended_in(each.batch))
-        if ended > each.known:
+        if ended > each.known or bystander:
             each.attempts = 0
         again = each.attempts <= self.options.max_retries and not self.cluster.repeats
         if again and not interrupts.requested() and not self.cluster.final(each.future):
