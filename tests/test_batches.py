@@ -233,7 +233,8 @@ def test_what_was_written_down_of_batches_may_be_gone(train: Train, tmp_path: Pa
 def test_another_command_may_remove_the_folder_of_batches_as_one_is_sent(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, removed = storage.make_folder, []
+    make = storage.make_folder
+    removed: list[Path] = []
 
     def make_and_lose(folder: Path) -> None:
         make(folder)
