@@ -9,7 +9,7 @@ module here at each start; what is heavy stays behind ``launch``.
 import contextlib
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,6 +149,14 @@ class BatchLauncher(NnlabLauncher):
         self.options = SimpleNamespace(**plain)
 
     def where(self) -> Any:
+        """Raises ValueError for an option that the launcher does not have, given with a +."""
+        from nnlab import messages
         from nnlab.batches import Batches
 
+        known = [each.name for each in fields(LAUNCHERS[self.cluster])]
+        for name in vars(self.options).keys() - set(known):
+            raise ValueError(
+                f"hydra.launcher.{name}: hydra/launcher={self.cluster} has no such option"
+                f"{messages.did_you_mean(name, known)}"
+            )
         return Batches(self.cluster, self.options)
