@@ -554,3 +554,14 @@ def test_the_number_of_batches_follows_from_their_time(
 def test_the_number_of_batches_can_be_given() -> None:
     assert batches.how_many([1.0] * 5, options(batches=3), 1, None) == 3
     assert batches.how_many([1.0] * 5, options(batches=30), 1, None) == 5
+
+
+def test_a_record_that_is_damaged_is_in_nobodys_way(train: Train) -> None:
+    folder = Path("outputs/mnist", claims.BATCHES)
+    folder.mkdir(parents=True)
+    (folder / "abc-0000.json").write_text('{"checksum": "0", "owner": {}, "runs": []}')
+    (folder / "abc-0001.json").write_text("")
+    (folder / "abc-0001.log").write_text("begun")
+    outcomes = train(Inline(), some_jobs())
+    assert [each.error for each in outcomes] == [None] * 4
+    assert not folder.exists()

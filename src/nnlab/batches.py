@@ -168,13 +168,11 @@ class Dispatch:
         known = {each.batch.name for each in self.sent}
         found = []
         for path in sorted((folder / BATCHES).glob("*.json")):
-            if not path.stat().st_size:  # it was withdrawn
+            record = claims.batch(path)
+            if record is None:
                 forget(path)
-                continue
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                record = records.undamaged(storage.read(path))
-                if path.stem not in known and not claims.alive(folder, record["owner"]):
-                    found.append((path, record))
+            elif path.stem not in known and not claims.alive(folder, record["owner"]):
+                found.append((path, record))
         futures = self.cluster.attach([record["ticket"] for _, record in found])
         attached: set[Task] = set()
         for (path, record), future in zip(found, futures):
