@@ -25,6 +25,7 @@ from nnlab.text import as_label
 
 LARGEST = 2**36  # bytes of a file
 PARTS = ("train", "valid", "test")
+SYNONYMS = {"training": "train", "validation": "valid", "val": "valid", "testing": "test"}
 MOST_CLASSES = 2**15  # of which ``sampling.balanced`` draws
 NAMED = 5  # classes, columns or values that a message lists
 
