@@ -132,7 +132,12 @@ def read(folder: Path, config: ImageFolderConfig) -> Arrays:
     )
     arrays = make_arrays(
         str(folder),
-        {part: Part(shaped[part], labels[part]) for part in parts},
+        {
+            part: Part(
+                shaped[part], labels[part], np.arange(len(listed)), [each.name for each in listed]
+            )
+            for part, listed in parts.items()
+        },
         {"sha256": {"labels": digest_of(labels), "pixels": sha256}},
     )
     if named and arrays.test is None:  # not to be drawn from those in train

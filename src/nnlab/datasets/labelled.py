@@ -48,11 +48,15 @@ class LabelledConfig(DatasetConfig):
 
 @dataclass(eq=False)
 class Part:
-    """Examples [N, ...] and their labels [N], of any type; rows: [N], where in their file."""
+    """Examples [N, ...] and their labels [N], of any type.
+
+    rows: [N], where in their file, or which of their files.
+    """
 
     inputs: NDArray[Any]
     labels: Any
     rows: NDArray[np.int64] | None = None
+    files: Sequence[str] | None = None
 
 
 def make_arrays(
@@ -93,7 +97,7 @@ def make_arrays(
     inputs = {name: flat_inputs(where, part.inputs) for name, part in parts.items()}
     check_finite(where, inputs.values(), list(columns or []), missing)
     made = {
-        name: Partition(inputs[name], labels, part.rows)
+        name: Partition(inputs[name], labels, part.rows, part.files)
         for (name, part), labels in zip(parts.items(), codes)
         if len(labels) > 0
     }
