@@ -464,12 +464,13 @@ def test_a_sweep_decodes_its_images_once_and_trains_on_the_native_engine(
     assert {result["engine"] for result in results} == {"native"}
 
 
-@pytest.mark.parametrize("mode", ["rgb", "grey"])
+@pytest.mark.parametrize(("mode", "size"), [("rgb", 8), ("grey", None)])
 def test_evaluations_and_prediction_take_images(
-    mode: str, capsys: pytest.CaptureFixture[str]
+    mode: str, size: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plant()
-    chosen = ["dataset.size=8", f"dataset.mode={mode}", "dataset.title=Leaves"]
+    given = "null" if size is None else size
+    chosen = [f"dataset.size={given}", f"dataset.mode={mode}", "dataset.title=Leaves"]
     assert command(*chosen, "evaluation=[hardest,fgsm,weights]") == 0
     folder = Path("outputs/images/default")
     for name in ("hardest.csv", "hardest.png", "fgsm.csv", "confusion.png"):
@@ -486,7 +487,7 @@ def test_evaluations_and_prediction_take_images(
     assert predict.main([str(folder), *map(str, paths), "--top", "1"]) == 0
     said = capsys.readouterr().out.splitlines()
     shape = (2, -1, len(network.mean))
-    pixels = expected(paths, 8, {"rgb": "RGB", "grey": "L"}[mode]).reshape(shape)
+    pixels = expected(paths, size, {"rgb": "RGB", "grey": "L"}[mode]).reshape(shape)
     logits = network.model(((pixels - network.mean) / network.deviation).flatten(1))
     for path, line, each in zip(paths, said, logits.softmax(1)):
         best = int(each.argmax())
