@@ -110,9 +110,11 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         "leave one of each out of dogs.csv",
     )
 
+    names = [row.filename for row in rows]
+
     def partition(name: str) -> Partition:
         mine = np.array([row.partition == name for row in rows]) & (labels < kept)
-        return Partition(pixels[mine], labels[mine])
+        return Partition(pixels[mine], labels[mine], np.flatnonzero(mine), names)
 
     parts = {name: partition(name) for name in PARTITIONS}
     if len(parts["train"].labels) == 0:
