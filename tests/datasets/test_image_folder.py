@@ -18,11 +18,13 @@ from PIL import Image, ImageOps
 from torch.testing import assert_close
 
 from nnlab import compose, datasets, describe, predict, run
+from nnlab.analysis.pictures import named
 from nnlab.config import fingerprint
 from nnlab.datasets import Data, Split, dogset, image_files
 from nnlab.datasets.dogset import DogSetConfig
 from nnlab.network import load
 from nnlab.report import runs
+from nnlab.report.figures import heading
 
 CLASSES = {"oak": 12, "birch": 8, "10": 4}  # images of each, 24 in all
 LEAVES = Path("leaves")
@@ -60,7 +62,9 @@ def by_hand(path: Path, size: int | None, mode: str = "RGB") -> NDArray[np.float
     made = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
     if size is not None:
         made = ImageOps.fit(made, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(made.convert(mode), np.float32).reshape(-1) / 255
+    pixels = np.asarray(made.convert(mode)).reshape(-1)
+    values: NDArray[np.float32] = np.divide(pixels, np.float32(255), dtype=np.float32)
+    return values
 
 
 def data(*overrides: str, folder: str = "leaves") -> Data:
@@ -386,8 +390,8 @@ BAD: list[tuple[Callable[[], None], list[str], str]] = [
     (link_out, [], "leaves/oak/0.png cannot be read (it leads out of leaves, to "),
     (linked_class, [], "leaves/oak/0.png cannot be read (it leads out of leaves, to "),
     (link_to_nothing, [], "leaves/oak/link.png cannot be read: it is a link to gone.png, which"),
-    (int, ["dataset.size=0"], "dataset.size=0 is not possible: it must be at least 1 pixel"),
-    (int, ["dataset.title=' '"], "dataset.title=' ' is not possible"),
+    (plant, ["dataset.size=0"], "dataset.size=0 is not possible: it must be at least 1 pixel"),
+    (plant, ["dataset.title=' '"], "dataset.title=' ' is not possible"),
 ]
 
 
@@ -499,6 +503,8 @@ def test_the_title_names_the_images_in_figures_and_tables() -> None:
     assert command("dataset.size=8", "dataset.title=Leaves") == 0
     (found,) = runs.read(Path("outputs/images"))
     assert found.settings["dataset"] == "Leaves"
+    assert heading([found]).startswith("Leaves · 19 examples")
+    assert named(load(Path("outputs/images/default"))) == "Leaves, trained on 19 examples"
     assert "dataset.title" not in found.settings
 
 

@@ -301,6 +301,7 @@ def image_files(folder: Path, rows: Sequence[Row], resize: bool) -> ImageFiles:
         remedy="put it there or remove the row",
         shape=SHAPE,
         convert=convert,
-        options=(resize,),
+        resized=resize,
         cache=folder / CACHE,
+        kind="",
     )

@@ -46,8 +46,9 @@ class ImageFiles:
 
     folder: which they may not lead out of. names: in the folder. said: what messages call the
     file at a place. remedy: what to do where one is not there. convert: makes an image pixels of
-    this shape, or raises Unfit. options: what tells apart what it makes (JSON values). cache: the
-    folder of the caches.
+    this shape, or raises Unfit. resized: whether it resizes, or refuses what would need that.
+    cache: the folder of the caches. kind: what the name of this one begins with; those of other
+    kinds stay beside it.
     """
 
     folder: Path
@@ -56,8 +57,9 @@ class ImageFiles:
     remedy: str
     shape: tuple[int, ...]
     convert: Callable[[Image], Pixels]
-    options: Sequence[object]
+    resized: bool
     cache: Path
+    kind: str
 
     @property
     def size(self) -> int:
@@ -105,14 +107,13 @@ def leads_into(path: Path, base: str) -> bool:
 def read_pixels(found: ImageFiles) -> tuple[Pixels, str]:
     """Return the images [N, I] and the SHA-256 of their bytes, from the cache where it fits.
 
-    The cache is one file for each choice of options, named by these and by a digest of all file
-    names, sizes, inodes and times of change: after any change there is none of that name, nor in
-    a copy of the folder, where the images are decoded anew. It begins with a digest of its name
-    and the rest, see ``seal``.
+    The cache is one file for each kind, named by that and by a digest of all file names, sizes,
+    inodes and times of change: after any change there is none of that name, nor in a copy of the
+    folder, where the images are decoded anew. It begins with a digest of its name and the rest,
+    see ``seal``.
     Raises ValueError naming the file that is not as it should be.
     """
-    options = hashlib.sha256(json.dumps(list(found.options)).encode()).hexdigest()[:8]
-    cache = found.cache / f"{options}-{state_of(found)}.pixels"
+    cache = found.cache / f"{found.kind}{state_of(found)}.pixels"
     cached = read_cache(cache, (len(found.names), found.size))
     if cached is not None:
         return cached
@@ -121,7 +122,7 @@ def read_pixels(found: ImageFiles) -> tuple[Pixels, str]:
     try:
         cache.parent.mkdir(exist_ok=True)
         write_atomic(cache, b"".join([seal(cache, digest), pixels.data]), durable=False)
-        for other in cache.parent.glob(f"{options}-*.pixels"):
+        for other in cache.parent.glob(f"{found.kind}*.pixels"):
             if other != cache:
                 other.unlink(missing_ok=True)
     except OSError as error:
@@ -130,10 +131,13 @@ def read_pixels(found: ImageFiles) -> tuple[Pixels, str]:
 
 
 def state_of(found: ImageFiles) -> str:
-    """Return 32 hex digits that differ after any change of the files."""
+    """Return 32 hex digits that differ after any change of the files.
+
+    Raises ValueError naming the file that is not there, or is not in the folder.
+    """
     base = os.path.realpath(found.folder)
     inside = functools.cache(lambda parent: leads_into(parent, base))
-    key = hashlib.sha256(json.dumps(CACHE_VERSION).encode())
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, found.resized]).encode())
     for place, name in enumerate(found.names):
         path = found.folder / name
         try:

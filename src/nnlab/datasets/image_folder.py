@@ -69,7 +69,7 @@ class ImageFolderConfig(LabelledConfig):
     folder: str = MISSING
     size: int | None = MISSING
     mode: Mode = MISSING
-    title: str = "Images"  # type: ignore[misc]  # of other datasets it is no option
+    title: str = MISSING  # type: ignore[misc]  # of other datasets it is no option
 
     @property
     def data_folder(self) -> str:
@@ -235,8 +235,9 @@ def image_files(folder: Path, names: Sequence[str], config: ImageFolderConfig) -
         remedy="put it there or remove it",
         shape=(height, width) if config.mode is Mode.grey else (height, width, 3),
         convert=convert,
-        options=(config.size, config.mode.name),
+        resized=config.size is not None,
         cache=folder / CACHE,
+        kind=f"{config.size or 'whole'}-{config.mode.name}-",
     )
 
 
