@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,13 +55,6 @@ class Mode(enum.Enum):
     grey = "grey"
 
 
-class Listed(NamedTuple):
-    """An image file: its name in the folder, and its class."""
-
-    name: str
-    label: str
-
-
 @dataclass
 class ImageFolderConfig(LabelledConfig):
     """title: what figures call it."""
@@ -100,47 +93,36 @@ def read(folder: Path, config: ImageFolderConfig) -> Arrays:
     """Read a folder; pixels are decoded once and then come from a cache in it."""
     if not os.path.isdir(folder):  # False also for a name that none can have
         raise ValueError(f"there is no folder {folder}; {LAYOUT}")
-    named = part_folders(folder)
-    parts = {
-        part: [
-            Listed(path.relative_to(folder).as_posix(), label)
-            for label, paths in classes_in(below).items()
-            for path in paths
-        ]
-        for part, below in (named or {"train": folder}).items()
-    }
-    labels = {part: [each.label for each in listed] for part, listed in parts.items()}
+    folders = part_folders(folder)
+    names: dict[str, list[str]] = {}  # of the files of each part
+    labels: dict[str, list[str]] = {}
+    for part, below in (folders or {"train": folder}).items():
+        listed = [(path, label) for label, paths in classes_in(below).items() for path in paths]
+        names[part] = [path.relative_to(folder).as_posix() for path, _ in listed]
+        labels[part] = [label for _, label in listed]
     codes, classes = classes_of(str(folder), list(labels.values()))
-    check_classes(str(folder), classes, dict(zip(parts, codes)))  # before anything is decoded
-    names = [each.name for listed in parts.values() for each in listed]
-    found = image_files(folder, names, config)
+    check_classes(str(folder), classes, dict(zip(labels, codes)))  # before anything is decoded
+    found = image_files(folder, [name for some in names.values() for name in some], config)
     memory.check(
-        2 * len(names) * found.size,  # all images, and again as their cache
-        f"reading the {len(names):,} images of {folder}",
+        2 * len(found.names) * found.size,  # all images, and again as their cache
+        f"reading the {len(found.names):,} images of {folder}",
         "lower dataset.size, or give fewer images",
     )
     pixels, sha256 = read_pixels(found)
-    ends = np.cumsum([len(listed) for listed in parts.values()])[:-1]
-    shaped = dict(zip(parts, np.split(pixels.reshape(-1, *found.shape), ends)))
-    warn_of_copies(
-        [
-            Placed(each.name, part, image)
-            for part, listed in parts.items()
-            for each, image in zip(listed, shaped[part])
-        ],
-        "remove one of each",
-    )
-    arrays = make_arrays(
-        str(folder),
-        {
-            part: Part(
-                shaped[part], labels[part], np.arange(len(listed)), [each.name for each in listed]
-            )
-            for part, listed in parts.items()
-        },
-        {"sha256": {"labels": digest_of(labels), "pixels": sha256}},
-    )
-    if named and arrays.test is None:  # not to be drawn from those in train
+    ends = np.cumsum([len(some) for some in names.values()])[:-1]
+    parts = {
+        part: Part(inputs, labels[part], np.arange(len(inputs)), names[part])
+        for part, inputs in zip(names, np.split(pixels.reshape(-1, *found.shape), ends))
+    }
+    placed = [
+        Placed(name, part, image)
+        for part, each in parts.items()
+        for name, image in zip(names[part], each.inputs)
+    ]
+    warn_of_copies(placed, "remove one of each")
+    provenance = {"sha256": {"labels": digest_of(labels), "pixels": sha256}}
+    arrays = make_arrays(str(folder), parts, provenance)
+    if folders and arrays.test is None:  # not to be drawn from those in train
         train = arrays.train
         arrays = dataclasses.replace(arrays, test=Partition(train.inputs[:0], train.labels[:0]))
     return arrays
