@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlab import batches, claims, clusters, compose, records, study, sweeps, worker
+from nnlab import batches, claims, clusters, compose, records, storage, study, sweeps, worker
 from nnlab.clusters import cluster
 from nnlab.jobs import Job, Outcome
 from tests.reliability import warm
@@ -214,6 +215,38 @@ def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> Non
     assert not Path("outputs/mnist", claims.BATCHES).exists()
 
 
+def test_what_was_written_down_of_batches_may_be_gone(train: Train, tmp_path: Path) -> None:
+    class Removed(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            try:
+                return super().train(batch)
+            finally:
+                if self.losses:
+                    shutil.rmtree(batch.record.parent)
+
+    jobs = some_jobs()
+    outcomes = train(Removed(losses=2), jobs)
+    assert [each.error for each in outcomes] == [None] * 4
+    assert weights(outcomes) == trained_here(tmp_path / "here", jobs)
+
+
+def test_another_command_may_remove_the_folder_of_batches_as_one_is_sent(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = storage.make_folder
+    removed: list[Path] = []
+
+    def make_and_lose(folder: Path) -> None:
+        make(folder)
+        if folder.name == claims.BATCHES and not removed:
+            removed.append(folder)
+            folder.rmdir()
+
+    monkeypatch.setattr(storage, "make_folder", make_and_lose)
+    assert [each.error for each in train(Inline(), some_jobs())] == [None] * 4
+    assert removed
+
+
 def test_force_trains_once_also_where_its_batch_is_lost(train: Train) -> None:
     train(Inline(), some_jobs())
     outcomes = train(Inline(losses=1), some_jobs("force=true"))
@@ -237,6 +270,25 @@ def test_a_batch_that_is_lost_for_good_is_told_with_its_log(train: Train) -> Non
         r"batch \w+-0\d+ was lost 3 times: RuntimeError: was cut; see outputs/mnist/\S+\.log",
         str(failed[0].error),
     )
+
+
+def test_batches_that_had_not_begun_are_not_lost_for_good_with_one_that_kills_its_worker(
+    train: Train,
+) -> None:
+    class Breaking(Inline):
+        """A pool that breaks, with all that it has, where its first batch is trained."""
+
+        def train(self, batch: worker.Batch) -> Any:
+            if batch is self.batches[0]:
+                batch.log.touch()
+            elif sum(each is batch for each in self.batches) > 4:  # without the first
+                return super().train(batch)
+            raise RuntimeError("its pool broke")
+
+    outcomes = train(Breaking(), some_jobs(), batches=4)
+    assert sum(each.result is not None for each in outcomes) == 3
+    (failed,) = [each.error for each in outcomes if each.error is not None]
+    assert "was lost 4 times: RuntimeError: its pool broke" in str(failed)
 
 
 def test_a_batch_that_gets_on_is_sent_again_as_often_as_it_takes(train: Train) -> None:
@@ -417,6 +469,35 @@ def test_what_a_cluster_refuses_to_take_is_told_and_leaves_nothing(train: Train)
     assert all(re.search(told, str(each.error)) for each in failed)
 
 
+@pytest.mark.parametrize(
+    ("launcher", "option", "limit"),
+    [
+        ("batches", "batches=0", "at least 1"),
+        ("batches", "minutes_per_batch=0", "above 0"),
+        ("batches", "minutes_per_batch=nan", "above 0"),
+        ("batches", "workers=-2", "at least 1"),
+        ("batches", "cores_per_worker=0", "at least 1"),
+        ("slurm", "max_retries=-1", "at least 0"),
+        ("slurm", "timeout_min=0", "at least 1"),
+        ("slurm", "mem_gb=nan", "at least 0"),
+        ("ray", "num_gpus=nan", "at least 0"),
+        ("slurm", "+constraint=avx512", "hydra/launcher=slurm has no such option"),
+        ("batches", "+worker=2", "Did you mean 'workers'?"),
+    ],
+)
+def test_options_that_are_not_possible_are_refused(
+    launcher: str, option: str, limit: str, tmp_path: Path
+) -> None:
+    plus, name = option[: option.startswith("+")], option.removeprefix("+")
+    given = (f"hydra/launcher={launcher}", f"{plus}hydra.launcher.{name}")
+    ended = warm.run(*SWEEP, *given, cwd=tmp_path)
+    assert ended.status == 1, ended.said
+    assert f"hydra.launcher.{name.partition('=')[0]}" in ended.err
+    assert limit in ended.err
+    assert "Traceback" not in ended.said
+    assert not (tmp_path / "outputs").exists()
+
+
 # Cutting
 
 
@@ -473,3 +554,14 @@ def test_the_number_of_batches_follows_from_their_time(
 def test_the_number_of_batches_can_be_given() -> None:
     assert batches.how_many([1.0] * 5, options(batches=3), 1, None) == 3
     assert batches.how_many([1.0] * 5, options(batches=30), 1, None) == 5
+
+
+def test_a_record_that_is_damaged_is_in_nobodys_way(train: Train) -> None:
+    folder = Path("outputs/mnist", claims.BATCHES)
+    folder.mkdir(parents=True)
+    (folder / "abc-0000.json").write_text('{"checksum": "0", "owner": {}, "runs": []}')
+    (folder / "abc-0001.json").write_text("")
+    (folder / "abc-0001.log").write_text("begun")
+    outcomes = train(Inline(), some_jobs())
+    assert [each.error for each in outcomes] == [None] * 4
+    assert not folder.exists()

@@ -241,6 +241,7 @@ def test_every_dataset_of_conf_is_declared(
     needed = {
         "table": ["dataset.file=a.csv", "dataset.label=b"],
         "arrays": ["dataset.file=a.npz"],
+        "images": ["dataset.folder=leaves"],
         "function": ["dataset.function=my_data:load"],
     }
     dataset = composed(f"dataset={name}", *needed.get(name, [])).dataset

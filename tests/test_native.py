@@ -620,9 +620,8 @@ WITHOUT_MEMORY: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("kind", WITHOUT_MEMORY)
 def test_a_split_without_plain_memory_is_refused(kind: str, part: str) -> None:
     run = make_run()
-    bad = dataclasses.replace(
-        run.train, **{part: WITHOUT_MEMORY[kind](getattr(run.train, part).clone())}
-    )
+    changed_part: Any = {part: WITHOUT_MEMORY[kind](getattr(run.train, part).clone())}
+    bad = dataclasses.replace(run.train, **changed_part)
     changed = make_run()
     engine = NativeEngine([changed], CPU)
     before = engine.state(changed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import random
 import re
 import signal
 import time
@@ -69,6 +71,28 @@ def test_a_worker_that_is_killed_costs_no_finished_run(executor: str, tmp_path: 
     found = without_launcher(content_of(study))
     assert_same(found, expected)
     assert [trained(study / f"seed={seed}") for seed in range(4)] == [1] * 4
+
+
+@pytest.mark.long
+def test_twenty_killed_workers_change_nothing_of_two_thousand_runs(tmp_path: Path) -> None:
+    many = ("seed=range(2000)", "train_size=100", "test_size=50", "stopping.max_epochs=40", "-m")
+    expected = local(tmp_path / "local", *many)
+    given = on("processes", batches=40, cores_per_worker=1)
+    command = warm.Command([*many, *given], cwd=tmp_path, draw=False)
+    study, chance, killed = tmp_path / "outputs/mnist", random.Random(0), set[int]()
+    while command.poll() is None and len(killed) < 20:
+        time.sleep(chance.uniform(1, 8))
+        logs = [path.read_text() for path in (study / claims.BATCHES).glob("*.log")]
+        begun = {int(pid) for log in logs for pid in re.findall(r"process (\d+): \d+ runs", log)}
+        if living := sorted(each for each in begun - killed if alive(each)):
+            chosen = chance.choice(living)
+            killed.add(chosen)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(chosen, signal.SIGKILL)
+    ended = command.end(limit=1200)
+    assert ended.status == 0, ended.said
+    assert len(killed) == 20
+    assert_same(without_launcher(content_of(study)), expected)
 
 
 @each_executor

@@ -9,7 +9,7 @@ module here at each start; what is heavy stays behind ``launch``.
 import contextlib
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 @dataclass
@@ -26,20 +26,29 @@ class NnlabLauncherConf:
 
 
 @dataclass
-class BatchesConf:
-    """In batches, in the workers of a pool; and what all launchers have that train in batches.
+class BatchLauncherConf:
+    """What all launchers have that train in batches.
 
     batches: into how many a sweep is cut; None: so many that each takes about minutes_per_batch,
     and no worker is idle at the end. max_retries: how often a batch that was lost is sent again.
+    """
+
+    _target_: str = "hydra_plugins.nnlab_launcher.BatchLauncher"
+    cluster: str = MISSING
+    batches: int | None = None
+    minutes_per_batch: float = 5.0
+    max_retries: int = 3
+
+
+@dataclass
+class BatchesConf(BatchLauncherConf):
+    """In the workers of a pool.
+
     executor: one of nnlab's list, see docs/clusters.md; options: what it is made with. workers: how
     many train at a time; None: as many as there are cores for.
     """
 
-    _target_: str = "hydra_plugins.nnlab_launcher.BatchLauncher"
     cluster: str = "batches"
-    batches: int | None = None
-    minutes_per_batch: float = 5.0
-    max_retries: int = 3
     executor: str = "processes"
     workers: int | None = None
     cores_per_worker: int | None = 1
@@ -47,17 +56,13 @@ class BatchesConf:
 
 
 @dataclass
-class SlurmConf:
-    """In batches, each a task of a Slurm job array, by submitit.
+class SlurmConf(BatchLauncherConf):
+    """Each batch a task of a Slurm job array, by submitit.
 
     What is None is left to Slurm. detach: submit, and do not wait.
     """
 
-    _target_: str = "hydra_plugins.nnlab_launcher.BatchLauncher"
     cluster: str = "slurm"
-    batches: int | None = None
-    minutes_per_batch: float = 5.0
-    max_retries: int = 3
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -73,17 +78,13 @@ class SlurmConf:
 
 
 @dataclass
-class RayConf:
-    """In batches, each a task of Ray.
+class RayConf(BatchLauncherConf):
+    """Each batch a task of Ray.
 
     address: of a Ray cluster; None: one of its own on this machine.
     """
 
-    _target_: str = "hydra_plugins.nnlab_launcher.BatchLauncher"
     cluster: str = "ray"
-    batches: int | None = None
-    minutes_per_batch: float = 5.0
-    max_retries: int = 3
     address: str | None = None
     num_cpus: int = 1
     num_gpus: float = 0.0
@@ -149,6 +150,14 @@ class BatchLauncher(NnlabLauncher):
         self.options = SimpleNamespace(**plain)
 
     def where(self) -> Any:
+        """Raises ValueError for an option that the launcher does not have, given with a +."""
+        from nnlab import messages
         from nnlab.batches import Batches
 
+        known = [each.name for each in fields(LAUNCHERS[self.cluster])]
+        for name in vars(self.options).keys() - set(known):
+            raise ValueError(
+                f"hydra.launcher.{name}: hydra/launcher={self.cluster} has no such option"
+                f"{messages.did_you_mean(name, known)}"
+            )
         return Batches(self.cluster, self.options)

@@ -168,13 +168,11 @@ class Dispatch:
         known = {each.batch.name for each in self.sent}
         found = []
         for path in sorted((folder / BATCHES).glob("*.json")):
-            if not path.stat().st_size:  # it was withdrawn
+            record = claims.batch(path)
+            if record is None:
                 forget(path)
-                continue
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                record = records.undamaged(storage.read(path))
-                if path.stem not in known and not claims.alive(folder, record["owner"]):
-                    found.append((path, record))
+            elif path.stem not in known and not claims.alive(folder, record["owner"]):
+                found.append((path, record))
         futures = self.cluster.attach([record["ticket"] for _, record in found])
         attached: set[Task] = set()
         for (path, record), future in zip(found, futures):
@@ -207,7 +205,6 @@ class Dispatch:
             content = {task.outcome.job.name: task.identity["dataset"]["content"] for task in some}
             batch = Batch(name, jobs, Path.cwd(), self.cluster.cores, content=content)
             sent.append((batch, some))
-        storage.make_folder(folder / BATCHES)
         self.submit([batch for batch, _ in sent], [some for _, some in sent])
 
     def submit(self, batches: Sequence[Batch], tasks: Sequence[Sequence[Task | None]]) -> None:
@@ -231,13 +228,19 @@ class Dispatch:
         runs = [(job.name, job.identity["fingerprint"]) for job in batch.jobs]
         owner = self.held[batch.study].owner
         content = records.sealed({"owner": owner, "ticket": ticket, "runs": runs})
-        storage.write_atomic(batch.record, content)
+        storage.make_folder(batch.record.parent)
+        try:
+            storage.write_atomic(batch.record, content)
+        except FileNotFoundError:  # another command has removed the folder, which was empty
+            storage.make_folder(batch.record.parent)
+            storage.write_atomic(batch.record, content)
 
     # Receiving
 
     def receive(self) -> None:
         """Take what has come back."""
         done = [each for each in self.sent if each.future.done()]  # whose answers have arrived
+        begun = {each for each in done if each.batch.log.exists()}
         for name, answers in self.cluster.answers().items():
             for each in self.sent:
                 if each.batch.name == name:
@@ -253,7 +256,7 @@ class Dispatch:
             try:
                 answer = each.future.result()
             except Exception as error:
-                self.lost(each, error)
+                self.lost(each, error, bystander=bool(begun) and each not in begun)
                 continue
             self.cluster.clear(each.future)
             if isinstance(answer, Refusal):
@@ -264,12 +267,15 @@ class Dispatch:
                     take(asked, one)
             forget(each.batch.record)
 
-    def lost(self, each: Sent, error: Exception) -> None:
-        """Send a batch again whose worker has not answered, if that may help."""
+    def lost(self, each: Sent, error: Exception, bystander: bool) -> None:
+        """Send a batch again whose worker has not answered, if that may help.
+
+        bystander: it had not begun, and was lost with others that had, as their pool broke.
+        """
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[-1]}"
         ended = len(ended_in(each.batch))
-        if ended > each.known:
+        if ended > each.known or bystander:
             each.attempts = 0
         again = each.attempts <= self.options.max_retries and not self.cluster.repeats
         if again and not interrupts.requested() and not self.cluster.final(each.future):

@@ -94,21 +94,32 @@ def clear_dead(study: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def batch(path: Path) -> dict[str, Any] | None:
+    """Return what a command wrote down of a batch; None where it was withdrawn, or is damaged."""
+    try:
+        record = records.undamaged(storage.read(path))
+        runs = [(str(name), str(fingerprint)) for name, fingerprint in record["runs"]]
+        return {"owner": dict(record["owner"]), "ticket": record["ticket"], "runs": runs}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def clear_batches(study: Path, ended: Set[str]) -> None:
     """Remove what is left of batches that no command follows and whose runs have all ended.
 
     ended: names of runs. To be called with the study's lock held.
     """
     for path in (study / BATCHES).glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = records.undamaged(storage.read(path))
-            if alive(study, record["owner"]) or not {name for name, _ in record["runs"]} <= ended:
-                continue
+        record = batch(path)
+        followed = record is not None and alive(study, record["owner"])
+        if followed or (record and not {name for name, _ in record["runs"]} <= ended):
+            continue
+        with contextlib.suppress(OSError):
             for each in path.parent.glob(f"{path.stem}.*"):
                 each.unlink(missing_ok=True)
-            sent_together = path.stem.rpartition("-")[0]
-            if not any(path.parent.glob(f"{sent_together}-*.json")):
-                shutil.rmtree(path.parent / sent_together, ignore_errors=True)
+        sent_together = path.stem.rpartition("-")[0]
+        if not any(path.parent.glob(f"{sent_together}-*.json")):
+            shutil.rmtree(path.parent / sent_together, ignore_errors=True)
     with contextlib.suppress(OSError):  # others are in it, or it is not there
         (study / BATCHES).rmdir()
 

@@ -27,9 +27,9 @@ import numpy as np
 from nnlab import terminal
 from nnlab.datasets import files, images
 from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE
+from nnlab.datasets.image_files import ENDINGS, walk
 from nnlab.text import FORMULA
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif")
 SPLIT = re.compile(
     r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation)"
     r"([ _-]?(set|split|data|images|imgs|\d+))?",
@@ -148,7 +148,8 @@ def collect(source: Path) -> dict[str, list[Path]]:
     """
     if not os.path.isdir(source):  # False also for a name that none can have
         raise ValueError(f"there is no folder {source}; give one with a folder of images per class")
-    found = {path: path.relative_to(source).parts[:-1] for path in sorted(walk(source))}
+    walked = [path for path in sorted(walk(source)) if path.name.lower().endswith(ENDINGS)]
+    found = {path: path.relative_to(source).parts[:-1] for path in walked}
     if not found:
         raise ValueError(f"{source} holds no images ({', '.join(ENDINGS)})")
     found = below_splits(source, found)
@@ -256,33 +257,6 @@ def class_names(folders: Sequence[str]) -> dict[str, str]:
                 f"rename it, so that it begins with another sign"
             )
     return names
-
-
-def walk(source: Path) -> Iterator[Path]:
-    """Yield the images in a folder and those below, except hidden ones, and follow links."""
-
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"{error.filename} cannot be read: {error.strerror}")
-
-    for parent, folders, names in os.walk(source, onerror=refuse, followlinks=True):
-        folders[:] = [n for n in folders if not hidden(n) and not leads_back(Path(parent, n))]
-        for path in (Path(parent, name) for name in names if not hidden(name)):
-            if path.is_symlink() and not path.exists():
-                to = path.readlink()
-                raise ValueError(
-                    f"{path} cannot be read: it is a link to {to}, which does not exist"
-                )
-            if path.name.lower().endswith(ENDINGS):
-                yield path
-
-
-def hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
-
-
-def leads_back(folder: Path) -> bool:
-    """Return whether a folder is a link to one that it lies in."""
-    return folder.is_symlink() and folder.resolve() in {each.resolve() for each in folder.parents}
 
 
 def without_copies(

@@ -163,7 +163,7 @@ def watch(
             if leaving is None and number in ours:
                 note(number, None)
                 leaving = time.monotonic() + (patience or (LONG if request.unsaved else SHORT))
-                if request.unsaved:
+                if request.unsaved and patience is None:  # others tell of what workers do
                     tell(f"{signal.Signals(number).name}: saving what trains; Ctrl-C leaves now")
             elif number == signal.SIGINT:
                 os._exit(128 + number)

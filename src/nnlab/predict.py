@@ -134,11 +134,11 @@ def read(
     Raises ValueError where there is no such image, or the network does not take images.
     """
     shape = network.shape
-    if not network.bounded or not image_like(shape) or shape[0] != shape[1]:
+    if not network.bounded or not image_like(shape):
         name = network.result["dataset"]["name"]
         raise ValueError(f"this network was trained on {name}, which are no images")
     try:
-        middle = images.read(path, shape[0], background)
+        middle = images.read(path, (shape[1], shape[0]), background)
     except FileNotFoundError:
         raise ValueError(f"there is no image {path}") from None
     if len(shape) == 2 or shape[2] == 1:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from nnlab import datasets, messages
-from nnlab.datasets import Data, dogset, images
+from nnlab.datasets import Data, dogset, image_files, images
 from nnlab.datasets.arrays import Arrays, Sizes
 from nnlab.datasets.dogset import DogSetConfig
 
@@ -390,9 +390,9 @@ def test_pixels_come_from_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(dogset, "decode", decode)
+        patched.setattr(image_files, "decode", decode)
         assert torch.as_tensor(read(folder).train.inputs).tolist() == expected
-        patched.setattr(dogset, "CACHE_VERSION", 1)  # pixels of an older nnlab are not used
+        patched.setattr(image_files, "CACHE_VERSION", 1)  # pixels of an older nnlab are not used
         with pytest.raises(AssertionError, match="decoded again"):
             read(folder)
     (cache,) = (folder / ".cache").iterdir()

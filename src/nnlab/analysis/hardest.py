@@ -18,7 +18,7 @@ from nnlab.datasets import Data, Split, table
 from nnlab.network import Network, log_odds
 from nnlab.report import plotting
 from nnlab.storage import write_csv
-from nnlab.text import class_for_csv, inert
+from nnlab.text import class_for_csv, for_csv, inert
 
 Columns = Sequence[tuple[str, Sequence[object]]]  # cells by the name of their column
 
@@ -100,11 +100,15 @@ def mistakes(labels: Tensor, logits: Tensor, classes: int, most: int) -> list[Mi
 
 
 def whereabouts(wrong: list[Mistake], network: Network, split: Split) -> Columns:
-    """Return where in the user's file mistakes are, and of a table their cells, where known."""
+    """Return where in the user's files mistakes are, and of a table their cells, where known."""
     places = [each.place for each in wrong]
     columns: list[tuple[str, Sequence[object]]] = []
     if split.rows is not None:
-        columns.append(("row", split.rows[places].tolist()))
+        rows, files = split.rows[places].tolist(), split.files
+        if files is None:
+            columns.append(("row", rows))
+        else:
+            columns.append(("file", [for_csv(files[row]) for row in rows]))
     if network.columns:
         inputs = network.pixels(split.inputs[split.index[places]])
         cells = list(table.decode(inputs.numpy(), network.columns))

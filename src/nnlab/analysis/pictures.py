@@ -18,7 +18,8 @@ from nnlab.shapes import image_like
 def named(network: Network) -> str:
     """Say in a few words which network, trained on what."""
     data = network.result["dataset"]
-    dataset = plotting.entry(data["name"])
+    options = network.result.get("config", {}).get("dataset", {})
+    dataset = plotting.entry(options.get("title", data["name"]))
     return f"{dataset}, trained on {data['sizes']['train']:,} examples"
 
 

@@ -6,7 +6,7 @@ when they are chosen.
 
 from __future__ import annotations
 
-from nnlab.clusters.cluster import Cluster, Future, Options
+from nnlab.clusters.cluster import Cluster, Future, Options, check
 from nnlab.clusters.pools import POOLS
 
 __all__ = ["POOLS", "Cluster", "Future", "Options", "choose"]
@@ -15,8 +15,10 @@ __all__ = ["POOLS", "Cluster", "Future", "Options", "choose"]
 def choose(name: str, options: Options) -> Cluster:
     """Return the cluster of ``hydra/launcher=name``.
 
-    Raises ValueError where it cannot be had: a library is missing, or it does not answer.
+    Raises ValueError where it cannot be had: an option is not possible, a library is missing, or
+    it does not answer.
     """
+    check(options)
     if name == "slurm":
         from nnlab.clusters.slurm import Slurm
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from nnlab import worker
+from nnlab.options import require, require_finite
 from nnlab.worker import Answer, Batch, Refusal
+
+LEAST = {  # of the options of launchers
+    **dict.fromkeys(("batches", "workers", "cores_per_worker"), 1),
+    **dict.fromkeys(("cpus_per_task", "timeout_min", "array_parallelism", "num_cpus"), 1),
+    **dict.fromkeys(("max_retries", "max_num_timeout", "gpus_per_node", "num_gpus"), 0),
+    "mem_gb": 0,  # of Slurm: all that the node has
+}
 
 
 class Options(Protocol):
@@ -83,6 +92,16 @@ class Cluster:
 
     def close(self) -> None:
         """End the connection, and what does not stay."""
+
+
+def check(options: Options) -> None:
+    """Raise ValueError for an option of a launcher that is not possible."""
+    for name, value in vars(options).items():
+        option = f"hydra.launcher.{name}"
+        if value is not None and name in LEAST:
+            require_finite(option, value, LEAST[name])
+        if name == "minutes_per_batch":
+            require(0 < value < math.inf, option, value, "it must be a finite number above 0")
 
 
 def needed(module: str, extra: str) -> Any:

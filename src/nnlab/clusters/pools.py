@@ -7,12 +7,13 @@ import functools
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,12 +50,7 @@ class Pool(Cluster):
             raise ValueError(f"hydra.launcher.executor={self.name}{options}: {reason}") from error
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[Sent]:
-        try:
-            sent = [Sent(self.executor.submit(worker.train, batch), batch) for batch in batches]
-        except BrokenExecutor:  # a worker of it was killed, and by that the others too
-            self.stack.close()
-            self.executor = self.make(self.workers)
-            return self.submit(batches)
+        sent = [Sent(self.executor.submit(worker.train, batch), batch) for batch in batches]
         self.sent += sent
         return sent
 
@@ -93,23 +89,46 @@ class Sent:
         return answer
 
 
-@contextlib.contextmanager
-def processes(workers: int, **options: Any) -> Iterator[Any]:
-    """Lend a pool of ``concurrent.futures``."""
+def processes(workers: int, **options: Any) -> AbstractContextManager[Any]:
+    """Lend processes of ``concurrent.futures``."""
     from concurrent.futures import ProcessPoolExecutor
 
     context = multiprocessing.get_context("spawn")
     given = {"initializer": follow, "initargs": (os.getpid(),), **options}
-    with ProcessPoolExecutor(workers, context, **given) as executor:
-        yield executor
+    return apart(lambda: ProcessPoolExecutor(1, context, **given), workers)
+
+
+def loky(workers: int, **options: Any) -> AbstractContextManager[Any]:
+    """Lend processes of loky's."""
+    kind = needed("loky", "pools").ProcessPoolExecutor
+    given = {"initializer": follow, "initargs": (os.getpid(),), **options}
+    return apart(lambda: kind(1, **given), workers)
 
 
 @contextlib.contextmanager
-def loky(workers: int, **options: Any) -> Iterator[Any]:
-    """Lend a pool of loky's."""
-    given = {"initializer": follow, "initargs": (os.getpid(),), **options}
-    with needed("loky", "pools").ProcessPoolExecutor(workers, **given) as executor:
-        yield executor
+def apart(make: Callable[[], Any], workers: int) -> Iterator[Any]:
+    """Lend pools of one process each as one executor: a pool breaks as a whole where one of its
+    processes is killed."""
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    pools = [make() for _ in range(workers)]
+    for pool in pools:
+        free.put(pool)
+
+    def train(function: Callable[[Batch], Any], batch: Batch) -> Any:
+        pool = free.get()
+        try:
+            return pool.submit(function, batch).result()
+        except BrokenExecutor:
+            pool = make()
+            pools.append(pool)
+            raise
+        finally:
+            free.put(pool)
+
+    with ThreadPoolExecutor(workers) as threads:
+        yield SimpleNamespace(submit=lambda *given: threads.submit(train, *given))
+    for pool in pools:
+        pool.shutdown()
 
 
 def follow(parent: int) -> None:

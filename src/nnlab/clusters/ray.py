@@ -25,7 +25,6 @@ class Ray(Cluster):
 
     def __init__(self, options: Options) -> None:
         given: Any = options
-        check(given)
         self.ray = needed("ray", "ray")
         with signals_kept():
             connect(self.ray, given.address)
@@ -163,14 +162,6 @@ class Inbox(worker.Inbox):
     def names(self, batch: str) -> set[str]:
         known: set[str] = needed("ray", "ray").get(self.letters.names.remote(batch))
         return known
-
-
-def check(given: Any) -> None:
-    """Raise ValueError for options that Ray would refuse, each in words of its own."""
-    for key, least in (("num_cpus", 1), ("num_gpus", 0), ("max_retries", 0)):
-        value = getattr(given, key)
-        if value < least:
-            raise ValueError(f"hydra.launcher.{key}={value}: it must be at least {least}")
 
 
 def connect(ray: Any, address: str | None) -> None:

@@ -21,6 +21,7 @@ from nnlab.datasets.dataset import DatasetConfig
 from nnlab.datasets.dogset import DogSetConfig
 from nnlab.datasets.dogset_synthetic import SyntheticConfig
 from nnlab.datasets.function import FunctionConfig
+from nnlab.datasets.image_folder import ImageFolderConfig
 from nnlab.datasets.mnist import FashionMNISTConfig, MNISTConfig
 from nnlab.datasets.sklearn import SklearnConfig
 from nnlab.datasets.table import TableConfig
@@ -41,6 +42,7 @@ DATASETS: dict[str, type[DatasetConfig]] = {
     "boolean": BooleanConfig,
     "table": TableConfig,
     "arrays": ArrayFilesConfig,
+    "images": ImageFolderConfig,
     "sklearn": SklearnConfig,
     "function": FunctionConfig,
 }

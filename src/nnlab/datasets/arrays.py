@@ -25,11 +25,13 @@ class Partition:
 
     Inputs are float32, or the uint8 pixels of images, which count as value / 255. rows: which
     examples of the user's file they are, [N] counted from 0; None where nobody would look there.
+    files: the names of the files that these are, where each example has its own.
     """
 
     inputs: Examples
     labels: NDArray[np.int64]
     rows: NDArray[np.int64] | None = None
+    files: Sequence[str] | None = None
 
 
 def as_floats(inputs: Examples) -> NDArray[np.float32]:

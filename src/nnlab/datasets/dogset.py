@@ -7,41 +7,40 @@ from __future__ import annotations
 
 import codecs
 import csv
-import functools
 import hashlib
 import io
 import json
-import logging
 import math
-import os
 import re
-import stat
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlab import memory
 from nnlab.datasets import files, images
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes, mean_pixel
 from nnlab.datasets.dataset import DatasetConfig
+from nnlab.datasets.image_files import (
+    CACHE,
+    ImageFiles,
+    Pixels,
+    Placed,
+    Unfit,
+    read_pixels,
+    warn_of_copies,
+)
 from nnlab.options import MISSING, require
-from nnlab.storage import opened, write_atomic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 COLUMNS = ("filename", "semantic_label", "numeric_label", "partition")
 PARTITIONS = ("train", "valid", "test")
 SIZE = 64
 SHAPE = (SIZE, SIZE, 3)
-CACHE = ".cache"
-CACHE_VERSION = 3  # to be raised whenever the same file gives other pixels
-
-Pixels = NDArray[np.uint8]
-log = logging.getLogger("nnlab")
 
 
 class Row(NamedTuple):
@@ -100,13 +99,22 @@ def read(folder: Path, config: DogSetConfig) -> Arrays:
         f"reading the {len(rows):,} images of {folder}",
         "import fewer of them into a folder of its own",
     )
-    pixels, sha256 = read_pixels(folder, rows, config.resize)
+    pixels, sha256 = read_pixels(image_files(folder, rows, config.resize))
     labels = np.array([row.label for row in rows])
-    warn_of_copies([(row, image) for row, image in zip(rows, pixels) if row.label < kept])
+    warn_of_copies(
+        [
+            Placed(row.filename, row.partition, image)
+            for row, image in zip(rows, pixels)
+            if row.label < kept
+        ],
+        "leave one of each out of dogs.csv",
+    )
+
+    names = [row.filename for row in rows]
 
     def partition(name: str) -> Partition:
         mine = np.array([row.partition == name for row in rows]) & (labels < kept)
-        return Partition(pixels[mine], labels[mine])
+        return Partition(pixels[mine], labels[mine], np.flatnonzero(mine), names)
 
     parts = {name: partition(name) for name in PARTITIONS}
     if len(parts["train"].labels) == 0:
@@ -271,133 +279,29 @@ def check_labels(path: Path, rows: Sequence[Row]) -> None:
 # The images
 
 
-def read_pixels(folder: Path, rows: Sequence[Row], resize: bool) -> tuple[Pixels, str]:
-    """Return the images [N, I] and the SHA-256 of their bytes, from the cache where it fits.
-
-    The cache is one file, named by a digest of all file names, sizes, inodes and times of
-    change: after any change there is none of that name, nor in a copy of the folder, where the
-    images are decoded anew. It begins with a digest of its name and the rest, see ``seal``.
-    """
-    base = os.path.realpath(folder / "images")
-    inside = functools.cache(lambda parent: leads_into(parent, base))
-    key = hashlib.sha256(json.dumps([CACHE_VERSION, resize]).encode())
-    for row in rows:
-        path = folder / "images" / row.filename
-        try:
-            found = path.stat()
-            reason = None if stat.S_ISREG(found.st_mode) else "it is no file"
-            if not inside(path if path.is_symlink() else path.parent):
-                reason = f"it leads out of {folder / 'images'}, to {os.path.realpath(path)}"
-        except (OSError, ValueError) as error:  # ValueError: of a name with a NUL
-            reason = getattr(error, "strerror", None) or str(error)
-        if reason is not None:
-            raise ValueError(
-                f"{folder / 'dogs.csv'} line {row.line}: images/{row.filename} cannot be read "
-                f"({reason}); put it there or remove the row"
-            )
-        times = (found.st_mtime_ns, found.st_ctime_ns)
-        key.update(json.dumps([row.filename, found.st_size, found.st_ino, *times]).encode())
-    cache = folder / CACHE / f"{key.hexdigest()[:32]}.pixels"
-    cached = read_cache(cache, len(rows))
-    if cached is not None:
-        return cached
-    pixels = decode(folder, rows, resize)
-    digest = hashlib.sha256(pixels.data)
-    try:
-        cache.parent.mkdir(exist_ok=True)
-        write_atomic(cache, b"".join([seal(cache, digest), pixels.data]), durable=False)
-        for other in cache.parent.glob("*.pixels"):
-            if other != cache:
-                other.unlink(missing_ok=True)
-    except OSError as error:
-        log.info("%s: %s; the images are decoded anew each time", cache.parent, error.strerror)
-    return pixels, digest.hexdigest()
-
-
-def leads_into(path: Path, base: str) -> bool:
-    """Return whether a path, its links followed, is a folder or in it."""
-    return os.path.commonpath([base, os.path.realpath(path)]) == base
-
-
-def seal(cache: Path, pixels: hashlib._Hash) -> bytes:
-    """Return what a cache begins with: so that of other images is not taken for it."""
-    return hashlib.sha256(cache.name.encode() + pixels.digest()).digest()
-
-
-def read_cache(path: Path, count: int) -> tuple[Pixels, str] | None:
-    """Return what was cached and its SHA-256, None if there is nothing or it is damaged."""
-    shape = (count, SIZE * SIZE * 3)
-    try:
-        with opened(path) as file:
-            sealed = file.read(32)
-            whole = os.fstat(file.fileno()).st_size == len(sealed) + math.prod(shape)
-            pixels = np.fromfile(file, np.uint8, math.prod(shape) if whole else 0)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        log.info("%s cannot be read (%s); decoding the images anew", path, error.strerror)
-        return None
-    digest = hashlib.sha256(pixels.data)
-    if not whole or seal(path, digest) != sealed:
-        log.info("%s is damaged; decoding the images anew", path)
-        return None
-    return pixels.reshape(shape), digest.hexdigest()
-
-
-def decode(folder: Path, rows: Sequence[Row], resize: bool) -> Pixels:
-    """Decode all images: [N, I] uint8. In threads, since Pillow works without Python's lock."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    pixels = np.empty((len(rows), SIZE * SIZE * 3), np.uint8)
-
-    def one(number: int) -> None:
-        row = rows[number]
-        where = f"{folder / 'dogs.csv'} line {row.line}: images/{row.filename}"
-        pixels[number] = read_image(folder / "images" / row.filename, where, resize).reshape(-1)
-
-    bar = tqdm(total=len(rows), desc="decoding", unit=" images", disable=not sys.stderr.isatty())
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for _ in pool.map(one, range(len(rows))):
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return pixels
-
-
-def read_image(path: Path, where: str, resize: bool) -> Pixels:
-    """Read one image as [64, 64, 3]. Raises ValueError that begins with ``where``."""
-    try:
-        with files.open_input(path) as file, images.opened(file) as image:
-            if resize:
-                return np.asarray(images.fit(image, SIZE))
-            plain = image.mode == "RGB" and "transparency" not in image.info
-            if image.size == (SIZE, SIZE) and plain:
-                return np.asarray(images.rgb(image))
-            size = f"{image.width}x{image.height}"
-            kind = image.mode if image.mode != "RGB" or plain else "RGB with a transparent colour"
-    except Exception as error:  # decoders raise anything for damaged files
-        reason = images.explained(error)
-        raise ValueError(f"{where} cannot be read: {reason}; replace it") from None
-    raise ValueError(
-        f"{where} is {size} in mode {kind}, not {SIZE}x{SIZE} in RGB; dataset.resize=true crops "
-        f"and converts"
-    )
-
-
-def warn_of_copies(listed: Sequence[tuple[Row, Pixels]]) -> None:
-    """Say which images [I] of different partitions have the same pixels."""
-    first: dict[bytes, Row] = {}
-    copies = []
-    for row, image in listed:
-        other = first.setdefault(hashlib.sha256(image.data).digest(), row)
-        if other.partition != row.partition:
-            copies.append((row, other))
-    if copies:
-        row, other = copies[0]
-        log.warning(
-            f"{len(copies)} of the images have the pixels of one in another partition, say "
-            f"{row.filename} ({row.partition}) and {other.filename} ({other.partition}): results "
-            f"on them say little; leave one of each out of dogs.csv"
+def image_files(folder: Path, rows: Sequence[Row], resize: bool) -> ImageFiles:
+    def convert(image: Image) -> Pixels:
+        if resize:
+            return np.asarray(images.fit(image, SIZE))
+        plain = image.mode == "RGB" and "transparency" not in image.info
+        if image.size == (SIZE, SIZE) and plain:
+            return np.asarray(images.rgb(image))
+        kind = image.mode if image.mode != "RGB" or plain else "RGB with a transparent colour"
+        raise Unfit(
+            f"is {image.width}x{image.height} in mode {kind}, not {SIZE}x{SIZE} in RGB; "
+            f"dataset.resize=true crops and converts"
         )
+
+    return ImageFiles(
+        folder / "images",
+        [row.filename for row in rows],
+        said=lambda place: (
+            f"{folder / 'dogs.csv'} line {rows[place].line}: images/{rows[place].filename}"
+        ),
+        remedy="put it there or remove the row",
+        shape=SHAPE,
+        convert=convert,
+        resized=resize,
+        cache=folder / CACHE,
+        kind="",
+    )

@@ -28,8 +28,8 @@ LARGEST = 2**26  # bytes of a published file and of its content: the largest has
 SLOWEST = 2**13  # bytes per second of a mirror that is waited for
 REMEDY = (
     "replace it by the official file, from a backup or fetched anew (dataset.source=official "
-    "with dataset.folder= an empty folder). Data of your own: images by `python -m "
-    "nnlab.import_images` and dataset=dogset, arrays by dataset=arrays, or nnlab.fit in Python"
+    "with dataset.folder= an empty folder). Data of your own: images by "
+    "dataset=images, arrays by dataset=arrays, or nnlab.fit in Python"
 )
 
 

@@ -46,8 +46,8 @@ def colour(name: str) -> Colour:
     return values
 
 
-def read(path: Path, size: int, background: Colour = WHITE) -> Image:
-    """Read the middle of an image file as a square of size x size in RGB, upright.
+def read(path: Path, size: int | tuple[int, int], background: Colour = WHITE) -> Image:
+    """Read the middle of an image file in RGB, upright: resized to a square, or (width, height).
 
     Of a file with several images the first is taken. Raises ValueError that names the file,
     whatever is wrong with it, and FileNotFoundError where there is none.
@@ -86,11 +86,12 @@ def explained(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def fit(image: Image, size: int, background: Colour = WHITE) -> Image:
-    """Return the middle of an image as a square of size x size in RGB, upright."""
+def fit(image: Image, size: int | tuple[int, int], background: Colour = WHITE) -> Image:
+    """Return the middle of an image in RGB, upright: resized to a square, or (width, height)."""
     from PIL import Image, ImageOps
 
-    return ImageOps.fit(rgb(image, background), (size, size), Image.Resampling.BICUBIC)
+    box = (size, size) if isinstance(size, int) else size
+    return ImageOps.fit(rgb(image, background), box, Image.Resampling.BICUBIC)
 
 
 def rgb(image: Image, background: Colour = WHITE) -> Image:

@@ -24,6 +24,7 @@ from nnlab.text import as_label
 
 LARGEST = 2**36  # bytes of a file
 PARTS = ("train", "valid", "test")
+SYNONYMS = {"training": "train", "validation": "valid", "val": "valid", "testing": "test"}
 MOST_CLASSES = 2**15  # of which ``sampling.balanced`` draws
 NAMED = 5  # classes, columns or values that a message lists
 
@@ -46,11 +47,15 @@ class LabelledConfig(DatasetConfig):
 
 @dataclass(eq=False)
 class Part:
-    """Examples [N, ...] and their labels [N], of any type; rows: [N], where in their file."""
+    """Examples [N, ...] and their labels [N], of any type.
+
+    rows: [N], where in their file, or which of their files.
+    """
 
     inputs: NDArray[Any]
     labels: Any
     rows: NDArray[np.int64] | None = None
+    files: Sequence[str] | None = None
 
 
 def make_arrays(
@@ -91,7 +96,7 @@ def make_arrays(
     inputs = {name: flat_inputs(where, part.inputs) for name, part in parts.items()}
     check_finite(where, inputs.values(), list(columns or []), missing)
     made = {
-        name: Partition(inputs[name], labels, part.rows)
+        name: Partition(inputs[name], labels, part.rows, part.files)
         for (name, part), labels in zip(parts.items(), codes)
         if len(labels) > 0
     }

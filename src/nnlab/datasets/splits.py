@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -28,12 +29,14 @@ class Split:
     inputs: [N, ...] float32, labels: [N] int64, index: [n] int64 into both. The arrays
     are shared between the splits and runs of a sweep, so the data is in memory once.
     rows: [n] int64, which examples of the user's file they are; None where that says nothing.
+    files: the names of the files that these are, where each example has its own.
     """
 
     inputs: Tensor
     labels: Tensor
     index: Tensor
     rows: Tensor | None = None
+    files: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -90,7 +93,9 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
                 for name, (part, index) in zip(("train", "valid", "test"), drawn)
             ]
         else:
-            splits = [Split(*tensors(part), index, rows(part, index)) for part, index in drawn]
+            splits = [
+                Split(*tensors(part), index, rows(part, index), part.files) for part, index in drawn
+            ]
     train, valid, test = splits
     provenance = {
         "name": config.name,
@@ -294,6 +299,6 @@ def _scaled(
         if missing:
             inputs.nan_to_num_(nan=0.0)
         scaled = Split.whole(inputs, torch.from_numpy(part.labels)[index])
-        scaled.rows = rows(part, index)
+        scaled.rows, scaled.files = rows(part, index), part.files
         _standardised[key] = scaled
     return scaled

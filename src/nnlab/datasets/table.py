@@ -28,6 +28,7 @@ from nnlab.datasets import files
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
 from nnlab.datasets.labelled import (
     PARTS,
+    SYNONYMS,
     LabelledConfig,
     Part,
     categories,
@@ -46,7 +47,6 @@ log = logging.getLogger("nnlab")
 MOST_CATEGORIES = 1000  # of a column: each is an input
 TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}  # of TEXT
-SYNONYMS = {"training": "train", "validation": "valid", "val": "valid", "testing": "test"}
 # The packages that pandas needs for some of the suffixes.
 INSTALL = {
     ".parquet": "'nnlab[parquet]'",

@@ -67,6 +67,7 @@ LABELS = {
     "data": "Data",
 }
 NAMES = {name: dataset.title for name, dataset in DATASETS.items()}
+NAMES["images"] = "Images"  # unless the user calls them otherwise
 NAMES |= {name: rule.title for name, rule in RULES.items() if rule.title}
 NAMES |= {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 NAMES |= {"mlp": "MLP", "deep_linear": "deep linear", "perceptron": "perceptrons"}

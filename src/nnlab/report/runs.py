@@ -243,6 +243,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
     settings["engine"], settings["device"] = engine, device
     for key in WHERE:
         settings.pop(f"dataset.{key}", None)
+    if title := settings.pop("dataset.title", None):
+        settings["dataset"] = title
     settings["data"] = dataset.get("content")
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
     if engine != "torch":
