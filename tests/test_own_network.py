@@ -155,7 +155,7 @@ def test_options_and_source_are_part_of_what_a_run_is(capsys: pytest.CaptureFixt
     Path("my_nets.py").write_text(SOURCE + "# changed\n")
     assert fingerprint(config()) != before
     assert command(*OWN) == 1
-    assert "holds a run with other options or code" in capsys.readouterr().err
+    assert "holds a run with other code" in capsys.readouterr().err
     assert command(*OWN, "study=new") == 0
 
 
