@@ -169,7 +169,7 @@ def test_a_run_on_arrays_predicts_an_npy_file(capsys: pytest.CaptureFixture[str]
         arguments = ["dataset=arrays", "dataset.file=a.npz", "evaluation=[weights]"]
         assert run.run([*arguments, "stopping.max_epochs=2"]) == 1  # they are no images
         assert run.run([*arguments[:2], "stopping.max_epochs=2"]) == 0
-    assert "needs a network on images" in capsys.readouterr().err
+    assert "evaluation=[weights] needs images" in capsys.readouterr().err
     assert predict.main(["outputs/arrays/default", "more.npy"]) == 0
     lines = Path("more.predicted.csv").read_text().splitlines()
     assert lines[0] == "row,predicted,p(3),p(7)"
