@@ -312,7 +312,7 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
         theirs, ours = (dict(flat(_telling(each))) for each in (result.get("config") or {}, config))
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ) or "other code"
-        asked = ", ".join(f"{key}={ours.get(key)}" for key in differ) or "the code that is there now"
+        asked = ", ".join(f"{key}={ours.get(key)}" for key in differ) or "the code that is there"
         raise ValueError(
             f"{path} holds a run with {holds}; this one has {asked}. "
             f"Give it another study=NAME, or replace that run with force=true"
