@@ -214,7 +214,7 @@ def command_cost(folder: Path, runs: int) -> float:
     count = batches.how_many([1.0] * runs, DEFAULTS, 1, 100)
     given = SimpleNamespace(**vars(DEFAULTS) | {"batches": count})
     with claims.Claim(study) as held:
-        dispatch = batches.Dispatch(Echo(None, cores=1, workers=100), given, {study: held})
+        dispatch = batches.Dispatch(Echo(cores=1, workers=100), given, {study: held})
         started = time.perf_counter()
         dispatch.train(tasks)
         return (time.perf_counter() - started) / runs

@@ -88,7 +88,7 @@ class Inline(cluster.Cluster):
     """
 
     def __init__(self, losses: int = 0, place: Path | None = None) -> None:
-        super().__init__(None, cores=1, workers=2)
+        super().__init__(cores=1, workers=2)
         self.losses = losses
         self.place = place
         self.batches: list[worker.Batch] = []

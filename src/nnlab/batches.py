@@ -31,7 +31,7 @@ from nnlab.claims import BATCHES
 from nnlab.clusters import Cluster, Future, Options
 from nnlab.jobs import Task
 from nnlab.progress import BatchProgress
-from nnlab.worker import SEEN, Answer, Batch, Refusal, ended_in, forget
+from nnlab.worker import SEEN, Answer, Batch, Refusal, ended_in
 
 log = logging.getLogger("nnlab")
 POLL = 0.5  # seconds between two looks at the batches
@@ -170,14 +170,14 @@ class Dispatch:
         for path in sorted((folder / BATCHES).glob("*.json")):
             record = claims.batch(path)
             if record is None:
-                forget(path)
+                claims.forget_batch(path)
             elif path.stem not in known and not claims.alive(folder, record["owner"]):
                 found.append((path, record))
         futures = self.cluster.attach([record["ticket"] for _, record in found])
         attached: set[Task] = set()
         for (path, record), future in zip(found, futures):
             if future is None:
-                forget(path)
+                claims.forget_batch(path)
                 continue
             order = [asked.get((name, fingerprint)) for name, fingerprint in record["runs"]]
             jobs = [each.outcome.job for each in order if each is not None]
@@ -265,7 +265,7 @@ class Dispatch:
             for asked, one in zip(each.tasks, answer):
                 if asked is not None and one is not None:
                     take(asked, one)
-            forget(each.batch.record)
+            claims.forget_batch(each.batch.record)
 
     def lost(self, each: Sent, error: Exception, bystander: bool) -> None:
         """Send a batch again whose worker has not answered, if that may help.

@@ -114,14 +114,20 @@ def clear_batches(study: Path, ended: Set[str]) -> None:
         followed = record is not None and alive(study, record["owner"])
         if followed or (record and not {name for name, _ in record["runs"]} <= ended):
             continue
-        with contextlib.suppress(OSError):
-            for each in path.parent.glob(f"{path.stem}.*"):
-                each.unlink(missing_ok=True)
+        forget_batch(path)
         sent_together = path.stem.rpartition("-")[0]
         if not any(path.parent.glob(f"{sent_together}-*.json")):
             shutil.rmtree(path.parent / sent_together, ignore_errors=True)
     with contextlib.suppress(OSError):  # others are in it, or it is not there
         (study / BATCHES).rmdir()
+
+
+def forget_batch(record: Path) -> None:
+    """Remove what was kept for a batch, by the file that was written down of it."""
+    with contextlib.suppress(OSError):
+        for path in record.parent.glob(f"{record.stem}.*"):
+            path.unlink(missing_ok=True)
+        record.parent.rmdir()  # unless others are in it
 
 
 def announcements(study: Path) -> Iterator[Path]:

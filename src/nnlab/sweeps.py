@@ -168,7 +168,7 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
         config = outcome.job.config
         if config is None or not config.evaluation or config.plan or outcome.result is None:
             continue
-        if outcome.elsewhere:
+        if outcome.elsewhere:  # its worker has done that
             continue
         if outcome.result["status"] == "diverged":
             log.info("%s diverged: its network is not evaluated", outcome.job.name)
@@ -260,15 +260,20 @@ def errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> list[st
     """
     names: dict[str, list[str]] = {problem: [] for problem in problems}
     for outcome in outcomes:
-        if outcome.error is not None:
-            message = messages.explain(outcome.error, outcome.job.folder.parent) or (
-                f"{type(outcome.error).__name__}: {outcome.error}; "
-                f"traceback in {outcome.job.folder / records.LOG}"
-            )
-            names.setdefault(message, []).append(outcome.job.name)
+        if (explained := explain(outcome)) is not None:
+            names.setdefault(explained, []).append(outcome.job.name)
     lines = []
     for message, failed in names.items():
         shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
         named = len(outcomes) > 1 and bool(failed) and not message.startswith(f"{shown} ")
         lines.append(f"{shown}: {message}" if named else message)
     return lines
+
+
+def explain(outcome: Outcome) -> str | None:
+    """Say what kept a run from its end, if anything did."""
+    error, folder = outcome.error, outcome.job.folder
+    if error is None:
+        return None
+    unforeseen = f"{type(error).__name__}: {error}; traceback in {folder / records.LOG}"
+    return messages.explain(error, folder.parent) or unforeseen

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import nnlab
-from nnlab import interrupts, messages, records, storage, study, sweeps
+from nnlab import interrupts, storage, study, sweeps
 from nnlab.claims import BATCHES
 from nnlab.jobs import Job, Outcome, Task
 
@@ -208,14 +208,6 @@ def ended_in(batch: Batch) -> dict[str, str]:
     return {}
 
 
-def forget(record: Path) -> None:
-    """Remove what was kept for a batch, by its record."""
-    for suffix in (".json", ".ended", ".log"):
-        record.with_suffix(suffix).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others are in it
-        record.parent.rmdir()
-
-
 class Telling(sweeps.Here):
     """Trains in this process, and tells as it goes which runs have ended."""
 
@@ -275,14 +267,9 @@ class Telling(sweeps.Here):
 
 def answer(outcome: Outcome, shared: bool) -> Answer:
     """Return what became of a job, for its command."""
-    error, result = outcome.error, outcome.result
-    told = None
-    if error is not None:
-        place = f"{socket.gethostname()}: " if not shared else ""
-        told = place + (
-            messages.explain(error, outcome.job.folder.parent)
-            or f"{type(error).__name__}: {error}; traceback in {outcome.job.folder / records.LOG}"
-        )
+    result, told = outcome.result, sweeps.explain(outcome)
+    if told is not None and not shared:
+        told = f"{socket.gethostname()}: {told}"
     files = {}
     if not shared and outcome.folder.is_dir():
         paths = [path for path in outcome.folder.rglob("*") if path.is_file()]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nnlab import worker
 from nnlab.options import require, require_finite
 from nnlab.worker import Answer, Batch, Refusal
 
@@ -42,20 +41,18 @@ class Future(Protocol):
 
 
 class Cluster:
-    """Trains batches through an executor, which queues, places and repeats them as it does.
+    """Trains batches in workers, by a library that queues and places them.
 
-    executor: has ``submit(function, batch)``, which returns a ``Future``. cores: what a batch
-    is given there; None: whatever it finds. workers: how many batches train at a time, None where
-    that is not known. stays: whether batches go on when this process has ended. repeats: whether
-    it sends batches again itself that were lost.
+    cores: what a batch is given there; None: whatever it finds. workers: how many batches train
+    at a time, None where that is not known. stays: whether batches go on when this process has
+    ended. repeats: whether it sends batches again itself that were lost.
     """
 
     name = "batches"
     stays = False
     repeats = False
 
-    def __init__(self, executor: Any, cores: int | None, workers: int | None) -> None:
-        self.executor = executor
+    def __init__(self, cores: int | None, workers: int | None) -> None:
         self.cores = cores
         self.workers = workers
 
@@ -64,8 +61,9 @@ class Cluster:
         return f"{count} batch{'es' * (count != 1)} of {self.name}"
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[Future]:
-        """Send batches. Raises ValueError where the cluster refuses them."""
-        return [self.executor.submit(worker.train, batch) for batch in batches]
+        """Have ``worker.train`` called with each batch. Raises ValueError where the cluster
+        refuses them."""
+        raise NotImplementedError
 
     def ticket(self, future: Future) -> str | None:
         """Return what ``attach`` finds a batch by, in another process; None where none can."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nnlab import cores, messages, worker
+from nnlab import claims, cores, messages, worker
 from nnlab.clusters.cluster import Cluster, Options, needed
 from nnlab.worker import Answer, Batch, Refusal
 
@@ -35,19 +35,16 @@ class Pool(Cluster):
                 f"{', '.join(POOLS)}{messages.did_you_mean(given.executor, list(POOLS))}"
             )
         self.name = given.executor
-        self.options = given.options
         self.stack = contextlib.ExitStack()
         self.sent: list[Sent] = []
         count = given.workers or max(1, cores.usable() // (given.cores_per_worker or 1))
-        super().__init__(self.make(count), given.cores_per_worker, count)
-
-    def make(self, count: int | None) -> Any:
+        super().__init__(given.cores_per_worker, count)
         try:
-            return self.stack.enter_context(POOLS[self.name](count, **self.options))
+            self.executor = self.stack.enter_context(POOLS[self.name](count, **given.options))
         except Exception as error:
-            options = f", hydra.launcher.options={self.options}" if self.options else ""
+            asked = f", hydra.launcher.options={given.options}" if given.options else ""
             reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-            raise ValueError(f"hydra.launcher.executor={self.name}{options}: {reason}") from error
+            raise ValueError(f"hydra.launcher.executor={self.name}{asked}: {reason}") from error
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[Sent]:
         sent = [Sent(self.executor.submit(worker.train, batch), batch) for batch in batches]
@@ -60,7 +57,7 @@ class Pool(Cluster):
             each.cancel()
         self.stack.close()
         for each in left:
-            worker.forget(each.batch.record)
+            claims.forget_batch(each.batch.record)
 
 
 class Sent:

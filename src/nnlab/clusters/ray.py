@@ -33,7 +33,7 @@ class Ray(Cluster):
         except ValueError:
             self.ray.shutdown()
             raise
-        super().__init__(None, given.num_cpus, workers)
+        super().__init__(given.num_cpus, workers)
         self.task = self.ray.remote(train).options(
             name="nnlab batch",
             num_cpus=given.num_cpus,

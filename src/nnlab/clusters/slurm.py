@@ -73,7 +73,7 @@ class Slurm(Cluster):
                 f"{socket.gethostname()}; give the command where jobs are submitted (a login "
                 f"node), or take hydra/launcher=nnlab"
             )
-        super().__init__(None, given.cpus_per_task, None)
+        super().__init__(given.cpus_per_task, None)
         self.queue = Queue()
         self.options = given
         self.parameters = parameters(given)

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from nnlab import memory
 from nnlab.datasets import files
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
-from nnlab.datasets.labelled import PARTS, LabelledConfig, Part, make_arrays, read_bytes
+from nnlab.datasets.labelled import (
+    PARTS,
+    LabelledConfig,
+    Part,
+    make_arrays,
+    read_bytes,
+    sha256_of_file,
+)
 from nnlab.options import MISSING
 
 KEYS = "x_train, y_train[, x_valid, y_valid][, x_test, y_test], or x, y"
@@ -44,7 +51,9 @@ class ArrayFilesConfig(LabelledConfig):
         return DataSource(
             f"arrays in {path}",
             lambda: read(path),
-            lambda: {"sha256": {name: digest(part) for name, part in array_files(path).items()}},
+            lambda: {
+                "sha256": {name: sha256_of_file(part) for name, part in array_files(path).items()}
+            },
             needs=path if path.exists() else None,
         )
 
@@ -68,10 +77,6 @@ def array_files(path: Path) -> dict[str, Path]:
     if not found:
         raise ValueError(f"{path} holds no .npy files; put x.npy and y.npy there: {KEYS}")
     return found
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def arrays_in(path: Path, content: bytes) -> dict[str, NDArray[Any]]:

@@ -123,6 +123,11 @@ def read_bytes(path: Path) -> bytes:
     return files.read_input(path, LARGEST)
 
 
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content. Raises as ``read_bytes``."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
 def flat_inputs(where: str, examples: NDArray[Any]) -> Examples:
     """Return examples [N, ...] as [N, I], pixels as they are and other numbers in float32."""
     if examples.dtype.kind not in "biuf":

@@ -36,6 +36,7 @@ from nnlab.datasets.labelled import (
     make_arrays,
     named_counts,
     read_bytes,
+    sha256_of_file,
 )
 from nnlab.options import MISSING, require
 from nnlab.text import as_label, for_csv, nearest
@@ -95,7 +96,7 @@ class TableConfig(LabelledConfig):
         return DataSource(
             f"table {path}",
             lambda: read(path, self),
-            lambda: {"sha256": hashlib.sha256(read_bytes(path)).hexdigest()},
+            lambda: {"sha256": sha256_of_file(path)},
             needs=path if path.exists() else None,
             options=repr(
                 (self.label, self.features, self.drop, self.categorical, self.missing, self.split)
