@@ -231,7 +231,7 @@ def test_a_batch_that_was_killed_is_sent_again(
 
 def test_batches_wait_for_their_turn(start: Start, slurm: dict[str, str], tmp_path: Path) -> None:
     for _ in real_slurm.NODES:
-        real_slurm.ask(f"sbatch -c {real_slurm.CPUS} --wrap='sleep 600'", slurm)
+        real_slurm.ask(f"sbatch -c {real_slurm.CPUS} --output=/dev/null --wrap='sleep 600'", slurm)
     until(lambda: len(jobs(slurm, "-t R")) == len(real_slurm.NODES))
     others = jobs(slurm, "-t R")
     process = start("seed=0,1", epochs(2), *EACH, cwd=tmp_path)
@@ -246,7 +246,7 @@ def test_batches_wait_for_their_turn(start: Start, slurm: dict[str, str], tmp_pa
 def test_a_full_queue_is_told_before_anything_is_written(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
-    array = f"--array=0-{real_slurm.MOST_TASKS - 1} --wrap='sleep 600'"
+    array = f"--array=0-{real_slurm.MOST_TASKS - 1} --output=/dev/null --wrap='sleep 600'"
     while not refused(f"sbatch --test-only {array}"):
         real_slurm.ask(f"sbatch {array}", slurm)
     ended = run("seed=range(0,6)", epochs(2), SLURM, "hydra.launcher.batches=6", cwd=tmp_path)
