@@ -193,6 +193,38 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
     assert checked == 35
 
 
+@pytest.mark.parametrize(
+    ("expected", "arguments"),
+    [
+        ("fd3138bf4dc764a6", ()),
+        ("75818652d5e741ea", ("optimizer=adam",)),
+        ("5b33a44a75127d43", ("optimizer=adamw", "stopping=plateau", "valid_size=100")),
+        ("4d8b7b8cf3e97824", ("dataset=boolean", "model=perceptron")),
+        ("6dc076be22ff3238", ("dataset=boolean", "model=deep_linear")),
+        ("9d8e2df5a519d011", ("model=cnn",)),
+        ("9744809b04a7feb6", ("dataset=sklearn", "dataset.name=iris")),
+        ("05a0d4172f200d84", ("dataset=dogset", "stopping=target")),
+        (
+            "e7d76a031bde294f",
+            ("dataset=table", "dataset.file=iris.csv", "dataset.label=species"),
+        ),
+    ],
+)
+def test_runs_of_before_are_known_by_the_fingerprints_that_they_had(
+    expected: str, arguments: tuple[str, ...]
+) -> None:
+    assert config.fingerprint(composed(*arguments)) == expected
+
+
+def test_options_that_came_later_count_only_where_they_change_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity, "ADDED", {"a": 0, "loss.b": None})
+    assert identity.without_added({"a": 0, "loss": {"b": None}, "c": {}}) == {"c": {}}
+    changed = {"a": 1, "loss": {"b": None, "a": 0}}
+    assert identity.without_added(changed) == {"a": 1, "loss": {"a": 0}}
+
+
 def test_a_seed_and_its_parts_are_one_identity() -> None:
     whole = composed("seed=3")
     parts = composed("seed=9", "seeds.data=3", "seeds.weights=3", "seeds.order=3")

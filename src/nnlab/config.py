@@ -23,7 +23,7 @@ from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
-from nnlab.identity import ASKED, NOT_IDENTITY
+from nnlab.identity import ASKED, NOT_IDENTITY, without_added
 from nnlab.options import MISSING, plain, require, require_finite
 from nnlab.stopping import RULES, StoppingConfig
 
@@ -343,7 +343,7 @@ def identity(config: Config) -> dict[str, Any]:
     if isinstance(config.model, PerceptronConfig):  # computed from its table, and only tested
         tree["seeds"] = config.seeds.test
         tree = {key: tree[key] for key in ("dataset", "model", "test_size", "seeds")}
-    return tree
+    return without_added(tree)
 
 
 def fingerprint(config: Config) -> str:

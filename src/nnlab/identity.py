@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nnlab.analysis import EVALUATIONS
 
 # Options that say where results go or what is done with them, not what is computed.
@@ -13,3 +15,21 @@ NOT_IDENTITY = (
 ASKED = ("device", "engine", "native_level", "threads")
 # Options of a dataset that say where its files are; their content is compared instead.
 WHERE = ("file", "folder", "source")
+# Options that came after others, at the value that does what was done before them: left out of an
+# identity there, so that a study trained before is still known as done.
+ADDED: dict[str, Any] = {}
+
+
+def without_added(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a tree of options without those of ``ADDED`` that are at the value given there, and
+    without what is empty then."""
+    kept = {}
+    for key, value in tree.items():
+        name = prefix + key
+        if isinstance(value, dict) and value:
+            value = without_added(value, f"{name}.")
+            if value:
+                kept[key] = value
+        elif name not in ADDED or value != ADDED[name]:
+            kept[key] = value
+    return kept
