@@ -35,6 +35,24 @@ def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> 
     return f"{text} ± {known.std(ddof=1):{style}}{unit}" if len(known) > 1 else text + unit
 
 
+def in_percent(known: Array) -> str:
+    return mean(known, ".2f", 100)
+
+
+def four_decimals(known: Array) -> str:
+    return mean(known, ".4f")
+
+
+def in_seconds(known: Array) -> str:
+    """Write times to three digits, all in one unit.
+
+    >>> in_seconds(np.array([0.03571])), in_seconds(np.array([4350.2]))
+    ('0.0357', '4350')
+    """
+    least = float(known.min())
+    return mean(known, f".{max(0, 2 - math.floor(math.log10(least))) if least > 0 else 0}f")
+
+
 def mean_time(known: Array) -> str:
     return duration_within(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else 0.0)
 
@@ -112,9 +130,8 @@ METRICS = COLUMNS[1:5]
 READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
 # Each place has its columns in this order; the table has its own, hence its own entries.
 RESULTS = (
-    Column(csv="status", page="status"),
+    Column(csv="status"),
     Column(csv="stop_reason"),
-    Column(page="why it ended", value=lambda run: run.error or run.stop_reason),
     Column(
         csv="epochs",
         table="epochs",
@@ -153,11 +170,24 @@ RESULTS = (
     ),
     *(Column(csv=name, value=functools.partial(from_curves, name)) for name in READING),
     Column(csv="weights"),
-    Column(csv="engine", page="engine"),
+    Column(csv="engine"),
     Column(csv="engine_form"),
-    Column(csv="device", page="device", value=attrgetter("device")),
+    Column(csv="device", value=attrgetter("device")),
     Column(csv="concurrent_runs"),
     Column(csv="folder", value=lambda run: run.folder.name),
+    Column(page="valid accuracy (%)", value=methodcaller("kept", "valid_accuracy"), write=in_percent),
+    Column(page="test accuracy (%)", value=attrgetter("test_accuracy"), write=in_percent),
+    Column(page="train accuracy (%)", value=methodcaller("kept", "train_accuracy"), write=in_percent),
+    Column(page="valid loss", value=methodcaller("kept", "valid_loss"), write=four_decimals),
+    Column(page="test loss", value=attrgetter("test_loss"), write=four_decimals),
+    Column(page="train loss", value=methodcaller("kept", "train_loss"), write=four_decimals),
+    Column(page="best epoch", value=functools.partial(from_curves, "best_epoch")),
+    Column(page="epochs", value=attrgetter("epochs")),
+    Column(page="time (s)", value=attrgetter("train_seconds"), write=in_seconds),
+    Column(page="status", value=lambda run: spell(run.results["status"]), words=True),
+    Column(page="why it ended", value=lambda run: run.error or run.stop_reason, words=True),
+    Column(page="engine", value=attrgetter("engine"), words=True),
+    Column(page="device", value=attrgetter("device"), words=True),
 )
 
 

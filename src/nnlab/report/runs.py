@@ -52,6 +52,8 @@ class RunRecord:
     full_size, full_test_size: how many examples the whole dataset has. synthetic: whether the
     data was generated.
     results: whatever ``result.json`` has of texts and numbers.
+    overrides: what the command line said. versions: of the programs, with the commits of their
+    repositories. hashes: of the files that the data came from, by their names.
     curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -80,6 +82,9 @@ class RunRecord:
     synthetic: bool
     settings: dict[str, Value]
     results: dict[str, Value]
+    overrides: tuple[str, ...]
+    versions: dict[str, str]
+    hashes: dict[str, str]
     curves: dict[str, Array]
 
     @property
@@ -190,6 +195,8 @@ def check(result: dict[str, Any]) -> None:
     for key in TEXTS:
         if not isinstance(result.get(key), (str, type(None))):
             raise ValueError(f"{key}={result[key]!r} is not a text")
+    if not isinstance(result.get("overrides"), (list, type(None))):
+        raise ValueError(f"overrides={result['overrides']!r} is not a list")
     for key in ("dataset", "device"):
         if not isinstance(result.get(key), (dict, type(None))):
             raise ValueError(f"{key}={result[key]!r} does not describe one")
@@ -277,8 +284,23 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
         results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
+        overrides=tuple(map(str, result.get("overrides") or ())),
+        versions=texts(result.get("versions")) | texts(result.get("git"), "commit of {}"),
+        hashes=texts(dataset.get("sha256")),
         curves=curves,
     )
+
+
+def texts(found: object, name: str = "{}") -> dict[str, str]:
+    """Return those of the values that are texts, by their names; a text alone has none.
+
+    >>> texts({"nnlab": "ba50af7", "working_directory": None}, "commit of {}"), texts("ba50af7")
+    ({'commit of nnlab': 'ba50af7'}, {'': 'ba50af7'})
+    """
+    if isinstance(found, str):
+        return {"": found}
+    known = found if isinstance(found, dict) else {}
+    return {name.format(key): text for key, text in known.items() if isinstance(text, str)}
 
 
 def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:

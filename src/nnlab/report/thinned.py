@@ -1,0 +1,60 @@
+"""The curves of many runs in little room, for the page: fewer epochs, fewer digits."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnlab.records import COLUMNS
+from nnlab.report.curves import Array
+from nnlab.report.runs import RunRecord
+
+ROOM = 240_000  # characters that the curves of a study may take
+LEAST = 8  # points of a curve, however many runs there are
+DRAWN = COLUMNS[1:5]
+
+
+def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Return the curves of runs as the page's script reads them.
+
+    epochs: [R] how many each run has. points: how many are kept of a run at most, those of
+    ``kept``. columns: by its name what is kept of a column of metrics.csv, one run after the
+    other, as base64 of half-precision numbers (three digits), little endian, NaN where empty; a
+    column that is empty in all runs is left out.
+    """
+    names = [name for name in DRAWN if any(np.isfinite(run.curves[name]).any() for run in runs)]
+    epochs = [len(run.curves["epoch"]) for run in runs]
+    points = most_points(epochs, len(names))
+    columns = {}
+    for name in names:
+        parts = [run.curves[name][kept(count, points)] for run, count in zip(runs, epochs)]
+        with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
+            values = np.concatenate(parts).astype("<f2")
+        columns[name] = base64.b64encode(values.tobytes()).decode()
+    return {"epochs": epochs, "points": points, "columns": columns}
+
+
+def kept(epochs: int, points: int) -> Array:
+    """Return the positions of at most so many epochs, evenly spread, the first and the last too.
+
+    >>> kept(7, 10).tolist(), kept(101, 5).tolist()
+    ([0, 1, 2, 3, 4, 5, 6], [0, 25, 50, 75, 100])
+    """
+    count = min(epochs, points)
+    return np.arange(count) * (epochs - 1) // max(1, count - 1)
+
+
+def most_points(epochs: Sequence[int], columns: int) -> int:
+    """Return how many points of a curve there is room for; as many as there are, at most."""
+    room = ROOM * 3 / 4 / 2 / max(1, columns)  # in numbers: base64 has 4 letters for 3 bytes
+    low, high = LEAST, max([LEAST, *epochs])
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(min(count, middle) for count in epochs) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
