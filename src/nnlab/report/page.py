@@ -40,7 +40,7 @@ LIBRARY = TEMPLATES / "vendored" / "chart.umd.min.js"
 INDEX, SINGLE = "index.html", "single.html"
 NOTES = "notes.md"  # which a person may lay into a study
 FILES = (RESULT, METRICS, LOG)  # of a run, that the page leads to
-LINKED = 300  # runs; where there are more, files are named beside the link to each result
+LINKED = 300  # runs; where there are more, only the result of each is linked, the rest by script
 PICTURES = 120  # of runs, that stand in the page; those of others appear as these are chosen
 CAPTIONS = {
     "train_time": "Training time over training-set size",
@@ -107,15 +107,16 @@ def render(
         settings=sheet(groups, options, of_settings(columns), numbers)
         if len(groups) < len(runs)
         else None,
+        plus_minus="the standard deviation over them",
         runs=sheet(each, keys, columns, numbers),
         names=[run.name for run in runs],
-        files=None if single_file else links(runs, files, study),
+        links=None if single_file else links(runs, files, study),
         linked=len(runs) <= LINKED,
         thinning=thinning(curves),
         notes=notes,
         figures=[picture(file, study, single_file) for file in figures],
         questions=questions(runs, files, study, single_file),
-        data=htmlsafe_json_dumps({"curves": curves} | commands(runs)),
+        data=htmlsafe_json_dumps({"curves": curves, "files": files} | commands(runs)),
     )
 
 
@@ -330,7 +331,7 @@ def caption(name: str) -> str:
 
 def link(file: Path, study: Path) -> str:
     """Return a link from the page to a file of the study."""
-    return quote(file.relative_to(study).as_posix(), errors="surrogateescape")
+    return quote(file.relative_to(study).as_posix(), safe="/=,", errors="surrogateescape")
 
 
 # Templates

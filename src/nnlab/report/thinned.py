@@ -12,7 +12,7 @@ from nnlab.records import COLUMNS
 from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord
 
-ROOM = 240_000  # characters that the curves of a study may take
+ROOM = 220_000  # characters that the curves of a study may take
 LEAST = 8  # points of a curve, however many runs there are
 DRAWN = COLUMNS[1:5]
 

@@ -178,7 +178,9 @@ function listChosen(chosen) {
     const swatch = make("span", { className: "swatch" });
     swatch.style.background = theme().colours[run.look];
     const links = run.files.flatMap(file => [" ", make("a", { href: run.folder + file, textContent: file })]);
-    return make("li", {}, make("p", {}, swatch, ` ${run.name} `, ...links), commandLine(run.command));
+    const more = make("details", { open: chosen.length === 1 }, make("summary", {}, swatch, ` ${run.name}`));
+    more.append(commandLine(run.command), make("p", {}, ...links));
+    return make("li", {}, more);
   });
   const more = chosen.length - items.length;
   if (more > 0) items.push(make("li", { textContent: `and ${more} more` }));
@@ -205,16 +207,16 @@ function withCopy(block) {
 // The pictures of questions: of the chosen runs, if any is chosen, else those that stand there.
 function showPictures(chosen) {
   for (const figure of all("figure.added")) figure.remove();
-  const there = new Set(all("figure[data-run]").map(figure => `${figure.dataset.run} ${figure.dataset.file}`));
   for (const question of all("details.question")) {
-    const file = question.dataset.file;
-    for (const figure of all("figure", question))
+    const file = question.dataset.file, figures = all("figure", question);
+    const there = new Set(figures.map(figure => Number(figure.dataset.run)));
+    for (const figure of figures)
       figure.hidden = chosen.length > 0 && !state.chosen.has(runs[figure.dataset.run].name);
     for (const run of chosen.slice(0, MOST_DRAWN)) {
-      if (!run.files.includes(file) || there.has(`${run.number} ${file}`)) continue;
+      if (!run.files.includes(file) || there.has(run.number)) continue;
       const image = make("img", { src: run.folder + file, alt: `${file} of ${run.name}`, loading: "lazy" });
       const figure = make("figure", { className: "added" }, image, make("figcaption", { textContent: run.name }));
-      question.append(figure);
+      find(".figures", question).append(figure);
     }
     find(".shown", question).textContent =
       `${all("figure:not([hidden])", question).length} pictures${chosen.length ? " of chosen runs" : ""}`;
@@ -343,7 +345,7 @@ function axis(values, name) {
     return { type: "category", labels, offset: true, title: titled(name) };
   }
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
-  return { type: low > 0 && high / low >= 50 ? "logarithmic" : "linear", title: titled(name) };
+  return { type: low > 0 && high / low >= 10 && !/accuracy/.test(name) ? "logarithmic" : "linear", title: titled(name) };
 }
 
 // Any chart
@@ -413,14 +415,15 @@ function drawCharts(chosen) {
 
 function fillSelects() {
   const table = find("#runs"), count = Number(table.dataset.settings);
-  const columns = heads(table).filter(head => named(head) !== "run" && named(head) !== "files");
+  const columns = heads(table).filter(head => !["run", "files"].includes(named(head)));
   const results = columns.filter((head, index) => index >= count && numeric(head)).map(named);
   const settings = columns.slice(0, count).map(named);
   const metrics = ["loss", "accuracy"];
   fill("metric", metrics, metrics[0]);
   fill("x", [...settings, ...results], settings[0] ?? results[0]);
   fill("y", results, results.find(name => /accuracy/.test(name)) ?? results[0]);
-  fill("colour", ["", ...settings], "");
+  const second = settings.find(name => name !== settings[0] && !/^seed/.test(name));
+  fill("colour", ["", ...settings], second ?? "");
   const log = find("#log");
   log.checked = state.set.log ??= false;
   log.onchange = () => {
@@ -447,11 +450,11 @@ function readRuns() {
   const curves = Object.fromEntries(Object.keys(data.curves.columns).map(name => [name, points(name)]));
   runs = rows(find("#runs")).map((row, number) => {
     row.dataset.runs = number;
-    const files = find("td.files", row), link = files && find("a", files)?.getAttribute("href");
+    const link = find("th a", row)?.getAttribute("href");
     return {
       row, number, name: about(row), setting: number,
       folder: link ? link.slice(0, link.lastIndexOf("/") + 1) : "",
-      files: link ? text(files).split(/\s+/) : [],
+      files: link ? data.files[number] : [],
       command: [data.program, ...data.commands[number].map(index => data.words[index])].join(" "),
       curves: Object.fromEntries(Object.entries(curves).map(([name, of]) => [name, of[number]])),
     };
