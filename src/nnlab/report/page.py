@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Group: TypeAlias = "tuple[tuple[Value, ...], list[RunRecord]]"  # a setting and its runs
 
 TEMPLATES = Path(__file__).with_name("templates")
+SCRIPT = TEMPLATES / "page.js"
 LIBRARY = TEMPLATES / "vendored" / "chart.umd.min.js"
 INDEX, SINGLE = "index.html", "single.html"
 NOTES = "notes.md"  # which a person may lay into a study
@@ -82,8 +83,12 @@ def render(
     study: Path,
     single_file: bool = False,
     live: bool = False,
+    above: str | None = None,
 ) -> str:
-    """Return the page, see ``write_page``; a live one asks its server for a newer one."""
+    """Return the page, see ``write_page``; a live one asks its server for a newer one.
+
+    above: a link to the page of all studies.
+    """
     from jinja2.utils import htmlsafe_json_dumps
 
     keys = factors(runs)
@@ -99,6 +104,7 @@ def render(
         scripts_of_study(),
         title=study.resolve().name,
         live=live,
+        above=above,
         states=counted_runs(run.status for run in runs),
         command=provenance.last_command(study) or provenance.command(runs),
         facts=provenance.facts(runs),
@@ -256,15 +262,15 @@ def counted_runs(states: Iterable[str]) -> str:
 
 
 def written_notes(study: Path) -> Markup | None:
-    """Return the study's ``notes.md`` as HTML, without what stands in it as HTML, and without
-    pictures, which might lie elsewhere; None where there is none."""
+    """Return the study's ``notes.md`` as HTML; None where there is none. What is HTML in it, and
+    pictures, which might lie elsewhere, stand there as they were written."""
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
-    try:
-        text = storage.read(study / NOTES).decode(errors="replace")
-    except FileNotFoundError:
+    path = study / NOTES
+    if path.is_symlink() or not path.is_file():
         return None
+    text = storage.read(path).decode(errors="replace")
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     tokens = markdown.parse(visible_lines(text))
     for token in tokens:
@@ -378,4 +384,14 @@ def scripts_of_study() -> list[str]:
     """Return the library that draws, without the name of its source map, which is not here, and
     the script of the page."""
     library = text_of(LIBRARY).partition("//# sourceMappingURL")[0]
-    return [library, text_of(TEMPLATES / "page.js")]
+    return [library, text_of(SCRIPT)]
+
+
+def render_studies(title: str, studies: Sequence[Sequence[str]]) -> str:
+    """Return the live page of all studies.
+
+    studies: of each its link, its name, how many runs it has, their states, and when it changed.
+    """
+    heads, numeric = ["study", "runs", "states", "changed"], [False, True, False, False]
+    table = Sheet(heads, numeric, 1, [list(row) for row in studies], [], [])
+    return page("studies.html", [text_of(SCRIPT)], title=title, live=True, studies=table)

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -114,10 +114,11 @@ class RunRecord:
 # Reading
 
 
-def read(study: Path) -> list[RunRecord]:
+def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list[RunRecord]:
     """Read every run of a study, ordered by what varied.
 
-    A damaged run is left out, with a warning that names its file.
+    A damaged run is left out, with a warning that names its file. reader: does what ``read_run``
+    does, and may know some runs already; what it returns is changed here.
     Raises FileNotFoundError if there is no such folder, or no run in it.
     """
     if not study.is_dir():
@@ -125,7 +126,7 @@ def read(study: Path) -> list[RunRecord]:
     runs = []
     for result in study.glob(f"*/{RESULT}"):
         try:
-            runs.append(read_run(result.parent))
+            runs.append((reader or read_run)(result.parent))
         except (OSError, ValueError) as error:
             log.warning("left out %s: %s", result, error)
     if not runs:

@@ -345,7 +345,11 @@ function axis(values, name) {
     return { type: "category", labels, offset: true, title: titled(name) };
   }
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
-  return { type: low > 0 && high / low >= 10 && !/accuracy/.test(name) ? "logarithmic" : "linear", title: titled(name) };
+  const type = low > 0 && high / low >= 10 && !/accuracy/.test(name) ? "logarithmic" : "linear";
+  const few = [...new Set(numbers)].sort((one, other) => one - other);
+  if (few.length > 10) return { type, title: titled(name) };
+  const afterBuildTicks = scale => scale.ticks = few.map(value => ({ value }));
+  return { type, title: titled(name), afterBuildTicks, callback: short };
 }
 
 // Any chart
@@ -355,10 +359,10 @@ const titled = name => ({ display: true, text: name, color: theme().ink });
 function options(scales, say) {
   for (const scale of Object.values(scales)) {
     scale.grid = { color: theme().grid };
-    scale.ticks = { color: theme().ink };
+    scale.ticks = { color: theme().ink, ...scale.callback && { callback: scale.callback } };
   }
   return {
-    animation: false, responsive: true, maintainAspectRatio: false, locale: "en", scales, say,
+    animation: false, responsive: true, layout: { padding: 8 }, maintainAspectRatio: false, locale: "en", scales, say,
     interaction: { mode: "nearest", intersect: false, axis: "xy" },
     onHover: (_, elements, chart) => tell(chart, elements[0]),
     plugins: {
