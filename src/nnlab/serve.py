@@ -81,9 +81,7 @@ def parser_of_arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to serve on; usually this machine alone"
     )
-    parser.add_argument(
-        "--port", type=port, default=8000, help="usually 8000; 0: one that is free"
-    )
+    parser.add_argument("--port", type=port, default=8000, help="usually 8000; 0: one that is free")
     return parser
 
 
@@ -124,9 +122,11 @@ class Results:
         if folder not in self.known or self.known[folder][0] != stamp:
             self.known[folder] = stamp, read_run(folder)
         run = self.known[folder][1]
-        state = {"status": self.state(run)} if run.status not in DONE else {}
+        results = dict(run.results)
+        if run.status not in DONE:
+            results["status"] = self.state(run)
         # Whoever asked changes what the data are called.
-        return dataclasses.replace(run, settings={**run.settings}, results=run.results | state)
+        return dataclasses.replace(run, settings=dict(run.settings), results=results)
 
     def state(self, run: RunRecord) -> str:
         waiting = claims.waiting(run.folder.parent).get(run.folder.name)
@@ -141,7 +141,7 @@ class Results:
             if len(runs) == 1 and (runs[0].folder / "curves.png").is_file():
                 drawn.append(runs[0].folder / "curves.png")
             parts = [
-                *((run.folder, standing.stamp_of(run.folder), run.results["status"]) for run in runs),
+                *((run.folder, self.known[run.folder][0], run.results["status"]) for run in runs),
                 *(stamp_of(path) for path in (*drawn, study / page.NOTES)),
             ]
             tag = digest(parts)
@@ -192,8 +192,10 @@ class Server(http.server.ThreadingHTTPServer):
             self.address_family, *_, address = found[0]
             super().__init__(address[:2], Handler)  # type: ignore[arg-type]
         except OSError as error:
-            where = f"{host}, port {port}, cannot be served on ({error.strerror})"
-            raise OSError(f"{where}; choose others with --host and --port (0: a free one)") from None
+            raise OSError(
+                f"{host}, port {port}, cannot be served on ({error.strerror}); "
+                f"choose others with --host and --port (0: a free one)"
+            ) from None
 
     @property
     def address(self) -> str:

@@ -175,9 +175,13 @@ RESULTS = (
     Column(csv="device", value=attrgetter("device")),
     Column(csv="concurrent_runs"),
     Column(csv="folder", value=lambda run: run.folder.name),
-    Column(page="valid accuracy (%)", value=methodcaller("kept", "valid_accuracy"), write=in_percent),
+    Column(
+        page="valid accuracy (%)", value=methodcaller("kept", "valid_accuracy"), write=in_percent
+    ),
     Column(page="test accuracy (%)", value=attrgetter("test_accuracy"), write=in_percent),
-    Column(page="train accuracy (%)", value=methodcaller("kept", "train_accuracy"), write=in_percent),
+    Column(
+        page="train accuracy (%)", value=methodcaller("kept", "train_accuracy"), write=in_percent
+    ),
     Column(page="valid loss", value=methodcaller("kept", "valid_loss"), write=four_decimals),
     Column(page="test loss", value=attrgetter("test_loss"), write=four_decimals),
     Column(page="train loss", value=methodcaller("kept", "train_loss"), write=four_decimals),

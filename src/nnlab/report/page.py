@@ -169,7 +169,9 @@ def sheet(
     if any(len(group) > 1 for _, group in groups):
         cells = {"n": [str(len(group)) for _, group in groups]} | cells
     same = {head for head, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
-    left = {head: texts for head, texts in cells.items() if {*texts} != {"-"} and head not in same}
+    empty = {head for head, texts in cells.items() if set(texts) == {"-"}}
+    left = {head: texts for head, texts in cells.items() if head not in same | empty}
+    rows = zip(*left.values()) if left else [()] * len(groups)
     return Sheet(
         heads=[*keys, *left],
         numeric=[
@@ -178,11 +180,11 @@ def sheet(
         ],
         settings=len(keys),
         rows=[
-            [*(written(keys, values, group[0]) if keys else ()), *(left[head][row] for head in left)]
-            for row, (values, group) in enumerate(groups)
+            [*(written(keys, values, group[0]) if keys else ()), *row]
+            for (values, group), row in zip(groups, rows)
         ],
         runs=[[numbers[id(run)] for run in group] for _, group in groups],
-        alike=[f"{head} {cells[head][0]}" for head in cells if head in same and cells[head][0] != "-"],
+        alike=[f"{head} {cells[head][0]}" for head in cells if head in same and head not in empty],
     )
 
 
@@ -301,7 +303,7 @@ def links(
 def questions(
     runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path, inline: bool
 ) -> list[dict[str, Any]]:
-    """Return the pictures of each question to the networks, of as many runs as there is room for."""
+    """Return the pictures of each question, of as many runs as there is room for."""
     found: dict[str, list[int]] = {}
     for number, names in enumerate(files):
         for name in names:
@@ -350,12 +352,16 @@ def page(name: str, scripts: Sequence[str], **said: Any) -> str:
 
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-    return templates().get_template(name).render(
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; "
-        f"connect-src 'self'; base-uri 'none'; form-action 'none'; script-src {hashes}",
-        css=Markup(text_of(TEMPLATES / "page.css")),
-        scripts=[Markup(script) for script in scripts],
-        **said,
+    return (
+        templates()
+        .get_template(name)
+        .render(
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; "
+            f"connect-src 'self'; base-uri 'none'; form-action 'none'; script-src {hashes}",
+            css=Markup(text_of(TEMPLATES / "page.css")),
+            scripts=[Markup(script) for script in scripts],
+            **said,
+        )
     )
 
 
@@ -369,9 +375,11 @@ def templates() -> jinja2.Environment:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible_lines(value)
-        if isinstance(value, str) and not isinstance(value, Markup)
-        else value,
+        finalize=lambda value: (
+            visible_lines(value)
+            if isinstance(value, str) and not isinstance(value, Markup)
+            else value
+        ),
     )
 
 

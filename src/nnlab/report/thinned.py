@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlab.records import COLUMNS
-from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord
 
 ROOM = 220_000  # characters that the curves of a study may take
@@ -37,14 +37,15 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     return {"epochs": epochs, "points": points, "columns": columns}
 
 
-def kept(epochs: int, points: int) -> Array:
+def kept(epochs: int, points: int) -> NDArray[np.int64]:
     """Return the positions of at most so many epochs, evenly spread, the first and the last too.
 
     >>> kept(7, 10).tolist(), kept(101, 5).tolist()
     ([0, 1, 2, 3, 4, 5, 6], [0, 25, 50, 75, 100])
     """
     count = min(epochs, points)
-    return np.arange(count) * (epochs - 1) // max(1, count - 1)
+    positions: NDArray[np.int64] = np.arange(count) * (epochs - 1) // max(1, count - 1)
+    return positions
 
 
 def most_points(epochs: Sequence[int], columns: int) -> int:

@@ -3,7 +3,7 @@
 // It reads what stands in the page as HTML; only curves and commands come as JSON.
 
 const THEMES = {
-  light: { ink: "#222", grid: "#ddd", colours: ["#0067a5", "#c44e00", "#00805d", "#a3478c", "#8a6d00", "#5b4fc7", "#b3243d", "#555555"] },
+  light: { ink: "#222222", grid: "#ddd", colours: ["#0067a5", "#c44e00", "#00805d", "#a3478c", "#8a6d00", "#5b4fc7", "#b3243d", "#555555"] },
   dark: { ink: "#e6e6e6", grid: "#444", colours: ["#5fb4ff", "#ff9a52", "#3fd0a4", "#e58fd0", "#e0c04a", "#a89dff", "#ff7d90", "#c9c9c9"] },
 };
 const MARKERS = ["circle", "triangle", "rect", "rectRot", "star", "crossRot", "rectRounded", "cross"];
