@@ -147,7 +147,7 @@ class Results:
             tag = digest(parts)
             if self.pages.get(study, ("", ""))[0] != tag:
                 above = None if study == self.root else "/"
-                made = page.render(runs, summary.notes(runs), drawn, study, live=True, above=above)
+                made = page.render(runs, summary.notes(runs), drawn, study, live=tag, above=above)
                 self.pages[study] = tag, made
             return self.pages[study]
 
@@ -155,7 +155,8 @@ class Results:
         """Return the page of all studies and its tag."""
         with self.lock:
             rows = [self.row(study, folders) for study, folders in self.studies().items()]
-        return digest(rows), page.render_studies(visible(str(self.root)), rows)
+        tag = digest(rows)
+        return tag, page.render_studies(visible(str(self.root)), rows, live=tag)
 
     def row(self, study: Path, folders: Sequence[Path]) -> list[str]:
         """Return what the page of all studies says of one."""
@@ -239,7 +240,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def path_asked(self) -> Path:
         """Return the file or folder asked for. Raises FileNotFoundError where there is none to be
         served: it is hidden, above the folder, or reached by a link."""
-        parts = [part for part in unquote(urlsplit(self.path).path).split("/") if part]
+        asked = unquote(urlsplit(self.path).path, errors="surrogateescape")
+        parts = [part for part in asked.split("/") if part]
         if parts and parts[-1] == page.INDEX:
             parts.pop()
         root = self.server.results.root

@@ -83,6 +83,7 @@ def opened(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
 
     tab = browser.new_context(viewport={"width": 1280, "height": 900}, **context)
     page = tab.new_page()
+    page.set_default_timeout(5000)
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", check)
@@ -192,6 +193,7 @@ def test_a_point_is_a_run_that_a_click_chooses(page: Page) -> None:
     assert y == f"train_loss {loss(EPOCHS, 0.01, 0):.4f}"
     page.keyboard.press("Enter")
     assert page.locator("#chosen summary").inner_text().strip() == name
+    page.evaluate("new Promise(requestAnimationFrame)")  # the chart has the size of its place then
     position = page.evaluate(
         "(() => { const {x, y} = Chart.getChart('scatter').getDatasetMeta(0).data[2];"
         " return {x, y}; })()"

@@ -82,11 +82,12 @@ def render(
     figures: Sequence[Path],
     study: Path,
     single_file: bool = False,
-    live: bool = False,
+    live: str | None = None,
     above: str | None = None,
 ) -> str:
-    """Return the page, see ``write_page``; a live one asks its server for a newer one.
+    """Return the page, see ``write_page``.
 
+    live: the tag of this page, where its server may have a newer one, for which it asks then.
     above: a link to the page of all studies.
     """
     from jinja2.utils import htmlsafe_json_dumps
@@ -395,11 +396,11 @@ def scripts_of_study() -> list[str]:
     return [library, text_of(SCRIPT)]
 
 
-def render_studies(title: str, studies: Sequence[Sequence[str]]) -> str:
-    """Return the live page of all studies.
+def render_studies(title: str, studies: Sequence[Sequence[str]], live: str) -> str:
+    """Return the page of all studies. live: its tag, see ``render``.
 
     studies: of each its link, its name, how many runs it has, their states, and when it changed.
     """
     heads, numeric = ["study", "runs", "states", "changed"], [False, True, False, False]
     table = Sheet(heads, numeric, 1, [list(row) for row in studies], [], [])
-    return page("studies.html", [text_of(SCRIPT)], title=title, live=True, studies=table)
+    return page("studies.html", [text_of(SCRIPT)], title=title, live=live, studies=table)

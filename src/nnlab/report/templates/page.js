@@ -289,8 +289,8 @@ function drawCurves(chosen) {
     options: options({
       x: { type: "linear", title: titled("epoch"), bounds: "data" },
       y: { type: log ? "logarithmic" : "linear", title: titled(state.set.metric) },
-    }, sayCurve),
-  });
+    }),
+  }, sayCurve);
 }
 
 // Options against results
@@ -298,10 +298,10 @@ function drawCurves(chosen) {
 function drawScatter(chosen) {
   const table = find("#runs"), { x, y, colour } = state.set;
   const column = name => heads(table).findIndex(head => named(head) === name);
-  const value = (run, name) => text(run.row.cells[column(name)]).replace(/^-$/, "");
+  const value = (run, name) => column(name) < 0 ? "" : text(run.row.cells[column(name)]).replace(/^-$/, "");
   const groups = new Map();
   for (const run of runs) {
-    const group = column(colour) < 0 ? "" : value(run, colour);
+    const group = value(run, colour);
     const point = { run, x: value(run, x), y: number(value(run, y)) };
     if (point.x !== "" && !isNaN(point.y)) groups.set(group, [...groups.get(group) ?? [], point]);
   }
@@ -323,10 +323,10 @@ function drawScatter(chosen) {
       }),
     },
     options: {
-      ...options({ x: across, y: axis(everything.map(point => String(point.y)), y) }, sayPoint),
+      ...options({ x: across, y: axis(everything.map(point => String(point.y)), y) }),
       onClick: (_, [element], chart) => element && toggle(pointOf(chart, element).run),
     },
-  }, names.length > 1);
+  }, sayPoint, names.length > 1);
 }
 
 const pointOf = (chart, { datasetIndex, index }) => chart.data.datasets[datasetIndex].data[index];
@@ -356,13 +356,13 @@ function axis(values, name) {
 
 const titled = name => ({ display: true, text: name, color: theme().ink });
 
-function options(scales, say) {
+function options(scales) {
   for (const scale of Object.values(scales)) {
     scale.grid = { color: theme().grid };
     scale.ticks = { color: theme().ink, ...scale.callback && { callback: scale.callback } };
   }
   return {
-    animation: false, responsive: true, layout: { padding: 8 }, maintainAspectRatio: false, locale: "en", scales, say,
+    animation: false, responsive: true, layout: { padding: 8 }, maintainAspectRatio: false, locale: "en", scales,
     interaction: { mode: "nearest", intersect: false, axis: "xy" },
     onHover: (_, elements, chart) => tell(chart, elements[0]),
     plugins: {
@@ -370,25 +370,27 @@ function options(scales, say) {
       tooltip: {
         filter: (item, index) => index === 0,
         callbacks: {
-          title: ([item]) => say(item.chart, item)[0],
-          label: item => say(item.chart, item).slice(1),
+          title: ([{ chart, datasetIndex, dataIndex: index }]) => chart.say({ datasetIndex, index })[0],
+          label: ({ chart, datasetIndex, dataIndex: index }) => chart.say({ datasetIndex, index }).slice(1),
         },
       },
     },
   };
 }
 
-function draw(id, settings, legend = false) {
+// say: puts a point of the chart into words, a heading and lines.
+function draw(id, settings, say, legend = false) {
   settings.options.plugins.legend = { display: legend, labels: { color: theme().ink, usePointStyle: true } };
   const canvas = find(`#${id}`);
   Chart.getChart(canvas)?.destroy();
   const chart = new Chart(canvas, settings);
+  chart.say = element => say(chart, element);
   charts.push(chart);
   canvas.onkeydown = event => walk(event, chart);
 }
 
 function tell(chart, element) {
-  const said = element ? chart.options.say(chart, element).join("; ") : "";
+  const said = element ? chart.say(element).join("; ") : "";
   find(`#${chart.canvas.id}-value`).textContent = said;
 }
 
@@ -396,7 +398,7 @@ function tell(chart, element) {
 function walk(event, chart) {
   const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
   const [active] = chart.getActiveElements();
-  if (event.key === "Enter" && active) return void chart.options.onClick?.(event, [active], chart);
+  if (event.key === "Enter" && active && chart.canvas.id === "scatter") return toggle(pointOf(chart, active).run);
   if (!step || !chart.data.datasets.length) return;
   event.preventDefault();
   const wrap = (value, count) => (value + count) % count;
@@ -487,18 +489,17 @@ function start() {
   showChosen();
 }
 
-// A live page looks whether there is news, and takes the place of itself.
+// A live page looks whether there is news, by the tag of what it shows, and takes it in.
 async function renew(tag) {
   const began = performance.now();
-  try {
-    const answer = await fetch(location.pathname, { cache: "no-cache" });
-    const news = answer.headers.get("etag");
-    if (answer.ok && tag !== null && news !== tag) replace(await answer.text());
-    if (answer.ok) tag = news;
-    find("#live").textContent = answer.ok ? "Renewed as runs train." : "No longer served.";
-  } catch {
-    find("#live").textContent = "The server has ended; this is how it stood.";
+  const answer = await fetch(location.pathname, { cache: "no-cache" }).catch(() => null);
+  const page = await answer?.text().catch(() => null);
+  if (page && answer.ok) {
+    const news = answer.headers.get("etag").replaceAll('"', "");
+    if (news !== tag) replace(page);
+    tag = news;
   }
+  find("#live").textContent = answer?.ok ? "Renewed as runs train." : "No news from the server; this is how it stood.";
   setTimeout(renew, Math.max(2000, 4 * (performance.now() - began)), tag);
 }
 
@@ -524,4 +525,4 @@ start();
 dark.onchange = redraw;
 addEventListener("beforeprint", () => (printing = true, redraw()));
 addEventListener("afterprint", () => (printing = false, redraw()));
-if (document.documentElement.dataset.live !== undefined) renew(null);
+if (document.documentElement.dataset.live) renew(document.documentElement.dataset.live);
