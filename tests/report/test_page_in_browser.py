@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from nnlab import report
+from nnlab.report import page as pages
 from tests.report.studies import FAILED, lay
 from tests.report.test_page import PICTURE
 from tests.test_serve import serving
@@ -56,7 +57,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(PICTURE, run / "confusion.png")
     lay(folder, {"optimizer.lr": 1.0, "seed": 0}, **FAILED)
     (folder / "notes.md").write_text("# Why\n\nTo see which rate is best.")
-    report.write_report(folder)
+    figure = Path(shutil.copy(PICTURE, folder / "accuracy.png"))
+    pages.write_page(report.read(folder), ["Nothing to say."], [figure], folder)
     return folder
 
 
@@ -202,17 +204,20 @@ def test_a_point_is_a_run_that_a_click_chooses(page: Page) -> None:
     assert page.locator("#chosen summary").count() == 2
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_and_nothing_is_too_wide(
-    browser: Browser, study: Path, scheme: str
-) -> None:
+def test_axe_finds_nothing_and_nothing_is_too_wide(browser: Browser, study: Path) -> None:
+    """In both widths and colour schemes; of the second scheme the contrasts are all that differ."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    address = (study / "index.html").as_uri()
-    with opened(browser, address, color_scheme=scheme) as page:
-        for width in (1280, 390):
+    everything = {"runOnly": {"type": "tag", "values": TAGS}}
+    contrast = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+    with opened(browser, (study / "index.html").as_uri()) as page:
+        for width, scheme, rules in (
+            (1280, "light", everything),
+            (390, "light", everything),
+            (390, "dark", contrast),
+        ):
             page.set_viewport_size({"width": width, "height": 844})
-            only = {"runOnly": {"type": "tag", "values": TAGS}}
-            found = axe.run(page, options=only).response["violations"]
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            found = axe.run(page, options=rules).response["violations"]
             assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
             assert page.evaluate("document.documentElement.scrollWidth") == width
 

@@ -222,7 +222,8 @@ def best(
     return Best(
         setting=assignments(keys, values),
         results=", ".join(sorted(results, reverse=True)) + seeds,
-        chosen_by=f"Of {len(groups):,} settings it has the highest mean validation accuracy."
+        chosen_by=f"Of {len(groups):,} settings it has the highest mean validation accuracy "
+        f"(of equal ones the least loss)."
         if validated
         else f"Of {len(groups):,} settings it has the highest mean test accuracy. As it was chosen "
         f"by that, expect less of new examples; valid_size=… sets examples apart to choose by.",
