@@ -15,11 +15,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnlab import datasets, functions
-from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig
+from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig, MetricsConfig
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
@@ -233,6 +234,7 @@ class Config:
     evaluation: list[str] = MISSING
     hardest: HardestConfig = MISSING
     fgsm: FgsmConfig = MISSING
+    metrics: MetricsConfig = MISSING
     plan: bool = MISSING
     objective: str = MISSING
     study: str = MISSING
@@ -310,6 +312,10 @@ class Config:
             limit = f"{name} needs images; dataset={self.dataset.name} has none"
             fits = self.dataset.images or not EVALUATIONS[name].images
             require(fits, "evaluation", list(self.evaluation), limit)
+            package = EVALUATIONS[name].package
+            limit = f"{name} needs {package}, which is not installed: pip install 'nnlab[{package}]'"
+            there = package is None or find_spec(package) is not None
+            require(there, "evaluation", list(self.evaluation), limit)
             options: Any = getattr(self, name, None)
             split = options.split.name if hasattr(options, "split") else "test"
             limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"

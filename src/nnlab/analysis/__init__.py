@@ -15,27 +15,31 @@ from typing import NamedTuple
 
 from nnlab.options import MISSING, require
 
+SCORES = "scores.csv"  # of a run's network, which tables of runs have too
+
 
 class Evaluation(NamedTuple):
     """What is known of an evaluation before it is run.
 
     files: that it may leave in a run's folder. images: whether the examples must be images.
     examples: whether it looks at some, of the split that its option ``split`` names, else test.
+    package: that it imports and that does not come with nnlab, but with its extra of that name.
     """
 
     files: tuple[str, ...]
     images: bool = True
     examples: bool = True
+    package: str | None = None
 
 
-class HardestSplit(enum.Enum):
+class EvaluatedSplit(enum.Enum):
     test = "test"
     valid = "valid"
 
 
 @dataclass
 class HardestConfig:
-    split: HardestSplit = MISSING
+    split: EvaluatedSplit = MISSING
     per_class: int = MISSING
 
     def check(self) -> None:
@@ -54,11 +58,28 @@ class FgsmConfig:
         require(fine, "fgsm.eps", f"{list(self.eps)} (shown: {self.shown:g})", limit)
 
 
+@dataclass
+class MetricsConfig:
+    split: EvaluatedSplit = MISSING
+    top_k: int = MISSING
+    bins: int = MISSING
+
+    def check(self) -> None:
+        require(self.top_k >= 1, "metrics.top_k", self.top_k, "it must be at least 1")
+        limit = "it must be at least 2, parts of the confidences from 0 to 1"
+        require(self.bins >= 2, "metrics.bins", self.bins, limit)
+
+
 EVALUATIONS = {
     "hardest": Evaluation(
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
     ),
     "fgsm": Evaluation(("fgsm.csv", "fgsm.png", "fgsm_examples.png")),
     "weights": Evaluation(("weights.png",), examples=False),
+    "metrics": Evaluation(
+        (SCORES, "classes.csv", "reliability.csv", "reliability.png"),
+        images=False,
+        package="sklearn",
+    ),
 }
 EVALUATION_FILES = tuple(file for each in EVALUATIONS.values() for file in each.files)

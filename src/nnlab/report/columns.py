@@ -108,7 +108,27 @@ def restored(runs: Sequence[RunRecord]) -> bool:
     return any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
 
 
+def scored(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether any run was asked for its metrics."""
+    return any("scored_split" in run.results for run in runs)
+
+
 METRICS = COLUMNS[1:5]
+SCORES = (  # of evaluation=[metrics]
+    Column(csv="scored_split", when=scored),
+    Column(
+        csv="balanced_accuracy",
+        table="balanced\naccuracy",
+        write=lambda known: mean(known, ".1f", 100, " %"),
+        when=scored,
+    ),
+    Column(csv="f1_macro", table="F1", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="top_k", when=scored),
+    Column(csv="top_k_accuracy", when=scored),
+    Column(csv="auc", table="AUC", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="brier", when=scored),
+    Column(csv="ece", table="ECE", write=lambda known: mean(known, ".3f"), when=scored),
+)
 READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
 # Each place has its columns in this order; the table has its own, hence its own entries.
 RESULTS = (
@@ -145,6 +165,7 @@ RESULTS = (
         value=attrgetter("test_loss"),
         write=lambda known: mean(known, ".3f"),
     ),
+    *SCORES,
     Column(
         table="best\nepoch",
         value=functools.partial(from_curves, "best_epoch"),

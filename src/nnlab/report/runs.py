@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnlab import records, storage
+from nnlab.analysis import SCORES
 from nnlab.identity import NOT_IDENTITY, WHERE
 from nnlab.records import COLUMNS, DONE, METRICS, RESULT
 from nnlab.report.curves import Array, Reading, interpret
@@ -51,7 +52,7 @@ class RunRecord:
     trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. synthetic: whether the
     data was generated.
-    results: whatever ``result.json`` has of texts and numbers.
+    results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -178,7 +179,9 @@ def read_run(folder: Path) -> RunRecord:
     result = records.undamaged(storage.read(folder / RESULT))
     check(result)
     done = result.get("status") in DONE
-    return as_run(folder, result, read_curves(folder, result if done else {}))
+    run = as_run(folder, result, read_curves(folder, result if done else {}))
+    run.results.update(read_scores(folder))
+    return run
 
 
 def check(result: dict[str, Any]) -> None:
@@ -320,6 +323,24 @@ def flatten(
             yield prefix + key, json.dumps(value)  # its items may be anything
         elif prefix or key not in left_out:
             yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+
+def read_scores(folder: Path) -> dict[str, Value]:
+    """Return what evaluation=[metrics] has found of a run, if it was asked; ``split`` is a text.
+
+    A file that is damaged is left out, with a warning that names it.
+    """
+    path = folder / SCORES
+    try:
+        header, values = storage.read(path).decode().split()
+        found = dict(zip(header.split(","), values.split(","), strict=True))
+        texts = {"scored_split": found.pop("split"), "top_k": int(found.pop("top_k"))}
+        return texts | {name: float(value) if value else None for name, value in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("left out %s, which is not as nnlab wrote it: %s", path, error)
+        return {}
 
 
 # What varied
