@@ -313,7 +313,7 @@ class Config:
             fits = self.dataset.images or not EVALUATIONS[name].images
             require(fits, "evaluation", list(self.evaluation), limit)
             package = EVALUATIONS[name].package
-            limit = f"{name} needs {package}, which is not installed: pip install 'nnlab[{package}]'"
+            limit = f"{name} needs {package}, not installed here: pip install 'nnlab[{package}]'"
             there = package is None or find_spec(package) is not None
             require(there, "evaluation", list(self.evaluation), limit)
             options: Any = getattr(self, name, None)

@@ -38,7 +38,7 @@ Case = tuple[Network, Data, Config, Path]
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("run") / "a"
-    return (*trained(folder, *RUN, "evaluation=[hardest,fgsm,weights]"), folder)
+    return (*trained(folder, *RUN, "evaluation=[hardest,fgsm,weights,metrics]"), folder)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -288,7 +288,7 @@ def test_evaluations_are_known_without_what_is_slow_to_import() -> None:
 
 def test_every_picture_is_drawn(case: Case) -> None:
     *_, folder = case
-    for name in ("hardest", "confusion", "fgsm", "fgsm_examples", "weights"):
+    for name in ("hardest", "confusion", "fgsm", "fgsm_examples", "weights", "reliability"):
         with Image.open(folder / f"{name}.png") as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20, name
 

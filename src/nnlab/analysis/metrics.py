@@ -50,13 +50,16 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     bins = reliability(labels, logits, options.bins)
     k = min(options.top_k, logits.shape[1] - 1)  # among all classes everything is right
     found = scores(labels, logits, k, classes) | {"ece": calibration_error(bins)}
-    counts = {"split": options.split.name, "examples": len(labels), "top_k": k}
+    row = {"split": options.split.name, "examples": len(labels), "top_k": k}
+    row |= {name: cell(score) for name, score in found.items()}
     about = f"{pictures.named(network)}, {len(labels):,} {options.split.name} examples"
     error = f"expected calibration error {found['ece']:.3f}"
     return [
-        write_csv([[*counts, *found], [*counts.values(), *map(cell, found.values())]], folder / SCORES),
+        write_csv([list(row), list(row.values())], folder / SCORES),
         write_classes(classes, network.classes, folder / "classes.csv"),
-        write_csv([Bin._fields, *(map(cell, each) for each in bins)], folder / "reliability.csv"),
+        write_csv(
+            [Bin._fields, *(list(map(cell, each)) for each in bins)], folder / "reliability.csv"
+        ),
         plotting.save(draw(bins, about, error), folder / "reliability.png"),
     ]
 
@@ -72,14 +75,17 @@ def by_class(labels: Tensor, logits: Tensor) -> dict[str, Array]:
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, logits.argmax(1), labels=known, zero_division=np.nan
     )
-    auc = [area(labels == label, log_odds(logits, torch.full_like(labels, label))) for label in known]
-    found = {"precision": precision, "recall": recall, "f1": f1, "auc": np.array(auc)}
+    auc = np.array([area(labels, logits, label) for label in known])
+    found = {"precision": precision, "recall": recall, "f1": f1, "auc": auc}
     return found | {"support": support}
 
 
-def area(own: Tensor, chances: Tensor) -> float:
-    """Return the area under the ROC curve; NaN where all examples are of the class, or none is."""
-    return float(metrics.roc_auc_score(own, chances)) if 0 < own.sum() < len(own) else float("nan")
+def area(labels: Tensor, logits: Tensor, label: int) -> float:
+    """Return the area under a class's ROC curve; NaN where all examples are of it, or none is."""
+    own = labels == label
+    if own.all() or not own.any():
+        return float("nan")
+    return float(metrics.roc_auc_score(own, log_odds(logits, torch.full_like(labels, label))))
 
 
 def scores(labels: Tensor, logits: Tensor, k: int, classes: dict[str, Array]) -> dict[str, float]:
@@ -138,23 +144,24 @@ def cell(value: float) -> Any:
 
 
 def write_classes(classes: dict[str, Array], names: list[str], path: Path) -> Path:
-    rows = [map(cell, values) for values in zip(*classes.values())]
-    named = [[class_for_csv(name), *row] for name, row in zip(names, rows)]
-    return write_csv([["class", *classes], *named], path)
+    rows = [
+        [class_for_csv(name), *map(cell, values)] for name, *values in zip(names, *classes.values())
+    ]
+    return write_csv([["class", *classes], *rows], path)
 
 
 def draw(bins: list[Bin], about: str, error: str) -> Figure:
     """Draw accuracy over confidence, and below it how many examples have which."""
     figure, (axes,) = plotting.frame(f"Reliability: {about}", [error])
     full = [each for each in bins if each.examples]
-    total = sum(each.examples for each in bins)
+    total = sum(each.examples for each in full)
     middle, wide = [(each.low + each.high) / 2 for each in full], 0.94 / len(bins)
     shares = [100 * each.examples / total for each in full]
     axes.bar(middle, shares, wide, color="0.85", label="share of the examples")
     axes.plot([0, 1], [0, 100], color="0.6", lw=0.8, ls=":", label="calibrated")
     confidence = [each.confidence for each in full]
     accuracy = [100 * each.accuracy for each in full]
-    look = {"color": plotting.COLOURS[1], "marker": "o", "ms": 4, "lw": 1.3}
+    look: dict[str, Any] = {"color": plotting.COLOURS[1], "marker": "o", "ms": 4, "lw": 1.3}
     axes.plot(confidence, accuracy, label="accuracy", clip_on=False, **look)
     axes.set_xlabel("Confidence (probability of the predicted class)", size=plotting.FONT)
     axes.set_ylabel("Accuracy (%)", size=plotting.FONT)

@@ -334,8 +334,9 @@ def read_scores(folder: Path) -> dict[str, Value]:
     try:
         header, values = storage.read(path).decode().split()
         found = dict(zip(header.split(","), values.split(","), strict=True))
-        texts = {"scored_split": found.pop("split"), "top_k": int(found.pop("top_k"))}
-        return texts | {name: float(value) if value else None for name, value in found.items()}
+        known: dict[str, Value] = {"scored_split": found.pop("split")}
+        known["top_k"] = int(found.pop("top_k"))
+        return known | {name: float(value) if value else None for name, value in found.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError) as error:

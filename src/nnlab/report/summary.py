@@ -44,7 +44,7 @@ WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
 # Headings of the table.
-ACCURACY, LOSS, CALIBRATION = "test\naccuracy", "test\nloss", "ECE"
+ACCURACY, LOSS, BEST, CALIBRATION = "test\naccuracy", "test\nloss", "best\nepoch", "ECE"
 
 
 def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -104,9 +104,9 @@ def table(runs: Sequence[RunRecord]) -> Table:
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
-        if validated(runs) or scored(runs):
-            # Means and deviations of everything do not fit into 80 columns.
-            results = [name for name in results if name not in (LOSS, CALIBRATION)]
+        # Means and deviations of everything do not fit into 80 columns.
+        left_out = (LOSS, BEST, CALIBRATION) if scored(runs) else (LOSS,) * validated(runs)
+        results = [name for name in results if name not in left_out]
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
     heads = keys or ["run"]
@@ -283,7 +283,7 @@ def scores_of(runs: Sequence[RunRecord]) -> list[str]:
     """Say of which examples the scores are that evaluation=[metrics] gave, unless of the test's."""
     splits = {split for run in runs if (split := run.results.get("scored_split"))}
     named = " or ".join(sorted(map(str, splits)))
-    said = f"F1, AUC and the other scores are of the {named} examples (scored_split in summary.csv)."
+    said = f"F1, AUC and the other scores are of the {named} examples."
     return [said] if splits - {"test"} else []
 
 
