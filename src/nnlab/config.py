@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnlab import datasets, functions
-from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig, MetricsConfig
+from nnlab.analysis import (
+    EVALUATIONS,
+    FgsmConfig,
+    HardestConfig,
+    ImportanceConfig,
+    MetricsConfig,
+)
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
@@ -235,6 +241,7 @@ class Config:
     hardest: HardestConfig = MISSING
     fgsm: FgsmConfig = MISSING
     metrics: MetricsConfig = MISSING
+    importance: ImportanceConfig = MISSING
     plan: bool = MISSING
     objective: str = MISSING
     study: str = MISSING
@@ -311,6 +318,11 @@ class Config:
             require(name in EVALUATIONS, "evaluation", list(self.evaluation), limit)
             limit = f"{name} needs images; dataset={self.dataset.name} has none"
             fits = self.dataset.images or not EVALUATIONS[name].images
+            require(fits, "evaluation", list(self.evaluation), limit)
+            limit = (
+                f"{name} needs rows of numbers; dataset={self.dataset.name} has none"
+            )
+            fits = self.dataset.rows or not EVALUATIONS[name].rows
             require(fits, "evaluation", list(self.evaluation), limit)
             package = EVALUATIONS[name].package
             limit = f"{name} needs {package}, not installed here: pip install 'nnlab[{package}]'"

@@ -21,13 +21,15 @@ SCORES = "scores.csv"  # of a run's network, which tables of runs have too
 class Evaluation(NamedTuple):
     """What is known of an evaluation before it is run.
 
-    files: that it may leave in a run's folder. images: whether the examples must be images.
-    examples: whether it looks at some, of the split that its option ``split`` names, else test.
-    package: that it imports and that does not come with nnlab, but with its extra of that name.
+    files: that it may leave in a run's folder. images: whether the examples must be images; rows:
+    whether they must be rows of numbers. examples: whether it looks at some, of the split that its
+    option ``split`` names, else test. package: that it imports and that comes not with nnlab, but with its
+    extra of that name.
     """
 
     files: tuple[str, ...]
     images: bool = True
+    rows: bool = False
     examples: bool = True
     package: str | None = None
 
@@ -70,6 +72,16 @@ class MetricsConfig:
         require(self.bins >= 2, "metrics.bins", self.bins, limit)
 
 
+@dataclass
+class ImportanceConfig:
+    split: EvaluatedSplit = MISSING
+    repeats: int = MISSING
+
+    def check(self) -> None:
+        limit = "it must be at least 1"
+        require(self.repeats >= 1, "importance.repeats", self.repeats, limit)
+
+
 EVALUATIONS = {
     "hardest": Evaluation(
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
@@ -81,5 +93,6 @@ EVALUATIONS = {
         images=False,
         package="sklearn",
     ),
+    "importance": Evaluation(("importance.csv", "importance.png"), images=False, rows=True),
 }
 EVALUATION_FILES = tuple(file for each in EVALUATIONS.values() for file in each.files)
