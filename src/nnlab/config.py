@@ -319,9 +319,7 @@ class Config:
             limit = f"{name} needs images; dataset={self.dataset.name} has none"
             fits = self.dataset.images or not EVALUATIONS[name].images
             require(fits, "evaluation", list(self.evaluation), limit)
-            limit = (
-                f"{name} needs rows of numbers; dataset={self.dataset.name} has none"
-            )
+            limit = f"{name} needs rows of numbers; dataset={self.dataset.name} has none"
             fits = self.dataset.rows or not EVALUATIONS[name].rows
             require(fits, "evaluation", list(self.evaluation), limit)
             package = EVALUATIONS[name].package

@@ -23,8 +23,8 @@ class Evaluation(NamedTuple):
 
     files: that it may leave in a run's folder. images: whether the examples must be images; rows:
     whether they must be rows of numbers. examples: whether it looks at some, of the split that its
-    option ``split`` names, else test. package: that it imports and that comes not with nnlab, but with its
-    extra of that name.
+    option ``split`` names, else test. package: that it imports, which nnlab's extra of that name
+    brings.
     """
 
     files: tuple[str, ...]
