@@ -108,6 +108,11 @@ def restored(runs: Sequence[RunRecord]) -> bool:
     return any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
 
 
+def folded(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether any run validates on a fold, by which networks are compared then."""
+    return any(run.settings.get("folds") for run in runs)
+
+
 def scored(runs: Sequence[RunRecord]) -> bool:
     """Tell whether any run was asked for its metrics."""
     return any("scored_split" in run.results for run in runs)
@@ -153,6 +158,12 @@ RESULTS = (
     *(
         Column(csv=f"last_{name}", value=methodcaller("last", name), when=restored)
         for name in METRICS
+    ),
+    Column(
+        table="valid\naccuracy",
+        value=methodcaller("kept", "valid_accuracy"),
+        write=lambda known: mean(known, ".1f", 100, " %"),
+        when=folded,
     ),
     Column(csv="test_loss"),
     Column(

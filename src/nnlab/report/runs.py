@@ -239,8 +239,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
     device = (result.get("device") or {}).get("name")
     settings = dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
-    for split in () if of_truth_table(settings) else ("train", "valid"):  # inputs says as much
-        settings[f"{split}_size"] = sizes.get(split, settings.get(f"{split}_size"))
+    if not of_truth_table(settings):  # inputs says as much
+        settings |= used_sizes(sizes, settings)
     # What only evaluated a network says nothing about an engine.
     engine = result.get("engine") if epochs else None
     settings["engine"], settings["device"] = engine, device
@@ -282,6 +282,18 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
         curves=curves,
     )
+
+
+def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:
+    """Return train_size and valid_size as they really were.
+
+    Of folds, whose sizes differ by one example, those of the largest, which runs on all share.
+    """
+    train, valid = (sizes.get(name, settings.get(f"{name}_size")) for name in ("train", "valid"))
+    folds = settings.get("folds")
+    if isinstance(folds, int) and isinstance(train, int) and isinstance(valid, int):
+        train, valid = train + valid - -(-(train + valid) // folds), -(-(train + valid) // folds)
+    return {"train_size": train, "valid_size": valid}
 
 
 def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
@@ -372,8 +384,9 @@ def varied(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def is_seed(key: str) -> bool:
-    """Return whether a key only draws other random numbers; other test images are a setting."""
-    return key == "seed" or (key.startswith("seeds.") and key != "seeds.test")
+    """Return whether a key only draws other random numbers, or takes another fold; other test
+    images are a setting."""
+    return key in ("seed", "fold") or (key.startswith("seeds.") and key != "seeds.test")
 
 
 def factors(runs: Sequence[RunRecord]) -> list[str]:

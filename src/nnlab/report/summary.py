@@ -91,7 +91,7 @@ def table(runs: Sequence[RunRecord]) -> Table:
     rows have in common; ``terminal.fitted`` lays out what is wider still.
     """
     keys = factors(runs)
-    alone = len(keys) == 1 and is_seed(keys[0])
+    alone = bool(keys) and all(map(is_seed, keys))
     if not alone:
         keys = [key for key in keys if not is_seed(key)]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
@@ -100,7 +100,7 @@ def table(runs: Sequence[RunRecord]) -> Table:
         if wide <= GRID_COLUMNS and high <= TABLE_ROWS:
             return grid(runs, down, across)
     if alone:
-        groups.append((("mean",), list(runs)))
+        groups.append((("mean", *[""] * (len(keys) - 1)), list(runs)))
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
