@@ -37,6 +37,7 @@ class NnlabSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch the jobs in batches; ``multirun.yaml`` is left to the command."""
+        assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
         from nnlab import hydra_jobs

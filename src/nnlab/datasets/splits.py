@@ -79,9 +79,10 @@ def load(
     draws which examples are kept for tests. Where the dataset has no validation partition, the
     validation set comes from the training one: both from one permutation, training examples
     from its front and validation examples from its back, so that neither depends on the
-    other's size. fold: the number of a fold, and how many there are, to which the training examples
-    are dealt out: it is the validation set, and they train without it. Arrays are shared between calls, from any thread; where config.normalize is
-    set, only calls that draw the same subset share them.
+    other's size. fold: the number of one, and how many there are, to which the training examples
+    are dealt out: it becomes the validation set, the others are trained on. Arrays are shared
+    between calls, from any thread; where config.normalize is set, only calls that draw the same
+    subset share them.
     Raises ValueError if a size or the number of folds is too large or a file is not as it should
     be, OSError if the files are neither here nor to be downloaded.
     """
@@ -270,9 +271,8 @@ def _divide(
     few = ((counts > 0) & (counts < folds)).nonzero().flatten().tolist()
     if few:
         raise ValueError(
-            f"folds={folds} exceeds the {counts[few[0]]:,} training examples of class "
-            f"{classes[few[0]]}, of which each fold has to have one; lower folds, or take more "
-            f"examples"
+            f"folds={folds} is too many: each needs an example of class {classes[few[0]]}, of which "
+            f"{counts[few[0]]:,} can be trained on; lower folds, or take more examples"
         )
     valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
     left = torch.ones(len(index), dtype=torch.bool)

@@ -327,13 +327,15 @@ def flatten(
     {'optimizer': 'sgd', 'optimizer.lr': 0.01, 'seed': 0}
     """
     for key, value in config.items():
+        if not prefix and key in left_out:
+            continue
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         elif prefix and key == "name":
             yield prefix[:-1], value
         elif prefix.startswith(OWN_OPTIONS) and isinstance(value, list):
             yield prefix + key, json.dumps(value)  # its items may be anything
-        elif prefix or key not in left_out:
+        else:
             yield prefix + key, tuple(value) if isinstance(value, list) else value
 
 
@@ -387,6 +389,12 @@ def is_seed(key: str) -> bool:
     """Return whether a key only draws other random numbers, or takes another fold; other test
     images are a setting."""
     return key in ("seed", "fold") or (key.startswith("seeds.") and key != "seeds.test")
+
+
+def repeats(runs: Sequence[RunRecord]) -> str:
+    """Say in what runs of one setting differ: in seeds, in folds, or, as "runs", in both."""
+    kinds = {"folds" if key == "fold" else "seeds" for key in varied(runs) if is_seed(key)}
+    return "runs" if len(kinds) > 1 else kinds.pop() if kinds else "seeds"
 
 
 def factors(runs: Sequence[RunRecord]) -> list[str]:

@@ -94,8 +94,9 @@ def table(runs: Sequence[RunRecord]) -> Table:
     alone = bool(keys) and all(map(is_seed, keys))
     if not alone:
         keys = [key for key in keys if not is_seed(key)]
+    groups: list[tuple[tuple[Value, ...], list[RunRecord]]]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
-    if len(keys) == 2 and len(groups) > TABLE_ROWS:
+    if len(keys) == 2 and not alone and len(groups) > TABLE_ROWS:
         (wide, across), (high, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
         if wide <= GRID_COLUMNS and high <= TABLE_ROWS:
             return grid(runs, down, across)
