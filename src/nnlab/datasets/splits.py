@@ -271,8 +271,8 @@ def _divide(
     few = ((counts > 0) & (counts < folds)).nonzero().flatten().tolist()
     if few:
         raise ValueError(
-            f"folds={folds} is too many: each needs an example of class {classes[few[0]]}, of which "
-            f"{counts[few[0]]:,} can be trained on; lower folds, or take more examples"
+            f"folds={folds} is too many: each needs an example of class {classes[few[0]]}, of "
+            f"which {counts[few[0]]:,} can be trained on; lower folds, or take more examples"
         )
     valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
     left = torch.ones(len(index), dtype=torch.bool)

@@ -401,11 +401,12 @@ def factors(runs: Sequence[RunRecord]) -> list[str]:
     """List what was varied by hand: ``varied`` without what a group's choice brought along.
 
     With ``optimizer=sgd,adam`` each at its own default rate, ``optimizer.lr`` differs but
-    says nothing more than ``optimizer``.
+    says nothing more than ``optimizer``. Nor does the size of a fold say more than what is left.
     """
+    folded = all(run.settings.get("folds") for run in runs)
 
     def follows(key: str) -> bool:
-        group = key.partition(".")[0]
+        group = "train_size" if folded and key == "valid_size" else key.partition(".")[0]
         pairs = {(run.settings.get(group), run.settings.get(key)) for run in runs}
         return group != key and group in keys and len(pairs) == len({pair[0] for pair in pairs})
 
