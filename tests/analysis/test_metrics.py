@@ -19,6 +19,7 @@ from torch import Tensor
 from nnlab import compose, report
 from nnlab.analysis import metrics
 from nnlab.config import fingerprint
+from nnlab.network import log_odds
 from nnlab.terminal import as_rows
 from tests.analysis.trained import outcome, trained
 
@@ -100,6 +101,15 @@ def test_ranks_of_examples_whose_probability_rounds_to_one() -> None:
     logits = torch.tensor([[0.0, 900.0], [0.0, 800.0], [0.0, 60.0], [0.0, 50.0]]).double()
     found = metrics.by_class(torch.tensor([1, 1, 0, 0]), logits)
     assert found["auc"].tolist() == [1.0, 1.0]
+
+
+def test_log_odds_of_every_class_are_those_of_each() -> None:
+    _, logits = drawn(50, 4)
+    logits = torch.cat([logits, 30 * logits, 900 * logits])
+    found = metrics.all_log_odds(logits)
+    for label in range(4):
+        alone = log_odds(logits, torch.full((150,), label))
+        assert_allclose(found[:, label], alone, rtol=1e-12, atol=1e-12)
 
 
 def test_calibration_by_hand() -> None:

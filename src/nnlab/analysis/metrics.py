@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn import metrics  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -75,17 +74,26 @@ def by_class(labels: Tensor, logits: Tensor) -> dict[str, Array]:
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, logits.argmax(1), labels=known, zero_division=np.nan
     )
-    auc = np.array([area(labels, logits, label) for label in known])
+    auc = np.array([area(labels == k, odds) for k, odds in enumerate(all_log_odds(logits).T)])
     found = {"precision": precision, "recall": recall, "f1": f1, "auc": auc}
     return found | {"support": support}
 
 
-def area(labels: Tensor, logits: Tensor, label: int) -> float:
-    """Return the area under a class's ROC curve; NaN where all examples are of it, or none is."""
-    own = labels == label
+def all_log_odds(logits: Tensor) -> Tensor:
+    """Return what ``log_odds`` does, for every class: [N, K]."""
+    probabilities, likely = logits.softmax(1), logits.argmax(1)
+    found = logits.log_softmax(1) - (-probabilities).log1p()  # exact where p is below 1/2
+    return found.scatter(1, likely[:, None], log_odds(logits, likely)[:, None])
+
+
+def area(own: Tensor, odds: Tensor) -> float:
+    """Return the area under the ROC curve of a class; NaN where all examples are its, or none is.
+
+    own: [N], whether an example is of the class. odds: [N], that it is.
+    """
     if own.all() or not own.any():
         return float("nan")
-    return float(metrics.roc_auc_score(own, log_odds(logits, torch.full_like(labels, label))))
+    return float(metrics.roc_auc_score(own, odds))
 
 
 def scores(labels: Tensor, logits: Tensor, k: int, classes: dict[str, Array]) -> dict[str, float]:
