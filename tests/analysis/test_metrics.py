@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.special import softmax  # type: ignore[import-untyped,unused-ignore]
 from scipy.stats import mannwhitneyu  # type: ignore[import-untyped,unused-ignore]
 from sklearn import calibration  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from sklearn import metrics as sklearn  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
 
 from nnlab import compose, report
@@ -77,8 +78,8 @@ def test_scores_against_other_ways_to_compute_them(classes: int) -> None:
     for k in range(1, classes):
         scores = metrics.scores(labels, logits, k, found)
         assert scores["top_k_accuracy"] == (ranks < k).mean()
-    squares = ((chances - np.eye(classes)[true]) ** 2).sum(1).mean()
-    assert scores["brier"] == pytest.approx(squares / (2 if classes == 2 else 1), abs=1e-12)
+    brier = sklearn.brier_score_loss(true, chances[:, 1] if classes == 2 else chances)
+    assert scores["brier"] == pytest.approx(brier, abs=1e-12)
     assert scores["balanced_accuracy"] == pytest.approx(np.mean(recall), abs=1e-12)
 
 

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from nnlab import seeds
 from nnlab.analysis import pictures
+from nnlab.analysis.fgsm import accuracy
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
@@ -87,10 +88,6 @@ def shuffled(
         falls[place] = whole - accuracy(network, moved, labels)
         moved[:, part] = inputs[:, part]
     return falls
-
-
-def accuracy(network: Network, inputs: Tensor, labels: Tensor) -> float:
-    return (network.logits(inputs).argmax(1) == labels).sum().item() / len(labels)
 
 
 def draw(bars: Sequence[tuple[str, float, float]], about: str, repeats: int) -> Figure:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn import metrics  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from nnlab.analysis import SCORES, pictures
 from nnlab.config import Config
@@ -104,8 +105,8 @@ def scores(labels: Tensor, logits: Tensor, k: int, classes: dict[str, Array]) ->
     Brier, Verification of forecasts expressed in terms of probability, 1950: squared distances
     summed over the classes, 0 to 2, and of two classes half of that, 0 to 1.
     """
-    probabilities = logits.softmax(1).numpy()
-    known = range(logits.shape[1])
+    probabilities, known = logits.softmax(1), range(logits.shape[1])
+    squares = (probabilities - one_hot(labels, len(known))).square().sum(1)
     # scikit-learn takes the probability of the second of two classes.
     chances = probabilities[:, 1] if len(known) == 2 else probabilities
     return {
@@ -113,7 +114,7 @@ def scores(labels: Tensor, logits: Tensor, k: int, classes: dict[str, Array]) ->
         "f1_macro": mean(classes["f1"]),
         "top_k_accuracy": float(metrics.top_k_accuracy_score(labels, chances, k=k, labels=known)),
         "auc": mean(classes["auc"]),
-        "brier": float(metrics.brier_score_loss(labels, chances, labels=known)),
+        "brier": float(squares.mean()) / (2 if len(known) == 2 else 1),
     }
 
 
