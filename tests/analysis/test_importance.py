@@ -18,7 +18,9 @@ from nnlab import compose, datasets, seeds
 from nnlab.analysis import EVALUATIONS, importance
 from nnlab.config import fingerprint
 from nnlab.network import Network
+from nnlab.report import plotting
 from tests.analysis.trained import outcome, trained
+from tests.names import HOSTILE
 
 TABLE = (
     *("dataset=table", "dataset.file=table.csv", "dataset.label=said", "optimizer=adam"),
@@ -148,3 +150,13 @@ def test_images_in_a_file_of_arrays_have_no_columns() -> None:
 def test_what_is_asked_is_no_part_of_a_run() -> None:
     asked = compose.load([*TABLE, "evaluation=[importance]", "importance.repeats=3"])
     assert fingerprint(asked) == fingerprint(compose.load(list(TABLE)))
+
+
+def test_columns_of_any_name_and_number_are_drawn(tmp_path: Path) -> None:
+    bars = [(name, 0.1, 0.02) for name in HOSTILE] + [(f"c{n}", 0.0, 0.0) for n in range(40)]
+    drawn = importance.draw(bars, "about", 3)
+    plotting.save(drawn, tmp_path / "a.png")
+    shown = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
+    assert shown == [plotting.plain(name) for name, _, _ in bars[:30]]
+    title = drawn.texts[0].get_text().replace("\n", " ")
+    assert f"the first 30 of {len(bars)} columns" in title
