@@ -87,6 +87,8 @@ def test_folds_share_their_sizes_and_are_repeats_as_seeds_are(tmp_path: Path) ->
     for seed in (1, 2):
         lay(tmp_path, {"folds": 3, "fold": 0, "seed": seed}, name=f"seed {seed}")
     assert runs.repeats(runs.read(tmp_path)) == "runs"
+    lay(tmp_path, {"train_size": 7}, name="of an nnlab without folds")
+    assert "folds" in runs.factors(runs.read(tmp_path))
 
 
 def test_a_failed_run_without_engine_and_device_does_not_vary_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from nnlab import records, storage
 from nnlab.analysis import SCORES
-from nnlab.identity import NOT_IDENTITY, WHERE
+from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
 from nnlab.records import COLUMNS, DONE, METRICS, RESULT
 from nnlab.report.curves import Array, Reading, interpret
 
@@ -237,7 +237,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
     device = (result.get("device") or {}).get("name")
-    settings = dict(flatten(result["config"]))
+    settings = ADDED | dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
     if not of_truth_table(settings):  # inputs says as much
         settings |= used_sizes(sizes, settings)
