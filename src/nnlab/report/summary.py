@@ -20,7 +20,7 @@ from rich.text import Text
 from nnlab.boolean import function_name
 from nnlab.datasets import DATASETS
 from nnlab.report import columns
-from nnlab.report.columns import scored, shown, validated
+from nnlab.report.columns import folded, scored, shown, validated
 from nnlab.report.curves import RULES, epochs, in_words
 from nnlab.report.runs import (
     RunRecord,
@@ -106,7 +106,9 @@ def table(runs: Sequence[RunRecord]) -> Table:
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
         # Means and deviations of everything do not fit into 80 columns.
-        left_out = (LOSS, BEST, CALIBRATION) if scored(runs) else (LOSS,) * validated(runs)
+        left_out = [LOSS] * validated(runs)
+        if scored(runs):
+            left_out = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
         results = [name for name in results if name not in left_out]
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
