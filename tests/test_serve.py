@@ -155,7 +155,9 @@ def test_the_command_and_its_end(outputs: Path) -> None:
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith(f"{outputs}: http://127.0.0.1:")
-    with socket.create_connection(("127.0.0.1", int(line.split(":")[-1].partition("/")[0]))):
+    with socket.create_connection(("127.0.0.1", int(line.split(":")[-1].partition("/")[0]))) as who:
+        who.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert who.recv(12) == b"HTTP/1.0 200"
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20) == ("", "")
     assert process.returncode == 0

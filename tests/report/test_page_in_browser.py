@@ -195,13 +195,17 @@ def test_a_point_is_a_run_that_a_click_chooses(page: Page) -> None:
     assert y == f"train_loss {loss(EPOCHS, 0.01, 0):.4f}"
     page.keyboard.press("Enter")
     assert page.locator("#chosen summary").inner_text().strip() == name
-    page.evaluate("new Promise(requestAnimationFrame)")  # the chart has the size of its place then
+    # Until the chart has the size of its place its points are elsewhere.
+    page.wait_for_function(
+        "(({width, height, canvas}) => width === canvas.parentNode.clientWidth"
+        " && height === canvas.parentNode.clientHeight)(Chart.getChart('scatter'))"
+    )
     position = page.evaluate(
         "(() => { const {x, y} = Chart.getChart('scatter').getDatasetMeta(0).data[2];"
         " return {x, y}; })()"
     )
     canvas.click(position=position)
-    assert page.locator("#chosen summary").count() == 2
+    page.locator("#chosen summary", has_text="optimizer.lr=0.1,seed=0").wait_for()
 
 
 def test_axe_finds_nothing_and_nothing_is_too_wide(browser: Browser, study: Path) -> None:

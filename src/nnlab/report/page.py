@@ -55,6 +55,8 @@ CAPTIONS = {
     "fgsm": "Accuracy under changes made to mislead",
     "fgsm_examples": "Images before and after such changes",
     "weights": "Weights of the first layer",
+    "reliability": "How often a class was right over its probability",
+    "importance": "How much accuracy rests on each feature",
 }
 
 
