@@ -108,7 +108,7 @@ def render(
         title=study.resolve().name,
         live=live,
         above=above,
-        states=counted_runs(run.status for run in runs),
+        states=counted_runs(str(run.results["status"]) for run in runs),
         command=provenance.last_command(study) or provenance.command(runs),
         facts=provenance.facts(runs),
         written=written_notes(study),
@@ -123,7 +123,7 @@ def render(
         linked=len(runs) <= LINKED,
         thinning=thinning(curves),
         notes=notes,
-        figures=[picture(file, study, single_file) for file in figures],
+        figures=[picture(file, study, single_file) for file in figures if file.suffix == ".png"],
         questions=questions(runs, files, study, single_file),
         data=htmlsafe_json_dumps({"curves": curves, "files": files} | commands(runs)),
     )
@@ -170,7 +170,8 @@ def sheet(
     cells = {column.page: [column.text(group) for _, group in groups] for column in columns}
     words = {column.page for column in columns if column.words}
     if any(len(group) > 1 for _, group in groups):
-        cells = {"n": [str(len(group)) for _, group in groups]} | cells
+        counts = [sum(run.complete for run in group) or len(group) for _, group in groups]
+        cells = {"n": list(map(str, counts))} | cells
     same = {head for head, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
     empty = {head for head, texts in cells.items() if set(texts) == {"-"}}
     left = {head: texts for head, texts in cells.items() if head not in same | empty}
@@ -219,11 +220,11 @@ def best(
     if score(winner)[0] == -math.inf:
         return None
     shares = [column for column in (accuracy, of["test accuracy (%)"]) if column.text(group) != "-"]
-    results = {f"{column.page.removesuffix(' (%)')} {column.text(group)} %" for column in shares}
+    results = {column.page.removesuffix(" (%)"): f"{column.text(group)} %" for column in shares}
     seeds = f", {len(group)} runs" if len(group) > 1 else ""
     return Best(
         setting=assignments(keys, values),
-        results=", ".join(sorted(results, reverse=True)) + seeds,
+        results=", ".join(map(" ".join, results.items())) + seeds,
         chosen_by=f"Of {len(groups):,} settings it has the highest mean validation accuracy "
         f"(of equal ones the least loss)."
         if validated
