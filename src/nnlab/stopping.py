@@ -26,6 +26,21 @@ class Epoch(NamedTuple):
     seconds: float
 
 
+class RegressionEpoch(NamedTuple):
+    """The same of a regression."""
+
+    epoch: int
+    train_loss: float
+    train_r2: float
+    train_mae: float
+    train_rmse: float
+    valid_loss: float | None
+    valid_r2: float | None
+    valid_mae: float | None
+    valid_rmse: float | None
+    seconds: float
+
+
 class StoppingRule(Protocol):
     """When to stop. Every run works on a copy of its own and leaves the rule given as it is.
 
