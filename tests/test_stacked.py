@@ -799,7 +799,7 @@ class Graphs:
             work()
         for array, value in zip(arrays, before):
             array.copy_(value)
-        for scratch in (engine.gradients, engine.batch, engine.picked, engine.sums):
+        for scratch in (engine.gradients, engine.batch, engine.loss.picked, engine.sums):
             scratch.fill_(torch.nan if scratch is not engine.gradients else 0.5)
         return recording.replay
 
@@ -919,6 +919,6 @@ def test_runs_that_do_not_fit_into_memory_are_several_stacks(
         assert [run for stack in stacks for run in stack] == runs
     # No less than what the stack's own arrays take.
     engine = StackedEngine(runs, CPU)
-    held = [engine.weights, engine.gradients, *engine.moments, engine.batch, engine.picked]
-    held += [engine.predicted, engine.examples, engine.slots]
+    held = [engine.weights, engine.gradients, *engine.moments, engine.batch, engine.loss.picked]
+    held += [engine.loss.predicted, engine.examples, engine.slots]
     assert sum(array.nbytes for array in held) <= 5 * each

@@ -24,6 +24,7 @@ from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
 from nnlab.identity import ASKED, NOT_IDENTITY, without_added
+from nnlab.losses import LossConfig
 from nnlab.options import MISSING, plain, require, require_finite
 from nnlab.stopping import RULES, StoppingConfig
 
@@ -215,6 +216,7 @@ class Config:
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
+    loss: LossConfig = MISSING
     stopping: StoppingConfig = MISSING
     train_size: int | None = MISSING
     valid_size: int | None = MISSING

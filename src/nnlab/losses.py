@@ -31,10 +31,13 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class LearningTask:
-    """What is learned. epoch: a row of metrics.csv. metrics: beside the loss, the main one first."""
+    """What is learned.
+
+    epoch: the tuple that is a row of metrics.csv. metrics: beside the loss, the main one first.
+    """
 
     name: str
-    epoch: type[Epoch] | type[RegressionEpoch]
+    epoch: type[Any]
     metrics: tuple[Metric, ...]
 
     @property
@@ -43,7 +46,9 @@ class LearningTask:
         return "loss", *(metric.name for metric in self.metrics)
 
 
-CLASSIFICATION = LearningTask("classification", Epoch, (Metric("accuracy", "accuracy", percent=True),))
+CLASSIFICATION = LearningTask(
+    "classification", Epoch, (Metric("accuracy", "accuracy", percent=True),)
+)
 REGRESSION = LearningTask(
     "regression",
     RegressionEpoch,
@@ -115,6 +120,7 @@ class SquaredError:
 
 
 Loss: TypeAlias = "CrossEntropy | SquaredError"
+PLAIN = CrossEntropy()
 
 
 @dataclass
@@ -142,7 +148,7 @@ class LossConfig:
         """
         weights = self.class_weights
         if weights == "balanced":
-            if (empty := [name for name, count in zip(classes, counts) if count == 0]):
+            if empty := [name for name, count in zip(classes, counts) if count == 0]:
                 raise ValueError(
                     f"loss.class_weights=balanced, but there is no training example of class "
                     f"{empty[0]}; raise train_size, or set dataset.balanced=true"
@@ -153,7 +159,9 @@ class LossConfig:
                 f"loss.class_weights={weights} has {len(weights)} numbers; give one for each of "
                 f"the {len(classes)} classes"
             )
-        return CrossEntropy(self.label_smoothing, None if weights is None else tuple(map(float, weights)))
+        return CrossEntropy(
+            self.label_smoothing, None if weights is None else tuple(map(float, weights))
+        )
 
 
 def positive(number: object) -> bool:

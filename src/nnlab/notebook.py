@@ -148,9 +148,13 @@ def several(key: str, value: Any) -> list[Any] | None:
     """Return the values of a sweep over an option; None where the value is a single one."""
     if not listed(value):
         return None
-    values = list(value)
-    takes_lists = any("list" in kind for name, kind in option_types() if name == key)
-    return None if takes_lists and not (values and all(map(listed, values))) else values
+    values, kinds = list(value), [kind for name, kind in option_types() if name == key]
+    if "Any" in kinds:  # a list of numbers is one value, as of loss.class_weights
+        single = all(isinstance(each, (int, float)) for each in values)
+    else:
+        takes_lists = any("list" in kind for kind in kinds)
+        single = takes_lists and not (values and all(map(listed, values)))
+    return None if single else values
 
 
 def listed(value: Any) -> bool:

@@ -163,7 +163,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
-) -> tuple[float, float]:
+) -> tuple[float, ...]:
     """Train a model once through its data; return mean loss and accuracy over the examples.
 
     Both are measured as the model trains, on each batch before its step. data: as for
@@ -222,7 +222,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer | OptimizerConfig, model: n
         )
 
 
-def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Data) -> tuple[float, ...]:
     """Return the model's mean cross entropy and its accuracy on data, without training.
 
     data: as for ``as_split``. The model is put in evaluation mode meanwhile.

@@ -13,19 +13,20 @@ from torch import device as Device
 
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.losses import CrossEntropy, Loss
-from nnlab.stopping import Epoch, RegressionEpoch, StoppingRule, unsupported_rule
+from nnlab.losses import PLAIN, Loss
+from nnlab.stopping import Epoch, StoppingRule, unsupported_rule
 
 
 @dataclass(eq=False)
 class Run:
     """One network, its data, and how it is to be trained; afterwards, how that went.
 
-    ``model`` maps [B, ...] to logits [B, classes], of a regression to targets [B, k], and holds the
-    initial weights; when the run has ended it holds the trained ones. ``loss``: what is minimised. ``order`` draws the order of the examples in
-    every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends
-    with the last whole batch. ``full_train_metrics``: the measures of training are evaluated
-    after each epoch, not taken as it trains.
+    ``model`` maps [B, ...] to logits [B, classes], in a regression to targets [B, k], and holds
+    the initial weights; when the run has ended it holds the trained ones. ``loss``: what is
+    minimised. ``order`` draws the order of the examples in every epoch (None: as given).
+    ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends with the last whole batch.
+    ``full_train_metrics``: the measures of training are evaluated after each epoch, not taken as
+    it trains.
     ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
     from the global generators as these are).
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
@@ -37,7 +38,7 @@ class Run:
     train: Split
     valid: Split | None = None
     test: Split | None = None
-    loss: Loss = CrossEntropy()  # noqa: RUF009  # frozen
+    loss: Loss = PLAIN
     batch_size: int = 10
     max_epochs: int = 100
     stopping: StoppingRule | None = None
@@ -47,7 +48,8 @@ class Run:
     full_train_metrics: bool = False
     native_level: str | None = None
 
-    epochs: list[Epoch | RegressionEpoch] = field(default_factory=list)
+    # In a regression these are ``RegressionEpoch``s, which rules take alike.
+    epochs: list[Epoch] = field(default_factory=list)
     status: str = "running"
     stop_reason: str = ""
     tested: tuple[float, ...] | None = None  # the measures of the test split
@@ -69,7 +71,7 @@ class Run:
         return dict(zip(names, self.tested or [None] * len(names)))
 
     @property
-    def kept(self) -> Epoch | RegressionEpoch | None:
+    def kept(self) -> Epoch | None:
         """The epoch whose weights the model holds when the run has ended; None if untrained."""
         epoch = self.restored or len(self.epochs)
         return self.epochs[epoch - 1] if epoch else None

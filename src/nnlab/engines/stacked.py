@@ -300,7 +300,8 @@ class StackedEngine(Engine):
         """Return what must be equal in a stack: shape, batch size, optimizer, nesterov, dtype, and
         whether the loss is that of classes, all alike, or of numbers.
 
-        Data, seed, the loss's numbers, train_size, max_epochs, stopping and the optimizer's numbers may vary.
+        Data, seed, train_size, max_epochs, stopping, and the numbers of the loss and of the
+        optimizer may vary.
         """
         option, dtype = optimizer_of(run), next(run.model.parameters()).dtype
         nesterov = isinstance(option, SGD) and option.nesterov
@@ -620,7 +621,8 @@ def pool(
 ) -> tuple[Tensor, Tensor, dict[tuple[Tensor, Tensor], int]]:
     """Put the data of all splits on the device, each array once, one after another.
 
-    Returns inputs [N, I], labels [N] or targets [N, O], and where the examples of each split's arrays begin.
+    Returns inputs [N, I], labels [N] or targets [N, O], and where the examples of each split's
+    arrays begin.
     """
     splits = [getattr(run, name) for run in runs for name in ("train", "valid", "test")]
     arrays = dict.fromkeys((s.inputs, s.labels) for s in splits if s is not None)

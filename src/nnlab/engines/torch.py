@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, mse_loss, pad
 from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.engines import Engine, Run, Trained
-from nnlab.losses import CrossEntropy, Loss, SquaredError
+from nnlab.losses import PLAIN, CrossEntropy, Loss, SquaredError
 from nnlab.model import Shaped
 
 EVALUATION_BATCH = 8192  # bounds memory, not results: sums are over examples
@@ -34,7 +34,7 @@ def train_epoch(
     batch_size: int,
     order: Tensor,
     highest: int = 0,
-    loss: Loss = CrossEntropy(),
+    loss: Loss = PLAIN,
 ) -> tuple[float, ...]:
     """Train once through the examples in ``order``; return loss, accuracy or what a task measures.
 
@@ -76,7 +76,7 @@ def evaluate(
     inputs: Tensor,
     labels: Tensor,
     index: Tensor,
-    loss: Loss = CrossEntropy(),
+    loss: Loss = PLAIN,
 ) -> tuple[float, ...]:
     """Return the measures of the examples in ``index``; shapes as train_epoch.
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnlab import records, storage
-from nnlab.identity import NOT_IDENTITY, WHERE
+from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
 from nnlab.records import COLUMNS, DONE, METRICS, RESULT
 from nnlab.report.curves import Array, Reading, interpret
 
@@ -234,7 +234,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
     device = (result.get("device") or {}).get("name")
-    settings = dict(flatten(result["config"]))
+    settings = ADDED | dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
     for split in () if of_truth_table(settings) else ("train", "valid"):  # inputs says as much
         settings[f"{split}_size"] = sizes.get(split, settings.get(f"{split}_size"))
