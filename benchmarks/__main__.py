@@ -14,6 +14,7 @@ SECTIONS = (
     "one_run",
     "sweep",
     "dogset",
+    "tables",
     "study",
     "overhead",
     "growth",

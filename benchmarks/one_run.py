@@ -116,6 +116,6 @@ def seconds_per_step(
 
     def seconds() -> float:
         with pinned(core_of(0, spec, spread=False)):
-            return floor.step_flops(sizes, BATCH) / (1e9 * probe())
+            return floor.step_flops(sizes, spec.batch) / (1e9 * probe())
 
     return seconds

@@ -20,12 +20,13 @@ from importlib import import_module
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from benchmarks.problem import BATCH, HIDDEN, Problem
+from benchmarks.problem import Problem
 from nnlab import seeds
 from nnlab.config import SGD
 from nnlab.datasets import Split
@@ -76,7 +77,7 @@ def plain(problem: Problem) -> Peer:
 
     def start(model: nn.Sequential, lr: float, seed: int) -> Callable[[int], None]:
         order = torch.Generator().manual_seed(seed)
-        loader = DataLoader(images, batch_size=BATCH, shuffle=True, generator=order)
+        loader = DataLoader(images, batch_size=problem.spec.batch, shuffle=True, generator=order)
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
         loss_function = nn.CrossEntropyLoss()
         losses = []
@@ -109,7 +110,7 @@ def eager(problem: Problem) -> Peer:
         def train(epochs: int) -> None:
             for _ in range(epochs):
                 permutation = torch.randperm(len(labels), generator=order, device=device)
-                for batch in permutation.split(BATCH):
+                for batch in permutation.split(problem.spec.batch):
                     optimizer.zero_grad()
                     cross_entropy(model(inputs[batch]), labels[batch]).backward()
                     optimizer.step()
@@ -147,7 +148,7 @@ def compiled(problem: Problem) -> Peer:
 
         def train(epochs: int) -> None:
             for _ in range(epochs):
-                for batch in torch.randperm(len(labels), generator=order).split(BATCH):
+                for batch in torch.randperm(len(labels), generator=order).split(problem.spec.batch):
                     fast_step(parameters, rate, batch)
 
         return train
@@ -165,10 +166,10 @@ def scikit_learn(problem: Problem) -> Peer:
 
     def start(model: nn.Sequential, lr: float, seed: int) -> Any:
         classifier: Any = neural_network.MLPClassifier(
-            HIDDEN,
+            problem.spec.hidden,
             solver="sgd",
             learning_rate_init=lr,
-            batch_size=BATCH,
+            batch_size=problem.spec.batch,
             momentum=0.0,
             nesterovs_momentum=False,
             alpha=0.0,
@@ -182,6 +183,9 @@ def scikit_learn(problem: Problem) -> Peer:
         for number, layer in enumerate(linears(model)):
             classifier.coefs_[number] = layer.weight.detach().numpy().T.copy()
             classifier.intercepts_[number] = layer.bias.detach().numpy().copy()
+        if problem.spec.classes == 2:  # it has one output: how much likelier the second class is
+            classifier.coefs_[-1] = np.diff(classifier.coefs_[-1], axis=1)
+            classifier.intercepts_[-1] = np.diff(classifier.intercepts_[-1])
         return classifier
 
     runs = zip(problem.networks(), problem.spec.rates, problem.spec.seeds)
@@ -205,7 +209,7 @@ def skorch(problem: Problem) -> Peer:
             criterion=nn.CrossEntropyLoss,
             optimizer=torch.optim.SGD,
             lr=lr,
-            batch_size=BATCH,
+            batch_size=problem.spec.batch,
             iterator_train__shuffle=True,
             train_split=None,
             callbacks__print_log=None,
@@ -237,7 +241,7 @@ def lightning(problem: Problem) -> Peer:
 
     def start(model: nn.Sequential, lr: float, seed: int) -> Callable[[int], None]:
         order = torch.Generator().manual_seed(seed)
-        loader = DataLoader(images, batch_size=BATCH, shuffle=True, generator=order)
+        loader = DataLoader(images, batch_size=problem.spec.batch, shuffle=True, generator=order)
         module = Classifier(model, lr)
         trainer: Any = library.Trainer(
             accelerator="cpu",
@@ -262,6 +266,7 @@ def keras(problem: Problem) -> Peer:
     """Keras on JAX, a whole epoch in one compiled call (its fastest setting here)."""
     library: Any = import_module("keras")
     inputs, labels = problem.inputs.numpy(), problem.labels.numpy()
+    batch = problem.spec.batch
 
     def start(network: nn.Sequential, lr: float) -> Any:
         layers = library.layers
@@ -275,7 +280,7 @@ def keras(problem: Problem) -> Peer:
         model.compile(
             optimizer=library.optimizers.SGD(lr),
             loss=library.losses.SparseCategoricalCrossentropy(from_logits=True),
-            steps_per_execution=len(labels) // BATCH,
+            steps_per_execution=len(labels) // batch,
         )
         return model
 
@@ -283,7 +288,7 @@ def keras(problem: Problem) -> Peer:
 
     def train(epochs: int) -> None:
         for model in models:
-            model.fit(inputs, labels, batch_size=BATCH, epochs=epochs, shuffle=True, verbose=0)
+            model.fit(inputs, labels, batch_size=batch, epochs=epochs, shuffle=True, verbose=0)
 
     def accuracy(model: Any) -> float:
         predicted = model.predict(problem.test_inputs.numpy(), verbose=0).argmax(1)
@@ -379,11 +384,9 @@ def jax_vmap(problem: Problem) -> Peer:
 
 def numpy_orders(problem: Problem) -> list[Callable[[], Any]]:
     """Return per run what draws the order of an epoch, [T, B]; N must be a multiple of B."""
-    numpy: Any = import_module("numpy")
-
     def draw(seed: int) -> Callable[[], Any]:
-        generator = numpy.random.default_rng(seed)
-        return lambda: generator.permutation(len(problem.labels)).reshape(-1, BATCH)
+        generator = np.random.default_rng(seed)
+        return lambda: generator.permutation(len(problem.labels)).reshape(-1, problem.spec.batch)
 
     return [draw(seed) for seed in problem.spec.seeds]
 
@@ -400,7 +403,7 @@ def nnlab_runs(problem: Problem) -> list[Run]:
             optimizer=SGD("sgd", lr, 0.0, momentum=0.0, dampening=0.0, nesterov=False),
             train=train,
             test=test,
-            batch_size=BATCH,
+            batch_size=problem.spec.batch,
             max_epochs=problem.spec.max_epochs,
             order=seeds.generator(seed, "order"),
         )

@@ -36,13 +36,16 @@ class Spec:
     rates: tuple[float, ...] = (0.01,)
     threads: int = 1
     max_epochs: int = 1000
+    hidden: tuple[int, ...] = HIDDEN
+    classes: int = CLASSES
+    batch: int = BATCH
     device: str = "cpu"
     folder: str = "data/mnist"
 
     @property
     def steps(self) -> int:
         """Optimisation steps in an epoch of all runs."""
-        return len(self.seeds) * -(-self.train_size // BATCH)
+        return len(self.seeds) * -(-self.train_size // self.batch)
 
 
 @dataclass(eq=False)
@@ -58,7 +61,7 @@ class Problem:
     @classmethod
     def of(cls, spec: Spec) -> Problem:
         if spec.data not in ("mnist", "official"):
-            inputs, labels = generated(int(spec.data), spec.train_size + 500)
+            inputs, labels = generated(int(spec.data), spec.train_size + 500, spec.classes)
             n = spec.train_size
             return cls(spec, inputs[:n], labels[:n], inputs[n:], labels[n:])
         source = Source.bundled if spec.data == "mnist" else Source.official
@@ -78,12 +81,13 @@ class Problem:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return (self.inputs.shape[1], *HIDDEN, CLASSES)
+        return (self.inputs.shape[1], *self.spec.hidden, self.spec.classes)
 
     def networks(self) -> list[nn.Sequential]:
         """Build the R networks as they are before training."""
+        inputs, *hidden, classes = self.sizes
         return [
-            nnlab.mlp(self.sizes[0], HIDDEN, CLASSES, generator=seeds.generator(seed, "weights"))
+            nnlab.mlp(inputs, hidden, classes, generator=seeds.generator(seed, "weights"))
             for seed in self.spec.seeds
         ]
 
@@ -95,7 +99,7 @@ class Problem:
         return int((predicted == self.test_labels).sum()) / len(self.test_labels)
 
 
-def generated(inputs: int, examples: int) -> tuple[Tensor, Tensor]:
+def generated(inputs: int, examples: int, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
     """Draw images that can be learnt: a pattern per class, half hidden by noise.
 
     >>> images, labels = generated(5, 20)
@@ -103,7 +107,7 @@ def generated(inputs: int, examples: int) -> tuple[Tensor, Tensor]:
     (torch.Size([20, 5]), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     generator = torch.Generator().manual_seed(0)
-    patterns = torch.rand(CLASSES, inputs, generator=generator)
-    labels = torch.arange(examples) % CLASSES
+    patterns = torch.rand(classes, inputs, generator=generator)
+    labels = torch.arange(examples) % classes
     noise = torch.rand(examples, inputs, generator=generator)
     return (patterns[labels] + noise).div_(2), labels

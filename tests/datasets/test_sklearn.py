@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import nnlab
 from nnlab import compose, datasets, run
 from nnlab.datasets.sklearn import NAMES
 
@@ -61,6 +63,45 @@ def test_inputs_are_standardised_as_scikit_learn_does() -> None:
     expected = scaler.transform(wine.data[found.test.rows.numpy()])
     # Numbers of about 1, computed from float32 means and deviations.
     assert_close(found.test.inputs, torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_digits_are_learnt_as_by_mlp_classifier() -> None:
+    """The same network, SGD and epochs, over ten seeds, each with initial weights of its own."""
+    seeds, epochs = range(10), 15
+    neural_network = import_module("sklearn.neural_network")
+    options = {"dataset": "sklearn", "dataset.name": "digits", "seed": seeds, "batch_size": 32}
+    training = {"model.hidden": [[64]], "optimizer.lr": 0.1, "stopping.max_epochs": epochs}
+    mine = nnlab.sweep(options | training, study="digits")
+    assert set(mine["engine"]) == {"native"}
+    theirs = []
+    for seed in seeds:
+        data = compose.load(["dataset=sklearn", "dataset.name=digits", f"seed={seed}"]).load_data()
+        assert data.test is not None
+        train, test = (
+            (split.inputs[split.index].numpy(), split.labels[split.index].numpy())
+            for split in (data.train, data.test)
+        )
+        classifier = neural_network.MLPClassifier(
+            [64],
+            solver="sgd",
+            learning_rate_init=0.1,
+            batch_size=32,
+            momentum=0.0,
+            alpha=0.0,
+            tol=0.0,
+            n_iter_no_change=epochs,
+            max_iter=epochs,
+            random_state=seed,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has not converged
+            classifier.fit(*train)
+        theirs.append(classifier.score(*test))
+    differences = mine.sort_values("seed")["test_accuracy"].to_numpy() - np.array(theirs)
+    # Paired by seed, since a seed draws the same rows for both; |t| of 10 pairs, 99.9 %.
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    assert abs(differences.mean()) < 4.78 * error + 1e-3
+    assert np.mean(theirs) > 0.9
 
 
 def test_a_table_of_irises_is_swept_from_the_command_line() -> None:

@@ -514,3 +514,21 @@ def test_predict_refuses_rows_that_do_not_fit(
     errors = capsys.readouterr().err
     assert pd.Series([errors]).str.contains(said).all(), errors
     assert not Path("others.predicted.csv").exists()
+
+
+def test_a_table_that_cannot_be_read_is_tried_once_for_all_runs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tried = []
+
+    def broken(path: Path, *_: object, **__: object) -> None:
+        tried.append(path)
+        raise ValueError("no table")
+
+    monkeypatch.setattr(pd, "read_csv", broken)
+    Path("bad.csv").write_text("x,y\n1,a\n")
+    with run.alone():
+        sweep = ["dataset=table", "dataset.file=bad.csv", "dataset.label=y", "seed=range(9)", "-m"]
+        assert run.run(sweep) == 1
+    assert len(tried) == 1
+    assert "and 6 more: bad.csv cannot be read as a table: no table" in capfd.readouterr().err

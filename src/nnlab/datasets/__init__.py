@@ -10,9 +10,10 @@ import hashlib
 import json
 import logging
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnlab.datasets.array_files import ArrayFilesConfig
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from nnlab.datasets.splits import Split as Split
     from nnlab.datasets.splits import load as load
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
 log = logging.getLogger("nnlab")
 
 # The datasets of ``dataset=``, by the names of their YAML files.
@@ -48,10 +52,11 @@ DATASETS: dict[str, type[DatasetConfig]] = {
 }
 
 _lock = threading.RLock()
-# Of this command: what it chose, found and read stays so, though files come and go meanwhile.
-_sources: dict[str, DataSource] = {}  # by what was asked for
+# Of this command: what it chose, found and read stays so, though files come and go meanwhile;
+# and what it could not is not tried again for each of its runs.
+_sources: dict[str, DataSource | Exception] = {}  # by what was asked for
 _contents: dict[tuple[str, str, Path], str] = {}  # by source
-_arrays: dict[tuple[str, str, Path], Arrays] = {}  # likewise
+_arrays: dict[tuple[str, str, Path], Arrays | Exception] = {}  # likewise
 
 
 def __getattr__(name: str) -> Any:
@@ -66,10 +71,7 @@ def choose_source(config: DatasetConfig, sizes: Sizes) -> DataSource:
     Raises as the dataset's own ``choose_source`` does.
     """
     asked = repr((config, sizes, Path.cwd()))  # the source may name a relative folder
-    with _lock:
-        if asked not in _sources:
-            _sources[asked] = config.choose_source(sizes)
-        return _sources[asked]
+    return _once(_sources, asked, lambda: config.choose_source(sizes))
 
 
 def content(config: DatasetConfig, sizes: Sizes) -> str | None:
@@ -101,13 +103,29 @@ def read(config: DatasetConfig, sizes: Sizes) -> tuple[str, Arrays]:
     """
     source = choose_source(config, sizes)
     key = (source.name, source.options, Path.cwd())
+
+    def arrays() -> Arrays:
+        found = source.read()
+        _contents[key] = digest(found.provenance)
+        if not config.generated:
+            log.info(f"{source.name}{source.note}")
+        return found
+
+    return source.name, _once(_arrays, key, arrays)
+
+
+def _once(memory: dict[Key, Value | Exception], key: Key, make: Callable[[], Value]) -> Value:
+    """Return what was made for a key, or raise what was raised then; make it the first time."""
     with _lock:
-        if key not in _arrays:
-            _arrays[key] = source.read()
-            _contents[key] = digest(_arrays[key].provenance)
-            if not config.generated:
-                log.info(f"{source.name}{source.note}")
-        return source.name, _arrays[key]
+        if key not in memory:
+            try:
+                memory[key] = make()
+            except Exception as error:
+                memory[key] = error
+        made = memory[key]
+    if isinstance(made, Exception):
+        raise made
+    return made
 
 
 def digest(provenance: dict[str, Any]) -> str:
