@@ -73,7 +73,7 @@ def make_task(
 
     where = device.choose_device(config.device)
     data = config.load_data()
-    example, outputs = data.provenance["shape"], len(data.classes)
+    example, outputs = data.provenance["shape"], data.outputs
     sizes = math.prod(example), outputs, list(data.provenance["sizes"].values())
     shape = repr((config.model, config.dataset, example))
     if shape not in networks and not isinstance(config.model, OwnNetworkConfig):
@@ -143,8 +143,14 @@ def whole_run(task: Task) -> Run:
         data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
-    shape, classes = (task.identity["dataset"][key] for key in ("shape", "classes"))
-    return dataclasses.replace(sketch, model=build_model(config, shape, len(classes)))
+    model = build_model(config, task.identity["dataset"]["shape"], outputs_of(task))
+    return dataclasses.replace(sketch, model=model)
+
+
+def outputs_of(task: Task) -> int:
+    """Return how many outputs the network of a task has."""
+    dataset = task.identity["dataset"]
+    return len(dataset.get("targets") or dataset["classes"])
 
 
 def build_run(config: Config, data: Data, network: nn.Module) -> Run:
@@ -174,6 +180,10 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
 
 def loss_of(config: Config, data: Data) -> Loss:
     """Return what a run minimises. Raises ValueError where its options do not fit the classes."""
+    from nnlab.losses import SquaredError
+
+    if data.targets:
+        return SquaredError(tuple(data.provenance["target_deviation"]))
     labels = data.train.labels[data.train.index]
     return config.loss.build(data.classes, labels.bincount(minlength=len(data.classes)).tolist())
 

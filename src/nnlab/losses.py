@@ -5,7 +5,8 @@ Axes: n examples, K classes, k targets. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -28,6 +29,9 @@ class Metric(NamedTuple):
     higher: bool = True
     percent: bool = False
 
+    def written(self, value: float) -> str:
+        return f"{value:.1%}" if self.percent else f"{value:.3f}"
+
 
 @dataclass(frozen=True)
 class LearningTask:
@@ -39,6 +43,12 @@ class LearningTask:
     name: str
     epoch: type[Any]
     metrics: tuple[Metric, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of metrics.csv."""
+        fields: tuple[str, ...] = self.epoch._fields
+        return fields
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -55,6 +65,32 @@ REGRESSION = LearningTask(
     (Metric("r2", "R²"), Metric("mae", "MAE", higher=False), Metric("rmse", "RMSE", higher=False)),
 )
 TASKS = {task.name: task for task in (CLASSIFICATION, REGRESSION)}
+METRICS = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
+
+
+class TaskName(enum.Enum):
+    """The values of ``dataset.task``."""
+
+    classification = "classification"
+    regression = "regression"
+
+
+def task_of(dataset: Mapping[str, Any]) -> LearningTask:
+    """Return what was learned of data that a result describes so."""
+    return TASKS.get(str(dataset.get("task")), CLASSIFICATION)
+
+
+def rises(column: str) -> bool:
+    """Return whether more is better of a result such as ``valid_accuracy``."""
+    metric = METRICS.get(column.partition("_")[2])
+    return metric is not None and metric.higher
+
+
+def worst(column: str) -> float:
+    """Return the worst value of a result such as ``valid_accuracy``."""
+    if not rises(column):
+        return float("inf")
+    return 0.0 if METRICS[column.partition("_")[2]].percent else float("-inf")
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,11 @@ class StoppingConfig:
         return self.rule is not None and watches(self.rule)
 
     @property
+    def monitored(self) -> str | None:
+        """The column that it watches; None where it watches nothing."""
+        return "valid_loss" if self.watches else None
+
+    @property
     def most_seconds(self) -> float:
         """The time after which the rule ends a run, whatever it computes."""
         return math.inf
@@ -228,6 +233,10 @@ class PatienceConfig(StoppingConfig):
     restore_best: bool = MISSING
     rule = Patience
 
+    @property
+    def monitored(self) -> str:
+        return self.monitor.name
+
     def check(self) -> None:
         super().check()
         check_patience(self.min_delta, self.patience)
@@ -304,6 +313,10 @@ class Target:
 class TargetConfig(StoppingConfig):
     valid_accuracy: float = MISSING
     rule = Target
+
+    @property
+    def monitored(self) -> str:
+        return "valid_accuracy"
 
     def check(self) -> None:
         super().check()
