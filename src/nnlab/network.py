@@ -172,8 +172,13 @@ def load(folder: str | Path, function: str | None = None) -> Network:
     try:
         data, config = result["dataset"], result["config"]
         shape, classes = tuple(data["shape"]), list(data["classes"])
-        standard = ("mean", "deviation", "target_mean", "target_deviation")
-        scales = [channels(data.get(name)) for name in standard]
+        scales = [
+            channels(values)
+            for values in (
+                *(data["mean"], data["deviation"]),
+                *(data.get("target_mean"), data.get("target_deviation")),
+            )
+        ]
         model = build(config, shape, len(data.get("targets") or classes), own)
     except (LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
