@@ -227,7 +227,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer | OptimizerConfig, model: n
 def evaluate(model: nn.Module, data: Data) -> tuple[float, ...]:
     """Return the model's mean cross entropy and its accuracy on data, without training.
 
-    Where labels are floating-point numbers, the mean squared error, R², MAE and RMSE. data: as for ``as_split``. The model is put in evaluation mode meanwhile.
+    Where labels are floating-point numbers, the mean squared error, R², MAE and RMSE. data: as for
+    ``as_split``. The model is put in evaluation mode meanwhile.
     """
     split = as_split(data, model)
     where = _device_of(model)
@@ -333,10 +334,10 @@ def fit(
     on its device. train, valid, test: as for ``as_split``. ``optimizer`` holds all parameters that
     require gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if
     it is a DataLoader, which also says whether to ``shuffle`` and whether to ``drop_last``, a last
-    batch that is shorter, where nothing else does. ``stopping`` needs ``valid`` if it watches that,
-    and is left as it is given; test is read once, at the end. ``scheduler``: changes the optimizer's
-    learning rate after each epoch; one that waits for a plateau is given the validation loss, in
-    its mode "max" the accuracy, and those of training where nothing is validated. ``on_epoch`` is
+    batch that is shorter, where nothing else does. ``stopping`` needs ``valid`` if it watches it,
+    and is left as it is given; test is read once, at the end. ``scheduler``: changes the learning
+    rate after each epoch; one that waits for a plateau is given the validation loss, in its mode
+    "max" the accuracy or R², and those of training where nothing is validated. ``on_epoch`` is
     called after each epoch with its ``Epoch``, and ends training by returning True. ``progress``
     shows a bar. ``seed`` draws the order of the examples. ``engine``: auto takes torch wherever
     code of yours takes part in training (hooks, subclasses, patches, a stopping rule of your own,
@@ -682,7 +683,12 @@ def labels_of(labels: Tensor, model: nn.Module) -> Tensor:
         ones = labels == 1
         if (ones | (labels == 0)).all() and (ones.sum(1) == 1).all():
             return ones.long().argmax(1)
-    if labels.is_floating_point() and labels.dim() in (1, 2):
+        if labels.is_floating_point() and (labels >= 0).all() and sums_to_1(labels):
+            raise ValueError(
+                "labels look like probabilities of classes, which are not taken; give class "
+                "numbers (labels.argmax(1)) or one-hot rows [N, classes]"
+            )
+    if labels.is_floating_point() and labels.dim() in (1, 2) and labels.shape[1:] != (0,):
         return targets_of(labels.reshape(len(labels), -1), model)
     if labels.dim() == 2 and labels.shape[1] == 1:
         labels = labels.flatten()
@@ -693,6 +699,11 @@ def labels_of(labels: Tensor, model: nn.Module) -> Tensor:
             f"(labels.long(), labels.astype(int)), or one-hot rows [N, classes]"
         )
     return labels.long()
+
+
+def sums_to_1(rows: Tensor) -> bool:
+    sums = rows.double().sum(1)
+    return torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=1e-3)
 
 
 def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
