@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 import torch
 from sklearn import metrics  # type: ignore[import-untyped,unused-ignore]
@@ -14,6 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight  # type: ignore[impo
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from nnlab import arguments, build, compose, notebook
 from nnlab.config import OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
@@ -238,3 +240,34 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     built = LossConfig(0.0, "balanced").build(["a", "b", "c"], labels.bincount().tolist())
     oracle = compute_class_weight("balanced", classes=labels.unique().numpy(), y=labels.numpy())
     assert built.weights == pytest.approx(oracle.tolist(), rel=1e-15)
+
+
+def test_class_weights_of_a_command() -> None:
+    words = ["dataset=sklearn", "dataset.name=wine", "loss.class_weights=balanced"]
+    config = compose.load(words)
+    data = config.load_data()
+    labels = data.train.labels[data.train.index].numpy()
+    oracle = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    loss = build.loss_of(config, data)
+    assert isinstance(loss, CrossEntropy)
+    assert loss.weights == pytest.approx(oracle.tolist(), rel=1e-15)
+
+    listed = "loss.class_weights=[1,2.5]"
+    arguments.check([listed])
+    with pytest.raises(ValueError, match=r"\[1, 2.5\] has 2 numbers; give one for .* 3 classes"):
+        build.loss_of(compose.load([*words[:2], listed]), data)
+    with pytest.raises(ValueError, match="balanced, but there is no training example of class b"):
+        LossConfig(0.0, "balanced").build(["a", "b"], [3, 0])
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ([1, 2.5], "[1,2.5]"),
+        ([[1, 2], [2, 1]], "[1,2],[2,1]"),
+        (["balanced", None], "balanced,null"),
+        ("balanced", "balanced"),
+    ],
+)
+def test_class_weights_in_python_are_a_list_or_several(value: Any, word: str) -> None:
+    assert notebook.overrides({"loss.class_weights": value}) == [f"loss.class_weights={word}"]
