@@ -1,0 +1,65 @@
+"""Runs as Weights & Biases records them offline, for ``wandb sync``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nnlab.clusters.cluster import needed
+from nnlab.export import Finished, FinishedRun
+
+QUIET = {  # nothing of this process belongs to the run
+    **dict.fromkeys(("silent", "disable_git", "x_disable_stats", "x_disable_meta"), True),
+    **dict.fromkeys(("save_code", "x_save_requirements"), False),
+    "console": "off",
+}
+
+
+def write(study: Finished, into: str) -> Iterator[str]:
+    """Write the runs that are not in a folder yet, each a folder of its own in it.
+
+    Raises OSError where it cannot be written.
+    """
+    wandb = needed("wandb", "wandb")
+    folder = Path(into)
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in study.runs:
+        if any(folder.glob(f"offline-run-*-{run.key}")):
+            continue
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
+            write_run(wandb, study.study, run, unfinished)
+            (made,) = Path(unfinished).glob(f"wandb/offline-run-*-{run.key}")
+            os.replace(made, folder / made.name)
+        yield run.name
+
+
+def write_run(wandb: Any, study: str, run: FinishedRun, folder: str) -> None:
+    offline = wandb.init(
+        mode="offline",
+        project=study,
+        name=run.name,
+        id=run.key,
+        dir=folder,
+        config=run.options,
+        settings=wandb.Settings(**QUIET),
+        reinit="finish_previous",
+    )
+    for epoch, ended, measured in run.epochs:
+        offline.log({**measured, "_timestamp": ended}, step=epoch)
+    pictures = {path.stem: wandb.Image(str(path)) for path in run.pictures}
+    offline.log({**pictures, "_timestamp": run.ended}, step=run.run.epochs)
+    times = {"started": as_iso(run.started), "ended": as_iso(run.ended)}
+    offline.summary.update({**run.results, **run.texts, **times})
+    artifact = wandb.Artifact(f"run-{run.key}", "run")
+    for path in run.files:
+        artifact.add_file(str(path), policy="immutable")  # not copied: the study has it
+    offline.log_artifact(artifact)
+    offline.finish(exit_code=int(run.failed))
+
+
+def as_iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
