@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nnlab.clusters.cluster import needed
 from nnlab.export import Finished, FinishedRun
+from nnlab.extras import needed
 from nnlab.report.runs import spell
 from nnlab.text import shortened, visible
 
@@ -28,6 +29,7 @@ def write(study: Finished, into: str) -> Iterator[str]:
     """
     mlflow = needed("mlflow", "mlflow")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
     reach(into)
     with refused(mlflow, into):
         client = mlflow.MlflowClient(into)
@@ -52,15 +54,18 @@ def reach(uri: str) -> None:
         try:
             requests.get(uri, timeout=PATIENCE)
         except requests.RequestException as error:
-            raise OSError(f"no server answers at {uri} ({type(error).__name__}); start it") from None
+            raise OSError(
+                f"no server answers at {uri} ({type(error).__name__}); start it"
+            ) from None
 
 
 @contextlib.contextmanager
 def refused(mlflow: Any, uri: str) -> Iterator[None]:
-    """Turn MLflow's own error into a ValueError that names the store."""
+    """Turn an error of MLflow's, or of its database, into a ValueError that names the store."""
+    database = needed("sqlalchemy.exc", "mlflow")
     try:
         yield
-    except mlflow.exceptions.MlflowException as error:
+    except (mlflow.exceptions.MlflowException, database.SQLAlchemyError) as error:
         raise ValueError(f"{uri}: {str(error).splitlines()[0]}") from error
 
 

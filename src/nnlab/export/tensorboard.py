@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from nnlab import records
-from nnlab.clusters.cluster import needed
 from nnlab.export import Finished, FinishedRun
+from nnlab.extras import needed
 from nnlab.report.runs import Value, is_number, rank, spell
 from nnlab.text import visible
 

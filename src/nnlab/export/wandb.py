@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nnlab.clusters.cluster import needed
 from nnlab.export import Finished, FinishedRun
+from nnlab.extras import needed
 
 QUIET = {  # nothing of this process belongs to the run
     **dict.fromkeys(("silent", "disable_git", "x_disable_stats", "x_disable_meta"), True),
@@ -48,15 +48,17 @@ def write_run(wandb: Any, study: str, run: FinishedRun, folder: str) -> None:
         settings=wandb.Settings(**QUIET),
         reinit="finish_previous",
     )
+    ended = run.ended
     for epoch, ended, measured in run.epochs:
         offline.log({**measured, "_timestamp": ended}, step=epoch)
     pictures = {path.stem: wandb.Image(str(path)) for path in run.pictures}
-    offline.log({**pictures, "_timestamp": run.ended}, step=run.run.epochs)
+    offline.log({**pictures, "_timestamp": ended}, step=run.run.epochs)  # of the last epoch, too
     times = {"started": as_iso(run.started), "ended": as_iso(run.ended)}
     offline.summary.update({**run.results, **run.texts, **times})
     artifact = wandb.Artifact(f"run-{run.key}", "run")
     for path in run.files:
-        artifact.add_file(str(path), policy="immutable")  # not copied: the study has it
+        # Not copied: it is read where it is when the run is uploaded.
+        artifact.add_file(str(path.absolute()), policy="immutable")
     offline.log_artifact(artifact)
     offline.finish(exit_code=int(run.failed))
 
