@@ -41,8 +41,9 @@ def export(*arguments: object) -> int:
 def run_table(uri: str, experiment: str = "rates") -> pd.DataFrame:
     """Return the table that MLflow shows of an experiment's runs, by their names."""
     mlflow.set_tracking_uri(uri)
-    table: pd.DataFrame = mlflow.search_runs(experiment_names=[experiment])
-    return table.set_index("tags.mlflow.runName")
+    table = mlflow.search_runs(experiment_names=[experiment])
+    named: pd.DataFrame = table.set_index("tags.mlflow.runName")
+    return named
 
 
 def test_the_run_table_shows_parameters_and_results(stored: tuple[Path, str]) -> None:
@@ -93,7 +94,8 @@ def test_a_second_export_adds_what_is_new_or_broke_off(
     _, uri = stored
     for seed in range(3):
         lay(tmp_path / "more", {"seed": seed})
-    terminate, ended = mlflow.MlflowClient.set_terminated, []
+    terminate = mlflow.MlflowClient.set_terminated
+    ended: list[Any] = []
 
     def interrupted(*arguments: Any) -> None:
         if ended:
@@ -124,7 +126,8 @@ def test_many_epochs_and_options_are_written_in_parts(
     _, uri = stored
     rows = "".join(f"{epoch},{2 / epoch},0.5,,,{epoch / 10}\n" for epoch in range(1, 701))
     lay(tmp_path / "long", {"model.options": OPTIONS}, rows=rows, name="run")
-    log_batch, most = mlflow.MlflowClient.log_batch, []
+    log_batch = mlflow.MlflowClient.log_batch
+    most: list[int] = []
 
     def counted(client: Any, run: str, **items: Any) -> None:
         most.append(sum(map(len, items.values())))
@@ -146,7 +149,7 @@ def test_a_store_that_is_not_there_is_one_message(
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     lay(tmp_path / "study")
     (tmp_path / "text.db").write_text("this is no database" * 99)
-    with socket.socket() as free:
+    with socket.socket() as free:  # nobody listens there
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     before = sorted(tmp_path.rglob("*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +29,28 @@ def export(*arguments: object) -> int:
     return command.main([*map(str, arguments), "--to", "tensorboard"])
 
 
-def accumulated(folder: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def loaded(module: str) -> Any:
+    """Import a part of TensorBoard, which has no types."""
+    return importlib.import_module(f"tensorboard.{module}")
 
-    return EventAccumulator(str(folder)).Reload()
+
+def accumulated(folder: Path) -> Any:
+    events = loaded("backend.event_processing.event_accumulator")
+    return events.EventAccumulator(str(folder)).Reload()
 
 
 def session_groups(folder: Path) -> tuple[Any, list[Any]]:
     """Return what TensorBoard's HParams page asks for: the experiment, and its table."""
-    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-    from tensorboard.context import RequestContext
-    from tensorboard.plugins.base_plugin import TBContext
-    from tensorboard.plugins.hparams import (
-        api_pb2,
-        backend_context,
-        get_experiment,
-        list_session_groups,
-    )
-
-    runs = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
-    provider = MultiplexerDataProvider(runs, str(folder))
-    context = backend_context.Context(TBContext(data_provider=provider))
+    events, hparams = "backend.event_processing", "plugins.hparams"
+    api_pb2 = loaded(f"{hparams}.api_pb2")
+    multiplexer = loaded(f"{events}.plugin_event_multiplexer").EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(folder)).Reload()
+    provider = loaded(f"{events}.data_provider").MultiplexerDataProvider(multiplexer, str(folder))
+    plugin = loaded("plugins.base_plugin").TBContext(data_provider=provider)
+    context = loaded(f"{hparams}.backend_context").Context(plugin)
+    request = loaded("context").RequestContext()
     asked = api_pb2.GetExperimentRequest(experiment_name="")
-    experiment = get_experiment.Handler(RequestContext(), context, "", asked).run()
+    experiment = loaded(f"{hparams}.get_experiment").Handler(request, context, "", asked).run()
     wanted = api_pb2.ListSessionGroupsRequest(
         start_index=0,
         slice_size=100,
@@ -61,8 +60,8 @@ def session_groups(folder: Path) -> tuple[Any, list[Any]]:
         ],
         col_params=[api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos],
     )
-    handler = list_session_groups.Handler(RequestContext(), context, "", wanted)
-    return experiment, list(handler.run().session_groups)
+    table = loaded(f"{hparams}.list_session_groups").Handler(request, context, "", wanted).run()
+    return experiment, list(table.session_groups)
 
 
 def test_curves_are_those_of_metrics_with_their_times(study: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from collections.abc import Iterator
@@ -26,8 +27,7 @@ def export(*arguments: object) -> int:
 
 def recorded(file: Path) -> Iterator[Any]:
     """Yield the records of a file: LevelDB's log format, behind a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
+    record_type = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
     content, at, parts = file.read_bytes(), 7, b""
     while at + 7 <= len(content):
         left = 32768 - at % 32768
@@ -38,7 +38,7 @@ def recorded(file: Path) -> Iterator[Any]:
         parts += content[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
+            record = record_type()
             record.ParseFromString(parts)
             parts = b""
             yield record

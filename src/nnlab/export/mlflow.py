@@ -54,9 +54,8 @@ def reach(uri: str) -> None:
         try:
             requests.get(uri, timeout=PATIENCE)
         except requests.RequestException as error:
-            raise OSError(
-                f"no server answers at {uri} ({type(error).__name__}); start it"
-            ) from None
+            reason = type(error).__name__
+            raise OSError(f"no server answers at {uri} ({reason}); start it") from None
 
 
 @contextlib.contextmanager

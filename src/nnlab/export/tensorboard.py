@@ -17,7 +17,7 @@ from PIL import Image
 from nnlab import records
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
-from nnlab.report.runs import Value, is_number, rank, spell
+from nnlab.report.runs import Value, rank, spell
 from nnlab.text import visible
 
 EVENTS = "events.out.tfevents."  # by which TensorBoard knows a file
@@ -149,7 +149,7 @@ def option(name: str, values: Sequence[Value]) -> Any:
     info = api.HParamInfo(name=name)
     fields = {as_value(value)[0] for value in values}
     if fields == {"number_value"}:
-        numbers = [float(value) for value in values]  # type: ignore[arg-type]
+        numbers = [as_value(value)[1] for value in values]
         info.type = api.DATA_TYPE_FLOAT64
         info.domain_interval.min_value, info.domain_interval.max_value = min(numbers), max(numbers)
     else:
@@ -162,7 +162,9 @@ def as_value(value: Value) -> tuple[str, Any]:
     """Return a value as HParams have it: its field, and what stands in it."""
     if isinstance(value, bool):
         return "bool_value", value
-    return ("number_value", float(value)) if is_number(value) else ("string_value", spell(value))  # type: ignore[arg-type]
+    if isinstance(value, (int, float)):
+        return "number_value", float(value)
+    return "string_value", spell(value)
 
 
 def hparams(kind: str, content: Any) -> Any:
