@@ -63,7 +63,9 @@ def result(run: Path) -> dict[str, Any]:
 
 def metrics(run: Path) -> pd.DataFrame:
     """The columns of metrics.csv that have numbers, by the epoch."""
-    return pd.read_csv(run / "metrics.csv").set_index("epoch").dropna(axis=1, how="all")
+    table = pd.read_csv(run / "metrics.csv").set_index("epoch")
+    known: pd.DataFrame = table.dropna(axis=1, how="all")
+    return known
 
 
 def began() -> float:

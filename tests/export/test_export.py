@@ -13,6 +13,7 @@ from nnlab.export import __main__ as command
 from nnlab.export import finished
 from nnlab.report.frames import results
 from tests.export import studies
+from tests.names import HOSTILE
 from tests.report.studies import lay
 from tests.test_run import QUICK, nnlab_run
 
@@ -94,6 +95,32 @@ def test_a_missing_package_is_one_message(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"pip install 'nnlab[{tool}]'" in line
     assert sorted(study.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("ignore")  # of the packages
+@pytest.mark.parametrize(
+    ("tool", "package"),
+    [("tensorboard", "tensorboardX"), ("mlflow", "mlflow"), ("wandb", "wandb")],
+)
+def test_names_that_others_chose_are_only_text(
+    tool: str,
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip(package)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.chdir(tmp_path)
+    # W&B writes no path that is not UTF-8.
+    unfit = {"/", "\0", "\udcff" if tool == "wandb" else "/"}
+    names = [name for name in HOSTILE if not unfit & set(name) and len(name) < 200]
+    study = "100 %: $a$#?" + "\udcff" * (tool != "wandb")
+    for number, name in enumerate(names):
+        lay(tmp_path / study, {"seed": number, "dataset": name}, name=name)
+    for written in (len(names), 0):
+        assert command.main([study, "--to", tool]) == 0
+        assert f": {written} runs written" in capsys.readouterr().out
 
 
 def test_no_study_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

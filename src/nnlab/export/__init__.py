@@ -15,6 +15,7 @@ from nnlab import records, storage, study
 from nnlab.analysis import EVALUATION_FILES
 from nnlab.report.columns import Column, shown
 from nnlab.report.runs import RunRecord, Value, distinct, read, varied
+from nnlab.text import visible
 
 FILES = (
     *(records.RESULT, records.METRICS, records.LOG, records.WEIGHTS, records.CURVES),
@@ -25,7 +26,7 @@ STAMP = re.compile(r"^\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3})\] ", re.MULTILIN
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has ended, and when: seconds since 1970.
+    """A run that has ended, and when: seconds since 1970. Its texts are visible, hence UTF-8.
 
     columns: the results that the study's runs have, as in summary.csv.
     """
@@ -37,7 +38,7 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        return self.run.folder.name
+        return visible(self.run.folder.name)
 
     @property
     def failed(self) -> bool:
@@ -52,7 +53,11 @@ class FinishedRun:
     @property
     def options(self) -> dict[str, Value]:
         """What the run was trained with, by dotted keys; without those that are null."""
-        return {key: value for key, value in self.run.settings.items() if value is not None}
+        return {
+            key: visible(value) if isinstance(value, str) else value
+            for key, value in self.run.settings.items()
+            if value is not None
+        }
 
     @property
     def results(self) -> dict[str, float]:
@@ -67,7 +72,7 @@ class FinishedRun:
     def texts(self) -> dict[str, str]:
         """The texts of its row in summary.csv, and its fingerprint."""
         known = {"fingerprint": self.run.results.get("fingerprint")} | self._row()
-        return {name: value for name, value in known.items() if isinstance(value, str)}
+        return {name: visible(value) for name, value in known.items() if isinstance(value, str)}
 
     def _row(self) -> dict[str, Value]:
         return {column.csv: column.of(self.run) for column in self.columns}
@@ -117,7 +122,7 @@ def finished(folder: Path) -> Finished:
     runs = distinct(done)
     columns = shown("csv", runs)
     made = [FinishedRun(run, columns, *times(run)) for run in runs]
-    return Finished(folder.resolve().name, made, varied(runs), len(every) - len(done))
+    return Finished(visible(folder.resolve().name), made, varied(runs), len(every) - len(done))
 
 
 def times(run: RunRecord) -> tuple[float, float]:

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tqdm import tqdm  # type: ignore[import-untyped]
+
 from nnlab import terminal
 from nnlab.export import Finished, finished, mlflow, tensorboard, wandb
 
-# What writes the runs that are not there yet, yielding the name of each; where, by default.
-TOOLS: dict[str, tuple[Callable[[Finished, str], Iterator[str]], str]] = {
+# What writes the runs that are not there yet, telling of each run whether it did so; where, by
+# default.
+TOOLS: dict[str, tuple[Callable[[Finished, str], Iterator[bool]], str]] = {
     "tensorboard": (tensorboard.write, "{study}/tensorboard"),
     "mlflow": (mlflow.write, "sqlite:///mlflow.db"),
     "wandb": (wandb.write, "{study}/wandb"),
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     into = options.into or default.format(study=options.study)
     try:
         study = finished(options.study)
-        count = sum(1 for _ in write(study, into))
+        count = sum(tqdm(write(study, into), total=len(study.runs), unit=" runs", disable=None))
     except (ValueError, OSError) as error:
         terminal.complain(error)
         return 1

@@ -13,7 +13,7 @@ from typing import Any
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
 from nnlab.report.runs import spell
-from nnlab.text import shortened, visible
+from nnlab.text import shortened
 
 SQLITE = "sqlite:///"
 KEY = "nnlab.key"  # the tag by which a run is known
@@ -22,8 +22,9 @@ BATCH = 1000  # metrics that a server takes at a time; of parameters and tags 10
 PATIENCE = 10.0  # seconds that a server has to answer
 
 
-def write(study: Finished, into: str) -> Iterator[str]:
-    """Write the runs that an experiment, called by the study, does not have yet.
+def write(study: Finished, into: str) -> Iterator[bool]:
+    """Write the runs that an experiment, called by the study, does not have yet; tell of each run
+    whether it was one.
 
     Raises OSError where the store cannot be reached or written, ValueError where it refuses.
     """
@@ -36,11 +37,11 @@ def write(study: Finished, into: str) -> Iterator[str]:
         experiment = experiment_of(client, study.study, into)
         known = runs_there(client, experiment)
     for run in study.runs:
-        if run.key in known:
-            continue
-        with refused(mlflow, into):
-            write_run(mlflow, client, experiment, run)
-        yield run.name
+        new = run.key not in known
+        if new:
+            with refused(mlflow, into):
+                write_run(mlflow, client, experiment, run)
+        yield new
 
 
 def reach(uri: str) -> None:
@@ -116,16 +117,15 @@ def write_run(mlflow: Any, client: Any, experiment: str, run: FinishedRun) -> No
     ]
     most, longest = LONGEST
     params = [
-        entities.Param(name, shortened(visible(spell(value)), most))
-        for name, value in run.options.items()
+        entities.Param(name, shortened(spell(value), most)) for name, value in run.options.items()
     ]
     tags = [
-        entities.RunTag(f"nnlab.{name}", shortened(visible(text), longest))
+        entities.RunTag(f"nnlab.{name}", shortened(text, longest))
         for name, text in run.texts.items()
     ]
     for some in batches(params, BATCH // 10):
         client.log_batch(run_id, params=some)
-    for some in batches([*results, *curves], BATCH - len(tags)):
+    for some in batches([*results, *curves], BATCH):
         client.log_batch(run_id, metrics=some)
     client.log_batch(run_id, tags=tags)
     for path in run.files:

@@ -18,15 +18,15 @@ from nnlab import records
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
 from nnlab.report.runs import Value, rank, spell
-from nnlab.text import visible
 
 EVENTS = "events.out.tfevents."  # by which TensorBoard knows a file
 RESULT = "result/"  # a group of its own among the curves
 BINS = 64  # of a histogram of weights
 
 
-def write(study: Finished, into: str) -> Iterator[str]:
-    """Write the runs that are not in a folder yet, then what TensorBoard's HParams show of all.
+def write(study: Finished, into: str) -> Iterator[bool]:
+    """Write the runs that are not in a folder yet, telling of each whether it was one; then what
+    TensorBoard's HParams show of all.
 
     Raises OSError where it cannot be written, ValueError where it has another study's runs.
     """
@@ -38,10 +38,11 @@ def write(study: Finished, into: str) -> Iterator[str]:
         name = others[0].name.removeprefix(f"{EVENTS}0.")
         raise ValueError(f"{folder} has the runs of the study {name}; choose another --into")
     for run in study.runs:
-        path = folder / run.name / f"{EVENTS}{run.started:.0f}.{run.key}"
-        if not path.is_file():
+        path = folder / run.run.folder.name / f"{EVENTS}{run.started:.0f}.{run.key}"
+        new = not path.is_file()
+        if new:
             write_events(path, events(run))
-            yield run.name
+        yield new
     write_events(own, [experiment(study)])
 
 
@@ -90,9 +91,9 @@ def ending(run: FinishedRun) -> Iterator[Any]:
     """Yield the results of a run, its options as a text, its weights and its pictures."""
     summary = needed("tensorboardX.summary", "tensorboard")
     yield scalars({f"{RESULT}{name}": value for name, value in run.results.items()})
-    lines = [f"    {name}={visible(spell(value))}" for name, value in run.options.items()]
+    lines = [f"    {name}={spell(value)}" for name, value in run.options.items()]
     yield summary.text("options", "\n".join(lines))
-    yield summary.text("result", "\n".join(f"    {k}: {visible(v)}" for k, v in run.texts.items()))
+    yield summary.text("result", "\n".join(f"    {k}: {v}" for k, v in run.texts.items()))
     for name, weights in weights_of(run).items():
         if weights.size and np.isfinite(weights).all():
             yield summary.histogram(f"weights/{name}", weights, BINS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -11,7 +12,10 @@ from typing import Any
 
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
+from nnlab.text import shortened
 
+FORBIDDEN = r"[/\\#?%:]"  # in the name of a project
+LONGEST = 128  # such a name, in characters
 QUIET = {  # nothing of this process belongs to the run
     **dict.fromkeys(("silent", "disable_git", "x_disable_stats", "x_disable_meta"), True),
     **dict.fromkeys(("save_code", "x_save_requirements"), False),
@@ -19,28 +23,39 @@ QUIET = {  # nothing of this process belongs to the run
 }
 
 
-def write(study: Finished, into: str) -> Iterator[str]:
-    """Write the runs that are not in a folder yet, each a folder of its own in it.
+def write(study: Finished, into: str) -> Iterator[bool]:
+    """Write the runs that are not in a folder yet, each a folder of its own in it; tell of each run
+    whether it was one.
 
     Raises OSError where it cannot be written.
     """
     wandb = needed("wandb", "wandb")
-    folder = Path(into)
+    folder = Path(into).absolute()  # W&B's own process may be in another
     folder.mkdir(parents=True, exist_ok=True)
     for run in study.runs:
-        if any(folder.glob(f"offline-run-*-{run.key}")):
-            continue
+        new = not any(folder.glob(f"offline-run-*-{run.key}"))
+        if new:
+            write_whole(wandb, study.study, run, folder)
+        yield new
+
+
+def write_whole(wandb: Any, study: str, run: FinishedRun, folder: Path) -> None:
+    """Write a run's folder, whole or not at all. Raises ValueError where W&B refuses."""
+    try:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
-            write_run(wandb, study.study, run, unfinished)
-            (made,) = Path(unfinished).glob(f"wandb/offline-run-*-{run.key}")
-            os.replace(made, folder / made.name)
-        yield run.name
+            write_run(wandb, study, run, unfinished)
+            made = next(Path(unfinished).glob(f"wandb/offline-run-*/run-{run.key}.wandb"), None)
+            if made is None:
+                raise ValueError(f"{folder}: W&B has written nothing of {run.name}")
+            os.replace(made.parent, folder / made.parent.name)
+    except (wandb.Error, UnicodeError) as error:  # it takes no path that is not UTF-8
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def write_run(wandb: Any, study: str, run: FinishedRun, folder: str) -> None:
     offline = wandb.init(
         mode="offline",
-        project=study,
+        project=shortened(re.sub(FORBIDDEN, "-", study), LONGEST),
         name=run.name,
         id=run.key,
         dir=folder,
