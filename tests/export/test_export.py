@@ -51,7 +51,7 @@ def test_epochs_have_the_times_at_which_they_ended(study: Path) -> None:
     for run in finished(study).runs:
         oracle = studies.metrics(study / run.name)
         assert (run.started, run.ended) == (studies.began(), studies.began() + studies.SECONDS)
-        for epoch, ended, measured in run.epochs:
+        for epoch, ended, measured in run.epochs():
             row = oracle.loc[epoch].dropna()
             assert measured == {f"epoch/{name}": value for name, value in row.items()}
             assert ended == studies.began() + row["seconds"]
@@ -73,13 +73,15 @@ def test_a_trained_run_was_begun_before_it_ended(tmp_path: Path) -> None:
     begun = os.stat(folder / ".hydra" / "config.yaml").st_mtime
     # What is logged first is written after Hydra's record, what is logged last before the result.
     assert begun - 0.1 <= found.started <= found.ended <= written + 0.1
-    assert [epoch for epoch, _, _ in found.epochs] == [1, 2]
+    assert [epoch for epoch, _, _ in found.epochs()] == [1, 2]
     assert {path.name for path in found.files} >= {"model.safetensors", "curves.png", "run.log"}
 
 
 def test_a_damaged_run_is_left_out(tmp_path: Path) -> None:
     lay(tmp_path, {"seed": 1}, sha256={"metrics.csv": "0" * 64})
     lay(tmp_path, {"seed": 2})
+    lay(tmp_path, {"seed": 3}, sha256={"model.safetensors": "0" * 64})
+    (tmp_path / "seed=3" / "model.safetensors").touch()
     assert [run.name for run in finished(tmp_path).runs] == ["seed=2"]
 
 

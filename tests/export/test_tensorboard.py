@@ -127,12 +127,14 @@ def test_hparams_are_what_varied(study: Path) -> None:
 def test_a_second_export_adds_what_is_new(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     into = study / "tensorboard"
     assert export(study) == 0
-    assert capsys.readouterr().out == f"{into}: 5 runs written, 2 not finished, left out\n"
+    assert (
+        capsys.readouterr().out == f"{into}: 5 runs written, 2 left out, not finished or damaged\n"
+    )
     before = {path: path.stat().st_mtime_ns for path in into.glob("*/*")}
     lay(study, {"optimizer.momentum": 0.5, "seed": 7})
     assert export(study) == 0
     assert capsys.readouterr().out == (
-        f"{into}: 1 run written, 5 there before, 2 not finished, left out\n"
+        f"{into}: 1 run written, 5 there before, 2 left out, not finished or damaged\n"
     )
     after = {path: path.stat().st_mtime_ns for path in into.glob("*/*")}
     assert {path: after.get(path) for path in before} == before
@@ -175,7 +177,10 @@ def test_bad_folders_are_one_message(
     capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in (
-        ((study, "--into", tmp_path / "file"), "Not a directory"),
+        (
+            (study, "--into", tmp_path / "file"),
+            f"{tmp_path}/file cannot be written (File exists); choose another --into",
+        ),
         (
             (tmp_path / "other", "--into", tmp_path / "events"),
             "the runs of the study rates; choose",

@@ -109,4 +109,4 @@ def test_a_folder_that_cannot_be_made_is_one_message(
     (tmp_path / "file").touch()
     assert export(tmp_path / "study", "--into", tmp_path / "file") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert str(tmp_path / "file") in line
+    assert line == f"{tmp_path}/file cannot be written (File exists); choose another --into"

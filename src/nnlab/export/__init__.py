@@ -77,9 +77,8 @@ class FinishedRun:
     def _row(self) -> dict[str, Value]:
         return {column.csv: column.of(self.run) for column in self.columns}
 
-    @property
     def epochs(self) -> Iterator[tuple[int, float, dict[str, float]]]:
-        """Each epoch, when it ended, and what metrics.csv has of it that is finite.
+        """Yield each epoch, when it ended, and what metrics.csv has of it that is finite.
 
         Only training is timed: evaluation, or a break, would have every epoch end later.
         """

@@ -44,9 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     into = options.into or default.format(study=options.study)
     try:
         study = finished(options.study)
-        count = sum(tqdm(write(study, into), total=len(study.runs), unit=" runs", disable=None))
-    except (ValueError, OSError) as error:
+    except OSError as error:
         terminal.complain(error)
+        return 1
+    try:
+        count = sum(tqdm(write(study, into), total=len(study.runs), unit=" runs", disable=None))
+    except ValueError as error:
+        terminal.complain(error)
+        return 1
+    except OSError as error:
+        reason = error.strerror or error
+        terminal.complain(f"{into} cannot be written ({reason}); choose another --into")
         return 1
     except KeyboardInterrupt:
         terminal.complain("interrupted; the same command goes on from there")
@@ -60,7 +68,7 @@ def said(study: Finished, count: int, into: str) -> str:
     there = len(study.runs) - count
     parts = [f"{into}: {count:,} run{'s' * (count != 1)} written"]
     parts += [f"{there:,} there before"] if there else []
-    parts += [f"{study.left_out:,} not finished, left out"] if study.left_out else []
+    parts += [f"{study.left_out:,} left out, not finished or damaged"] if study.left_out else []
     return ", ".join(parts)
 
 

@@ -26,7 +26,7 @@ def write(study: Finished, into: str) -> Iterator[bool]:
     """Write the runs that an experiment, called by the study, does not have yet; tell of each run
     whether it was one.
 
-    Raises OSError where the store cannot be reached or written, ValueError where it refuses.
+    Raises OSError where the store cannot be written, ValueError where nobody answers or it refuses.
     """
     mlflow = needed("mlflow", "mlflow")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -45,7 +45,7 @@ def write(study: Finished, into: str) -> Iterator[bool]:
 
 
 def reach(uri: str) -> None:
-    """Raise OSError where a store is not there, which MLflow would try for minutes."""
+    """Raise OSError or ValueError for a store that is not there: MLflow would try for minutes."""
     if uri.startswith(SQLITE):
         with open(uri.removeprefix(SQLITE), "ab"):
             pass
@@ -56,7 +56,7 @@ def reach(uri: str) -> None:
             requests.get(uri, timeout=PATIENCE)
         except requests.RequestException as error:
             reason = type(error).__name__
-            raise OSError(f"no server answers at {uri} ({reason}); start it") from None
+            raise ValueError(f"no server answers at {uri} ({reason}); start it") from None
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def write_run(mlflow: Any, client: Any, experiment: str, run: FinishedRun) -> No
     ]
     curves = [
         entities.Metric(name, value, milliseconds(when), epoch)
-        for epoch, when, measured in run.epochs
+        for epoch, when, measured in run.epochs()
         for name, value in measured.items()
     ]
     most, longest = LONGEST

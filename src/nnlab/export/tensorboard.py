@@ -25,8 +25,8 @@ BINS = 64  # of a histogram of weights
 
 
 def write(study: Finished, into: str) -> Iterator[bool]:
-    """Write the runs that are not in a folder yet, telling of each whether it was one; then what
-    TensorBoard's HParams show of all.
+    """Write the runs that are not in a folder yet, telling of each whether it was one; before
+    them what TensorBoard's HParams show of all.
 
     Raises OSError where it cannot be written, ValueError where it has another study's runs.
     """
@@ -37,18 +37,18 @@ def write(study: Finished, into: str) -> Iterator[bool]:
     if others:
         name = others[0].name.removeprefix(f"{EVENTS}0.")
         raise ValueError(f"{folder} has the runs of the study {name}; choose another --into")
-    for run in study.runs:
-        path = folder / run.run.folder.name / f"{EVENTS}{run.started:.0f}.{run.key}"
-        new = not path.is_file()
-        if new:
-            write_events(path, events(run))
-        yield new
     write_events(own, [experiment(study)])
+    for run in study.runs:
+        place = folder / run.run.folder.name
+        new = not any(place.glob(f"{EVENTS}*.{run.key}"))
+        if new:
+            write_events(place / f"{EVENTS}{run.started:.0f}.{run.key}", events(run))
+        yield new
 
 
 def write_events(path: Path, content: Iterable[Any]) -> None:
     """Write an event file, whole or not at all, in the place of any other in its folder."""
-    before = [*path.parent.glob(f"{EVENTS}*")]
+    before = list(path.parent.glob(f"{EVENTS}*"))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / ".unfinished"
     writer = needed("tensorboardX.record_writer", "tensorboard").RecordWriter(str(unfinished))
@@ -56,9 +56,10 @@ def write_events(path: Path, content: Iterable[Any]) -> None:
         for event in content:
             writer.write(event.SerializeToString())
         writer.flush()
-    for other in before:
-        other.unlink()
     os.replace(unfinished, path)
+    for other in before:
+        if other != path:
+            other.unlink()
 
 
 def proto(name: str) -> Any:
@@ -77,7 +78,7 @@ def events(run: FinishedRun) -> Iterator[Any]:
     for name, value in run.options.items():
         setattr(start.hparams[name], *as_value(value))
     yield event(wall_time=run.started, summary=hparams("session_start_info", start))
-    for epoch, ended, measured in run.epochs:
+    for epoch, ended, measured in run.epochs():
         yield event(wall_time=ended, step=epoch, summary=scalars(measured))
     last = {"wall_time": run.ended, "step": run.run.epochs}
     for summary in ending(run):

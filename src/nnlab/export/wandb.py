@@ -64,7 +64,7 @@ def write_run(wandb: Any, study: str, run: FinishedRun, folder: str) -> None:
         reinit="finish_previous",
     )
     ended = run.ended
-    for epoch, ended, measured in run.epochs:
+    for epoch, ended, measured in run.epochs():
         offline.log({**measured, "_timestamp": ended}, step=epoch)
     pictures = {path.stem: wandb.Image(str(path)) for path in run.pictures}
     offline.log({**pictures, "_timestamp": ended}, step=run.run.epochs)  # of the last epoch, too
