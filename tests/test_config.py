@@ -30,7 +30,13 @@ def test_defaults_are_experiment_a() -> None:
             "source": "auto",
             "folder": None,
         },
-        "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
+        "model": {
+            "name": "mlp",
+            "hidden": [128, 64],
+            "activation": "relu",
+            "init": "default",
+            "bias": True,
+        },
         "optimizer": {
             "name": "sgd",
             "lr": 0.01,
@@ -190,7 +196,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 35
+    assert checked == 36
 
 
 @pytest.mark.parametrize(

@@ -834,7 +834,6 @@ REFUSED_MODELS: dict[str, tuple[nn.Module, str]] = {
     "layer": (nn.Sequential(nn.Linear(20, 5), nn.LeakyReLU()), "LeakyReLU is none of"),
     "subclass": (nn.Sequential(Doubling(20, 5)), "Doubling is none of"),
     "dropout": (nn.Sequential(nn.Linear(20, 5), nn.Dropout(), nn.Linear(5, 5)), "Dropout"),
-    "bias": (nn.Sequential(nn.Linear(20, 5, bias=False)), "no bias"),
     "end": (nn.Sequential(nn.Linear(20, 5), nn.ReLU()), "does not end"),
     "begin": (nn.Sequential(nn.ReLU(), nn.Linear(20, 5)), "does not follow"),
     "empty": (nn.Sequential(), "does not end"),

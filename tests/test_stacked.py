@@ -623,7 +623,6 @@ twice = nn.Linear(12, 12)
         (with_model(nn.ReLU(), nn.Linear(12, 4)), "ReLU does not follow"),
         (with_model(nn.Linear(12, 4), nn.ReLU()), "does not end"),
         (with_model(), "does not end"),
-        (with_model(nn.Linear(12, 4, bias=False)), "no bias"),
         (with_model(nn.Linear(12, 4), nn.GELU(), nn.Linear(4, 4)), "GELU is none of Linear, "),
         (with_model(nn.Linear(12, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 4)), "Tanh does not"),
         (with_model(twice, nn.ReLU(), twice), "in two places"),

@@ -192,8 +192,15 @@ def build_model(config: Config, shape: Sequence[int], outputs: int) -> nn.Module
         return model.classic_xor() if options.classic else model.perceptrons(table)
     weights = seeds.generator(config.seed_of("weights"), "weights")
     if isinstance(options, MLPConfig):
-        inputs, activation = math.prod(shape), options.activation.name
-        return model.mlp(inputs, options.hidden, outputs, activation, weights)
+        return model.mlp(
+            math.prod(shape),
+            options.hidden,
+            outputs,
+            options.activation.name,
+            weights,
+            init=options.init.name,
+            bias=options.bias,
+        )
     if isinstance(options, CNNConfig):
         layers = options.channels, options.kernel, options.hidden
         return model.cnn(shape, *layers, outputs, weights)

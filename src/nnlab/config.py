@@ -40,6 +40,14 @@ class Activation(enum.Enum):
     identity = "identity"
 
 
+class Init(enum.Enum):
+    default = "default"
+    he = "he"
+    glorot = "glorot"
+    orthogonal = "orthogonal"
+    zeros = "zeros"
+
+
 class EngineName(enum.Enum):
     auto = "auto"
     torch = "torch"
@@ -68,6 +76,8 @@ class ModelConfig:
 class MLPConfig(ModelConfig):
     hidden: list[int] = MISSING
     activation: Activation = MISSING
+    init: Init = MISSING
+    bias: bool = MISSING
 
     def check(self) -> None:
         limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"

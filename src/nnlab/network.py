@@ -217,5 +217,6 @@ def build(
         layers = model["channels"], model["kernel"], model["hidden"]
         return cnn(shape, *layers, outputs, torch.Generator())
     if "hidden" in model:
-        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"])
+        bias = model.get("bias", True)  # older results do not say
+        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"], bias=bias)
     return perceptrons(truth_table(dataset["function"], dataset["inputs"]))

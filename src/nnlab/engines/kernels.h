@@ -298,6 +298,8 @@ static void apply_rule(const Step *step, int64_t count, float *restrict w, const
 static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *step)
 {
     float *gradient = net->gradient;
+    if (!layer->biased)
+        return;
     for (int64_t o = 0; o < layer->padded; o += V) {
         vec total = {0};
         for (int64_t g = 0; g < rows; g += GROUP) {

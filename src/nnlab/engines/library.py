@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
-from nnlab.engines.supported import ACTIVATIONS, MOMENTS, STEP_COUNT, linears, optimizer_of, rule
+from nnlab.engines.supported import (
+    ACTIVATIONS,
+    MOMENTS,
+    STEP_COUNT,
+    has_bias,
+    linears,
+    optimizer_of,
+    rule,
+)
 
 # native.c knows these, and supported.ACTIVATIONS, by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
@@ -75,7 +83,10 @@ def library_path() -> Path | None:
 def load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     signatures = {
-        "create": (c_void_p, c_int32, POINTER(c_int64), POINTER(c_int32), c_int32, c_int64),
+        "create": (
+            c_void_p,
+            *(c_int32, POINTER(c_int64), POINTER(c_int32), POINTER(c_int32), c_int32, c_int64),
+        ),
         "free": (None, c_void_p),
         "set": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
         "get": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
@@ -249,6 +260,13 @@ def checked(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     return memory(value.clone(memory_format=torch.contiguous_format), name)
 
 
+def given(numbers: dict[str, Tensor], name: str | None, shape: tuple[int, ...]) -> Tensor:
+    """Return a copy of the float32 tensor of this name and shape; zeros where it has no name."""
+    if name is None:
+        return torch.zeros(shape, dtype=torch.float32, device="cpu")
+    return checked(named(numbers, name), name, shape)
+
+
 def checked_steps(value: Tensor) -> int:
     memory(value, "step")
     if value.numel() != 1 or not 0 <= float(value) < 2**53:
@@ -298,6 +316,7 @@ class NativeNetwork:
         self.library = open_library()
         self.layers = [name for name, _ in layers]
         self.shapes = [(linear.out_features, linear.in_features) for _, linear in layers]  # [O, I]
+        self.biases = [has_bias(linear) for _, linear in layers]
         if inputs is not None:
             self.shapes[0] = self.shapes[0][0], inputs
         self.rule = rule(config)
@@ -312,6 +331,7 @@ class NativeNetwork:
             len(layers),
             (c_int64 * len(sizes))(*sizes),
             (c_int32 * len(kinds))(*kinds),
+            (c_int32 * len(kinds))(*self.biases),
             len(MOMENTS[self.rule]),
             self.batch_size,
         )
@@ -400,11 +420,12 @@ class NativeNetwork:
         """Go back to where ``snapshot`` gave this. Raises as ``load``."""
         self.put(snapshot)
 
-    def entries(self) -> Iterator[tuple[int, int, str, str]]:
-        """Yield layer, number of the array in the library, and names of weight and bias."""
+    def entries(self) -> Iterator[tuple[int, int, str, str | None]]:
+        """Yield layer, number of the array in the library, and names of weight and bias, if any."""
         for layer, name in enumerate(self.layers):
             for which, suffix in enumerate(("", *(f".{key}" for key in MOMENTS[self.rule]))):
-                yield layer, which, f"{name}.weight{suffix}", f"{name}.bias{suffix}"
+                bias = f"{name}.bias{suffix}" if self.biases[layer] else None
+                yield layer, which, f"{name}.weight{suffix}", bias
 
     def get(self) -> dict[str, Tensor]:
         """Return the library's numbers in torch's names; moments only where a step was taken."""
@@ -418,11 +439,10 @@ class NativeNetwork:
                 weight, bias = np.empty(shape, np.float32), np.empty(shape[:1], np.float32)
                 arrays = weight.ctypes.data, bias.ctypes.data
                 self.library.nnlab_get(self.handle, layer, which, *arrays)
-                some = {
-                    weight_name: torch.from_numpy(weight),
-                    bias_name: torch.from_numpy(bias),
-                }
-                (numbers if which == 0 else moments).update(some)
+                some = numbers if which == 0 else moments
+                some[weight_name] = torch.from_numpy(weight)
+                if bias_name is not None:
+                    some[bias_name] = torch.from_numpy(bias)
         if steps == 0:
             return numbers  # as in torch
         for name in list(numbers):
@@ -445,14 +465,10 @@ class NativeNetwork:
         arrays = []  # everything is looked at before anything is changed
         for layer, which, weight_name, bias_name in self.entries():
             shape = self.shapes[layer]
-            if which > 0 and steps == 0:
-                weight = torch.zeros(shape, dtype=torch.float32, device="cpu")
-                bias = torch.zeros(shape[0], dtype=torch.float32, device="cpu")
-            else:
-                weight = named(numbers, weight_name)
-                bias = named(numbers, bias_name)
-            weight = checked(weight, weight_name, shape)
-            arrays.append((layer, which, weight, checked(bias, bias_name, shape[:1])))
+            unset = which > 0 and steps == 0
+            weight = given(numbers, None if unset else weight_name, shape)
+            bias = given(numbers, None if unset else bias_name, shape[:1])
+            arrays.append((layer, which, weight, bias))
         with self.lock:
             for layer, which, weight, bias in arrays:
                 addresses = weight.data_ptr(), bias.data_ptr()

@@ -104,9 +104,10 @@ static int32_t make_buffers(Network *net)
            net->active_count;
 }
 
-/* sizes: inputs, then the outputs of each layer. Returns NULL when memory runs out. */
+/* sizes: inputs, then the outputs of each layer; biased: whether it has a bias. Returns NULL when
+   memory runs out. */
 Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activations,
-                      int32_t moments, int64_t batch)
+                      const int32_t *biased, int32_t moments, int64_t batch)
 {
     Network *net = zeros(1, sizeof(Network));
     if (net == NULL)
@@ -121,6 +122,7 @@ Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activ
         layer->outputs = sizes[l + 1];
         layer->padded = round_up(sizes[l + 1], LANES);
         layer->activation = activations[l];
+        layer->biased = biased[l];
         layer->out = zeros(net->rows * layer->padded, sizeof(float));
         layer->row = zeros(net->rows, sizeof(float *));
         complete = complete && layer->out != NULL && layer->row != NULL;

@@ -31,7 +31,7 @@ from nnlab.engines.supported import (
 def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
+    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity
     or nothing between them, in float32 on the CPU, trained by SGD, Adam or AdamW (without
     amsgrad), on splits with contiguous inputs [N, I].
     """

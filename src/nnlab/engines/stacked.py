@@ -31,6 +31,7 @@ from nnlab.engines import Engine, Run, Trained
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
+    has_bias,
     initial_state,
     optimizer_of,
     rule,
@@ -43,7 +44,7 @@ EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
 SHARE = 0.8  # of the free memory that a stack may take: its size is an estimate
 ALIGNMENT = 32  # numbers; a parameter begins at a multiple, as cuBLAS's fast kernels want it
 
-Layer: TypeAlias = tuple[Tensor, Tensor]  # weight and bias
+Layer: TypeAlias = tuple[Tensor, Tensor | None]  # weight and bias
 aten = torch.ops.aten
 # What follows a layer: in place on its output y, and backward from dy and y.
 ACTIVATIONS: dict[
@@ -61,11 +62,13 @@ class Shape(NamedTuple):
 
     sizes: tuple[int, ...]  # I of the first layer, then O of every layer
     activations: tuple[type[nn.Module], ...]  # after every layer
+    biases: tuple[bool, ...]  # whether it has one
 
     @classmethod
     def of(cls, model: nn.Module) -> Shape:
         sizes: list[int] = []
         activations: list[type[nn.Module]] = []
+        biases: list[bool] = []
         assert isinstance(model, nn.Sequential)
         for module in model:  # not its children: they may share an activation
             if isinstance(module, nn.Linear):
@@ -73,16 +76,17 @@ class Shape(NamedTuple):
                     [module.out_features] if sizes else [module.in_features, module.out_features]
                 )
                 activations.append(nn.Identity)
+                biases.append(has_bias(module))
             else:
                 activations[-1] = type(module)
-        return cls(tuple(sizes), tuple(activations))
+        return cls(tuple(sizes), tuple(activations), tuple(biases))
 
     def places(self) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
         """Return where each parameter begins in a row, with its shape, in torch's order; and P."""
         places: list[tuple[int, tuple[int, ...]]] = []
         end = 0
-        for inputs, outputs in itertools.pairwise(self.sizes):
-            for shape in ((outputs, inputs), (outputs,)):
+        for (inputs, outputs), bias in zip(itertools.pairwise(self.sizes), self.biases):
+            for shape in ((outputs, inputs), (outputs,))[: 2 if bias else 1]:
                 places.append((end, shape))
                 end += -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT
         return places, end
@@ -95,9 +99,9 @@ class Shape(NamedTuple):
         ]
 
     def layers(self, rows: Tensor) -> list[Layer]:
-        """View rows [R, P] as a weight [R, O, I] and a bias [R, O] per layer."""
-        parameters = self.parameters(rows)
-        return list(zip(parameters[::2], parameters[1::2]))
+        """View rows [R, P] as a weight [R, O, I] and a bias [R, O], if it has one, per layer."""
+        parameters = iter(self.parameters(rows))
+        return [(next(parameters), next(parameters) if bias else None) for bias in self.biases]
 
 
 # ---- what the engine takes ----
@@ -106,7 +110,7 @@ class Shape(NamedTuple):
 def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
+    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity
     or nothing between them, in float32 or float64, trained by SGD, Adam or AdamW (without
     amsgrad), on splits with inputs [N, I].
     """
@@ -156,7 +160,9 @@ def forward(
     values = [x]
     for (weight, bias), activation in zip(layers, activations):
         activate, _ = ACTIVATIONS[activation]
-        values.append(activate(torch.baddbmm(bias[:, None], values[-1], weight.transpose(1, 2))))
+        product = values[-1], weight.transpose(1, 2)
+        y = torch.bmm(*product) if bias is None else torch.baddbmm(bias[:, None], *product)
+        values.append(activate(y))
     return values
 
 
@@ -171,7 +177,8 @@ def backward(
     for number in reversed(range(len(layers))):
         x, (weight, _), (by_weight, by_bias) = values[number], layers[number], gradients[number]
         torch.bmm(dy.transpose(1, 2), x, out=by_weight)
-        torch.sum(dy, 1, out=by_bias)
+        if by_bias is not None:
+            torch.sum(dy, 1, out=by_bias)
         if number > 0:
             _, differentiate = ACTIVATIONS[activations[number - 1]]
             dy = differentiate(torch.bmm(dy, weight), x)

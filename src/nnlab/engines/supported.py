@@ -91,7 +91,7 @@ MOMENTS = {
 def unsupported_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
     """Return why a model is not a perceptron of one of these types; None if it is.
 
-    One is ``nn.Sequential`` of ``nn.Linear`` with bias, with one of ACTIVATIONS or nothing
+    One is ``nn.Sequential`` of ``nn.Linear``, with one of ACTIVATIONS or nothing
     between them, all of it trained, as torch makes them: nothing of the user's (hooks, patched
     methods, parametrizations) takes part in a step.
     """
@@ -141,8 +141,6 @@ def unsupported_layers(model: nn.Module) -> str | None:
 def unsupported_module(module: nn.Module) -> str | None:
     """Return what a Sequential, a Linear or an activation has that torch did not give it."""
     kind = type(module)
-    if kind is nn.Linear and module.bias is None:
-        return "an nn.Linear has no bias"
     if any(value for name, value in vars(module).items() if name.endswith("hooks")):
         return "the model has hooks"
     added = vars(module).keys() - ATTRIBUTES[kind]
@@ -154,7 +152,8 @@ def unsupported_module(module: nn.Module) -> str | None:
         return f"{kind.__name__}.{name} was replaced"
     if isinstance(module, nn.Linear):
         shapes = [parameter.shape for parameter in module.parameters()]
-        if shapes != [(module.out_features, module.in_features), (module.out_features,)]:
+        expected = [(module.out_features, module.in_features), (module.out_features,)]
+        if shapes != expected[: 2 if has_bias(module) else 1]:
             return f"the shapes of {module} are {', '.join(str(list(s)) for s in shapes)}"
     return None
 
@@ -172,7 +171,7 @@ def replaced(kind: type) -> str | None:
 
 def unsupported_parameters(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
     parameters = list(model.parameters())
-    if len(parameters) != 2 * len(linears(model)):
+    if len(parameters) != sum(1 + has_bias(linear) for _, linear in linears(model)):
         return "two layers share a parameter"
     for parameter in parameters:
         if type(parameter) is not nn.Parameter:
@@ -331,6 +330,10 @@ def changed_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
 
 def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, m) for name, m in model.named_children() if isinstance(m, nn.Linear)]
+
+
+def has_bias(linear: nn.Linear) -> bool:
+    return linear.bias is not None  # which torch's stubs say is always so
 
 
 def optimizer_of(run: Run) -> OptimizerConfig | None:
