@@ -5,7 +5,7 @@ Kept apart from nnlab as an independent oracle; it imports nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,12 @@ def train(
     optimizer: torch.optim.Optimizer,
     batch_size: int,
     orders: Sequence[Sequence[int]],
+    after_epoch: Callable[[float], None] = lambda loss: None,
 ) -> list[tuple[float, float]]:
-    """Train an epoch per order; return each epoch's mean loss and accuracy."""
+    """Train an epoch per order; return each epoch's mean loss and accuracy.
+
+    after_epoch: called with this loss, as to step a learning-rate scheduler.
+    """
     history = []
     loss_function = nn.CrossEntropyLoss()
     for order in orders:
@@ -47,4 +51,5 @@ def train(
             right += int((output.argmax(dim=1) == y).sum())
             seen += len(y)
         history.append((total / seen, right / seen))
+        after_epoch(total / seen)
     return history

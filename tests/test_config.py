@@ -44,6 +44,12 @@ def test_defaults_are_experiment_a() -> None:
             "momentum": 0.0,
             "dampening": 0.0,
             "nesterov": False,
+            "schedule": "constant",
+            "warmup": 0,
+            "step_size": 30,
+            "gamma": 0.1,
+            "patience": 10,
+            "min_lr": 0.0,
         },
         "stopping": {"name": "epochs", "max_epochs": 100},
         "train_size": 1000,
@@ -131,6 +137,14 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["optimizer.lr=inf"], "optimizer.lr=inf"),
         (["optimizer.lr=nan"], "optimizer.lr=nan"),
         (["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
+        (["optimizer.schedule=cosin"], "schedule=cosin .* constant, step, cosine, plateau"),
+        (["optimizer.warmup=-1"], "optimizer.warmup=-1"),
+        (["optimizer.step_size=0"], "optimizer.step_size=0"),
+        (["optimizer.gamma=0"], "optimizer.gamma=0"),
+        (["optimizer.gamma=1.5"], "optimizer.gamma=1.5"),
+        (["optimizer.patience=-1"], "optimizer.patience=-1"),
+        (["optimizer.min_lr=-1"], "optimizer.min_lr=-1"),
+        (["optimizer.schedule=cosine", "optimizer.min_lr=1"], "falls to it from optimizer.lr=0.01"),
         (["optimizer.momentum=-1"], "optimizer.momentum=-1"),
         (["optimizer.nesterov=true"], "optimizer.nesterov=true .* momentum above 0"),
         (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]"),
@@ -196,7 +210,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 36
+    assert checked == 42
 
 
 @pytest.mark.parametrize(

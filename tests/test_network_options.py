@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.testing import assert_close
 
 import nnlab
@@ -21,6 +24,8 @@ from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.training import train_runs
 from tests import plain_loop
+from tests.test_checkpoint import assert_same, undisturbed
+from tests.test_checkpoint import train as interrupted
 
 CPU = torch.device("cpu")
 compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
@@ -54,6 +59,15 @@ def train(runs: list[Run], engine: type[Engine]) -> list[Run]:
     return runs
 
 
+def schedulers(optimizer: torch.optim.Optimizer, options: OptimizerConfig) -> Any:
+    """Return torch's scheduler of some options."""
+    if options.schedule == "step":
+        return lr_scheduler.StepLR(optimizer, options.step_size, options.gamma)
+    if options.schedule == "cosine":
+        return lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
+    return lr_scheduler.ReduceLROnPlateau(optimizer, "min", options.gamma, options.patience)
+
+
 def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tuple[float, float]]]:
     """Train a run's network by the plain loop; return it, and loss and accuracy of each epoch."""
     run = make()
@@ -62,6 +76,10 @@ def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tupl
     orders = [torch.randperm(len(run.train), generator=draws).tolist() for _ in range(EPOCHS)]
     model = copy.deepcopy(run.model)
     optimizer = build_optimizer(run.optimizer, model)
+    if run.optimizer.scheduled:
+        scheduler = schedulers(optimizer, run.optimizer)
+        plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
+        options["after_epoch"] = lambda loss: scheduler.step(*[loss] * plateau)
     data = run.train.inputs[run.train.index], run.train.labels[run.train.index]
     return model, plain_loop.train(model, *data, optimizer, run.batch_size, orders, **options)
 
@@ -97,3 +115,74 @@ def test_some_layers_without_biases(engine: type[Engine]) -> None:
         return run
 
     assert_as_plain(make, engine)
+
+
+# ---- schedules ----
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
+@pytest.mark.parametrize("name", ["step", "cosine", "plateau"])
+def test_schedules(engine: type[Engine], optimizer: OptimizerConfig, name: str) -> None:
+    """Against torch's own schedulers, which change the optimizer of the plain loop."""
+    options: dict[str, Any] = {"schedule": name, "step_size": 3, "gamma": 0.5, "patience": 0}
+    scheduled = dataclasses.replace(optimizer, lr=4 * optimizer.lr, **options)
+
+    def make() -> Run:
+        run = make_run(scheduled)
+        run.valid = None  # plateau is of the training loss
+        return run
+
+    run = assert_as_plain(make, engine)
+    rates = [row.lr for row in run.epochs]
+    assert rates[0] == scheduled.lr
+    assert len(set(rates)) == {"step": 3, "cosine": 8}.get(name, len(set(rates)))
+
+
+@compiled
+def test_the_dual_form_takes_a_changing_rate() -> None:
+    def make() -> Run:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(40, 400, generator=generator)
+        labels = (inputs[:, :4]).argmax(1)
+        run = make_run(SGD(lr=0.1, schedule="cosine", warmup=2))
+        run.model = nnlab.mlp(400, [9], 4, generator=generator)
+        run.train, run.valid, run.max_epochs = Split.whole(inputs, labels), None, 40
+        return run
+
+    (ours,), (oracle,) = train([make()], NativeEngine), train([make()], TorchEngine)
+    assert NativeEngine.form(make()) == "dual"
+    assert_close(ours.model.state_dict(), oracle.model.state_dict(), **CLOSE)
+    assert [row.lr for row in ours.epochs] == [row.lr for row in oracle.epochs]
+
+
+# ---- going on ----
+
+RESUMED: dict[str, Callable[[int], Run]] = {
+    "plateau": lambda seed: make_run(
+        SGD(lr=0.2, schedule="plateau", patience=0, gamma=0.5), seed, bias=False
+    ),
+    "cosine": lambda seed: make_run(Adam(schedule="cosine", warmup=3), seed),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_goes_on_bit_for_bit(tmp_path: Path, engine: type[Engine], name: str) -> None:
+    def make() -> list[Run]:
+        return [RESUMED[name](0)]
+
+    again, whole = interrupted(make, engine, 5, tmp_path), undisturbed(make, engine)
+    assert_same(again, whole)
+    assert [row.lr for row in again[0].epochs] == [row.lr for row in whole[0].epochs]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_is_the_same_alone_and_in_a_sweep(engine: type[Engine], name: str) -> None:
+    """In a stack, matrices are multiplied in another order: up to rounding."""
+    together = train([RESUMED[name](seed) for seed in range(3)], engine)
+    alone = [train([RESUMED[name](seed)], engine)[0] for seed in range(3)]
+    tolerance = CLOSE if engine is StackedEngine else {"rtol": 0, "atol": 0}
+    for one, other in zip(together, alone):
+        assert_close(one.model.state_dict(), other.model.state_dict(), **tolerance)

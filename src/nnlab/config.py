@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,9 @@ class OwnNetworkConfig(ModelConfig):
         return super().identity() | {"source_sha256": self.found.sha256}
 
 
+SCHEDULES = ("constant", "step", "cosine", "plateau")
+
+
 @dataclass
 class OptimizerConfig:
     """Options carry the names and meaning of ``torch.optim``.
@@ -145,10 +148,35 @@ class OptimizerConfig:
     name: str = MISSING
     lr: float = MISSING
     weight_decay: float = MISSING
+    _: KW_ONLY
+    schedule: str = "constant"
+    warmup: int = 0
+    step_size: int = 30
+    gamma: float = 0.1
+    patience: int = 10
+    min_lr: float = 0.0
 
     def check(self) -> None:
         require_finite("optimizer.lr", self.lr)
         require_finite("optimizer.weight_decay", self.weight_decay)
+        limit = f"choose one of {', '.join(SCHEDULES)}"
+        require(self.schedule in SCHEDULES, "optimizer.schedule", self.schedule, limit)
+        limit = "it is a number of epochs, at least 0"
+        require(self.warmup >= 0, "optimizer.warmup", self.warmup, limit)
+        require(self.patience >= 0, "optimizer.patience", self.patience, limit)
+        limit = "it is a number of epochs, at least 1"
+        require(self.step_size >= 1, "optimizer.step_size", self.step_size, limit)
+        limit = "the learning rate is multiplied with it: above 0, at most 1"
+        require(0 < self.gamma <= 1, "optimizer.gamma", self.gamma, limit)
+        require_finite("optimizer.min_lr", self.min_lr)
+        limit = f"the rate falls to it from optimizer.lr={self.lr:g}; give less"
+        falls = self.min_lr <= self.lr or self.schedule not in ("cosine", "plateau")
+        require(falls, "optimizer.min_lr", self.min_lr, limit)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate may change as a run trains."""
+        return self.schedule != "constant" or self.warmup > 0
 
 
 @dataclass

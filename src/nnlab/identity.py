@@ -17,7 +17,16 @@ ASKED = ("device", "engine", "native_level", "threads")
 WHERE = ("file", "folder", "source")
 # Options that came after others, at the value that does what was done before them: left out of an
 # identity there, so that a study trained before is still known as done.
-ADDED: dict[str, Any] = {"model.init": "default", "model.bias": True}
+ADDED: dict[str, Any] = {
+    "model.init": "default",
+    "model.bias": True,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup": 0,
+    "optimizer.step_size": 30,
+    "optimizer.gamma": 0.1,
+    "optimizer.patience": 10,
+    "optimizer.min_lr": 0.0,
+}
 
 
 def without_added(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -52,13 +52,14 @@ class RunFolder:
         hydra_files: dict[str, str],
         owner: dict[str, Any] | None = None,
         rows: Sequence[Sequence[float | None]] = (),
+        columns: Sequence[str] = COLUMNS,
     ) -> None:
         """Make the folder, or take over that of an earlier attempt, whose checkpoint stays.
 
         identity: what result.json says of the run before it has results.
         hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder.
         owner: the process that trains it, see ``claims``. rows: of the epochs that the run goes on
-        after.
+        after. columns: of its metrics.
         """
         self.path = path
         self.identity = identity
@@ -78,15 +79,20 @@ class RunFolder:
         for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
             (path / name).unlink(missing_ok=True)
         storage.clear_left_overs(path)
-        content = "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(as_row, rows)]).encode()
+        self.columns = columns
+        lines = [",".join(columns), *map(self.as_row, rows)]
+        content = "".join(f"{line}\n" for line in lines).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)
 
     def append(self, row: Sequence[float | None]) -> None:
         """Add an epoch's row."""
-        line = f"{as_row(row)}\n".encode()
+        line = f"{self.as_row(row)}\n".encode()
         storage.append(self.path / METRICS, line)
         self.metrics.update(line)
+
+    def as_row(self, row: Sequence[float | None]) -> str:
+        return ",".join("" if v is None else f"{v:.9g}" for v in row[: len(self.columns)])
 
     def log(self, *texts: str) -> None:
         """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
@@ -129,10 +135,6 @@ class RunFolder:
         told = checksum({**outcome, **self.identity})
         text = json.dumps({"checksum": told, **outcome}, indent=2, allow_nan=False)
         return f"{text[:-2]},{self.identity_text[1:]}\n".encode()
-
-
-def as_row(row: Sequence[float | None]) -> str:
-    return ",".join("" if v is None else f"{v:.9g}" for v in row)
 
 
 def checksum(content: dict[str, Any]) -> str:

@@ -347,6 +347,7 @@ def open_folder(task: Task, claimed: Claims) -> bool:
                 job.hydra_files,
                 claimed[path.parent].owner,
                 rows=task.checkpoint.epochs if task.checkpoint else (),
+                columns=records.COLUMNS + ("lr",) * task.config.optimizer.scheduled,
             )
         begin_log(task, notes)
     except (OSError, ValueError) as error:

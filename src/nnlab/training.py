@@ -35,6 +35,7 @@ from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
 from nnlab.engines.supported import is_torchs
 from nnlab.progress import EpochBar
+from nnlab.rates import Schedule
 from nnlab.stopping import Epoch, StoppingRule, watches
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def train_runs(
             checkpoints[run].restore(run, engine)
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
+    schedules = {run: schedule_of(run) for run in runs}
     active = list(runs)
     while active:
         ended = [run for run in active if run.status != "running"]
@@ -85,6 +87,9 @@ def train_runs(
         if not active:
             return
 
+        for run in active:
+            schedule = schedules[run]
+            run.lr = None if schedule is None else schedule.next(run.epochs)
         trained = engine.train_epoch(active, [draw_order(run) for run in active])
         validation = evaluated(active, engine, "valid")
         again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
@@ -100,6 +105,7 @@ def train_runs(
                     valid_loss=valid_loss,
                     valid_accuracy=valid_accuracy,
                     seconds=before + seconds,
+                    lr=run.lr,
                 )
             )
             run.status, run.stop_reason = judge(run)
@@ -122,6 +128,14 @@ def own_rule(run: Run) -> StoppingRule | None:
             f"the stopping rule {type(run.stopping).__name__} cannot be copied ({error}), and "
             f"every run works on a copy of its own; give it a __deepcopy__ that can"
         ) from error
+
+
+def schedule_of(run: Run) -> Schedule | None:
+    """Return the schedule of a run's learning rate; None where nnlab does not change it."""
+    options = run.optimizer
+    if isinstance(options, OptimizerConfig) and options.scheduled:
+        return Schedule(options, run.max_epochs)
+    return None
 
 
 def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, float]]:
@@ -296,7 +310,7 @@ class Fit:
         told = ("status", "stop_reason", "weights_of_epoch", "test_accuracy")
         result = {name: getattr(self, name) for name in told} | {"config": {}}
         result |= {"epochs": len(self.metrics), "train_seconds": self.metrics["seconds"].max()}
-        curves = {name: self.metrics[name].to_numpy(float) for name in Epoch._fields}
+        curves = {str(name): values.to_numpy(float) for name, values in self.metrics.items()}
         return figures.curves(runs.as_run(Path(), result, curves))
 
 
@@ -384,11 +398,11 @@ def fit(
                     bar.show(epoch._asdict())
     kept, last = run.kept, run.epochs[-1] if run.epochs else None
     measures = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+    metrics = pd.DataFrame(run.epochs, columns=list(Epoch._fields))
+    metrics = metrics.astype(dict.fromkeys(Epoch._fields, float) | {"epoch": int})
     return Fit(
         model,
-        metrics=pd.DataFrame(run.epochs, columns=list(Epoch._fields)).astype(
-            dict.fromkeys(Epoch._fields, float) | {"epoch": int}
-        ),
+        metrics=metrics if schedule_of(run) else metrics.drop(columns="lr"),
         status=run.status,
         stop_reason=run.stop_reason,
         weights_of_epoch=0 if kept is None else kept.epoch,

@@ -27,6 +27,7 @@ class Run:
     after each epoch, not measured as it trains.
     ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
     from the global generators as these are).
+    ``lr``: the learning rate of the next epoch (None: the optimizer's own).
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -46,6 +47,7 @@ class Run:
     native_level: str | None = None
 
     epochs: list[Epoch] = field(default_factory=list)
+    lr: float | None = None
     status: str = "running"
     stop_reason: str = ""
     test_loss: float | None = None

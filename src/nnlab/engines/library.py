@@ -355,7 +355,7 @@ class NativeNetwork:
         return c_split(getattr(run, name), name, self.shapes[0][1])
 
     def read_options(self, run: Run) -> None:
-        """Read the options of a run's torch optimizer, which a schedule may have changed."""
+        """Read the options of a run's torch optimizer and its rate, which may have changed."""
         if isinstance(run.optimizer, torch.optim.Optimizer):
             config = optimizer_of(run)
             if config is None or rule(config) != self.rule:
@@ -363,6 +363,8 @@ class NativeNetwork:
                     "the optimizer was changed into one that engine=native cannot take"
                 )
             self.optimizer = c_optimizer(config)
+        if run.lr is not None:
+            self.optimizer.lr = run.lr
 
     def train(self, run: Run, order: Tensor) -> Trained:
         """Train once through the examples at these positions, [n] int64, of the training split."""

@@ -11,6 +11,7 @@ step is a few operations on the whole stack, whatever the number of layers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -550,11 +551,14 @@ class StackedEngine(Engine):
         return torch.zeros(sizes, dtype=self.dtype, device=self.device)
 
     def _option(self, run: Run) -> OptimizerConfig:
-        """Return a run's options; in a torch optimizer a schedule may have changed the numbers."""
+        """Return a run's options with the learning rate of now.
+
+        In a torch optimizer a schedule may have changed the numbers.
+        """
         option = optimizer_of(run)
         if option is None or kind(option) != self.kinds[run]:
             raise ValueError("the optimizer was changed into another; engine=torch can go on so")
-        return option
+        return option if run.lr is None else dataclasses.replace(option, lr=run.lr)
 
     def _moments(self, run: Run) -> tuple[str, ...]:
         return MOMENTS[self.kinds[run][0]]

@@ -196,6 +196,9 @@ class TorchEngine(Engine):
             inputs, labels = self.on_device(run.train.inputs), self.on_device(run.train.labels)
             examples = run.train.index[order].to(self.device)
             started = time.perf_counter()
+            if run.lr is not None:
+                for group in self.optimizers[run].param_groups:
+                    group["lr"] = run.lr
             with self.noise_of(run):
                 loss, accuracy = train_epoch(
                     run.model,
