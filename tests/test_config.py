@@ -44,6 +44,9 @@ def test_defaults_are_experiment_a() -> None:
             "momentum": 0.0,
             "dampening": 0.0,
             "nesterov": False,
+            "l1": 0.0,
+            "l2": 0.0,
+            "clip_norm": None,
             "schedule": "constant",
             "warmup": 0,
             "step_size": 30,
@@ -139,6 +142,9 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
         (["optimizer.schedule=cosin"], "schedule=cosin .* constant, step, cosine, plateau"),
         (["optimizer.warmup=-1"], "optimizer.warmup=-1"),
+        (["optimizer.l1=-1"], "optimizer.l1=-1"),
+        (["optimizer.l2=inf"], "optimizer.l2=inf"),
+        (["optimizer.clip_norm=0"], "optimizer.clip_norm=0.0 .* above 0"),
         (["optimizer.step_size=0"], "optimizer.step_size=0"),
         (["optimizer.gamma=0"], "optimizer.gamma=0"),
         (["optimizer.gamma=1.5"], "optimizer.gamma=1.5"),
@@ -210,7 +216,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 42
+    assert checked == 45
 
 
 @pytest.mark.parametrize(

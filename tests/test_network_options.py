@@ -16,9 +16,9 @@ from torch.testing import assert_close
 
 import nnlab
 from nnlab import seeds
-from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, library
+from nnlab.engines import Engine, Run, choose_engine, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
@@ -76,6 +76,7 @@ def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tupl
     orders = [torch.randperm(len(run.train), generator=draws).tolist() for _ in range(EPOCHS)]
     model = copy.deepcopy(run.model)
     optimizer = build_optimizer(run.optimizer, model)
+    options |= {name: getattr(run.optimizer, name) for name in ("l1", "l2", "clip_norm")}
     if run.optimizer.scheduled:
         scheduler = schedulers(optimizer, run.optimizer)
         plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
@@ -154,6 +155,71 @@ def test_the_dual_form_takes_a_changing_rate() -> None:
     assert NativeEngine.form(make()) == "dual"
     assert_close(ours.model.state_dict(), oracle.model.state_dict(), **CLOSE)
     assert [row.lr for row in ours.epochs] == [row.lr for row in oracle.epochs]
+
+
+# ---- penalties and clipping ----
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
+@pytest.mark.parametrize("penalties", [{"l1": 0.003}, {"l2": 0.01}, {"l1": 0.002, "l2": 0.02}])
+def test_penalties(
+    engine: type[Engine], optimizer: OptimizerConfig, penalties: dict[str, Any]
+) -> None:
+    assert_as_plain(lambda: make_run(dataclasses.replace(optimizer, **penalties)), engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_penalties_in_large_batches_on_sparse_inputs(engine: type[Engine]) -> None:
+    def make() -> Run:
+        run = make_run(SGD(lr=0.1, weight_decay=0.01, l1=0.002, l2=0.01))
+        draws = torch.Generator().manual_seed(3)
+        inputs = torch.rand(80, 100, generator=draws)
+        inputs[inputs < 0.8] = 0
+        run.model = nnlab.mlp(100, [9], 4, generator=draws)
+        run.train = dataclasses.replace(run.train, inputs=inputs)
+        run.valid, run.batch_size = None, 40
+        return run
+
+    assert_as_plain(make, engine)
+
+
+@pytest.mark.parametrize("engine", [TorchEngine, StackedEngine])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
+def test_clipped_gradients(engine: type[Engine], optimizer: OptimizerConfig) -> None:
+    clipped = dataclasses.replace(optimizer, clip_norm=0.3, l1=0.002)
+    run = assert_as_plain(lambda: make_run(clipped), engine)
+    free = train([make_run(dataclasses.replace(clipped, clip_norm=None))], engine)[0]
+    ours, theirs = (each.model.state_dict()["0.weight"] for each in (run, free))
+    assert not torch.allclose(ours, theirs, rtol=1e-2)
+
+
+def test_runs_of_a_stack_differ_in_penalties_and_clipping() -> None:
+    def make() -> list[Run]:
+        kinds: list[dict[str, Any]] = [
+            {"l1": 0.01},
+            {"l2": 0.02, "clip_norm": 0.2},
+            {"clip_norm": 0.5},
+            {},
+        ]
+        return [make_run(SGD(lr=0.1, **each), seed) for seed, each in enumerate(kinds)]
+
+    stacks = StackedEngine.divide(make(), CPU)
+    assert [len(stack) for stack in stacks] == [2, 2]
+    for stack in stacks:
+        train(stack, StackedEngine)
+    ours = sorted((run for stack in stacks for run in stack), key=lambda run: run.epochs)
+    theirs = sorted(train(make(), TorchEngine), key=lambda run: run.epochs)
+    for our, their in zip(ours, theirs):
+        assert_close(our.model.state_dict(), their.model.state_dict(), **CLOSE)
+
+
+@compiled
+def test_native_refuses_clipping_in_words() -> None:
+    engine, reason = choose_engine(EngineName.auto, make_run(SGD(clip_norm=1.0)), CPU)
+    assert (engine, "clip_norm" in reason) == (TorchEngine, True)
+    with pytest.raises(ValueError, match=r"engine=native cannot .*: optimizer.clip_norm needs"):
+        choose_engine(EngineName.native, make_run(SGD(clip_norm=1.0)), CPU)
 
 
 # ---- going on ----

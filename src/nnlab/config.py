@@ -149,6 +149,9 @@ class OptimizerConfig:
     lr: float = MISSING
     weight_decay: float = MISSING
     _: KW_ONLY
+    l1: float = 0.0
+    l2: float = 0.0
+    clip_norm: float | None = None
     schedule: str = "constant"
     warmup: int = 0
     step_size: int = 30
@@ -159,6 +162,12 @@ class OptimizerConfig:
     def check(self) -> None:
         require_finite("optimizer.lr", self.lr)
         require_finite("optimizer.weight_decay", self.weight_decay)
+        require_finite("optimizer.l1", self.l1)
+        require_finite("optimizer.l2", self.l2)
+        if self.clip_norm is not None:
+            limit = "it must be a finite number above 0 (null: gradients as they are)"
+            fine = math.isfinite(self.clip_norm) and self.clip_norm > 0
+            require(fine, "optimizer.clip_norm", self.clip_norm, limit)
         limit = f"choose one of {', '.join(SCHEDULES)}"
         require(self.schedule in SCHEDULES, "optimizer.schedule", self.schedule, limit)
         limit = "it is a number of epochs, at least 0"
@@ -172,6 +181,16 @@ class OptimizerConfig:
         limit = f"the rate falls to it from optimizer.lr={self.lr:g}; give less"
         falls = self.min_lr <= self.lr or self.schedule not in ("cosine", "plateau")
         require(falls, "optimizer.min_lr", self.min_lr, limit)
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the size of weights is part of what is minimised."""
+        return self.l1 > 0 or self.l2 > 0
+
+    @property
+    def regularised(self) -> bool:
+        """Whether more than the loss decides the gradients of a step."""
+        return self.penalised or self.clip_norm is not None
 
     @property
     def scheduled(self) -> bool:

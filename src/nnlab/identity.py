@@ -20,6 +20,9 @@ WHERE = ("file", "folder", "source")
 ADDED: dict[str, Any] = {
     "model.init": "default",
     "model.bias": True,
+    "optimizer.l1": 0.0,
+    "optimizer.l2": 0.0,
+    "optimizer.clip_norm": None,
     "optimizer.schedule": "constant",
     "optimizer.warmup": 0,
     "optimizer.step_size": 30,

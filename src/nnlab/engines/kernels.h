@@ -237,8 +237,9 @@ static void backward(Network *net, const Layer *layer, const Layer *below, int64
    Adam: first += (1 - beta1) * (g - first), second = beta2 * second + (1 - beta2) * g^2, and
    w -= size * first / (sqrt(second) * root + eps). */
 typedef struct {
-    int32_t rule, nesterov;
+    int32_t rule, nesterov, penalised;
     float lr, decay, shrink; /* shrink: lr * decay */
+    float l1, twice_l2;      /* of the penalties l1 |w| + l2 w^2 on every weight */
     float momentum, undampened, lookahead;
     float one_minus_beta1, one_minus_beta2, beta2, size, root, eps;
 } Step;
@@ -250,6 +251,9 @@ static Step next_step(const Optimizer *optimizer, int64_t steps)
     return (Step){
         .rule = optimizer->rule,
         .nesterov = optimizer->nesterov,
+        .penalised = optimizer->l1 != 0 || optimizer->l2 != 0,
+        .l1 = (float)optimizer->l1,
+        .twice_l2 = (float)(2 * optimizer->l2),
         .lr = (float)optimizer->lr,
         .shrink = (float)(optimizer->lr * optimizer->weight_decay),
         .decay = (float)optimizer->weight_decay,
@@ -264,6 +268,17 @@ static Step next_step(const Optimizer *optimizer, int64_t steps)
         .root = (float)(1 / sqrt(1 - pow(optimizer->beta2, t))),
         .eps = (float)optimizer->eps,
     };
+}
+
+/* Add the gradient of the penalties on `count` weights w to that of the loss. */
+static void add_penalties(const Step *step, int64_t count, const float *restrict w,
+                          float *restrict g)
+{
+    const Step k = *step;
+    for (int64_t i = 0; i < count; i++) {
+        const float sign = (float)((w[i] > 0) - (w[i] < 0));
+        g[i] += k.l1 * sign + k.twice_l2 * w[i];
+    }
 }
 
 /* Update `count` parameters w from their gradient g; m and s are their moments. */
@@ -329,14 +344,14 @@ static float *panel_of(const Parameters *moment, Panel panel)
 /* Update the weights of a layer panel by panel, each while it is in L1.
    A gradient is summed up before a weight gets any of it. Where registers hold the sums, plain SGD
    adds x^T (-lr delta) to the weights at once, which overwrites delta; more examples than a
-   group, and the other rules, need x^T delta in net->gradient.
+   group, penalties and the other rules need x^T delta in net->gradient.
    multiply_next: put the next batch through the new weights of the first layer; its x W is then in
    layer->out. */
 static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, const Step *step,
                           int multiply_next)
 {
     Layer *layer = &net->layer[l];
-    const int direct = step->rule == PLAIN && rows <= GROUP;
+    const int direct = step->rule == PLAIN && rows <= GROUP && !step->penalised;
     const int prefetch = direct && layer->inputs * layer->padded > BEYOND_L2;
     const float shrink = direct ? step->shrink : 0;
     if (multiply_next)
@@ -363,6 +378,8 @@ static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, con
                     multiply_transposed(prefetch, panel, inputs_of(net, l) + g, i, sum, delta,
                                         layer->padded, smaller(GROUP, rows - g), shrink);
             }
+            if (step->penalised)
+                add_penalties(step, count, weight, sum);
             if (!direct)
                 apply_rule(step, count, weight, sum, panel_of(&layer->moments[0], panel),
                            panel_of(&layer->moments[1], panel));

@@ -59,6 +59,8 @@ class COptimizer(Structure):
         ("nesterov", c_int32),
         ("lr", c_double),
         ("weight_decay", c_double),
+        ("l1", c_double),
+        ("l2", c_double),
         ("momentum", c_double),
         ("dampening", c_double),
         ("beta1", c_double),
@@ -177,6 +179,7 @@ def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
 
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
     c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
+    c.l1, c.l2 = config.l1, config.l2
     if isinstance(config, SGD):
         c.momentum, c.dampening, c.nesterov = config.momentum, config.dampening, config.nesterov
     if isinstance(config, Adam):

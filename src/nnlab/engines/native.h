@@ -99,7 +99,7 @@ typedef struct {
 
 typedef struct {
     int32_t rule, nesterov;
-    double lr, weight_decay, momentum, dampening, beta1, beta2, eps;
+    double lr, weight_decay, l1, l2, momentum, dampening, beta1, beta2, eps;
 } Optimizer;
 
 /* The kernels of one instruction set: an epoch of training, and an evaluation. Both put the summed

@@ -202,6 +202,10 @@ def coefficients(
     lr = column([option.lr for option in options])
     decay = column([option.weight_decay for option in options])
     result = {"lr": lr}
+    for name in ("l1", "l2", "clip_norm"):
+        values = [getattr(option, name) for option in options]
+        if any(values):
+            result[name] = column(values)
     if any(option.weight_decay != 0 for option in options):
         decoupled = isinstance(options[0], AdamW)
         result |= {"shrink": 1 - lr * decay} if decoupled else {"weight_decay": decay}
@@ -225,6 +229,22 @@ def coefficients(
             "eps": column([option.eps for option in adams]),
         }
     return result
+
+
+def regularise(layers: Sequence[Layer], gradients: Sequence[Layer], c: dict[str, Tensor]) -> None:
+    """Do with the gradients of layers what ``torch.regularise`` does; c: [R, 1] each."""
+    for (weight, _), (by_weight, _) in zip(layers, gradients):
+        if "l1" in c:
+            by_weight.addcmul_(weight.sign(), c["l1"][..., None])
+        if "l2" in c:
+            by_weight.addcmul_(weight, c["l2"][..., None], value=2)
+    if "clip_norm" in c:
+        every = [each for layer in gradients for each in layer if each is not None]
+        norms = torch.stack([torch.linalg.vector_norm(each.flatten(1), dim=1) for each in every])
+        norm = torch.linalg.vector_norm(norms, dim=0)[:, None]
+        shrink = (c["clip_norm"] / (norm + 1e-6)).clamp(max=1)  # as clip_grad_norm_
+        for each in every:
+            each.mul_(shrink if each.dim() == 2 else shrink[..., None])
 
 
 def descend(
@@ -294,13 +314,15 @@ class StackedEngine(Engine):
 
     @staticmethod
     def group(run: Run) -> Hashable:
-        """Return what must be equal in a stack: shape, batch size, optimizer, nesterov, dtype.
+        """Return what must be equal in a stack.
 
-        Data, seed, train_size, max_epochs, stopping and the optimizer's numbers may vary.
+        That is shape, batch size, optimizer, nesterov, whether gradients are clipped, dtype. Data,
+        seed, train_size, max_epochs, stopping and the optimizer's numbers may vary.
         """
         option, dtype = optimizer_of(run), next(run.model.parameters()).dtype
         nesterov = isinstance(option, SGD) and option.nesterov
-        return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
+        clipped = option is not None and option.clip_norm is not None
+        return Shape.of(run.model), run.batch_size, type(option), nesterov, clipped, dtype
 
     @staticmethod
     def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
@@ -453,6 +475,7 @@ class StackedEngine(Engine):
                 dy.mul_(self.share[t, :k])
                 backward(layers, self.shape.activations, values, dy, gradients)
                 row = {name: value[t, :k] for name, value in table.items()}
+                regularise(layers, gradients, row)
                 descend(self.weights[:k], self.gradients[:k], moments, row)
         real = self.share.squeeze(3) > 0
         right = self.predicted == targets.squeeze(3)

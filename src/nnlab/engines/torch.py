@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
@@ -32,12 +33,14 @@ def train_epoch(
     batch_size: int,
     order: Tensor,
     highest: int = 0,
+    options: OptimizerConfig | None = None,
 ) -> tuple[float, float]:
     """Train once through the examples in ``order``; return mean loss and accuracy.
 
     inputs: [N, ...], labels: [N] int64, order: [n] int64 into both, all on the model's
     device. Loss and accuracy are those of each batch before its step. Raises ValueError
     before the first step where a label, or the ``highest`` one still to come, is no class.
+    options: what ``regularise`` is to do; the loss is told without its penalties.
     """
     highest = max(highest, highest_label(labels[order]))
     losses: list[Tensor] = []
@@ -52,6 +55,8 @@ def train_epoch(
                 loss = cross_entropy(logits, targets)
                 optimizer.zero_grad()
                 loss.backward()
+                if options is not None:
+                    regularise(model, options)
                 optimizer.step()
                 losses.append(loss.detach())
                 outputs.append(logits.detach())
@@ -61,6 +66,22 @@ def train_epoch(
     loss_sum = (torch.stack(losses).to(widest(order.device)) * sizes).sum()
     correct = (torch.cat(outputs).argmax(1) == labels[order]).sum()
     return loss_sum.item() / len(order), correct.item() / len(order)
+
+
+@torch.no_grad()
+def regularise(model: nn.Module, options: OptimizerConfig) -> None:
+    """Add the gradients of the penalties on weights to those of the loss, then clip all of them.
+
+    The penalties are l1 times the sum of absolute weights and l2 times that of their squares;
+    biases, and whatever else has one axis, are no weights.
+    """
+    if options.penalised:
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and parameter.grad is not None:
+                parameter.grad.add_(parameter.sign(), alpha=options.l1)
+                parameter.grad.add_(parameter, alpha=2 * options.l2)
+    if options.clip_norm is not None:
+        clip_grad_norm_(model.parameters(), options.clip_norm)
 
 
 @torch.no_grad()
@@ -132,6 +153,12 @@ def check_logits(logits: Tensor, highest: int) -> None:
 def widest(device: torch.device) -> torch.dtype:
     """Return the type to sum losses in."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def regularising(run: Run) -> OptimizerConfig | None:
+    """Return the options of a run whose gradients ``regularise`` changes; else None."""
+    options = run.optimizer
+    return options if isinstance(options, OptimizerConfig) and options.regularised else None
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -208,6 +235,7 @@ class TorchEngine(Engine):
                     run.batch_size,
                     examples,
                     self.highest[run],
+                    regularising(run),
                 )
             results.append(Trained(loss, accuracy, time.perf_counter() - started))
         return results
