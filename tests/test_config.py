@@ -36,6 +36,8 @@ def test_defaults_are_experiment_a() -> None:
             "activation": "relu",
             "init": "default",
             "bias": True,
+            "batch_norm": False,
+            "dropout": 0.0,
         },
         "optimizer": {
             "name": "sgd",
@@ -136,6 +138,8 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["study=a/b"], "study='a/b'"),
         (["study=.."], r"study='\.\.'"),
         (["model.hidden=[8,0]"], r"model.hidden=\[8, 0\]"),
+        (["model.dropout=1"], "model.dropout=1.0 .* below 1"),
+        (["model.dropout=-0.1"], "model.dropout=-0.1"),
         (["optimizer.lr=-0.5"], "optimizer.lr=-0.5"),
         (["optimizer.lr=inf"], "optimizer.lr=inf"),
         (["optimizer.lr=nan"], "optimizer.lr=nan"),
@@ -216,7 +220,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 45
+    assert checked == 47
 
 
 @pytest.mark.parametrize(

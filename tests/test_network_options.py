@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import seeds
+from nnlab import export_model, seeds
 from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.dropout import KeyedDropout
 from nnlab.engines import Engine, Run, choose_engine, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
@@ -50,6 +52,7 @@ def make_run(optimizer: OptimizerConfig, seed: int = 0, size: int = 60, **networ
         batch_size=7,
         max_epochs=EPOCHS,
         order=seeds.generator(seed, "order"),
+        noise=seeds.generator(seed, "layers"),
     )
 
 
@@ -68,6 +71,54 @@ def schedulers(optimizer: torch.optim.Optimizer, options: OptimizerConfig) -> An
     return lr_scheduler.ReduceLROnPlateau(optimizer, "min", options.gamma, options.patience)
 
 
+class Masked(nn.Module):
+    """Multiply what comes in by the next of some masks, which depend on nothing."""
+
+    def __init__(self, masks: Iterator[Tensor]) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * next(self.masks)
+
+
+def mask(model: nn.Module, run: Run) -> None:
+    """Put masks by NumPy in the place of a model's dropouts."""
+    names = [name for name, module in model.named_modules() if isinstance(module, KeyedDropout)]
+    if not names:
+        return
+    draws, keys = seeds.generator(0, "layers"), []
+    sizes = [len(some) for some in torch.arange(len(run.train)).split(run.batch_size)]
+    for _ in range(EPOCHS):
+        seed = int(torch.randint(2**63 - 1, (1,), generator=draws))
+        source = torch.Generator().manual_seed(seed)
+        keys += [
+            [int(torch.randint(2**63 - 1, (), generator=source)) for _ in names] for _ in sizes
+        ]
+    for number, name in enumerate(names):
+        dropout, units = model.get_submodule(name), (9, 7)[number]
+        assert isinstance(dropout, KeyedDropout)
+        factors = [
+            drawn_by_numpy(some[number], size, units, dropout.p)
+            for some, size in zip(keys, sizes * EPOCHS, strict=True)
+        ]
+        model.register_module(name, Masked(iter(factors)))
+
+
+def drawn_by_numpy(key: int, rows: int, units: int, p: float) -> Tensor:
+    """Return 0 or 1 / (1 - p) for each unit of each row, with arithmetic modulo 2^32."""
+    random = np.arange(rows * units, dtype=np.uint32) + np.uint32(key % 2**32)
+    for after in (np.uint32(key // 2**32), np.uint32(0)):
+        random ^= random >> np.uint32(16)
+        random *= np.uint32(0x21F0AAAD)
+        random ^= random >> np.uint32(15)
+        random *= np.uint32(0x735A2D97)
+        random ^= random >> np.uint32(15)
+        random ^= after
+    kept = (random >> np.uint32(8)).astype(float) / 2**24 >= round(p * 2**24) / 2**24
+    return torch.from_numpy(np.where(kept, 1 / (1 - p), 0).reshape(rows, units)).float()
+
+
 def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tuple[float, float]]]:
     """Train a run's network by the plain loop; return it, and loss and accuracy of each epoch."""
     run = make()
@@ -75,6 +126,7 @@ def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tupl
     draws = seeds.generator(0, "order")
     orders = [torch.randperm(len(run.train), generator=draws).tolist() for _ in range(EPOCHS)]
     model = copy.deepcopy(run.model)
+    mask(model, run)
     optimizer = build_optimizer(run.optimizer, model)
     options |= {name: getattr(run.optimizer, name) for name in ("l1", "l2", "clip_norm")}
     if run.optimizer.scheduled:
@@ -222,12 +274,90 @@ def test_native_refuses_clipping_in_words() -> None:
         choose_engine(EngineName.native, make_run(SGD(clip_norm=1.0)), CPU)
 
 
+# ---- dropout ----
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
+def test_dropout(engine: type[Engine], optimizer: OptimizerConfig, activation: str) -> None:
+    assert_as_plain(lambda: make_run(optimizer, activation=activation, dropout=0.3), engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nothing_is_dropped_where_a_network_is_evaluated(engine: type[Engine]) -> None:
+    run, without = make_run(SGD(lr=0.1), dropout=0.5), make_run(SGD(lr=0.1)).model
+    inputs, labels = run.train.inputs[run.train.index], run.train.labels[run.train.index]
+    expected = nn.functional.cross_entropy(without(inputs), labels)
+    loss = engine([run], CPU).evaluate([run], "train")[0][0]
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", [pytest.param(NativeEngine, marks=compiled), StackedEngine])
+def test_without_a_generator_of_its_own_dropout_draws_from_the_global_one(
+    engine: type[Engine],
+) -> None:
+    """As in a notebook, where torch.manual_seed decides."""
+    trained = []
+    for kind in (engine, TorchEngine):
+        run = make_run(SGD(lr=0.1), dropout=0.3)
+        run.noise = None
+        torch.manual_seed(5)
+        trained.append(train([run], kind)[0].model.state_dict())
+        after = torch.rand(1)
+        torch.manual_seed(5)
+        assert not torch.equal(after, torch.rand(1))
+    assert_close(*trained, **CLOSE)
+
+
+# ---- batch normalisation ----
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
+@pytest.mark.parametrize("others", [{}, {"bias": False, "dropout": 0.3, "activation": "tanh"}])
+def test_batch_normalisation(optimizer: OptimizerConfig, others: dict[str, Any]) -> None:
+    def make() -> Run:
+        return make_run(dataclasses.replace(optimizer, l2=0.001), batch_norm=True, **others)
+
+    run = assert_as_plain(make, TorchEngine)
+    assert isinstance(run.model.get_submodule("1"), nn.BatchNorm1d)
+    assert run.model.state_dict()["1.num_batches_tracked"] == 9 * EPOCHS
+    # Evaluated with what it has seen on the whole.
+    assert run.valid is not None
+    inputs, labels = run.valid.inputs[run.valid.index], run.valid.labels[run.valid.index]
+    loss = nn.functional.cross_entropy(run.model.eval()(inputs), labels)
+    assert run.epochs[-1].valid_loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["stacked", pytest.param("native", marks=compiled)])
+def test_the_other_engines_refuse_batch_normalisation_in_words(name: str) -> None:
+    def make() -> Run:
+        return make_run(SGD(), batch_norm=True)
+
+    message = rf"engine={name} cannot train this run: BatchNorm1d is none of Linear, "
+    with pytest.raises(ValueError, match=message):
+        choose_engine(EngineName[name], make(), CPU)
+    assert choose_engine(EngineName.auto, make(), CPU)[0] is TorchEngine
+
+
+def test_the_best_statistics_are_restored() -> None:
+    run = make_run(SGD(lr=0.5), batch_norm=True)
+    run.stopping = nnlab.Patience(patience=3)
+    train([run], TorchEngine)
+    assert run.restored is not None
+    again = make_run(SGD(lr=0.5), batch_norm=True)
+    again.max_epochs = run.restored
+    train([again], TorchEngine)
+    assert_close(run.model.state_dict(), again.model.state_dict(), rtol=0, atol=0)
+
+
 # ---- going on ----
 
 RESUMED: dict[str, Callable[[int], Run]] = {
     "plateau": lambda seed: make_run(
         SGD(lr=0.2, schedule="plateau", patience=0, gamma=0.5), seed, bias=False
     ),
+    "dropout": lambda seed: make_run(SGD(lr=0.1, momentum=0.9, l1=0.001), seed, dropout=0.3),
     "cosine": lambda seed: make_run(Adam(schedule="cosine", warmup=3), seed),
 }
 
@@ -252,3 +382,62 @@ def test_a_run_is_the_same_alone_and_in_a_sweep(engine: type[Engine], name: str)
     tolerance = CLOSE if engine is StackedEngine else {"rtol": 0, "atol": 0}
     for one, other in zip(together, alone):
         assert_close(one.model.state_dict(), other.model.state_dict(), **tolerance)
+
+
+def test_batch_normalisation_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    def make() -> list[Run]:
+        return [make_run(SGD(lr=0.1), batch_norm=True, dropout=0.2)]
+
+    again = interrupted(make, TorchEngine, 5, tmp_path)
+    assert_same(again, undisturbed(make, TorchEngine))
+
+
+# ---- from the command line ----
+
+
+def test_a_network_with_all_options_is_loaded_predicts_and_is_exported(tmp_path: Path) -> None:
+    options = {
+        "dataset": "sklearn",
+        "dataset.name": "iris",
+        "model.hidden": [[9, 7]],
+        "model.init": "he",
+        "model.bias": False,
+        "model.dropout": 0.25,
+        "model.batch_norm": [False, True],
+        "optimizer.lr": 0.1,
+        "optimizer.schedule": "cosine",
+        "optimizer.l2": 0.001,
+        "stopping.max_epochs": 30,
+        "batch_size": 8,
+    }
+    frame = nnlab.sweep(options, study="iris", output_dir=tmp_path)
+    assert frame["test_accuracy"].min() > 0.8
+    for batch_norm in (False, True):
+        (folder,) = tmp_path.glob(f"iris/*batch_norm={batch_norm}*")
+        network, examples = nnlab.load(folder), torch.rand(5, 4)
+        x = network.standardised(examples)
+        state = network.model.state_dict()
+        assert ("1.running_mean" in state) == batch_norm
+        layers = [name.removesuffix(".weight") for name in state if state[name].dim() == 2]
+        for place, name in enumerate(layers):
+            x = x @ state[f"{name}.weight"].T
+            norm = f"{int(name) + 1}"
+            if f"{norm}.running_mean" in state:
+                x = nn.functional.batch_norm(
+                    x,
+                    *(state[f"{norm}.{each}"] for each in ("running_mean", "running_var")),
+                    *(state[f"{norm}.{each}"] for each in ("weight", "bias")),
+                )
+            x = x.relu() if place < 2 else x
+        assert_close(network.predict(examples), x.softmax(1))
+        path = tmp_path / f"{batch_norm}.pt"
+        assert export_model.main([str(folder), "--to", "torchscript", "--output", str(path)]) == 0
+        assert_close(torch.jit.load(path)(examples), network.predict(examples))
+
+
+def test_a_batch_of_one_cannot_be_normalised(tmp_path: Path) -> None:
+    options = {"train_size": 31, "model.batch_norm": True, "stopping.max_epochs": 1}
+    message = r"batch_size=10 makes a batch of 1 of the 31 training examples"
+    with pytest.raises(ValueError, match=message):
+        nnlab.sweep(options, study="one", output_dir=tmp_path)
+    assert not list(tmp_path.glob("one/*/metrics.csv"))

@@ -78,8 +78,12 @@ class MLPConfig(ModelConfig):
     activation: Activation = MISSING
     init: Init = MISSING
     bias: bool = MISSING
+    batch_norm: bool = MISSING
+    dropout: float = MISSING
 
     def check(self) -> None:
+        limit = "it is the fraction of a hidden layer's units that is dropped: at least 0, below 1"
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, limit)
         limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
         fine = all(width >= 1 for width in self.hidden)
         require(fine, "model.hidden", list(self.hidden), limit)

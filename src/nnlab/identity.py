@@ -20,6 +20,8 @@ WHERE = ("file", "folder", "source")
 ADDED: dict[str, Any] = {
     "model.init": "default",
     "model.bias": True,
+    "model.batch_norm": False,
+    "model.dropout": 0.0,
     "optimizer.l1": 0.0,
     "optimizer.l2": 0.0,
     "optimizer.clip_norm": None,

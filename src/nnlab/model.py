@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from nnlab.dropout import KeyedDropout
 from nnlab.shapes import image_like
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -36,13 +37,16 @@ def mlp(
     *,
     init: str = "default",
     bias: bool = True,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Build a fully connected network with a linear output layer, on the CPU in float32.
 
     Weights and biases are drawn as ``nn.Linear`` draws them (uniform within
     1/sqrt(fan-in)), from ``generator`` alone; with another ``init``, one of INITS, biases are
-    zero. Without ``bias`` there are none. Input [B, inputs], output [B, outputs].
-    Raises ValueError for a layer without units.
+    zero. Without ``bias`` there are none. ``batch_norm``: each hidden layer is normalised before
+    its activation. ``dropout``: how many of its units are dropped in training, a fraction.
+    Input [B, inputs], output [B, outputs]. Raises ValueError for a layer without units.
 
     Sources: He et al., Delving deep into rectifiers, 2015; Glorot & Bengio, Understanding the
     difficulty of training deep feedforward neural networks, 2010; Saxe et al., Exact solutions
@@ -60,8 +64,11 @@ def mlp(
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
         linear = _initial(fan_in, fan_out, init, bias, generator)
-        layers += [linear, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+        after: list[nn.Module] = [nn.BatchNorm1d(fan_out)] if batch_norm else []
+        after += [ACTIVATIONS[activation]()]
+        after += [KeyedDropout(dropout)] if dropout > 0 else []
+        layers += [linear, *after]
+    return nn.Sequential(*layers[: -len(after)])
 
 
 def _initial(

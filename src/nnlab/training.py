@@ -45,7 +45,10 @@ if TYPE_CHECKING:
 Data: TypeAlias = "Split | Dataset[Any] | DataLoader[Any] | Sequence[Any]"
 
 log = logging.getLogger("nnlab")
-MLP_MODULES = [f"torch.nn.modules.{name}" for name in ("linear", "activation", "dropout")]
+MLP_MODULES = [
+    *(f"torch.nn.modules.{name}" for name in ("linear", "activation", "batchnorm", "dropout")),
+    "nnlab.dropout",
+]
 
 
 def train_runs(

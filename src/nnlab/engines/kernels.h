@@ -59,6 +59,34 @@ static void activate(const Layer *layer, int64_t rows)
         }
 }
 
+/* As `mixed` in dropout.py. */
+INLINE uvec mixed(uvec x)
+{
+    x = (x ^ (x >> 16)) * UINT32_C(0x21f0aaad);
+    x = (x ^ (x >> 15)) * UINT32_C(0x735a2d97);
+    return x ^ (x >> 15);
+}
+
+/* Drop outputs of a layer, as `multipliers` in dropout.py says. */
+static void drop(Layer *layer, int64_t rows, uint64_t key)
+{
+    const vec scale = broadcast((float)(1 / (1 - layer->dropout)));
+    const int32_t threshold = (int32_t)nearbyint(layer->dropout * (1 << 24));
+    const uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
+    uvec lanes = {0};
+    for (uint32_t i = 0; i < V; i++)
+        lanes[i] = i;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < layer->padded; o += V) {
+            const uvec places = lanes + ((uint32_t)(r * layer->outputs + o) + low);
+            const ivec random = (ivec)(mixed(mixed(places) ^ high) >> 8);
+            const vec factor = blend(random >= threshold, scale, (vec){0});
+            const int64_t at = r * layer->padded + o;
+            store(layer->factor + at, factor);
+            store(layer->kept + at, load(layer->out + at) * factor);
+        }
+}
+
 /* Prefetch columns i to i + KC of some examples: they are too many streams for the hardware
    to foresee. */
 static void prefetch_inputs(const Network *net, const float *const *example, int64_t i,
@@ -70,10 +98,19 @@ static void prefetch_inputs(const Network *net, const float *const *example, int
             __builtin_prefetch(example[r] + c, 0, 2);
 }
 
+/* Whether some outputs of a layer are dropped, as in training. */
+static int drops(const Network *net, const Layer *layer)
+{
+    return layer->dropout > 0 && net->keys != NULL;
+}
+
 /* [rows] the inputs of a layer. */
 static const float *const *inputs_of(const Network *net, int32_t l)
 {
-    return l > 0 ? net->layer[l - 1].row : net->example;
+    if (l == 0)
+        return net->example;
+    const Layer *below = &net->layer[l - 1];
+    return drops(net, below) ? below->kept_row : below->row;
 }
 
 static void clear_outputs(const Layer *layer, int64_t rows)
@@ -112,8 +149,9 @@ static void add_base(Network *net, const float *base, int64_t rows)
 /* multiplied: the first layer's `out` holds x W already. base: as in Split. */
 static void forward(Network *net, int64_t rows, int sparse, int multiplied, const float *base)
 {
+    const uint64_t *key = net->keys;
     for (int32_t l = 0; l < net->layers; l++) {
-        const Layer *layer = &net->layer[l];
+        Layer *layer = &net->layer[l];
         if (l > 0 || !multiplied) {
             clear_outputs(layer, rows);
             linear(net, l, rows, sparse && l == 0);
@@ -121,6 +159,8 @@ static void forward(Network *net, int64_t rows, int sparse, int multiplied, cons
                 add_base(net, base, rows);
         }
         activate(layer, rows);
+        if (drops(net, layer))
+            drop(layer, rows, *key++);
     }
 }
 
@@ -227,6 +267,9 @@ static void backward(Network *net, const Layer *layer, const Layer *below, int64
         backward_few(net, layer, rows);
     else
         backward_many(net, layer, rows);
+    if (drops(net, below))
+        for (int64_t i = 0; i < rows * below->padded; i++)
+            net->delta_below[i] *= below->factor[i];
     differentiate(below->activation, below->out, net->delta_below, rows * below->padded);
 }
 
@@ -446,7 +489,9 @@ static void train(Network *net, const Split *split, const Examples *examples, in
     const int64_t n = examples->count;
     Layer *first = &net->layer[0];
     int may_skip = split->base == NULL && finite_first_layer(net), multiplied = 0;
-    int64_t rows = smaller(batch, n);
+    int64_t rows = smaller(batch, n), dropping = 0;
+    for (int32_t l = 0; l < net->layers; l++)
+        dropping += net->layer[l].dropout > 0;
     sums[0] = sums[1] = 0;
     select_inputs(split, examples, 0, rows, net->example);
     int sparse = may_skip && find_nonzero(net, net->example, rows);
@@ -475,6 +520,8 @@ static void train(Network *net, const Split *split, const Examples *examples, in
         const float **const done = net->example;
         net->example = net->next;
         net->next = done;
+        if (dropping > 0)
+            net->keys += dropping;
         net->steps++;
     }
 }

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
@@ -28,6 +29,7 @@ from nnlab.engines.supported import (
     ACTIVATIONS,
     MOMENTS,
     STEP_COUNT,
+    dropouts,
     has_bias,
     linears,
     optimizer_of,
@@ -87,7 +89,8 @@ def load(path: Path) -> ctypes.CDLL:
     signatures = {
         "create": (
             c_void_p,
-            *(c_int32, POINTER(c_int64), POINTER(c_int32), POINTER(c_int32), c_int32, c_int64),
+            *(c_int32, POINTER(c_int64), POINTER(c_int32), POINTER(c_int32), POINTER(c_double)),
+            *(c_int32, c_int64),
         ),
         "free": (None, c_void_p),
         "set": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
@@ -97,8 +100,8 @@ def load(path: Path) -> ctypes.CDLL:
         "best_level": (c_int32,),
         "train": (
             c_int32,
-            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, POINTER(COptimizer)),
-            *(c_int32, POINTER(c_double), POINTER(c_int64)),
+            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, c_void_p),
+            *(POINTER(COptimizer), c_int32, POINTER(c_double), POINTER(c_int64)),
         ),
         "evaluate": (
             c_int32,
@@ -320,6 +323,7 @@ class NativeNetwork:
         self.layers = [name for name, _ in layers]
         self.shapes = [(linear.out_features, linear.in_features) for _, linear in layers]  # [O, I]
         self.biases = [has_bias(linear) for _, linear in layers]
+        self.dropouts = dropouts(run.model)
         if inputs is not None:
             self.shapes[0] = self.shapes[0][0], inputs
         self.rule = rule(config)
@@ -335,6 +339,7 @@ class NativeNetwork:
             (c_int64 * len(sizes))(*sizes),
             (c_int32 * len(kinds))(*kinds),
             (c_int32 * len(kinds))(*self.biases),
+            (c_double * len(kinds))(*self.dropouts),
             len(MOMENTS[self.rule]),
             self.batch_size,
         )
@@ -373,6 +378,9 @@ class NativeNetwork:
         """Train once through the examples at these positions, [n] int64, of the training split."""
         positions = check_order(order, len(run.train))
         split = self.split(run, "train")
+        # A key for each step and layer that drops units.
+        steps, dropping = -(-len(positions) // self.batch_size), sum(map(bool, self.dropouts))
+        keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
         sums, bad = (c_double * 3)(), (c_int64 * 3)()
         with self.lock:
             problem = self.library.nnlab_train(
@@ -381,6 +389,7 @@ class NativeNetwork:
                 positions.data_ptr(),
                 len(positions),
                 self.batch_size,
+                keys.data_ptr(),
                 byref(self.optimizer),
                 self.level,
                 sums,
@@ -488,6 +497,6 @@ def activations(model: nn.Module) -> list[int]:
     for module in model:  # not its children: they may share an activation
         if isinstance(module, nn.Linear):
             numbers.append(0)
-        else:
+        elif type(module) in ACTIVATIONS:
             numbers[-1] = ACTIVATIONS.index(type(module))
     return numbers

@@ -62,6 +62,9 @@ void nnlab_free(Network *net)
         free_parameters(&net->layer[l].moments[1]);
         free(net->layer[l].out);
         free(net->layer[l].row);
+        free(net->layer[l].factor);
+        free(net->layer[l].kept);
+        free(net->layer[l].kept_row);
     }
     free(net->layer);
     free(net->example);
@@ -104,10 +107,31 @@ static int32_t make_buffers(Network *net)
            net->active_count;
 }
 
-/* sizes: inputs, then the outputs of each layer; biased: whether it has a bias. Returns NULL when
-   memory runs out. */
+static int32_t make_outputs(Layer *layer, int64_t rows)
+{
+    layer->out = zeros(rows * layer->padded, sizeof(float));
+    layer->row = zeros(rows, sizeof(float *));
+    if (layer->out == NULL || layer->row == NULL)
+        return 0;
+    for (int64_t r = 0; r < rows; r++)
+        layer->row[r] = layer->out + r * layer->padded;
+    if (layer->dropout == 0)
+        return 1;
+    layer->factor = zeros(rows * layer->padded, sizeof(float));
+    layer->kept = zeros(rows * layer->padded, sizeof(float));
+    layer->kept_row = zeros(rows, sizeof(float *));
+    if (layer->factor == NULL || layer->kept == NULL || layer->kept_row == NULL)
+        return 0;
+    for (int64_t r = 0; r < rows; r++)
+        layer->kept_row[r] = layer->kept + r * layer->padded;
+    return 1;
+}
+
+/* sizes: inputs, then the outputs of each layer; biased: whether it has a bias; dropout: the
+   probability that an output is dropped. Returns NULL when memory runs out. */
 Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activations,
-                      const int32_t *biased, int32_t moments, int64_t batch)
+                      const int32_t *biased, const double *dropout, int32_t moments,
+                      int64_t batch)
 {
     Network *net = zeros(1, sizeof(Network));
     if (net == NULL)
@@ -123,11 +147,8 @@ Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activ
         layer->padded = round_up(sizes[l + 1], LANES);
         layer->activation = activations[l];
         layer->biased = biased[l];
-        layer->out = zeros(net->rows * layer->padded, sizeof(float));
-        layer->row = zeros(net->rows, sizeof(float *));
-        complete = complete && layer->out != NULL && layer->row != NULL;
-        for (int64_t r = 0; complete && r < net->rows; r++)
-            layer->row[r] = layer->out + r * layer->padded;
+        layer->dropout = dropout[l];
+        complete = complete && make_outputs(layer, net->rows);
         complete = complete && make_parameters(&layer->values, layer);
         for (int32_t i = 0; i < moments; i++)
             complete = complete && make_parameters(&layer->moments[i], layer);
@@ -311,17 +332,19 @@ static void restore_mode(uint64_t before)
 #endif
 }
 
-/* Train once through split->index[order[0..n-1]]. sums: loss, number correct, and seconds,
+/* Train once through split->index[order[0..n-1]]. keys: of each step's layers with dropout, which
+   are used to draw what is dropped. sums: loss, number correct, and seconds,
    taken here because Python's thread may wait long for the GIL when the call returns. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
-                    int64_t batch, const Optimizer *optimizer, int32_t level, double *sums,
-                    int64_t *bad)
+                    int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
+                    double *sums, int64_t *bad)
 {
     const double started = seconds_now();
     Examples examples;
     const int32_t problem = copy_examples(net, split, order, n, &examples, bad);
     if (problem == FINE) {
         const uint64_t mode = flush_subnormals();
+        net->keys = keys;
         LEVELS[level]->train(net, split, &examples, smaller(batch, net->rows), optimizer, sums);
         restore_mode(mode);
         sums[2] = seconds_now() - started;
@@ -336,6 +359,7 @@ int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *
     const int32_t problem = copy_examples(net, split, NULL, split->length, &examples, bad);
     if (problem == FINE) {
         const uint64_t mode = flush_subnormals();
+        net->keys = NULL;
         LEVELS[level]->evaluate(net, split, &examples, sums);
         restore_mode(mode);
     }

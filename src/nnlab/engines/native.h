@@ -59,6 +59,9 @@ typedef struct {
     Parameters values, moments[2]; /* moments: momentum, or Adam's first and second */
     float *out;                    /* [B, padded], after the activation */
     const float **row;             /* [B] its rows */
+    double dropout;                /* the probability that an output is dropped; if above 0: */
+    float *factor, *kept;          /* [B, padded]: 0 or 1 / (1 - p), and out times that */
+    const float **kept_row;        /* [B] its rows */
 } Layer;
 
 typedef struct {
@@ -68,6 +71,7 @@ typedef struct {
     Layer *layer;
     const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
     int64_t next_rows;              /* how many rows the next batch has */
+    const uint64_t *keys;           /* of this step's layers with dropout; NULL: evaluation */
     const int64_t *index, *labels;  /* [B] which examples this batch has, and their labels */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */

@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from torch.nn.utils.rnn import pad_sequence
 
-from nnlab import memory
+from nnlab import memory, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.dropout import multipliers
 from nnlab.engines import Engine, Run, Trained
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
+    dropouts,
     has_bias,
     initial_state,
     optimizer_of,
@@ -64,6 +66,7 @@ class Shape(NamedTuple):
     sizes: tuple[int, ...]  # I of the first layer, then O of every layer
     activations: tuple[type[nn.Module], ...]  # after every layer
     biases: tuple[bool, ...]  # whether it has one
+    dropouts: tuple[float, ...]  # the probability that an output of it is dropped
 
     @classmethod
     def of(cls, model: nn.Module) -> Shape:
@@ -78,9 +81,9 @@ class Shape(NamedTuple):
                 )
                 activations.append(nn.Identity)
                 biases.append(has_bias(module))
-            else:
+            elif type(module) in ACTIVATIONS:
                 activations[-1] = type(module)
-        return cls(tuple(sizes), tuple(activations), tuple(biases))
+        return cls(tuple(sizes), tuple(activations), tuple(biases), tuple(dropouts(model)))
 
     def places(self) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
         """Return where each parameter begins in a row, with its shape, in torch's order; and P."""
@@ -111,9 +114,9 @@ class Shape(NamedTuple):
 def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity
-    or nothing between them, in float32 or float64, trained by SGD, Adam or AdamW (without
-    amsgrad), on splits with inputs [N, I].
+    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity or nothing and
+    perhaps KeyedDropout between them, in float32 or float64, trained by SGD, Adam or AdamW
+    (without amsgrad), on splits with inputs [N, I].
     """
     dtypes = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
     reason = unsupported_model(run.model, dtypes) or unsupported_optimizer(run)
@@ -155,13 +158,20 @@ def unsupported_split(split: Split, name: str, model: nn.Module) -> str | None:
 
 
 def forward(
-    layers: Sequence[Layer], activations: Sequence[type[nn.Module]], x: Tensor
+    layers: Sequence[Layer],
+    activations: Sequence[type[nn.Module]],
+    x: Tensor,
+    factors: Sequence[Tensor | None],
 ) -> list[Tensor]:
-    """Return x [R, B, I] and the output of every layer after it, [R, B, O]; the last: logits."""
+    """Return x [R, B, I] and the output of every layer after it, [R, B, O]; the last: logits.
+
+    factors: what a layer's inputs are multiplied with, 0 for those dropped; None: with nothing.
+    """
     values = [x]
-    for (weight, bias), activation in zip(layers, activations):
+    for (weight, bias), activation, factor in zip(layers, activations, factors):
         activate, _ = ACTIVATIONS[activation]
-        product = values[-1], weight.transpose(1, 2)
+        given = values[-1] if factor is None else values[-1] * factor
+        product = given, weight.transpose(1, 2)
         y = torch.bmm(*product) if bias is None else torch.baddbmm(bias[:, None], *product)
         values.append(activate(y))
     return values
@@ -171,18 +181,22 @@ def backward(
     layers: Sequence[Layer],
     activations: Sequence[type[nn.Module]],
     values: Sequence[Tensor],
+    factors: Sequence[Tensor | None],
     dy: Tensor,
     gradients: Sequence[Layer],
 ) -> None:
     """Write the gradients of layers; dy: the loss's by the logits, [R, B, O]."""
     for number in reversed(range(len(layers))):
         x, (weight, _), (by_weight, by_bias) = values[number], layers[number], gradients[number]
-        torch.bmm(dy.transpose(1, 2), x, out=by_weight)
+        factor = factors[number]
+        given = x if factor is None else x * factor
+        torch.bmm(dy.transpose(1, 2), given, out=by_weight)
         if by_bias is not None:
             torch.sum(dy, 1, out=by_bias)
         if number > 0:
             _, differentiate = ACTIVATIONS[activations[number - 1]]
-            dy = differentiate(torch.bmm(dy, weight), x)
+            dy = torch.bmm(dy, weight)
+            dy = differentiate(dy if factor is None else dy * factor, x)
 
 
 def coefficients(
@@ -364,6 +378,9 @@ class StackedEngine(Engine):
                 raise ValueError(f"an order is {list(order.shape)} for {len(run.train)} examples")
             self.orders[self.rows[run]] = order
             self.options[self.rows[run]] = self._option(run)
+            if self.dropping:
+                drawn = seeds.draw_keys(run.noise, epoch_steps(run), len(self.dropping))
+                self.keys[: len(drawn), self.rows[run]] = drawn.to(self.device)
         with full_precision():
             self._refill()
             self._launch()
@@ -411,6 +428,8 @@ class StackedEngine(Engine):
             for start, end in itertools.pairwise([0, *sorted(set(steps))])
         ]
 
+        self.dropping = [number for number, p in enumerate(self.shape.dropouts) if p > 0]
+        self.keys = torch.zeros(T, R, len(self.dropping), dtype=torch.int64, device=self.device)
         self.examples = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
         self.batch = self._zeros(R * B, self.shape.sizes[0])
         self.gradients = torch.zeros_like(self.weights)
@@ -466,20 +485,31 @@ class StackedEngine(Engine):
             for t in steps:
                 target = targets[t, :k]
                 torch.index_select(self.inputs, 0, self.examples[t, :k].flatten(), out=batch)
-                values = forward(layers, self.shape.activations, batch.view(k, B, -1))
+                factors = self._factors(t, k)
+                values = forward(layers, self.shape.activations, batch.view(k, B, -1), factors)
                 likely = log_softmax(values[-1], 2)
                 torch.gather(likely, 2, target, out=self.picked[t, :k])
                 torch.argmax(values[-1], 2, out=self.predicted[t, :k])
                 # The mean cross entropy's derivative by the logits: (softmax - one-hot) / B.
                 dy = likely.exp_().scatter_add_(2, target, self.minus_one[:k])
                 dy.mul_(self.share[t, :k])
-                backward(layers, self.shape.activations, values, dy, gradients)
+                backward(layers, self.shape.activations, values, factors, dy, gradients)
                 row = {name: value[t, :k] for name, value in table.items()}
                 regularise(layers, gradients, row)
                 descend(self.weights[:k], self.gradients[:k], moments, row)
         real = self.share.squeeze(3) > 0
         right = self.predicted == targets.squeeze(3)
         self.sums.copy_(totals(self.picked.squeeze(3), right, real, self.wide))
+
+    def _factors(self, step: int, runs: int) -> list[Tensor | None]:
+        """Return what the inputs of each layer are multiplied with, [runs, B, I], in a step."""
+        factors: list[Tensor | None] = [None] * len(self.shape.dropouts)
+        rows = self.examples.shape[2]
+        for place, number in enumerate(self.dropping):
+            p, units = self.shape.dropouts[number], self.shape.sizes[number + 1]
+            keys = self.keys[step, :runs, place]
+            factors[number + 1] = multipliers(keys, rows, units, p=p, dtype=self.dtype)
+        return factors
 
     # ---- the other calls ----
 
@@ -499,7 +529,8 @@ class StackedEngine(Engine):
         with full_precision():
             for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
                 target = self.labels[part]
-                logits = forward(layers, self.shape.activations, self.inputs[part])[-1]
+                everything = [None] * len(layers)
+                logits = forward(layers, self.shape.activations, self.inputs[part], everything)[-1]
                 picked = log_softmax(logits, 2).gather(2, target[..., None]).squeeze(2)
                 right = logits.argmax(2) == target
                 sums += totals(picked[None], right[None], kept[None], self.wide)
@@ -637,6 +668,8 @@ def stacked_bytes(run: Run) -> int:
     # The model, weights, gradients, an optimizer's moments; a batch's inputs, outputs and deltas.
     numbers = (3 + len(MOMENTS[rule(config)])) * shape.places()[1]
     numbers += 3 * run.batch_size * sum(shape.sizes)
+    if any(shape.dropouts):  # what is kept, the factors, and where they are drawn
+        numbers += run.batch_size * (2 * sum(shape.sizes) + 6 * max(shape.sizes))
     steps = epoch_steps(run) * run.batch_size  # examples, slots, predictions, probabilities
     lengths = sum(len(s) for s in (run.train, run.valid, run.test) if s is not None)
     return size * (numbers + steps) + 8 * (3 * steps + 2 * lengths)

@@ -18,6 +18,7 @@ from torch.nn.modules import module as all_modules
 from torch.optim import optimizer as all_optimizers
 
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.dropout import KeyedDropout
 from nnlab.engines import Run
 from nnlab.model import Shaped
 
@@ -29,6 +30,7 @@ ATTRIBUTES: dict[type[nn.Module], frozenset[str]] = {
         nn.Sequential(),
         nn.Linear(1, 1, device="meta"),
         *(kind() for kind in ACTIVATIONS),
+        KeyedDropout(0.5),
     )
 }
 OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (
@@ -61,6 +63,7 @@ def unless_replaced(found: object) -> object:
 # What runs in a step, as it was when nnlab was imported.
 CLASSES: tuple[type, ...] = (nn.Module, *ATTRIBUTES, torch.optim.Optimizer, *OPTIMIZERS)
 CODE = {kind: {name: unless_replaced(v) for name, v in vars(kind).items()} for kind in CLASSES}
+CODE[KeyedDropout] = dict(vars(KeyedDropout))  # the one that is nnlab's
 STEPS = re.compile(r"sgd|adamw?|_(single_tensor|multi_tensor|fused)_\w+")
 FUNCTIONS = {
     (owner, name): unless_replaced(getattr(owner, name))
@@ -91,9 +94,9 @@ MOMENTS = {
 def unsupported_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
     """Return why a model is not a perceptron of one of these types; None if it is.
 
-    One is ``nn.Sequential`` of ``nn.Linear``, with one of ACTIVATIONS or nothing
-    between them, all of it trained, as torch makes them: nothing of the user's (hooks, patched
-    methods, parametrizations) takes part in a step.
+    One is ``nn.Sequential`` of ``nn.Linear``, with one of ACTIVATIONS or nothing between them, and
+    perhaps KeyedDropout after that, all of it trained, as torch and nnlab make them: nothing of the
+    user's (hooks, patched methods, parametrizations) takes part in a step.
     """
     return (
         unsupported_layers(model)
@@ -119,8 +122,11 @@ def unsupported_layers(model: nn.Module) -> str | None:
         elif type(module) in ACTIVATIONS:
             if type(before) is not nn.Linear:
                 return f"{type(module).__name__} does not follow an nn.Linear"
+        elif type(module) is KeyedDropout:
+            if type(before) not in (nn.Linear, *ACTIVATIONS):
+                return "KeyedDropout does not follow an nn.Linear or its activation"
         else:
-            taken: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS)
+            taken: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS, KeyedDropout)
             names = ", ".join(kind.__name__ for kind in taken)
             return f"{type(module).__name__} is none of {names}"
         before = module
@@ -330,6 +336,18 @@ def changed_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
 
 def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, m) for name, m in model.named_children() if isinstance(m, nn.Linear)]
+
+
+def dropouts(model: nn.Module) -> list[float]:
+    """Return the probability with which a unit of each layer is dropped."""
+    assert isinstance(model, nn.Sequential)
+    found: list[float] = []
+    for module in model:  # not its children: they may share one
+        if isinstance(module, nn.Linear):
+            found.append(0.0)
+        elif isinstance(module, KeyedDropout):
+            found[-1] = module.p
+    return found
 
 
 def has_bias(linear: nn.Linear) -> bool:
