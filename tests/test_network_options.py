@@ -193,13 +193,13 @@ def test_schedules(engine: type[Engine], optimizer: OptimizerConfig, name: str) 
 
 
 @compiled
-def test_the_dual_form_takes_a_changing_rate() -> None:
+def test_the_dual_form_takes_a_changing_rate_and_dropout() -> None:
     def make() -> Run:
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(40, 400, generator=generator)
         labels = (inputs[:, :4]).argmax(1)
         run = make_run(SGD(lr=0.1, schedule="cosine", warmup=2))
-        run.model = nnlab.mlp(400, [9], 4, generator=generator)
+        run.model = nnlab.mlp(400, [9], 4, "tanh", generator, dropout=0.2)
         run.train, run.valid, run.max_epochs = Split.whole(inputs, labels), None, 40
         return run
 
@@ -222,21 +222,25 @@ def test_penalties(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_penalties_in_large_batches_on_sparse_inputs(engine: type[Engine]) -> None:
+@pytest.mark.parametrize("clip_norm", [None, 0.2])
+@pytest.mark.parametrize("batch_size", [7, 40])
+def test_sparse_inputs(engine: type[Engine], clip_norm: float | None, batch_size: int) -> None:
+    """In batches of up to 32 and of more examples, which native adds up in other ways."""
+
     def make() -> Run:
-        run = make_run(SGD(lr=0.1, weight_decay=0.01, l1=0.002, l2=0.01))
+        run = make_run(SGD(lr=0.1, weight_decay=0.01, l1=0.002, l2=0.01, clip_norm=clip_norm))
         draws = torch.Generator().manual_seed(3)
         inputs = torch.rand(80, 100, generator=draws)
         inputs[inputs < 0.8] = 0
         run.model = nnlab.mlp(100, [9], 4, generator=draws)
         run.train = dataclasses.replace(run.train, inputs=inputs)
-        run.valid, run.batch_size = None, 40
+        run.valid, run.batch_size = None, batch_size
         return run
 
     assert_as_plain(make, engine)
 
 
-@pytest.mark.parametrize("engine", [TorchEngine, StackedEngine])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
 def test_clipped_gradients(engine: type[Engine], optimizer: OptimizerConfig) -> None:
     clipped = dataclasses.replace(optimizer, clip_norm=0.3, l1=0.002)
@@ -266,14 +270,6 @@ def test_runs_of_a_stack_differ_in_penalties_and_clipping() -> None:
         assert_close(our.model.state_dict(), their.model.state_dict(), **CLOSE)
 
 
-@compiled
-def test_native_refuses_clipping_in_words() -> None:
-    engine, reason = choose_engine(EngineName.auto, make_run(SGD(clip_norm=1.0)), CPU)
-    assert (engine, "clip_norm" in reason) == (TorchEngine, True)
-    with pytest.raises(ValueError, match=r"engine=native cannot .*: optimizer.clip_norm needs"):
-        choose_engine(EngineName.native, make_run(SGD(clip_norm=1.0)), CPU)
-
-
 # ---- dropout ----
 
 
@@ -282,6 +278,20 @@ def test_native_refuses_clipping_in_words() -> None:
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
 def test_dropout(engine: type[Engine], optimizer: OptimizerConfig, activation: str) -> None:
     assert_as_plain(lambda: make_run(optimizer, activation=activation, dropout=0.3), engine)
+
+
+@compiled
+@pytest.mark.parametrize("level", library.LEVELS)
+def test_every_instruction_set_drops_the_same(level: str) -> None:
+    if level not in library.levels():
+        pytest.skip(f"the processor has no {level}")
+
+    def make() -> Run:
+        run = make_run(SGD(lr=0.1, l1=0.001), activation="tanh", dropout=0.4, bias=False)
+        run.native_level = level
+        return run
+
+    assert_as_plain(make, NativeEngine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -430,9 +440,9 @@ def test_a_network_with_all_options_is_loaded_predicts_and_is_exported(tmp_path:
                 )
             x = x.relu() if place < 2 else x
         assert_close(network.predict(examples), x.softmax(1))
-        path = tmp_path / f"{batch_norm}.pt"
-        assert export_model.main([str(folder), "--to", "torchscript", "--output", str(path)]) == 0
-        assert_close(torch.jit.load(path)(examples), network.predict(examples))
+        path = tmp_path / f"{batch_norm}.pt2"
+        assert export_model.main([str(folder), "--to", "torch", "--output", str(path)]) == 0
+        assert_close(torch.export.load(path).module()(examples), network.predict(examples))
 
 
 def test_a_batch_of_one_cannot_be_normalised(tmp_path: Path) -> None:

@@ -283,6 +283,7 @@ typedef struct {
     int32_t rule, nesterov, penalised;
     float lr, decay, shrink; /* shrink: lr * decay */
     float l1, twice_l2;      /* of the penalties l1 |w| + l2 w^2 on every weight */
+    double clip;             /* the longest that the gradient may be; 0: any */
     float momentum, undampened, lookahead;
     float one_minus_beta1, one_minus_beta2, beta2, size, root, eps;
 } Step;
@@ -297,6 +298,7 @@ static Step next_step(const Optimizer *optimizer, int64_t steps)
         .penalised = optimizer->l1 != 0 || optimizer->l2 != 0,
         .l1 = (float)optimizer->l1,
         .twice_l2 = (float)(2 * optimizer->l2),
+        .clip = optimizer->clip_norm,
         .lr = (float)optimizer->lr,
         .shrink = (float)(optimizer->lr * optimizer->weight_decay),
         .decay = (float)optimizer->weight_decay,
@@ -353,11 +355,9 @@ static void apply_rule(const Step *step, int64_t count, float *restrict w, const
         }
 }
 
-static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *step)
+/* Put the gradient of a bias into net->gradient. */
+static void sum_deltas(Network *net, const Layer *layer, int64_t rows)
 {
-    float *gradient = net->gradient;
-    if (!layer->biased)
-        return;
     for (int64_t o = 0; o < layer->padded; o += V) {
         vec total = {0};
         for (int64_t g = 0; g < rows; g += GROUP) {
@@ -366,9 +366,16 @@ static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *st
                 sum += load(net->delta + r * layer->padded + o);
             total += sum;
         }
-        store(gradient + o, total);
+        store(net->gradient + o, total);
     }
-    apply_rule(step, layer->padded, layer->values.bias, gradient, layer->moments[0].bias,
+}
+
+static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *step)
+{
+    if (!layer->biased)
+        return;
+    sum_deltas(net, layer, rows);
+    apply_rule(step, layer->padded, layer->values.bias, net->gradient, layer->moments[0].bias,
                layer->moments[1].bias);
 }
 
@@ -382,6 +389,32 @@ static void scale(float *values, int64_t count, float factor)
 static float *panel_of(const Parameters *moment, Panel panel)
 {
     return moment->weight == NULL ? NULL : moment->weight + panel.offset;
+}
+
+/* Add x^T delta - shrink sum to the panel `sum` of a layer, which begins at input i, output o. */
+static void add_products(const Network *net, int32_t l, int64_t rows, int sparse, int prefetch,
+                         Panel panel, int64_t i, int64_t o, float *sum, float shrink)
+{
+    const int64_t stride = net->layer[l].padded;
+    for (int64_t g = 0; g < rows; g += GROUP) {
+        const float *delta = net->delta + g * stride + o;
+        if (sparse)
+            multiply_transposed_sparse(net, i, panel, g / GROUP, sum, delta, shrink);
+        else
+            multiply_transposed(prefetch, panel, inputs_of(net, l) + g, i, sum, delta, stride,
+                                smaller(GROUP, rows - g), shrink);
+    }
+}
+
+/* Put the gradient of a panel, penalties included, into net->gradient. */
+static void sum_products(Network *net, int32_t l, int64_t rows, int sparse, Panel panel, int64_t i,
+                         int64_t o, const Step *step)
+{
+    const int64_t count = panel.inputs * panel.outputs;
+    memset(net->gradient, 0, (size_t)count * sizeof(float));
+    add_products(net, l, rows, sparse, 0, panel, i, o, net->gradient, 0);
+    if (step->penalised)
+        add_penalties(step, count, net->layer[l].values.weight + panel.offset, net->gradient);
 }
 
 /* Update the weights of a layer panel by panel, each while it is in L1.
@@ -410,27 +443,74 @@ static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, con
             const Panel panel = panel_at(layer, i, o);
             const int64_t count = panel.inputs * panel.outputs;
             float *weight = layer->values.weight + panel.offset;
-            float *sum = direct ? weight : net->gradient;
-            if (!direct)
-                memset(sum, 0, (size_t)count * sizeof(float));
-            for (int64_t g = 0; g < rows; g += GROUP) {
-                const float *delta = net->delta + g * layer->padded + o;
-                if (sparse)
-                    multiply_transposed_sparse(net, i, panel, g / GROUP, sum, delta, shrink);
-                else
-                    multiply_transposed(prefetch, panel, inputs_of(net, l) + g, i, sum, delta,
-                                        layer->padded, smaller(GROUP, rows - g), shrink);
-            }
-            if (step->penalised)
-                add_penalties(step, count, weight, sum);
-            if (!direct)
-                apply_rule(step, count, weight, sum, panel_of(&layer->moments[0], panel),
+            if (direct) {
+                add_products(net, l, rows, sparse, prefetch, panel, i, o, weight, shrink);
+            } else {
+                sum_products(net, l, rows, sparse, panel, i, o, step);
+                apply_rule(step, count, weight, net->gradient,
+                           panel_of(&layer->moments[0], panel),
                            panel_of(&layer->moments[1], panel));
+            }
             if (multiply_next)
                 multiply(net->next_rows, panel.outputs, net->next, i, weight, panel.outputs,
                          layer->out + o, layer->padded, panel.inputs);
         }
     }
+}
+
+/* ---- clipping ---- */
+
+/* The squared length of a layer's gradient, penalties included. */
+static double squared_gradient(Network *net, int32_t l, int64_t rows, int sparse, const Step *step)
+{
+    const Layer *layer = &net->layer[l];
+    double sum = 0;
+    if (layer->biased) {
+        sum_deltas(net, layer, rows);
+        sum += (double)dot(net->gradient, net->gradient, layer->outputs);
+    }
+    if (sparse)
+        find_all_active(net, rows, 0);
+    for (int64_t i = 0; i < layer->inputs; i += KC)
+        for (int64_t o = 0; o < layer->padded; o += NC) {
+            const Panel panel = panel_at(layer, i, o);
+            const int64_t outputs = smaller(panel.outputs, layer->outputs - o);
+            sum_products(net, l, rows, sparse, panel, i, o, step);
+            for (int64_t r = 0; r < panel.inputs; r++) {
+                const float *row = net->gradient + r * panel.outputs;
+                sum += (double)dot(row, row, outputs);
+            }
+        }
+    return sum;
+}
+
+static void go_down(Network *net)
+{
+    float *const done = net->delta;
+    net->delta = net->delta_below;
+    net->delta_below = done;
+}
+
+/* Shrink the gradient where it is longer than step->clip: the last layer's deltas, in proportion to
+   which are all others, and the penalties. As in torch's clip_grad_norm_. */
+static void clip(Network *net, int64_t rows, int sparse, Step *step)
+{
+    const int64_t count = rows * net->layer[net->layers - 1].padded;
+    double squared = 0;
+    memcpy(net->kept_delta, net->delta, (size_t)count * sizeof(float));
+    for (int32_t l = net->layers - 1; l > 0; l--) {
+        squared += squared_gradient(net, l, rows, 0, step);
+        backward(net, &net->layer[l], &net->layer[l - 1], rows);
+        go_down(net);
+    }
+    squared += squared_gradient(net, 0, rows, sparse, step);
+    memcpy(net->delta, net->kept_delta, (size_t)count * sizeof(float));
+    const float factor = (float)(step->clip / (sqrt(squared) + 1e-6));
+    if (factor > 1) /* not if it is NaN */
+        return;
+    scale(net->delta, count, factor);
+    step->l1 *= factor;
+    step->twice_l2 *= factor;
 }
 
 /* Dual form of plain SGD: the coefficients of an example grow by -lr times its delta. */
@@ -477,9 +557,7 @@ static void update_upper_layers(Network *net, int64_t rows, const Step *step)
         backward(net, layer, layer - 1, rows);
         update_bias(net, layer, rows, step);
         update_weight(net, l, rows, 0, step, 0);
-        float *const done = net->delta;
-        net->delta = net->delta_below;
-        net->delta_below = done;
+        go_down(net);
     }
 }
 
@@ -496,13 +574,15 @@ static void train(Network *net, const Split *split, const Examples *examples, in
     select_inputs(split, examples, 0, rows, net->example);
     int sparse = may_skip && find_nonzero(net, net->example, rows);
     for (int64_t from = 0; from < n; from += rows, rows = net->next_rows) {
-        const Step step = next_step(optimizer, net->steps);
+        Step step = next_step(optimizer, net->steps);
         net->next_rows = smaller(batch, n - from - rows);
         select_inputs(split, examples, from + rows, net->next_rows, net->next);
         prefetch_inputs(net, net->next, 0, net->next_rows);
         select_labels(net, examples, from);
         forward(net, rows, sparse, multiplied, split->base);
         cross_entropy(net, rows, sums);
+        if (step.clip > 0)
+            clip(net, rows, sparse, &step);
         update_upper_layers(net, rows, &step);
         may_skip = may_skip && all_finite(net->delta, rows * first->padded);
         update_bias(net, first, rows, &step);

@@ -63,6 +63,7 @@ class COptimizer(Structure):
         ("weight_decay", c_double),
         ("l1", c_double),
         ("l2", c_double),
+        ("clip_norm", c_double),
         ("momentum", c_double),
         ("dampening", c_double),
         ("beta1", c_double),
@@ -182,7 +183,7 @@ def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
 
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
     c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
-    c.l1, c.l2 = config.l1, config.l2
+    c.l1, c.l2, c.clip_norm = config.l1, config.l2, config.clip_norm or 0.0
     if isinstance(config, SGD):
         c.momentum, c.dampening, c.nesterov = config.momentum, config.dampening, config.nesterov
     if isinstance(config, Adam):

@@ -74,6 +74,7 @@ void nnlab_free(Network *net)
     free(net->columns);
     free(net->columns_below);
     free(net->gradient);
+    free(net->kept_delta);
     free(net->nonzero);
     free(net->start);
     free(net->active);
@@ -98,12 +99,13 @@ static int32_t make_buffers(Network *net)
     net->columns = zeros(transposed, sizeof(float));
     net->columns_below = zeros(transposed, sizeof(float));
     net->gradient = zeros(widest + KC * NC, sizeof(float));
+    net->kept_delta = zeros(rows * net->layer[net->layers - 1].padded, sizeof(float));
     net->nonzero = zeros(rows * inputs / SPARSE_SHARE + KC + LANES, sizeof(int32_t));
     net->start = zeros(rows * (panels + 1), sizeof(int64_t));
     net->active = zeros(groups * inputs, sizeof(ActiveInput));
     net->active_count = zeros(groups * panels, sizeof(int64_t));
     return net->example && net->next && net->delta && net->delta_below && net->columns &&
-           net->columns_below && net->gradient && net->nonzero && net->start && net->active &&
+           net->columns_below && net->gradient && net->kept_delta && net->nonzero && net->start && net->active &&
            net->active_count;
 }
 

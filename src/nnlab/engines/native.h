@@ -76,6 +76,7 @@ typedef struct {
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
     float *gradient;                /* of one panel of a weight, or of a bias */
+    float *kept_delta;              /* [B, padded] that of the last layer, while it is clipped */
     int32_t *nonzero;      /* which inputs are not zero, counted from the first of their panel */
     int64_t *start;        /* [B, panels] where each row's list of a panel begins in `nonzero` */
     ActiveInput *active;   /* [groups, I] those of a panel from the place of its first input on */
@@ -103,7 +104,7 @@ typedef struct {
 
 typedef struct {
     int32_t rule, nesterov;
-    double lr, weight_decay, l1, l2, momentum, dampening, beta1, beta2, eps;
+    double lr, weight_decay, l1, l2, clip_norm, momentum, dampening, beta1, beta2, eps;
 } Optimizer;
 
 /* The kernels of one instruction set: an epoch of training, and an evaluation. Both put the summed

@@ -20,7 +20,6 @@ from nnlab.engines.library import NativeNetwork, memory, unsupported_shapes
 from nnlab.engines.supported import (
     initial_state,
     linears,
-    optimizer_of,
     unsupported_model,
     unsupported_optimizer,
     unsupported_shared_memory,
@@ -34,16 +33,13 @@ def unsupported_reason(run: Run, device: torch.device) -> str | None:
 
     It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity or nothing and
     perhaps KeyedDropout between them, in float32 on the CPU, trained by SGD, Adam or AdamW
-    (without amsgrad and clip_norm), on splits with contiguous inputs [N, I].
+    (without amsgrad), on splits with contiguous inputs [N, I].
     """
     if device.type != "cpu":
         return f"the native engine computes on the cpu, not on {device}"
     reason = unsupported_model(run.model, (torch.float32,)) or unsupported_optimizer(run)
     if reason is not None:
         return reason
-    config = optimizer_of(run)
-    if config is not None and config.clip_norm is not None:
-        return "optimizer.clip_norm needs the gradients of all layers at a time"
     for name, tensor in initial_state(run).items():
         reason = reason or unsupported_memory(tensor, name)
     for name in ("train", "valid", "test"):
