@@ -447,8 +447,7 @@ static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, con
                 add_products(net, l, rows, sparse, prefetch, panel, i, o, weight, shrink);
             } else {
                 sum_products(net, l, rows, sparse, panel, i, o, step);
-                apply_rule(step, count, weight, net->gradient,
-                           panel_of(&layer->moments[0], panel),
+                apply_rule(step, count, weight, net->gradient, panel_of(&layer->moments[0], panel),
                            panel_of(&layer->moments[1], panel));
             }
             if (multiply_next)

@@ -105,8 +105,8 @@ static int32_t make_buffers(Network *net)
     net->active = zeros(groups * inputs, sizeof(ActiveInput));
     net->active_count = zeros(groups * panels, sizeof(int64_t));
     return net->example && net->next && net->delta && net->delta_below && net->columns &&
-           net->columns_below && net->gradient && net->kept_delta && net->nonzero && net->start && net->active &&
-           net->active_count;
+           net->columns_below && net->gradient && net->kept_delta && net->nonzero && net->start &&
+           net->active && net->active_count;
 }
 
 static int32_t make_outputs(Layer *layer, int64_t rows)
@@ -132,8 +132,7 @@ static int32_t make_outputs(Layer *layer, int64_t rows)
 /* sizes: inputs, then the outputs of each layer; biased: whether it has a bias; dropout: the
    probability that an output is dropped. Returns NULL when memory runs out. */
 Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activations,
-                      const int32_t *biased, const double *dropout, int32_t moments,
-                      int64_t batch)
+                      const int32_t *biased, const double *dropout, int32_t moments, int64_t batch)
 {
     Network *net = zeros(1, sizeof(Network));
     if (net == NULL)

@@ -55,7 +55,7 @@ typedef struct {
 
 typedef struct {
     int64_t inputs, outputs, padded;
-    int32_t activation, biased; /* not biased: the bias stays zero */
+    int32_t activation, biased;    /* not biased: the bias stays zero */
     Parameters values, moments[2]; /* moments: momentum, or Adam's first and second */
     float *out;                    /* [B, padded], after the activation */
     const float **row;             /* [B] its rows */
