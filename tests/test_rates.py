@@ -64,10 +64,13 @@ def test_plateaus_are_those_of_torch(patience: int, min_lr: float) -> None:
     oracle = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=patience, min_lr=min_lr)
     ours = Schedule(options, EPOCHS)
     epochs: list[Epoch] = []
+    found = []
     for number, loss in enumerate([*LOSSES, float("nan")], 1):
-        assert ours.next(epochs) == optimizer.param_groups[0]["lr"]
+        found.append(ours.next(epochs))
+        assert found[-1] == optimizer.param_groups[0]["lr"]
         epochs.append(Epoch(number, 9.0, 0.5, loss, 0.5, 1.0))
         oracle.step(loss)
+    assert Schedule(options, EPOCHS).rates(epochs) == found
     again = Schedule(options, EPOCHS)  # as after an interruption
     assert again.next(epochs) == ours.next(epochs) == optimizer.param_groups[0]["lr"] < 0.3
 

@@ -35,13 +35,23 @@ class Schedule:
     def next(self, epochs: Sequence[Epoch]) -> float:
         """Return the rate of the epoch that comes after these, which are all so far."""
         for epoch in epochs[self.seen :]:
-            if epoch.epoch > self.options.warmup:
-                self.wait(epoch.train_loss if epoch.valid_loss is None else epoch.valid_loss)
-        self.seen = len(epochs)
+            self.take(epoch)
         return self.rate_of(self.seen + 1)
 
-    def wait(self, loss: float) -> None:
+    def rates(self, epochs: Sequence[Epoch]) -> list[float]:
+        """Return the rate of each of these epochs, which are a run's first."""
+        found = []
+        for epoch in epochs:
+            found.append(self.rate_of(epoch.epoch))
+            self.take(epoch)
+        return found
+
+    def take(self, epoch: Epoch) -> None:
         """Lower the rate of ``plateau`` after ``patience`` epochs without a lower loss."""
+        self.seen = epoch.epoch
+        if self.seen <= self.options.warmup:
+            return
+        loss = epoch.train_loss if epoch.valid_loss is None else epoch.valid_loss
         if loss < self.best * (1 - THRESHOLD):
             self.best, self.waited = loss, 0
         else:
@@ -62,3 +72,10 @@ class Schedule:
             height = options.lr - options.min_lr
             return options.min_lr + height * (1 + math.cos(math.pi * share)) / 2
         return self.lr
+
+
+def schedule_of(optimizer: object, max_epochs: int) -> Schedule | None:
+    """Return the schedule of a run; None where nnlab does not change the learning rate."""
+    if isinstance(optimizer, OptimizerConfig) and optimizer.scheduled:
+        return Schedule(optimizer, max_epochs)
+    return None

@@ -79,20 +79,15 @@ class RunFolder:
         for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
             (path / name).unlink(missing_ok=True)
         storage.clear_left_overs(path)
-        self.columns = columns
-        lines = [",".join(columns), *map(self.as_row, rows)]
-        content = "".join(f"{line}\n" for line in lines).encode()
+        content = "".join(f"{line}\n" for line in [",".join(columns), *map(as_row, rows)]).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)
 
     def append(self, row: Sequence[float | None]) -> None:
         """Add an epoch's row."""
-        line = f"{self.as_row(row)}\n".encode()
+        line = f"{as_row(row)}\n".encode()
         storage.append(self.path / METRICS, line)
         self.metrics.update(line)
-
-    def as_row(self, row: Sequence[float | None]) -> str:
-        return ",".join("" if v is None else f"{v:.9g}" for v in row[: len(self.columns)])
 
     def log(self, *texts: str) -> None:
         """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
@@ -135,6 +130,10 @@ class RunFolder:
         told = checksum({**outcome, **self.identity})
         text = json.dumps({"checksum": told, **outcome}, indent=2, allow_nan=False)
         return f"{text[:-2]},{self.identity_text[1:]}\n".encode()
+
+
+def as_row(row: Sequence[float | None]) -> str:
+    return ",".join("" if v is None else f"{v:.9g}" for v in row)
 
 
 def checksum(content: dict[str, Any]) -> str:

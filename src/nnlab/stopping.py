@@ -16,10 +16,7 @@ from nnlab.options import MISSING, plain, require, require_finite
 
 
 class Epoch(NamedTuple):
-    """One row of metrics.csv. ``seconds`` is training time since the run began.
-
-    ``lr``: the learning rate that it trained with, where the optimizer has a schedule.
-    """
+    """One row of metrics.csv. ``seconds`` is training time since the run began."""
 
     epoch: int
     train_loss: float
@@ -27,7 +24,6 @@ class Epoch(NamedTuple):
     valid_loss: float | None
     valid_accuracy: float | None
     seconds: float
-    lr: float | None = None
 
 
 class StoppingRule(Protocol):

@@ -28,14 +28,13 @@ from torch.utils.data import (
 )
 
 import nnlab.engines.torch as reference
-from nnlab import device, engines, seeds
+from nnlab import device, engines, rates, seeds
 from nnlab.checkpoint import Checkpoint
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
 from nnlab.engines.supported import is_torchs
 from nnlab.progress import EpochBar
-from nnlab.rates import Schedule
 from nnlab.stopping import Epoch, StoppingRule, watches
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def train_runs(
             checkpoints[run].restore(run, engine)
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
-    schedules = {run: schedule_of(run) for run in runs}
+    schedules = {run: rates.schedule_of(run.optimizer, run.max_epochs) for run in runs}
     active = list(runs)
     while active:
         ended = [run for run in active if run.status != "running"]
@@ -108,7 +107,6 @@ def train_runs(
                     valid_loss=valid_loss,
                     valid_accuracy=valid_accuracy,
                     seconds=before + seconds,
-                    lr=run.lr,
                 )
             )
             run.status, run.stop_reason = judge(run)
@@ -131,14 +129,6 @@ def own_rule(run: Run) -> StoppingRule | None:
             f"the stopping rule {type(run.stopping).__name__} cannot be copied ({error}), and "
             f"every run works on a copy of its own; give it a __deepcopy__ that can"
         ) from error
-
-
-def schedule_of(run: Run) -> Schedule | None:
-    """Return the schedule of a run's learning rate; None where nnlab does not change it."""
-    options = run.optimizer
-    if isinstance(options, OptimizerConfig) and options.scheduled:
-        return Schedule(options, run.max_epochs)
-    return None
 
 
 def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, float]]:
@@ -401,11 +391,13 @@ def fit(
                     bar.show(epoch._asdict())
     kept, last = run.kept, run.epochs[-1] if run.epochs else None
     measures = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
-    metrics = pd.DataFrame(run.epochs, columns=list(Epoch._fields))
-    metrics = metrics.astype(dict.fromkeys(Epoch._fields, float) | {"epoch": int})
+    metrics = pd.DataFrame(run.epochs, columns=list(Epoch._fields)).astype(
+        dict.fromkeys(Epoch._fields, float) | {"epoch": int}
+    )
+    schedule = rates.schedule_of(optimizer, max_epochs)
     return Fit(
         model,
-        metrics=metrics if schedule_of(run) else metrics.drop(columns="lr"),
+        metrics=metrics if schedule is None else metrics.assign(lr=schedule.rates(run.epochs)),
         status=run.status,
         stop_reason=run.stop_reason,
         weights_of_epoch=0 if kept is None else kept.epoch,
