@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from nnlab import export_model, seeds
 from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.dropout import KeyedDropout
-from nnlab.engines import Engine, Run, choose_engine, library
+from nnlab.engines import Engine, Run, choose_engine, library, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
@@ -318,6 +319,21 @@ def test_without_a_generator_of_its_own_dropout_draws_from_the_global_one(
         torch.manual_seed(5)
         assert not torch.equal(after, torch.rand(1))
     assert_close(*trained, **CLOSE)
+
+
+@pytest.mark.parametrize("engine", [native, stacked])
+def test_dropout_that_is_not_nnlabs_or_stands_elsewhere_goes_to_torch(
+    engine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(SGD(), dropout=0.3)
+    assert engine.unsupported_reason(run, CPU) is None
+    run.model = nn.Sequential(KeyedDropout(0.1), nn.Linear(12, 4))
+    assert "KeyedDropout does not follow" in engine.unsupported_reason(run, CPU)
+    run.model = nn.Sequential(nn.Linear(12, 4), nn.Dropout(0.1), nn.Linear(4, 4))
+    assert "Dropout is none of" in engine.unsupported_reason(run, CPU)
+    monkeypatch.setattr(KeyedDropout, "forward", lambda self, x: x)
+    replaced = engine.unsupported_reason(make_run(SGD(), dropout=0.3), CPU)
+    assert replaced == "KeyedDropout.forward was replaced"
 
 
 # ---- batch normalisation ----

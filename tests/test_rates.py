@@ -13,6 +13,7 @@ import torch
 from torch.optim import lr_scheduler
 
 import nnlab
+from nnlab import records
 from nnlab.config import SGD
 from nnlab.rates import Schedule
 from nnlab.stopping import Epoch
@@ -111,3 +112,36 @@ def test_fit_has_the_rates_in_its_metrics() -> None:
         model = nnlab.mlp(4, [], 4, generator=torch.Generator().manual_seed(0))
         result = nnlab.fit(model, data, optimizer=options, max_epochs=2)
         assert list(result.metrics.columns[5:]) == columns
+
+
+def test_rates_are_the_same_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "dataset": "boolean",
+        "optimizer.schedule": "plateau",
+        "optimizer.patience": 0,
+        "optimizer.warmup": 2,
+        "optimizer.lr": 2.0,
+        "checkpoint.seconds": 0,
+        "stopping.max_epochs": 12,
+    }
+    append = records.RunFolder.append
+
+    def break_off(folder: records.RunFolder, row: Any) -> None:
+        if row[0] == 8:
+            raise KeyboardInterrupt
+        append(folder, row)
+
+    nnlab.sweep(options, study="whole", output_dir=tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(records.RunFolder, "append", break_off)
+        nnlab.sweep(options, study="broken", output_dir=tmp_path)
+    nnlab.sweep(options, study="broken", output_dir=tmp_path)
+    (expected,), (found,) = (
+        [pd.read_csv(path) for path in tmp_path.glob(f"{study}/*/metrics.csv")]
+        for study in ("whole", "broken")
+    )
+    assert "goes on after epoch 7" in next(tmp_path.glob("broken/*/run.log")).read_text()
+    assert found["lr"].nunique() > 4
+    pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"))
