@@ -134,9 +134,10 @@ def test_rates_are_the_same_after_an_interruption(
         append(folder, row)
 
     nnlab.sweep(options, study="whole", output_dir=tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(records.RunFolder, "append", break_off)
-        nnlab.sweep(options, study="broken", output_dir=tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            nnlab.sweep(options, study="broken", output_dir=tmp_path)
     nnlab.sweep(options, study="broken", output_dir=tmp_path)
     (expected,), (found,) = (
         [pd.read_csv(path) for path in tmp_path.glob(f"{study}/*/metrics.csv")]
