@@ -246,7 +246,7 @@ def coefficients(
 
 
 def regularise(layers: Sequence[Layer], gradients: Sequence[Layer], c: dict[str, Tensor]) -> None:
-    """Do with the gradients of layers what ``torch.regularise`` does; c: [R, 1] each."""
+    """Do with the gradients of layers what the torch engine's does; c: [R, 1] each."""
     for (weight, _), (by_weight, _) in zip(layers, gradients):
         if "l1" in c:
             by_weight.addcmul_(weight.sign(), c["l1"][..., None])
@@ -380,7 +380,7 @@ class StackedEngine(Engine):
             self.options[self.rows[run]] = self._option(run)
             if self.dropping:
                 drawn = seeds.draw_keys(run.noise, epoch_steps(run), len(self.dropping))
-                self.keys[: len(drawn), self.rows[run]] = drawn.to(self.device)
+                self.drawn[self.rows[run]] = drawn
         with full_precision():
             self._refill()
             self._launch()
@@ -429,7 +429,9 @@ class StackedEngine(Engine):
         ]
 
         self.dropping = [number for number, p in enumerate(self.shape.dropouts) if p > 0]
-        self.keys = torch.zeros(T, R, len(self.dropping), dtype=torch.int64, device=self.device)
+        steps_and_layers = [(epoch_steps(run), len(self.dropping)) for run in runs]
+        self.drawn = [torch.zeros(each, dtype=torch.int64) for each in steps_and_layers]
+        self.keys = pad_sequence(self.drawn).to(self.device)  # [T, R, layers]
         self.examples = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
         self.batch = self._zeros(R * B, self.shape.sizes[0])
         self.gradients = torch.zeros_like(self.weights)
@@ -446,6 +448,8 @@ class StackedEngine(Engine):
         slots = orders.to(self.device).gather(1, self.slots)
         T, R, B = self.examples.shape
         self.examples.copy_(self.index.gather(1, slots).view(R, T, B).transpose(0, 1))
+        if self.dropping:
+            self.keys.copy_(pad_sequence(self.drawn))
 
         taken = torch.tensor([float(self.taken[run]) for run in self.stack])
         fresh = coefficients(self.options, taken.to(self.device, self.wide), T)
@@ -524,12 +528,12 @@ class StackedEngine(Engine):
         whole = rows == list(range(len(self.stack)))
         layers = self.shape.layers(self.weights if whole else self.weights[rows])
         sums = torch.zeros(len(runs), 2, dtype=self.wide, device=self.device)
+        everything = [None] * len(layers)
         chunk = max(1, EVALUATION_NUMBERS // (len(runs) * max(self.shape.sizes)))
         real = torch.arange(index.shape[1], device=self.device) < lengths
         with full_precision():
             for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
                 target = self.labels[part]
-                everything = [None] * len(layers)
                 logits = forward(layers, self.shape.activations, self.inputs[part], everything)[-1]
                 picked = log_softmax(logits, 2).gather(2, target[..., None]).squeeze(2)
                 right = logits.argmax(2) == target
