@@ -21,11 +21,13 @@ class Evaluation(NamedTuple):
 
     files: that it may leave in a run's folder. images: whether the examples must be images.
     examples: whether it looks at some, of the split that its option ``split`` names, else test.
+    classes: whether the network must tell classes.
     """
 
     files: tuple[str, ...]
     images: bool = True
     examples: bool = True
+    classes: bool = True
 
 
 class HardestSplit(enum.Enum):
@@ -59,6 +61,6 @@ EVALUATIONS = {
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
     ),
     "fgsm": Evaluation(("fgsm.csv", "fgsm.png", "fgsm_examples.png")),
-    "weights": Evaluation(("weights.png",), examples=False),
+    "weights": Evaluation(("weights.png",), examples=False, classes=False),
 }
 EVALUATION_FILES = tuple(file for each in EVALUATIONS.values() for file in each.files)
