@@ -141,6 +141,8 @@ class OwnNetworkConfig(ModelConfig):
 
 
 SCHEDULES = ("constant", "step", "cosine", "plateau")
+# Options of a schedule, none of which changes how long a step takes.
+OF_RATES = ("lr", "schedule", "warmup", "step_size", "gamma", "patience", "min_lr")
 
 
 @dataclass
