@@ -32,7 +32,8 @@ class Network:
     config: the run's configuration as nested dicts, result: its result.json. classes: K names.
     shape: that of one example, an image's channels last. mean, deviation: of each channel, an
     image's in [0, 1], or of each input of a table, [C] float32, that inputs were standardised
-    with; None where they were not.
+    with; None where they were not. target_mean, target_deviation: [k] of the targets of a
+    regression.
     """
 
     model: nn.Module
@@ -42,6 +43,8 @@ class Network:
     shape: tuple[int, ...]
     mean: Tensor | None
     deviation: Tensor | None
+    target_mean: Tensor | None = None
+    target_deviation: Tensor | None = None
 
     @property
     def bounded(self) -> bool:
@@ -94,14 +97,16 @@ class Network:
         of a regression the targets in their own units."""
         if not self.targets:
             return outputs.softmax(1)
-        data = self.result["dataset"]
-        return outputs * torch.tensor(data["target_deviation"]) + torch.tensor(data["target_mean"])
+        assert self.target_mean is not None
+        assert self.target_deviation is not None
+        return outputs * self.target_deviation + self.target_mean
 
     def predict(self, examples: Tensor | NDArray[Any] | pd.DataFrame) -> Tensor:
         """Return the probability of each class for examples as they are, [B, ...]: [B, K].
 
-        Of a regression the targets in their own units, [B, k]. B may be 0. Pixels lie in [0, 1]. Raises ValueError for others, for numbers that are not
-        finite, or another shape than the network was trained on.
+        Of a regression the targets in their own units, [B, k]. B may be 0. Pixels lie in [0, 1].
+        Raises ValueError for others, for numbers that are not finite, or another shape than the
+        network was trained on.
         """
         pixels = (
             examples.detach()
@@ -167,7 +172,13 @@ def load(folder: str | Path, function: str | None = None) -> Network:
     try:
         data, config = result["dataset"], result["config"]
         shape, classes = tuple(data["shape"]), list(data["classes"])
-        mean, deviation = channels(data["mean"]), channels(data["deviation"])
+        scales = [
+            channels(values)
+            for values in (
+                *(data["mean"], data["deviation"]),
+                *(data.get("target_mean"), data.get("target_deviation")),
+            )
+        ]
         model = build(config, shape, len(data.get("targets") or classes), own)
     except (LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
@@ -186,7 +197,7 @@ def load(folder: str | Path, function: str | None = None) -> Network:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{weights} cannot be read ({reason}); train the run anew") from None
 
-    return Network(model.eval(), config, result, classes, shape, mean, deviation)
+    return Network(model.eval(), config, result, classes, shape, *scales)
 
 
 def channels(values: Sequence[float] | None) -> Tensor | None:

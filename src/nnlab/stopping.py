@@ -366,7 +366,13 @@ def watches(rule: StoppingRule | type[StoppingRule]) -> bool:
 
 
 def watched(epoch: Epoch, monitor: str) -> float:
-    """Return the value that a rule watches. Raises ValueError where nothing was validated."""
+    """Return the value that a rule watches. Raises ValueError where nothing was validated, or in a
+    regression there is no such metric."""
+    if not hasattr(epoch, monitor):
+        raise ValueError(
+            f"the stopping rule watches {monitor}, which a regression does not have; "
+            f"have it watch valid_loss"
+        )
     value: float | None = getattr(epoch, monitor)
     if value is None:
         raise ValueError(f"the stopping rule watches {monitor}; there is no validation set")

@@ -235,7 +235,7 @@ def numbers_of(where: str, name: str, labels: Any) -> NDArray[np.float64]:
             f"{where} has labels such as {example}, and dataset.task=regression predicts numbers; "
             f"choose another label, or dataset.task=classification"
         )
-    if given.ndim not in (1, 2) or given.shape[-1:] == (0,) and given.ndim == 2:
+    if given.ndim not in (1, 2) or given.shape[1:] == (0,):
         raise ValueError(
             f"{where}: the labels of {name} have shape {list(given.shape)}; a regression takes a "
             f"number for each example, [N], or several, [N, k]"
@@ -284,7 +284,7 @@ def column_of(where: str, labels: Any) -> Any:
     if len(shape) != 1:
         raise ValueError(
             f"{where} has labels of shape {list(shape)}; give one for each example (of one-hot "
-            f"labels y that is y.argmax(1))"
+            f"labels y that is y.argmax(1)), or dataset.task=regression to predict several numbers"
         )
     return labels
 

@@ -167,7 +167,12 @@ RESULTS = (
         when=classified,
     ),
     *(
-        Column(csv=f"test_{each.name}", table=f"test\n{each.title}", when=learned(each))
+        Column(
+            csv=f"test_{each.name}",
+            table=f"test\n{each.title}",
+            write=functools.partial(mean, style=".3f" if each.higher else ".3g"),
+            when=learned(each),
+        )
         for each in REGRESSION.metrics
     ),
     Column(

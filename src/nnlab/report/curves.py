@@ -32,6 +32,9 @@ def rules(quality: str = "accuracy", gain: str = f"{100 * GAIN:g} point") -> str
     )
 
 
+RULES = rules()
+
+
 @dataclass(frozen=True)
 class Reading:
     """What the curves of one run say; epochs are counted from 1.

@@ -7,7 +7,7 @@ apply.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ CROSS: dict[str, Any] = {"marker": "x", "ls": "", "ms": 5, "mew": 1.2}
 
 def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
     """Draw what applies into the study's folder, remove what does not; return what there is."""
-    drawings = {
+    drawings: dict[str, Callable[[Sequence[RunRecord]], Figure | None]] = {
         "train_time": train_time,
         "accuracy": accuracy,
         "r2": functools.partial(accuracy, metric=METRICS["r2"]),

@@ -298,7 +298,9 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
     )
 
 
-def read_curves(folder: Path, result: dict[str, Any], task: LearningTask) -> dict[str, Array]:
+def read_curves(
+    folder: Path, result: dict[str, Any], task: LearningTask = CLASSIFICATION
+) -> dict[str, Array]:
     """Read ``metrics.csv``: each column [epochs] float64, NaN where empty.
 
     result: of a run that has ended, which tells damage. A last row still being written is left

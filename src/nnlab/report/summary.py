@@ -22,7 +22,7 @@ from nnlab.datasets import DATASETS
 from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.report import columns
 from nnlab.report.columns import shown, validated
-from nnlab.report.curves import GAIN, epochs, in_words, rules
+from nnlab.report.curves import GAIN, RULES, epochs, in_words, rules
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -308,7 +308,7 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
     if len(groups) > SETTINGS:
         said.append(f"and {len(groups) - SETTINGS:,} more settings, all of them in summary.csv")
     tasks = {run.task for run in read}
-    how = [rules()] if CLASSIFICATION in tasks else []
+    how = [RULES] if CLASSIFICATION in tasks else []
     how += [rules("R²", f"{GAIN:g}")] if REGRESSION in tasks else []
     return [*said, *how] if said else []
 
