@@ -25,6 +25,7 @@ from nnlab.engines import Engine, Run, choose_engine, library, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
+from nnlab.losses import CrossEntropy, Loss, SquaredError
 from nnlab.training import train_runs
 from tests import plain_loop
 from tests.test_checkpoint import assert_same, undisturbed
@@ -467,3 +468,41 @@ def test_a_batch_of_one_cannot_be_normalised(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         nnlab.sweep(options, study="one", output_dir=tmp_path)
     assert not list(tmp_path.glob("one/*/metrics.csv"))
+
+
+# ---- with other losses ----
+
+
+@pytest.mark.parametrize("engine", [pytest.param(NativeEngine, marks=compiled), StackedEngine])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(lr=0.1, l1=0.001, l2=0.01, clip_norm=0.5, schedule="plateau", patience=0),
+        Adam(eps=1e-3, clip_norm=0.3, schedule="cosine", warmup=2),
+    ],
+    ids=lambda each: each.name,
+)
+@pytest.mark.parametrize(
+    "loss",
+    [CrossEntropy(label_smoothing=0.1, weights=(1.0, 2.0, 0.5, 1.0)), SquaredError((1.0,) * 4)],
+    ids=["weighted", "squared"],
+)
+def test_all_options_at_once_with_other_losses(
+    engine: type[Engine], optimizer: OptimizerConfig, loss: Loss
+) -> None:
+    """Against the torch engine."""
+
+    def make() -> Run:
+        run = make_run(optimizer, activation="tanh", dropout=0.2, bias=False)
+        run.loss = loss
+        if isinstance(loss, SquaredError):
+            targets = 2 * run.train.inputs[:, :4] + run.train.inputs[:, 4:8]
+            run.train = dataclasses.replace(run.train, labels=targets)
+            run.valid = None
+        return run
+
+    (ours,), (oracle,) = train([make()], engine), train([make()], TorchEngine)
+    assert_close(ours.model.state_dict(), oracle.model.state_dict(), **CLOSE)
+    found, expected = ([row[:-1] for row in run.epochs] for run in (ours, oracle))
+    assert_close(found, expected, **CLOSE)
+    assert ours.lr == oracle.lr
