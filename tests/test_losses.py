@@ -23,6 +23,7 @@ from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.losses import CrossEntropy, Loss, LossConfig, SquaredError
 from tests.test_dual import wide_run
 from tests.test_native import CPU, OPTIMIZERS, make_run, needs_library, sgd, shuffled
+from tests.test_stacked import TIGHT, Graphs, make_runs
 
 CLASSES = 5
 Make: TypeAlias = Callable[..., Run]
@@ -52,6 +53,7 @@ def with_loss(run: Run, loss: Loss) -> Run:
         return run
     inputs, outputs = run.train.inputs, list(run.model.parameters())[-1].shape[0]
     noise = torch.randn(len(inputs), outputs, generator=torch.Generator().manual_seed(9))
+    noise = noise.to(inputs.dtype)
     targets = inputs[:, :outputs] + inputs[:, outputs : 2 * outputs] + 0.3 * noise
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
@@ -179,6 +181,27 @@ def test_runs_of_unlike_losses_are_of_unlike_stacks() -> None:
     losses = ("plain", "smoothing", "squared", "both")
     runs = [with_loss(make_run(), LOSSES[name]) for name in losses]
     assert StackedEngine.divide(runs, CPU) == [[runs[0]], [runs[1], runs[3]], [runs[2]]]
+
+
+@pytest.mark.parametrize("name", ["both", "squared"])
+def test_a_replayed_epoch_is_an_epoch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a CUDA graph replays it, with runs of unlike lengths; against the torch engine."""
+    graphs = Graphs(monkeypatch)
+    loss = CrossEntropy(0.1, WEIGHTS[:4]) if name == "both" else SquaredError()
+    ours, theirs = (
+        [with_loss(run, loss) for run in make_runs([sgd(lr=0.05)] * 3, [20, 66, 33])]
+        for _ in range(2)
+    )
+    engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
+    engine.graph = True
+    for epoch in (1, 2, 3):
+        orders = [shuffled(run, epoch) for run in theirs]
+        found = engine.train_epoch(ours, orders)
+        expected = reference.train_epoch(theirs, orders)
+        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
+        for our, their in zip(ours, theirs):
+            assert_close(engine.state(our), reference.state(their), **TIGHT)
+    assert graphs.captures == 1
 
 
 @needs_library

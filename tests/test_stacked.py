@@ -808,8 +808,9 @@ class Graphs:
             work()
         for array, value in zip(arrays, before):
             array.copy_(value)
-        assert isinstance(engine.loss, PlainCrossEntropy)
-        for scratch in (engine.gradients, engine.batch, engine.loss.picked, engine.sums):
+        own = [getattr(engine.loss, name, None) for name in ("picked", "spread", "wrong")]
+        scratches = [engine.gradients, engine.batch, engine.sums, *own]
+        for scratch in (each for each in scratches if each is not None):
             scratch.fill_(torch.nan if scratch is not engine.gradients else 0.5)
         return recording.replay
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
@@ -75,26 +76,27 @@ class WeightedCrossEntropy(PlainCrossEntropy):
     def __init__(self, runs: Sequence[Run], real: Tensor, outputs: int, wide: torch.dtype) -> None:
         super().__init__(runs, real, outputs, wide)
         terms = [run.loss.terms(outputs) for run in runs if isinstance(run.loss, CrossEntropy)]
-        # [3, R, K]
-        self.terms = torch.stack([torch.from_numpy(each) for each in terms], 1).to(real)
+        # [R, K] each
+        self.base, self.peaks, self.weights = (
+            torch.from_numpy(np.stack(rows)).to(real) for rows in zip(*terms)
+        )
         self.spread = torch.zeros_like(real)  # the loss by all classes alike
 
     def begin(self, labels: Tensor) -> None:
         super().begin(labels)
-        base, peak, weight = self.terms
         each = labels.transpose(0, 1).flatten(1)  # [R, T B]
 
         def of(term: Tensor) -> Tensor:
             found = term.gather(1, each).view(each.shape[0], labels.shape[0], -1, 1)
             return found.transpose(0, 1)  # [T, R, B, 1]
 
-        self.peak, self.weight = of(peak), of(weight) * self.real[..., None]
-        self.mass = self.peak + base.sum(1)[:, None, None]
+        self.peak, self.weight = of(self.peaks), of(self.weights) * self.real[..., None]
+        self.mass = self.peak + self.base.sum(1)[:, None, None]
         total = self.weight.sum(2, keepdim=True)
         self.share = self.real[..., None] / torch.where(total > 0, total, 1)
 
     def step(self, t: int, k: int, logits: Tensor) -> Tensor:
-        base, likely = self.terms[0, :k, None], self.look(t, k, logits)
+        base, likely = self.base[:k, None], self.look(t, k, logits)
         torch.sum(likely * base, 2, keepdim=True, out=self.spread[t, :k])
         dy = likely.exp_().mul_(self.mass[t, :k]).sub_(base)
         dy.scatter_add_(2, self.targets[t, :k], -self.peak[t, :k])
@@ -106,7 +108,7 @@ class WeightedCrossEntropy(PlainCrossEntropy):
         return totals(losses, self.weight.squeeze(3), right, self.real, self.wide)
 
     def evaluate(self, rows: list[int], logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
-        base, peak, weight = self.terms[:, rows]
+        base, peak, weight = self.base[rows], self.peaks[rows], self.weights[rows]
         likely = log_softmax(logits, 2)
         picked = likely.gather(2, labels[..., None]).squeeze(2)
         losses = -(peak.gather(1, labels) * picked + (likely * base[:, None]).sum(2))
