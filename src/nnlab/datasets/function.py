@@ -29,6 +29,7 @@ WANTED = (
 class FunctionConfig(PredictedConfig):
     function: str = MISSING
     title = "Function"
+    rows = True  # or may be
 
     def check(self) -> None:
         super().check()

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnlab.losses import CLASSIFICATION, METRICS, REGRESSION, Metric
+from nnlab.losses import CLASSIFICATION, METRICS, TASKS, Metric
 from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord, Value, spell
 from nnlab.report.times import duration_within
@@ -115,6 +115,13 @@ def learned(metric: Metric) -> Condition:
     return lambda runs: any(metric in run.task.metrics for run in runs)
 
 
+def writer(metric: Metric) -> Callable[[Array], str]:
+    """Return what writes a metric, fractions in per cent or to three digits, into the table."""
+    if metric.percent:
+        return lambda known: mean(known, ".1f", 100, " %")
+    return functools.partial(mean, style=".3f" if metric.higher else ".3g")
+
+
 def classified(runs: Sequence[RunRecord]) -> bool:
     return any(run.task is CLASSIFICATION for run in runs)
 
@@ -132,6 +139,33 @@ MEASURES: dict[str, Condition | None] = {
 }
 GAPS = {"gap_accuracy": learned(METRICS["accuracy"]), "gap_r2": learned(METRICS["r2"])}
 READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss")
+
+
+def folded(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether any run validates on a fold, by which networks are compared then."""
+    return any(run.settings.get("folds") for run in runs)
+
+
+def scored(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether any run was asked for its metrics."""
+    return any("scored_split" in run.results for run in runs)
+
+
+SCORES = (  # of evaluation=[metrics]
+    Column(csv="scored_split", when=scored),
+    Column(
+        csv="balanced_accuracy",
+        table="balanced\naccuracy",
+        write=lambda known: mean(known, ".1f", 100, " %"),
+        when=scored,
+    ),
+    Column(csv="f1_macro", table="F1", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="top_k", when=scored),
+    Column(csv="top_k_accuracy", when=scored),
+    Column(csv="auc", table="AUC", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="brier", when=scored),
+    Column(csv="ece", table="ECE", write=lambda known: mean(known, ".3f"), when=scored),
+)
 # Each place has its columns in this order; the table has its own, hence its own entries.
 RESULTS = (
     Column(csv="status", page="status"),
@@ -159,21 +193,24 @@ RESULTS = (
         Column(csv=f"last_{name}", value=methodcaller("last", name), when=both(restored, when))
         for name, when in MEASURES.items()
     ),
-    Column(csv="test_loss"),
-    Column(
-        csv="test_accuracy",
-        table="test\naccuracy",
-        write=lambda known: mean(known, ".1f", 100, " %"),
-        when=classified,
-    ),
     *(
         Column(
-            csv=f"test_{each.name}",
-            table=f"test\n{each.title}",
-            write=functools.partial(mean, style=".3f" if each.higher else ".3g"),
-            when=learned(each),
+            table=f"valid\n{metric.title}",
+            value=methodcaller("kept", f"valid_{metric.name}"),
+            write=writer(metric),
+            when=both(folded, learned(metric)),
         )
-        for each in REGRESSION.metrics
+        for metric in (task.metrics[0] for task in TASKS.values())
+    ),
+    Column(csv="test_loss"),
+    *(
+        Column(
+            csv=f"test_{metric.name}",
+            table=f"test\n{metric.title}",
+            write=writer(metric),
+            when=learned(metric),
+        )
+        for metric in METRICS.values()
     ),
     Column(
         table="test\nloss",
@@ -181,6 +218,7 @@ RESULTS = (
         write=lambda known: mean(known, ".3f"),
         when=classified,
     ),
+    *SCORES,
     Column(
         table="best\nepoch",
         value=functools.partial(from_curves, "best_epoch"),
