@@ -20,7 +20,7 @@ from rich.text import Text
 from nnlab.boolean import function_name
 from nnlab.datasets import DATASETS
 from nnlab.report import columns
-from nnlab.report.columns import shown, validated
+from nnlab.report.columns import folded, scored, shown, validated
 from nnlab.report.curves import RULES, epochs, in_words
 from nnlab.report.runs import (
     RunRecord,
@@ -43,7 +43,8 @@ TABLE_ROWS = 40
 WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
-ACCURACY, LOSS = "test\naccuracy", "test\nloss"  # headings of the table
+# Headings of the table.
+ACCURACY, LOSS, BEST, CALIBRATION = "test\naccuracy", "test\nloss", "best\nepoch", "ECE"
 
 
 def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -90,21 +91,25 @@ def table(runs: Sequence[RunRecord]) -> Table:
     rows have in common; ``terminal.fitted`` lays out what is wider still.
     """
     keys = factors(runs)
-    alone = len(keys) == 1 and is_seed(keys[0])
+    alone = bool(keys) and all(map(is_seed, keys))
     if not alone:
         keys = [key for key in keys if not is_seed(key)]
+    groups: list[tuple[tuple[Value, ...], list[RunRecord]]]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
-    if len(keys) == 2 and len(groups) > TABLE_ROWS:
+    if len(keys) == 2 and not alone and len(groups) > TABLE_ROWS:
         (wide, across), (high, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
         if wide <= GRID_COLUMNS and high <= TABLE_ROWS:
             return grid(runs, down, across)
     if alone:
-        groups.append((("mean",), list(runs)))
+        groups.append((("mean", *[""] * (len(keys) - 1)), list(runs)))
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
-        if validated(runs):  # means and deviations of everything do not fit into 80 columns
-            results.remove(LOSS)
+        # Means and deviations of everything do not fit into 80 columns.
+        left_out = [LOSS] * validated(runs)
+        if scored(runs):
+            left_out = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
+        results = [name for name in results if name not in left_out]
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
     heads = keys or ["run"]
@@ -246,7 +251,7 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
-    said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
+    said += tested(runs) + scores_of(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
@@ -275,6 +280,14 @@ def tested(runs: Sequence[RunRecord]) -> list[str]:
             parts = ", ".join(f"{count} {spell(data)}" for data, count in counts.items())
             said.append(f"Not all runs saw the same data: {parts}.")
     return said
+
+
+def scores_of(runs: Sequence[RunRecord]) -> list[str]:
+    """Say of which examples the scores are that evaluation=[metrics] gave, unless of the test's."""
+    splits = {split for run in runs if (split := run.results.get("scored_split"))}
+    named = " or ".join(sorted(map(str, splits)))
+    said = f"F1, AUC and the other scores are of the {named} examples."
+    return [said] if splits - {"test"} else []
 
 
 def stopped(runs: Sequence[RunRecord]) -> list[str]:
