@@ -276,7 +276,7 @@ def test_runs_of_a_stack_differ_in_penalties_and_clipping() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("optimizer", "activation"), zip(OPTIMIZERS, ["relu", "tanh", "sigmoid", "identity"])
+    ("optimizer", "activation"), [*zip(OPTIMIZERS, ["relu", "tanh", "sigmoid", "identity"])]
 )
 def test_dropout(engine: type[Engine], optimizer: OptimizerConfig, activation: str) -> None:
     assert_as_plain(lambda: make_run(optimizer, activation=activation, dropout=0.3), engine)
