@@ -216,7 +216,7 @@ def test_the_dual_form_takes_a_changing_rate_and_dropout() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
-@pytest.mark.parametrize("penalties", [{"l1": 0.003}, {"l2": 0.01}, {"l1": 0.002, "l2": 0.02}])
+@pytest.mark.parametrize("penalties", [{"l1": 0.003}, {"l2": 0.01}])
 def test_penalties(
     engine: type[Engine], optimizer: OptimizerConfig, penalties: dict[str, Any]
 ) -> None:
@@ -276,8 +276,9 @@ def test_runs_of_a_stack_differ_in_penalties_and_clipping() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.name)
-@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
+@pytest.mark.parametrize(
+    ("optimizer", "activation"), [*zip(OPTIMIZERS, ["relu", "tanh", "sigmoid", "identity"])]
+)
 def test_dropout(engine: type[Engine], optimizer: OptimizerConfig, activation: str) -> None:
     assert_as_plain(lambda: make_run(optimizer, activation=activation, dropout=0.3), engine)
 
@@ -457,9 +458,9 @@ def test_a_network_with_all_options_is_loaded_predicts_and_is_exported(tmp_path:
                 )
             x = x.relu() if place < 2 else x
         assert_close(network.predict(examples), x.softmax(1))
-        path = tmp_path / f"{batch_norm}.pt2"
-        assert export_model.main([str(folder), "--to", "torch", "--output", str(path)]) == 0
-        assert_close(torch.export.load(path).module()(examples), network.predict(examples))
+    path = tmp_path / "whole.pt2"
+    assert export_model.main([str(folder), "--to", "torch", "--output", str(path)]) == 0
+    assert_close(torch.export.load(path).module()(examples), network.predict(examples))
 
 
 def test_a_batch_of_one_cannot_be_normalised(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ WHERE = ("file", "folder", "source")
 # Options that came after others, at the value that does what was done before them: left out of an
 # identity there, so that a study trained before is still known as done.
 ADDED: dict[str, Any] = {
+    "folds": None,
+    "fold": None,
     "model.init": "default",
     "model.bias": True,
     "model.batch_norm": False,
