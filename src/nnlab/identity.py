@@ -33,8 +33,6 @@ ADDED: dict[str, Any] = {
     "optimizer.gamma": 0.1,
     "optimizer.patience": 10,
     "optimizer.min_lr": 0.0,
-    "folds": None,
-    "fold": None,
     "loss.label_smoothing": 0.0,
     "loss.class_weights": None,
     "dataset.task": "classification",
