@@ -315,7 +315,7 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
         restored = [run.weights_of_epoch or run.epochs for run in group]
         if restored != [run.epochs for run in group]:
             line += f"; tested with the weights of {epochs(restored)}"
-        said.append(f"{setting}: {line}" if setting else line.capitalize())
+        said.append(f"{setting}: {line}" if setting else line[0].upper() + line[1:])
     if len(groups) > SETTINGS:
         said.append(f"and {len(groups) - SETTINGS:,} more settings, all of them in summary.csv")
     tasks = {run.task for run in read}
@@ -346,7 +346,7 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
         else:
             line = f"does not compute {few[0]}" if few else f"computes {function(group[0])}"
         setting = assignments(keys, values)
-        said.append(f"{setting}: {line}" if setting else line.capitalize())
+        said.append(f"{setting}: {line}" if setting else line[0].upper() + line[1:])
     if chance:
         said.append(
             f"a loss of ln 2 = {math.log(2):.3f} is chance: 0 and 1 are equally probable in every "
