@@ -30,7 +30,15 @@ def test_defaults_are_experiment_a() -> None:
             "source": "auto",
             "folder": None,
         },
-        "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
+        "model": {
+            "name": "mlp",
+            "hidden": [128, 64],
+            "activation": "relu",
+            "init": "default",
+            "bias": True,
+            "batch_norm": False,
+            "dropout": 0.0,
+        },
         "optimizer": {
             "name": "sgd",
             "lr": 0.01,
@@ -38,6 +46,15 @@ def test_defaults_are_experiment_a() -> None:
             "momentum": 0.0,
             "dampening": 0.0,
             "nesterov": False,
+            "l1": 0.0,
+            "l2": 0.0,
+            "clip_norm": None,
+            "schedule": "constant",
+            "warmup": 0,
+            "step_size": 30,
+            "gamma": 0.1,
+            "patience": 10,
+            "min_lr": 0.0,
         },
         "stopping": {"name": "epochs", "max_epochs": 100},
         "train_size": 1000,
@@ -133,10 +150,23 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["study=a/b"], "study='a/b'"),
         (["study=.."], r"study='\.\.'"),
         (["model.hidden=[8,0]"], r"model.hidden=\[8, 0\]"),
+        (["model.dropout=1"], "model.dropout=1.0 .* below 1"),
+        (["model.dropout=-0.1"], "model.dropout=-0.1"),
         (["optimizer.lr=-0.5"], "optimizer.lr=-0.5"),
         (["optimizer.lr=inf"], "optimizer.lr=inf"),
         (["optimizer.lr=nan"], "optimizer.lr=nan"),
         (["optimizer.weight_decay=-1"], "optimizer.weight_decay=-1"),
+        (["optimizer.schedule=cosin"], "schedule=cosin .* constant, step, cosine, plateau"),
+        (["optimizer.warmup=-1"], "optimizer.warmup=-1"),
+        (["optimizer.l1=-1"], "optimizer.l1=-1"),
+        (["optimizer.l2=inf"], "optimizer.l2=inf"),
+        (["optimizer.clip_norm=0"], "optimizer.clip_norm=0.0 .* above 0"),
+        (["optimizer.step_size=0"], "optimizer.step_size=0"),
+        (["optimizer.gamma=0"], "optimizer.gamma=0"),
+        (["optimizer.gamma=1.5"], "optimizer.gamma=1.5"),
+        (["optimizer.patience=-1"], "optimizer.patience=-1"),
+        (["optimizer.min_lr=-1"], "optimizer.min_lr=-1"),
+        (["optimizer.schedule=cosine", "optimizer.min_lr=1"], "falls to it from optimizer.lr=0.01"),
         (["optimizer.momentum=-1"], "optimizer.momentum=-1"),
         (["optimizer.nesterov=true"], "optimizer.nesterov=true .* momentum above 0"),
         (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer.betas=\[0.9\]"),
@@ -202,7 +232,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 37
+    assert checked == 49
 
 
 @pytest.mark.parametrize(

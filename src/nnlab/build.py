@@ -159,8 +159,10 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
     from nnlab.engines import Run
     from nnlab.losses import PLAIN
 
+    check_batches(config, len(data.train))
     computed = isinstance(config.model, PerceptronConfig)  # from its truth table
-    own = isinstance(config.model, OwnNetworkConfig)  # whose layers may draw
+    drops = isinstance(config.model, MLPConfig) and config.model.dropout > 0
+    draws = drops or isinstance(config.model, OwnNetworkConfig)  # whose layers may
     return Run(
         model=network,
         optimizer=config.optimizer,
@@ -172,10 +174,21 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
         max_epochs=0 if computed else config.stopping.max_epochs,
         stopping=config.stopping.build(),
         order=seeds.generator(config.seed_of("order"), "order"),
-        noise=seeds.generator(config.seed_of("order"), "layers") if own else None,
+        noise=seeds.generator(config.seed_of("order"), "layers") if draws else None,
         full_train_metrics=config.full_train_metrics,
         native_level=None if config.native_level is None else config.native_level.name,
     )
+
+
+def check_batches(config: Config, examples: int) -> None:
+    """Raise ValueError where a batch of the training examples is too small to be normalised."""
+    normalised = isinstance(config.model, MLPConfig) and config.model.batch_norm
+    if normalised and (config.batch_size == 1 or examples % config.batch_size == 1):
+        raise ValueError(
+            f"model.batch_norm=true is not possible: batch_size={config.batch_size} makes a batch "
+            f"of 1 of the {examples:,} training examples, and one has no deviation; change "
+            f"batch_size or train_size"
+        )
 
 
 def loss_of(config: Config, data: Data) -> Loss:
@@ -211,8 +224,17 @@ def build_model(config: Config, shape: Sequence[int], outputs: int) -> nn.Module
         return model.classic_xor() if options.classic else model.perceptrons(table)
     weights = seeds.generator(config.seed_of("weights"), "weights")
     if isinstance(options, MLPConfig):
-        inputs, activation = math.prod(shape), options.activation.name
-        return model.mlp(inputs, options.hidden, outputs, activation, weights)
+        return model.mlp(
+            math.prod(shape),
+            options.hidden,
+            outputs,
+            options.activation.name,
+            weights,
+            init=options.init.name,
+            bias=options.bias,
+            batch_norm=options.batch_norm,
+            dropout=options.dropout,
+        )
     if isinstance(options, CNNConfig):
         layers = options.channels, options.kernel, options.hidden
         return model.cnn(shape, *layers, outputs, weights)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,14 @@ class Activation(enum.Enum):
     identity = "identity"
 
 
+class Init(enum.Enum):
+    default = "default"
+    he = "he"
+    glorot = "glorot"
+    orthogonal = "orthogonal"
+    zeros = "zeros"
+
+
 class EngineName(enum.Enum):
     auto = "auto"
     torch = "torch"
@@ -76,8 +84,14 @@ class ModelConfig:
 class MLPConfig(ModelConfig):
     hidden: list[int] = MISSING
     activation: Activation = MISSING
+    init: Init = MISSING
+    bias: bool = MISSING
+    batch_norm: bool = MISSING
+    dropout: float = MISSING
 
     def check(self) -> None:
+        limit = "it is the fraction of a hidden layer's units that is dropped: at least 0, below 1"
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, limit)
         limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
         fine = all(width >= 1 for width in self.hidden)
         require(fine, "model.hidden", list(self.hidden), limit)
@@ -133,6 +147,11 @@ class OwnNetworkConfig(ModelConfig):
         return super().identity() | {"source_sha256": self.found.sha256}
 
 
+SCHEDULES = ("constant", "step", "cosine", "plateau")
+# Options of a schedule, none of which changes how long a step takes.
+OF_RATES = ("lr", "schedule", "warmup", "step_size", "gamma", "patience", "min_lr")
+
+
 @dataclass
 class OptimizerConfig:
     """Options carry the names and meaning of ``torch.optim``.
@@ -143,10 +162,54 @@ class OptimizerConfig:
     name: str = MISSING
     lr: float = MISSING
     weight_decay: float = MISSING
+    _: KW_ONLY
+    l1: float = 0.0
+    l2: float = 0.0
+    clip_norm: float | None = None
+    schedule: str = "constant"
+    warmup: int = 0
+    step_size: int = 30
+    gamma: float = 0.1
+    patience: int = 10
+    min_lr: float = 0.0
 
     def check(self) -> None:
         require_finite("optimizer.lr", self.lr)
         require_finite("optimizer.weight_decay", self.weight_decay)
+        require_finite("optimizer.l1", self.l1)
+        require_finite("optimizer.l2", self.l2)
+        if self.clip_norm is not None:
+            limit = "it must be a finite number above 0 (null: gradients as they are)"
+            fine = math.isfinite(self.clip_norm) and self.clip_norm > 0
+            require(fine, "optimizer.clip_norm", self.clip_norm, limit)
+        limit = f"choose one of {', '.join(SCHEDULES)}"
+        require(self.schedule in SCHEDULES, "optimizer.schedule", self.schedule, limit)
+        limit = "it is a number of epochs, at least 0"
+        require(self.warmup >= 0, "optimizer.warmup", self.warmup, limit)
+        require(self.patience >= 0, "optimizer.patience", self.patience, limit)
+        limit = "it is a number of epochs, at least 1"
+        require(self.step_size >= 1, "optimizer.step_size", self.step_size, limit)
+        limit = "the learning rate is multiplied with it: above 0, at most 1"
+        require(0 < self.gamma <= 1, "optimizer.gamma", self.gamma, limit)
+        require_finite("optimizer.min_lr", self.min_lr)
+        limit = f"the rate falls to it from optimizer.lr={self.lr:g}; give less"
+        falls = self.min_lr <= self.lr or self.schedule not in ("cosine", "plateau")
+        require(falls, "optimizer.min_lr", self.min_lr, limit)
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the size of weights is part of what is minimised."""
+        return self.l1 > 0 or self.l2 > 0
+
+    @property
+    def regularised(self) -> bool:
+        """Whether more than the loss decides the gradients of a step."""
+        return self.penalised or self.clip_norm is not None
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate may change as a run trains."""
+        return self.schedule != "constant" or self.warmup > 0
 
 
 @dataclass

@@ -242,5 +242,11 @@ def build(
         layers = model["channels"], model["kernel"], model["hidden"]
         return cnn(shape, *layers, outputs, torch.Generator())
     if "hidden" in model:
-        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"])
+        added = {
+            "bias": True,
+            "batch_norm": False,
+            "dropout": 0.0,
+        }  # which older results do not say
+        options = {name: model.get(name, value) for name, value in added.items()}
+        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"], **options)
     return perceptrons(truth_table(dataset["function"], dataset["inputs"]))

@@ -52,13 +52,14 @@ class RunFolder:
         hydra_files: dict[str, str],
         owner: dict[str, Any] | None = None,
         rows: Sequence[Sequence[float | None]] = (),
+        more: Sequence[str] = (),
     ) -> None:
         """Make the folder, or take over that of an earlier attempt, whose checkpoint stays.
 
         identity: what result.json says of the run before it has results.
         hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder.
         owner: the process that trains it, see ``claims``. rows: of the epochs that the run goes on
-        after.
+        after. more: columns of its metrics, beside those of its task.
         """
         self.path = path
         self.identity = identity
@@ -78,7 +79,7 @@ class RunFolder:
         for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
             (path / name).unlink(missing_ok=True)
         storage.clear_left_overs(path)
-        header = ",".join(task_of(identity.get("dataset", {})).columns)
+        header = ",".join((*task_of(identity.get("dataset", {})).columns, *more))
         content = "".join(f"{line}\n" for line in [header, *map(as_row, rows)]).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)

@@ -29,7 +29,7 @@ from torch.utils.data import (
 )
 
 import nnlab.engines.torch as reference
-from nnlab import device, engines, seeds
+from nnlab import device, engines, rates, seeds
 from nnlab.checkpoint import Checkpoint
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 Data: TypeAlias = "Split | Dataset[Any] | DataLoader[Any] | Sequence[Any]"
 
 log = logging.getLogger("nnlab")
-MLP_MODULES = [f"torch.nn.modules.{name}" for name in ("linear", "activation", "dropout")]
+MLP_MODULES = [
+    *(f"torch.nn.modules.{name}" for name in ("linear", "activation", "batchnorm", "dropout")),
+    "nnlab.dropout",
+]
 
 
 def train_runs(
@@ -70,6 +73,7 @@ def train_runs(
             checkpoints[run].restore(run, engine)
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
+    schedules = {run: rates.schedule_of(run.optimizer, run.max_epochs) for run in runs}
     active = list(runs)
     while active:
         ended = [run for run in active if run.status != "running"]
@@ -87,6 +91,9 @@ def train_runs(
         if not active:
             return
 
+        for run in active:
+            schedule = schedules[run]
+            run.lr = None if schedule is None else schedule.next(run.epochs)
         trained = engine.train_epoch(active, [draw_order(run) for run in active])
         validation = evaluated(active, engine, "valid")
         again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
@@ -304,7 +311,7 @@ class Fit:
         result: dict[str, Any] = {name: getattr(self, name) for name in told} | {"config": {}}
         result |= {"dataset": {"task": self.task.name}, **self.measures}
         result |= {"epochs": len(self.metrics), "train_seconds": self.metrics["seconds"].max()}
-        curves = {name: self.metrics[name].to_numpy(float) for name in self.metrics.columns}
+        curves = {str(name): values.to_numpy(float) for name, values in self.metrics.items()}
         return figures.curves(runs.as_run(Path(), result, curves))
 
 
@@ -403,11 +410,13 @@ def fit(
     }
     fields = {each.name for each in dataclasses.fields(Fit)}
     accuracies = {name.replace("loss", "accuracy"): None for name in measures if "loss" in name}
+    metrics = pd.DataFrame(run.epochs, columns=list(task.columns)).astype(
+        dict.fromkeys(task.columns, float) | {"epoch": int}
+    )
+    schedule = rates.schedule_of(optimizer, max_epochs)
     return Fit(
         model,
-        metrics=pd.DataFrame(run.epochs, columns=list(task.columns)).astype(
-            dict.fromkeys(task.columns, float) | {"epoch": int}
-        ),
+        metrics=metrics if schedule is None else metrics.assign(lr=schedule.rates(run.epochs)),
         status=run.status,
         stop_reason=run.stop_reason,
         weights_of_epoch=0 if kept is None else kept.epoch,

@@ -29,6 +29,7 @@ class Run:
     it trains.
     ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
     from the global generators as these are).
+    ``lr``: the learning rate of the next epoch (None: the optimizer's own).
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -50,6 +51,7 @@ class Run:
 
     # In a regression these are ``RegressionEpoch``s, which rules take alike.
     epochs: list[Epoch] = field(default_factory=list)
+    lr: float | None = None
     status: str = "running"
     stop_reason: str = ""
     tested: tuple[float, ...] | None = None  # the measures of the test split

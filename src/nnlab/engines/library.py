@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
@@ -28,6 +29,8 @@ from nnlab.engines.supported import (
     ACTIVATIONS,
     MOMENTS,
     STEP_COUNT,
+    dropouts,
+    has_bias,
     linears,
     optimizer_of,
     rule,
@@ -62,6 +65,9 @@ class COptimizer(Structure):
         ("nesterov", c_int32),
         ("lr", c_double),
         ("weight_decay", c_double),
+        ("l1", c_double),
+        ("l2", c_double),
+        ("clip_norm", c_double),
         ("momentum", c_double),
         ("dampening", c_double),
         ("beta1", c_double),
@@ -86,7 +92,11 @@ def library_path() -> Path | None:
 def load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     signatures = {
-        "create": (c_void_p, c_int32, POINTER(c_int64), POINTER(c_int32), c_int32, c_int64),
+        "create": (
+            c_void_p,
+            *(c_int32, POINTER(c_int64), POINTER(c_int32), POINTER(c_int32), POINTER(c_double)),
+            *(c_int32, c_int64),
+        ),
         "free": (None, c_void_p),
         "set": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
         "get": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
@@ -96,8 +106,9 @@ def load(path: Path) -> ctypes.CDLL:
         "best_level": (c_int32,),
         "train": (
             c_int32,
-            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, POINTER(COptimizer)),
-            *(c_int32, POINTER(c_double), POINTER(c_double), POINTER(c_int64)),
+            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, c_void_p),
+            *(POINTER(COptimizer), c_int32),
+            *(POINTER(c_double), POINTER(c_double), POINTER(c_int64)),
         ),
         "evaluate": (
             c_int32,
@@ -178,6 +189,7 @@ def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
 
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
     c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
+    c.l1, c.l2, c.clip_norm = config.l1, config.l2, config.clip_norm or 0.0
     if isinstance(config, SGD):
         c.momentum, c.dampening, c.nesterov = config.momentum, config.dampening, config.nesterov
     if isinstance(config, Adam):
@@ -276,6 +288,13 @@ def checked(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     return memory(value.clone(memory_format=torch.contiguous_format), name)
 
 
+def given(numbers: dict[str, Tensor], name: str | None, shape: tuple[int, ...]) -> Tensor:
+    """Return a copy of the float32 tensor of this name and shape; zeros where it has no name."""
+    if name is None:
+        return torch.zeros(shape, dtype=torch.float32, device="cpu")
+    return checked(named(numbers, name), name, shape)
+
+
 def checked_steps(value: Tensor) -> int:
     memory(value, "step")
     if value.numel() != 1 or not 0 <= float(value) < 2**53:
@@ -325,6 +344,8 @@ class NativeNetwork:
         self.library = open_library()
         self.layers = [name for name, _ in layers]
         self.shapes = [(linear.out_features, linear.in_features) for _, linear in layers]  # [O, I]
+        self.biases = [has_bias(linear) for _, linear in layers]
+        self.dropouts = dropouts(run.model)
         if inputs is not None:
             self.shapes[0] = self.shapes[0][0], inputs
         self.rule = rule(config)
@@ -339,6 +360,8 @@ class NativeNetwork:
             len(layers),
             (c_int64 * len(sizes))(*sizes),
             (c_int32 * len(kinds))(*kinds),
+            (c_int32 * len(kinds))(*self.biases),
+            (c_double * len(kinds))(*self.dropouts),
             len(MOMENTS[self.rule]),
             self.batch_size,
         )
@@ -368,7 +391,7 @@ class NativeNetwork:
         return c_split(getattr(run, name), name, self.shapes[0][1], self.targets)
 
     def read_options(self, run: Run) -> None:
-        """Read the options of a run's torch optimizer, which a schedule may have changed."""
+        """Read the options of a run's torch optimizer and its rate, which may have changed."""
         if isinstance(run.optimizer, torch.optim.Optimizer):
             config = optimizer_of(run)
             if config is None or rule(config) != self.rule:
@@ -376,11 +399,16 @@ class NativeNetwork:
                     "the optimizer was changed into one that engine=native cannot take"
                 )
             self.optimizer = c_optimizer(config)
+        if run.lr is not None:
+            self.optimizer.lr = run.lr
 
     def train(self, run: Run, order: Tensor) -> Trained:
         """Train once through the examples at these positions, [n] int64, of the training split."""
         positions = check_order(order, len(run.train))
         split = self.split(run, "train")
+        # A key for each step and layer that drops units.
+        steps, dropping = -(-len(positions) // self.batch_size), sum(map(bool, self.dropouts))
+        keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
         sums, seconds, bad = self.sums(), c_double(), (c_int64 * 3)()
         with self.lock:
             problem = self.library.nnlab_train(
@@ -389,6 +417,7 @@ class NativeNetwork:
                 positions.data_ptr(),
                 len(positions),
                 self.batch_size,
+                keys.data_ptr(),
                 byref(self.optimizer),
                 self.level,
                 sums,
@@ -446,11 +475,12 @@ class NativeNetwork:
         """Go back to where ``snapshot`` gave this. Raises as ``load``."""
         self.put(snapshot)
 
-    def entries(self) -> Iterator[tuple[int, int, str, str]]:
-        """Yield layer, number of the array in the library, and names of weight and bias."""
+    def entries(self) -> Iterator[tuple[int, int, str, str | None]]:
+        """Yield layer, number of the array in the library, and names of weight and bias, if any."""
         for layer, name in enumerate(self.layers):
             for which, suffix in enumerate(("", *(f".{key}" for key in MOMENTS[self.rule]))):
-                yield layer, which, f"{name}.weight{suffix}", f"{name}.bias{suffix}"
+                bias = f"{name}.bias{suffix}" if self.biases[layer] else None
+                yield layer, which, f"{name}.weight{suffix}", bias
 
     def get(self) -> dict[str, Tensor]:
         """Return the library's numbers in torch's names; moments only where a step was taken."""
@@ -464,11 +494,10 @@ class NativeNetwork:
                 weight, bias = np.empty(shape, np.float32), np.empty(shape[:1], np.float32)
                 arrays = weight.ctypes.data, bias.ctypes.data
                 self.library.nnlab_get(self.handle, layer, which, *arrays)
-                some = {
-                    weight_name: torch.from_numpy(weight),
-                    bias_name: torch.from_numpy(bias),
-                }
-                (numbers if which == 0 else moments).update(some)
+                some = numbers if which == 0 else moments
+                some[weight_name] = torch.from_numpy(weight)
+                if bias_name is not None:
+                    some[bias_name] = torch.from_numpy(bias)
         if steps == 0:
             return numbers  # as in torch
         for name in list(numbers):
@@ -491,14 +520,10 @@ class NativeNetwork:
         arrays = []  # everything is looked at before anything is changed
         for layer, which, weight_name, bias_name in self.entries():
             shape = self.shapes[layer]
-            if which > 0 and steps == 0:
-                weight = torch.zeros(shape, dtype=torch.float32, device="cpu")
-                bias = torch.zeros(shape[0], dtype=torch.float32, device="cpu")
-            else:
-                weight = named(numbers, weight_name)
-                bias = named(numbers, bias_name)
-            weight = checked(weight, weight_name, shape)
-            arrays.append((layer, which, weight, checked(bias, bias_name, shape[:1])))
+            unset = which > 0 and steps == 0
+            weight = given(numbers, None if unset else weight_name, shape)
+            bias = given(numbers, None if unset else bias_name, shape[:1])
+            arrays.append((layer, which, weight, bias))
         with self.lock:
             for layer, which, weight, bias in arrays:
                 addresses = weight.data_ptr(), bias.data_ptr()
@@ -513,6 +538,6 @@ def activations(model: nn.Module) -> list[int]:
     for module in model:  # not its children: they may share an activation
         if isinstance(module, nn.Linear):
             numbers.append(0)
-        else:
+        elif type(module) in ACTIVATIONS:
             numbers[-1] = ACTIVATIONS.index(type(module))
     return numbers

@@ -55,10 +55,13 @@ typedef struct {
 
 typedef struct {
     int64_t inputs, outputs, padded;
-    int32_t activation;
+    int32_t activation, biased;    /* not biased: the bias stays zero */
     Parameters values, moments[2]; /* moments: momentum, or Adam's first and second */
     float *out;                    /* [B, padded], after the activation */
     const float **row;             /* [B] its rows */
+    double dropout;                /* the probability that an output is dropped; if above 0: */
+    float *factor, *kept;          /* [B, padded]: 0 or 1 / (1 - p), and out times that */
+    const float **kept_row;        /* [B] its rows */
 } Layer;
 
 /* What an example counts in the cross entropy, each [classes padded]: base[c] times -log p[c] of
@@ -77,10 +80,12 @@ typedef struct {
     Layer *layer;
     const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
     int64_t next_rows;              /* how many rows the next batch has */
+    const uint64_t *keys;           /* of this step's layers with dropout; NULL: evaluation */
     const int64_t *index, *labels;  /* [B] which examples this batch has, and their labels */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
     float *gradient;                /* of one panel of a weight, or of a bias */
+    float *kept_delta;              /* [B, padded] that of the last layer, while it is clipped */
     int32_t *nonzero;      /* which inputs are not zero, counted from the first of their panel */
     int64_t *start;        /* [B, panels] where each row's list of a panel begins in `nonzero` */
     ActiveInput *active;   /* [groups, I] those of a panel from the place of its first input on */
@@ -109,7 +114,7 @@ typedef struct {
 
 typedef struct {
     int32_t rule, nesterov;
-    double lr, weight_decay, momentum, dampening, beta1, beta2, eps;
+    double lr, weight_decay, l1, l2, clip_norm, momentum, dampening, beta1, beta2, eps;
 } Optimizer;
 
 /* The kernels of one instruction set: an epoch of training, and an evaluation. Both put into sums

@@ -33,9 +33,9 @@ from nnlab.engines.supported import (
 def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
-    or nothing between them, in float32 on the CPU, trained by SGD, Adam or AdamW (without
-    amsgrad), on splits with contiguous inputs [N, I].
+    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity or nothing and
+    perhaps KeyedDropout between them, in float32 on the CPU, trained by SGD, Adam or AdamW
+    (without amsgrad), on splits with contiguous inputs [N, I].
     """
     if device.type != "cpu":
         return f"the native engine computes on the cpu, not on {device}"

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, pad
+from torch.nn.utils import clip_grad_norm_
 
 from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
@@ -35,6 +36,7 @@ def train_epoch(
     order: Tensor,
     highest: int = 0,
     loss: Loss = PLAIN,
+    options: OptimizerConfig | None = None,
 ) -> tuple[float, ...]:
     """Train once through the examples in ``order``; return loss, accuracy or what a task measures.
 
@@ -42,6 +44,7 @@ def train_epoch(
     int64 into both, all on the model's device. The measures are those of each batch before its
     step. Raises ValueError before the first step where a label, or the ``highest`` one still to
     come, is no class, and where outputs are not as many as targets.
+    options: what ``regularise`` is to do; the loss is told without its penalties.
     """
     highest = max(highest, highest_label(labels[order]))
     criterion = criterion_of(loss, inputs)
@@ -57,6 +60,8 @@ def train_epoch(
                 batch_loss = criterion(output, targets)
                 optimizer.zero_grad()
                 batch_loss.backward()
+                if options is not None:
+                    regularise(model, options)
                 optimizer.step()
                 losses.append(batch_loss.detach())
                 outputs.append(output.detach())
@@ -68,6 +73,22 @@ def train_epoch(
     sizes = weights.view(-1, batch_size).sum(1)
     correct = (torch.cat(outputs).argmax(1) == given).sum()
     return measures(loss, ((torch.stack(losses) * sizes).sum(), sizes.sum(), correct), given)
+
+
+@torch.no_grad()
+def regularise(model: nn.Module, options: OptimizerConfig) -> None:
+    """Add the gradients of the penalties on weights to those of the loss, then clip all of them.
+
+    The penalties are l1 times the sum of absolute weights and l2 times that of their squares;
+    biases, and whatever else has one axis, are no weights.
+    """
+    if options.penalised:
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and parameter.grad is not None:
+                parameter.grad.add_(parameter.sign(), alpha=options.l1)
+                parameter.grad.add_(parameter, alpha=2 * options.l2)
+    if options.clip_norm is not None:
+        clip_grad_norm_(model.parameters(), options.clip_norm)
 
 
 @torch.no_grad()
@@ -195,6 +216,12 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def regularising(run: Run) -> OptimizerConfig | None:
+    """Return the options of a run whose gradients ``regularise`` changes; else None."""
+    options = run.optimizer
+    return options if isinstance(options, OptimizerConfig) and options.regularised else None
+
+
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the ``torch.optim`` optimizer that the options describe."""
     parameters = model.parameters()
@@ -257,6 +284,9 @@ class TorchEngine(Engine):
             inputs, labels = self.on_device(run.train.inputs), self.on_device(run.train.labels)
             examples = run.train.index[order].to(self.device)
             started = time.perf_counter()
+            if run.lr is not None:
+                for group in self.optimizers[run].param_groups:
+                    group["lr"] = run.lr
             with self.noise_of(run):
                 measured = train_epoch(
                     run.model,
@@ -267,6 +297,7 @@ class TorchEngine(Engine):
                     examples,
                     self.highest[run],
                     run.loss,
+                    regularising(run),
                 )
             results.append(Trained(measured, time.perf_counter() - started))
         return results
