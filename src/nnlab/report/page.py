@@ -23,7 +23,7 @@ from urllib.parse import quote
 from nnlab import storage
 from nnlab.records import LOG, METRICS, RESULT
 from nnlab.report import provenance
-from nnlab.report.columns import Column, shown
+from nnlab.report.columns import Column, heading, shown
 from nnlab.report.runs import RunRecord, Value, factors, grouped, is_number, is_seed
 from nnlab.report.summary import assignments, written
 from nnlab.report.thinned import thinned
@@ -46,10 +46,12 @@ PICTURES = 120  # of runs, that stand in the page; those of others appear as the
 CAPTIONS = {
     "train_time": "Training time over training-set size",
     "accuracy": "Test accuracy",
+    "r2": "Test R²",
     "loss": "Training loss over epochs",
     "loss_curves": "Training and validation loss over epochs",
     "accuracy_curves": "Training and validation accuracy over epochs",
-    "curves": "Loss and accuracy over epochs",
+    "r2_curves": "Training and validation R² over epochs",
+    "curves": "Curves over epochs",
     "hardest": "The most confident mistakes",
     "confusion": "Which classes were taken for which",
     "fgsm": "Accuracy under changes made to mislead",
@@ -203,33 +205,34 @@ def best(
     columns: Sequence[Column],
     numbers: Mapping[int, int],
 ) -> Best | None:
-    """Return the setting with the best mean accuracy, of validation where there was any; of equal
-    ones that of the least loss. None where no complete run has an accuracy."""
+    """Return the setting with the best mean accuracy, or R², of validation where there was any; of
+    equal ones that of the least loss. None where no complete run has that."""
     of = {column.page: column for column in columns}
     validated = any(run.reading for _, group in groups for run in group)
-    accuracy, loss = (
-        of[f"{'valid' if validated else 'test'} {name}"] for name in ("accuracy (%)", "loss")
-    )
+    main = groups[0][1][0].main
+    split = "valid" if validated else "test"
+    quality, loss = of[f"{split} {heading(main)}"], of[f"{split} loss"]
 
     def score(group: Group) -> tuple[float, float]:
-        pairs = [(accuracy.of(run), loss.of(run)) for run in group[1] if run.complete]
+        pairs = [(quality.of(run), loss.of(run)) for run in group[1] if run.complete]
         known = list(zip(*(pair for pair in pairs if None not in pair)))
         return (fmean(known[0]), -fmean(known[1])) if known else (-math.inf, 0.0)
 
     values, group = winner = max(groups, key=score)
     if score(winner)[0] == -math.inf:
         return None
-    shares = [column for column in (accuracy, of["test accuracy (%)"]) if column.text(group) != "-"]
-    results = {column.page.removesuffix(" (%)"): f"{column.text(group)} %" for column in shares}
+    told = [each for each in (quality, of[f"test {heading(main)}"]) if each.text(group) != "-"]
+    unit = " %" * main.percent
+    results = {each.page.removesuffix(" (%)"): each.text(group) + unit for each in told}
     seeds = f", {len(group)} runs" if len(group) > 1 else ""
     return Best(
         setting=assignments(keys, values),
         results=", ".join(map(" ".join, results.items())) + seeds,
-        chosen_by=f"Of {len(groups):,} settings it has the highest mean validation accuracy "
+        chosen_by=f"Of {len(groups):,} settings it has the highest mean validation {main.title} "
         f"(of equal ones the least loss)."
         if validated
-        else f"Of {len(groups):,} settings it has the highest mean test accuracy. As it was chosen "
-        f"by that, expect less of new examples; valid_size=… sets examples apart to choose by.",
+        else f"Of {len(groups):,} settings it has the highest mean test {main.title}. As it was "
+        f"chosen by that, expect less of new examples; valid_size=… sets some apart to choose by.",
         command=provenance.command(group),
         runs=[numbers[id(run)] for run in group],
     )

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlab.records import COLUMNS
+from nnlab.report.columns import MEASURES
+from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord
 
 ROOM = 220_000  # characters that the curves of a study may take
 LEAST = 8  # points of a curve, however many runs there are
-DRAWN = COLUMNS[1:5]
 
 
 def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -25,16 +25,25 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     other, as base64 of half-precision numbers (three digits), little endian, NaN where empty; a
     column that is empty in all runs is left out.
     """
-    names = [name for name in DRAWN if any(np.isfinite(run.curves[name]).any() for run in runs)]
     epochs = [len(run.curves["epoch"]) for run in runs]
+    none = {count: np.full(count, np.nan) for count in epochs}  # of a column that a run lacks
+    curves = {
+        name: [run.curves.get(name, none[count]) for run, count in zip(runs, epochs)]
+        for name in MEASURES
+    }
+    names = [name for name, found in curves.items() if any(map(has_numbers, found))]
     points = most_points(epochs, len(names))
     columns = {}
     for name in names:
-        parts = [run.curves[name][kept(count, points)] for run, count in zip(runs, epochs)]
+        parts = [curve[kept(count, points)] for curve, count in zip(curves[name], epochs)]
         with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
             values = np.concatenate(parts).astype("<f2")
         columns[name] = base64.b64encode(values.tobytes()).decode()
     return {"epochs": epochs, "points": points, "columns": columns}
+
+
+def has_numbers(curve: Array) -> bool:
+    return bool(np.isfinite(curve).any())
 
 
 def kept(epochs: int, points: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ const THEMES = {
   dark: { ink: "#e6e6e6", grid: "#444", colours: ["#5fb4ff", "#ff9a52", "#3fd0a4", "#e58fd0", "#e0c04a", "#a89dff", "#ff7d90", "#c9c9c9"] },
 };
 const MARKERS = ["circle", "triangle", "rect", "rectRot", "star", "crossRot", "rectRounded", "cross"];
+const QUALITY = /accuracy|R²|F1|AUC/; // of which more is better
 const MOST_DRAWN = 100; // runs whose curves are drawn at a time
 const MOST_LISTED = 12; // runs that are listed below their curves
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -104,8 +105,8 @@ function enhance(table) {
     const name = named(head);
     const button = make("button", { type: "button", textContent: text(head) });
     button.onclick = () => {
-      // Of numbers a person wants the largest first, of a loss the smallest.
-      const first = numeric(head) && /accuracy/.test(name);
+      // A person wants the best first: of accuracies the largest, of losses the smallest.
+      const first = numeric(head) && QUALITY.test(name);
       kept.descending = kept.column === index ? !kept.descending : first;
       kept.column = index;
       sort(table);
@@ -345,7 +346,7 @@ function axis(values, name) {
     return { type: "category", labels, offset: true, title: titled(name) };
   }
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
-  const type = low > 0 && high / low >= 10 && !/accuracy/.test(name) ? "logarithmic" : "linear";
+  const type = low > 0 && high / low >= 10 && !QUALITY.test(name) ? "logarithmic" : "linear";
   const few = [...new Set(numbers)].sort((one, other) => one - other);
   if (few.length > 10) return { type, title: titled(name) };
   const afterBuildTicks = scale => scale.ticks = few.map(value => ({ value }));
@@ -424,10 +425,10 @@ function fillSelects() {
   const columns = heads(table).filter(head => !["run", "files"].includes(named(head)));
   const results = columns.filter((head, index) => index >= count && numeric(head)).map(named);
   const settings = columns.slice(0, count).map(named);
-  const metrics = ["loss", "accuracy"];
+  const metrics = [...new Set(Object.keys(data.curves.columns).map(name => name.replace(/^[a-z]+_/, "")))];
   fill("metric", metrics, metrics[0]);
   fill("x", [...settings, ...results], settings[0] ?? results[0]);
-  fill("y", results, results.find(name => /accuracy/.test(name)) ?? results[0]);
+  fill("y", results, results.find(name => QUALITY.test(name)) ?? results[0]);
   const second = settings.find(name => name !== settings[0] && !/^seed/.test(name));
   fill("colour", ["", ...settings], second ?? "");
   const log = find("#log");
