@@ -308,7 +308,7 @@ function drawScatter(chosen) {
   }
   const everything = [...groups.values()].flat();
   const names = [...groups.keys()].sort(compare);
-  const across = axis(everything.map(point => point.x), x);
+  const across = axis(everything.map(point => point.x), x, column(x) < Number(table.dataset.settings));
   if (across.type !== "category") for (const point of everything) point.x = number(point.x);
   draw("scatter", {
     type: "scatter",
@@ -338,8 +338,9 @@ function sayPoint(chart, element) {
   return [point.run.name, `${state.set.x} ${point.x}`, `${state.set.y} ${point.y}`];
 }
 
-// Numbers over a wide range stand on a logarithmic axis, words side by side.
-function axis(values, name) {
+// Numbers over a wide range stand on a logarithmic axis, words side by side. The few values of an
+// option are written at the axis, and no others.
+function axis(values, name, option = false) {
   const numbers = values.map(value => /^-?[\d.]+(e-?\d+)?$/.test(value) ? Number(value) : NaN);
   if (numbers.some(isNaN)) {
     const labels = [...new Set(values)].sort(compare);
@@ -348,7 +349,7 @@ function axis(values, name) {
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
   const type = low > 0 && high / low >= 10 && !QUALITY.test(name) ? "logarithmic" : "linear";
   const few = [...new Set(numbers)].sort((one, other) => one - other);
-  if (few.length > 10) return { type, title: titled(name) };
+  if (!option || few.length > 10) return { type, title: titled(name) };
   const afterBuildTicks = scale => scale.ticks = few.map(value => ({ value }));
   return { type, title: titled(name), afterBuildTicks, callback: short };
 }
