@@ -22,6 +22,7 @@ from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, stacked
 from nnlab.engines.stacked import StackedEngine, unsupported_reason
+from nnlab.engines.stacked_losses import PlainCrossEntropy
 from nnlab.engines.torch import TorchEngine
 from nnlab.training import train_runs
 
@@ -140,7 +141,7 @@ def assert_same_training(
         orders = draw_orders(theirs)
         found = engine.train_epoch(ours, orders)
         expected = reference.train_epoch(theirs, orders)
-        assert_close([t[:2] for t in found], [t[:2] for t in expected], **tolerance)
+        assert_close([t.measures for t in found], [t.measures for t in expected], **tolerance)
         assert_equal_states(engine, ours, reference, theirs, **tolerance)
     for split in ("train", "valid", "test"):
         found_there = engine.evaluate(ours, split)
@@ -385,7 +386,7 @@ def test_ended_runs_are_compacted_away() -> None:
         orders = draw_orders(their_left)
         found = engine.train_epoch(our_left, orders)
         expected = reference.train_epoch(their_left, orders)
-        assert_close([t[:2] for t in found], [t[:2] for t in expected], **TIGHT)
+        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
         assert_equal_states(engine, our_left, reference, their_left, **TIGHT)
         rows.append(len(engine.stack))
         assert engine.weights.shape[0] == engine.moments[0].shape[0] == rows[-1]
@@ -799,7 +800,8 @@ class Graphs:
             work()
         for array, value in zip(arrays, before):
             array.copy_(value)
-        for scratch in (engine.gradients, engine.batch, engine.picked, engine.sums):
+        assert isinstance(engine.loss, PlainCrossEntropy)
+        for scratch in (engine.gradients, engine.batch, engine.loss.picked, engine.sums):
             scratch.fill_(torch.nan if scratch is not engine.gradients else 0.5)
         return recording.replay
 
@@ -824,7 +826,7 @@ def test_a_replayed_epoch_is_an_epoch(optimizer: str, monkeypatch: pytest.Monkey
         orders = draw_orders(their_left)
         found = engine.train_epoch(our_left, orders)
         expected = reference.train_epoch(their_left, orders)
-        assert_close([t[:2] for t in found], [t[:2] for t in expected], **TIGHT)
+        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
         assert_equal_states(engine, our_left, reference, their_left, **TIGHT)
         counts.append((graphs.warmed, graphs.captures))
     # Not captured at once, nor anew when a run ends whose row stays; anew after compaction.
@@ -919,6 +921,7 @@ def test_runs_that_do_not_fit_into_memory_are_several_stacks(
         assert [run for stack in stacks for run in stack] == runs
     # No less than what the stack's own arrays take.
     engine = StackedEngine(runs, CPU)
-    held = [engine.weights, engine.gradients, *engine.moments, engine.batch, engine.picked]
-    held += [engine.predicted, engine.examples, engine.slots]
+    assert isinstance(engine.loss, PlainCrossEntropy)
+    held = [engine.weights, engine.gradients, *engine.moments, engine.batch, engine.loss.picked]
+    held += [engine.loss.predicted, engine.examples, engine.slots]
     assert sum(array.nbytes for array in held) <= 5 * each

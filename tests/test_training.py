@@ -252,7 +252,7 @@ def test_the_test_split_is_read_once_after_training(monkeypatch: pytest.MonkeyPa
     calls = []
     original = TorchEngine.evaluate
 
-    def spy(self: TorchEngine, runs: list[Run], split: str) -> list[tuple[float, float]]:
+    def spy(self: TorchEngine, runs: list[Run], split: str) -> list[tuple[float, ...]]:
         calls.extend([(split, len(each.epochs)) for each in runs])
         return original(self, runs, split)
 

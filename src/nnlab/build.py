@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from nnlab.datasets import Data
     from nnlab.engines import Run
+    from nnlab.losses import Loss
     from nnlab.model import Shaped
 
 log = logging.getLogger("nnlab")
@@ -72,7 +73,7 @@ def make_task(
 
     where = device.choose_device(config.device)
     data = config.load_data()
-    example, outputs = data.provenance["shape"], len(data.classes)
+    example, outputs = data.provenance["shape"], data.outputs
     sizes = math.prod(example), outputs, list(data.provenance["sizes"].values())
     shape = repr((config.model, config.dataset, example))
     if shape not in networks and not isinstance(config.model, OwnNetworkConfig):
@@ -142,14 +143,21 @@ def whole_run(task: Task) -> Run:
         data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
-    shape, classes = (task.identity["dataset"][key] for key in ("shape", "classes"))
-    return dataclasses.replace(sketch, model=build_model(config, shape, len(classes)))
+    model = build_model(config, task.identity["dataset"]["shape"], outputs_of(task))
+    return dataclasses.replace(sketch, model=model)
+
+
+def outputs_of(task: Task) -> int:
+    """Return how many outputs the network of a task has."""
+    dataset = task.identity["dataset"]
+    return len(dataset.get("targets") or dataset["classes"])
 
 
 def build_run(config: Config, data: Data, network: nn.Module) -> Run:
     """Put a configuration's network, data and options together."""
     from nnlab import seeds
     from nnlab.engines import Run
+    from nnlab.losses import PLAIN
 
     computed = isinstance(config.model, PerceptronConfig)  # from its truth table
     own = isinstance(config.model, OwnNetworkConfig)  # whose layers may draw
@@ -159,6 +167,7 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
         train=data.train,
         valid=data.valid,
         test=data.test,
+        loss=PLAIN if computed else loss_of(config, data),
         batch_size=config.batch_size,
         max_epochs=0 if computed else config.stopping.max_epochs,
         stopping=config.stopping.build(),
@@ -167,6 +176,16 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
         full_train_metrics=config.full_train_metrics,
         native_level=None if config.native_level is None else config.native_level.name,
     )
+
+
+def loss_of(config: Config, data: Data) -> Loss:
+    """Return what a run minimises. Raises ValueError where its options do not fit the classes."""
+    from nnlab.losses import SquaredError
+
+    if data.targets:
+        return SquaredError(tuple(data.provenance["target_deviation"]))
+    labels = data.train.labels[data.train.index]
+    return config.loss.build(data.classes, labels.bincount(minlength=len(data.classes)).tolist())
 
 
 def outline(config: Config, shape: Sequence[int], outputs: int) -> Shaped | None:
@@ -207,7 +226,8 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
     from nnlab import model
 
     job = outcome.job
-    source = {}
+    weights = getattr(run.loss, "weights", None)
+    source: dict[str, Any] = {} if weights is None else {"class_weights": weights}
     if isinstance(config.model, OwnNetworkConfig):
         source["model_source_sha256"] = config.model.found.sha256
     return {

@@ -31,6 +31,7 @@ from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
 from nnlab.identity import ASKED, NOT_IDENTITY, without_added
+from nnlab.losses import CLASSIFICATION, REGRESSION, LossConfig
 from nnlab.options import MISSING, plain, require, require_finite
 from nnlab.stopping import RULES, StoppingConfig
 
@@ -222,6 +223,7 @@ class Config:
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
+    loss: LossConfig = MISSING
     stopping: StoppingConfig = MISSING
     train_size: int | None = MISSING
     valid_size: int | None = MISSING
@@ -334,6 +336,7 @@ class Config:
             require(self.dataset.images, "model", self.model.name, limit)
             limit = "weights shows those of a layer that sees all pixels; model=cnn has none"
             require("weights" not in self.evaluation, "evaluation", list(self.evaluation), limit)
+        self.check_task()
         if self.stopping.watches:
             limit = "it watches the validation set; set valid_size (say valid_size=500)"
             require(self.has("valid"), "stopping", self.stopping.name, limit)
@@ -359,8 +362,38 @@ class Config:
             some = not EVALUATIONS[name].examples or self.has(split)
             require(some, "evaluation", list(self.evaluation), limit)
 
+    def check_task(self) -> None:
+        """Raise ValueError for options that what is learned has no use for."""
+        learned = self.dataset.learned
+        wanted = OBJECTIVES[self.objective] or learned
+        limit = f"it is of a {wanted.name}, and this is a {learned.name}; take valid_loss"
+        require(wanted is learned, "objective", self.objective, limit)
+        if learned is CLASSIFICATION:
+            return
+        limit = "a regression has no classes; leave it out"
+        smoothing, weights = self.loss.label_smoothing, self.loss.class_weights
+        require(smoothing == 0, "loss.label_smoothing", smoothing, limit)
+        require(weights is None, "loss.class_weights", weights, limit)
+        limit = "a regression has no accuracy; take stopping=plateau, or stopping=patience with "
+        limit += "stopping.monitor=valid_loss"
+        column = self.stopping.monitored
+        watched = f"{self.stopping.name}, which watches {column}"
+        require(column != "valid_accuracy", "stopping", watched, limit)
+        for name in self.evaluation:
+            limit = f"{name} asks for classes, of which a regression has none; leave it out"
+            fits = name not in EVALUATIONS or not EVALUATIONS[name].classes
+            require(fits, "evaluation", list(self.evaluation), limit)
 
-OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "train_seconds")
+
+OBJECTIVES = {
+    "valid_loss": None,
+    "valid_accuracy": CLASSIFICATION,
+    "valid_r2": REGRESSION,
+    "test_loss": None,
+    "test_accuracy": CLASSIFICATION,
+    "test_r2": REGRESSION,
+    "train_seconds": None,
+}  # and of which task they are; None: of all
 
 
 # The schemas that the YAML files of each config group extend.

@@ -17,7 +17,13 @@ ASKED = ("device", "engine", "native_level", "threads")
 WHERE = ("file", "folder", "source")
 # Options that came after others, at the value that does what was done before them: left out of an
 # identity there, so that a study trained before is still known as done.
-ADDED: dict[str, Any] = {"folds": None, "fold": None}
+ADDED: dict[str, Any] = {
+    "folds": None,
+    "fold": None,
+    "loss.label_smoothing": 0.0,
+    "loss.class_weights": None,
+    "dataset.task": "classification",
+}
 
 
 def without_added(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

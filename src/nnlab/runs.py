@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab import claims, interrupts, records, standing, study, terminal
+from nnlab.losses import REGRESSION
 from nnlab.records import DONE
 from nnlab.report import columns, summary
 from nnlab.report.runs import Value, factors, flatten, is_number, name_data, rank
@@ -410,6 +411,7 @@ def as_json(each: Standing, runs: Runs, now: float) -> dict[str, Any]:
         "error": each.error,
         "damaged": None if each.file is None else str(each.file),
         **{name: getattr(run, name, None) for name in NUMBERS},
+        **{f"test_{each.name}": run and run.tested(each) for each in REGRESSION.metrics},
         "changed": each.changed,
         "age": None if each.changed is None else max(0.0, now - each.changed),
         "varied": {key: settings[key] for key in runs.varied if key in settings},

@@ -438,15 +438,16 @@ def finish(task: Task, run: Run) -> None:
     folder = record(task)
     task.outcome.trained = True
 
+    columns = run.loss.task.columns[1:-1]
+
     def metrics(epoch: Epoch | None, prefix: str = "") -> dict[str, float | None]:
-        return {f"{prefix}{name}": getattr(epoch, name, None) for name in records.COLUMNS[1:5]}
+        return {f"{prefix}{name}": getattr(epoch, name, None) for name in columns}
 
     measured = {
         "train_seconds": run.epochs[-1].seconds if run.epochs else 0.0,
         **metrics(run.kept),
         **(metrics(run.epochs[-1], "last_") if run.restored not in (None, len(run.epochs)) else {}),
-        "test_loss": run.test_loss,
-        "test_accuracy": run.test_accuracy,
+        **run.test_measures,
     }
     folder.log(in_words(run))
     task.outcome.result = folder.finish(
@@ -460,7 +461,9 @@ def finish(task: Task, run: Run) -> None:
 
 
 def in_words(run: Run) -> str:
-    test = "" if run.test_accuracy is None else f"test accuracy {run.test_accuracy:.1%}, "
+    metric = run.loss.task.metrics[0]
+    found = run.test_measures[f"test_{metric.name}"]
+    test = "" if found is None else f"test {metric.title} {metric.written(found)}, "
     count = len(run.epochs)
     if not count:
         return f"{test}not trained"

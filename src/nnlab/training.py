@@ -78,8 +78,8 @@ def train_runs(
                 engine.restore(run, run.best)
                 run.best = None
         tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
-        for run, (test_loss, test_accuracy) in tested.items():
-            run.test_loss, run.test_accuracy = test_loss, test_accuracy
+        for run, measures in tested.items():
+            run.tested = measures
         engine.release(ended)
         yield from ((run, None) for run in ended)
         if not active:
@@ -88,20 +88,12 @@ def train_runs(
         trained = engine.train_epoch(active, [draw_order(run) for run in active])
         validation = evaluated(active, engine, "valid")
         again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
-        for run, (loss, accuracy, seconds) in zip(active, trained):
-            before = run.epochs[-1].seconds if run.epochs else 0.0
-            loss, accuracy = again.get(run, (loss, accuracy))
-            valid_loss, valid_accuracy = validation.get(run, (None, None))
-            run.epochs.append(
-                Epoch(
-                    epoch=len(run.epochs) + 1,
-                    train_loss=loss,
-                    train_accuracy=accuracy,
-                    valid_loss=valid_loss,
-                    valid_accuracy=valid_accuracy,
-                    seconds=before + seconds,
-                )
-            )
+        for run, (measures, seconds) in zip(active, trained):
+            task, before = run.loss.task, run.epochs[-1].seconds if run.epochs else 0.0
+            measures = again.get(run, measures)
+            validated = validation.get(run, (None,) * len(measures))
+            row = (len(run.epochs) + 1, *measures, *validated, before + seconds)
+            run.epochs.append(task.epoch(*row))
             run.status, run.stop_reason = judge(run)
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
                 run.best = engine.snapshot(run)
@@ -124,8 +116,8 @@ def own_rule(run: Run) -> StoppingRule | None:
         ) from error
 
 
-def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, float]]:
-    """Return loss and accuracy of the runs that have such a split."""
+def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, ...]]:
+    """Return the measures of the runs that have such a split."""
     having = [run for run in runs if getattr(run, split) is not None]
     return dict(zip(having, engine.evaluate(having, split)))
 
@@ -171,7 +163,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
-) -> tuple[float, float]:
+) -> tuple[float, ...]:
     """Train a model once through its data; return mean loss and accuracy over the examples.
 
     Both are measured as the model trains, on each batch before its step. data: as for
@@ -230,7 +222,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer | OptimizerConfig, model: n
         )
 
 
-def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Data) -> tuple[float, ...]:
     """Return the model's mean cross entropy and its accuracy on data, without training.
 
     data: as for ``as_split``. The model is put in evaluation mode meanwhile.

@@ -122,7 +122,7 @@ class DualNetwork(NativeNetwork):
 
     def split(self, run: Run, name: str) -> CSplit:
         split = self.splits[name]
-        return c_split(split, name, split.inputs.shape[1], self.base)
+        return c_split(split, name, split.inputs.shape[1], self.targets, self.base)
 
     def state(self) -> dict[str, Tensor]:
         state = self.get()

@@ -134,8 +134,27 @@ static int64_t argmax(const float *z, int64_t count)
     return best;
 }
 
-/* Add the cross entropy and the number of correct predictions to sums, and put the gradient of the
-   mean cross entropy with respect to the logits, (softmax - one hot) / rows, into delta. */
+/* Put exp(z - z[best]) into e, 0 into its padding, and return their sum. */
+static double exponentials(const Layer *layer, float *z, int64_t best, float *e)
+{
+    const float largest = z[best];
+    vec total = {0};
+    for (int64_t c = layer->outputs; c < layer->padded; c++)
+        z[c] = -INFINITY;
+    for (int64_t c = 0; c < layer->padded; c += V) {
+        const vec each = vec_exp(load(z + c) - largest);
+        store(e + c, each);
+        total += each;
+    }
+    double sum = 0;
+    for (int i = 0; i < V; i++)
+        sum += total[i];
+    return sum;
+}
+
+/* Add the cross entropy, the number of correct predictions and the examples' weight to sums, and
+   put the gradient of the mean cross entropy with respect to the logits, (softmax - one hot) / rows,
+   into delta. */
 static void cross_entropy(Network *net, int64_t rows, double *sums)
 {
     const Layer *layer = &net->layer[net->layers - 1];
@@ -144,25 +163,80 @@ static void cross_entropy(Network *net, int64_t rows, double *sums)
         float *z = layer->out + r * layer->padded;
         float *delta = net->delta + r * layer->padded;
         const int64_t best = argmax(z, layer->outputs);
-        const float largest = z[best];
-        vec total = {0};
-        for (int64_t c = layer->outputs; c < layer->padded; c++)
-            z[c] = -INFINITY;
-        for (int64_t c = 0; c < layer->padded; c += V) {
-            const vec e = vec_exp(load(z + c) - largest);
-            store(delta + c, e);
-            total += e;
-        }
-        double sum = 0;
-        for (int i = 0; i < V; i++)
-            sum += total[i];
+        const double sum = exponentials(layer, z, best, delta);
         const float scale = share / (float)sum;
         for (int64_t c = 0; c < layer->padded; c += V)
             store(delta + c, load(delta + c) * scale);
         delta[net->labels[r]] -= share;
-        sums[0] += log(sum) + (double)largest - (double)z[net->labels[r]];
+        sums[0] += log(sum) + (double)z[best] - (double)z[net->labels[r]];
         sums[1] += best == net->labels[r];
     }
+    sums[2] += (double)rows;
+}
+
+/* The same where classes are weighted or labels smoothed, see Loss. */
+static void weighted_cross_entropy(Network *net, int64_t rows, double *sums)
+{
+    const Layer *layer = &net->layer[net->layers - 1];
+    const Loss *loss = &net->loss;
+    double weight = 0;
+    for (int64_t r = 0; r < rows; r++)
+        weight += (double)loss->weight[net->labels[r]];
+    const float share = (float)(1 / weight);
+    for (int64_t r = 0; r < rows; r++) {
+        float *z = layer->out + r * layer->padded;
+        float *delta = net->delta + r * layer->padded;
+        const int64_t best = argmax(z, layer->outputs), label = net->labels[r];
+        const double sum = exponentials(layer, z, best, delta);
+        const double log_sum = log(sum) + (double)z[best];
+        const float peak = loss->peak[label];
+        const float scale = (loss->spread + peak) / (float)sum;
+        for (int64_t c = 0; c < layer->padded; c += V)
+            store(delta + c, (load(delta + c) * scale - load(loss->base + c)) * share);
+        delta[label] -= peak * share;
+        sums[0] += (double)peak * (log_sum - (double)z[label]);
+        for (int64_t c = 0; loss->spread > 0 && c < layer->outputs; c++)
+            sums[0] += (double)loss->base[c] * (log_sum - (double)z[c]);
+        sums[1] += best == label;
+    }
+    sums[2] += weight;
+}
+
+/* Add the squared error of each output to sums, after them the absolute ones, and put the gradient
+   of the mean squared error into delta. */
+static void squared_error(Network *net, const float *targets, int64_t rows, double *sums)
+{
+    const Layer *layer = &net->layer[net->layers - 1];
+    const int64_t outputs = layer->outputs;
+    const float share = 2.f / (float)(rows * outputs);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *target = targets + net->index[r] * outputs;
+        float *delta = net->delta + r * layer->padded;
+        memset(delta, 0, (size_t)layer->padded * sizeof(float));
+        for (int64_t c = 0; c < outputs; c++) {
+            const float error = layer->out[r * layer->padded + c] - target[c];
+            delta[c] = share * error;
+            sums[c] += (double)error * (double)error;
+            sums[outputs + c] += fabs((double)error);
+        }
+    }
+}
+
+/* How many numbers `add_loss` adds to. */
+static int64_t count_sums(const Network *net, const Split *split)
+{
+    return split->targets == NULL ? 3 : 2 * net->layer[net->layers - 1].outputs;
+}
+
+/* Add what these rows came to to sums, and put the gradient of their mean loss into delta. */
+static void add_loss(Network *net, const Split *split, int64_t rows, double *sums)
+{
+    if (split->targets != NULL)
+        squared_error(net, split->targets, rows, sums);
+    else if (net->loss.weight != NULL)
+        weighted_cross_entropy(net, rows, sums);
+    else
+        cross_entropy(net, rows, sums);
 }
 
 /* ---- backward ---- */
@@ -428,7 +502,7 @@ static void train(Network *net, const Split *split, const Examples *examples, in
     Layer *first = &net->layer[0];
     int may_skip = split->base == NULL && finite_first_layer(net), multiplied = 0;
     int64_t rows = smaller(batch, n);
-    sums[0] = sums[1] = 0;
+    memset(sums, 0, (size_t)count_sums(net, split) * sizeof(double));
     select_inputs(split, examples, 0, rows, net->example);
     int sparse = may_skip && find_nonzero(net, net->example, rows);
     for (int64_t from = 0; from < n; from += rows, rows = net->next_rows) {
@@ -438,7 +512,7 @@ static void train(Network *net, const Split *split, const Examples *examples, in
         prefetch_inputs(net, net->next, 0, net->next_rows);
         select_labels(net, examples, from);
         forward(net, rows, sparse, multiplied, split->base);
-        cross_entropy(net, rows, sums);
+        add_loss(net, split, rows, sums);
         update_upper_layers(net, rows, &step);
         may_skip = may_skip && all_finite(net->delta, rows * first->padded);
         update_bias(net, first, rows, &step);
@@ -463,14 +537,14 @@ static void train(Network *net, const Split *split, const Examples *examples, in
 static void evaluate(Network *net, const Split *split, const Examples *examples, double *sums)
 {
     const int may_skip = split->base == NULL && finite_first_layer(net);
-    sums[0] = sums[1] = 0;
+    memset(sums, 0, (size_t)count_sums(net, split) * sizeof(double));
     for (int64_t from = 0; from < examples->count; from += EVALUATION_ROWS) {
         const int64_t rows = smaller(EVALUATION_ROWS, examples->count - from);
         select_inputs(split, examples, from, rows, net->example);
         select_labels(net, examples, from);
         const int sparse = may_skip && find_nonzero(net, net->example, rows);
         forward(net, rows, sparse, 0, split->base);
-        cross_entropy(net, rows, sums);
+        add_loss(net, split, rows, sums);
     }
 }
 

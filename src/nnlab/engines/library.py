@@ -13,7 +13,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Array, Structure, byref, c_double, c_int32, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -24,10 +24,20 @@ from torch import Tensor, nn
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
-from nnlab.engines.supported import ACTIVATIONS, MOMENTS, STEP_COUNT, linears, optimizer_of, rule
+from nnlab.engines.supported import (
+    ACTIVATIONS,
+    MOMENTS,
+    STEP_COUNT,
+    linears,
+    optimizer_of,
+    rule,
+    targets_of,
+)
+from nnlab.losses import CrossEntropy
 
 # native.c knows these, and supported.ACTIVATIONS, by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
+LANES = 16  # floats that it may read at once
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
 FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY = range(7)
 
@@ -38,6 +48,7 @@ class CSplit(Structure):
         ("inputs", c_void_p),
         ("base", c_void_p),
         ("labels", c_void_p),
+        ("targets", c_void_p),
         ("index", c_void_p),
         ("examples", c_int64),
         ("width", c_int64),
@@ -79,13 +90,14 @@ def load(path: Path) -> ctypes.CDLL:
         "free": (None, c_void_p),
         "set": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
         "get": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
+        "set_loss": (None, c_void_p, c_void_p, c_void_p, c_void_p),
         "steps": (c_int64, c_void_p),
         "set_steps": (None, c_void_p, c_int64),
         "best_level": (c_int32,),
         "train": (
             c_int32,
             *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, POINTER(COptimizer)),
-            *(c_int32, POINTER(c_double), POINTER(c_int64)),
+            *(c_int32, POINTER(c_double), POINTER(c_double), POINTER(c_int64)),
         ),
         "evaluate": (
             c_int32,
@@ -173,10 +185,13 @@ def c_optimizer(config: OptimizerConfig) -> COptimizer:
     return c
 
 
-def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> CSplit:
+def c_split(
+    split: Split, name: str, width: int, targets: int | None, base: Tensor | None = None
+) -> CSplit:
     """Describe a split to the library, which may use it as long as the result lives.
 
-    Raises ValueError for one that it cannot take.
+    width, targets: as ``unsupported_shapes`` has them. Raises ValueError for a split that it
+    cannot take.
     """
     # Other threads may change the split and its tensors, but none of these shapes and sizes.
     split = Split(
@@ -184,13 +199,15 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
         memory(split.labels, f"{name} labels", keep=True),
         memory(split.index, f"{name} index", keep=True),
     )
-    reason = unsupported_shapes(split, name, width)
+    reason = unsupported_shapes(split, name, width, targets)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
+    labels = split.labels.data_ptr()
     c = CSplit(
         split.inputs.data_ptr(),
         None if base is None else base.data_ptr(),
-        split.labels.data_ptr(),
+        labels if targets is None else None,
+        None if targets is None else labels,
         split.index.data_ptr(),
         *split.inputs.shape,
         len(split.index),
@@ -199,15 +216,25 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
     return c
 
 
-def unsupported_shapes(split: Split, name: str, width: int) -> str | None:
+def unsupported_shapes(split: Split, name: str, width: int, targets: int | None) -> str | None:
+    """Return what is wrong with a split; None if nothing is.
+
+    width: of the inputs. targets: how many a regression has; None: labels are classes.
+    """
     inputs, labels, index = split.inputs, split.labels, split.index
+    kind, shape = torch.int64, [len(inputs)]
+    if targets is not None:
+        kind, shape = torch.float32, [len(inputs), targets]
     if inputs.dim() != 2 or inputs.shape[1] != width:
         return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
     if inputs.dtype != torch.float32:
         return f"{name} inputs are {inputs.dtype}, not torch.float32"
-    if labels.dtype != torch.int64 or index.dtype != torch.int64:
-        return f"{name} labels and index are {labels.dtype} and {index.dtype}, not torch.int64"
-    if labels.shape != inputs.shape[:1] or index.dim() != 1:
+    if labels.dtype != kind or index.dtype != torch.int64:
+        return (
+            f"{name} labels and index are {labels.dtype} and {index.dtype}, "
+            f"not {'' if targets is None else f'{kind} and '}torch.int64"
+        )
+    if list(labels.shape) != shape or index.dim() != 1:
         return (
             f"{name} labels {list(labels.shape)} and index {list(index.shape)} "
             f"do not fit inputs {list(inputs.shape)}"
@@ -320,6 +347,12 @@ class NativeNetwork:
                 f"no memory to train layers of sizes {sizes} in batches of {self.batch_size}"
             )
         weakref.finalize(self, self.library.nnlab_free, self.handle)
+        self.targets = targets_of(run)
+        self.loss = run.loss
+        if isinstance(self.loss, CrossEntropy) and not self.loss.plain:
+            terms = self.loss.terms(self.shapes[-1][0]).astype(np.float32)
+            self.terms = np.pad(terms, ((0, 0), (0, -terms.shape[1] % LANES)))  # it reads vectors
+            self.library.nnlab_set_loss(self.handle, *(row.ctypes.data for row in self.terms))
 
     # ---- the arithmetic ----
 
@@ -332,7 +365,7 @@ class NativeNetwork:
 
     def split(self, run: Run, name: str) -> CSplit:
         """Return one of the run's splits as the library takes it."""
-        return c_split(getattr(run, name), name, self.shapes[0][1])
+        return c_split(getattr(run, name), name, self.shapes[0][1], self.targets)
 
     def read_options(self, run: Run) -> None:
         """Read the options of a run's torch optimizer, which a schedule may have changed."""
@@ -348,7 +381,7 @@ class NativeNetwork:
         """Train once through the examples at these positions, [n] int64, of the training split."""
         positions = check_order(order, len(run.train))
         split = self.split(run, "train")
-        sums, bad = (c_double * 3)(), (c_int64 * 3)()
+        sums, seconds, bad = self.sums(), c_double(), (c_int64 * 3)()
         with self.lock:
             problem = self.library.nnlab_train(
                 self.handle,
@@ -359,22 +392,35 @@ class NativeNetwork:
                 byref(self.optimizer),
                 self.level,
                 sums,
+                byref(seconds),
                 bad,
             )
         raise_for(problem, "train", *bad)
-        loss, correct, seconds = sums
-        seconds += self.seconds
+        took = seconds.value + self.seconds
         self.seconds = 0.0
-        return Trained(loss / len(positions), correct / len(positions), seconds)
+        return Trained(self.measures(sums, run.train, run.train.index[positions]), took)
 
-    def evaluate(self, run: Run, name: str) -> tuple[float, float]:
-        """Return mean loss and accuracy on one of the run's splits."""
+    def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
+        """Return the measures of one of the run's splits."""
         split = self.split(run, name)
-        sums, bad = (c_double * 2)(), (c_int64 * 3)()
+        sums, bad = self.sums(), (c_int64 * 3)()
         with self.lock:
             problem = self.library.nnlab_evaluate(self.handle, byref(split), self.level, sums, bad)
         raise_for(problem, name, *bad)
-        return sums[0] / split.length, sums[1] / split.length
+        part: Split = getattr(run, name)
+        return self.measures(sums, part, part.index)
+
+    def sums(self) -> Array[c_double]:
+        """Return room for what the library sums over examples."""
+        return (c_double * (3 if self.targets is None else 2 * self.targets))()
+
+    def measures(self, sums: Array[c_double], split: Split, index: Tensor) -> tuple[float, ...]:
+        """Return the measures that sums over these examples of a split come to."""
+        if isinstance(self.loss, CrossEntropy):
+            loss, correct, weight = sums
+            return self.loss.measures(loss, weight, correct, len(index))
+        squared, absolute = sums[: self.targets], sums[self.targets :]
+        return self.loss.measures(squared, absolute, split.labels[index].numpy())
 
     # ---- its numbers ----
 

@@ -178,6 +178,14 @@ void nnlab_get(Network *net, int32_t l, int32_t which, float *weight, float *bia
     memcpy(bias, p->bias, (size_t)layer->outputs * sizeof(float));
 }
 
+/* base, peak, weight: as in Loss, which keeps the addresses. */
+void nnlab_set_loss(Network *net, const float *base, const float *peak, const float *weight)
+{
+    net->loss = (Loss){.base = base, .peak = peak, .weight = weight};
+    for (int64_t c = 0; c < net->layer[net->layers - 1].outputs; c++)
+        net->loss.spread += base[c];
+}
+
 int64_t nnlab_steps(const Network *net)
 {
     return net->steps;
@@ -214,11 +222,13 @@ static int32_t copy_checked(const Network *net, const Split *split, const int64_
         bad[1] = index, bad[2] = examples;
         if (index < 0 || index >= examples)
             return BAD_INDEX;
+        to->index[i] = index;
+        if (split->targets != NULL)
+            continue;
         const int64_t label = read_once(split->labels + index);
         bad[1] = label, bad[2] = classes;
         if (label < 0 || label >= classes)
             return BAD_LABEL;
-        to->index[i] = index;
         to->label[i] = label;
     }
     return FINE;
@@ -309,11 +319,11 @@ static void restore_mode(uint64_t before)
 #endif
 }
 
-/* Train once through split->index[order[0..n-1]]. sums: loss, number correct, and seconds,
-   taken here because Python's thread may wait long for the GIL when the call returns. */
+/* Train once through split->index[order[0..n-1]]. sums: as in Kernels. seconds: taken here because
+   Python's thread may wait long for the GIL when the call returns. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
                     int64_t batch, const Optimizer *optimizer, int32_t level, double *sums,
-                    int64_t *bad)
+                    double *seconds, int64_t *bad)
 {
     const double started = seconds_now();
     Examples examples;
@@ -322,7 +332,7 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
         const uint64_t mode = flush_subnormals();
         LEVELS[level]->train(net, split, &examples, smaller(batch, net->rows), optimizer, sums);
         restore_mode(mode);
-        sums[2] = seconds_now() - started;
+        *seconds = seconds_now() - started;
     }
     free_examples(&examples);
     return problem;

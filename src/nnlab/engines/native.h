@@ -61,8 +61,17 @@ typedef struct {
     const float **row;             /* [B] its rows */
 } Layer;
 
+/* What an example counts in the cross entropy, each [classes padded]: base[c] times -log p[c] of
+   every class, and peak[y] times that of its own class y; the mean is by the sum of weight[y].
+   NULL: base 0, peak and weight 1. spread: the sum of base. */
+typedef struct {
+    const float *base, *peak, *weight;
+    float spread;
+} Loss;
+
 typedef struct {
     int32_t layers;
+    Loss loss;
     int64_t rows;  /* most examples at a time */
     int64_t steps; /* optimizer steps taken; 0 means that the moments are unset */
     Layer *layer;
@@ -86,8 +95,9 @@ typedef struct {
 typedef struct {
     const float *inputs;   /* [N, width] */
     const float *base;     /* [N, outputs of the first layer], its x W0; NULL: not the dual form */
-    const int64_t *labels; /* [N] */
-    const int64_t *index;  /* [length] into both */
+    const int64_t *labels; /* [N] classes; not read where there are targets */
+    const float *targets;  /* [N, outputs] of a regression; NULL: a classification */
+    const int64_t *index;  /* [length] into all */
     int64_t examples, width, length;
 } Split;
 
@@ -102,8 +112,9 @@ typedef struct {
     double lr, weight_decay, momentum, dampening, beta1, beta2, eps;
 } Optimizer;
 
-/* The kernels of one instruction set: an epoch of training, and an evaluation. Both put the summed
-   loss and the number of correct predictions into sums. */
+/* The kernels of one instruction set: an epoch of training, and an evaluation. Both put into sums
+   the loss, the number of correct predictions and the examples' weight, each summed over examples;
+   of a regression the squared errors of each output, then the absolute ones. */
 typedef struct {
     void (*train)(Network *, const Split *, const Examples *, int64_t batch, const Optimizer *,
                   double *sums);

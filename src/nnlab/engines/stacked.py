@@ -21,23 +21,25 @@ from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 from torch.nn.utils.rnn import pad_sequence
 
 from nnlab import memory
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, Trained
+from nnlab.engines import Engine, Run, Trained, stacked_losses
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
     initial_state,
     optimizer_of,
     rule,
+    targets_of,
+    unsupported_loss,
     unsupported_model,
     unsupported_optimizer,
     unsupported_shared_memory,
 )
+from nnlab.losses import CrossEntropy, Loss
 
 EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
 SHARE = 0.8  # of the free memory that a stack may take: its size is an estimate
@@ -112,6 +114,7 @@ def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """
     dtypes = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
     reason = unsupported_model(run.model, dtypes) or unsupported_optimizer(run)
+    reason = reason or unsupported_loss(run)
     if reason is None and run.batch_size < 1:
         return f"batch_size={run.batch_size} is not possible: at least 1"
     if reason is None and run.drop_last:
@@ -119,19 +122,24 @@ def unsupported_reason(run: Run, device: torch.device) -> str | None:
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
-            reason = unsupported_split(split, name, run.model)
+            reason = unsupported_split(split, name, run)
     return reason or unsupported_shared_memory(run)
 
 
-def unsupported_split(split: Split, name: str, model: nn.Module) -> str | None:
+def unsupported_split(split: Split, name: str, run: Run) -> str | None:
     inputs, labels, index = split.inputs, split.labels, split.index
-    sizes, dtype = Shape.of(model).sizes, next(model.parameters()).dtype
+    sizes, dtype = Shape.of(run.model).sizes, next(run.model.parameters()).dtype
     if inputs.shape != (len(labels), sizes[0]) or inputs.dtype != dtype:
         return (
             f"{name} inputs are {inputs.dtype} {list(inputs.shape)}, "
             f"but the model takes {dtype} [{len(labels)}, {sizes[0]}]"
         )
-    for part, tensor in (("labels", labels), ("index", index)):
+    targets = targets_of(run)
+    if targets is not None and (labels.dtype != dtype or labels.shape[1:] != (targets,)):
+        shape = list(labels.shape)
+        return f"{name} targets are {labels.dtype} {shape}, not {dtype} [N, {targets}]"
+    classes = {} if targets is not None else {"labels": labels}
+    for part, tensor in (classes | {"index": index}).items():
         if tensor.dtype != torch.int64 or tensor.dim() != 1:
             return f"{name} {part} are {tensor.dtype} {list(tensor.shape)}, not torch.int64 [N]"
     if len(index) == 0:
@@ -140,6 +148,8 @@ def unsupported_split(split: Split, name: str, model: nn.Module) -> str | None:
     low, high = index.aminmax()
     if low < 0 or high >= len(labels):
         return f"the {name} index holds {low} to {high}; the examples are 0 to {len(labels) - 1}"
+    if targets is not None:
+        return None
     low, high = labels[index].aminmax()
     if low < 0 or high >= sizes[-1]:
         return f"{name} labels are {low} to {high}; the model has classes 0 to {sizes[-1] - 1}"
@@ -274,6 +284,7 @@ class StackedEngine(Engine):
         }
         first = runs[0]
         self.shape = Shape.of(first.model)
+        self.kind_of_loss = stacked_losses.kind_of(first)
         self.dtype = next(first.model.parameters()).dtype
         self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.inputs, self.labels, self.offsets = pool(runs, device)
@@ -286,13 +297,18 @@ class StackedEngine(Engine):
 
     @staticmethod
     def group(run: Run) -> Hashable:
-        """Return what must be equal in a stack: shape, batch size, optimizer, nesterov, dtype.
+        """Return what must be equal in a stack: shape, batch size, optimizer, nesterov, dtype, and
+        whether the loss is that of classes, all alike, or of numbers.
 
-        Data, seed, train_size, max_epochs, stopping and the optimizer's numbers may vary.
+        Data, seed, train_size, max_epochs, stopping, and the numbers of the loss and of the
+        optimizer may vary.
         """
         option, dtype = optimizer_of(run), next(run.model.parameters()).dtype
         nesterov = isinstance(option, SGD) and option.nesterov
-        return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
+        return (
+            *(Shape.of(run.model), run.batch_size, type(option), nesterov, dtype),
+            stacked_losses.kind_of(run),
+        )
 
     @staticmethod
     def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
@@ -342,14 +358,12 @@ class StackedEngine(Engine):
         for run in self.stack:
             self.taken[run] += epoch_steps(run)
         share = seconds / sum(epoch_steps(run) for run in runs)
-        return [
-            Trained(
-                sums[self.rows[run]][0] / len(run.train),
-                sums[self.rows[run]][1] / len(run.train),
-                share * epoch_steps(run),
-            )
-            for run in runs
-        ]
+        results = []
+        for run, order in zip(runs, orders):
+            index, summed = run.train.index[order], sums[self.rows[run]]
+            measured = measures(run.loss, summed, run.train.labels, index)
+            results.append(Trained(measured, share * epoch_steps(run)))
+        return results
 
     def _lay_out(self, runs: Sequence[Run]) -> None:
         """Make what an epoch of these runs, the longest first, reads and writes.
@@ -374,7 +388,7 @@ class StackedEngine(Engine):
         # is not finite there is not finite in that example either.
         self.slots = slots.minimum(lengths - 1)
         real = (slots < lengths).view(R, T, B, 1).transpose(0, 1).to(self.dtype)
-        self.share = real / real.sum(2, keepdim=True).clamp(min=1)  # [T, R, B, 1]
+        self.loss = self.kind_of_loss(runs, real, self.shape.sizes[-1], self.wide)
         steps = [epoch_steps(run) for run in runs]
         self.prefixes = [
             (sum(count >= end for count in steps), range(start, end))
@@ -384,10 +398,8 @@ class StackedEngine(Engine):
         self.examples = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
         self.batch = self._zeros(R * B, self.shape.sizes[0])
         self.gradients = torch.zeros_like(self.weights)
-        self.minus_one = self._zeros(R, B, 1) - 1
-        self.picked = self._zeros(T, R, B, 1)  # log-probability of the right class
-        self.predicted = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
-        self.sums = torch.zeros(R, 2, dtype=self.wide, device=self.device)  # loss, correct
+        self.loss.begin(self.labels[self.examples])
+        self.sums = torch.zeros_like(self.loss.sums())
 
     def _refill(self) -> None:
         """Put the epoch's order and the optimizer's numbers where the graph reads them."""
@@ -426,7 +438,7 @@ class StackedEngine(Engine):
     def _epoch(self) -> None:
         """Train every run once through its batches: the same operations in every epoch."""
         T, R, B = self.examples.shape
-        targets = self.labels[self.examples][..., None]
+        self.loss.begin(self.labels[self.examples])
         table = {name: value.expand(T, R, 1) for name, value in self.coefficients.items()}
         for k, steps in self.prefixes:
             layers = self.shape.layers(self.weights[:k])
@@ -434,26 +446,18 @@ class StackedEngine(Engine):
             moments = [moment[:k] for moment in self.moments]
             batch = self.batch[: k * B]
             for t in steps:
-                target = targets[t, :k]
                 torch.index_select(self.inputs, 0, self.examples[t, :k].flatten(), out=batch)
                 values = forward(layers, self.shape.activations, batch.view(k, B, -1))
-                likely = log_softmax(values[-1], 2)
-                torch.gather(likely, 2, target, out=self.picked[t, :k])
-                torch.argmax(values[-1], 2, out=self.predicted[t, :k])
-                # The mean cross entropy's derivative by the logits: (softmax - one-hot) / B.
-                dy = likely.exp_().scatter_add_(2, target, self.minus_one[:k])
-                dy.mul_(self.share[t, :k])
+                dy = self.loss.step(t, k, values[-1])
                 backward(layers, self.shape.activations, values, dy, gradients)
                 row = {name: value[t, :k] for name, value in table.items()}
                 descend(self.weights[:k], self.gradients[:k], moments, row)
-        real = self.share.squeeze(3) > 0
-        right = self.predicted == targets.squeeze(3)
-        self.sums.copy_(totals(self.picked.squeeze(3), right, real, self.wide))
+        self.sums.copy_(self.loss.sums())
 
     # ---- the other calls ----
 
     @torch.no_grad()
-    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
         if not runs:
             return []
         if self.evaluated.get(split, ([],))[0] != list(runs):
@@ -462,17 +466,18 @@ class StackedEngine(Engine):
         rows = [self.rows[run] for run in runs]
         whole = rows == list(range(len(self.stack)))
         layers = self.shape.layers(self.weights if whole else self.weights[rows])
-        sums = torch.zeros(len(runs), 2, dtype=self.wide, device=self.device)
+        sums = torch.zeros(len(runs), self.sums.shape[1], dtype=self.wide, device=self.device)
         chunk = max(1, EVALUATION_NUMBERS // (len(runs) * max(self.shape.sizes)))
         real = torch.arange(index.shape[1], device=self.device) < lengths
         with full_precision():
             for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
-                target = self.labels[part]
-                logits = forward(layers, self.shape.activations, self.inputs[part])[-1]
-                picked = log_softmax(logits, 2).gather(2, target[..., None]).squeeze(2)
-                right = logits.argmax(2) == target
-                sums += totals(picked[None], right[None], kept[None], self.wide)
-        return [(loss, correct) for loss, correct in (sums / lengths).tolist()]
+                outputs = forward(layers, self.shape.activations, self.inputs[part])[-1]
+                sums += self.loss.evaluate(rows, outputs, self.labels[part], kept)
+        splits = [getattr(run, split) for run in runs]
+        return [
+            measures(run.loss, each, part.labels, part.index)
+            for run, each, part in zip(runs, sums.tolist(), splits)
+        ]
 
     @torch.no_grad()
     def state(self, run: Run) -> dict[str, Tensor]:
@@ -569,10 +574,13 @@ def epoch_steps(run: Run) -> int:
     return -(-len(run.train) // run.batch_size)
 
 
-def totals(picked: Tensor, right: Tensor, real: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum the losses and the right answers of real examples: [T, R, B] each. Returns [R, 2]."""
-    losses = -picked.where(real, 0).sum((0, 2), dtype=dtype)
-    return torch.stack((losses, (right & real).sum((0, 2)).to(dtype)), 1)
+def measures(loss: Loss, sums: list[float], labels: Tensor, index: Tensor) -> tuple[float, ...]:
+    """Return what a run's sums over the examples in ``index`` come to."""
+    if isinstance(loss, CrossEntropy):
+        total, weight, correct = sums
+        return loss.measures(total, weight, correct, len(index))
+    half = len(sums) // 2
+    return loss.measures(sums[:half], sums[half:], labels.cpu()[index.cpu()].numpy())
 
 
 def free_memory(device: torch.device) -> int:
@@ -613,14 +621,16 @@ def pool(
 ) -> tuple[Tensor, Tensor, dict[tuple[Tensor, Tensor], int]]:
     """Put the data of all splits on the device, each array once, one after another.
 
-    Returns inputs [N, I], labels [N], and where the examples of each split's arrays begin.
+    Returns inputs [N, I], labels [N] or targets [N, O], and where the examples of each split's
+    arrays begin.
     """
     splits = [getattr(run, name) for run in runs for name in ("train", "valid", "test")]
     arrays = dict.fromkeys((s.inputs, s.labels) for s in splits if s is not None)
     starts = [0, *itertools.accumulate(len(labels) for _, labels in arrays)]
     first = runs[0].train.inputs
     inputs = torch.empty(starts[-1], first.shape[1], dtype=first.dtype, device=device)
-    labels = torch.empty(starts[-1], dtype=torch.int64, device=device)
+    like = runs[0].train.labels
+    labels = torch.empty(starts[-1], *like.shape[1:], dtype=like.dtype, device=device)
     for (some_inputs, some_labels), (start, end) in zip(arrays, itertools.pairwise(starts)):
         inputs[start:end] = some_inputs
         labels[start:end] = some_labels

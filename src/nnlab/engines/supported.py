@@ -19,6 +19,7 @@ from torch.optim import optimizer as all_optimizers
 
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.engines import Run
+from nnlab.losses import CrossEntropy
 from nnlab.model import Shaped
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid)
@@ -67,7 +68,7 @@ FUNCTIONS = {
     for owner, names in (
         (functional, ("linear", "relu")),
         (torch, ("relu", "tanh", "sigmoid")),
-        (torch._C._nn, ("cross_entropy_loss",)),
+        (torch._C._nn, ("cross_entropy_loss", "mse_loss")),
         (Tensor, ("backward",)),
         (torch.autograd, ("backward",)),
         *(
@@ -226,6 +227,23 @@ def unsupported_surroundings() -> str | None:
         if found is not before and not is_torchs(found):
             return f"torch's function {name} was replaced"
     return None
+
+
+def unsupported_loss(run: Run) -> str | None:
+    """Return why a run's loss does not fit its perceptron; None if it does."""
+    outputs = linears(run.model)[-1][1].out_features
+    weights = run.loss.weights if isinstance(run.loss, CrossEntropy) else None
+    if weights is not None and len(weights) != outputs:
+        return f"the loss has weights of {len(weights)} classes, the model {outputs} outputs"
+    return None
+
+
+def targets_of(run: Run) -> int | None:
+    """Return how many numbers a perceptron is to predict; None where it is to tell classes."""
+    if isinstance(run.loss, CrossEntropy):
+        return None
+    outputs: int = linears(run.model)[-1][1].out_features
+    return outputs
 
 
 def unsupported_optimizer(run: Run) -> str | None:
