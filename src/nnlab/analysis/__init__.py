@@ -94,6 +94,8 @@ EVALUATIONS = {
         images=False,
         package="sklearn",
     ),
-    "importance": Evaluation(("importance.csv", "importance.png"), images=False, rows=True),
+    "importance": Evaluation(
+        ("importance.csv", "importance.png"), images=False, rows=True, classes=False
+    ),
 }
 EVALUATION_FILES = tuple(file for each in EVALUATIONS.values() for file in each.files)

@@ -107,7 +107,7 @@ def load(
     stratified = config.stratified and not arrays.targets
     drawn = _draw(parts, sizes, config.balanced, stratified, seed, test_seed)
     if fold is not None:
-        drawn[:2] = _divide(*drawn[0], *fold, seed, arrays.classes)
+        drawn[:2] = _divide(arrays, *drawn[0], *fold, seed)
     with _lock:
         drawn = [(part, shared(index)) for part, index in drawn]
         scale = target_scale(*drawn[0]) if arrays.targets else None
@@ -323,21 +323,20 @@ def _draw(
 
 
 def _divide(
-    part: Partition, index: Tensor, number: int, folds: int, seed: int, classes: Sequence[str]
+    arrays: Arrays, part: Partition, index: Tensor, number: int, folds: int, seed: int
 ) -> list[tuple[Partition, Tensor]]:
     """Divide training examples into those that are not in a fold, in their order, and those that
-    are. Raises ValueError where a class has fewer examples than there are folds."""
-    labels = torch.zeros(len(index), dtype=torch.int64)  # of a regression all are alike
-    if classes:
-        labels = torch.from_numpy(part.labels)[index]
-    counts = labels.bincount(minlength=len(classes))
-    few = ((counts > 0) & (counts < folds)).nonzero().flatten().tolist()
+    are. Raises ValueError where a class, or a regression, has fewer examples than folds."""
+    counts = count(arrays, part, index)
+    few = [place for place, n in enumerate(counts) if 0 < n < folds]
     if few:
-        of_class = f" of class {classes[few[0]]}" if classes else ""
+        needed = f" of class {arrays.classes[few[0]]}" if arrays.classes else ""
         raise ValueError(
-            f"folds={folds} is too many: each needs an example{of_class}, of which "
+            f"folds={folds} is too many: each needs an example{needed}, of which "
             f"{counts[few[0]]:,} can be trained on; lower folds, or take more examples"
         )
+    alike = torch.zeros(len(index), dtype=torch.int64)  # as those of a regression count
+    labels = torch.from_numpy(part.labels)[index] if arrays.classes else alike
     valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
     left = torch.ones(len(index), dtype=torch.bool)
     left[valid] = False
