@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnlab.report import curves
-from nnlab.report.curves import Array, Reading, interpret
+from nnlab.report.curves import Reading, interpret
+from nnlab.report.statistics import Array
 
 EPOCHS = np.arange(1.0, 101.0)
 

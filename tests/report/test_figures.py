@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -33,6 +35,11 @@ def only(figure: Figure | None) -> Axes:
 
 def lines(axes: Axes) -> list[list[tuple[float, float]]]:
     return [list(map(tuple, np.asarray(line.get_xydata()).tolist())) for line in axes.lines]
+
+
+def wilson(right: int, examples: int) -> tuple[float, float]:
+    found = scipy.stats.binomtest(right, examples).proportion_ci(0.95, method="wilson")
+    return found.low, found.high
 
 
 def close(found: list[list[tuple[float, float]]], expected: Sequence[Any]) -> None:
@@ -168,7 +175,9 @@ def test_accuracy_says_which_runs_it_lacks(tmp_path: Path) -> None:
     for size in (4000, 5000):
         lay(tmp_path, {"train_size": size}, **FAILED)
     axes = only(figures.accuracy(read(tmp_path)))
-    assert axes.figure.texts[1].get_text() == "not shown: 1 diverged, 2 failed"
+    bars = "bar of one seed: 95 % interval by the number of test examples"
+    note = axes.figure.texts[1].get_text().replace("\n", " ")
+    assert note == f"{bars}; not shown: 1 diverged, 2 failed"
 
 
 def test_lines_that_look_alike_are_explained(tmp_path: Path) -> None:
@@ -214,7 +223,7 @@ def test_accuracy_over_words_is_points_only(tmp_path: Path) -> None:
     assert axes.lines[0].get_linestyle() == "None"
 
 
-def test_seeds_become_mean_and_standard_deviation(tmp_path: Path) -> None:
+def test_seeds_become_mean_and_interval(tmp_path: Path) -> None:
     for size, accuracies in ((500, (0.7, 0.8, 0.9)), (1000, (0.9, 0.9, 0.9))):
         for seed, accuracy in enumerate(accuracies):
             lay(tmp_path, {"train_size": size, "seed": seed}, test_accuracy=accuracy)
@@ -223,8 +232,24 @@ def test_seeds_become_mean_and_standard_deviation(tmp_path: Path) -> None:
     (bars,) = axes.collections
     assert isinstance(bars, LineCollection)
     ends = [segment.tolist() for segment in bars.get_segments()]
-    np.testing.assert_allclose(ends, [[[500, 70], [500, 90]], [[1000, 90], [1000, 90]]])
-    assert axes.figure.texts[1].get_text() == "mean and standard deviation of 3 seeds"
+    margin = scipy.stats.t.ppf(0.975, 2) * 10 / math.sqrt(3)  # a deviation of 10 points
+    expected = [[[500, 80 - margin], [500, 80 + margin]], [[1000, 90], [1000, 90]]]
+    np.testing.assert_allclose(ends, expected, rtol=1e-7)  # as exact as the quantile
+    note = "mean of 3 seeds, bar: its 95 % confidence interval"
+    assert axes.figure.texts[1].get_text() == note
+
+
+def test_one_seed_has_the_interval_of_its_test_examples(tmp_path: Path) -> None:
+    for size, correct in ((500, 800), (1000, 1000)):
+        lay(tmp_path, {"train_size": size}, test_accuracy=correct / 1000)
+    axes = only(figures.accuracy(read(tmp_path)))
+    (bars,) = axes.collections
+    assert isinstance(bars, LineCollection)
+    ends = [100 * end for correct in (800, 1000) for end in wilson(correct, 1000)]
+    found = [y for segment in bars.get_segments() for _, y in segment.tolist()]
+    np.testing.assert_allclose(found, ends, rtol=1e-6)  # of 1.96 in six digits
+    note = "bar of one seed: 95 % interval by the number of test examples"
+    assert axes.figure.texts[1].get_text() == note
 
 
 def test_two_factors_make_a_line_for_each_value_of_the_second(tmp_path: Path) -> None:
@@ -280,15 +305,18 @@ def test_a_loss_that_falls_tenfold_is_logarithmic(tmp_path: Path) -> None:
     assert high > 2
 
 
-def test_seeds_become_mean_and_range(tmp_path: Path) -> None:
+def test_losses_of_seeds_become_mean_and_interval(tmp_path: Path) -> None:
     lay(tmp_path, {"seed": 0}, rows="1,1.0,0,,,1\n2,0.5,0,,,2\n")
     lay(tmp_path, {"seed": 1}, rows="1,2.0,0,,,1\n2,1.0,0,,,2\n3,0.9,0,,,3\n")
     axes = only(figures.loss(read(tmp_path)))
     assert lines(axes) == [[(1, 1.5), (2, 0.75)]]
     (band,) = axes.collections
-    corners = set(map(tuple, np.asarray(band.get_paths()[0].vertices).tolist()))
-    assert {(1, 1), (1, 2), (2, 0.5), (2, 1)} <= corners
-    assert axes.figure.texts[1].get_text() == "mean and range of 2 seeds"
+    corners = np.unique(np.asarray(band.get_paths()[0].vertices).round(3), axis=0)
+    # t(1) is 12.7062, the standard errors are 0.5 and 0.25.
+    expected = [[1, 1.5 - 6.3531], [1, 1.5 + 6.3531], [2, 0.75 - 3.17655], [2, 0.75 + 3.17655]]
+    np.testing.assert_allclose(corners, expected, atol=1e-3)
+    note = "mean of 2 seeds, band: its 95 % confidence interval"
+    assert axes.figure.texts[1].get_text() == note
 
 
 def test_second_factor_is_told_by_dashes(tmp_path: Path) -> None:

@@ -69,7 +69,12 @@ def test_the_page_holds_table_notes_figures_and_runs(tmp_path: Path) -> None:
     ]
     assert page.rows[1] == ["500", "3", "max_epochs", "0.50 s", "87.5 %", "0.500"]
     assert page.rows[3] == ["2000", "0", "failed", "-", "-", "-"]
-    assert [note for note in page.paragraphs if not note.startswith("All numbers")] == made.notes
+    caption = str(made.table.caption)
+    assert caption == (
+        "Accuracy of one seed: ± 2.1 points by the number of test examples alone (95 %, Wilson)"
+    )
+    notes = [note for note in page.paragraphs if not note.startswith("All numbers")]
+    assert notes == [caption, *made.notes]
     assert "train_size=2000 failed: ValueError: <b>no</b> room & none" in page.paragraphs
     assert page.images == ["train_time.png", "accuracy.png", "loss.png"]
     assert [row[:3] for row in page.rows[5:]] == [
@@ -78,7 +83,7 @@ def test_the_page_holds_table_notes_figures_and_runs(tmp_path: Path) -> None:
         ["train_size=2000", "failed", "ValueError: <b>no</b> room & none"],
     ]
     assert "train_size=500/weights.png" in page.links
-    assert len(page.links) == 1 + 3 * 2 + 1  # no run.log was laid
+    assert len(page.links) == 2 + 3 * 2 + 1  # no run.log was laid
     assert all((study / link).is_file() for link in page.links + page.images)
 
 

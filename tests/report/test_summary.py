@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import scipy.stats  # type: ignore[import-untyped]
 from rich.console import Console
 
 from nnlab import report
@@ -50,6 +52,7 @@ def shown(study: Path, width: int = 80) -> list[list[str]]:
     text = out.getvalue()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
+    text = re.split(r"\n *(?:±:|Accuracy of one seed:)", text)[0]  # what the intervals are
     lines = [line.strip() for line in text.splitlines()]
     return [[cell.strip() for cell in line.split("  ") if cell] for line in lines if line]
 
@@ -93,7 +96,7 @@ def test_csv_is_what_pandas_reads(tmp_path: Path) -> None:
     lay(tmp_path, {"optimizer.lr": 1e-5, "model.hidden": [128, 64]}, test_loss=1 / 3)
     lay(tmp_path, {"optimizer.lr": 0.1, "model.hidden": []}, **DIVERGED)
     lay(tmp_path, {"optimizer.lr": 0.2, "model.hidden": []}, **FAILED)
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     table = pd.read_csv(tmp_path / "summary.csv")
     assert list(table.columns) == ["name", "model.hidden", "optimizer.lr", *RESULTS]
     assert table["model.hidden"].tolist() == ["[]", "[]", "[128,64]"]
@@ -158,7 +161,7 @@ def test_a_wider_one_says_once_what_all_rows_have_in_common(tmp_path: Path) -> N
     sweep(tmp_path, train_size=[500, 1000], model__hidden=[[7], [8]], optimizer__lr=[0.01, 0.1])
     table = shown(tmp_path)
     assert table[1] == ["size", "hidden", "lr", "time", "accuracy", "loss"]
-    result = ["1.5 ± 0.7 s", "85.0 ± 7.1 %", "0.500 ± 0.000"]
+    result = ["2 ± 6 s", "85.0 ± 63.5 %", "0.500 ± 0.000"]
     assert table[3] == ["500", "[7]", "0.01", *result]
     assert table[11:] == [["All rows: n 2, epochs 3, stopped by max_epochs"]]
 
@@ -177,8 +180,8 @@ def test_the_widest_has_a_line_for_each_value(tmp_path: Path) -> None:
         "batch_size 10",
         "n 2",
         "epochs 3",
-        "time 1.5 ± 0.7 s",
-        "test accuracy 85.0 ± 7.1 %",
+        "time 2 ± 6 s",
+        "test accuracy 85.0 ± 63.5 %",
         "test loss 0.500 ± 0.000",
     ]
     assert len(table) == 10 * 10 + 1
@@ -198,8 +201,8 @@ def test_failures_are_coloured_on_a_terminal(tmp_path: Path) -> None:
     assert "\x1b[31mfailed" in out.getvalue()
 
 
-def test_seeds_share_a_row_of_mean_and_deviation(tmp_path: Path) -> None:
-    # 0.80, 0.84, 0.88: mean 0.84, deviation 0.04. 1, 2, 3 s: 2 ± 1 s. 0.5, 0.6, 0.7: ± 0.1.
+def test_seeds_share_a_row_of_mean_and_interval(tmp_path: Path) -> None:
+    # t(2) is 4.303. 0.80, 0.84, 0.88: mean 0.84, deviation 0.04, so ± 4.303 * 0.04 / sqrt(3).
     for seed in range(3):
         lay(
             tmp_path,
@@ -210,8 +213,21 @@ def test_seeds_share_a_row_of_mean_and_deviation(tmp_path: Path) -> None:
         )
     lay(tmp_path, {"train_size": 1000, "seed": 0})
     assert shown(tmp_path)[3:] == [
-        ["500", "3", "3", "max_epochs", "2 ± 1 s", "84.0 ± 4.0 %", "0.600 ± 0.100"],
+        ["500", "3", "3", "max_epochs", "2 ± 2 s", "84.0 ± 9.9 %", "0.600 ± 0.248"],
         ["1000", "1", "3", "max_epochs", "0.25 s", "84.7 %", "0.500"],
+    ]
+
+
+def test_the_caption_says_what_the_intervals_are(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        lay(tmp_path, {"train_size": 500, "seed": seed})
+    lay(tmp_path, {"train_size": 1000, "seed": 0}, test_accuracy=0.5)
+    oracle = scipy.stats.binomtest(500, 1000).proportion_ci(0.95, method="wilson")
+    points = f"{50 * (oracle.high - oracle.low):.1f}"
+    assert str(summary.table(read(tmp_path)).caption).splitlines() == [
+        "±: 95 % confidence interval of the mean over seeds (Student's t)",
+        f"Accuracy of one seed: ± {points} points by the number of test examples alone "
+        "(95 %, Wilson)",
     ]
 
 
@@ -221,7 +237,7 @@ def test_seeds_alone_are_shown_each_and_as_a_mean(tmp_path: Path) -> None:
     assert shown(tmp_path)[3:] == [
         ["0", "1", "3", "max_epochs", "0.25 s", "80.0 %", "0.500"],
         ["1", "1", "3", "max_epochs", "0.25 s", "90.0 %", "0.500"],
-        ["mean", "2", "3", "max_epochs", "0.25 s", "85.0 ± 7.1 %", "0.500 ± 0.000"],
+        ["mean", "2", "3", "max_epochs", "0.25 s", "85.0 ± 63.5 %", "0.500 ± 0.000"],
     ]
 
 
@@ -339,7 +355,7 @@ def test_table_of_seeds_with_validation_fits_by_leaving_out_the_loss(tmp_path: P
     table = shown(tmp_path)
     assert table[1] == ["optimizer.lr", "n", "epochs", "stopped by", "time", "accuracy", "epoch"]
     assert table[4] == ["2e-5", "2", "8", "plateau", "0.25 s", "84.7 ± 0.0 %", "3"]
-    assert table[6] == ["0.5", "2", "3", "max_epochs", "1.5 ± 0.7 s", "84.7 ± 0.0 %", "2 ± 1"]
+    assert table[6] == ["0.5", "2", "3", "max_epochs", "2 ± 6 s", "84.7 ± 0.0 %", "2 ± 13"]
 
 
 def test_a_run_without_validation_has_no_best_epoch(tmp_path: Path) -> None:
@@ -351,7 +367,7 @@ def test_a_run_without_validation_has_no_best_epoch(tmp_path: Path) -> None:
 
 def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
     rate_sweep(tmp_path)
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     table = pd.read_csv(tmp_path / "summary.csv")
     assert table["best_epoch"].tolist() == [8, 3, 3]
     # Validation accuracy is 0.75 - 0.375/epoch: a last point is left nowhere in 8 epochs.
@@ -446,8 +462,8 @@ def test_many_settings_of_two_options_make_a_grid(tmp_path: Path) -> None:
     table = shown(tmp_path)
     assert table[0] == ["optimizer.lr", "[]", "[8]", "[8,8]", "[16]"]
     assert len(table) == 2 + 11 + 2
-    # The deviation of two values that lie 1 point apart is 0.7.
-    assert table[2] == ["0.1", "5.5 ± 0.7", "6.5 ± 0.7", "7.5 ± 0.7", "6.5 ± 0.7"]
+    # t(1) is 12.706, so half the interval of two values that lie 1 point apart is 6.4.
+    assert table[2] == ["0.1", "5.5 ± 6.4", "6.5 ± 6.4", "7.5 ± 6.4", "6.5 ± 6.4"]
     caption = "Test accuracy in %, a column for each model.hidden; all else is in summary.csv"
     assert " ".join(" ".join(line) for line in table[-2:]) == caption
 
@@ -545,7 +561,7 @@ def test_pandas_reads_back_what_was_varied(tmp_path: Path) -> None:
         options |= {"dataset.variant": ["007", "NA", "true", "data"][number]}
         options |= {"model.hidden": [[], [8], [8, 8], [1]][number]}
         lay(tmp_path, options, name=f"0{number}")
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     found = pd.read_csv(tmp_path / "summary.csv").set_index("dataset.function")
     assert sorted(found.index) == ["'0010'", "'0110'", "'1000'", "xor"]
     assert found.loc["'0110'", "dataset.variant"] == "'007'"
@@ -557,7 +573,7 @@ def test_pandas_reads_back_what_was_varied(tmp_path: Path) -> None:
 def test_a_column_of_truth_tables_is_text(tmp_path: Path) -> None:
     for function in ("0110", "1001"):
         lay(tmp_path, {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": function})
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     assert set(pd.read_csv(tmp_path / "summary.csv")["dataset.function"]) == {"'0110'", "'1001'"}
 
 
@@ -570,5 +586,5 @@ def test_no_number_is_broken_in_a_narrow_terminal(tmp_path: Path, width: int) ->
     Console(file=out, width=width).print(report.look(tmp_path))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    for value in ("60000", "80.5 ± 0.7 %", "0.500"):
+    for value in ("60000", "80.5 ± 6.4 %", "0.500"):
         assert any(value in line for line in lines), lines

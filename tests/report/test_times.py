@@ -100,16 +100,7 @@ def test_margin_covers_95_percent_of_new_measurements() -> None:
     assert 922 <= inside <= 978
 
 
-@pytest.mark.parametrize(
-    ("freedom", "expected"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (10, 2.2281), (30, 2.0423), (998, 1.9623)],
-)
-def test_student_quantiles_of_the_tables(freedom: int, expected: float) -> None:
-    assert times.student(freedom) == pytest.approx(expected, abs=1e-4)
-
-
 def test_two_points_have_no_margin() -> None:
-    assert math.isnan(times.student(0))
     line = times.fit_line(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
     assert math.isnan(line.margin(3))
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.float64]
+from nnlab.report.statistics import Array
 
 GAIN = 0.01  # of validation accuracy: a smaller one is no learning
 WINDOW = 5  # epochs that a median is taken over, and that a turn of the loss must last

@@ -20,8 +20,8 @@ from rich.text import Text
 from nnlab.boolean import function_name
 from nnlab.datasets import DATASETS
 from nnlab.report import columns
-from nnlab.report.columns import shown, validated
-from nnlab.report.curves import RULES, epochs, in_words
+from nnlab.report.columns import TEST_ACCURACY, shown, validated
+from nnlab.report.curves import RULES, epochs, extent, in_words
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -43,7 +43,9 @@ TABLE_ROWS = 40
 WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
-ACCURACY, LOSS = "test\naccuracy", "test\nloss"  # headings of the table
+INTERVAL = "±: 95 % confidence interval of the mean over seeds (Student's t)"
+WILSON = "number of test examples alone (95 %, Wilson)"
+ACCURACY, LOSS = TEST_ACCURACY.table, "test\nloss"  # headings of the table
 
 
 def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -64,10 +66,9 @@ def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[s
     ]
 
 
-def write_csv(runs: Sequence[RunRecord], path: Path) -> None:
-    """Write ``summary.csv``, as a whole or not at all; empty where there is no value."""
+def write_csv(table: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows, one or more, as a whole or not at all; empty where there is no value."""
     text = io.StringIO()
-    table = rows(runs)
     writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
     writer.writerow({key: inert(key) for key in table[0]})
     for row in table:
@@ -103,7 +104,7 @@ def table(runs: Sequence[RunRecord]) -> Table:
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
-        if validated(runs):  # means and deviations of everything do not fit into 80 columns
+        if validated(runs):  # means and intervals of everything do not fit into 80 columns
             results.remove(LOSS)
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
@@ -121,9 +122,25 @@ def table(runs: Sequence[RunRecord]) -> Table:
         ]
         made = lay(heads, [name for name in results if name not in common])
         if common:
-            said = "All rows: " + ", ".join(f"{name} {first[name]}" for name in common)
-            made.caption = Text(f"{made.caption or ''}\n{said}".strip())
+            add_caption(made, "All rows: " + ", ".join(f"{name} {first[name]}" for name in common))
+    name_intervals(made, [group for _, group in groups])
     return made
+
+
+def add_caption(made: Table, line: str) -> None:
+    made.caption = Text(f"{made.caption or ''}\n{line}".strip())
+
+
+def name_intervals(made: Table, groups: Sequence[Sequence[RunRecord]]) -> None:
+    """Say in the caption what ± is in a table's cells, and how far those of one seed are known."""
+    if any("±" in str(cell) for column in made.columns for cell in column.cells):
+        add_caption(made, INTERVAL)
+    tested = [group for group in groups if len(TEST_ACCURACY.known(group))]
+    found = [TEST_ACCURACY.estimate(group) for group in tested]
+    margins = [100 * each.margin for each in found if each.of == "examples"]
+    if margins:
+        within = extent(margins, ".1f")
+        add_caption(made, f"Accuracy of one seed: ± {within} points by the {WILSON}")
 
 
 def setting_rows(
@@ -195,6 +212,7 @@ def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
         named = named and of_truth_table(row[0].settings)
         made.add_row(Text(function(row[0]) if named else brief(value)), *shares)
     made.caption = f"Test accuracy in %, a column for each {across}; all else is in summary.csv"
+    name_intervals(made, list(grouped(runs, [down, across]).values()))
     return made
 
 
@@ -307,7 +325,7 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
 
 def computed(runs: Sequence[RunRecord]) -> list[str]:
     """Say of each network which Boolean functions it computes, in every row of their tables."""
-    tables = [run for run in runs if run.test_accuracy is not None and tested_whole(run)]
+    tables = [run for run in runs if run.test_accuracy is not None and run.tested_whole]
     known = ("dataset.function", "dataset.inputs")
     keys = [key for key in factors(runs) if key not in known and not is_seed(key)]
     said, chance = [], False
@@ -334,13 +352,6 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
             f"row, and rounding decides which rows come out right"
         )
     return said
-
-
-def tested_whole(run: RunRecord) -> bool:
-    """Tell whether a run was tested on every row of a truth table."""
-    inputs = run.settings.get("dataset.inputs")
-    rows = 2**inputs if of_truth_table(run.settings) and isinstance(inputs, int) else 0
-    return rows > 0 and run.settings.get("test_size") in (None, rows)
 
 
 def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord, Value, factors, grouped, is_seed
+from nnlab.report.statistics import Array, student
 
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
@@ -96,25 +95,6 @@ def fit_line(x: Array, y: Array) -> Line:
     scatter = math.sqrt((residual**2).sum() / freedom) if freedom else math.nan
     numbers = map(float, (centre, squares, scatter))
     return Line(float(intercept), float(slope), len(x), *numbers)
-
-
-@functools.cache
-def student(freedom: int) -> float:
-    """Return the t within which 95 % of Student's distribution lie; NaN without freedom.
-
-    With t = sqrt(freedom) * tan(angle) its density becomes cos(angle) ** (freedom - 1),
-    which is summed here: scipy takes longer to import than all figures to draw.
-
-    >>> [round(student(freedom), 3) for freedom in (1, 2, 10, 100)]
-    [12.706, 4.303, 2.228, 1.984]
-    """
-    if freedom < 1:
-        return math.nan
-    edges = np.linspace(0, math.pi / 2, 20_001)
-    middles = (edges[1:] + edges[:-1]) / 2
-    mass = np.cumsum(np.cos(middles) ** (freedom - 1))
-    angle = np.interp(0.95 * mass[-1], np.concatenate([[0.0], mass]), edges)
-    return float(math.sqrt(freedom) * math.tan(float(angle)))
 
 
 @dataclass(frozen=True)
