@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats  # type: ignore[import-untyped]
@@ -33,8 +34,10 @@ RESULTS = [
     "test_loss",
     "test_accuracy",
     "best_epoch",
+    "learning",
     "learned_until",
     "overfits_from",
+    "loss_noise",
     "gap_loss",
     "gap_accuracy",
     "weights",
@@ -73,11 +76,11 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
     columns = ["name", "train_size", *RESULTS]
     first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 2, 0.2]
     first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5]
-    first += [2, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
+    first += [2, None, None, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
     first += [None, "train_size=500,optimizer.lr=0.1"]
     last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2"]
     last += [2, 2, 0.25, 1.0, 0.75, None, None, 0.5, 0.847]
-    last += [None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
+    last += [None, None, None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
     last += [None, "train_size=1000,optimizer.lr=0.1"]
     found = summary.rows(read(tmp_path))
     assert [list(row) for row in found] == [columns, columns]
@@ -370,8 +373,8 @@ def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
     summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     table = pd.read_csv(tmp_path / "summary.csv")
     assert table["best_epoch"].tolist() == [8, 3, 3]
-    # Validation accuracy is 0.75 - 0.375/epoch: a last point is left nowhere in 8 epochs.
-    assert table["learned_until"].tolist() == [8, 8, 8]
+    assert table["learning"].tolist() == ["unclear"] * 3  # 8 epochs do not tell
+    assert table["learned_until"].isna().all()
     assert table["overfits_from"].isna().tolist() == [True, False, False]
     assert table["overfits_from"].tolist()[1:] == [4, 4]
     assert table["gap_loss"].tolist() == [0, 2.75, 2.75]
@@ -381,13 +384,13 @@ def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
 def test_notes_put_each_learning_rate_into_words(tmp_path: Path) -> None:
     rate_sweep(tmp_path)
     turned = (
-        "best validation loss at epoch 3; still learning at the end; overfitting from epoch 4; "
-        "gap at the end 2.75 in loss, 23.4 points of accuracy"
+        "best validation loss at epoch 3, clearly above it from epoch 4: overfitting; "
+        "cannot tell when learning ended; gap at the end 2.75 in loss, 23.4 points of accuracy"
     )
     assert summary.notes(read(tmp_path)) == [
         "plateau: validation loss decreased by less than 0.1",
-        "optimizer.lr=1e-5: best validation loss at epoch 8; still learning at the end; "
-        "no overfitting seen; gap at the end 0.00 in loss, 23.4 points of accuracy",
+        "optimizer.lr=1e-5: best validation loss at epoch 8; no overfitting seen; "
+        "cannot tell when learning ended; gap at the end 0.00 in loss, 23.4 points of accuracy",
         f"optimizer.lr=2e-5: {turned}",
         f"optimizer.lr=1e-4: {turned}",
         RULES,
@@ -401,8 +404,21 @@ def test_notes_of_a_single_run_with_restored_weights(tmp_path: Path) -> None:
     lay(tmp_path, options, epochs=8, rows=curves(TURN), **result)
     first, second, rules = summary.notes(read(tmp_path))
     assert (first, rules) == (f"patience: {reason}", RULES)
-    assert second.startswith("Best validation loss at epoch 3; still learning")
+    assert second.startswith("Best validation loss at epoch 3, clearly above it from epoch 4")
     assert second.endswith("points of accuracy; tested with the weights of epoch 3")
+
+
+def test_plateau_is_doubted_where_noise_exceeds_its_margin(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    losses = (2 / np.arange(1, 41) + 0.01 * random.standard_normal(40)).tolist()
+    for least in (1e-4, 0.1):
+        options = PLATEAU | {"stopping.min_delta": least}
+        lay(tmp_path, options, epochs=40, rows=curves(losses), **FLAT)
+    (warning,) = [note for note in summary.notes(read(tmp_path)) if "by chance" in note]
+    expected = (
+        r"plateau may have stopped 1 of 2 runs by chance: validation loss changes by 0\.0\d+ "
+    )
+    assert re.match(expected, warning)
 
 
 def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
@@ -423,7 +439,7 @@ def test_notes_read_the_curves_of_six_settings(tmp_path: Path) -> None:
             lay(tmp_path, options, rows=curves(TURN[seed:]))
     *lines, more, rules = summary.notes(read(tmp_path))
     assert [line.partition(":")[0] for line in lines] == [f"optimizer.lr={n}" for n in range(1, 7)]
-    assert "best validation loss at epochs 2 to 3; " in lines[0]
+    assert "best validation loss at epochs 2 to 3, clearly above it from " in lines[0]
     assert more == "and 2 more settings, all of them in summary.csv"
     assert rules == RULES
 

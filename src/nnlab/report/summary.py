@@ -296,8 +296,31 @@ def tested(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def stopped(runs: Sequence[RunRecord]) -> list[str]:
-    """Say why a rule stopped runs: once where it says the same of all, else run by run."""
+    """Say why a rule stopped runs, and where it may have by chance."""
     ended = [run for run in runs if run.status == "stopped"]
+    return reasons(ended) + by_chance(ended)
+
+
+def by_chance(ended: Sequence[RunRecord]) -> list[str]:
+    """Warn where plateau waits for less than the noise of an epoch's loss."""
+    noise = [
+        run.reading.loss_noise
+        for run in ended
+        if run.settings.get("stopping") == "plateau" and run.reading
+        if is_number(least := run.settings.get("stopping.min_delta"))
+        if run.reading.loss_noise > least  # type: ignore[operator]
+    ]
+    if not noise:
+        return []
+    return [
+        f"plateau may have stopped {len(noise)} of {len(ended)} runs by chance: validation loss "
+        f"changes by {extent(noise, '.2g')} from epoch to epoch, more than stopping.min_delta; "
+        f"stopping=patience waits for several epochs"
+    ]
+
+
+def reasons(ended: Sequence[RunRecord]) -> list[str]:
+    """Say why a rule stopped them: once where it says the same of all, else run by run."""
     if len({run.stop_reason for run in ended}) == 1:
         return [f"{spell(ended[0].settings.get('stopping'))}: {ended[0].stop_reason}"]
     said = [f"{run.name} stopped: {run.stop_reason}" for run in ended[:SETTINGS]]
