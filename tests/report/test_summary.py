@@ -14,6 +14,7 @@ from rich.console import Console
 
 from nnlab import report
 from nnlab.report import summary
+from nnlab.report.comparisons import ONE_SEED
 from nnlab.report.curves import RULES
 from nnlab.report.runs import read
 from nnlab.terminal import fitted
@@ -287,6 +288,7 @@ def test_notes_tell_the_time_of_the_full_set_and_the_failures(tmp_path: Path) ->
     lay(tmp_path, {"train_size": 4000}, **FAILED)
     assert summary.notes(read(tmp_path)) == [
         "By the fitted line 3 epochs on all 60,000 examples would take 10 min.",
+        ONE_SEED,
         "train_size=3000 diverged: training loss is nan",
         "train_size=4000 failed: ValueError: no room",
     ]
@@ -299,7 +301,8 @@ def test_notes_tell_each_setting_apart(tmp_path: Path) -> None:
             lay(tmp_path, options, train_seconds=size / 100 + error)
     # The line keeps the slope; its scatter is sqrt(0.06), its centre 1000, so the margin is
     # 12.706 * sqrt(0.06 * (1 + 1/3 + 59000**2 / 500000)) = 260 s.
-    first, second = summary.notes(read(tmp_path))
+    first, second, few = summary.notes(read(tmp_path))
+    assert few == ONE_SEED
     expected = "3 epochs on all 60,000 examples would take 10 ± 4 min (95 % interval)"
     assert (first, second) == (f"optimizer.lr=1e-5: {expected}", f"optimizer.lr=0.1: {expected}")
 
@@ -388,6 +391,7 @@ def test_notes_put_each_learning_rate_into_words(tmp_path: Path) -> None:
         "cannot tell when learning ended; gap at the end 2.75 in loss, 23.4 points of accuracy"
     )
     assert summary.notes(read(tmp_path)) == [
+        ONE_SEED,
         "plateau: validation loss decreased by less than 0.1",
         "optimizer.lr=1e-5: best validation loss at epoch 8; no overfitting seen; "
         "cannot tell when learning ended; gap at the end 0.00 in loss, 23.4 points of accuracy",
@@ -426,7 +430,8 @@ def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
         reason = f"{lr} s have passed, the budget is 1 s"
         options = {"optimizer.lr": float(lr), "stopping": "budget"}
         lay(tmp_path, options, name=f"lr={lr}", status="stopped", stop_reason=reason)
-    notes = summary.notes(read(tmp_path))
+    few, *notes = summary.notes(read(tmp_path))
+    assert few == ONE_SEED
     assert len(notes) == 7
     assert notes[0] == "lr=1 stopped: 1 s have passed, the budget is 1 s"
     assert notes[-1] == "and 2 more stopped, their reasons are in summary.csv"
@@ -437,7 +442,8 @@ def test_notes_read_the_curves_of_six_settings(tmp_path: Path) -> None:
         for seed in (0, 1):
             options = {"optimizer.lr": float(lr), "seed": seed, "valid_size": 500}
             lay(tmp_path, options, rows=curves(TURN[seed:]))
-    *lines, more, rules = summary.notes(read(tmp_path))
+    few, *lines, more, rules = summary.notes(read(tmp_path))
+    assert few == "Settings are compared from 5 seeds of each on."
     assert [line.partition(":")[0] for line in lines] == [f"optimizer.lr={n}" for n in range(1, 7)]
     assert "best validation loss at epochs 2 to 3, clearly above it from " in lines[0]
     assert more == "and 2 more settings, all of them in summary.csv"

@@ -21,10 +21,13 @@ from nnlab.boolean import function_name
 from nnlab.datasets import DATASETS
 from nnlab.report import columns
 from nnlab.report.columns import TEST_ACCURACY, shown, validated
+from nnlab.report.comparisons import compared
 from nnlab.report.curves import RULES, epochs, extent, in_words
 from nnlab.report.runs import (
     RunRecord,
     Value,
+    assignments,
+    brief,
     factors,
     grouped,
     is_number,
@@ -36,7 +39,7 @@ from nnlab.report.runs import (
 )
 from nnlab.report.times import most_concurrent, timings
 from nnlab.storage import write_atomic
-from nnlab.text import as_label, for_csv, inert, visible, visible_lines
+from nnlab.text import for_csv, inert, visible, visible_lines
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
@@ -234,11 +237,6 @@ def function(run: RunRecord) -> str:
     return visible(function_name(name, inputs))
 
 
-def brief(value: Value) -> str:
-    """Write a value as on the command line, drawn ones to four digits, long ones shortened."""
-    return as_label(spell(float(f"{value:.4g}") if isinstance(value, float) else value))
-
-
 def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
     """Write what came out of runs that differ only in their seeds, by the table's headings."""
     count = sum(run.complete for run in group) or len(group)
@@ -264,7 +262,7 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
-    said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
+    said += compared(runs) + tested(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
@@ -375,7 +373,3 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
             f"row, and rounding decides which rows come out right"
         )
     return said
-
-
-def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:
-    return ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, values))
