@@ -287,7 +287,7 @@ def test_notes_tell_the_time_of_the_full_set_and_the_failures(tmp_path: Path) ->
     lay(tmp_path, {"train_size": 3000}, **DIVERGED)
     lay(tmp_path, {"train_size": 4000}, **FAILED)
     assert summary.notes(read(tmp_path)) == [
-        "By the fitted line 3 epochs on all 60,000 examples would take 10 min.",
+        "By the fitted line 3 epochs on all 60,000 examples would take 10 min (8.6 to 12; 95 % interval).",
         ONE_SEED,
         "train_size=3000 diverged: training loss is nan",
         "train_size=4000 failed: ValueError: no room",
@@ -299,11 +299,11 @@ def test_notes_tell_each_setting_apart(tmp_path: Path) -> None:
         for size, error in ((500, 0.1), (1000, -0.2), (1500, 0.1)):
             options = {"train_size": size, "optimizer.lr": lr}
             lay(tmp_path, options, train_seconds=size / 100 + error)
-    # The line keeps the slope; its scatter is sqrt(0.06), its centre 1000, so the margin is
-    # 12.706 * sqrt(0.06 * (1 + 1/3 + 59000**2 / 500000)) = 260 s.
+    # The logarithms of 5.1, 9.8 and 15.1 s by 5, 10 and 15 deviate by 0.0203; t(2) is 4.303, so the
+    # interval is a factor of exp(sqrt((4.303 * 0.0203 * sqrt(4/3))**2 + 0.15**2)) = 1.20.
     first, second, few = summary.notes(read(tmp_path))
     assert few == ONE_SEED
-    expected = "3 epochs on all 60,000 examples would take 10 ± 4 min (95 % interval)"
+    expected = "3 epochs on all 60,000 examples would take 10 min (8.4 to 12; 95 % interval)"
     assert (first, second) == (f"optimizer.lr=1e-5: {expected}", f"optimizer.lr=0.1: {expected}")
 
 

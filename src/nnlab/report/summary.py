@@ -46,6 +46,7 @@ TABLE_ROWS = 40
 WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
+SCATTERED = "times per example differ too much to tell that of the full training set"
 INTERVAL = "±: 95 % confidence interval of the mean over seeds (Student's t)"
 WILSON = "number of test examples alone (95 %, Wilson)"
 ACCURACY, LOSS = TEST_ACCURACY.table, "test\nloss"  # headings of the table
@@ -252,11 +253,15 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
     keys, length, fits = timings(runs)
     what = "an epoch" if length is None else f"{length:,} epoch" + "s" * (length > 1)
     for fit in fits[:5]:
+        setting = assignments(keys, fit.values)
         if (answer := fit.answer()) is not None:
-            interval = " (95 % interval)" if "±" in answer else ""
-            time = f"{what} on all {fit.full_size:,} examples would take {answer}{interval}"
-            setting = assignments(keys, fit.values)
+            answer = answer.replace(")", "; 95 % interval)")
+            time = f"{what} on all {fit.full_size:,} examples would take {answer}"
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
+        elif fit.scattered:
+            said.append(
+                f"{setting}: {SCATTERED}" if setting else f"{SCATTERED[0].upper()}{SCATTERED[1:]}."
+            )
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         form = "the dual form (docs/engines.md)"
         said.append(f"no line through training times of {form}, which grow faster")
