@@ -287,7 +287,8 @@ def test_notes_tell_the_time_of_the_full_set_and_the_failures(tmp_path: Path) ->
     lay(tmp_path, {"train_size": 3000}, **DIVERGED)
     lay(tmp_path, {"train_size": 4000}, **FAILED)
     assert summary.notes(read(tmp_path)) == [
-        "By the fitted line 3 epochs on all 60,000 examples would take 10 min (8.6 to 12; 95 % interval).",
+        "By the fitted line 3 epochs on all 60,000 examples would take 10 min "
+        "(8.6 to 12; 95 % interval).",
         ONE_SEED,
         "train_size=3000 diverged: training loss is nan",
         "train_size=4000 failed: ValueError: no room",
