@@ -58,6 +58,7 @@ def test_defaults_are_experiment_a() -> None:
         "hardest": {"split": "test", "per_class": 5},
         "fgsm": {"eps": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2], "shown": 0.1},
         "plan": False,
+        "report": {"predict": []},
         "objective": "valid_loss",
         "study": "mnist",
         "output_dir": "outputs",

@@ -211,6 +211,15 @@ class CheckpointConfig:
 
 
 @dataclass
+class ReportConfig:
+    predict: list[int] = MISSING
+
+    def check(self) -> None:
+        limit = "give training-set sizes of 1 or more, as in [5000,60000]"
+        require(all(size >= 1 for size in self.predict), "report.predict", self.predict, limit)
+
+
+@dataclass
 class Config:
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
@@ -233,6 +242,7 @@ class Config:
     evaluation: list[str] = MISSING
     hardest: HardestConfig = MISSING
     fgsm: FgsmConfig = MISSING
+    report: ReportConfig = MISSING
     plan: bool = MISSING
     objective: str = MISSING
     study: str = MISSING

@@ -34,23 +34,24 @@ class Report(NamedTuple):
         yield from (Text(visible_lines(note)) for note in self.notes)
 
 
-def look(study: Path) -> Report:
+def look(study: Path, predict: Sequence[int] = ()) -> Report:
     """Return what ``write`` does, but write nothing and draw nothing."""
     runs = distinct(read(study))
-    return Report(summary.table(runs), summary.notes(runs), [])
+    return Report(summary.table(runs), summary.notes(runs, predict), [])
 
 
-def write_report(study: Path, curves: Sequence[Path] = ()) -> Report:
+def write_report(study: Path, curves: Sequence[Path] = (), predict: Sequence[int] = ()) -> Report:
     """Write ``summary.csv``, ``cells.csv``, figures and page of a study; remove what no longer
     applies.
 
     curves: run folders that get a ``curves.png`` of their own. The only run of a study
     always gets one, and one that exists is drawn again when older than its metrics.
+    predict: training-set sizes of which the accuracy is to be predicted.
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
     runs, files = distinct(read(study)), [study / "summary.csv", study / "cells.csv"]
-    table, notes = summary.table(runs), summary.notes(runs)
+    table, notes = summary.table(runs), summary.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
         summary.write_csv(rows, file)
     drawn = figure_process.draw_all(runs, study, curves)

@@ -23,6 +23,7 @@ from nnlab.report import columns
 from nnlab.report.columns import TEST_ACCURACY, shown, validated
 from nnlab.report.comparisons import compared
 from nnlab.report.curves import RULES, epochs, extent, in_words
+from nnlab.report.learning_curves import laws
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -246,9 +247,12 @@ def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
     }
 
 
-def notes(runs: Sequence[RunRecord]) -> list[str]:
-    """Say what the table cannot: the time of the full training set, why rules stopped the
-    runs, what the curves show, what failed and why."""
+def notes(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
+    """Say what the table cannot: the time of the full training set, which settings differ, why
+    rules stopped the runs, what the curves show, what failed and why.
+
+    predict: training-set sizes of which the accuracy is to be predicted.
+    """
     said = []
     keys, length, fits = timings(runs)
     what = "an epoch" if length is None else f"{length:,} epoch" + "s" * (length > 1)
@@ -267,7 +271,14 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
-    said += compared(runs) + tested(runs) + stopped(runs) + readings(runs) + computed(runs)
+    said += (
+        compared(runs)
+        + laws(runs, predict)
+        + tested(runs)
+        + stopped(runs)
+        + readings(runs)
+        + computed(runs)
+    )
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
