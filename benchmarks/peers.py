@@ -384,6 +384,7 @@ def jax_vmap(problem: Problem) -> Peer:
 
 def numpy_orders(problem: Problem) -> list[Callable[[], Any]]:
     """Return per run what draws the order of an epoch, [T, B]; N must be a multiple of B."""
+
     def draw(seed: int) -> Callable[[], Any]:
         generator = np.random.default_rng(seed)
         return lambda: generator.permutation(len(problem.labels)).reshape(-1, problem.spec.batch)

@@ -43,6 +43,8 @@ def test_defaults_are_experiment_a() -> None:
         "train_size": 1000,
         "valid_size": 0,
         "test_size": 1000,
+        "folds": None,
+        "fold": None,
         "batch_size": 10,
         "seed": 0,
         "seeds": {"data": None, "weights": None, "order": None, "test": 0},
@@ -57,6 +59,8 @@ def test_defaults_are_experiment_a() -> None:
         "evaluation": [],
         "hardest": {"split": "test", "per_class": 5},
         "fgsm": {"eps": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2], "shown": 0.1},
+        "metrics": {"split": "test", "top_k": 5, "bins": 15},
+        "importance": {"split": "test", "repeats": 10},
         "plan": False,
         "report": {"predict": []},
         "objective": "valid_loss",
@@ -191,7 +195,7 @@ def test_every_option_but_where_results_go_changes_the_fingerprint() -> None:
             assert changed == (field.name not in same), field.name
             setattr(owner, field.name, before)
             checked += 1
-    assert checked == 35
+    assert checked == 37
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ ConfigStore.instance().store(
 
 
 class NnlabSweeper(BasicSweeper):
-    """Try every combination of the values that are given."""
+    """Try every combination of the values that are given, and of folds all."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -37,12 +37,15 @@ class NnlabSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch the jobs in batches; ``multirun.yaml`` is left to the command."""
+        assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
         from nnlab import hydra_jobs
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        folds = hydra_jobs.all_folds(self.config.folds, overrides)
+        overrides += parser.parse_overrides(folds)
         returns, count = [], 0
         for batch in self.split_arguments(overrides, self.max_batch_size):
             self.validate_batch_is_legal(batch)

@@ -15,11 +15,18 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnlab import datasets, functions
-from nnlab.analysis import EVALUATIONS, FgsmConfig, HardestConfig
+from nnlab.analysis import (
+    EVALUATIONS,
+    FgsmConfig,
+    HardestConfig,
+    ImportanceConfig,
+    MetricsConfig,
+)
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
@@ -228,6 +235,8 @@ class Config:
     train_size: int | None = MISSING
     valid_size: int | None = MISSING
     test_size: int | None = MISSING
+    folds: int | None = MISSING
+    fold: int | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
     seeds: SeedsConfig = MISSING
@@ -242,6 +251,8 @@ class Config:
     evaluation: list[str] = MISSING
     hardest: HardestConfig = MISSING
     fgsm: FgsmConfig = MISSING
+    metrics: MetricsConfig = MISSING
+    importance: ImportanceConfig = MISSING
     report: ReportConfig = MISSING
     plan: bool = MISSING
     objective: str = MISSING
@@ -261,7 +272,13 @@ class Config:
             self.sizes,
             seed=self.seed_of("data"),
             test_seed=self.seed_of("test"),
+            fold=None if self.fold is None or self.folds is None else (self.fold, self.folds),
         )
+
+    def has(self, split: str) -> bool:
+        """Whether the run has examples of a split: test, or valid, which may be a fold."""
+        folds = split == "valid" and self.folds is not None
+        return folds or getattr(self, f"{split}_size") != 0
 
     def seed_of(self, part: str) -> int:
         """Return the seed of a part of the run's chance: data, weights, order or test."""
@@ -279,6 +296,7 @@ class Config:
         if self.test_size is not None:
             limit = "0 means no test set, null the whole split"
             require(self.test_size >= 0, "test_size", self.test_size, limit)
+        self.check_folds()
         require(self.batch_size >= 1, "batch_size", self.batch_size, "it must be at least 1")
         require_seed("seed", self.seed)
         require(self.threads >= 1, "threads", self.threads, "it must be at least 1")
@@ -295,6 +313,24 @@ class Config:
                 part.check()
         self.check_together()
 
+    def check_folds(self) -> None:
+        if self.folds is None:
+            limit = "it is the number of one of some folds; set folds (say folds=5)"
+            require(self.fold is None, "fold", self.fold, limit)
+            return
+        require(self.folds >= 2, "folds", self.folds, "it must be at least 2 (null: no folds)")
+        limit = (
+            f"a run validates on one of them, fold=0 to fold={self.folds - 1}; without fold, "
+            f"hydra/sweeper=nnlab tries them all, of a single number of folds"
+        )
+        require(self.fold is not None, "folds", self.folds, limit)
+        limit = f"of folds={self.folds} choose one from 0 to {self.folds - 1}"
+        require(self.fold in range(self.folds), "fold", self.fold, limit)
+        limit = f"with folds={self.folds} a fold is the validation set; set valid_size=0"
+        require(self.valid_size == 0, "valid_size", self.valid_size, limit)
+        limit = "model=perceptron is not trained, and has nothing to validate"
+        require(not isinstance(self.model, PerceptronConfig), "folds", self.folds, limit)
+
     def check_together(self) -> None:
         """Raise ValueError for options that do not go together."""
         table = self.dataset.truth_table
@@ -310,7 +346,7 @@ class Config:
             require("weights" not in self.evaluation, "evaluation", list(self.evaluation), limit)
         if self.stopping.watches:
             limit = "it watches the validation set; set valid_size (say valid_size=500)"
-            require(self.valid_size != 0, "stopping", self.stopping.name, limit)
+            require(self.has("valid"), "stopping", self.stopping.name, limit)
         if not self.save_weights:
             limit = "it asks the trained network, of which save_weights=false keeps nothing"
             require(not self.evaluation, "evaluation", list(self.evaluation), limit)
@@ -320,10 +356,17 @@ class Config:
             limit = f"{name} needs images; dataset={self.dataset.name} has none"
             fits = self.dataset.images or not EVALUATIONS[name].images
             require(fits, "evaluation", list(self.evaluation), limit)
+            limit = f"{name} needs rows of numbers; dataset={self.dataset.name} has none"
+            fits = self.dataset.rows or not EVALUATIONS[name].rows
+            require(fits, "evaluation", list(self.evaluation), limit)
+            package = EVALUATIONS[name].package
+            limit = f"{name} needs {package}, not installed here: pip install 'nnlab[{package}]'"
+            there = package is None or find_spec(package) is not None
+            require(there, "evaluation", list(self.evaluation), limit)
             options: Any = getattr(self, name, None)
             split = options.split.name if hasattr(options, "split") else "test"
             limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"
-            some = not EVALUATIONS[name].examples or getattr(self, f"{split}_size") != 0
+            some = not EVALUATIONS[name].examples or self.has(split)
             require(some, "evaluation", list(self.evaluation), limit)
 
 

@@ -235,7 +235,7 @@ def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
     for config in (job.config for job in jobs if job.config is not None):
         metric = config.objective
         for split, kind in (("valid", "validation"), ("test", "test")):
-            if metric.startswith(split) and getattr(config, f"{split}_size") == 0:
+            if metric.startswith(split) and not config.has(split):
                 raise ValueError(
                     f"{sweeper} chooses runs by objective={metric}, but there is no {kind} set; "
                     f"set {split}_size (say {split}_size=500)"
@@ -250,6 +250,14 @@ def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
 def direction(objective: str) -> str:
     """Return which way a metric is better, as Optuna says it."""
     return "maximize" if objective.endswith("accuracy") else "minimize"
+
+
+def all_folds(folds: int | None, overrides: Sequence[Override]) -> list[str]:
+    """Return the sweep over its folds that a number of folds stands for, unless one is chosen."""
+    chosen = any(each.key_or_group == "fold" for each in overrides)
+    if folds is None or folds < 2 or chosen:  # too few are refused, run by run
+        return []
+    return [f"fold={','.join(map(str, range(folds)))}"]
 
 
 def compose_job(

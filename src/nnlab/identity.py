@@ -17,7 +17,7 @@ ASKED = ("device", "engine", "native_level", "threads")
 WHERE = ("file", "folder", "source")
 # Options that came after others, at the value that does what was done before them: left out of an
 # identity there, so that a study trained before is still known as done.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"folds": None, "fold": None}
 
 
 def without_added(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Pair: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64]]"
 
-SIZES = ("train_size", "valid_size", "test_size")
+SIZES = ("train_size", "valid_size", "test_size", "folds", "fold")
 
 
 class Splits(NamedTuple):
@@ -38,8 +38,8 @@ class Splits(NamedTuple):
 def load_data(dataset: str, *, seed: int = 0, **options: Any) -> Splits:
     """Return the examples that the run of a seed trains, validates and tests on.
 
-    options: train_size, valid_size and test_size (None: the whole split), and those of the
-    dataset, such as ``normalize=True``; the others are as on the command line. Examples have
+    options: train_size, valid_size and test_size (None: the whole split), folds and fold, and those
+    of the dataset, such as ``normalize=True``; the others are as on the command line. Examples have
     their own shape, an image's channels last; pixels lie in [0, 1] unless they are normalized.
     Raises ValueError where options are not possible or a file is not as it should be, OSError
     where the files are neither here nor to be downloaded.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ MISSING: Any = "???"  # as OmegaConf writes what has to be given
 def require(holds: bool, option: str, value: object, limit: str) -> None:
     """Raise ValueError that names an option, its value and the limit, unless it holds."""
     if not holds:
-        shown = str(value).lower() if isinstance(value, bool) else value
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else value
         raise ValueError(f"{option}={shown} is not possible: {limit}")
 
 

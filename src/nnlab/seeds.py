@@ -18,6 +18,7 @@ STREAMS = {
     "noise": 5,
     "held_out": 6,
     "layers": 7,
+    "folds": 8,
 }
 CPU = torch.device("cpu")
 

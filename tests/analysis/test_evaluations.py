@@ -38,7 +38,7 @@ Case = tuple[Network, Data, Config, Path]
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("run") / "a"
-    return (*trained(folder, *RUN, "evaluation=[hardest,fgsm,weights]"), folder)
+    return (*trained(folder, *RUN, "evaluation=[hardest,fgsm,weights,metrics]"), folder)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -251,7 +251,8 @@ def test_mnist_collapses_by_a_tenth_and_noise_hardly_matters(case: Case) -> None
 def test_every_evaluation_leaves_the_files_that_it_declares(case: Case) -> None:
     *_, folder = case
     trained = {"metrics.csv", "model.safetensors", "result.json", "run.log"}
-    assert {path.name for path in folder.iterdir()} - trained == set(EVALUATION_FILES)
+    of_tables = set(EVALUATIONS["importance"].files)
+    assert {path.name for path in folder.iterdir()} - trained == set(EVALUATION_FILES) - of_tables
     assert len(EVALUATION_FILES) == len(set(EVALUATION_FILES))
 
 
@@ -288,7 +289,7 @@ def test_evaluations_are_known_without_what_is_slow_to_import() -> None:
 
 def test_every_picture_is_drawn(case: Case) -> None:
     *_, folder = case
-    for name in ("hardest", "confusion", "fgsm", "fgsm_examples", "weights"):
+    for name in ("hardest", "confusion", "fgsm", "fgsm_examples", "weights", "reliability"):
         with Image.open(folder / f"{name}.png") as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20, name
 

@@ -179,9 +179,11 @@ def test_an_altered_file_is_an_error_even_where_the_sample_would_do(
         load()
     assert "delete" not in str(caught.value)
     path.write_bytes(content[:-1])
+    datasets.forget()  # as the next command does
     with pytest.raises(ValueError, match=r"letters/test-images is damaged.*replace it"):
         load()
     path.write_bytes(content)
+    datasets.forget()
     assert len(load().train) == 6
 
 
@@ -283,6 +285,7 @@ def test_more_than_the_sample_is_fetched(
             (folder / name).write_bytes(content)
 
     monkeypatch.setattr(files, "fetch", fetch)
+    datasets.forget()  # as the next command does
     assert ask().provenance["source"] == "official letters files in data/letters"
     assert fetched == [(Path("data/letters"), list(letters.files), letters.mirrors)]
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nnlab.datasets.arrays import most
-from nnlab.datasets.sampling import balanced, plain, stratified
+from nnlab.datasets.sampling import balanced, fold, plain, stratified
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=80)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -133,3 +133,16 @@ def test_every_stratified_draw_has_the_classes_in_their_proportions(back: bool) 
         assert (labels[drawn].bincount(minlength=4) - expected).abs().max() <= 1
     ends = stratified(labels, 40, generator(0), not back)
     assert whole.flip(0)[:40].tolist() == ends.tolist()
+
+
+@given(LABELS, st.integers(2, 6), SEEDS)
+def test_folds_have_each_example_once_and_each_class_alike(
+    labels: list[int], folds: int, seed: int
+) -> None:
+    tensor = torch.tensor(labels)
+    dealt = [fold(tensor, number, folds, generator(seed)).tolist() for number in range(folds)]
+    assert sorted(index for each in dealt for index in each) == list(range(len(labels)))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    for label in set(labels):
+        counts = [sum(labels[index] == label for index in each) for each in dealt]
+        assert max(counts) - min(counts) <= 1

@@ -22,6 +22,7 @@ CONFIG: dict[str, Any] = {
     "device": "auto",
     "engine": "auto",
     "threads": 1,
+    "hardest": {"split": "test", "per_class": 5},
     "objective": "test_loss",
     "study": "mnist",
     "output_dir": "outputs",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,8 @@ def test_a_run_that_ends_meanwhile_is_not_reported(
     result = lay(tmp_path, {"train_size": 500}, status="running") / "result.json"
     write = report.write_report
 
-    def write_while_it_ends(folder: Path) -> report.Report:
-        made = write(folder)
+    def write_while_it_ends(folder: Path, predict: Sequence[int]) -> report.Report:
+        made = write(folder, predict=predict)
         result.write_text(result.read_text().replace("running", "finished"))
         return made
 

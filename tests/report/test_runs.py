@@ -60,13 +60,35 @@ def test_settings_are_spelled_as_on_the_command_line(tmp_path: Path) -> None:
     # What was really used, where the configuration leaves it open.
     assert run.settings["train_size"] == 60000
     assert (run.settings["device"], run.settings["engine"]) == ("AMD EPYC", "native")
-    assert not set(run.settings) & set(identity.NOT_IDENTITY)
+    assert not {key.partition(".")[0] for key in run.settings} & set(identity.NOT_IDENTITY)
 
 
 def test_varied_puts_size_first_and_seed_last(tmp_path: Path) -> None:
     for seed, lr, size in ((0, 0.1, 500), (1, 0.1, 1000), (0, 0.2, 500)):
         lay(tmp_path, {"seed": seed, "optimizer.lr": lr, "train_size": size})
     assert runs.varied(runs.read(tmp_path)) == ["train_size", "optimizer.lr", "seed"]
+
+
+def test_folds_share_their_sizes_and_are_repeats_as_seeds_are(tmp_path: Path) -> None:
+    """Of 11 and of 22 examples in three folds, which the runs were dealt."""
+    for examples in (11, 22):
+        for fold in range(3):
+            valid = len(range(examples)[fold::3])
+            options = {"train_size": examples - valid, "valid_size": valid}
+            folder = lay(tmp_path, options | {"folds": 3, "fold": fold}, name=f"{examples},{fold}")
+            content = json.loads((folder / "result.json").read_text())
+            content["config"] |= {"train_size": examples, "valid_size": 0}
+            (folder / "result.json").write_text(json.dumps(content))
+    found = runs.read(tmp_path)
+    sizes = [(run.settings["train_size"], run.settings["valid_size"]) for run in found]
+    assert sizes == [(7, 4)] * 3 + [(14, 8)] * 3
+    assert runs.factors(found) == ["train_size", "fold"]
+    assert runs.repeats(found) == "folds"
+    for seed in (1, 2):
+        lay(tmp_path, {"folds": 3, "fold": 0, "seed": seed}, name=f"seed {seed}")
+    assert runs.repeats(runs.read(tmp_path)) == "runs"
+    lay(tmp_path, {"train_size": 7}, name="of an nnlab without folds")
+    assert "folds" in runs.factors(runs.read(tmp_path))
 
 
 def test_a_failed_run_without_engine_and_device_does_not_vary_them(tmp_path: Path) -> None:

@@ -15,27 +15,33 @@ from typing import NamedTuple
 
 from nnlab.options import MISSING, require
 
+SCORES = "scores.csv"  # of a run's network, which tables of runs have too
+
 
 class Evaluation(NamedTuple):
     """What is known of an evaluation before it is run.
 
-    files: that it may leave in a run's folder. images: whether the examples must be images.
-    examples: whether it looks at some, of the split that its option ``split`` names, else test.
+    files: that it may leave in a run's folder. images: whether the examples must be images; rows:
+    whether they must be rows of numbers. examples: whether it looks at some, of the split that its
+    option ``split`` names, else test. package: that it imports, which nnlab's extra of that name
+    brings.
     """
 
     files: tuple[str, ...]
     images: bool = True
+    rows: bool = False
     examples: bool = True
+    package: str | None = None
 
 
-class HardestSplit(enum.Enum):
+class EvaluatedSplit(enum.Enum):
     test = "test"
     valid = "valid"
 
 
 @dataclass
 class HardestConfig:
-    split: HardestSplit = MISSING
+    split: EvaluatedSplit = MISSING
     per_class: int = MISSING
 
     def check(self) -> None:
@@ -54,11 +60,39 @@ class FgsmConfig:
         require(fine, "fgsm.eps", f"{list(self.eps)} (shown: {self.shown:g})", limit)
 
 
+@dataclass
+class MetricsConfig:
+    split: EvaluatedSplit = MISSING
+    top_k: int = MISSING
+    bins: int = MISSING
+
+    def check(self) -> None:
+        require(self.top_k >= 1, "metrics.top_k", self.top_k, "it must be at least 1")
+        limit = "it must be at least 2, parts of the confidences from 0 to 1"
+        require(self.bins >= 2, "metrics.bins", self.bins, limit)
+
+
+@dataclass
+class ImportanceConfig:
+    split: EvaluatedSplit = MISSING
+    repeats: int = MISSING
+
+    def check(self) -> None:
+        limit = "it must be at least 1"
+        require(self.repeats >= 1, "importance.repeats", self.repeats, limit)
+
+
 EVALUATIONS = {
     "hardest": Evaluation(
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
     ),
     "fgsm": Evaluation(("fgsm.csv", "fgsm.png", "fgsm_examples.png")),
     "weights": Evaluation(("weights.png",), examples=False),
+    "metrics": Evaluation(
+        (SCORES, "classes.csv", "reliability.csv", "reliability.png"),
+        images=False,
+        package="sklearn",
+    ),
+    "importance": Evaluation(("importance.csv", "importance.png"), images=False, rows=True),
 }
 EVALUATION_FILES = tuple(file for each in EVALUATIONS.values() for file in each.files)

@@ -37,6 +37,7 @@ KEYS = "x_train, y_train[, x_valid, y_valid][, x_test, y_test], or x, y"
 class ArrayFilesConfig(LabelledConfig):
     file: str = MISSING
     title = "Arrays"
+    rows = True  # or may be
 
     @property
     def data_folder(self) -> str:

@@ -32,6 +32,11 @@ class DatasetConfig:
         """Whether its examples are images, or may be."""
         return True
 
+    @property
+    def rows(self) -> bool:
+        """Whether its examples are rows of numbers, as of a table, or may be."""
+        return not self.images
+
     def check(self) -> None:
         """Raise ValueError for the first option outside its limits, before anything is read."""
 

@@ -1,8 +1,9 @@
 """Generated images in DogSet's shape, for those who do not have the photographs.
 
-Each shows an animal of ellipses in front of a blurred background. Its class decides, with much
-variation, the colours of coat and belly, its build, and the stripes of its coat; place, size,
-direction, light and background are chance. Plainly synthetic: nothing here is a photograph.
+Each shows an animal of ellipses in front of a blotched background. Its class decides, with much
+variation, its shape and the direction of its stripes; place, size, light, colour and background are
+chance, and so is whether it is lighter than what is behind it. A linear model therefore learns next
+to nothing, and what a network learns is shape. Plainly synthetic: nothing here is a photograph.
 
 Axes: N images, H = W = 64 pixels, C = 3 channels, K classes.
 """
@@ -25,7 +26,7 @@ from nnlab.options import MISSING
 
 CLASSES = tuple(f"synthetic {number}" for number in range(10))
 SIZES = {"train": 7665, "valid": 2000, "test": 500}
-VERSION = 1  # of the program: another one makes other images
+VERSION = 2  # of the program: another one makes other images
 SEED = 12288  # of the images, which are the same for every run, whatever its seed
 CHUNK = 64  # images made at a time
 
@@ -88,66 +89,76 @@ def make(kept: int) -> Arrays:
 
 
 class Looks:
-    """What the classes look like on average: [K, ...] each."""
+    """What the classes look like on average: [K] each, lengths in those of half a body."""
 
     def __init__(self, random: np.random.Generator) -> None:
-        count = len(CLASSES)
-        self.coat = random.uniform(0.25, 0.75, (count, 3))
-        self.belly = random.uniform(0.25, 0.75, (count, 3))
-        self.build = random.uniform(0.45, 0.75, count)  # height over length
-        self.head = random.uniform(0.35, 0.6, count)  # over the body's length
-        self.angle = random.uniform(0, np.pi, count)  # of the stripes
-        self.stripes = random.uniform(4, 12, count)  # across the image
+        def spread(low: float, high: float) -> NDArray[np.float64]:
+            """Return values equally far apart, in an order of their own."""
+            return random.permutation(np.linspace(low, high, len(CLASSES)))
+
+        self.height = spread(0.32, 0.7)
+        self.legs = spread(0.15, 0.6)
+        self.head = spread(0.3, 0.6)
+        self.neck = spread(-0.2, 0.9)
+        self.ears = spread(0, 0.8)  # in those of the head
+        self.tail = spread(-0.6, 1)  # up; below 0: down
+        self.angle = spread(0, 0.9 * np.pi)  # of the stripes
+        self.stripes = spread(4, 10)  # across the image
 
     def draw(self, random: np.random.Generator, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Draw an image for each label: [N, H * W * C]."""
         count = len(labels)
 
-        def chance(low: float, high: float) -> Floats:
-            return random.uniform(low, high, (count, 1, 1)).astype(np.float32)
+        def chance(low: float, high: float, channels: int = 1) -> Floats:
+            return random.uniform(low, high, (count, 1, 1, channels)).astype(np.float32)
 
         def vary(values: NDArray[np.float64], deviation: float) -> Floats:
-            mine = values[labels] + random.normal(0, deviation, values[labels].shape)
-            return mine.astype(np.float32).reshape(count, 1, 1, -1)
+            mine = values[labels] + random.normal(0, deviation, count)
+            return mine.astype(np.float32).reshape(count, 1, 1, 1)
 
-        y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE
-        length = chance(0.2, 0.34)
-        side: Floats = np.sign(chance(-1, 1))
-        middle_x, middle_y = chance(0.35, 0.65), chance(0.4, 0.65)
-        height = length * vary(self.build, 0.08)[..., 0]
-        head = length * vary(self.head, 0.06)[..., 0]
-        head_x = middle_x + side * length
-        head_y = middle_y - height
+        y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)[..., None] / SIZE
 
         def ellipse(at_x: Floats, at_y: Floats, wide: Floats, tall: Floats) -> Floats:
-            """Return 1 inside and 0 outside, with a soft edge: [N, H, W]."""
+            """Return 1 inside and 0 outside, with a soft edge: [N, H, W, 1]."""
             distance = np.sqrt(((x - at_x) / wide) ** 2 + ((y - at_y) / tall) ** 2)
             inside: Floats = np.clip((1.1 - distance) / 0.2, 0, 1)
             return inside
 
-        body = ellipse(middle_x, middle_y, length, height)
-        animal = np.maximum(body, ellipse(head_x, head_y, head, head))
-        for place in (-0.6, 0.6):
-            legs = ellipse(middle_x + place * length, middle_y + height, 0.18 * length, height)
-            animal = np.maximum(animal, legs)
-        belly = ellipse(middle_x, middle_y + 0.5 * height, 0.8 * length, 0.5 * height)
+        thin = np.float32(0.001)  # the least, so that nothing is divided by 0
+        length = chance(0.26, 0.32)
+        left, top = chance(0.47, 0.53), chance(0.49, 0.55)  # the body's middle
+        height = np.maximum(length * vary(self.height, 0.3), thin)
+        head = np.maximum(length * vary(self.head, 0.2), thin)
+        head_x = left + 1.1 * length
+        head_y = top - 0.3 * height - length * vary(self.neck, 0.5)
+        ears = np.abs(head * vary(self.ears, 0.5)) + thin
+        tail = length * vary(self.tail, 0.75)
+        legs = np.abs(length * vary(self.legs, 0.25)) + thin
+        parts = [
+            ellipse(left, top, length, height),
+            ellipse(head_x, head_y, head, head),
+            ellipse(head_x - 0.4 * head, head_y - head - 0.4 * ears, 0.3 * head, ears),
+            ellipse(left - 1.15 * length, top - 0.5 * tail, 0.12 * length, 0.6 * abs(tail) + thin),
+            *(
+                ellipse(left + place * length, top + height + 0.3 * legs, 0.14 * length, legs)
+                for place in (-0.6, 0.6)
+            ),
+        ]
+        animal = np.maximum.reduce(parts)
 
-        angle, waves = vary(self.angle, 0.25)[..., 0], vary(self.stripes, 1)[..., 0]
+        angle = vary(self.angle, 0.75)
         along = x * np.cos(angle) + y * np.sin(angle)
-        stripes = 0.12 * np.sin(2 * np.pi * (waves * along + chance(0, 1)))[..., None]
-        coat = vary(self.coat, 0.27) + stripes
-        coat += (vary(self.belly, 0.27) - coat) * belly[..., None]
-
-        colour = random.uniform(0.3, 0.7, (count, 1, 1, 3)).astype(np.float32)
-        scene = blurred(random, count, 5, 0.2) + colour
-        image = scene + (coat - scene) * animal[..., None]
-        image = image * chance(0.75, 1.25)[..., None] + blurred(random, count, 16, 0.05)
+        stripes = np.sin(2 * np.pi * (vary(self.stripes, 2.5) * along + chance(0, 1)))
+        lighter = np.where(random.random((count, 1, 1, 1)) < 0.6, 1, -1).astype(np.float32)
+        behind = chance(0.48, 0.52, 3)
+        coat = lighter * chance(0.3, 0.5) + chance(-0.1, 0.1, 3) + np.float32(0.1) * stripes
+        image = (behind + coat * animal) * chance(0.95, 1.05) + blotches(random, count, 12, 0.25)
         image += np.float32(0.03) * random.standard_normal(image.shape, np.float32)
         pixels: NDArray[np.uint8] = (255 * np.clip(image, 0, 1)).astype(np.uint8)
         return pixels.reshape(count, -1)
 
 
-def blurred(random: np.random.Generator, count: int, cells: int, deviation: float) -> Floats:
+def blotches(random: np.random.Generator, count: int, cells: int, deviation: float) -> Floats:
     """Draw colour noise on a coarse grid and interpolate it: [N, H, W, C]."""
     coarse = random.normal(0, deviation, (count, cells, cells, 3)).astype(np.float32)
     place = np.linspace(0, cells - 1, SIZE)

@@ -28,6 +28,7 @@ WANTED = (
 class FunctionConfig(LabelledConfig):
     function: str = MISSING
     title = "Function"
+    rows = True  # or may be
 
     def check(self) -> None:
         super().check()

@@ -80,6 +80,22 @@ def stratified(labels: Tensor, size: int, generator: Generator, back: bool = Fal
     return (order.flip(0) if back else order)[:size]
 
 
+def fold(labels: Tensor, number: int, folds: int, generator: Generator) -> Tensor:
+    """Return which examples are in one of so many folds, to which all of them are dealt out.
+
+    labels: [N] int64. Returns int64 indices into labels. Folds differ by one example at most, and
+    so do their examples of each class. number: from 0; with one generator seed the folds of all
+    numbers have each example once.
+
+    >>> labels = torch.tensor([0] * 6 + [1] * 3)
+    >>> labels[fold(labels, 2, 3, torch.Generator().manual_seed(0))].bincount()
+    tensor([2, 1])
+    """
+    order = permutation(len(labels), generator, back=False)
+    by_class = order[labels[order].argsort(stable=True)]
+    return by_class[number::folds]
+
+
 def permutation(count: int, generator: Generator, back: bool) -> Tensor:
     """Draw an order of ``count`` examples, and return it or, with ``back``, its reverse."""
     order = torch.randperm(count, generator=generator)

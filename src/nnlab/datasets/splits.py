@@ -64,7 +64,14 @@ _drawn: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
-def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) -> Data:
+def load(
+    config: DatasetConfig,
+    sizes: Sizes,
+    *,
+    seed: int,
+    test_seed: int = 0,
+    fold: tuple[int, int] | None = None,
+) -> Data:
     """Draw a run's splits, reading the dataset once per process.
 
     seed: draws the training and validation sets, test_seed the test set. A size of None takes
@@ -72,10 +79,12 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
     draws which examples are kept for tests. Where the dataset has no validation partition, the
     validation set comes from the training one: both from one permutation, training examples
     from its front and validation examples from its back, so that neither depends on the
-    other's size. Arrays are shared between calls, from any thread; where config.normalize is
-    set, only calls that draw the same subset share them.
-    Raises ValueError if a size is too large or a file is not as it should be, OSError if the
-    files are neither here nor to be downloaded.
+    other's size. fold: the number of one, and how many there are, to which the training examples
+    are dealt out: it becomes the validation set, the others are trained on. Arrays are shared
+    between calls, from any thread; where config.normalize is set, only calls that draw the same
+    subset share them.
+    Raises ValueError if a size or the number of folds is too large or a file is not as it should
+    be, OSError if the files are neither here nor to be downloaded.
     """
     source, arrays = read(config, sizes)
     parts = partitions(arrays, config.held_out, test_seed)
@@ -84,6 +93,8 @@ def load(config: DatasetConfig, sizes: Sizes, *, seed: int, test_seed: int = 0) 
     if too_many is not None:
         raise ValueError("; ".join(too_many))
     drawn = _draw(parts, sizes, config, seed, test_seed)
+    if fold is not None:
+        drawn[:2] = _divide(*drawn[0], *fold, seed, arrays.classes)
     with _lock:
         drawn = [(part, shared(index)) for part, index in drawn]
         if config.normalize:
@@ -248,6 +259,25 @@ def _draw(
         test = pick("test", sizes.test, seeds.generator(test_seed, "test"))
     drawn = (("train", train), (validated, valid), ("test", test))
     return [(parts[name][0], index) for name, index in drawn]
+
+
+def _divide(
+    part: Partition, index: Tensor, number: int, folds: int, seed: int, classes: Sequence[str]
+) -> list[tuple[Partition, Tensor]]:
+    """Divide training examples into those that are not in a fold, in their order, and those that
+    are. Raises ValueError where a class has fewer examples than there are folds."""
+    labels = torch.from_numpy(part.labels)[index]
+    counts = labels.bincount(minlength=len(classes))
+    few = ((counts > 0) & (counts < folds)).nonzero().flatten().tolist()
+    if few:
+        raise ValueError(
+            f"folds={folds} is too many: each needs an example of class {classes[few[0]]}, of "
+            f"which {counts[few[0]]:,} can be trained on; lower folds, or take more examples"
+        )
+    valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
+    left = torch.ones(len(index), dtype=torch.bool)
+    left[valid] = False
+    return [(part, index[left]), (part, index[valid])]
 
 
 def statistics(

@@ -137,7 +137,32 @@ def restored(runs: Sequence[RunRecord]) -> bool:
     return any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
 
 
+def folded(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether any run validates on a fold, by which networks are compared then."""
+    return any(run.settings.get("folds") for run in runs)
+
+
+def scored(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether any run was asked for its metrics."""
+    return any("scored_split" in run.results for run in runs)
+
+
 METRICS = COLUMNS[1:5]
+SCORES = (  # of evaluation=[metrics]
+    Column(csv="scored_split", when=scored),
+    Column(
+        csv="balanced_accuracy",
+        table="balanced\naccuracy",
+        write=lambda known: mean(known, ".1f", 100, " %"),
+        when=scored,
+    ),
+    Column(csv="f1_macro", table="F1", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="top_k", when=scored),
+    Column(csv="top_k_accuracy", when=scored),
+    Column(csv="auc", table="AUC", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="brier", when=scored),
+    Column(csv="ece", table="ECE", write=lambda known: mean(known, ".3f"), when=scored),
+)
 READING = (
     *("best_epoch", "learning", "learned_until", "overfits_from", "loss_noise"),
     *("gap_loss", "gap_accuracy"),
@@ -179,6 +204,12 @@ RESULTS = (
         Column(csv=f"last_{name}", value=methodcaller("last", name), when=restored)
         for name in METRICS
     ),
+    Column(
+        table="valid\naccuracy",
+        value=methodcaller("kept", "valid_accuracy"),
+        write=lambda known: mean(known, ".1f", 100, " %"),
+        when=folded,
+    ),
     Column(csv="test_loss"),
     TEST_ACCURACY,
     Column(
@@ -186,6 +217,7 @@ RESULTS = (
         value=attrgetter("test_loss"),
         write=lambda known: mean(known, ".3f"),
     ),
+    *SCORES,
     Column(
         table="best\nepoch",
         value=functools.partial(from_curves, "best_epoch"),

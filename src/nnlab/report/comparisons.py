@@ -9,11 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnlab.report.runs import RunRecord, Value, assignments, brief, factors, grouped, is_seed
+from nnlab.report.runs import (
+    RunRecord,
+    Value,
+    assignments,
+    brief,
+    factors,
+    grouped,
+    is_seed,
+    repeats,
+)
 from nnlab.report.statistics import Difference, holm, paired
 
 FEWEST = 5  # seeds that settings are compared by
@@ -32,13 +41,14 @@ Results = dict[Seeds, float]  # of the runs of one setting, by their seeds
 @dataclass(frozen=True)
 class Measure:
     """What settings are compared by: its name in a run, its sign, 1 where more is better; how it is
-    written."""
+    written. over: in what the runs of a setting differ, seeds or folds."""
 
     name: str
     sign: int
     scale: float
     style: str
     unit: str
+    over: str = "seeds"
 
     @property
     def title(self) -> str:
@@ -68,6 +78,7 @@ def compared(runs: Sequence[RunRecord]) -> list[str]:
     runs = [run for run in runs if run.complete and not run.tested_whole]
     measure = ACCURACY if any(ACCURACY.of(run) is not None for run in runs) else LOSS
     runs = [run for run in runs if measure.of(run) is not None]
+    measure = replace(measure, over=repeats(runs))
     keys = [key for key in factors(runs) if not is_seed(key)] if runs else []
     apart = [key for key in keys if key.partition(".")[0] in ("dataset", "data", "test_size")]
     apart += [key for key in keys if key == "seeds.test"]
@@ -129,7 +140,7 @@ def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) 
 def whether_it_helps(sizes: Sequence[int], found: Difference, sure: bool, measure: Measure) -> str:
     """Say whether the larger of two training sets is better."""
     less, more = sizes
-    step, seeds = f"from {less:,} to {more:,} examples", f"{found.count} seeds"
+    step, seeds = f"from {less:,} to {more:,} examples", f"{found.count} {measure.over}"
     if not sure:
         return f"cannot tell whether more data still helps {step} ({measure.write(found)}, {seeds})"
     sign = 1 if found.mean > 0 else -1
@@ -164,7 +175,7 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
     said = []
     for pair in [(best, other) for other in others if (best, other) in found]:
         top, other = (named(keys, setting) for setting in pair)
-        written = f"({measure.write(found[pair])}, paired by {found[pair].count} seeds)"
+        written = f"({measure.write(found[pair])}, paired by {found[pair].count} {measure.over})"
         sure = adjusted[pair] < SURE
         said.append(f"{top} is better than {other}" if sure else f"cannot tell {other} from {top}")
         said[-1] += f" {written}"

@@ -36,7 +36,16 @@ from nnlab.report.plotting import (
     styles,
     ticks,
 )
-from nnlab.report.runs import RunRecord, Value, factors, grouped, is_number, is_seed, rank
+from nnlab.report.runs import (
+    RunRecord,
+    Value,
+    factors,
+    grouped,
+    is_number,
+    is_seed,
+    rank,
+    repeats,
+)
 from nnlab.report.statistics import Array, half_interval
 from nnlab.report.times import most_concurrent, timings, unit
 
@@ -268,7 +277,7 @@ def panel_curves(runs: Sequence[RunRecord], quantity: str) -> Figure | None:
     if len(runs) < 2 or not 0 < len(groups) <= PANELS:
         return None
     seeds = max(map(len, groups.values()))
-    notes = [f"a line for each of {seeds} seeds"] if seeds > 1 else []
+    notes = [f"a line for each of {seeds} {repeats(drawn)}"] if seeds > 1 else []
     titles = [panel_title(keys, values) for values in groups] if keys else []
     handles = marks(drawn, quantity == "loss")
     figure, panels = frame(heading(runs), notes, len(groups), handles, titles)
@@ -420,8 +429,8 @@ def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str) -> li
     counts = {len([r for r in group if r.complete]) for group in grouped(runs, keys).values()}
     if max(counts) < 2:
         return []
-    seeds = f"{'up to ' * (len(counts) > 1)}{max(counts)} seeds"
-    return [f"mean of {seeds}, {drawn}: its 95 % confidence interval"]
+    several = f"{'up to ' * (len(counts) > 1)}{max(counts)} {repeats(runs)}"
+    return [f"mean of {several}, {drawn}: its 95 % confidence interval"]
 
 
 def alike_note(settings: Sequence[tuple[Value, ...]], keys: Sequence[str]) -> list[str]:

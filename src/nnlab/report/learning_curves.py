@@ -84,8 +84,8 @@ def fit(errors: dict[int, Array], examples: int) -> Law | None:
 def laws(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
     """Say how test error falls with the training-set size in each other setting, and what
     accuracy it predicts for the sizes asked for."""
-    runs = [run for run in runs if run.complete and run.test_accuracy is not None]
-    runs = [run for run in runs if run.test_examples and not run.tested_whole]
+    runs = [run for run in runs if run.complete and run.test_examples and not run.tested_whole]
+    runs = [run for run in runs if run.test_accuracy is not None and 0 <= run.test_accuracy <= 1]
     keys = factors(runs) if runs else []
     if "train_size" not in keys:
         return []

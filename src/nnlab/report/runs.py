@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnlab import records, storage
-from nnlab.identity import NOT_IDENTITY, WHERE
+from nnlab.analysis import SCORES
+from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
 from nnlab.records import COLUMNS, DONE, METRICS, RESULT
 from nnlab.report.curves import Reading, interpret
 from nnlab.report.statistics import Array
@@ -54,7 +55,7 @@ class RunRecord:
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
     was tested on. synthetic: whether the
     data was generated.
-    results: whatever ``result.json`` has of texts and numbers.
+    results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -189,7 +190,9 @@ def read_run(folder: Path) -> RunRecord:
     result = records.undamaged(storage.read(folder / RESULT))
     check(result)
     done = result.get("status") in DONE
-    return as_run(folder, result, read_curves(folder, result if done else {}))
+    run = as_run(folder, result, read_curves(folder, result if done else {}))
+    run.results.update(read_scores(folder))
+    return run
 
 
 def check(result: dict[str, Any]) -> None:
@@ -245,10 +248,10 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
     device = (result.get("device") or {}).get("name")
-    settings = dict(flatten(result["config"]))
+    settings = ADDED | dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
-    for split in () if of_truth_table(settings) else ("train", "valid"):  # inputs says as much
-        settings[f"{split}_size"] = sizes.get(split, settings.get(f"{split}_size"))
+    if not of_truth_table(settings):  # inputs says as much
+        settings |= used_sizes(sizes, settings)
     # What only evaluated a network says nothing about an engine.
     engine = result.get("engine") if epochs else None
     settings["engine"], settings["device"] = engine, device
@@ -293,6 +296,18 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
     )
 
 
+def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:
+    """Return train_size and valid_size as they really were.
+
+    Of folds, whose sizes differ by one example, those of the largest, which runs on all share.
+    """
+    train, valid = (sizes.get(name, settings.get(f"{name}_size")) for name in ("train", "valid"))
+    folds = settings.get("folds")
+    if isinstance(folds, int) and isinstance(train, int) and isinstance(valid, int):
+        train, valid = train + valid - -(-(train + valid) // folds), -(-(train + valid) // folds)
+    return {"train_size": train, "valid_size": valid}
+
+
 def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
     """Read ``metrics.csv``: each column [epochs] float64, NaN where empty.
 
@@ -324,14 +339,35 @@ def flatten(
     {'optimizer': 'sgd', 'optimizer.lr': 0.01, 'seed': 0}
     """
     for key, value in config.items():
+        if not prefix and key in left_out:
+            continue
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         elif prefix and key == "name":
             yield prefix[:-1], value
         elif prefix.startswith(OWN_OPTIONS) and isinstance(value, list):
             yield prefix + key, json.dumps(value)  # its items may be anything
-        elif prefix or key not in left_out:
+        else:
             yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+
+def read_scores(folder: Path) -> dict[str, Value]:
+    """Return what evaluation=[metrics] has found of a run, if it was asked; ``split`` is a text.
+
+    A file that is damaged is left out, with a warning that names it.
+    """
+    path = folder / SCORES
+    try:
+        header, values = storage.read(path).decode().split()
+        found = dict(zip(header.split(","), values.split(","), strict=True))
+        known: dict[str, Value] = {"scored_split": found.pop("split")}
+        known["top_k"] = int(found.pop("top_k"))
+        return known | {name: float(value) if value else None for name, value in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("left out %s, which is not as nnlab wrote it: %s", path, error)
+        return {}
 
 
 # What varied
@@ -362,19 +398,27 @@ def varied(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def is_seed(key: str) -> bool:
-    """Return whether a key only draws other random numbers; other test images are a setting."""
-    return key == "seed" or (key.startswith("seeds.") and key != "seeds.test")
+    """Return whether a key only draws other random numbers, or takes another fold; other test
+    images are a setting."""
+    return key in ("seed", "fold") or (key.startswith("seeds.") and key != "seeds.test")
+
+
+def repeats(runs: Sequence[RunRecord]) -> str:
+    """Say in what runs of one setting differ: in seeds, in folds, or, as "runs", in both."""
+    kinds = {"folds" if key == "fold" else "seeds" for key in varied(runs) if is_seed(key)}
+    return "runs" if len(kinds) > 1 else kinds.pop() if kinds else "seeds"
 
 
 def factors(runs: Sequence[RunRecord]) -> list[str]:
     """List what was varied by hand: ``varied`` without what a group's choice brought along.
 
     With ``optimizer=sgd,adam`` each at its own default rate, ``optimizer.lr`` differs but
-    says nothing more than ``optimizer``.
+    says nothing more than ``optimizer``. Nor does the size of a fold say more than what is left.
     """
+    folded = all(run.settings.get("folds") for run in runs)
 
     def follows(key: str) -> bool:
-        group = key.partition(".")[0]
+        group = "train_size" if folded and key == "valid_size" else key.partition(".")[0]
         pairs = {(run.settings.get(group), run.settings.get(key)) for run in runs}
         return group != key and group in keys and len(pairs) == len({pair[0] for pair in pairs})
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from nnlab.boolean import function_name
 from nnlab.datasets import DATASETS
 from nnlab.report import columns
-from nnlab.report.columns import TEST_ACCURACY, shown, validated
+from nnlab.report.columns import TEST_ACCURACY, folded, scored, shown, validated
 from nnlab.report.comparisons import compared
 from nnlab.report.curves import RULES, epochs, extent, in_words
 from nnlab.report.learning_curves import laws
@@ -35,6 +35,7 @@ from nnlab.report.runs import (
     is_seed,
     of_truth_table,
     rank,
+    repeats,
     spell,
     varied,
 )
@@ -48,9 +49,10 @@ WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
 SCATTERED = "times per example differ too much to tell that of the full training set"
-INTERVAL = "±: 95 % confidence interval of the mean over seeds (Student's t)"
+INTERVAL = "±: 95 % confidence interval of the mean over {} (Student's t)"
 WILSON = "number of test examples alone (95 %, Wilson)"
-ACCURACY, LOSS = TEST_ACCURACY.table, "test\nloss"  # headings of the table
+# Headings of the table.
+ACCURACY, LOSS, BEST, CALIBRATION = TEST_ACCURACY.table, "test\nloss", "best\nepoch", "ECE"
 
 
 def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -96,21 +98,25 @@ def table(runs: Sequence[RunRecord]) -> Table:
     rows have in common; ``terminal.fitted`` lays out what is wider still.
     """
     keys = factors(runs)
-    alone = len(keys) == 1 and is_seed(keys[0])
+    alone = bool(keys) and all(map(is_seed, keys))
     if not alone:
         keys = [key for key in keys if not is_seed(key)]
+    groups: list[tuple[tuple[Value, ...], list[RunRecord]]]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
-    if len(keys) == 2 and len(groups) > TABLE_ROWS:
+    if len(keys) == 2 and not alone and len(groups) > TABLE_ROWS:
         (wide, across), (high, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
         if wide <= GRID_COLUMNS and high <= TABLE_ROWS:
             return grid(runs, down, across)
     if alone:
-        groups.append((("mean",), list(runs)))
+        groups.append((("mean", *[""] * (len(keys) - 1)), list(runs)))
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
-        if validated(runs):  # means and intervals of everything do not fit into 80 columns
-            results.remove(LOSS)
+        # Means and intervals of everything do not fit into 80 columns.
+        left_out = [LOSS] * validated(runs)
+        if scored(runs):
+            left_out = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
+        results = [name for name in results if name not in left_out]
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
     heads = keys or ["run"]
@@ -139,7 +145,7 @@ def add_caption(made: Table, line: str) -> None:
 def name_intervals(made: Table, groups: Sequence[Sequence[RunRecord]]) -> None:
     """Say in the caption what ± is in a table's cells, and how far those of one seed are known."""
     if any("±" in str(cell) for column in made.columns for cell in column.cells):
-        add_caption(made, INTERVAL)
+        add_caption(made, INTERVAL.format(repeats([run for group in groups for run in group])))
     tested = [group for group in groups if len(TEST_ACCURACY.known(group))]
     found = [TEST_ACCURACY.estimate(group) for group in tested]
     margins = [100 * each.margin for each in found if each.of == "examples"]
@@ -271,14 +277,8 @@ def notes(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
-    said += (
-        compared(runs)
-        + laws(runs, predict)
-        + tested(runs)
-        + stopped(runs)
-        + readings(runs)
-        + computed(runs)
-    )
+    said += compared(runs) + laws(runs, predict) + tested(runs) + scores_of(runs)
+    said += stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
@@ -307,6 +307,14 @@ def tested(runs: Sequence[RunRecord]) -> list[str]:
             parts = ", ".join(f"{count} {spell(data)}" for data, count in counts.items())
             said.append(f"Not all runs saw the same data: {parts}.")
     return said
+
+
+def scores_of(runs: Sequence[RunRecord]) -> list[str]:
+    """Say of which examples the scores are that evaluation=[metrics] gave, unless of the test's."""
+    splits = {split for run in runs if (split := run.results.get("scored_split"))}
+    named = " or ".join(sorted(map(str, splits)))
+    said = f"F1, AUC and the other scores are of the {named} examples."
+    return [said] if splits - {"test"} else []
 
 
 def stopped(runs: Sequence[RunRecord]) -> list[str]:

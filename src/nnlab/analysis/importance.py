@@ -1,0 +1,117 @@
+"""Which columns of a table matter: how much accuracy falls when one of them is shuffled.
+
+Breiman, Random forests, 2001; as ``sklearn.inspection.permutation_importance`` has it, but the
+inputs that one column of categories makes are shuffled together.
+
+Axes: N examples, I inputs, C columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from nnlab import seeds
+from nnlab.analysis import pictures
+from nnlab.analysis.fgsm import accuracy
+from nnlab.config import Config
+from nnlab.datasets import Data
+from nnlab.network import Network
+from nnlab.report import plotting
+from nnlab.storage import write_csv
+from nnlab.text import for_csv
+
+SHOWN = 30  # columns of the figure
+
+
+def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+    """Write importance.csv and importance.png."""
+    if len(network.shape) != 1:
+        name = data.provenance["name"]
+        raise ValueError(f"evaluation=[importance] needs rows of numbers; {name} has none")
+    options = config.importance
+    split = data.test if options.split.name == "test" else data.valid
+    assert split is not None  # Config.check has seen to it
+    inputs, labels = split.inputs[split.index], split.labels[split.index]
+    columns = network.columns or {f"input {place}": None for place in range(inputs.shape[1])}
+    generator = seeds.generator(config.seed, "noise")
+    falls = shuffled(network, inputs, labels, inputs_of(columns), options.repeats, generator)
+    # That of scikit-learn, which divides by the number of repeats.
+    means, deviations = falls.mean(axis=1), falls.std(axis=1)
+    order = np.argsort(-means, kind="stable").tolist()
+    names = list(columns)
+    header = ["column", "importance", "deviation"]
+    rows = [[for_csv(names[n]), f"{means[n]:.9g}", f"{deviations[n]:.9g}"] for n in order]
+    about = f"{pictures.named(network)}, {len(labels):,} {options.split.name} examples"
+    bars = [(names[n], means[n], deviations[n]) for n in order]
+    return [
+        write_csv([header, *rows], folder / "importance.csv"),
+        plotting.save(draw(bars, about, options.repeats), folder / "importance.png"),
+    ]
+
+
+def inputs_of(columns: Mapping[str, Sequence[str] | None]) -> list[slice]:
+    """Return which inputs each column makes: one of numbers one, of categories one for each.
+
+    >>> inputs_of({"age": None, "sex": ["female", "male"], "fare": None})
+    [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
+    """
+    ends = np.cumsum([1 if known is None else len(known) for known in columns.values()]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends)]
+
+
+def shuffled(
+    network: Network,
+    inputs: Tensor,
+    labels: Tensor,
+    parts: Sequence[slice],
+    repeats: int,
+    generator: Generator,
+) -> NDArray[np.float64]:
+    """Return how much accuracy falls with the parts of the inputs shuffled: [C, repeats].
+
+    inputs: standardised, [N, I]; labels: [N] int64. parts: which inputs each column makes.
+    """
+    whole = accuracy(network, inputs, labels)
+    falls = np.empty((len(parts), repeats))
+    moved = inputs.clone()
+    for place in np.ndindex(falls.shape):
+        part = parts[place[0]]
+        order = torch.randperm(len(inputs), generator=generator)
+        moved[:, part] = inputs[order, part]
+        falls[place] = whole - accuracy(network, moved, labels)
+        moved[:, part] = inputs[:, part]
+    return falls
+
+
+def draw(bars: Sequence[tuple[str, float, float]], about: str, repeats: int) -> Figure:
+    """Draw a bar for each column, with its deviation, the most important at the top."""
+    shown = bars[:SHOWN]
+    names = [plotting.plain(name) for name, _, _ in shown]
+    left, width = 0.25 + 0.065 * max(map(len, names)), 5.5
+    above, edge, below = 0.5, 0.2, 0.45  # inches
+    height = above + edge * len(shown) + below
+    figure = Figure((width, height), dpi=plotting.DPI)
+    axes = figure.add_axes(
+        (left / width, below / height, (width - left - 0.15) / width, edge * len(shown) / height)
+    )
+    places = range(len(shown))
+    fall, deviation = ([100 * bar[column] for bar in shown] for column in (1, 2))
+    axes.barh(places, fall, 0.7, color=plotting.COLOURS[0])
+    axes.errorbar(fall, places, xerr=deviation, fmt="none", ecolor="0.35", elinewidth=0.8)
+    axes.set_yticks(places, names, size=plotting.FONT - 1)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.axvline(0, color="0.35", lw=0.6)
+    axes.tick_params(labelsize=plotting.FONT - 1, width=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("Fall of accuracy (points)", size=plotting.FONT)
+    times = f" (mean and deviation of {repeats} times)" if repeats > 1 else ""
+    first = f"; the first {SHOWN} of {len(bars):,} columns" if len(bars) > SHOWN else ""
+    pictures.title(figure, f"Accuracy lost when a column is shuffled{times}: {about}{first}")
+    return figure
