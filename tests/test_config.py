@@ -154,6 +154,7 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         ),
         (["fgsm.eps=[]"], "fgsm.eps"),
         (["fgsm.shown=1.5"], "fgsm.eps.*shown: 1.5"),
+        (["report.predict=[5000,0]"], r"report.predict=\[5000, 0\] .* sizes of 1 or more"),
         (["hardest.per_class=0"], "hardest.per_class=0"),
         (["stopping=plateau", "valid_size=9", "stopping.patience=0"], "stopping.patience=0"),
         (["stopping=plateau", "valid_size=9", "stopping.min_delta=-1"], "stopping.min_delta=-1"),

@@ -125,3 +125,13 @@ def test_the_report_starts_without_what_is_slow_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+def test_a_prediction_is_printed_and_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size, accuracy in ((500, 0.85), (1000, 0.88), (2000, 0.9)):
+        lay(tmp_path, {"train_size": size}, test_accuracy=accuracy)
+    assert main([str(tmp_path), "--predict", "5000"]) == 0
+    assert "5,000 examples: test accuracy 9" in capsys.readouterr().out
+    assert "5,000 examples: test accuracy 9" in (tmp_path / "index.html").read_text()

@@ -84,7 +84,8 @@ def fit(errors: dict[int, Array], examples: int) -> Law | None:
 def laws(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
     """Say how test error falls with the training-set size in each other setting, and what
     accuracy it predicts for the sizes asked for."""
-    runs = [run for run in runs if run.complete and run.test_examples and not run.tested_whole]
+    runs = [run for run in runs if run.complete and not run.tested_whole]
+    runs = [run for run in runs if run.test_examples is not None and run.test_examples > 0]
     runs = [run for run in runs if run.test_accuracy is not None and 0 <= run.test_accuracy <= 1]
     keys = factors(runs) if runs else []
     if "train_size" not in keys:
@@ -95,7 +96,7 @@ def laws(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
         errors = {
             size: np.array([1 - run.test_accuracy for run in same if run.test_accuracy is not None])
             for (size,), same in grouped(group, ["train_size"]).items()
-            if isinstance(size, int)
+            if isinstance(size, int) and size > 0
         }
         law = fit(errors, min(run.test_examples or 1 for run in group))
         at = assignments(others, values)
