@@ -23,14 +23,15 @@ class Evaluation(NamedTuple):
 
     files: that it may leave in a run's folder. images: whether the examples must be images; rows:
     whether they must be rows of numbers. examples: whether it looks at some, of the split that its
-    option ``split`` names, else test. package: that it imports, which nnlab's extra of that name
-    brings.
+    option ``split`` names, else test. classes: whether the network must tell classes. package: that
+    it imports, which nnlab's extra of that name brings.
     """
 
     files: tuple[str, ...]
     images: bool = True
     rows: bool = False
     examples: bool = True
+    classes: bool = True
     package: str | None = None
 
 
@@ -87,12 +88,14 @@ EVALUATIONS = {
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
     ),
     "fgsm": Evaluation(("fgsm.csv", "fgsm.png", "fgsm_examples.png")),
-    "weights": Evaluation(("weights.png",), examples=False),
+    "weights": Evaluation(("weights.png",), examples=False, classes=False),
     "metrics": Evaluation(
         (SCORES, "classes.csv", "reliability.csv", "reliability.png"),
         images=False,
         package="sklearn",
     ),
-    "importance": Evaluation(("importance.csv", "importance.png"), images=False, rows=True),
+    "importance": Evaluation(
+        ("importance.csv", "importance.png"), images=False, rows=True, classes=False
+    ),
 }
 EVALUATION_FILES = tuple(file for each in EVALUATIONS.values() for file in each.files)

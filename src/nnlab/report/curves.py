@@ -14,7 +14,7 @@ import numpy as np
 
 from nnlab.report.statistics import Array, student
 
-GAIN = 0.01  # of validation accuracy: a smaller one is no learning
+GAIN = 0.01  # of validation accuracy or R²: a smaller one is no learning
 WINDOW = 5  # epochs that a median is taken over, and that a turn of the loss must last
 FEW = 10  # epochs, with fewer of which the end of learning is not told
 MOST_NOISE = 0.0065  # of validation accuracy, with more of which it is not told either
@@ -28,14 +28,21 @@ ENDINGS = {
     "never": "never learned",
     "unclear": "cannot tell when learning ended",
 }
-RULES = (
-    f"Still learning: validation accuracy rose by {100 * GAIN:g} point or more over the last fifth "
-    f"of the epochs (10 or more), clearly. Stopped learning: before that epoch it lay more than "
-    f"{100 * GAIN:g} point below the level it came to. Overfitting: from that epoch to the end, "
-    f"{WINDOW} epochs or more, validation loss lay clearly above its lowest while training loss "
-    f"fell. Clearly: by {RISE:g} times the noise and more where neighbouring epochs resemble each "
-    f"other (docs/statistics.md)."
-)
+
+
+def rules(quality: str = "accuracy", gain: str = f"{100 * GAIN:g} point") -> str:
+    """Say how curves are read, where ``quality`` tells how good a network is."""
+    return (
+        f"Still learning: validation {quality} rose by {gain} or more over the last fifth of the "
+        f"epochs ({FEW} or more), clearly. Stopped learning: before that epoch it lay more than "
+        f"{gain} below the level it came to. Overfitting: from that epoch to the end, {WINDOW} "
+        f"epochs or more, validation loss lay clearly above its lowest while training loss fell. "
+        f"Clearly: by {RISE:g} times the noise and more where neighbouring epochs resemble each "
+        f"other (docs/statistics.md)."
+    )
+
+
+RULES = rules()
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Reading:
     overfitting is seen. loss_noise: of an epoch's validation loss. hidden_rise: of validation loss,
     that this noise could hide.
     gap_loss: validation minus training loss, gap_accuracy: training minus validation accuracy (a
-    fraction), both after the last epoch; None where these are not finite.
+    fraction), both after the last epoch; None where these are not finite. In a regression gap_r2
+    is in the place of gap_accuracy, and R² tells what was learned.
     """
 
     epochs: int
@@ -62,6 +70,7 @@ class Reading:
     hidden_rise: float
     gap_loss: float | None
     gap_accuracy: float | None
+    gap_r2: float | None = None
 
     @property
     def short(self) -> bool:
@@ -83,12 +92,14 @@ class Noise:
         return self.deviation * math.sqrt(weights @ resemblance @ weights)
 
 
-def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Reading | None:
+def interpret(
+    curves: Mapping[str, Array], examples: int | None = None, quality: str = "accuracy"
+) -> Reading | None:
     """Read the curves of one run; return None where nothing was validated.
 
     curves: the columns of metrics.csv, [E] float64, NaN where empty; epochs in which
     a loss is not finite are passed over. examples: the size of the validation set; the noise
-    of its accuracy counts as one example or more.
+    of its accuracy counts as one example or more. quality: accuracy, or r2 of a regression.
 
     >>> epoch = np.arange(1.0, 41.0)
     >>> loss, accuracy = 1 + abs(epoch - 5) / 10, np.minimum(epoch, 8) / 10
@@ -98,18 +109,21 @@ def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Readi
     >>> reading.best_epoch, reading.learned_until, reading.overfits_from
     (5, 8, 6)
     """
-    columns = [curves[name] for name in ("epoch", "train_loss", "valid_loss", "valid_accuracy")]
+    names = ("epoch", "train_loss", "valid_loss", f"valid_{quality}")
+    columns = [curves[name] for name in names]
     seen = np.isfinite(columns).all(axis=0)
     if not seen.any():
         return None
-    epoch, train_loss, valid_loss, valid_accuracy = (column[seen] for column in columns)
+    epoch, train_loss, valid_loss, quality_curve = (column[seen] for column in columns)
     best = int(np.argmin(valid_loss))
-    learning, learned = end_of_learning(valid_accuracy, 1 / examples if examples else 0.0)
+    counted = examples if quality == "accuracy" else None
+    learning, learned = end_of_learning(quality_curve, 1 / counted if counted else 0.0)
     if learning != "still" and not falls(train_loss):
         learning, learned = "never", None
     noise = noise_of(valid_loss)
     hidden = RISE * noise.error(np.full(WINDOW, 1 / math.sqrt(WINDOW)))
     turn = begin_of_overfitting(train_loss, valid_loss, hidden)
+    gap = difference(curves[f"train_{quality}"], curves[f"valid_{quality}"])
     return Reading(
         epochs=int(curves["epoch"][-1]),
         best_epoch=int(epoch[best]),
@@ -119,13 +133,14 @@ def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Readi
         loss_noise=noise.deviation,
         hidden_rise=hidden,
         gap_loss=difference(curves["valid_loss"], curves["train_loss"]),
-        gap_accuracy=difference(curves["train_accuracy"], curves["valid_accuracy"]),
+        gap_accuracy=gap if quality == "accuracy" else None,
+        gap_r2=gap if quality == "r2" else None,
     )
 
 
 def end_of_learning(accuracy: Array, resolution: float = 0.0) -> tuple[str, int | None]:
-    """Return whether a validation accuracy was still rising and, if it had stopped, the position
-    of the epoch after which it learned nothing more.
+    """Return whether a validation accuracy, or R², was still rising and, if it had stopped, the
+    position of the epoch after which it gained nothing more.
 
     Stopped: the level is the highest mean of as many epochs in a row as ``rises`` looks at, in
     the smoothed curve; as many epochs as lie more than ``GAIN`` below it come before (counted, for
@@ -293,9 +308,11 @@ learning after epoch 45; gap at the end 0.31 in loss, 12.0 points of accuracy
             said.append(words + when + of(ended))
     losses = [reading.gap_loss for reading in readings if reading.gap_loss is not None]
     points = [100 * r.gap_accuracy for r in readings if r.gap_accuracy is not None]
-    if losses and points:
-        gap = f"{extent(losses, '.2f')} in loss, {extent(points, '.1f')} points of accuracy"
-        said.append(f"gap at the end {gap}")
+    shares = [reading.gap_r2 for reading in readings if reading.gap_r2 is not None]
+    of_quality = f"{extent(points, '.1f')} points of accuracy" if points else ""
+    of_quality = f"{extent(shares, '.2f')} in R²" if shares else of_quality
+    if losses and of_quality:
+        said.append(f"gap at the end {extent(losses, '.2f')} in loss, {of_quality}")
     return "; ".join(said)
 
 
