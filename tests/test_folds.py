@@ -172,7 +172,7 @@ def test_a_regression_has_folds_of_equal_size_and_their_r2(run: Run) -> None:
         pd.read_csv(f"outputs/diabetes/fold={number}/metrics.csv")["valid_r2"].iloc[-1]
         for number in range(4)
     ]
-    expected = f"{np.mean(last):.3g} ± {np.std(last, ddof=1):.3g}"
+    expected = f"{np.mean(last):.3f} ± {np.std(last, ddof=1):.3f}"
     assert table[-1][heads.index("valid R²")] == expected
     said = run(*diabetes, *QUICK, "folds=355", "fold=0", "study=no", status=1)
     assert "folds=355 is too many: each needs an example, of which 354" in said
