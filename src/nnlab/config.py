@@ -282,6 +282,15 @@ class CheckpointConfig:
 
 
 @dataclass
+class ReportConfig:
+    predict: list[int] = MISSING
+
+    def check(self) -> None:
+        limit = "give training-set sizes of 1 or more, as in [5000,60000]"
+        require(all(size >= 1 for size in self.predict), "report.predict", self.predict, limit)
+
+
+@dataclass
 class Config:
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
@@ -309,6 +318,7 @@ class Config:
     fgsm: FgsmConfig = MISSING
     metrics: MetricsConfig = MISSING
     importance: ImportanceConfig = MISSING
+    report: ReportConfig = MISSING
     plan: bool = MISSING
     objective: str = MISSING
     study: str = MISSING

@@ -391,7 +391,9 @@ class SweepLoader:
             config, asked = outcome.job.config, self.asked(overrides)
             if config is None or isinstance(config.model, OwnNetworkConfig):
                 continue  # the source of the latter may change
-            if asked and not (config.evaluation or config.plan or config.force):
+            if asked and not (
+                config.evaluation or config.report.predict or config.plan or config.force
+            ):
                 runs.remember(asked, outcome.folder)
 
     def asked(self, overrides: Sequence[str]) -> str | None:

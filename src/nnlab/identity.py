@@ -9,7 +9,7 @@ from nnlab.analysis import EVALUATIONS
 # Options that say where results go or what is done with them, not what is computed.
 NOT_IDENTITY = (
     *("study", "output_dir", "force", "objective", "checkpoint", "cores", "save_weights"),
-    *("plan", "evaluation", *EVALUATIONS),
+    *("plan", "evaluation", *EVALUATIONS, "report"),
 )
 # Options that ask for a way to compute; ``records.serves`` compares what was really used.
 ASKED = ("device", "engine", "native_level", "threads")

@@ -23,7 +23,7 @@ from nnlab import claims, interrupts, records, standing, study, terminal
 from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.records import DONE
 from nnlab.report import columns, summary
-from nnlab.report.runs import Value, factors, flatten, is_number, name_data, rank
+from nnlab.report.runs import Value, brief, factors, flatten, is_number, name_data, rank
 from nnlab.report.times import duration
 from nnlab.standing import STATES, Standing
 from nnlab.text import as_label, visible
@@ -357,7 +357,7 @@ def cells(
     """Write a run's row of the table."""
     settings = settings_of(each)
     state = f"interrupted at epoch {each.epochs}" if each.state == "interrupted" else each.state
-    varied = [summary.brief(settings[key]) if key in settings else "-" for key in keys]
+    varied = [brief(settings[key]) if key in settings else "-" for key in keys]
     most = each.max_epochs
     epochs = f"{each.epochs}/{most}" if most and each.state not in DONE else str(each.epochs)
     results = [column.text([each.run]) if each.run else "-" for column in shown.values()]

@@ -212,19 +212,26 @@ def write_reports(
         interrupts.check()
         ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
         clear_up(folder, [outcome.folder for outcome in ours if outcome.result])
+        configs = [outcome.job.config for outcome in ours if outcome.job.config is not None]
+        predict = configs[0].report.predict if configs else []
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
         drawn = all((each / "curves.png").is_file() for each in curves)
-        if runs.reported() and drawn and not any(outcome.evaluation_files for outcome in ours):
+        if (
+            runs.reported()
+            and drawn
+            and not predict
+            and not any(outcome.evaluation_files for outcome in ours)
+        ):
             shown = report.look(folder)
         else:
             try:
                 with claims.exclusive(folder):
-                    shown = report.write_report(folder, curves=curves)
+                    shown = report.write_report(folder, curves=curves, predict=predict)
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read
-                shown = report.look(folder)
+                shown = report.look(folder, predict)
                 problems.append(messages.explain(error, folder) or str(error))
         others = [file for outcome in ours for file in outcome.evaluation_files]
         reports.append((shown, [*(shown.files or [folder]), *others]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -33,6 +35,11 @@ def only(figure: Figure | None) -> Axes:
 
 def lines(axes: Axes) -> list[list[tuple[float, float]]]:
     return [list(map(tuple, np.asarray(line.get_xydata()).tolist())) for line in axes.lines]
+
+
+def wilson(right: int, examples: int) -> tuple[float, float]:
+    found = scipy.stats.binomtest(right, examples).proportion_ci(0.95, method="wilson")
+    return found.low, found.high
 
 
 def close(found: list[list[tuple[float, float]]], expected: Sequence[Any]) -> None:
@@ -67,10 +74,11 @@ def test_train_time_has_points_the_line_and_the_answer(tmp_path: Path) -> None:
     axes = only(figures.train_time(read(tmp_path)))
     points, line = lines(axes)
     assert points == [(500, 0.75), (1000, 1.25), (1500, 1.75), (2000, 2.25)]
-    close([line], [[(0, 0.25), (2080, 2.33)]])
+    slope = scipy.stats.gmean((0.25 + np.array(SIZES) / 1000) / SIZES)  # the mean of logarithms
+    close([line], [[(0, 0), (2080, 2080 * slope)]])
     assert axes.get_xlabel() == "Training-set size (examples)"
     assert axes.get_ylabel() == "Training time of 3 epochs (s)"
-    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 60 s"]
+    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 75 s (47 s to 2.0 min)"]
     assert [text.get_text() for text in axes.get_xticklabels()] == [
         "500",
         "1,000",
@@ -92,9 +100,10 @@ def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
     for size, seconds in zip(SIZES, (0.6, 0.9, 1.7, 2.0)):
         lay(tmp_path, {"train_size": size}, train_seconds=seconds)
     axes = only(figures.train_time(read(tmp_path)))
-    # y = 0.05 + 0.001 x, residuals 0.05, -0.15, 0.15, -0.05 and so a scatter of sqrt(0.025);
-    # t(2) is 4.303, and 4.303 * sqrt(0.025 * (1 + 1/4 + 58750**2 / 1250000)) = 36.
-    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 60 ± 36 s"]
+    # Milliseconds an example are 1.2, 0.9, 1.1333 and 1: their geometric mean is 1.0525, the
+    # deviation of their logarithms 0.1288; t(3) is 3.1824, and the interval a factor of
+    # exp(sqrt((3.1824 * 0.1288 * sqrt(1.25))**2 + 0.15**2)) = 1.62.
+    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 63 s (39 to 102)"]
     assert "95 % prediction interval" in axes.figure.texts[1].get_text()
 
 
@@ -107,7 +116,9 @@ def test_times_of_runs_side_by_side_are_called_so(tmp_path: Path) -> None:
 
 def test_times_of_runs_one_by_one_need_no_word(tmp_path: Path) -> None:
     size_sweep(tmp_path, concurrent_runs=1)
-    assert only(figures.train_time(read(tmp_path))).figure.texts[1].get_text() == "on AMD EPYC"
+    assert only(figures.train_time(read(tmp_path))).figure.texts[1].get_text() == (
+        "on AMD EPYC; in brackets the 95 % prediction interval of the fitted line"
+    )
 
 
 def test_the_legend_lies_above_all_times(tmp_path: Path) -> None:
@@ -141,7 +152,10 @@ def test_train_time_has_a_line_for_each_value_of_a_second_factor(tmp_path: Path)
     legend = axes.get_legend()
     assert legend is not None
     assert legend.get_title().get_text() == "Engine"
-    expected = ["native: 60,000 examples take 60 s", "torch: 60,000 examples take 4.0 min"]
+    expected = [
+        "native: 60,000 examples take 60 s (52 to 70)",  # exp(0.15) is 1.16
+        "torch: 60,000 examples take 4.0 min (3.4 to 4.6)",
+    ]
     assert texts(legend) == expected
 
 
@@ -168,7 +182,9 @@ def test_accuracy_says_which_runs_it_lacks(tmp_path: Path) -> None:
     for size in (4000, 5000):
         lay(tmp_path, {"train_size": size}, **FAILED)
     axes = only(figures.accuracy(read(tmp_path)))
-    assert axes.figure.texts[1].get_text() == "not shown: 1 diverged, 2 failed"
+    bars = "bar of one seed: 95 % interval by the number of test examples"
+    note = axes.figure.texts[1].get_text().replace("\n", " ")
+    assert note == f"{bars}; not shown: 1 diverged, 2 failed"
 
 
 def test_lines_that_look_alike_are_explained(tmp_path: Path) -> None:
@@ -214,7 +230,7 @@ def test_accuracy_over_words_is_points_only(tmp_path: Path) -> None:
     assert axes.lines[0].get_linestyle() == "None"
 
 
-def test_seeds_become_mean_and_standard_deviation(tmp_path: Path) -> None:
+def test_seeds_become_mean_and_interval(tmp_path: Path) -> None:
     for size, accuracies in ((500, (0.7, 0.8, 0.9)), (1000, (0.9, 0.9, 0.9))):
         for seed, accuracy in enumerate(accuracies):
             lay(tmp_path, {"train_size": size, "seed": seed}, test_accuracy=accuracy)
@@ -223,8 +239,24 @@ def test_seeds_become_mean_and_standard_deviation(tmp_path: Path) -> None:
     (bars,) = axes.collections
     assert isinstance(bars, LineCollection)
     ends = [segment.tolist() for segment in bars.get_segments()]
-    np.testing.assert_allclose(ends, [[[500, 70], [500, 90]], [[1000, 90], [1000, 90]]])
-    assert axes.figure.texts[1].get_text() == "mean and standard deviation of 3 seeds"
+    margin = scipy.stats.t.ppf(0.975, 2) * 10 / math.sqrt(3)  # a deviation of 10 points
+    expected = [[[500, 80 - margin], [500, 80 + margin]], [[1000, 90], [1000, 90]]]
+    np.testing.assert_allclose(ends, expected, rtol=1e-7)  # as exact as the quantile
+    note = "mean of 3 seeds, bar: its 95 % confidence interval"
+    assert axes.figure.texts[1].get_text() == note
+
+
+def test_one_seed_has_the_interval_of_its_test_examples(tmp_path: Path) -> None:
+    for size, correct in ((500, 800), (1000, 1000)):
+        lay(tmp_path, {"train_size": size}, test_accuracy=correct / 1000)
+    axes = only(figures.accuracy(read(tmp_path)))
+    (bars,) = axes.collections
+    assert isinstance(bars, LineCollection)
+    ends = [100 * end for correct in (800, 1000) for end in wilson(correct, 1000)]
+    found = [y for segment in bars.get_segments() for _, y in segment.tolist()]
+    np.testing.assert_allclose(found, ends, rtol=1e-6)  # of 1.96 in six digits
+    note = "bar of one seed: 95 % interval by the number of test examples"
+    assert axes.figure.texts[1].get_text() == note
 
 
 def test_two_factors_make_a_line_for_each_value_of_the_second(tmp_path: Path) -> None:
@@ -280,15 +312,18 @@ def test_a_loss_that_falls_tenfold_is_logarithmic(tmp_path: Path) -> None:
     assert high > 2
 
 
-def test_seeds_become_mean_and_range(tmp_path: Path) -> None:
+def test_losses_of_seeds_become_mean_and_interval(tmp_path: Path) -> None:
     lay(tmp_path, {"seed": 0}, rows="1,1.0,0,,,1\n2,0.5,0,,,2\n")
     lay(tmp_path, {"seed": 1}, rows="1,2.0,0,,,1\n2,1.0,0,,,2\n3,0.9,0,,,3\n")
     axes = only(figures.loss(read(tmp_path)))
     assert lines(axes) == [[(1, 1.5), (2, 0.75)]]
     (band,) = axes.collections
-    corners = set(map(tuple, np.asarray(band.get_paths()[0].vertices).tolist()))
-    assert {(1, 1), (1, 2), (2, 0.5), (2, 1)} <= corners
-    assert axes.figure.texts[1].get_text() == "mean and range of 2 seeds"
+    corners = np.unique(np.asarray(band.get_paths()[0].vertices).round(3), axis=0)
+    # t(1) is 12.7062, the standard errors are 0.5 and 0.25.
+    expected = [[1, 1.5 - 6.3531], [1, 1.5 + 6.3531], [2, 0.75 - 3.17655], [2, 0.75 + 3.17655]]
+    np.testing.assert_allclose(corners, expected, atol=1e-3)
+    note = "mean of 2 seeds, band: its 95 % confidence interval"
+    assert axes.figure.texts[1].get_text() == note
 
 
 def test_second_factor_is_told_by_dashes(tmp_path: Path) -> None:

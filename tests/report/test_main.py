@@ -4,6 +4,7 @@ import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +23,11 @@ def test_report_prints_the_table_the_notes_and_the_files(
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert [line.split()[:2] for line in lines[3:6]] == [["500", "3"], ["1000", "3"], ["2000", "0"]]
-    assert "By the fitted line 3 epochs on all 60,000 examples would take 60 s." in lines
-    files = ["summary.csv", "train_time.png", "accuracy.png", "loss.png", "index.html"]
+    said = "3 epochs on all 60,000 examples would take 60 s (52 to 70; 95 % interval)."
+    assert f"By the fitted line {said}" in " ".join(out.split())
+    files = ["summary.csv", "cells.csv", "train_time.png", "accuracy.png", "loss.png", "index.html"]
     # However long the path: on one line, to be copied.
-    assert lines[-5:] == [str(tmp_path / file) for file in files]
+    assert lines[-6:] == [str(tmp_path / file) for file in files]
     assert all((tmp_path / file).is_file() for file in files)
     assert "\x1b" not in out
     assert err == ""
@@ -38,8 +40,8 @@ def test_a_run_that_ends_meanwhile_is_not_reported(
     result = lay(tmp_path, {"train_size": 500}, status="running") / "result.json"
     write = report.write_report
 
-    def write_while_it_ends(folder: Path, single_file: bool) -> report.Report:
-        made = write(folder, single_file=single_file)
+    def write_while_it_ends(folder: Path, **options: Any) -> report.Report:
+        made = write(folder, **options)
         result.write_text(result.read_text().replace("running", "finished"))
         return made
 
@@ -123,3 +125,13 @@ def test_the_report_starts_without_what_is_slow_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+def test_a_prediction_is_printed_and_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size, accuracy in ((500, 0.85), (1000, 0.88), (2000, 0.9)):
+        lay(tmp_path, {"train_size": size}, test_accuracy=accuracy)
+    assert main([str(tmp_path), "--predict", "5000"]) == 0
+    assert "5,000 examples: test accuracy 9" in capsys.readouterr().out
+    assert "5,000 examples: test accuracy 9" in (tmp_path / "index.html").read_text()

@@ -96,7 +96,7 @@ def test_the_page_holds_table_notes_figures_and_runs(tmp_path: Path) -> None:
     question = "train_size=500/weights.png"
     assert page.images == ["train_time.png", "accuracy.png", "loss.png", question]
     assert "train_size=500/weights.png" in page.links
-    assert len(page.links) == 1 + 3 * 2 + 1  # no run.log was laid
+    assert len(page.links) == 2 + 3 * 2 + 1  # no run.log was laid
     assert all((study / link).is_file() for link in page.links + page.images)
 
 

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats  # type: ignore[import-untyped]
 from rich.console import Console
 
 from nnlab import report
 from nnlab.report import summary
+from nnlab.report.comparisons import ONE_SEED
 from nnlab.report.curves import RULES
 from nnlab.report.runs import read
 from nnlab.terminal import fitted
@@ -31,8 +35,10 @@ RESULTS = [
     "test_loss",
     "test_accuracy",
     "best_epoch",
+    "learning",
     "learned_until",
     "overfits_from",
+    "loss_noise",
     "gap_loss",
     "gap_accuracy",
     "weights",
@@ -50,6 +56,7 @@ def shown(study: Path, width: int = 80) -> list[list[str]]:
     text = out.getvalue()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
+    text = re.split(r"\n *(?:±:|Accuracy of one seed:)", text)[0]  # what the intervals are
     lines = [line.strip() for line in text.splitlines()]
     return [[cell.strip() for cell in line.split("  ") if cell] for line in lines if line]
 
@@ -70,11 +77,11 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
     columns = ["name", "train_size", *RESULTS]
     first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 2, 0.2]
     first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5]
-    first += [2, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
+    first += [2, None, None, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
     first += [None, "train_size=500,optimizer.lr=0.1"]
     last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2"]
     last += [2, 2, 0.25, 1.0, 0.75, None, None, 0.5, 0.847]
-    last += [None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
+    last += [None, None, None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
     last += [None, "train_size=1000,optimizer.lr=0.1"]
     found = summary.rows(read(tmp_path))
     assert [list(row) for row in found] == [columns, columns]
@@ -93,7 +100,7 @@ def test_csv_is_what_pandas_reads(tmp_path: Path) -> None:
     lay(tmp_path, {"optimizer.lr": 1e-5, "model.hidden": [128, 64]}, test_loss=1 / 3)
     lay(tmp_path, {"optimizer.lr": 0.1, "model.hidden": []}, **DIVERGED)
     lay(tmp_path, {"optimizer.lr": 0.2, "model.hidden": []}, **FAILED)
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     table = pd.read_csv(tmp_path / "summary.csv")
     assert list(table.columns) == ["name", "model.hidden", "optimizer.lr", *RESULTS]
     assert table["model.hidden"].tolist() == ["[]", "[]", "[128,64]"]
@@ -158,7 +165,7 @@ def test_a_wider_one_says_once_what_all_rows_have_in_common(tmp_path: Path) -> N
     sweep(tmp_path, train_size=[500, 1000], model__hidden=[[7], [8]], optimizer__lr=[0.01, 0.1])
     table = shown(tmp_path)
     assert table[1] == ["size", "hidden", "lr", "time", "accuracy", "loss"]
-    result = ["1.5 ± 0.7 s", "85.0 ± 7.1 %", "0.500 ± 0.000"]
+    result = ["2 ± 6 s", "85.0 ± 63.5 %", "0.500 ± 0.000"]
     assert table[3] == ["500", "[7]", "0.01", *result]
     assert table[11:] == [["All rows: n 2, epochs 3, stopped by max_epochs"]]
 
@@ -177,8 +184,8 @@ def test_the_widest_has_a_line_for_each_value(tmp_path: Path) -> None:
         "batch_size 10",
         "n 2",
         "epochs 3",
-        "time 1.5 ± 0.7 s",
-        "test accuracy 85.0 ± 7.1 %",
+        "time 2 ± 6 s",
+        "test accuracy 85.0 ± 63.5 %",
         "test loss 0.500 ± 0.000",
     ]
     assert len(table) == 10 * 10 + 1
@@ -198,8 +205,8 @@ def test_failures_are_coloured_on_a_terminal(tmp_path: Path) -> None:
     assert "\x1b[31mfailed" in out.getvalue()
 
 
-def test_seeds_share_a_row_of_mean_and_deviation(tmp_path: Path) -> None:
-    # 0.80, 0.84, 0.88: mean 0.84, deviation 0.04. 1, 2, 3 s: 2 ± 1 s. 0.5, 0.6, 0.7: ± 0.1.
+def test_seeds_share_a_row_of_mean_and_interval(tmp_path: Path) -> None:
+    # t(2) is 4.303. 0.80, 0.84, 0.88: mean 0.84, deviation 0.04, so ± 4.303 * 0.04 / sqrt(3).
     for seed in range(3):
         lay(
             tmp_path,
@@ -210,8 +217,21 @@ def test_seeds_share_a_row_of_mean_and_deviation(tmp_path: Path) -> None:
         )
     lay(tmp_path, {"train_size": 1000, "seed": 0})
     assert shown(tmp_path)[3:] == [
-        ["500", "3", "3", "max_epochs", "2 ± 1 s", "84.0 ± 4.0 %", "0.600 ± 0.100"],
+        ["500", "3", "3", "max_epochs", "2 ± 2 s", "84.0 ± 9.9 %", "0.600 ± 0.248"],
         ["1000", "1", "3", "max_epochs", "0.25 s", "84.7 %", "0.500"],
+    ]
+
+
+def test_the_caption_says_what_the_intervals_are(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        lay(tmp_path, {"train_size": 500, "seed": seed})
+    lay(tmp_path, {"train_size": 1000, "seed": 0}, test_accuracy=0.5)
+    oracle = scipy.stats.binomtest(500, 1000).proportion_ci(0.95, method="wilson")
+    points = f"{50 * (oracle.high - oracle.low):.1f}"
+    assert str(summary.table(read(tmp_path)).caption).splitlines() == [
+        "±: 95 % confidence interval of the mean over seeds (Student's t)",
+        f"Accuracy of one seed: ± {points} points by the number of test examples alone "
+        "(95 %, Wilson)",
     ]
 
 
@@ -221,7 +241,7 @@ def test_seeds_alone_are_shown_each_and_as_a_mean(tmp_path: Path) -> None:
     assert shown(tmp_path)[3:] == [
         ["0", "1", "3", "max_epochs", "0.25 s", "80.0 %", "0.500"],
         ["1", "1", "3", "max_epochs", "0.25 s", "90.0 %", "0.500"],
-        ["mean", "2", "3", "max_epochs", "0.25 s", "85.0 ± 7.1 %", "0.500 ± 0.000"],
+        ["mean", "2", "3", "max_epochs", "0.25 s", "85.0 ± 63.5 %", "0.500 ± 0.000"],
     ]
 
 
@@ -267,7 +287,9 @@ def test_notes_tell_the_time_of_the_full_set_and_the_failures(tmp_path: Path) ->
     lay(tmp_path, {"train_size": 3000}, **DIVERGED)
     lay(tmp_path, {"train_size": 4000}, **FAILED)
     assert summary.notes(read(tmp_path)) == [
-        "By the fitted line 3 epochs on all 60,000 examples would take 10 min.",
+        "By the fitted line 3 epochs on all 60,000 examples would take 10 min "
+        "(8.6 to 12; 95 % interval).",
+        ONE_SEED,
         "train_size=3000 diverged: training loss is nan",
         "train_size=4000 failed: ValueError: no room",
     ]
@@ -278,10 +300,11 @@ def test_notes_tell_each_setting_apart(tmp_path: Path) -> None:
         for size, error in ((500, 0.1), (1000, -0.2), (1500, 0.1)):
             options = {"train_size": size, "optimizer.lr": lr}
             lay(tmp_path, options, train_seconds=size / 100 + error)
-    # The line keeps the slope; its scatter is sqrt(0.06), its centre 1000, so the margin is
-    # 12.706 * sqrt(0.06 * (1 + 1/3 + 59000**2 / 500000)) = 260 s.
-    first, second = summary.notes(read(tmp_path))
-    expected = "3 epochs on all 60,000 examples would take 10 ± 4 min (95 % interval)"
+    # The logarithms of 5.1, 9.8 and 15.1 s by 5, 10 and 15 deviate by 0.0203; t(2) is 4.303, so the
+    # interval is a factor of exp(sqrt((4.303 * 0.0203 * sqrt(4/3))**2 + 0.15**2)) = 1.20.
+    first, second, few = summary.notes(read(tmp_path))
+    assert few == ONE_SEED
+    expected = "3 epochs on all 60,000 examples would take 10 min (8.4 to 12; 95 % interval)"
     assert (first, second) == (f"optimizer.lr=1e-5: {expected}", f"optimizer.lr=0.1: {expected}")
 
 
@@ -339,7 +362,7 @@ def test_table_of_seeds_with_validation_fits_by_leaving_out_the_loss(tmp_path: P
     table = shown(tmp_path)
     assert table[1] == ["optimizer.lr", "n", "epochs", "stopped by", "time", "accuracy", "epoch"]
     assert table[4] == ["2e-5", "2", "8", "plateau", "0.25 s", "84.7 ± 0.0 %", "3"]
-    assert table[6] == ["0.5", "2", "3", "max_epochs", "1.5 ± 0.7 s", "84.7 ± 0.0 %", "2 ± 1"]
+    assert table[6] == ["0.5", "2", "3", "max_epochs", "2 ± 6 s", "84.7 ± 0.0 %", "2 ± 13"]
 
 
 def test_a_run_without_validation_has_no_best_epoch(tmp_path: Path) -> None:
@@ -351,11 +374,11 @@ def test_a_run_without_validation_has_no_best_epoch(tmp_path: Path) -> None:
 
 def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
     rate_sweep(tmp_path)
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     table = pd.read_csv(tmp_path / "summary.csv")
     assert table["best_epoch"].tolist() == [8, 3, 3]
-    # Validation accuracy is 0.75 - 0.375/epoch: a last point is left nowhere in 8 epochs.
-    assert table["learned_until"].tolist() == [8, 8, 8]
+    assert table["learning"].tolist() == ["unclear"] * 3  # 8 epochs do not tell
+    assert table["learned_until"].isna().all()
     assert table["overfits_from"].isna().tolist() == [True, False, False]
     assert table["overfits_from"].tolist()[1:] == [4, 4]
     assert table["gap_loss"].tolist() == [0, 2.75, 2.75]
@@ -365,13 +388,14 @@ def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
 def test_notes_put_each_learning_rate_into_words(tmp_path: Path) -> None:
     rate_sweep(tmp_path)
     turned = (
-        "best validation loss at epoch 3; still learning at the end; overfitting from epoch 4; "
-        "gap at the end 2.75 in loss, 23.4 points of accuracy"
+        "best validation loss at epoch 3, clearly above it from epoch 4: overfitting; "
+        "cannot tell when learning ended; gap at the end 2.75 in loss, 23.4 points of accuracy"
     )
     assert summary.notes(read(tmp_path)) == [
+        ONE_SEED,
         "plateau: validation loss decreased by less than 0.1",
-        "optimizer.lr=1e-5: best validation loss at epoch 8; still learning at the end; "
-        "no overfitting seen; gap at the end 0.00 in loss, 23.4 points of accuracy",
+        "optimizer.lr=1e-5: best validation loss at epoch 8; no overfitting seen; "
+        "cannot tell when learning ended; gap at the end 0.00 in loss, 23.4 points of accuracy",
         f"optimizer.lr=2e-5: {turned}",
         f"optimizer.lr=1e-4: {turned}",
         RULES,
@@ -385,8 +409,21 @@ def test_notes_of_a_single_run_with_restored_weights(tmp_path: Path) -> None:
     lay(tmp_path, options, epochs=8, rows=curves(TURN), **result)
     first, second, rules = summary.notes(read(tmp_path))
     assert (first, rules) == (f"patience: {reason}", RULES)
-    assert second.startswith("Best validation loss at epoch 3; still learning")
+    assert second.startswith("Best validation loss at epoch 3, clearly above it from epoch 4")
     assert second.endswith("points of accuracy; tested with the weights of epoch 3")
+
+
+def test_plateau_is_doubted_where_noise_exceeds_its_margin(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    losses = (2 / np.arange(1, 41) + 0.01 * random.standard_normal(40)).tolist()
+    for least in (1e-4, 0.1):
+        options = PLATEAU | {"stopping.min_delta": least}
+        lay(tmp_path, options, epochs=40, rows=curves(losses), **FLAT)
+    (warning,) = [note for note in summary.notes(read(tmp_path)) if "by chance" in note]
+    expected = (
+        r"plateau may have stopped 1 of 2 runs by chance: validation loss changes by 0\.0\d+ "
+    )
+    assert re.match(expected, warning)
 
 
 def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
@@ -394,7 +431,8 @@ def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
         reason = f"{lr} s have passed, the budget is 1 s"
         options = {"optimizer.lr": float(lr), "stopping": "budget"}
         lay(tmp_path, options, name=f"lr={lr}", status="stopped", stop_reason=reason)
-    notes = summary.notes(read(tmp_path))
+    few, *notes = summary.notes(read(tmp_path))
+    assert few == ONE_SEED
     assert len(notes) == 7
     assert notes[0] == "lr=1 stopped: 1 s have passed, the budget is 1 s"
     assert notes[-1] == "and 2 more stopped, their reasons are in summary.csv"
@@ -405,9 +443,10 @@ def test_notes_read_the_curves_of_six_settings(tmp_path: Path) -> None:
         for seed in (0, 1):
             options = {"optimizer.lr": float(lr), "seed": seed, "valid_size": 500}
             lay(tmp_path, options, rows=curves(TURN[seed:]))
-    *lines, more, rules = summary.notes(read(tmp_path))
+    few, *lines, more, rules = summary.notes(read(tmp_path))
+    assert few == "Settings are compared from 5 seeds of each on."
     assert [line.partition(":")[0] for line in lines] == [f"optimizer.lr={n}" for n in range(1, 7)]
-    assert "best validation loss at epochs 2 to 3; " in lines[0]
+    assert "best validation loss at epochs 2 to 3, clearly above it from " in lines[0]
     assert more == "and 2 more settings, all of them in summary.csv"
     assert rules == RULES
 
@@ -446,8 +485,8 @@ def test_many_settings_of_two_options_make_a_grid(tmp_path: Path) -> None:
     table = shown(tmp_path)
     assert table[0] == ["optimizer.lr", "[]", "[8]", "[8,8]", "[16]"]
     assert len(table) == 2 + 11 + 2
-    # The deviation of two values that lie 1 point apart is 0.7.
-    assert table[2] == ["0.1", "5.5 ± 0.7", "6.5 ± 0.7", "7.5 ± 0.7", "6.5 ± 0.7"]
+    # t(1) is 12.706, so half the interval of two values that lie 1 point apart is 6.4.
+    assert table[2] == ["0.1", "5.5 ± 6.4", "6.5 ± 6.4", "7.5 ± 6.4", "6.5 ± 6.4"]
     caption = "Test accuracy in %, a column for each model.hidden; all else is in summary.csv"
     assert " ".join(" ".join(line) for line in table[-2:]) == caption
 
@@ -545,7 +584,7 @@ def test_pandas_reads_back_what_was_varied(tmp_path: Path) -> None:
         options |= {"dataset.variant": ["007", "NA", "true", "data"][number]}
         options |= {"model.hidden": [[], [8], [8, 8], [1]][number]}
         lay(tmp_path, options, name=f"0{number}")
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     found = pd.read_csv(tmp_path / "summary.csv").set_index("dataset.function")
     assert sorted(found.index) == ["'0010'", "'0110'", "'1000'", "xor"]
     assert found.loc["'0110'", "dataset.variant"] == "'007'"
@@ -557,7 +596,7 @@ def test_pandas_reads_back_what_was_varied(tmp_path: Path) -> None:
 def test_a_column_of_truth_tables_is_text(tmp_path: Path) -> None:
     for function in ("0110", "1001"):
         lay(tmp_path, {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": function})
-    summary.write_csv(read(tmp_path), tmp_path / "summary.csv")
+    summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     assert set(pd.read_csv(tmp_path / "summary.csv")["dataset.function"]) == {"'0110'", "'1001'"}
 
 
@@ -570,5 +609,5 @@ def test_no_number_is_broken_in_a_narrow_terminal(tmp_path: Path, width: int) ->
     Console(file=out, width=width).print(report.look(tmp_path))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    for value in ("60000", "80.5 ± 0.7 %", "0.500"):
+    for value in ("60000", "80.5 ± 6.4 %", "0.500"):
         assert any(value in line for line in lines), lines

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.report import figure_process, page, summary
+from nnlab.report import cells, figure_process, page, summary
 from nnlab.report.runs import distinct, read, read_run
 from nnlab.report.times import duration
 from nnlab.terminal import fitted
@@ -34,26 +34,34 @@ class Report(NamedTuple):
         yield from (Text(visible_lines(note)) for note in self.notes)
 
 
-def look(study: Path) -> Report:
+def look(study: Path, predict: Sequence[int] = ()) -> Report:
     """Return what ``write`` does, but write nothing and draw nothing."""
     runs = distinct(read(study))
-    return Report(summary.table(runs), summary.notes(runs), [])
+    return Report(summary.table(runs), summary.notes(runs, predict), [])
 
 
-def write_report(study: Path, curves: Sequence[Path] = (), single_file: bool = False) -> Report:
-    """Write ``summary.csv``, the figures and the page of a study; remove what no longer applies.
+def write_report(
+    study: Path,
+    curves: Sequence[Path] = (),
+    predict: Sequence[int] = (),
+    single_file: bool = False,
+) -> Report:
+    """Write ``summary.csv``, ``cells.csv``, figures and page of a study; remove what no longer
+    applies.
 
     curves: run folders that get a ``curves.png`` of their own. The only run of a study
     always gets one, and one that exists is drawn again when older than its metrics.
+    predict: training-set sizes of which the accuracy is to be predicted.
     single_file: write a page that holds its pictures, ``single.html``, beside the usual one.
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
-    runs, results = distinct(read(study)), study / "summary.csv"
-    table, notes = summary.table(runs), summary.notes(runs)
-    summary.write_csv(runs, results)
+    runs, files = distinct(read(study)), [study / "summary.csv", study / "cells.csv"]
+    table, notes = summary.table(runs), summary.notes(runs, predict)
+    for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
+        summary.write_csv(rows, file)
     drawn = figure_process.draw_all(runs, study, curves)
     made = [page.write_page(runs, notes, drawn, study)]
     if single_file:
         made.append(page.write_page(runs, notes, drawn, study, single_file=True))
-    return Report(table, notes, [results, *drawn, *made])
+    return Report(table, notes, [*files, *drawn, *made])

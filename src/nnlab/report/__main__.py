@@ -22,13 +22,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="also write single.html, a page that holds its pictures, to be sent by itself",
     )
+    parser.add_argument(
+        "--predict",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="SIZE",
+        help="training-set sizes of which the test accuracy is to be predicted",
+    )
     status = 0
     options = parser.parse_args(arguments)
     for folder in options.study:
         try:
             runs = study.look(folder)  # before they are read: one may end meanwhile
             with claims.exclusive(folder) if runs.entries else contextlib.nullcontext():
-                made = report.write_report(folder, single_file=options.single_file)
+                made = report.write_report(
+                    folder, predict=options.predict, single_file=options.single_file
+                )
                 runs.save(report=made.files)
         except OSError as error:
             terminal.complain(error)

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nnlab.losses import CLASSIFICATION, METRICS, TASKS, Metric
-from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord, Value, spell
+from nnlab.report.statistics import Array, Estimate, over_examples, over_seeds
 from nnlab.report.times import duration_within
 
 Condition: TypeAlias = "Callable[[Sequence[RunRecord]], bool]"
@@ -25,16 +25,18 @@ ENDS = {"finished": "max_epochs", "running": "unfinished"}  # words for a status
 
 
 def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> str:
-    """Write numbers, one or more, as mean ± standard deviation; a count that all share as it is.
+    """Write numbers, one or more, as mean ± half its 95 % interval over seeds; a count that all
+    share as it is.
 
     >>> mean(np.array([0.8, 0.9]), ".1f", 100, " %"), mean(np.array([7, 7])), mean(np.array([7, 9]))
-    ('85.0 ± 7.1 %', '7', '8 ± 1.41')
+    ('85.0 ± 63.5 %', '7', '8 ± 12.7')
     """
     known = scale * known
     if known.dtype.kind == "i" and len(set(known)) == 1:
         return f"{known[0]}{unit}"
-    text = format(known.mean(), style)
-    return f"{text} ± {known.std(ddof=1):{style}}{unit}" if len(known) > 1 else text + unit
+    found = over_seeds(known)
+    text = format(found.mean, style)
+    return f"{text} ± {found.margin:{style}}{unit}" if found.count > 1 else text + unit
 
 
 def four_decimals(known: Array) -> str:
@@ -52,7 +54,8 @@ def in_seconds(known: Array) -> str:
 
 
 def mean_time(known: Array) -> str:
-    return duration_within(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else 0.0)
+    found = over_seeds(known)
+    return duration_within(found.mean, found.margin)
 
 
 def counted(texts: Sequence[object]) -> str:
@@ -72,8 +75,9 @@ class Column:
     csv, table, page: its heading in ``summary.csv``, in the table, in the page's list of runs;
     "" where it is left out. value: of a run; None takes what ``result.json`` has under the
     heading of the CSV file. words: whether it is a text. write: puts the numbers of runs that
-    differ only in their seeds into one cell of the table. when: whether runs have it at all;
-    None: always.
+    differ only in their seeds into one cell of the table. examples: on how many a run's result,
+    a share of them, was measured; None where that leaves nothing uncertain. when: whether runs have
+    it at all; None: always.
     """
 
     csv: str = ""
@@ -82,6 +86,7 @@ class Column:
     value: Callable[[RunRecord], Value] | None = None
     words: bool = False
     write: Callable[[Array], str] = mean
+    examples: Callable[[RunRecord], int | None] | None = None
     when: Condition | None = None
 
     def of(self, run: RunRecord) -> Any:
@@ -90,12 +95,26 @@ class Column:
     def text(self, group: Sequence[RunRecord]) -> str:
         """Write the results of runs that differ only in their seeds: texts are counted, numbers
         are those of the complete runs, if any is; "-" where there are none."""
-        runs = group if self.words else [run for run in group if run.complete] or group
-        values = [value for run in runs if (value := self.of(run)) is not None]
         if self.words:
-            return counted(values) or "-"
-        known = np.array([value for value in values if math.isfinite(value)])
+            return counted([value for run in group if (value := self.of(run)) is not None]) or "-"
+        known = self.known(group)
         return self.write(known) if len(known) else "-"
+
+    def known(self, group: Sequence[RunRecord]) -> Array:
+        """Return the numbers of the complete runs, if any is, else of all; what is finite."""
+        runs = [run for run in group if run.complete] or group
+        values = [value for run in runs if (value := self.of(run)) is not None]
+        return np.array([value for value in values if math.isfinite(value)])
+
+    def estimate(self, group: Sequence[RunRecord]) -> Estimate:
+        """Return the mean over runs that differ only in their seeds, one or more, and its
+        interval: of a single share that of the examples it was measured on."""
+        known = self.known(group)
+        counts = {self.examples(run) for run in group if run.complete} if self.examples else set()
+        examples = counts.pop() if len(known) == len(counts) == 1 else None
+        if examples and 0 <= known[0] <= 1:
+            return over_examples(float(known[0]), examples)
+        return over_seeds(known)
 
 
 def ending(run: RunRecord) -> str:
@@ -109,10 +128,20 @@ def ending(run: RunRecord) -> str:
 
 def from_curves(name: str, run: RunRecord) -> Value:
     """Return what the curves say; in few epochs nothing of the end of learning."""
-    if run.reading is None or (run.reading.short and name in ("learned_until", "overfits_from")):
+    late = ("learning", "learned_until", "overfits_from", "loss_noise")
+    if run.reading is None or (run.reading.short and name in late):
         return None
     found: Value = getattr(run.reading, name)
     return found
+
+
+def tested_on(run: RunRecord) -> int | None:
+    return None if run.tested_whole else run.test_examples
+
+
+def validated_on(run: RunRecord) -> int | None:
+    size = run.settings.get("valid_size")
+    return size if isinstance(size, int) else None
 
 
 def validated(runs: Sequence[RunRecord]) -> bool:
@@ -163,7 +192,7 @@ MEASURES: dict[str, Condition | None] = {
     for name in ("loss", *METRICS)
 }
 GAPS = {"gap_accuracy": learned(METRICS["accuracy"]), "gap_r2": learned(METRICS["r2"])}
-READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss")
+READING = ("best_epoch", "learning", "learned_until", "overfits_from", "loss_noise", "gap_loss")
 
 
 def folded(runs: Sequence[RunRecord]) -> bool:
@@ -191,6 +220,18 @@ SCORES = (  # of evaluation=[metrics]
     Column(csv="brier", when=scored),
     Column(csv="ece", table="ECE", write=lambda known: mean(known, ".3f"), when=scored),
 )
+# What was tested, by metrics.
+TESTED = {
+    metric.name: Column(
+        csv=f"test_{metric.name}",
+        table=f"test\n{metric.title}",
+        write=writer(metric),
+        examples=tested_on if metric.percent else None,
+        when=learned(metric),
+    )
+    for metric in METRICS.values()
+}
+TEST_ACCURACY = TESTED["accuracy"]
 # Each place has its columns in this order; the table has its own, hence its own entries.
 RESULTS = (
     Column(csv="status"),
@@ -210,7 +251,12 @@ RESULTS = (
         write=mean_time,
     ),
     *(
-        Column(csv=name, value=methodcaller("kept", name), when=when)
+        Column(
+            csv=name,
+            value=methodcaller("kept", name),
+            examples=validated_on if name == "valid_accuracy" else None,
+            when=when,
+        )
         for name, when in MEASURES.items()
     ),
     *(
@@ -227,15 +273,7 @@ RESULTS = (
         for metric in (task.metrics[0] for task in TASKS.values())
     ),
     Column(csv="test_loss"),
-    *(
-        Column(
-            csv=f"test_{metric.name}",
-            table=f"test\n{metric.title}",
-            write=writer(metric),
-            when=learned(metric),
-        )
-        for metric in METRICS.values()
-    ),
+    *TESTED.values(),
     Column(
         table="test\nloss",
         value=attrgetter("test_loss"),

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nnlab.losses import METRICS, Metric
-from nnlab.report.curves import Array
+from nnlab.report.columns import TESTED
 from nnlab.report.plotting import (
     COLOURS,
     DASHES,
@@ -48,6 +48,7 @@ from nnlab.report.runs import (
     rank,
     repeats,
 )
+from nnlab.report.statistics import Array, half_interval
 from nnlab.report.times import most_concurrent, timings, unit
 
 PANELS = 6  # that a figure can have, a setting each
@@ -55,6 +56,7 @@ PARTS = {"train": "training", "valid": "validation"}
 BEST: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 1, "mfc": "w", "zorder": 4}
 BEST["color"] = COLOURS[1]
 STOPPED: dict[str, Any] = {"color": "0.35", "ls": ":"}
+ONE_SEED = "bar of one seed: 95 % interval by the number of test examples"
 CROSS: dict[str, Any] = {"marker": "x", "ls": "", "ms": 5, "mew": 1.2}
 
 
@@ -105,8 +107,8 @@ def train_time(runs: Sequence[RunRecord]) -> Figure | None:
     devices = {run.device for run in runs if run.complete}
     notes = [f"on {entry(device)}" for device in devices if device and len(devices) == 1]
     answers = [fit.answer() for fit in fits]
-    if any("±" in answer for answer in answers if answer is not None):
-        notes.append("± 95 % prediction interval of the fitted line")
+    if any(answer is not None for answer in answers):
+        notes.append("in brackets the 95 % prediction interval of the fitted line")
     if any(run.form for run in runs if run.complete):
         notes.append("no line through runs in the dual form")
     if (most := most_concurrent(runs)) > 1:
@@ -157,7 +159,8 @@ def accuracy(runs: Sequence[RunRecord], metric: Metric = METRICS["accuracy"]) ->
     or nothing was tested."""
     runs = [run for run in runs if metric in run.task.metrics]
     keys = ordered_factors(runs)
-    tested = [run for run in runs if run.tested(metric) is not None]
+    column = TESTED[metric.name]
+    tested = [run for run in runs if len(column.known([run]))]
     if not keys or not tested:
         return None
     key, *others = keys
@@ -165,24 +168,29 @@ def accuracy(runs: Sequence[RunRecord], metric: Metric = METRICS["accuracy"]) ->
     values = sorted({run.settings.get(key) for run in tested}, key=rank)
     scale = scale_of(key, values)
     series = grouped(tested, others)
-    notes = seeds_note(tested, keys, "standard deviation") + alike_note(list(series), others)
+    notes = alike_note(list(series), others)
     lost = [run.status for run in runs if run.tested(metric) is None]
     counts = [f"{lost.count(s):,} {s}" for s in ("diverged", "failed") if s in lost]
     if counts:
         notes.append(f"not shown: {', '.join(counts)}")
+    found = {
+        setting: {point: column.estimate(same) for point, same in grouped(group, [key]).items()}
+        for setting, group in series.items()
+    }
+    kinds = {each.of for points in found.values() for each in points.values()}
+    notes = seeds_note(tested, keys, "bar") + [ONE_SEED] * ("examples" in kinds) + notes
     figure, (axes,) = frame(heading(runs), notes)
     looks = styles(list(series))
-    for index, (group, (colour, dash, marker)) in enumerate(zip(series.values(), looks)):
-        points = grouped(group, [key])
+    for index, (points, (colour, dash, marker)) in enumerate(zip(found.values(), looks)):
         # Side by side, or the series would hide each other.
         shift = (index - (len(series) - 1) / 2) * 0.6 / len(series)
         x: list[Any] = [values.index(v) + shift if scale == "category" else v for (v,) in points]
         scaled = 100 if metric.percent else 1
-        found = [scaled * np.array([run.tested(metric) for run in s]) for s in points.values()]
-        y = [float(same.mean()) for same in found]
-        if any(len(same) > 1 for same in found):
-            spread = [float(same.std(ddof=1)) if len(same) > 1 else 0.0 for same in found]
-            axes.errorbar(x, y, spread, ls="none", color=colour, elinewidth=1, capsize=2.5)
+        y = [scaled * each.mean for each in points.values()]
+        ends = [(scaled * each.low, scaled * each.high) for each in points.values()]
+        bars = [(at, *end) for at, end, each in zip(x, ends, points.values()) if each.of]
+        if bars:
+            axes.vlines(*zip(*bars), color=colour, lw=1)
         dash = "" if scale == "category" else dash
         axes.plot(x, y, marker + dash, color=colour, lw=1.2, ms=4)
     axes.set_xlabel(LABELS.get(key, key))
@@ -194,7 +202,7 @@ def accuracy(runs: Sequence[RunRecord], metric: Metric = METRICS["accuracy"]) ->
 
 
 def loss(runs: Sequence[RunRecord]) -> Figure | None:
-    """Draw training loss over epochs, a line per run; seeds as their mean and range. Many
+    """Draw training loss over epochs, a line per run; seeds as their mean and its interval. Many
     settings of two options or more get a panel for each value of one of them. None for a
     single run, or where no epoch ended."""
     drawn = [run for run in runs if np.isfinite(run.curves["train_loss"]).any()]
@@ -202,7 +210,7 @@ def loss(runs: Sequence[RunRecord]) -> Figure | None:
         return None
     title, keys = heading(runs), most_first(drawn, ordered_factors(runs))
     runs = drawn
-    notes = seeds_note(runs, keys, "range")
+    notes = seeds_note(runs, keys, "band")
     if any(run.status == "diverged" for run in runs):
         notes.append("cross: diverged")
     apart = panel_key(runs, keys)
@@ -238,7 +246,7 @@ def draw_losses(
     groups: dict[tuple[Value, ...], list[RunRecord]],
     looks: dict[tuple[Value, ...], Style],
 ) -> None:
-    """Draw a line for each setting: of several seeds their mean, with their range."""
+    """Draw a line for each setting: of several seeds their mean, with its interval."""
     width, alpha = (1.3, 1.0) if len(groups) <= 2 * ENTRIES else (0.6, 0.5)
     for setting, group in groups.items():
         colour, dash, _ = looks[setting]
@@ -247,9 +255,9 @@ def draw_losses(
         if len(whole) > 1:
             epochs = min((run.curves["epoch"] for run in whole), key=len)
             losses = np.array([run.curves["train_loss"][: len(epochs)] for run in whole])
-            plot(axes, epochs, losses.mean(axis=0), **look)
-            low, high = losses.min(axis=0), losses.max(axis=0)
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, lw=0)
+            mean, margin = losses.mean(axis=0), half_interval(losses)
+            plot(axes, epochs, mean, **look)
+            axes.fill_between(epochs, mean - margin, mean + margin, color=colour, alpha=0.2, lw=0)
         for run in group:
             if len(whole) < 2 or not run.complete:
                 plot(axes, run.curves["epoch"], run.curves["train_loss"], **look)
@@ -430,11 +438,12 @@ def most_first(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     return sorted(keys, key=lambda key: not many(key))
 
 
-def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], spread: str) -> list[str]:
+def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str) -> list[str]:
     counts = {len([r for r in group if r.complete]) for group in grouped(runs, keys).values()}
     if max(counts) < 2:
         return []
-    return [f"mean and {spread} of {'up to ' * (len(counts) > 1)}{max(counts)} {repeats(runs)}"]
+    several = f"{'up to ' * (len(counts) > 1)}{max(counts)} {repeats(runs)}"
+    return [f"mean of {several}, {drawn}: its 95 % confidence interval"]
 
 
 def alike_note(settings: Sequence[tuple[Value, ...]], keys: Sequence[str]) -> list[str]:

@@ -24,8 +24,17 @@ from nnlab import storage
 from nnlab.records import LOG, METRICS, RESULT
 from nnlab.report import provenance
 from nnlab.report.columns import Column, heading, shown
-from nnlab.report.runs import RunRecord, Value, factors, grouped, is_number, is_seed
-from nnlab.report.summary import assignments, written
+from nnlab.report.runs import (
+    RunRecord,
+    Value,
+    assignments,
+    factors,
+    grouped,
+    is_number,
+    is_seed,
+    repeats,
+)
+from nnlab.report.summary import INTERVAL, one_seed, written
 from nnlab.report.thinned import thinned
 from nnlab.text import visible, visible_lines
 
@@ -118,13 +127,13 @@ def render(
         settings=sheet(groups, options, of_settings(columns), numbers)
         if len(groups) < len(runs)
         else None,
-        plus_minus="the standard deviation over them",
+        plus_minus=INTERVAL.format(repeats(runs)),
         runs=sheet(each, keys, columns, numbers),
         names=[run.name for run in runs],
         links=None if single_file else links(runs, files, study),
         linked=len(runs) <= LINKED,
         thinning=thinning(curves),
-        notes=notes,
+        notes=[*one_seed([group for _, group in groups]), *notes],
         figures=[picture(file, study, single_file) for file in figures if file.suffix == ".png"],
         questions=questions(runs, files, study, single_file),
         data=htmlsafe_json_dumps({"curves": curves, "files": files} | commands(runs)),

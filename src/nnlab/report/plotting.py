@@ -31,8 +31,8 @@ from matplotlib.ticker import (
 )
 
 from nnlab.datasets import DATASETS
-from nnlab.report.curves import Array
 from nnlab.report.runs import Value, is_number, rank, spell
+from nnlab.report.statistics import Array
 from nnlab.stopping import RULES
 from nnlab.storage import write_atomic
 from nnlab.text import shortened, visible

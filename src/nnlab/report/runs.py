@@ -23,7 +23,9 @@ from nnlab.analysis import SCORES
 from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
 from nnlab.losses import CLASSIFICATION, REGRESSION, LearningTask, Metric, task_of
 from nnlab.records import DONE, METRICS, RESULT
-from nnlab.report.curves import Array, Reading, interpret
+from nnlab.report.curves import Reading, interpret
+from nnlab.report.statistics import Array
+from nnlab.text import as_label
 
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
@@ -52,7 +54,8 @@ class RunRecord:
     computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
     and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
     trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
-    full_size, full_test_size: how many examples the whole dataset has. synthetic: whether the
+    full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
+    was tested on. synthetic: whether the
     data was generated.
     results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     overrides: what the command line said. versions: of the programs, with the commits of their
@@ -82,6 +85,7 @@ class RunRecord:
     source: str | None
     full_size: int | None
     full_test_size: int | None
+    test_examples: int | None
     synthetic: bool
     settings: dict[str, Value]
     results: dict[str, Value]
@@ -112,6 +116,13 @@ class RunRecord:
         """What the curves say; None where nothing was validated."""
         size = self.settings.get("valid_size")
         return interpret(self.curves, size if isinstance(size, int) else None, self.main.name)
+
+    @property
+    def tested_whole(self) -> bool:
+        """Whether it was tested on every row of a truth table: on all there is, no sample."""
+        inputs = self.settings.get("dataset.inputs")
+        rows = 2**inputs if of_truth_table(self.settings) and isinstance(inputs, int) else 0
+        return rows > 0 and self.settings.get("test_size") in (None, rows)
 
     def kept(self, column: str) -> float | None:
         """Return a column of ``metrics.csv`` in the epoch whose weights were kept."""
@@ -301,6 +312,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         source=dataset.get("source"),
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),
+        test_examples=sizes.get("test"),
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
         results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
@@ -501,3 +513,12 @@ def spell(value: Value) -> str:
             return str(np.format_float_scientific(value, precision=11, trim="-", exp_digits=1))
         return f"{value:.12g}".replace("e+0", "e").replace("e+", "e")
     return str(value)
+
+
+def brief(value: Value) -> str:
+    """Write a value as on the command line, drawn ones to four digits, long ones shortened."""
+    return as_label(spell(float(f"{value:.4g}") if isinstance(value, float) else value))
+
+
+def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:
+    return ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, values))

@@ -21,31 +21,39 @@ from nnlab.boolean import function_name
 from nnlab.datasets import DATASETS
 from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.report import columns
-from nnlab.report.columns import folded, scored, shown, validated
-from nnlab.report.curves import GAIN, RULES, epochs, in_words, rules
+from nnlab.report.columns import TEST_ACCURACY, folded, scored, shown, validated
+from nnlab.report.comparisons import compared
+from nnlab.report.curves import GAIN, RULES, epochs, extent, in_words, rules
+from nnlab.report.learning_curves import laws
 from nnlab.report.runs import (
     RunRecord,
     Value,
+    assignments,
+    brief,
     factors,
     grouped,
     is_number,
     is_seed,
     of_truth_table,
     rank,
+    repeats,
     spell,
     varied,
 )
 from nnlab.report.times import most_concurrent, timings
 from nnlab.storage import write_atomic
-from nnlab.text import as_label, for_csv, inert, visible, visible_lines
+from nnlab.text import for_csv, inert, visible, visible_lines
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
 WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
+SCATTERED = "times per example differ too much to tell that of the full training set"
+INTERVAL = "±: 95 % confidence interval of the mean over {} (Student's t)"
+WILSON = "number of test examples alone (95 %, Wilson)"
 # Headings of the table.
-ACCURACY, LOSS, BEST, CALIBRATION = "test\naccuracy", "test\nloss", "best\nepoch", "ECE"
+ACCURACY, LOSS, BEST, CALIBRATION = TEST_ACCURACY.table, "test\nloss", "best\nepoch", "ECE"
 
 
 def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -66,10 +74,9 @@ def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[s
     ]
 
 
-def write_csv(runs: Sequence[RunRecord], path: Path) -> None:
-    """Write ``summary.csv``, as a whole or not at all; empty where there is no value."""
+def write_csv(table: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows, one or more, as a whole or not at all; empty where there is no value."""
     text = io.StringIO()
-    table = rows(runs)
     writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
     writer.writerow({key: inert(key) for key in table[0]})
     for row in table:
@@ -106,7 +113,7 @@ def table(runs: Sequence[RunRecord]) -> Table:
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
-        # Means and deviations of everything do not fit into 80 columns.
+        # Means and intervals of everything do not fit into 80 columns.
         left_out = [LOSS] * validated(runs)
         if scored(runs):
             left_out = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
@@ -127,9 +134,30 @@ def table(runs: Sequence[RunRecord]) -> Table:
         ]
         made = lay(heads, [name for name in results if name not in common])
         if common:
-            said = "All rows: " + ", ".join(f"{name} {first[name]}" for name in common)
-            made.caption = Text(f"{made.caption or ''}\n{said}".strip())
+            add_caption(made, "All rows: " + ", ".join(f"{name} {first[name]}" for name in common))
+    name_intervals(made, [group for _, group in groups])
     return made
+
+
+def add_caption(made: Table, line: str) -> None:
+    made.caption = Text(f"{made.caption or ''}\n{line}".strip())
+
+
+def name_intervals(made: Table, groups: Sequence[Sequence[RunRecord]]) -> None:
+    """Say in the caption what ± is in a table's cells, and how far those of one seed are known."""
+    if any("±" in str(cell) for column in made.columns for cell in column.cells):
+        add_caption(made, INTERVAL.format(repeats([run for group in groups for run in group])))
+    for line in one_seed(groups):
+        add_caption(made, line)
+
+
+def one_seed(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """Say how far accuracies of one seed are known."""
+    tested = [group for group in groups if len(TEST_ACCURACY.known(group))]
+    found = [TEST_ACCURACY.estimate(group) for group in tested]
+    margins = [100 * each.margin for each in found if each.of == "examples"]
+    within = extent(margins, ".1f") if margins else ""
+    return [f"Accuracy of one seed: ± {within} points by the {WILSON}"] if margins else []
 
 
 def setting_rows(
@@ -203,6 +231,7 @@ def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
         made.add_row(Text(function(row[0]) if named else brief(value)), *shares)
     shown_as = f"Test {main.title}{' in %' if main.percent else ''}"
     made.caption = f"{shown_as}, a column for each {across}; all else is in summary.csv"
+    name_intervals(made, list(grouped(runs, [down, across]).values()))
     return made
 
 
@@ -224,11 +253,6 @@ def function(run: RunRecord) -> str:
     return visible(function_name(name, inputs))
 
 
-def brief(value: Value) -> str:
-    """Write a value as on the command line, drawn ones to four digits, long ones shortened."""
-    return as_label(spell(float(f"{value:.4g}") if isinstance(value, float) else value))
-
-
 def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
     """Write what came out of runs that differ only in their seeds, by the table's headings."""
     count = sum(run.complete for run in group) or len(group)
@@ -237,24 +261,32 @@ def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
     }
 
 
-def notes(runs: Sequence[RunRecord]) -> list[str]:
-    """Say what the table cannot: the time of the full training set, why rules stopped the
-    runs, what the curves show, what failed and why."""
+def notes(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
+    """Say what the table cannot: the time of the full training set, which settings differ, why
+    rules stopped the runs, what the curves show, what failed and why.
+
+    predict: training-set sizes of which the accuracy is to be predicted.
+    """
     said = []
     keys, length, fits = timings(runs)
     what = "an epoch" if length is None else f"{length:,} epoch" + "s" * (length > 1)
     for fit in fits[:5]:
+        setting = assignments(keys, fit.values)
         if (answer := fit.answer()) is not None:
-            interval = " (95 % interval)" if "±" in answer else ""
-            time = f"{what} on all {fit.full_size:,} examples would take {answer}{interval}"
-            setting = assignments(keys, fit.values)
+            answer = answer.replace(")", "; 95 % interval)")
+            time = f"{what} on all {fit.full_size:,} examples would take {answer}"
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
+        elif fit.scattered:
+            said.append(
+                f"{setting}: {SCATTERED}" if setting else f"{SCATTERED[0].upper()}{SCATTERED[1:]}."
+            )
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         form = "the dual form (docs/engines.md)"
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
-    said += tested(runs) + scores_of(runs) + stopped(runs) + readings(runs) + computed(runs)
+    said += compared(runs) + laws(runs, predict) + tested(runs) + scores_of(runs)
+    said += stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
@@ -294,8 +326,31 @@ def scores_of(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def stopped(runs: Sequence[RunRecord]) -> list[str]:
-    """Say why a rule stopped runs: once where it says the same of all, else run by run."""
+    """Say why a rule stopped runs, and where it may have by chance."""
     ended = [run for run in runs if run.status == "stopped"]
+    return reasons(ended) + by_chance(ended)
+
+
+def by_chance(ended: Sequence[RunRecord]) -> list[str]:
+    """Warn where plateau waits for less than the noise of an epoch's loss."""
+    noise = [
+        run.reading.loss_noise
+        for run in ended
+        if run.settings.get("stopping") == "plateau" and run.reading
+        if is_number(least := run.settings.get("stopping.min_delta"))
+        if run.reading.loss_noise > least  # type: ignore[operator]
+    ]
+    if not noise:
+        return []
+    return [
+        f"plateau may have stopped {len(noise)} of {len(ended)} runs by chance: validation loss "
+        f"changes by {extent(noise, '.2g')} from epoch to epoch, more than stopping.min_delta; "
+        f"stopping=patience waits for several epochs"
+    ]
+
+
+def reasons(ended: Sequence[RunRecord]) -> list[str]:
+    """Say why a rule stopped them: once where it says the same of all, else run by run."""
     if len({run.stop_reason for run in ended}) == 1:
         return [f"{spell(ended[0].settings.get('stopping'))}: {ended[0].stop_reason}"]
     said = [f"{run.name} stopped: {run.stop_reason}" for run in ended[:SETTINGS]]
@@ -326,7 +381,7 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
 
 def computed(runs: Sequence[RunRecord]) -> list[str]:
     """Say of each network which Boolean functions it computes, in every row of their tables."""
-    tables = [run for run in runs if run.test_accuracy is not None and tested_whole(run)]
+    tables = [run for run in runs if run.test_accuracy is not None and run.tested_whole]
     known = ("dataset.function", "dataset.inputs")
     keys = [key for key in factors(runs) if key not in known and not is_seed(key)]
     said, chance = [], False
@@ -353,14 +408,3 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
             f"row, and rounding decides which rows come out right"
         )
     return said
-
-
-def tested_whole(run: RunRecord) -> bool:
-    """Tell whether a run was tested on every row of a truth table."""
-    inputs = run.settings.get("dataset.inputs")
-    rows = 2**inputs if of_truth_table(run.settings) and isinstance(inputs, int) else 0
-    return rows > 0 and run.settings.get("test_size") in (None, rows)
-
-
-def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:
-    return ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, values))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlab.report.columns import MEASURES
-from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord
+from nnlab.report.statistics import Array
 
 ROOM = 220_000  # characters that the curves of a study may take
 LEAST = 8  # points of a curve, however many runs there are

@@ -1,0 +1,84 @@
+"""Against scipy, which nnlab does not import."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnlab.report import statistics
+from nnlab.report.statistics import holm, over_examples, over_seeds, paired
+
+# The quadrature of 20,000 steps is exact to about 1e-7.
+CLOSE = 1e-6
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 10, 30, 998])
+def test_students_distribution_is_scipys(freedom: int) -> None:
+    oracle = scipy.stats.t(freedom)
+    for level in (0.5, 0.9, 0.95, 0.999):
+        expected = oracle.ppf((1 + level) / 2)
+        assert statistics.student(freedom, level) == pytest.approx(expected, rel=CLOSE)
+    for t in (0.0, 0.1, -1.0, 2.5, -10.0):
+        assert statistics.beyond(t, freedom) == pytest.approx(2 * oracle.sf(abs(t)), abs=CLOSE)
+
+
+def test_without_freedom_there_is_no_quantile() -> None:
+    assert math.isnan(statistics.student(0))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_the_interval_over_seeds_is_scipys(count: int) -> None:
+    values = np.random.default_rng(count).normal(0.9, 0.01, count)
+    found = over_seeds(values)
+    oracle = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), rel=CLOSE)
+    expected = (values.mean(), values.std(ddof=1), count, "seeds")
+    assert (found.mean, found.deviation, found.count, found.of) == expected
+    assert found.margin == pytest.approx((oracle.high - oracle.low) / 2, rel=CLOSE)
+
+
+def test_one_seed_has_no_interval() -> None:
+    found = over_seeds(np.array([0.9]))
+    assert (found.mean, found.count, found.of) == (0.9, 1, "")
+    assert all(map(math.isnan, (found.deviation, found.low, found.high, found.margin)))
+
+
+@pytest.mark.parametrize(("right", "examples"), [(0, 10), (10, 10), (847, 1000), (9800, 10_000)])
+def test_the_interval_over_examples_is_scipys(right: int, examples: int) -> None:
+    found = over_examples(right / examples, examples)
+    oracle = scipy.stats.binomtest(right, examples).proportion_ci(0.95, method="wilson")
+    ends = (oracle.low, oracle.high)
+    assert (found.low, found.high) == pytest.approx(ends, rel=CLOSE, abs=1e-12)
+    assert (found.count, found.of) == (1, "examples")
+
+
+def test_a_comparison_is_scipys_paired_test() -> None:
+    random = np.random.default_rng(0)
+    for count in (2, 5, 20):
+        ones, others = random.normal(size=(2, count))
+        found = paired(ones, others)
+        oracle = scipy.stats.ttest_rel(ones, others)
+        within = oracle.confidence_interval(0.95)
+        assert found.p == pytest.approx(oracle.pvalue, abs=CLOSE)
+        assert (found.low, found.high) == pytest.approx((within.low, within.high), rel=CLOSE)
+        assert (found.mean, found.count) == ((ones - others).mean(), count)
+
+
+def test_equal_differences_leave_no_doubt() -> None:
+    ones = np.array([0.5, 0.75])
+    assert paired(ones, ones - 0.25).p == 0
+    assert paired(ones, ones).p == 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_the_procedure_does(p_values: list[float]) -> None:
+    """Step by step, as the paper has it: the least of those left against 0.05 by their number."""
+    left, rejected = sorted(range(len(p_values)), key=p_values.__getitem__), set()
+    while left and p_values[left[0]] * len(left) < 0.05:
+        rejected.add(left.pop(0))
+    assert {i for i, p in enumerate(holm(p_values)) if p < 0.05} == rejected
