@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy import stats  # type: ignore[import-untyped]
 from sklearn import datasets, model_selection  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 import nnlab
@@ -66,6 +67,11 @@ def names(study: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["iris", "wine"])
+def half_interval(values: Any) -> float:
+    """Return half the 95 % interval of a mean, by Student's t."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
 def test_folds_are_as_scikit_learn_deals_them(name: str) -> None:
     overrides = ("dataset=sklearn", f"dataset.name={name}")
     labels = getattr(datasets, f"load_{name}")().target
@@ -127,10 +133,10 @@ def test_a_number_of_folds_is_a_sweep_with_its_mean(run: Run) -> None:
     heads, *table = as_rows(report.look(Path("outputs/iris")).table)
     column = heads.index("valid accuracy")
     assert [row[column] for row in table[:5]] == [f"{100 * each:.1f} %" for each in accuracies]
-    mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
+    mean, half = 100 * np.mean(accuracies), 100 * half_interval(accuracies)
     assert (table[5][0], table[5][1]) == ("mean", "5")
-    assert table[5][column] == f"{mean:.1f} ± {deviation:.1f} %"
-    assert f"{mean:.2f} ± {deviation:.2f}" in Page(Path("outputs/iris/index.html")).rows[1]
+    assert table[5][column] == f"{mean:.1f} ± {half:.1f} %"
+    assert f"{mean:.2f} ± {half:.2f}" in Page(Path("outputs/iris/index.html")).rows[1]
 
     # One of them is the same run, and nothing is trained anew.
     assert "already done: 1 of 1" in run(*IRIS, *QUICK, "folds=5", "fold=2")
@@ -146,7 +152,7 @@ def test_folds_of_other_options_and_seeds_are_one_setting_each(run: Run) -> None
     assert (heads[0], [row[0] for row in table]) == ("optimizer.lr", ["0.01", "0.1"])
     summary = pd.read_csv("outputs/wine/summary.csv")
     groups = summary.groupby("optimizer.lr")["valid_accuracy"]
-    expected = [f"{100 * g.mean():.1f} ± {100 * g.std():.1f} %" for _, g in groups]
+    expected = [f"{100 * g.mean():.1f} ± {100 * half_interval(g):.1f} %" for _, g in groups]
     assert [row[heads.index("valid accuracy")] for row in table] == expected
 
     run(*wine, "seed=0,1", "study=seeds")
@@ -155,7 +161,7 @@ def test_folds_of_other_options_and_seeds_are_one_setting_each(run: Run) -> None
     assert heads[:3] == ["fold", "seed", "n"]
     assert table[-1][:3] == ["mean", "", "10"]
     all_runs = pd.read_csv("outputs/seeds/summary.csv")["valid_accuracy"]
-    expected = [f"{100 * all_runs.mean():.1f} ± {100 * all_runs.std():.1f} %"]
+    expected = [f"{100 * all_runs.mean():.1f} ± {100 * half_interval(all_runs):.1f} %"]
     assert [table[-1][heads.index("valid accuracy")]] == expected
 
 
@@ -172,7 +178,7 @@ def test_a_regression_has_folds_of_equal_size_and_their_r2(run: Run) -> None:
         pd.read_csv(f"outputs/diabetes/fold={number}/metrics.csv")["valid_r2"].iloc[-1]
         for number in range(4)
     ]
-    expected = f"{np.mean(last):.3f} ± {np.std(last, ddof=1):.3f}"
+    expected = f"{np.mean(last):.3f} ± {half_interval(last):.3f}"
     assert table[-1][heads.index("valid R²")] == expected
     said = run(*diabetes, *QUICK, "folds=355", "fold=0", "study=no", status=1)
     assert "folds=355 is too many: each needs an example, of which 354" in said

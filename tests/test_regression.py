@@ -263,12 +263,12 @@ def test_fit_refuses_what_a_regression_has_not() -> None:
 
 
 def test_curves_are_read_by_r2() -> None:
-    epoch = np.arange(1.0, 13.0)
+    epoch = np.arange(1.0, 41.0)
     curves = {
         "epoch": epoch,
         "train_loss": 1 / epoch,
         "valid_loss": 1 + abs(epoch - 5) / 10,
-        "train_r2": epoch / 12,
+        "train_r2": np.minimum(epoch, 12) / 12,
         "valid_r2": np.minimum(epoch, 8) / 10,
     }
     reading = interpret(curves, 50, "r2")
