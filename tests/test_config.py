@@ -57,7 +57,7 @@ def test_defaults_are_experiment_a() -> None:
         "checkpoint": {"seconds": 30.0},
         "full_train_metrics": False,
         "evaluation": [],
-        "hardest": {"split": "test", "per_class": 5},
+        "hardest": {"split": "test", "per_class": 5, "classes": None},
         "fgsm": {"eps": [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2], "shown": 0.1},
         "metrics": {"split": "test", "top_k": 5, "bins": 15},
         "importance": {"split": "test", "repeats": 10},
