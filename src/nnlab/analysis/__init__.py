@@ -24,14 +24,17 @@ class Evaluation(NamedTuple):
     """What is known of an evaluation before it is run.
 
     files: that it may leave in a run's folder. images: whether the examples must be images; rows:
-    whether they must be rows of numbers. examples: whether it looks at some, of the split that its
-    option ``split`` names, else test. package: that it imports, which nnlab's extra of that name
-    brings.
+    whether they must be rows of numbers; tables: whether those of a truth table do instead of
+    images; square: whether they must be those of one of two inputs. examples: whether it looks at
+    some, of the split that its option ``split`` names, else test. package: that it imports, which
+    nnlab's extra of that name brings.
     """
 
     files: tuple[str, ...]
     images: bool = True
     rows: bool = False
+    tables: bool = False
+    square: bool = False
     examples: bool = True
     package: str | None = None
 
@@ -109,7 +112,10 @@ EVALUATIONS = {
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
     ),
     "fgsm": Evaluation(("fgsm.csv", "fgsm.png", "fgsm_examples.png")),
-    "weights": Evaluation(("weights.png",), examples=False),
+    "weights": Evaluation(("weights.png", "weights.csv"), tables=True, examples=False),
+    "boundary": Evaluation(
+        ("boundary.csv", "boundary.png"), images=False, square=True, examples=False
+    ),
     "metrics": Evaluation(
         (SCORES, "classes.csv", "reliability.csv", "reliability.png"),
         images=False,
