@@ -143,7 +143,7 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["stopping=target", "valid_size=9", "stopping.valid_accuracy=90"], "=90.0 .* at most 1"),
         (["stopping=budget", "stopping.seconds=0"], "stopping.seconds=0"),
         (["evaluation=[weights,fgms]"], r"evaluation=\['weights', 'fgms'\] .* choose any of"),
-        (["dataset=boolean", "evaluation=[hardest,weights]"], "weights needs images"),
+        (["dataset=boolean", "evaluation=[hardest,fgsm]"], "fgsm needs images"),
         (["dataset=boolean", "dataset.inputs=13"], "dataset.inputs=13"),
         (["dataset=boolean", "dataset.function=011"], "dataset.function=011 has 3 bits"),
         (["model=perceptron"], "model=perceptron .* choose dataset=boolean"),

@@ -68,7 +68,7 @@ def separable(table: str) -> bool:
     >>> [separable(truth_table(name, 2)) for name in ("and", "xor")]
     [True, False]
     """
-    from scipy.optimize import linprog
+    from scipy.optimize import linprog  # type: ignore[import-untyped]
 
     inputs = len(table).bit_length() - 1
     rows = [[*map(int, f"{row:0{inputs}b}"), 1] for row in range(len(table))]
@@ -77,4 +77,4 @@ def separable(table: str) -> bool:
         [-number if value == "1" else number for number in row] for row, value in zip(rows, table)
     ]
     found = linprog([0] * (inputs + 1), sides, [-1] * len(rows), bounds=(None, None))
-    return found.status == 0
+    return bool(found.status == 0)

@@ -110,13 +110,13 @@ def test_hardest_and_confusion_of_a_trained_network(case: Case) -> None:
     for label in range(10):
         wrong = [i for i in range(len(true)) if true[i] == label and predicted[i] != label]
         wrong = sorted(wrong, key=lambda i: -probabilities[i].max())
-        right = [i for i in range(len(true)) if true[i] == predicted[i] == label]
-        right = sorted(right, key=lambda i: probabilities[i].max())
-        expected = (wrong + right)[: config.hardest.per_class]
+        unsure = [i for i in range(len(true)) if true[i] == predicted[i] == label]
+        unsure = sorted(unsure, key=lambda i: probabilities[i].max())
+        expected = (wrong + unsure)[: config.hardest.per_class]
         mine = [row for row in found if row["true"] == network.classes[label]]
         assert [int(row["position"]) for row in mine] == expected
         for row, place in zip(mine, expected):
-            assert row["right"] == ("true" if place in right else "false")
+            assert row["right"] == ("true" if place in unsure else "false")
             assert float(row["probability"]) == pytest.approx(probabilities[place].max(), rel=1e-4)
 
 
@@ -281,7 +281,7 @@ def test_mnist_collapses_by_a_tenth_and_noise_hardly_matters(case: Case) -> None
 def test_every_evaluation_leaves_the_files_that_it_declares(case: Case) -> None:
     *_, folder = case
     trained = {"metrics.csv", "model.safetensors", "result.json", "run.log"}
-    of_tables = set(EVALUATIONS["importance"].files)
+    of_tables = {"weights.csv", *EVALUATIONS["boundary"].files, *EVALUATIONS["importance"].files}
     assert {path.name for path in folder.iterdir()} - trained == set(EVALUATION_FILES) - of_tables
     assert len(EVALUATION_FILES) == len(set(EVALUATION_FILES))
 

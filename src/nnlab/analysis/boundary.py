@@ -140,7 +140,8 @@ def shade(figure: Figure, axes: Axes, network: Network) -> Tensor:
     points = torch.cartesian_prod(steps, steps)  # the first input is the abscissa
     odds: Tensor = log_odds(network, points).view(POINTS, POINTS).T
     extent = (LOW, HIGH, LOW, HIGH)
-    image = axes.imshow(odds.sigmoid(), SHADES, vmin=0, vmax=1, origin="lower", extent=extent)
+    chances = odds.sigmoid().numpy()
+    image = axes.imshow(chances, SHADES, vmin=0, vmax=1, origin="lower", extent=extent)
     x, y, wide, high = axes.get_position().bounds
     bar = figure.colorbar(image, cax=figure.add_axes((x + 1.04 * wide, y, 0.04 * wide, high)))
     bar.set_label("Probability of 1", size=plotting.FONT - 1)
@@ -158,7 +159,7 @@ def shade(figure: Figure, axes: Axes, network: Network) -> Tensor:
 def part(axes: Axes, odds: Tensor, network: Network) -> Line2D:
     """Draw where 0 and 1 are equally probable, and return its entry of the legend."""
     steps = np.linspace(LOW, HIGH, POINTS)
-    scaled = odds / odds.abs().max().clamp(min=1e-300)
+    scaled = (odds / odds.abs().max().clamp(min=1e-300)).numpy()
     found = axes.contour(steps, steps, scaled, [0.0], colors="black", linewidths=1.3)
     label = "0 and 1 equally probable"
     if linear(network.model):
@@ -173,30 +174,34 @@ def cross(axes: Axes, line: Line, **look: Any) -> None:
     """Draw the line a x1 + b x2 = c; nothing where a and b are 0."""
     a, b, c = line
     if a or b:
-        foot = np.array([a, b]) * c / (a * a + b * b)
-        axes.axline(foot, foot + np.array([-b, a]), lw=1.3, **look)
+        x, y = a * c / (a * a + b * b), b * c / (a * a + b * b)  # nearest to the origin
+        axes.axline((x, y), (x - b, y + a), lw=1.3, **look)
         axes.set(xlim=(LOW, HIGH), ylim=(LOW, HIGH))
 
 
 def inequality(a: float, b: float, c: float) -> str:
-    """Write where a perceptron fires.
+    """Write where a x1 + b x2 is above c.
 
     >>> inequality(1.0, -1.0, 0.5), inequality(0.0, 0.0, 0.5), inequality(-2.0, 0.0, -1.5)
-    ('x1 − x2 > 0.5', '0 > 0.5', '−2 x1 > −1.5')
+    ('x1 - x2 > 0.5', '0 > 0.5', '-2 x1 > -1.5')
     """
     terms = [(value, name) for value, name in ((a, "x1"), (b, "x2")) if value]
-    text = "".join(
-        f" {'−' if value < 0 else '+'} {'' if abs(value) == 1 else f'{abs(value):.3g} '}{name}"
-        for value, name in terms
-    )
-    text = text.replace(" − ", "−", 1) if text.startswith(" −") else text[3:]
-    return f"{text or 0} > {c:.3g}".replace("-", "−")
+    text = " ".join(f"{'-' if value < 0 else '+'} {abs(value):.3g} {name}" for value, name in terms)
+    text = text.replace(" 1 x", " x").removeprefix("+ ")
+    text = f"-{text[2:]}" if text.startswith("- ") else text
+    return f"{text or 0} > {c:.3g}"
 
 
 def corners(axes: Axes, table: str, predicted: Sequence[int]) -> list[Line2D]:
     """Mark the corners by their values, cross out wrong ones; return the legend's entries."""
     look: dict[str, Any] = {"ls": "", "marker": "o", "ms": 8, "color": "black", "zorder": 4}
-    miss: dict[str, Any] = {"ls": "", "marker": "x", "ms": 15, "mew": 2, "color": "#D55E00"}
+    miss: dict[str, Any] = {
+        "ls": "",
+        "marker": "x",
+        "ms": 15,
+        "mew": 2,
+        "color": plotting.COLOURS[1],
+    }
     kinds = {"1": look | {"mfc": "black"}, "0": look | {"mfc": "white"}}
     for (x, y), value, guess in zip(CORNERS.tolist(), table, predicted):
         axes.plot(x, y, **kinds[value])

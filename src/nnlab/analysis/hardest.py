@@ -138,7 +138,7 @@ def named(kind: str, values: Sequence[object]) -> list[str]:
 
 def write_hardest(hard: Sequence[Hard], classes: list[str], path: Path, more: Columns = ()) -> Path:
     """Write a row for each example. more: columns beside, by their names."""
-    rows = [
+    rows: list[list[object]] = [
         [
             *(each.rank, each.place),
             *(class_for_csv(classes[label]) for label in (each.true, each.predicted)),

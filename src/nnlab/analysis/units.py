@@ -55,35 +55,33 @@ def units_of(network: Network) -> list[Unit]:
 
     Raises ValueError for other networks.
     """
-    kinds = (nn.Linear, *(type(each) for each in network.model.modules() if not has_numbers(each)))
-    layers = [each for each in network.model.children() if isinstance(each, nn.Linear)]
-    if not isinstance(network.model, nn.Sequential) or not all(
-        isinstance(each, kinds) for each in network.model
-    ):
+    model = network.model
+    if not isinstance(model, nn.Sequential) or not all(map(plain, model)):
         raise ValueError("evaluation=[weights] needs a network of linear layers, one after another")
     inputs = math.prod(network.shape)
     values = network.standardised(binary(torch.arange(2**inputs), inputs).float())
-    outputs: dict[nn.Module, Tensor] = {}
-    last = None
-    for module in network.model:
+    made: list[Unit] = []
+    for index, module in enumerate(model):
         values = module(values)
-        last = module if isinstance(module, nn.Linear) else last
-        if isinstance(module, Step) and last is not None:
-            outputs[last] = values.long()
-    return [
-        Unit(depth, number, weights, bias, bits(outputs[layer][:, number - 1]) if step else None)
-        for depth, layer in enumerate(layers, 1)
-        for step in [layer in outputs]
-        for number, (weights, bias) in enumerate(zip(layer.weight.tolist(), layer.bias.tolist()), 1)
-    ]
+        if not isinstance(module, nn.Linear):
+            continue
+        steps = isinstance(model[index + 1], Step) if index + 1 < len(model) else False
+        outputs = [bits(column) if steps else None for column in values.T > 0]
+        depth = made[-1].layer + 1 if made else 1
+        numbers = zip(module.weight.tolist(), module.bias.tolist(), outputs)
+        made += [Unit(depth, number, *each) for number, each in enumerate(numbers, 1)]
+    return made
 
 
-def has_numbers(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
+def plain(module: nn.Module) -> bool:
+    """Say whether a module is a linear layer with biases, or has no parameters."""
+    if isinstance(module, nn.Linear):
+        return module.bias is not None
+    return not list(module.parameters())
 
 
 def bits(column: Tensor) -> str:
-    return "".join(map(str, column.tolist()))
+    return "".join(str(int(each)) for each in column.tolist())
 
 
 def rows(units: Sequence[Unit]) -> list[list[Any]]:
@@ -97,7 +95,7 @@ def rows(units: Sequence[Unit]) -> list[list[Any]]:
         weights = [f"{weight:.9g}" for weight in unit.weights]
         row = [unit.layer, unit.number, f"{unit.threshold if steps else unit.bias:.9g}"]
         row += [*weights, *[""] * (most - len(weights))]
-        table.append(row + [for_csv(unit.output)] if unit.output is not None else row)
+        table.append(row if unit.output is None else [*row, for_csv(unit.output)])
     return table
 
 
@@ -110,13 +108,11 @@ def as_text(units: Sequence[Unit]) -> str:
         number = short(unit.threshold if steps else unit.bias)
         lines.append((str(unit.layer), str(unit.number), weights, number, meaning(unit)))
     widths = [max(map(len, column)) for column in zip(*lines)]
-    made = []
-    for line in lines:
-        first, second, weights, number, output = (c.ljust(w) for c, w in zip(line, widths))
-        made.append(
-            f"{first}  {second}  {weights}  {number.strip():>{widths[3]}}  {output}".rstrip()
-        )
-    return "\n".join(made)
+    made = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, "<<<><", widths))
+        for line in lines
+    ]
+    return "\n".join(line.rstrip() for line in made)
 
 
 def short(value: float) -> str:
@@ -175,16 +171,12 @@ def draw(units: Sequence[Unit], about: str) -> Figure | None:
         label(axes, (x, y), text, last)
     most = "" if steps else "up to "
     legend = [
-        Line2D([], [], **look(each, largest), label=signed(f"weight {most}{short(each)}"))
+        Line2D([], [], **look(each, largest), label=f"weight {most}{short(each)}")
         for each in (largest, -largest)
         if any(weight * each > 0 for unit in units for weight in unit.weights)
     ]
     axes.legend(handles=legend, loc="lower center", ncols=2, fontsize=6.5, frameon=False)
     return figure
-
-
-def signed(text: str) -> str:
-    return text.replace("-", "−")
 
 
 def look(weight: float, largest: float) -> dict[str, Any]:
@@ -195,7 +187,7 @@ def look(weight: float, largest: float) -> dict[str, Any]:
 
 def circle(axes: Axes, place: tuple[float, float], text: str, fill: str) -> None:
     axes.add_patch(Circle(place, RADIUS, fc=fill, ec="black", lw=0.8, zorder=3))
-    axes.text(*place, signed(text), size=6.5, ha="center", va="center", zorder=4)
+    axes.text(*place, text, size=6.5, ha="center", va="center", zorder=4)
 
 
 def label(axes: Axes, place: tuple[float, float], text: str, last: bool) -> None:

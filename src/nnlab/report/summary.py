@@ -345,7 +345,7 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
     for text in (IMPOSSIBLE, FALLING):
         names = dict.fromkeys(name for given, name in why if given == text)
         said += [text.format(", ".join(names))] * bool(names)
-    if any(abs((run.test_loss or 0) - math.log(2)) < 1e-4 for run in tables):
+    if any(map(at_chance, tables)):
         said.append(
             f"a loss of ln 2 = {math.log(2):.3f} is chance: 0 and 1 are equally probable in every "
             f"row, and rounding decides which rows come out right"
@@ -380,7 +380,13 @@ def reason(same: Sequence[RunRecord]) -> str | None:
     if linear and not separable(truth_table(name, inputs)):
         return IMPOSSIBLE
     missed = [run for run in same if run.test_accuracy != 1]
-    return FALLING if all(still_falls(run.curves["train_loss"]) for run in missed) else None
+    fall = all(still_falls(run.curves["train_loss"]) and not at_chance(run) for run in missed)
+    return FALLING if fall else None
+
+
+def at_chance(run: RunRecord) -> bool:
+    """Tell whether a network holds 0 and 1 for equally probable in every row of a truth table."""
+    return run.test_loss is not None and abs(run.test_loss - math.log(2)) < 1e-4
 
 
 def still_falls(loss: Array) -> bool:
