@@ -5,7 +5,7 @@ Kept apart from nnlab as an independent oracle; it imports nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,17 @@ def train(
     optimizer: torch.optim.Optimizer,
     batch_size: int,
     orders: Sequence[Sequence[int]],
+    after_epoch: Callable[[float], None] = lambda loss: None,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    clip_norm: float | None = None,
 ) -> list[tuple[float, float]]:
-    """Train an epoch per order; return each epoch's mean loss and accuracy."""
+    """Train an epoch per order; return each epoch's mean loss and accuracy.
+
+    after_epoch: called with this loss, as to step a learning-rate scheduler. l1, l2: penalties on
+    weights, which are no part of that loss. clip_norm: the longest that a gradient may be.
+    """
+    weights = [weight for weight in model.parameters() if weight.dim() > 1]
     history = []
     loss_function = nn.CrossEntropyLoss()
     for order in orders:
@@ -41,10 +50,15 @@ def train(
             optimizer.zero_grad()
             output = model(x)
             loss = loss_function(output, y)
-            loss.backward()
+            penalty = l1 * sum(w.abs().sum() for w in weights)
+            penalty += l2 * sum(w.square().sum() for w in weights)
+            (loss + penalty).backward()
+            if clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             optimizer.step()
             total += loss.item() * len(y)
             right += int((output.argmax(dim=1) == y).sum())
             seen += len(y)
         history.append((total / seen, right / seen))
+        after_epoch(total / seen)
     return history

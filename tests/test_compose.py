@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 import yaml
+from hydra._internal import config_loader_impl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from nnlab import compose, run
 from nnlab.compose import as_json, folder_name
+from nnlab.config import CONF
 
 WRITABLE = st.characters(exclude_categories=["Cs"])  # a file in UTF-8 has no half of a pair
 
@@ -56,6 +61,24 @@ def test_folder_names() -> None:
         assert len(name) <= compose.LONGEST_NAME + 9
     assert folder_name("a=b/c") != folder_name("a=b-c") != folder_name("a=b c")
     assert folder_name("x=" + "y" * 300) != folder_name("x=" + "y" * 301)
+
+
+def test_groups_are_listed_as_hydra_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose.register()
+    with hydra.initialize_config_dir(str(CONF), **compose.VERSION_BASE):
+        loader = GlobalHydra.instance().config_loader()
+        places = ["", "dataset", "optimizer", "hydra", "hydra/launcher", "hydra/schema", "nowhere"]
+        asked = [(place, kind) for place in places for kind in ObjectType]
+        expected = [loader.get_group_options(*each) for each in asked]
+        assert "mnist" in expected[asked.index(("dataset", ObjectType.CONFIG))]
+        with compose.quick_groups():
+            # Only overrides, which may add places to look in, have it read anything again.
+            monkeypatch.setattr(config_loader_impl, "CachingConfigRepository", None)
+            assert [loader.get_group_options(*each) for each in asked] == expected
+            groups = loader.list_groups("hydra")
+            with pytest.raises(TypeError):
+                loader.get_group_options("dataset", overrides=["optimizer=adam"])
+        assert groups == expected[asked.index(("hydra", ObjectType.GROUP))]
 
 
 def test_values_of_the_environment_are_kept_as_they_were_written(

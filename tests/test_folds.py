@@ -159,6 +159,25 @@ def test_folds_of_other_options_and_seeds_are_one_setting_each(run: Run) -> None
     assert [table[-1][heads.index("valid accuracy")]] == expected
 
 
+def test_a_regression_has_folds_of_equal_size_and_their_r2(run: Run) -> None:
+    """Of 354 examples to train on, which have no classes."""
+    diabetes = ("dataset=sklearn", "dataset.name=diabetes")
+    found = [fold_of(number, 4, *diabetes) for number in range(4)]
+    train = rows(compose.load(list(diabetes)).load_data(), "train")
+    assert sorted(row for data in found for row in rows(data, "valid")) == sorted(train)
+    assert [len(rows(data, "valid")) for data in found] == [89, 89, 88, 88]
+    run(*diabetes, *QUICK, "folds=4")
+    heads, *table = as_rows(report.look(Path("outputs/diabetes")).table)
+    last = [
+        pd.read_csv(f"outputs/diabetes/fold={number}/metrics.csv")["valid_r2"].iloc[-1]
+        for number in range(4)
+    ]
+    expected = f"{np.mean(last):.3g} ± {np.std(last, ddof=1):.3g}"
+    assert table[-1][heads.index("valid R²")] == expected
+    said = run(*diabetes, *QUICK, "folds=355", "fold=0", "study=no", status=1)
+    assert "folds=355 is too many: each needs an example, of which 354" in said
+
+
 def test_what_is_planned_batched_or_launched_otherwise_is_the_same(run: Run) -> None:
     command = (*IRIS, *QUICK, "folds=3")
     said = run(*command, "plan=true")

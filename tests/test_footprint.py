@@ -42,9 +42,10 @@ run.main()
         ("engine=native", "train_size=200", "model.hidden=[5000]", "stopping.max_epochs=20"),
         ("engine=torch", "optimizer.momentum=0.9", "model.hidden=[1500,2500]"),
         ("engine=stacked", "model.hidden=[6000]", "stopping=patience", "valid_size=100"),
+        ("engine=stacked", "model.dropout=0.5", "batch_size=100", "model.hidden=[9000,90,9000]"),
         ("model=cnn", "model.channels=[64]", "model.hidden=[500]", "batch_size=100"),
     ],
-    ids=["adam", "unsaved", "dual", "torch", "stacked", "cnn"],
+    ids=["adam", "unsaved", "dual", "torch", "stacked", "dropout", "cnn"],
 )
 def test_it_is_foreseen_what_a_run_takes(options: tuple[str, ...], tmp_path: Path) -> None:
     """Within a half: peaks that do not coincide are added up, and torch's kernels have work

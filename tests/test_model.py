@@ -60,6 +60,53 @@ def test_weights_are_distributed_as_torch_draws_them() -> None:
         assert abs(mine.std().item() - other.std().item()) < 2 * error
 
 
+def test_without_biases_the_weights_are_those_that_torch_draws() -> None:
+    model = mlp(400, [300], 200, generator=torch.Generator().manual_seed(0), bias=False)
+    assert list(model.state_dict()) == ["0.weight", "2.weight"]
+    first = mlp(400, [300], 200, generator=torch.Generator().manual_seed(0))[0]
+    assert_close(model[0].weight, first.weight, rtol=0, atol=0)
+
+
+def initial(init: str, *sizes: int) -> Tensor:
+    """Return the weight of a first layer; all biases are zero."""
+    generator = torch.Generator().manual_seed(0)
+    model = mlp(sizes[0], sizes[1:-1], sizes[-1], generator=generator, init=init)
+    assert all((b == 0).all() for name, b in model.named_parameters() if "bias" in name)
+    weight = model[0].weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def test_weights_of_he_and_others_are_normal_of_a_variance_of_2_by_fan_in() -> None:
+    weight = initial("he", 400, 300, 10)
+    assert weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.01)  # of 120,000 numbers
+    assert weight.abs().max() > 4 * (2 / 400) ** 0.5
+
+
+def test_weights_of_glorot_are_uniform_within_their_bound() -> None:
+    weight, bound = initial("glorot", 400, 300, 10), (6 / 700) ** 0.5
+    assert weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
+    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("sizes", [(40, 30, 5), (30, 40, 5)])
+def test_orthogonal_weights(sizes: tuple[int, ...]) -> None:
+    weight = initial("orthogonal", *sizes)
+    product = weight @ weight.T if sizes[0] > sizes[1] else weight.T @ weight
+    assert_close(product, torch.eye(30), rtol=0, atol=1e-5)
+
+
+def test_weights_of_zero() -> None:
+    assert (initial("zeros", 5, 4, 3) == 0).all()
+
+
+@pytest.mark.parametrize("init", ["he", "glorot", "orthogonal"])
+def test_weights_of_any_kind_come_from_the_generator_alone(init: str) -> None:
+    before = torch.random.get_rng_state()
+    assert_close(initial(init, 6, 5, 3), initial(init, 6, 5, 3), rtol=0, atol=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def rows(inputs: int) -> Tensor:
     return torch.tensor(list(itertools.product([0.0, 1.0], repeat=inputs)))
 

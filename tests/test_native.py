@@ -85,6 +85,7 @@ def make_run(
     density: float | Tensor = 1.0,
     seed: int = 0,
     max_epochs: int = 1,
+    **network: Any,
 ) -> Run:
     """Return the same run every time: random data, of which a share ``density`` is not zero."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,10 +93,16 @@ def make_run(
     inputs *= torch.rand(inputs.shape, generator=generator) < density
     labels = torch.randint(sizes[-1], (examples,), generator=generator)
     split = Split.whole(inputs, labels)
-    model = mlp(sizes[0], sizes[1:-1], sizes[-1], activation, generator)
+    model = mlp(sizes[0], sizes[1:-1], sizes[-1], activation, generator, **network)
     # In one epoch the dual form, which test_dual.py is about, never pays.
     return Run(
-        model, optimizer or sgd(), split, valid=split, batch_size=batch_size, max_epochs=max_epochs
+        model,
+        optimizer or sgd(),
+        split,
+        valid=split,
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        noise=torch.Generator().manual_seed(seed),
     )
 
 
@@ -285,8 +292,16 @@ def test_a_dogset_sized_first_layer_equals_torch() -> None:
     batch_size=st.integers(1, 40),
     density=st.sampled_from([0.1, 1.0]),
     seed=st.integers(0, 1000),
+    bias=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.3]),
+    regularising=st.sampled_from(
+        [{}, {"l1": 0.001}, {"l2": 0.01, "clip_norm": 0.1}, {"clip_norm": 1.0}]
+    ),
 )
-def test_any_architecture_equals_torch(optimizer: OptimizerConfig, **options: Any) -> None:
+def test_any_architecture_equals_torch(
+    optimizer: OptimizerConfig, regularising: dict[str, Any], **options: Any
+) -> None:
+    optimizer = dataclasses.replace(optimizer, **regularising)
     if isinstance(optimizer, SGD):  # small steps, so that no draw diverges
         optimizer = dataclasses.replace(optimizer, lr=0.01)
     assert_engines_agree(optimizer=optimizer, examples=35, **options)
@@ -834,7 +849,6 @@ REFUSED_MODELS: dict[str, tuple[nn.Module, str]] = {
     "layer": (nn.Sequential(nn.Linear(20, 5), nn.LeakyReLU()), "LeakyReLU is none of"),
     "subclass": (nn.Sequential(Doubling(20, 5)), "Doubling is none of"),
     "dropout": (nn.Sequential(nn.Linear(20, 5), nn.Dropout(), nn.Linear(5, 5)), "Dropout"),
-    "bias": (nn.Sequential(nn.Linear(20, 5, bias=False)), "no bias"),
     "end": (nn.Sequential(nn.Linear(20, 5), nn.ReLU()), "does not end"),
     "begin": (nn.Sequential(nn.ReLU(), nn.Linear(20, 5)), "does not follow"),
     "empty": (nn.Sequential(), "does not end"),

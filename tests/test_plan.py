@@ -81,7 +81,7 @@ def test_every_kind_of_run_is_measured_once(
         tasks(
             tmp_path,
             small,
-            (*small, "seed=1", "optimizer.lr=1"),
+            (*small, "seed=1", "optimizer.lr=1", "optimizer.schedule=cosine"),
             (*small, "model.hidden=[7]"),
             ("train_size=50", "engine=stacked", "stopping.max_epochs=10"),
         ),

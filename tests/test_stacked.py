@@ -22,6 +22,7 @@ from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, stacked
 from nnlab.engines.stacked import StackedEngine, unsupported_reason
+from nnlab.engines.stacked_losses import PlainCrossEntropy
 from nnlab.engines.torch import TorchEngine
 from nnlab.training import train_runs
 
@@ -51,6 +52,12 @@ def adam(lr: float = 0.01, kind: type[Adam] = Adam, **options: Any) -> Adam:
 OPTIMIZERS: dict[str, list[OptimizerConfig]] = {
     "sgd": [sgd(0.1), sgd(0.02), sgd(0.3)],
     "sgd with decay": [sgd(0.1, weight_decay=0.1), sgd(0.02), sgd(0.3, weight_decay=0.01)],
+    "penalties": [sgd(0.1, l1=0.01, l2=0.02), sgd(0.02), sgd(0.3, l1=0.005)],
+    "clipped": [
+        sgd(0.1, clip_norm=0.2),
+        sgd(0.05, clip_norm=0.5, l2=0.1, weight_decay=0.1),
+        sgd(0.3, clip_norm=100.0),
+    ],
     "momentum": [
         sgd(0.1, momentum=0.9, dampening=0.5),
         sgd(0.05, momentum=0.5, weight_decay=0.05),
@@ -90,6 +97,7 @@ def make_runs(
     activation: str = "relu",
     batch_size: int = 7,
     dtype: torch.dtype = torch.float64,
+    dropout: float = 0.0,
     **options: Any,
 ) -> list[Run]:
     """Make one run per optimizer, on ``sizes`` of the same examples; equal at every call."""
@@ -97,7 +105,8 @@ def make_runs(
     runs = []
     for seed, (optimizer, size) in enumerate(zip(optimizers, sizes)):
         generator = torch.Generator().manual_seed(seed)
-        model = nnlab.mlp(inputs, hidden, classes, activation, generator).to(dtype)
+        layers = inputs, hidden, classes, activation, generator
+        model = nnlab.mlp(*layers, dropout=dropout).to(dtype)
         train, rest = torch.randperm(80, generator=generator).split([size, 80 - size])
         valid, test = rest[: 5 + seed], rest[-9 - seed :]
         runs.append(
@@ -109,6 +118,7 @@ def make_runs(
                 Split(x, y, test) if len(test) else None,
                 batch_size=batch_size,
                 order=seeds.generator(seed, "order"),
+                noise=seeds.generator(seed, "layers"),
                 **options,
             )
         )
@@ -140,7 +150,7 @@ def assert_same_training(
         orders = draw_orders(theirs)
         found = engine.train_epoch(ours, orders)
         expected = reference.train_epoch(theirs, orders)
-        assert_close([t[:2] for t in found], [t[:2] for t in expected], **tolerance)
+        assert_close([t.measures for t in found], [t.measures for t in expected], **tolerance)
         assert_equal_states(engine, ours, reference, theirs, **tolerance)
     for split in ("train", "valid", "test"):
         found_there = engine.evaluate(ours, split)
@@ -385,7 +395,7 @@ def test_ended_runs_are_compacted_away() -> None:
         orders = draw_orders(their_left)
         found = engine.train_epoch(our_left, orders)
         expected = reference.train_epoch(their_left, orders)
-        assert_close([t[:2] for t in found], [t[:2] for t in expected], **TIGHT)
+        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
         assert_equal_states(engine, our_left, reference, their_left, **TIGHT)
         rows.append(len(engine.stack))
         assert engine.weights.shape[0] == engine.moments[0].shape[0] == rows[-1]
@@ -623,7 +633,6 @@ twice = nn.Linear(12, 12)
         (with_model(nn.ReLU(), nn.Linear(12, 4)), "ReLU does not follow"),
         (with_model(nn.Linear(12, 4), nn.ReLU()), "does not end"),
         (with_model(), "does not end"),
-        (with_model(nn.Linear(12, 4, bias=False)), "no bias"),
         (with_model(nn.Linear(12, 4), nn.GELU(), nn.Linear(4, 4)), "GELU is none of Linear, "),
         (with_model(nn.Linear(12, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 4)), "Tanh does not"),
         (with_model(twice, nn.ReLU(), twice), "in two places"),
@@ -799,7 +808,9 @@ class Graphs:
             work()
         for array, value in zip(arrays, before):
             array.copy_(value)
-        for scratch in (engine.gradients, engine.batch, engine.picked, engine.sums):
+        own = [getattr(engine.loss, name, None) for name in ("picked", "spread", "wrong")]
+        scratches = [engine.gradients, engine.batch, engine.sums, *own]
+        for scratch in (each for each in scratches if each is not None):
             scratch.fill_(torch.nan if scratch is not engine.gradients else 0.5)
         return recording.replay
 
@@ -824,7 +835,7 @@ def test_a_replayed_epoch_is_an_epoch(optimizer: str, monkeypatch: pytest.Monkey
         orders = draw_orders(their_left)
         found = engine.train_epoch(our_left, orders)
         expected = reference.train_epoch(their_left, orders)
-        assert_close([t[:2] for t in found], [t[:2] for t in expected], **TIGHT)
+        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
         assert_equal_states(engine, our_left, reference, their_left, **TIGHT)
         counts.append((graphs.warmed, graphs.captures))
     # Not captured at once, nor anew when a run ends whose row stays; anew after compaction.
@@ -849,6 +860,19 @@ def test_a_schedule_reaches_a_replayed_epoch(monkeypatch: pytest.MonkeyPatch) ->
             # From 0 it adds an operation, which the graph does not have.
             run.optimizer.param_groups[0]["weight_decay"] = 0.1 if epoch >= 2 else 0.0
     assert (graphs.warmed, graphs.captures) == (2, 2)
+
+
+def test_a_replayed_epoch_drops_other_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = Graphs(monkeypatch)
+    ours, theirs = (make_runs(OPTIMIZERS["clipped"], [20, 40, 33], dropout=0.3) for _ in range(2))
+    engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
+    engine.graph = True
+    for _ in range(4):
+        orders = draw_orders(theirs)
+        engine.train_epoch(ours, orders)
+        reference.train_epoch(theirs, orders)
+        assert_equal_states(engine, ours, reference, theirs, **TIGHT)
+    assert (graphs.warmed, graphs.captures) == (1, 1)
 
 
 def test_there_is_no_graph_on_the_cpu() -> None:
@@ -919,6 +943,7 @@ def test_runs_that_do_not_fit_into_memory_are_several_stacks(
         assert [run for stack in stacks for run in stack] == runs
     # No less than what the stack's own arrays take.
     engine = StackedEngine(runs, CPU)
-    held = [engine.weights, engine.gradients, *engine.moments, engine.batch, engine.picked]
-    held += [engine.predicted, engine.examples, engine.slots]
+    assert isinstance(engine.loss, PlainCrossEntropy)
+    held = [engine.weights, engine.gradients, *engine.moments, engine.batch, engine.loss.picked]
+    held += [engine.loss.predicted, engine.examples, engine.slots]
     assert sum(array.nbytes for array in held) <= 5 * each

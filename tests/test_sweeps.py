@@ -239,7 +239,8 @@ def test_objectives() -> None:
     ]:
         assert Outcome(Job(Path(), [], metric, {}), result).objective() == expected
     for metric in config.OBJECTIVES:
-        worst = 0.0 if metric.endswith("accuracy") else float("inf")
+        rising = {"accuracy": 0.0, "r2": float("-inf")}
+        worst = rising.get(metric.partition("_")[2], float("inf"))
         for bad in ("diverged", "failed", "running"):
             result = {"status": bad} | dict.fromkeys(config.OBJECTIVES, 0.5)
             assert Outcome(Job(Path(), [], metric, {}), result).objective() == worst

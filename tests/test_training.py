@@ -252,7 +252,7 @@ def test_the_test_split_is_read_once_after_training(monkeypatch: pytest.MonkeyPa
     calls = []
     original = TorchEngine.evaluate
 
-    def spy(self: TorchEngine, runs: list[Run], split: str) -> list[tuple[float, float]]:
+    def spy(self: TorchEngine, runs: list[Run], split: str) -> list[tuple[float, ...]]:
         calls.extend([(split, len(each.epochs)) for each in runs])
         return original(self, runs, split)
 
@@ -774,7 +774,8 @@ class Stream(IterableDataset[Any]):
     ("data", "message"),
     [
         ((torch.zeros(3, 28, 28), [0, 1, 2]), r"inputs are \[3, 28, 28\], but .* takes \[N, 12\]"),
-        ((torch.zeros(3, 12), torch.rand(3, 4)), r"one-hot rows \[N, classes\]"),
+        ((torch.zeros(3, 12), torch.rand(3, 4).softmax(1)), r"one-hot rows \[N, classes\]"),
+        ((torch.zeros(3, 12), torch.rand(3, 2)), r"2 of each example, but the model has 4 outputs"),
         ((torch.zeros(3, 12), torch.ones(3, 2).long()), "one-hot"),
         ((torch.zeros(3, 12), ["cat", "dog", "cat"]), "labels are of type .*; give real numbers"),
         (

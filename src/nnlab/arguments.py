@@ -99,7 +99,7 @@ def check_value(word: str, key: str, value: str, kind: str) -> None:
         paired = f"{key}={joined(value, kind)}"
         raise ValueError(f"{word}: a bracket has no other half; did you mean {paired}?")
     spaced = numeric and re.search(r"[\d.]\s*[\s;]\s*[\d.]", value)
-    listed = "list" not in kind and value[:1] in ("[", "(")
+    listed = "list" not in kind and kind != "Any" and value[:1] in ("[", "(")
     if spaced or listed or re.search(r"^,|,\s*(,|$)", value):
         raise ValueError(f"{word}: {how_to_join(kind)}: {key}={joined(value, kind)}")
     for number in re.split(r"[\s,\[\]()]+", value) if numeric else ():

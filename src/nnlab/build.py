@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from nnlab.datasets import Data
     from nnlab.engines import Run
+    from nnlab.losses import Loss
     from nnlab.model import Shaped
 
 log = logging.getLogger("nnlab")
@@ -74,7 +75,7 @@ def make_task(
     data = config.load_data()
     if "hardest" in config.evaluation:
         config.hardest.labels(data.classes)
-    example, outputs = data.provenance["shape"], len(data.classes)
+    example, outputs = data.provenance["shape"], data.outputs
     sizes = math.prod(example), outputs, list(data.provenance["sizes"].values())
     shape = repr((config.model, config.dataset, example))
     if shape not in networks and not isinstance(config.model, OwnNetworkConfig):
@@ -144,31 +145,62 @@ def whole_run(task: Task) -> Run:
         data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
-    shape, classes = (task.identity["dataset"][key] for key in ("shape", "classes"))
-    return dataclasses.replace(sketch, model=build_model(config, shape, len(classes)))
+    model = build_model(config, task.identity["dataset"]["shape"], outputs_of(task))
+    return dataclasses.replace(sketch, model=model)
+
+
+def outputs_of(task: Task) -> int:
+    """Return how many outputs the network of a task has."""
+    dataset = task.identity["dataset"]
+    return len(dataset.get("targets") or dataset["classes"])
 
 
 def build_run(config: Config, data: Data, network: nn.Module) -> Run:
     """Put a configuration's network, data and options together."""
     from nnlab import seeds
     from nnlab.engines import Run
+    from nnlab.losses import PLAIN
 
+    check_batches(config, len(data.train))
     computed = isinstance(config.model, PerceptronConfig)  # from its truth table
-    own = isinstance(config.model, OwnNetworkConfig)  # whose layers may draw
+    drops = isinstance(config.model, MLPConfig) and config.model.dropout > 0
+    draws = drops or isinstance(config.model, OwnNetworkConfig)  # whose layers may
     return Run(
         model=network,
         optimizer=config.optimizer,
         train=data.train,
         valid=data.valid,
         test=data.test,
+        loss=PLAIN if computed else loss_of(config, data),
         batch_size=config.batch_size,
         max_epochs=0 if computed else config.stopping.max_epochs,
         stopping=config.stopping.build(),
         order=seeds.generator(config.seed_of("order"), "order"),
-        noise=seeds.generator(config.seed_of("order"), "layers") if own else None,
+        noise=seeds.generator(config.seed_of("order"), "layers") if draws else None,
         full_train_metrics=config.full_train_metrics,
         native_level=None if config.native_level is None else config.native_level.name,
     )
+
+
+def check_batches(config: Config, examples: int) -> None:
+    """Raise ValueError where a batch of the training examples is too small to be normalised."""
+    normalised = isinstance(config.model, MLPConfig) and config.model.batch_norm
+    if normalised and (config.batch_size == 1 or examples % config.batch_size == 1):
+        raise ValueError(
+            f"model.batch_norm=true is not possible: batch_size={config.batch_size} makes a batch "
+            f"of 1 of the {examples:,} training examples, and one has no deviation; change "
+            f"batch_size or train_size"
+        )
+
+
+def loss_of(config: Config, data: Data) -> Loss:
+    """Return what a run minimises. Raises ValueError where its options do not fit the classes."""
+    from nnlab.losses import SquaredError
+
+    if data.targets:
+        return SquaredError(tuple(data.provenance["target_deviation"]))
+    labels = data.train.labels[data.train.index]
+    return config.loss.build(data.classes, labels.bincount(minlength=len(data.classes)).tolist())
 
 
 def outline(config: Config, shape: Sequence[int], outputs: int) -> Shaped | None:
@@ -194,8 +226,17 @@ def build_model(config: Config, shape: Sequence[int], outputs: int) -> nn.Module
         return model.classic_xor() if options.classic else model.perceptrons(table)
     weights = seeds.generator(config.seed_of("weights"), "weights")
     if isinstance(options, MLPConfig):
-        inputs, activation = math.prod(shape), options.activation.name
-        return model.mlp(inputs, options.hidden, outputs, activation, weights)
+        return model.mlp(
+            math.prod(shape),
+            options.hidden,
+            outputs,
+            options.activation.name,
+            weights,
+            init=options.init.name,
+            bias=options.bias,
+            batch_norm=options.batch_norm,
+            dropout=options.dropout,
+        )
     if isinstance(options, CNNConfig):
         layers = options.channels, options.kernel, options.hidden
         return model.cnn(shape, *layers, outputs, weights)
@@ -209,7 +250,8 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
     from nnlab import model
 
     job = outcome.job
-    source = {}
+    weights = getattr(run.loss, "weights", None)
+    source: dict[str, Any] = {} if weights is None else {"class_weights": weights}
     if isinstance(config.model, OwnNetworkConfig):
         source["model_source_sha256"] = config.model.found.sha256
     return {

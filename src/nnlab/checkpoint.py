@@ -20,7 +20,6 @@ from torch import Tensor
 
 from nnlab import storage
 from nnlab.engines import Engine, Run, dual
-from nnlab.stopping import Epoch
 
 ENGINE, BEST, ORDER, NOISE = "engine/", "best/", "order", "noise"
 HOW = ("engine", "engine_level", "device", "threads", "versions")  # it was computed
@@ -38,7 +37,7 @@ class Checkpoint:
     """
 
     identity: dict[str, Any]
-    epochs: list[Epoch]
+    epochs: list[tuple[float | None, ...]]
     status: str
     stop_reason: str
     rule: dict[str, Any]
@@ -55,7 +54,7 @@ class Checkpoint:
 
     def restore(self, run: Run, engine: Engine) -> None:
         """Put a run that an engine has just taken to where it was."""
-        run.epochs = list(self.epochs)
+        run.epochs = [run.loss.task.epoch(*row) for row in self.epochs]
         run.status, run.stop_reason = self.status, self.stop_reason
         if run.stopping is not None:
             vars(run.stopping).update(self.rule)
@@ -120,7 +119,7 @@ def load(path: Path, parameters: int = 0) -> Checkpoint | None:
         if told["sha256"] != digest_of(told["state"], tensors):
             raise ValueError("its checksum differs")
         state = json.loads(told["state"])
-        epochs = [Epoch(*row) for row in state.pop("epochs")]
+        epochs = [tuple(row) for row in state.pop("epochs")]
         return Checkpoint(**state, epochs=epochs, tensors=tensors)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or another nnlab's ({error})") from None

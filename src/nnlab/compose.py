@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -9,12 +10,14 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,6 +40,30 @@ def register() -> None:
         for name, schema in schemas.items():
             # Below hydra/ the schemas stay out of --help and shell completion.
             store.store(group=f"hydra/schema/{group}", name=name, node=schema, provider="nnlab")
+
+
+@contextlib.contextmanager
+def quick_groups() -> Iterator[None]:
+    """Have Hydra list the options of a group as it finds them.
+
+    It copies every configuration that it has read before it lists one group: of ``--help`` and of
+    completion in a shell that was four fifths of the time.
+    """
+    listed = ConfigLoaderImpl.get_group_options
+
+    @functools.wraps(listed)
+    def options(self: ConfigLoaderImpl, group_name: str, *others: Any, **named: Any) -> list[str]:
+        # A configuration or overrides may add places to look in.
+        if len(others) > 1 or any(named.get(key) for key in ("config_name", "overrides")):
+            return listed(self, group_name, *others, **named)
+        kind = others[0] if others else named.get("results_filter", ObjectType.CONFIG)
+        return self.repository.get_group_options(group_name, kind)
+
+    ConfigLoaderImpl.get_group_options = options  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
 
 
 def load(overrides: Sequence[str]) -> Config:

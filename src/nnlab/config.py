@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
 from nnlab.identity import ASKED, NOT_IDENTITY, without_added
+from nnlab.losses import CLASSIFICATION, REGRESSION, LossConfig
 from nnlab.options import MISSING, plain, require, require_finite
 from nnlab.stopping import RULES, StoppingConfig
 
@@ -45,6 +46,14 @@ class Activation(enum.Enum):
     tanh = "tanh"
     sigmoid = "sigmoid"
     identity = "identity"
+
+
+class Init(enum.Enum):
+    default = "default"
+    he = "he"
+    glorot = "glorot"
+    orthogonal = "orthogonal"
+    zeros = "zeros"
 
 
 class EngineName(enum.Enum):
@@ -75,8 +84,14 @@ class ModelConfig:
 class MLPConfig(ModelConfig):
     hidden: list[int] = MISSING
     activation: Activation = MISSING
+    init: Init = MISSING
+    bias: bool = MISSING
+    batch_norm: bool = MISSING
+    dropout: float = MISSING
 
     def check(self) -> None:
+        limit = "it is the fraction of a hidden layer's units that is dropped: at least 0, below 1"
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, limit)
         limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
         fine = all(width >= 1 for width in self.hidden)
         require(fine, "model.hidden", list(self.hidden), limit)
@@ -132,6 +147,11 @@ class OwnNetworkConfig(ModelConfig):
         return super().identity() | {"source_sha256": self.found.sha256}
 
 
+SCHEDULES = ("constant", "step", "cosine", "plateau")
+# Options of a schedule, none of which changes how long a step takes.
+OF_RATES = ("lr", "schedule", "warmup", "step_size", "gamma", "patience", "min_lr")
+
+
 @dataclass
 class OptimizerConfig:
     """Options carry the names and meaning of ``torch.optim``.
@@ -142,10 +162,54 @@ class OptimizerConfig:
     name: str = MISSING
     lr: float = MISSING
     weight_decay: float = MISSING
+    _: KW_ONLY
+    l1: float = 0.0
+    l2: float = 0.0
+    clip_norm: float | None = None
+    schedule: str = "constant"
+    warmup: int = 0
+    step_size: int = 30
+    gamma: float = 0.1
+    patience: int = 10
+    min_lr: float = 0.0
 
     def check(self) -> None:
         require_finite("optimizer.lr", self.lr)
         require_finite("optimizer.weight_decay", self.weight_decay)
+        require_finite("optimizer.l1", self.l1)
+        require_finite("optimizer.l2", self.l2)
+        if self.clip_norm is not None:
+            limit = "it must be a finite number above 0 (null: gradients as they are)"
+            fine = math.isfinite(self.clip_norm) and self.clip_norm > 0
+            require(fine, "optimizer.clip_norm", self.clip_norm, limit)
+        limit = f"choose one of {', '.join(SCHEDULES)}"
+        require(self.schedule in SCHEDULES, "optimizer.schedule", self.schedule, limit)
+        limit = "it is a number of epochs, at least 0"
+        require(self.warmup >= 0, "optimizer.warmup", self.warmup, limit)
+        require(self.patience >= 0, "optimizer.patience", self.patience, limit)
+        limit = "it is a number of epochs, at least 1"
+        require(self.step_size >= 1, "optimizer.step_size", self.step_size, limit)
+        limit = "the learning rate is multiplied with it: above 0, at most 1"
+        require(0 < self.gamma <= 1, "optimizer.gamma", self.gamma, limit)
+        require_finite("optimizer.min_lr", self.min_lr)
+        limit = f"the rate falls to it from optimizer.lr={self.lr:g}; give less"
+        falls = self.min_lr <= self.lr or self.schedule not in ("cosine", "plateau")
+        require(falls, "optimizer.min_lr", self.min_lr, limit)
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the size of weights is part of what is minimised."""
+        return self.l1 > 0 or self.l2 > 0
+
+    @property
+    def regularised(self) -> bool:
+        """Whether more than the loss decides the gradients of a step."""
+        return self.penalised or self.clip_norm is not None
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate may change as a run trains."""
+        return self.schedule != "constant" or self.warmup > 0
 
 
 @dataclass
@@ -222,6 +286,7 @@ class Config:
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
+    loss: LossConfig = MISSING
     stopping: StoppingConfig = MISSING
     train_size: int | None = MISSING
     valid_size: int | None = MISSING
@@ -334,6 +399,7 @@ class Config:
             require(self.dataset.images, "model", self.model.name, limit)
             limit = "weights shows those of a layer that sees all pixels; model=cnn has none"
             require("weights" not in self.evaluation, "evaluation", list(self.evaluation), limit)
+        self.check_task()
         if self.stopping.watches:
             limit = "it watches the validation set; set valid_size (say valid_size=500)"
             require(self.has("valid"), "stopping", self.stopping.name, limit)
@@ -363,8 +429,38 @@ class Config:
             some = not EVALUATIONS[name].examples or self.has(split)
             require(some, "evaluation", list(self.evaluation), limit)
 
+    def check_task(self) -> None:
+        """Raise ValueError for options that what is learned has no use for."""
+        learned = self.dataset.learned
+        wanted = OBJECTIVES[self.objective] or learned
+        limit = f"it is of a {wanted.name}, and this is a {learned.name}; take valid_loss"
+        require(wanted is learned, "objective", self.objective, limit)
+        if learned is CLASSIFICATION:
+            return
+        limit = "a regression has no classes; leave it out"
+        smoothing, weights = self.loss.label_smoothing, self.loss.class_weights
+        require(smoothing == 0, "loss.label_smoothing", smoothing, limit)
+        require(weights is None, "loss.class_weights", weights, limit)
+        limit = "a regression has no accuracy; take stopping=plateau, or stopping=patience with "
+        limit += "stopping.monitor=valid_loss"
+        column = self.stopping.monitored
+        watched = f"{self.stopping.name}, which watches {column}"
+        require(column != "valid_accuracy", "stopping", watched, limit)
+        for name in self.evaluation:
+            limit = f"{name} asks for classes, of which a regression has none; leave it out"
+            fits = name not in EVALUATIONS or not EVALUATIONS[name].classes
+            require(fits, "evaluation", list(self.evaluation), limit)
 
-OBJECTIVES = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy", "train_seconds")
+
+OBJECTIVES = {
+    "valid_loss": None,
+    "valid_accuracy": CLASSIFICATION,
+    "valid_r2": REGRESSION,
+    "test_loss": None,
+    "test_accuracy": CLASSIFICATION,
+    "test_r2": REGRESSION,
+    "train_seconds": None,
+}  # and of which task they are; None: of all
 
 
 # The schemas that the YAML files of each config group extend.

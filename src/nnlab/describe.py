@@ -22,7 +22,7 @@ from nnlab import build, compose, datasets, messages, model, storage, targets, t
 from nnlab.arguments import check
 from nnlab.config import Config
 from nnlab.datasets.arrays import Arrays, Partition
-from nnlab.datasets.splits import channels, count, partitions, statistics
+from nnlab.datasets.splits import channels, count, partitions, statistics, target_scale
 from nnlab.datasets.table import input_names
 from nnlab.text import as_label
 
@@ -63,14 +63,14 @@ def describe(config: Config) -> None:
     another source, the names of the new ones say which folder they are of.
     """
     source, arrays = datasets.read(config.dataset, config.sizes)
-    network = build.build_model(config, arrays.shape, len(arrays.classes))
+    network = build.build_model(config, arrays.shape, arrays.outputs)
     content = contents(config, source, arrays) | {"model": layers(network)}
     data = config.dataset.data_folder
     content["folder"] = None if data is None else str(Path(data).expanduser().resolve())
     terminal.show(
         title(content),
         splits_table(content),
-        classes_table(content),
+        targets_table(content) if arrays.targets else classes_table(content),
         *([columns_table(content)] if content["columns"] else []),
         model_table(content["model"], config.model.name),
     )
@@ -80,7 +80,7 @@ def describe(config: Config) -> None:
     ending = own_ending(folder, content)
     written = [folder / f"describe{ending}.json"]
     storage.write_atomic(written[0], (json.dumps(content, indent=2) + "\n").encode())
-    if arrays.pictures:
+    if arrays.pictures and arrays.classes:
         from nnlab.report import plotting
 
         written.append(plotting.save(sheet(content, arrays), folder / f"examples{ending}.png"))
@@ -112,7 +112,11 @@ def may_replace(path: Path, content: dict[str, Any]) -> bool:
 
 def title(content: dict[str, Any]) -> str:
     made = ", made by a program" if content["synthetic"] else ""
-    return f"{content['source']}: {len(content['classes'])} classes{made}"
+    targets = content.get("targets", [])
+    what = f"{len(content['classes'])} classes"
+    if targets:
+        what = f"{len(targets)} {'number' if len(targets) == 1 else 'numbers'} to predict"
+    return f"{content['source']}: {what}{made}"
 
 
 def contents(config: Config, source: str, arrays: Arrays) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def contents(config: Config, source: str, arrays: Arrays) -> dict[str, Any]:
 
     mean and deviation are those of each channel, pixels in 0 to 1, or of each input of a table.
     """
-    splits = {}
+    splits: dict[str, dict[str, Any]] = {}
     parts = partitions(arrays, config.dataset.held_out, config.seed_of("test"))
     for name, (part, index) in sorted(parts.items(), key=lambda item: SPLITS.index(item[0])):
         if len(index) > 0:
@@ -131,6 +135,14 @@ def contents(config: Config, source: str, arrays: Arrays) -> dict[str, Any]:
                 "deviation": deviation.tolist(),
                 "counts": list(count(arrays, part, index)),
             }
+            if arrays.targets:
+                scale, values = target_scale(part, index), part.labels[index.numpy()]
+                splits[name]["targets"] = {
+                    "mean": list(scale.mean),
+                    "deviation": list(scale.deviation),
+                    "least": values.min(axis=0).tolist(),
+                    "greatest": values.max(axis=0).tolist(),
+                }
     return {
         "name": config.dataset.name,
         "source": source,
@@ -141,6 +153,7 @@ def contents(config: Config, source: str, arrays: Arrays) -> dict[str, Any]:
         "classes": list(arrays.classes),
         "columns": arrays.columns,
         "splits": splits,
+        **({"targets": list(arrays.targets)} if arrays.targets else {}),
     }
 
 
@@ -202,6 +215,18 @@ def classes_table(content: dict[str, Any]) -> Table:
     return table
 
 
+def targets_table(content: dict[str, Any]) -> Table:
+    """List the numbers to predict, in their own units, of each split."""
+    table = plain_table("target", "split", "mean", "deviation", "least", "greatest")
+    for number, name in enumerate(content["targets"][:ROWS]):
+        for split, part in content["splits"].items():
+            values = [f"{found[number]:.4g}" for found in part["targets"].values()]
+            table.add_row(Text(as_label(name, 40)), split, *values)
+    if len(content["targets"]) > ROWS:
+        table.add_row(f"and {len(content['targets']) - ROWS} more, in describe.json")
+    return table
+
+
 def columns_table(content: dict[str, Any]) -> Table:
     """List the inputs that the columns of a table make, in their own units."""
     table = plain_table("column", "mean", "deviation")
@@ -226,7 +251,7 @@ def model_table(described: dict[str, Any], name: str) -> Table:
 def plain_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        words = column in ("split", "class", "column", "dtype", "palette", "layer")
+        words = column in ("split", "target", "class", "column", "dtype", "palette", "layer")
         table.add_column(column, justify="left" if words else "right", overflow="fold")
     return table
 

@@ -18,7 +18,7 @@ from nnlab import terminal
 from nnlab.network import Network, load
 from nnlab.storage import write_atomic
 
-INPUT, OUTPUT = "examples", "probabilities"
+INPUT, PROBABILITIES, TARGETS = "examples", "probabilities", "targets"
 
 
 @terminal.standard_streams()
@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network = load(options.run, options.function)
         if network.result["status"] == "diverged":
             raise ValueError(f"the run in {options.run} diverged: its network is of no use")
-        content = convert(Whole(network).eval(), examples(network))
+        whole = Whole(network)
+        whole.eval()
+        content = convert(whole, examples(network))
     except (ValueError, OSError) as error:
         terminal.complain(error)
         return 1
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.say(
         path,
         f"{INPUT}: [N, {shape}] float32{pixels}",
-        f"{OUTPUT}: [N, {len(network.classes)}] float32",
+        f"{output_of(network)}: [N, {len(network.targets or network.classes)}] float32",
     )
     return 0
 
@@ -72,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class Whole(nn.Module):
     """A trained network with what comes before and after it.
 
-    Takes examples as they are, [N, ...], and gives the probability of each class, [N, K].
+    Takes examples as they are, [N, ...], and gives the probability of each class, [N, K]; of a
+    regression the targets in their own units.
     """
 
     def __init__(self, network: Network) -> None:
@@ -81,8 +84,7 @@ class Whole(nn.Module):
         self.model = network.model
 
     def forward(self, examples: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.network.standardised(examples))
-        return logits.softmax(1)
+        return self.network.answer(self.model(self.network.standardised(examples)))
 
 
 def examples(network: Network) -> Tensor:
@@ -90,7 +92,11 @@ def examples(network: Network) -> Tensor:
     return torch.zeros(2, *network.shape)
 
 
-def as_onnx(model: nn.Module, some: Tensor) -> bytes:
+def output_of(network: Network) -> str:
+    return TARGETS if network.targets else PROBABILITIES
+
+
+def as_onnx(model: Whole, some: Tensor) -> bytes:
     """Convert by torch's exporter. Raises ValueError where the packages that it takes lack."""
     if find_spec("onnxscript") is None:
         raise ValueError(
@@ -102,7 +108,7 @@ def as_onnx(model: nn.Module, some: Tensor) -> bytes:
             model,
             (some,),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[output_of(model.network)],
             dynamic_shapes=({0: torch.export.Dim("N")},),
             dynamo=True,
             verbose=False,
@@ -112,14 +118,14 @@ def as_onnx(model: nn.Module, some: Tensor) -> bytes:
     return content
 
 
-def as_torchscript(model: nn.Module, some: Tensor) -> bytes:
+def as_torchscript(model: Whole, some: Tensor) -> bytes:
     content = io.BytesIO()
     with quiet():
         torch.jit.save(torch.jit.trace(model, some), content)
     return content.getvalue()
 
 
-def as_torch(model: nn.Module, some: Tensor) -> bytes:
+def as_torch(model: Whole, some: Tensor) -> bytes:
     content = io.BytesIO()
     with quiet():
         shapes = ({0: torch.export.Dim("N")},)
@@ -127,7 +133,7 @@ def as_torch(model: nn.Module, some: Tensor) -> bytes:
     return content.getvalue()
 
 
-FORMATS: dict[str, tuple[str, Callable[[nn.Module, Tensor], bytes]]] = {
+FORMATS: dict[str, tuple[str, Callable[[Whole, Tensor], bytes]]] = {
     "onnx": (".onnx", as_onnx),
     "torchscript": (".pt", as_torchscript),
     "torch": (".pt2", as_torch),

@@ -75,6 +75,10 @@ def of(
         values = max(batch, NATIVE_ROWS) * (sum(sizes) + 4 * widest)
     if form == "dual":
         values += sum(lengths[:2]) * (lengths[0] + sizes[1])  # the Gram matrix and the base
+    if isinstance(config.model, MLPConfig) and config.model.dropout > 0:
+        # Of each layer what is kept and the factors; where they are drawn, six times a layer's.
+        rows = max(batch, NATIVE_ROWS) if engine == "native" else batch
+        values += rows * (2 * sum(sizes) + (0 if engine == "native" else 6 * widest))
     rule = config.stopping
     best = state if isinstance(rule, PatienceConfig) and rule.restore_best else 0
     # The state is read at the end. For a checkpoint it is also put into a file's content, which
@@ -100,7 +104,10 @@ def layers(
         return [inputs, *network.values], [each.numel() for each in network.parameters()]
     hidden = config.model.hidden if isinstance(config.model, MLPConfig) else []
     sizes = [inputs, *hidden, outputs]
-    return sizes, [(i + 1) * o for i, o in itertools.pairwise(sizes)]
+    parameters = [(i + 1) * o for i, o in itertools.pairwise(sizes)]
+    if isinstance(config.model, MLPConfig) and config.model.batch_norm:
+        return [*sizes, *hidden], [*parameters, *(4 * units for units in hidden)]
+    return sizes, parameters
 
 
 def check(config: Config, needed: Footprint, where: Device) -> None:

@@ -27,6 +27,7 @@ from nnlab import cores, datasets, interrupts, storage, study, sweeps, targets
 from nnlab.compose import Template
 from nnlab.config import CONF, OwnNetworkConfig
 from nnlab.jobs import Job, Outcome
+from nnlab.losses import rises
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
@@ -249,7 +250,7 @@ def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
 
 def direction(objective: str) -> str:
     """Return which way a metric is better, as Optuna says it."""
-    return "maximize" if objective.endswith("accuracy") else "minimize"
+    return "maximize" if rises(objective) else "minimize"
 
 
 def all_folds(folds: int | None, overrides: Sequence[Override]) -> list[str]:

@@ -17,7 +17,26 @@ ASKED = ("device", "engine", "native_level", "threads")
 WHERE = ("file", "folder", "source")
 # Options that came after others, at the value that does what was done before them: left out of an
 # identity there, so that a study trained before is still known as done.
-ADDED: dict[str, Any] = {"folds": None, "fold": None}
+ADDED: dict[str, Any] = {
+    "folds": None,
+    "fold": None,
+    "model.init": "default",
+    "model.bias": True,
+    "model.batch_norm": False,
+    "model.dropout": 0.0,
+    "optimizer.l1": 0.0,
+    "optimizer.l2": 0.0,
+    "optimizer.clip_norm": None,
+    "optimizer.schedule": "constant",
+    "optimizer.warmup": 0,
+    "optimizer.step_size": 30,
+    "optimizer.gamma": 0.1,
+    "optimizer.patience": 10,
+    "optimizer.min_lr": 0.0,
+    "loss.label_smoothing": 0.0,
+    "loss.class_weights": None,
+    "dataset.task": "classification",
+}
 
 
 def without_added(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

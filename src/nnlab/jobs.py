@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlab import records, study
 from nnlab.config import Config, fingerprint
+from nnlab.losses import worst
 from nnlab.options import plain
 
 # Texts that are read in a result again, to build its network or to find what it was trained with.
@@ -100,7 +101,7 @@ class Outcome:
         good = self.result is not None and self.result["status"] in ("finished", "stopped")
         value = self.result.get(metric) if self.result is not None and good else None
         if value is None:
-            return 0.0 if metric.endswith("accuracy") else float("inf")
+            return worst(metric)
         return float(value)
 
 

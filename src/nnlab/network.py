@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 class Network:
     """A trained network and what its inputs and outputs mean.
 
-    model: maps standardised inputs [B, I] to logits [B, K], on the CPU, in evaluation mode.
+    model: maps standardised inputs [B, I] to logits [B, K], of a regression to standardised targets
+    [B, k], on the CPU, in evaluation mode.
     config: the run's configuration as nested dicts, result: its result.json. classes: K names.
     shape: that of one example, an image's channels last. mean, deviation: of each channel, an
     image's in [0, 1], or of each input of a table, [C] float32, that inputs were standardised
-    with; None where they were not.
+    with; None where they were not. target_mean, target_deviation: [k] of the targets of a
+    regression.
     """
 
     model: nn.Module
@@ -41,6 +43,8 @@ class Network:
     shape: tuple[int, ...]
     mean: Tensor | None
     deviation: Tensor | None
+    target_mean: Tensor | None = None
+    target_deviation: Tensor | None = None
 
     @property
     def bounded(self) -> bool:
@@ -57,6 +61,11 @@ class Network:
     def fills(self) -> bool:
         """Whether NaN counts as the mean of the training examples."""
         return bool(self.config["dataset"].get("missing") == "mean")
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the numbers that it predicts, where it was trained in a regression."""
+        return list(self.result["dataset"].get("targets", []))
 
     def standardised(self, pixels: Tensor) -> Tensor:
         """Turn examples as they are, [B, ...] and pixels in [0, 1], into inputs [B, I]."""
@@ -83,11 +92,21 @@ class Network:
         """Return the probability of each class for standardised inputs [B, I]: [B, K]."""
         return self.logits(inputs).softmax(1)
 
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Turn the model's outputs [B, K] into what they say: the probability of each class, or
+        of a regression the targets in their own units."""
+        if not self.targets:
+            return outputs.softmax(1)
+        assert self.target_mean is not None
+        assert self.target_deviation is not None
+        return outputs * self.target_deviation + self.target_mean
+
     def predict(self, examples: Tensor | NDArray[Any] | pd.DataFrame) -> Tensor:
         """Return the probability of each class for examples as they are, [B, ...]: [B, K].
 
-        B may be 0. Pixels lie in [0, 1]. Raises ValueError for others, for numbers that are not
-        finite, or another shape than the network was trained on.
+        Of a regression the targets in their own units, [B, k]. B may be 0. Pixels lie in [0, 1].
+        Raises ValueError for others, for numbers that are not finite, or another shape than the
+        network was trained on.
         """
         pixels = (
             examples.detach()
@@ -111,7 +130,7 @@ class Network:
                 f"examples lie in {pixels.min():g} to {pixels.max():g}; "
                 f"give pixels from 0 to 1 (divide those from 0 to 255 by 255)"
             )
-        return self.probabilities(self.standardised(pixels.float()))
+        return self.answer(self.logits(self.standardised(pixels.float())))
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
@@ -153,8 +172,14 @@ def load(folder: str | Path, function: str | None = None) -> Network:
     try:
         data, config = result["dataset"], result["config"]
         shape, classes = tuple(data["shape"]), list(data["classes"])
-        mean, deviation = channels(data["mean"]), channels(data["deviation"])
-        model = build(config, shape, len(classes), own)
+        scales = [
+            channels(values)
+            for values in (
+                *(data["mean"], data["deviation"]),
+                *(data.get("target_mean"), data.get("target_deviation")),
+            )
+        ]
+        model = build(config, shape, len(data.get("targets") or classes), own)
     except (LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"{folder / records.RESULT} does not describe a network ({error}), or was written by "
@@ -172,7 +197,7 @@ def load(folder: str | Path, function: str | None = None) -> Network:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{weights} cannot be read ({reason}); train the run anew") from None
 
-    return Network(model.eval(), config, result, classes, shape, mean, deviation)
+    return Network(model.eval(), config, result, classes, shape, *scales)
 
 
 def channels(values: Sequence[float] | None) -> Tensor | None:
@@ -217,5 +242,11 @@ def build(
         layers = model["channels"], model["kernel"], model["hidden"]
         return cnn(shape, *layers, outputs, torch.Generator())
     if "hidden" in model:
-        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"])
+        added = {
+            "bias": True,
+            "batch_norm": False,
+            "dropout": 0.0,
+        }  # which older results do not say
+        options = {name: model.get(name, value) for name, value in added.items()}
+        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"], **options)
     return perceptrons(truth_table(dataset["function"], dataset["inputs"]))

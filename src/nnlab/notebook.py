@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nnlab.datasets import Split
     from nnlab.jobs import Outcome
 
-Pair: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64]]"
+Pair: TypeAlias = "tuple[NDArray[np.float32], NDArray[Any]]"
 
 SIZES = ("train_size", "valid_size", "test_size", "folds", "fold")
 
@@ -26,13 +26,15 @@ SIZES = ("train_size", "valid_size", "test_size", "folds", "fold")
 class Splits(NamedTuple):
     """A run's examples: of each split the inputs [n, ...] and the labels [n], or None.
 
-    classes: the names of the labels.
+    classes: the names of the labels. In a regression there are none; targets are the names of the
+    numbers that the labels are, [n, k] float32 in their own units.
     """
 
     train: Pair
     valid: Pair | None
     test: Pair | None
     classes: list[str]
+    targets: list[str] = []  # noqa: RUF012  # never changed
 
 
 def load_data(dataset: str, *, seed: int = 0, **options: Any) -> Splits:
@@ -57,10 +59,16 @@ def load_data(dataset: str, *, seed: int = 0, **options: Any) -> Splits:
 
     def arrays(split: Split) -> Pair:
         inputs = split.inputs[split.index].unflatten(1, data.provenance["shape"])
-        return inputs.numpy(), split.labels[split.index].numpy()
+        labels = split.labels[split.index].numpy()
+        if data.targets:
+            mean, deviation = (
+                np.array(data.provenance[f"target_{name}"]) for name in ("mean", "deviation")
+            )
+            labels = (labels * deviation + mean).astype(np.float32)
+        return inputs.numpy(), labels
 
     valid, test = (None if part is None else arrays(part) for part in (data.valid, data.test))
-    return Splits(arrays(data.train), valid, test, data.classes)
+    return Splits(arrays(data.train), valid, test, data.classes, data.targets)
 
 
 def sweep(
@@ -148,9 +156,13 @@ def several(key: str, value: Any) -> list[Any] | None:
     """Return the values of a sweep over an option; None where the value is a single one."""
     if not listed(value):
         return None
-    values = list(value)
-    takes_lists = any("list" in kind for name, kind in option_types() if name == key)
-    return None if takes_lists and not (values and all(map(listed, values))) else values
+    values, kinds = list(value), [kind for name, kind in option_types() if name == key]
+    if "Any" in kinds:  # a list of numbers is one value, as of loss.class_weights
+        single = all(isinstance(each, (int, float)) for each in values)
+    else:
+        takes_lists = any("list" in kind for kind in kinds)
+        single = takes_lists and not (values and all(map(listed, values)))
+    return None if single else values
 
 
 def listed(value: Any) -> bool:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nnlab import build, device, engines, footprint, terminal
+from nnlab.config import OF_RATES
 from nnlab.engines import Engine, Run
 from nnlab.memory import size
 from nnlab.options import plain
@@ -121,7 +122,8 @@ def kind(task: Task) -> str:
     """Return a key that runs share whose steps cost the same."""
     options = plain(task.config)
     parts: dict[str, Any] = {key: options[key] for key in ("model", "batch_size", "threads")}
-    optimizer = {k: v for k, v in options["optimizer"].items() if k not in ("lr", "weight_decay")}
+    same = (*OF_RATES, "weight_decay")
+    optimizer = {k: v for k, v in options["optimizer"].items() if k not in same}
     parts["trained"] = task.sketch.max_epochs > 0
     parts |= {"data": options["dataset"], "optimizer": optimizer, "engine": task.engine.name}
     if form_of(task):

@@ -55,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if twice := [path for path in targets if targets.count(path) > 1]:
                 raise ValueError(f"more than one of these files leads to {twice[0]}; rename one")
             predicted = [(path, network.predict(read_rows(path, network))) for path in options.file]
-            for path, probabilities in predicted:
-                terminal.say(write(path, probabilities, network.classes))
+            for path, found in predicted:
+                if network.targets:
+                    terminal.say(write_numbers(path, found, network.targets))
+                else:
+                    terminal.say(write(path, found, network.classes))
         else:
             say_images(options, network)
     except ValueError as error:
@@ -70,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def say_images(options: argparse.Namespace, network: Network) -> None:
     """Say what is in images, a line each."""
+    if network.targets:
+        raise ValueError(
+            f"this network was trained in a regression; give examples as an .npy file, not "
+            f"{visible(str(options.file[0]))}"
+        )
     background = images.colour(options.background)
     pixels = [read(path, network, options.invert, background) for path in options.file]
     for path, image in zip(options.file, pixels):
@@ -121,6 +129,19 @@ def write(path: Path, probabilities: Tensor, classes: list[str]) -> str:
     counts = best.bincount(minlength=len(classes)).tolist()
     named = ", ".join(f"{as_label(name)} {n:,}" for name, n in zip(classes, counts) if n)
     return f"{target}: {len(lines):,} rows, {named}"
+
+
+def write_numbers(path: Path, found: Tensor, targets: list[str]) -> str:
+    """Write what a regression predicts of each row, [N, k], as ``write`` does classes."""
+    header = ["row", *(inert(name) for name in targets)]
+    lines = [[place, *(f"{each:.9g}" for each in row)] for place, row in enumerate(found.tolist())]
+    target = target_of(path)
+    storage.write_csv([header, *lines], target)
+    said = [
+        f"{as_label(name)} {low:.4g} to {high:.4g}"
+        for name, low, high in zip(targets, found.amin(0).tolist(), found.amax(0).tolist())
+    ]
+    return f"{target}: {len(lines):,} rows, {', '.join(said)}"
 
 
 def read(

@@ -23,6 +23,7 @@ from typing import Any
 from nnlab import storage
 from nnlab.analysis import EVALUATION_FILES
 from nnlab.identity import NOT_IDENTITY
+from nnlab.losses import task_of
 from nnlab.options import flat
 from nnlab.text import visible_lines
 
@@ -35,7 +36,6 @@ NEW = ".new"  # the run that is to take the place of the folder's
 LEFT = (CHECKPOINT, NEW)  # what a kill in the last moment may leave of a run that has ended
 CURVES = "curves.png"
 DONE = ("finished", "stopped", "diverged")
-COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "seconds")
 
 
 class DamagedError(ValueError):
@@ -52,13 +52,14 @@ class RunFolder:
         hydra_files: dict[str, str],
         owner: dict[str, Any] | None = None,
         rows: Sequence[Sequence[float | None]] = (),
+        more: Sequence[str] = (),
     ) -> None:
         """Make the folder, or take over that of an earlier attempt, whose checkpoint stays.
 
         identity: what result.json says of the run before it has results.
         hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder.
         owner: the process that trains it, see ``claims``. rows: of the epochs that the run goes on
-        after.
+        after. more: columns of its metrics, beside those of its task.
         """
         self.path = path
         self.identity = identity
@@ -78,7 +79,8 @@ class RunFolder:
         for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
             (path / name).unlink(missing_ok=True)
         storage.clear_left_overs(path)
-        content = "".join(f"{line}\n" for line in [",".join(COLUMNS), *map(as_row, rows)]).encode()
+        header = ",".join((*task_of(identity.get("dataset", {})).columns, *more))
+        content = "".join(f"{line}\n" for line in [header, *map(as_row, rows)]).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab import claims, interrupts, records, standing, study, terminal
+from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.records import DONE
 from nnlab.report import columns, summary
 from nnlab.report.runs import Value, factors, flatten, is_number, name_data, rank
@@ -320,11 +321,15 @@ def unfinished_first(runs: Runs, most: int) -> Runs:
     return dataclasses.replace(runs, listed=listed[:most])
 
 
-RESULTS = {  # by their headings
-    column.table.removeprefix("test\n"): column
-    for column in columns.RESULTS
-    if column.table in (summary.ACCURACY, summary.LOSS)
-}
+def results_of(runs: Runs) -> dict[str, columns.Column]:
+    """Return the results that are shown, by their headings: accuracy or R², and the loss."""
+    tasks = {each.run.task for each in runs.listed if each.run is not None} or {CLASSIFICATION}
+    wanted = {summary.LOSS, *(f"test\n{task.metrics[0].title}" for task in tasks)}
+    return {
+        column.table.removeprefix("test\n"): column
+        for column in columns.RESULTS
+        if column.table in wanted
+    }
 
 
 def table(runs: Runs) -> Table:
@@ -336,23 +341,26 @@ def table(runs: Runs) -> Table:
         made.add_column(
             key, justify="right" if all(map(is_number, known)) else "left", overflow="fold"
         )
-    for head in ("epochs", *RESULTS, "age"):
+    results = results_of(runs)
+    for head in ("epochs", *results, "age"):
         made.add_column(head, justify="right", no_wrap=True)
     made.add_column("folder", overflow="fold")
     now = time.time()
     for each in runs.listed:
-        made.add_row(*(Text(cell) for cell in cells(each, runs.varied, now)))
+        made.add_row(*(Text(cell) for cell in cells(each, runs.varied, now, results)))
     return made
 
 
-def cells(each: Standing, keys: Sequence[str], now: float) -> list[str]:
+def cells(
+    each: Standing, keys: Sequence[str], now: float, shown: dict[str, columns.Column]
+) -> list[str]:
     """Write a run's row of the table."""
     settings = settings_of(each)
     state = f"interrupted at epoch {each.epochs}" if each.state == "interrupted" else each.state
     varied = [summary.brief(settings[key]) if key in settings else "-" for key in keys]
     most = each.max_epochs
     epochs = f"{each.epochs}/{most}" if most and each.state not in DONE else str(each.epochs)
-    results = [column.text([each.run]) if each.run else "-" for column in RESULTS.values()]
+    results = [column.text([each.run]) if each.run else "-" for column in shown.values()]
     age = duration(max(0.0, now - each.changed)) if each.changed else "-"
     return [state, *varied, epochs if each.run else "-", *results, age, as_label(each.folder.name)]
 
@@ -410,6 +418,7 @@ def as_json(each: Standing, runs: Runs, now: float) -> dict[str, Any]:
         "error": each.error,
         "damaged": None if each.file is None else str(each.file),
         **{name: getattr(run, name, None) for name in NUMBERS},
+        **{f"test_{each.name}": run and run.tested(each) for each in REGRESSION.metrics},
         "changed": each.changed,
         "age": None if each.changed is None else max(0.0, now - each.changed),
         "varied": {key: settings[key] for key in runs.varied if key in settings},

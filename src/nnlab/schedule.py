@@ -245,7 +245,7 @@ def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> I
         for run, epoch in training.train_runs(list(tasks), engine, checkpoints):
             task = tasks[run]
             if epoch is not None:
-                record(task).append(epoch)
+                record(task).append(epoch if run.lr is None else (*epoch, run.lr))
                 progress.epoch(len(run.train))
                 keeper.epoch(task)
                 if not interrupts.requested():
@@ -346,13 +346,26 @@ def open_folder(task: Task, claimed: Claims) -> bool:
                 task.identity,
                 job.hydra_files,
                 claimed[path.parent].owner,
-                rows=task.checkpoint.epochs if task.checkpoint else (),
+                rows=rows_so_far(task),
+                more=("lr",) * task.config.optimizer.scheduled,
             )
         begin_log(task, notes)
     except (OSError, ValueError) as error:
         task.outcome.error = error
         return False
     return True
+
+
+def rows_so_far(task: Task) -> Sequence[Sequence[float | None]]:
+    """Return the rows of the epochs after which a run goes on."""
+    from nnlab import rates
+
+    made = task.sketch.loss.task.epoch
+    epochs = [made(*row) for row in task.checkpoint.epochs] if task.checkpoint else []
+    schedule = rates.schedule_of(task.config.optimizer, task.config.stopping.max_epochs)
+    if schedule is None:
+        return epochs
+    return [(*epoch, lr) for epoch, lr in zip(epochs, schedule.rates(epochs))]
 
 
 def begin_log(task: Task, notes: Sequence[str]) -> None:
@@ -438,15 +451,16 @@ def finish(task: Task, run: Run) -> None:
     folder = record(task)
     task.outcome.trained = True
 
+    columns = run.loss.task.columns[1:-1]
+
     def metrics(epoch: Epoch | None, prefix: str = "") -> dict[str, float | None]:
-        return {f"{prefix}{name}": getattr(epoch, name, None) for name in records.COLUMNS[1:5]}
+        return {f"{prefix}{name}": getattr(epoch, name, None) for name in columns}
 
     measured = {
         "train_seconds": run.epochs[-1].seconds if run.epochs else 0.0,
         **metrics(run.kept),
         **(metrics(run.epochs[-1], "last_") if run.restored not in (None, len(run.epochs)) else {}),
-        "test_loss": run.test_loss,
-        "test_accuracy": run.test_accuracy,
+        **run.test_measures,
     }
     folder.log(in_words(run))
     task.outcome.result = folder.finish(
@@ -460,7 +474,9 @@ def finish(task: Task, run: Run) -> None:
 
 
 def in_words(run: Run) -> str:
-    test = "" if run.test_accuracy is None else f"test accuracy {run.test_accuracy:.1%}, "
+    metric = run.loss.task.metrics[0]
+    found = run.test_measures[f"test_{metric.name}"]
+    test = "" if found is None else f"test {metric.title} {metric.written(found)}, "
     count = len(run.epochs)
     if not count:
         return f"{test}not trained"

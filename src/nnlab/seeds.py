@@ -35,6 +35,20 @@ def generator(seed: int, stream: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0]))
 
 
+def draw(own: torch.Generator) -> int:
+    """Draw the seed of another generator."""
+    return int(torch.randint(2**63 - 1, (1,), generator=own))
+
+
+def draw_keys(own: torch.Generator | None, steps: int, layers: int) -> torch.Tensor:
+    """Return the keys that layers draw in an epoch, as KeyedDropout does inside ``drawing_from``.
+
+    own: None where they draw from torch's global generator as it is. Returns [steps, layers] int64.
+    """
+    source = None if own is None else torch.Generator().manual_seed(draw(own))
+    return torch.randint(2**63 - 1, (steps, layers), generator=source, device="cpu")
+
+
 @contextlib.contextmanager
 def drawing_from(own: torch.Generator, device: torch.device = CPU) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python by a number that ``own`` draws.
@@ -47,7 +61,7 @@ def drawing_from(own: torch.Generator, device: torch.device = CPU) -> Iterator[N
     ...     print(torch.equal(torch.rand(3), first))
     True
     """
-    seed = int(torch.randint(2**63 - 1, (1,), generator=own))
+    seed = draw(own)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too

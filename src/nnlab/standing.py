@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from nnlab import claims, records, storage, study
-from nnlab.records import COLUMNS, DONE, METRICS, NEW, RESULT
+from nnlab.losses import TASKS, task_of
+from nnlab.records import DONE, METRICS, NEW, RESULT
 from nnlab.report.runs import RunRecord, as_run, check, read_curves
 
 STATES = (*DONE, "training", "waiting", "interrupted", "failed", "damaged")
-NO_CURVES = {name: np.empty(0) for name in COLUMNS}  # of a run whose result says all
+NO_CURVES = {
+    name: np.empty(0) for task in TASKS.values() for name in task.columns
+}  # of a run whose result says all
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def by_result(
     file, harm = path / METRICS, None
     try:
         if status not in DONE:
-            curves = read_curves(path, {})
+            curves = read_curves(path, {}, task_of(result.get("dataset") or {}))
         elif not whole:
             for name in result.get("sha256") or ():
                 file = path / name

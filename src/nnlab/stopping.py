@@ -26,6 +26,21 @@ class Epoch(NamedTuple):
     seconds: float
 
 
+class RegressionEpoch(NamedTuple):
+    """The same of a regression."""
+
+    epoch: int
+    train_loss: float
+    train_r2: float
+    train_mae: float
+    train_rmse: float
+    valid_loss: float | None
+    valid_r2: float | None
+    valid_mae: float | None
+    valid_rmse: float | None
+    seconds: float
+
+
 class StoppingRule(Protocol):
     """When to stop. Every run works on a copy of its own and leaves the rule given as it is.
 
@@ -69,6 +84,11 @@ class StoppingConfig:
     def watches(self) -> bool:
         """Whether it watches the validation set."""
         return self.rule is not None and watches(self.rule)
+
+    @property
+    def monitored(self) -> str | None:
+        """The column that it watches; None where it watches nothing."""
+        return "valid_loss" if self.watches else None
 
     @property
     def most_seconds(self) -> float:
@@ -213,6 +233,10 @@ class PatienceConfig(StoppingConfig):
     restore_best: bool = MISSING
     rule = Patience
 
+    @property
+    def monitored(self) -> str:
+        return self.monitor.name
+
     def check(self) -> None:
         super().check()
         check_patience(self.min_delta, self.patience)
@@ -290,6 +314,10 @@ class TargetConfig(StoppingConfig):
     valid_accuracy: float = MISSING
     rule = Target
 
+    @property
+    def monitored(self) -> str:
+        return "valid_accuracy"
+
     def check(self) -> None:
         super().check()
         limit = "an accuracy lies above 0 and is at most 1"
@@ -338,7 +366,13 @@ def watches(rule: StoppingRule | type[StoppingRule]) -> bool:
 
 
 def watched(epoch: Epoch, monitor: str) -> float:
-    """Return the value that a rule watches. Raises ValueError where nothing was validated."""
+    """Return the value that a rule watches. Raises ValueError where nothing was validated, or in a
+    regression there is no such metric."""
+    if not hasattr(epoch, monitor):
+        raise ValueError(
+            f"the stopping rule watches {monitor}, which a regression does not have; "
+            f"have it watch valid_loss"
+        )
     value: float | None = getattr(epoch, monitor)
     if value is None:
         raise ValueError(f"the stopping rule watches {monitor}; there is no validation set")

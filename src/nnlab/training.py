@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 import math
 import operator
@@ -28,12 +29,13 @@ from torch.utils.data import (
 )
 
 import nnlab.engines.torch as reference
-from nnlab import device, engines, seeds
+from nnlab import device, engines, rates, seeds
 from nnlab.checkpoint import Checkpoint
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Engine, Run
 from nnlab.engines.supported import is_torchs
+from nnlab.losses import CLASSIFICATION, PLAIN, REGRESSION, LearningTask, Loss, SquaredError
 from nnlab.progress import EpochBar
 from nnlab.stopping import Epoch, StoppingRule, watches
 
@@ -44,7 +46,10 @@ if TYPE_CHECKING:
 Data: TypeAlias = "Split | Dataset[Any] | DataLoader[Any] | Sequence[Any]"
 
 log = logging.getLogger("nnlab")
-MLP_MODULES = [f"torch.nn.modules.{name}" for name in ("linear", "activation", "dropout")]
+MLP_MODULES = [
+    *(f"torch.nn.modules.{name}" for name in ("linear", "activation", "batchnorm", "dropout")),
+    "nnlab.dropout",
+]
 
 
 def train_runs(
@@ -68,6 +73,7 @@ def train_runs(
             checkpoints[run].restore(run, engine)
         if run.max_epochs == 0:
             run.status, run.stop_reason = "finished", "no epochs: evaluated, not trained"
+    schedules = {run: rates.schedule_of(run.optimizer, run.max_epochs) for run in runs}
     active = list(runs)
     while active:
         ended = [run for run in active if run.status != "running"]
@@ -78,30 +84,25 @@ def train_runs(
                 engine.restore(run, run.best)
                 run.best = None
         tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
-        for run, (test_loss, test_accuracy) in tested.items():
-            run.test_loss, run.test_accuracy = test_loss, test_accuracy
+        for run, measures in tested.items():
+            run.tested = measures
         engine.release(ended)
         yield from ((run, None) for run in ended)
         if not active:
             return
 
+        for run in active:
+            schedule = schedules[run]
+            run.lr = None if schedule is None else schedule.next(run.epochs)
         trained = engine.train_epoch(active, [draw_order(run) for run in active])
         validation = evaluated(active, engine, "valid")
         again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
-        for run, (loss, accuracy, seconds) in zip(active, trained):
-            before = run.epochs[-1].seconds if run.epochs else 0.0
-            loss, accuracy = again.get(run, (loss, accuracy))
-            valid_loss, valid_accuracy = validation.get(run, (None, None))
-            run.epochs.append(
-                Epoch(
-                    epoch=len(run.epochs) + 1,
-                    train_loss=loss,
-                    train_accuracy=accuracy,
-                    valid_loss=valid_loss,
-                    valid_accuracy=valid_accuracy,
-                    seconds=before + seconds,
-                )
-            )
+        for run, (measures, seconds) in zip(active, trained):
+            task, before = run.loss.task, run.epochs[-1].seconds if run.epochs else 0.0
+            measures = again.get(run, measures)
+            validated = validation.get(run, (None,) * len(measures))
+            row = (len(run.epochs) + 1, *measures, *validated, before + seconds)
+            run.epochs.append(task.epoch(*row))
             run.status, run.stop_reason = judge(run)
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
                 run.best = engine.snapshot(run)
@@ -124,8 +125,8 @@ def own_rule(run: Run) -> StoppingRule | None:
         ) from error
 
 
-def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, float]]:
-    """Return loss and accuracy of the runs that have such a split."""
+def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, ...]]:
+    """Return the measures of the runs that have such a split."""
     having = [run for run in runs if getattr(run, split) is not None]
     return dict(zip(having, engine.evaluate(having, split)))
 
@@ -171,10 +172,11 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
-) -> tuple[float, float]:
+) -> tuple[float, ...]:
     """Train a model once through its data; return mean loss and accuracy over the examples.
 
-    Both are measured as the model trains, on each batch before its step. data: as for
+    Where labels are floating-point numbers, these are the mean squared error, R², MAE and RMSE.
+    They are measured as the model trains, on each batch before its step. data: as for
     ``as_split``. ``batch_size``: 10, or a DataLoader's. The last, shorter batch is trained on
     too, unless a DataLoader drops it. ``generator`` shuffles; without one the order is the given
     one, or drawn by a DataLoader that shuffles. Raises ValueError as ``fit``.
@@ -192,9 +194,8 @@ def train_epoch(
             order = order[: in_whole_batches(len(order), batches.size)]
         where = _device_of(model)
         inputs, labels = split.inputs.to(where), split.labels.to(where)
-        return reference.train_epoch(
-            model, inputs, labels, optimizer, batches.size, order.to(where)
-        )
+        examples = inputs, labels, optimizer, batches.size, order.to(where)
+        return reference.train_epoch(model, *examples, loss=loss_of(split))
 
 
 def _permutation(split: Split, generator: torch.Generator) -> Tensor:
@@ -230,15 +231,16 @@ def check_optimizer(optimizer: torch.optim.Optimizer | OptimizerConfig, model: n
         )
 
 
-def evaluate(model: nn.Module, data: Data) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Data) -> tuple[float, ...]:
     """Return the model's mean cross entropy and its accuracy on data, without training.
 
-    data: as for ``as_split``. The model is put in evaluation mode meanwhile.
+    Where labels are floating-point numbers, the mean squared error, R², MAE and RMSE. data: as for
+    ``as_split``. The model is put in evaluation mode meanwhile.
     """
     split = as_split(data, model)
     where = _device_of(model)
     inputs, labels = split.inputs.to(where), split.labels.to(where)
-    return reference.evaluate(model, inputs, labels, split.index.to(where))
+    return reference.evaluate(model, inputs, labels, split.index.to(where), loss_of(split))
 
 
 @dataclass
@@ -249,7 +251,9 @@ class Fit:
     status: finished, stopped or diverged, and stop_reason says why. weights_of_epoch: the epoch
     whose weights the model now has, 0 if untrained. Losses and accuracies are those of this
     epoch, and with ``last_`` those of the last one; None if untrained or without such a split.
-    engine trained the model, because of engine_reason.
+    engine trained the model, because of engine_reason. measures: all losses and metrics by their
+    names. Of a regression, whose accuracies are None, R², MAE and RMSE are attributes too, as
+    ``test_r2``.
     """
 
     model: nn.Module = field(repr=False)
@@ -270,6 +274,14 @@ class Fit:
     test_accuracy: float | None
     engine: str
     engine_reason: str
+    measures: dict[str, float | None] = field(default_factory=dict, repr=False)
+    task: LearningTask = field(default=CLASSIFICATION, repr=False)
+
+    def __getattr__(self, name: str) -> float | None:
+        measures: dict[str, float | None] = vars(self).get("measures", {})
+        if name not in measures:
+            raise AttributeError(f"a fit has no {name}; it measured {', '.join(measures)}")
+        return measures[name]
 
     @property
     def best_epoch(self) -> int | None:
@@ -278,7 +290,8 @@ class Fit:
         return None if rows.empty else int(rows["epoch"].iloc[rows["valid_loss"].argmin()])
 
     def predict(self, inputs: Any) -> Tensor:
-        """Return the probability of each class for inputs as ``fit`` takes them: [B, classes].
+        """Return the probability of each class for inputs as ``fit`` takes them: [B, classes]; of
+        a regression what is predicted, [B, k].
 
         Of the model as it is now, in evaluation mode; on the CPU. Raises ValueError for inputs
         that do not fit the model.
@@ -287,16 +300,18 @@ class Fit:
         given = fitting(numbers(inputs, "inputs").to(dtype), self.model)
         with torch.no_grad(), reference.mode(self.model, training=False):
             batches = given.split(reference.EVALUATION_BATCH)
-            return torch.cat([self.model(some.to(where)).softmax(1).cpu() for some in batches])
+            outputs = torch.cat([self.model(some.to(where)).cpu() for some in batches])
+        return outputs if self.task is REGRESSION else outputs.softmax(1)
 
     def plot(self) -> Figure:
-        """Draw loss and accuracy over the epochs: training and, if any, validation."""
+        """Draw loss and accuracy, or R², over the epochs: training and, if any, validation."""
         from nnlab.report import figures, runs
 
-        told = ("status", "stop_reason", "weights_of_epoch", "test_accuracy")
-        result = {name: getattr(self, name) for name in told} | {"config": {}}
+        told = ("status", "stop_reason", "weights_of_epoch")
+        result: dict[str, Any] = {name: getattr(self, name) for name in told} | {"config": {}}
+        result |= {"dataset": {"task": self.task.name}, **self.measures}
         result |= {"epochs": len(self.metrics), "train_seconds": self.metrics["seconds"].max()}
-        curves = {name: self.metrics[name].to_numpy(float) for name in Epoch._fields}
+        curves = {str(name): values.to_numpy(float) for name, values in self.metrics.items()}
         return figures.curves(runs.as_run(Path(), result, curves))
 
 
@@ -319,16 +334,17 @@ def fit(
     engine: str = "auto",
     full_train_metrics: bool = False,
 ) -> Fit:
-    """Train a classifier with cross entropy, in place, until it is time to stop.
+    """Train a classifier with cross entropy, in place, until it is time to stop; or where labels
+    are floating-point numbers, a regression with the mean squared error.
 
-    model: any module from inputs [B, ...] to logits [B, classes]; it stays on its device.
-    train, valid, test: as for ``as_split``. ``optimizer`` holds all parameters that require
-    gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if it is a
-    DataLoader, which also says whether to ``shuffle`` and whether to ``drop_last``, a last batch
-    that is shorter, where nothing else does. ``stopping`` needs ``valid`` if it watches that, and
-    is left as it is given; test is read once, at the end. ``scheduler``: changes the optimizer's
-    learning rate after each epoch; one that waits for a plateau is given the validation loss, in
-    its mode "max" the accuracy, and those of training where nothing is validated. ``on_epoch`` is
+    model: any module from inputs [B, ...] to logits [B, classes], or to numbers [B, k]; it stays
+    on its device. train, valid, test: as for ``as_split``. ``optimizer`` holds all parameters that
+    require gradients, and goes on from the state it has. ``batch_size``: 10, or that of train if
+    it is a DataLoader, which also says whether to ``shuffle`` and whether to ``drop_last``, a last
+    batch that is shorter, where nothing else does. ``stopping`` needs ``valid`` if it watches it,
+    and is left as it is given; test is read once, at the end. ``scheduler``: changes the learning
+    rate after each epoch; one that waits for a plateau is given the validation loss, in its mode
+    "max" the accuracy or R², and those of training where nothing is validated. ``on_epoch`` is
     called after each epoch with its ``Epoch``, and ends training by returning True. ``progress``
     shows a bar. ``seed`` draws the order of the examples. ``engine``: auto takes torch wherever
     code of yours takes part in training (hooks, subclasses, patches, a stopping rule of your own,
@@ -356,12 +372,14 @@ def fit(
         check_optimizer(optimizer, model)
     check_scheduler(scheduler, optimizer)
     shuffle = batches.shuffle if shuffle is None else shuffle
+    examples = as_split(examples_of(train), model)
     run = Run(
         model,
         optimizer,
-        train=as_split(examples_of(train), model),
+        train=examples,
         valid=None if valid is None else as_split(valid, model),
         test=None if test is None else as_split(test, model),
+        loss=loss_of(examples),
         batch_size=batches.size,
         max_epochs=max_epochs,
         stopping=stopping,
@@ -369,6 +387,7 @@ def fit(
         drop_last=batches.drop_last if drop_last is None else drop_last,
         full_train_metrics=full_train_metrics,
     )
+    check_labels(run)
     if run.drop_last:
         in_whole_batches(len(run.train), run.batch_size)
     where = _device_of(model)
@@ -382,23 +401,52 @@ def fit(
                     after_epoch(run, epoch, scheduler, on_epoch)
                 if epoch is not None and bar is not None:
                     bar.show(epoch._asdict())
-    kept, last = run.kept, run.epochs[-1] if run.epochs else None
-    measures = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+    kept, last, task = run.kept, run.epochs[-1] if run.epochs else None, run.loss.task
+    names = task.columns[1:-1]
+    measures = {
+        **{name: getattr(kept, name, None) for name in names},
+        **{f"last_{name}": getattr(last, name, None) for name in names},
+        **run.test_measures,
+    }
+    fields = {each.name for each in dataclasses.fields(Fit)}
+    accuracies = {name.replace("loss", "accuracy"): None for name in measures if "loss" in name}
+    metrics = pd.DataFrame(run.epochs, columns=list(task.columns)).astype(
+        dict.fromkeys(task.columns, float) | {"epoch": int}
+    )
+    schedule = rates.schedule_of(optimizer, max_epochs)
     return Fit(
         model,
-        metrics=pd.DataFrame(run.epochs, columns=list(Epoch._fields)).astype(
-            dict.fromkeys(Epoch._fields, float) | {"epoch": int}
-        ),
+        metrics=metrics if schedule is None else metrics.assign(lr=schedule.rates(run.epochs)),
         status=run.status,
         stop_reason=run.stop_reason,
         weights_of_epoch=0 if kept is None else kept.epoch,
-        **{name: getattr(kept, name, None) for name in measures},
-        **{f"last_{name}": getattr(last, name, None) for name in measures},
-        test_loss=run.test_loss,
-        test_accuracy=run.test_accuracy,
         engine=build.name,
         engine_reason=reason,
+        measures=measures,
+        task=task,
+        **accuracies | {name: value for name, value in measures.items() if name in fields},
     )
+
+
+def loss_of(split: Split) -> Loss:
+    """Return what is minimised for labels such as these."""
+    return SquaredError() if split.labels.is_floating_point() else PLAIN
+
+
+def check_labels(run: Run) -> None:
+    """Raise ValueError unless all splits are of classes, or all of numbers to predict."""
+    kinds = {
+        name: getattr(run, name).labels.is_floating_point()
+        for name in ("train", "valid", "test")
+        if getattr(run, name) is not None
+    }
+    for name, numeric in kinds.items():
+        if numeric != kinds["train"]:
+            words = "numbers to predict", "class numbers"
+            raise ValueError(
+                f"the labels of train are {words[numeric]}, those of {name} {words[not numeric]}; "
+                f"give floating-point numbers to predict, or class numbers of an integer type"
+            )
 
 
 def check_scheduler(
@@ -447,7 +495,8 @@ def after_epoch(
     """Do what the caller of ``fit`` wants done after an epoch; end the run where he says so."""
     if isinstance(scheduler, ReduceLROnPlateau):
         split = "train" if epoch.valid_loss is None else "valid"
-        measure = "accuracy" if scheduler.mode == "max" else "loss"
+        best = run.loss.task.metrics[0].name
+        measure = best if scheduler.mode == "max" else "loss"
         scheduler.step(getattr(epoch, f"{split}_{measure}"))
     elif scheduler is not None:
         scheduler.step()
@@ -529,9 +578,10 @@ def as_split(data: Data, model: nn.Module) -> Split:
 
     data: a pair of inputs [N, ...] and labels, each a tensor, an array, a pandas frame or
     series, or lists; a Dataset of such examples, which is read once; or a DataLoader of one.
-    Labels are class numbers from 0, [N] or [N, 1], or one-hot rows [N, classes]. Images are
-    flattened where the model begins with an ``nn.Linear`` of their size. The caller's own
-    numbers are never changed.
+    Labels are class numbers from 0, [N] or [N, 1], or one-hot rows [N, classes]; other
+    floating-point numbers, [N] or [N, k], are to be predicted by a regression. Images are
+    flattened where the model begins with an ``nn.Linear`` of their size. The caller's own numbers
+    are never changed.
     Raises ValueError where inputs and labels are not equally many, at least one, or do not fit
     the model.
     """
@@ -551,7 +601,7 @@ def as_split(data: Data, model: nn.Module) -> Split:
         )
     highest = reference.highest_label(split.labels[split.index])
     last = parts(model)[-1:]
-    if last and type(last[0]) is nn.Linear:
+    if last and type(last[0]) is nn.Linear and not split.labels.is_floating_point():
         reference.check_classes(highest, last[0].out_features)
     return split
 
@@ -577,7 +627,8 @@ def gather(data: Data, model: nn.Module) -> Split:
             "data must be a pair (inputs, labels), a non-empty Dataset of such pairs, "
             "or a DataLoader of one"
         )
-    inputs, labels = numbers(data[0], "inputs").to(type_of(model)), class_numbers(data[1])
+    inputs = numbers(data[0], "inputs").to(type_of(model))
+    labels = labels_of(numbers(data[1], "labels"), model)
     count = len(inputs) if inputs.dim() > 0 else 0
     if count != len(labels) or len(labels) == 0:
         raise ValueError(
@@ -635,22 +686,49 @@ def numbers(values: Any, name: str) -> Tensor:
     return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
 
 
-def class_numbers(values: Any) -> Tensor:
-    """Return labels as class numbers, [N] int64."""
-    labels = numbers(values, "labels")
-    if labels.dim() == 2 and labels.shape[1] == 1:
-        labels = labels.flatten()
+def labels_of(labels: Tensor, model: nn.Module) -> Tensor:
+    """Return labels as class numbers, [N] int64, or as targets of a regression, [N, k]."""
     if labels.dim() == 2 and labels.shape[1] > 1:
         ones = labels == 1
         if (ones | (labels == 0)).all() and (ones.sum(1) == 1).all():
             return ones.long().argmax(1)
-    if labels.dim() != 1 or labels.is_floating_point():
+        if labels.is_floating_point() and (labels >= 0).all() and sums_to_1(labels):
+            raise ValueError(
+                "labels look like probabilities of classes, which are not taken; give class "
+                "numbers (labels.argmax(1)) or one-hot rows [N, classes]"
+            )
+    if labels.is_floating_point() and labels.dim() in (1, 2) and labels.shape[1:] != (0,):
+        return targets_of(labels.reshape(len(labels), -1), model)
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels.flatten()
+    if labels.dim() != 1:
         raise ValueError(
             f"labels have shape {list(labels.shape)} and type {labels.dtype}; "
             f"give one class number per example, shape [N], of an integer type "
             f"(labels.long(), labels.astype(int)), or one-hot rows [N, classes]"
         )
     return labels.long()
+
+
+def sums_to_1(rows: Tensor) -> bool:
+    sums = rows.double().sum(1)
+    return torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=1e-3)
+
+
+def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
+    """Return numbers to predict, [N, k], in the type of the model.
+
+    Raises ValueError where a last ``nn.Linear`` has not an output for each.
+    """
+    last = parts(model)[-1:]
+    outputs = last[0].out_features if last and type(last[0]) is nn.Linear else targets.shape[1]
+    if outputs != targets.shape[1]:
+        raise ValueError(
+            f"labels of type {targets.dtype} are numbers to predict, {targets.shape[1]} of each "
+            f"example, but the model has {outputs} outputs; give it as many, or class numbers of "
+            f"an integer type (labels.long(), labels.astype(int))"
+        )
+    return targets.to(type_of(model)).contiguous()
 
 
 def fitting(inputs: Tensor, model: nn.Module) -> Tensor:

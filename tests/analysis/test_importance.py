@@ -11,12 +11,13 @@ import torch
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn import inspection  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from sklearn import inspection, metrics  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 import nnlab
 from nnlab import compose, datasets, seeds
 from nnlab.analysis import EVALUATIONS, importance
 from nnlab.config import fingerprint
+from nnlab.losses import METRICS
 from nnlab.network import Network
 from nnlab.report import plotting
 from tests.analysis.trained import outcome, trained
@@ -101,7 +102,7 @@ def test_an_input_without_weight_is_of_no_importance() -> None:
     model = nnlab.mlp(3, [], 2)
     for parameter, values in zip(model.parameters(), ([[1.0, 0, 0], [0, 0, 0]], [0.0, 0.0])):
         parameter.data = torch.tensor(values)
-    network = Network(model, {}, {}, ["a", "b"], (3,), None, None)
+    network = Network(model, {}, {"dataset": {}}, ["a", "b"], (3,), None, None)
     inputs = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     labels = (inputs[:, 0] <= 0).long()
     parts, generator = [slice(0, 1), slice(1, 3)], torch.Generator().manual_seed(0)
@@ -110,6 +111,35 @@ def test_an_input_without_weight_is_of_no_importance() -> None:
     assert (falls[1] == 0).all()
     # A shuffled sign is right half the time.
     assert_allclose(falls[0], 0.5, atol=4 * 0.5 / 200**0.5)
+
+
+def test_of_a_regression_r2_falls() -> None:
+    diabetes = ("dataset=sklearn", "dataset.name=diabetes", "optimizer=adam", "seed=2")
+    network, data, _ = trained(
+        Path("run"), *diabetes, "stopping.max_epochs=20", "evaluation=[importance]"
+    )
+    assert data.test is not None
+    inputs = data.test.inputs[data.test.index]
+    targets = data.test.labels[data.test.index].numpy()
+    found = pd.read_csv("run/importance.csv", index_col="column")
+    assert found.index[0] in ("bmi", "s5", "bp")  # as linear models of these data have it
+
+    def r2(examples: torch.Tensor) -> float:
+        with torch.no_grad():
+            return float(metrics.r2_score(targets, network.model(examples).numpy()))
+
+    generator = seeds.generator(2, "noise")
+    assert r2(inputs) == pytest.approx(network.result["test_r2"], abs=1e-6)
+    for place, name in enumerate(network.columns):
+        falls = []
+        for _ in range(10):
+            moved = inputs.clone()
+            moved[:, place] = inputs[torch.randperm(len(inputs), generator=generator), place]
+            falls.append(r2(inputs) - r2(moved))
+        assert found.loc[name, "importance"] == pytest.approx(np.mean(falls), abs=1e-6)
+        assert found.loc[name, "deviation"] == pytest.approx(np.std(falls), abs=1e-6)
+    with pytest.raises(ValueError, match="metrics asks for classes, of which a regression has no"):
+        compose.load([*diabetes, "evaluation=[metrics]"])
 
 
 def test_rows_without_names_are_called_by_their_place() -> None:
@@ -154,7 +184,7 @@ def test_what_is_asked_is_no_part_of_a_run() -> None:
 
 def test_columns_of_any_name_and_number_are_drawn(tmp_path: Path) -> None:
     bars = [(name, 0.1, 0.02) for name in HOSTILE] + [(f"c{n}", 0.0, 0.0) for n in range(40)]
-    drawn = importance.draw(bars, "about", 3)
+    drawn = importance.draw(bars, "about", 3, METRICS["accuracy"])
     plotting.save(drawn, tmp_path / "a.png")
     shown = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
     assert shown == [plotting.plain(name) for name, _, _ in bars[:30]]

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from nnlab import claims
-from nnlab.clusters import cluster
+from nnlab import claims, extras
 from nnlab.clusters import ray as clusters_ray
 from tests.cluster import ray_cluster
 from tests.reliability import studies
@@ -298,7 +297,7 @@ def refused(ended: studies.Ended, folder: Path, *words: str) -> None:
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'nnlab\[ray\]'"):
-        cluster.needed("ray", "ray")
+        extras.needed("ray", "ray")
 
 
 def test_tasks_that_fit() -> None:

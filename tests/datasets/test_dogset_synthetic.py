@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import nnlab
 from nnlab.datasets import dogset_synthetic
 
-Pair = tuple[Any, NDArray[np.int64]]  # pixels [N, 12288] and labels
+Pair = tuple[Any, NDArray[Any]]  # pixels [N, 12288] and labels
 
 
 def linear_accuracy(train: Pair, test: Pair) -> float:

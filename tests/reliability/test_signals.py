@@ -183,8 +183,8 @@ def test_joblibs_workers_stop_with_the_command(tmp_path: Path) -> None:
     """Only the command itself gets the signal, as from Slurm's scancel --batch."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = (
-        *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02,0.05", "train_size=1000"),
-        *("stopping.max_epochs=1500", *SMALL),
+        *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02", "train_size=1000"),
+        *("stopping.max_epochs=700", *SMALL),
     )
     study = tmp_path / "outputs" / "s"
     process = start(*command, cwd=tmp_path)

@@ -26,8 +26,8 @@ class Evaluation(NamedTuple):
     files: that it may leave in a run's folder. images: whether the examples must be images; rows:
     whether they must be rows of numbers; tables: whether those of a truth table do instead of
     images; square: whether they must be those of one of two inputs. examples: whether it looks at
-    some, of the split that its option ``split`` names, else test. package: that it imports, which
-    nnlab's extra of that name brings.
+    some, of the split that its option ``split`` names, else test. classes: whether the network must
+    tell classes. package: that it imports, which nnlab's extra of that name brings.
     """
 
     files: tuple[str, ...]
@@ -36,6 +36,7 @@ class Evaluation(NamedTuple):
     tables: bool = False
     square: bool = False
     examples: bool = True
+    classes: bool = True
     package: str | None = None
 
 
@@ -112,7 +113,9 @@ EVALUATIONS = {
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
     ),
     "fgsm": Evaluation(("fgsm.csv", "fgsm.png", "fgsm_examples.png")),
-    "weights": Evaluation(("weights.png", "weights.csv"), tables=True, examples=False),
+    "weights": Evaluation(
+        ("weights.png", "weights.csv"), tables=True, examples=False, classes=False
+    ),
     "boundary": Evaluation(
         ("boundary.csv", "boundary.png"), images=False, square=True, examples=False
     ),
@@ -121,6 +124,8 @@ EVALUATIONS = {
         images=False,
         package="sklearn",
     ),
-    "importance": Evaluation(("importance.csv", "importance.png"), images=False, rows=True),
+    "importance": Evaluation(
+        ("importance.csv", "importance.png"), images=False, rows=True, classes=False
+    ),
 }
 EVALUATION_FILES = tuple(file for each in EVALUATIONS.values() for file in each.files)

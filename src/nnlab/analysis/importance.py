@@ -1,4 +1,4 @@
-"""Which columns of a table matter: how much accuracy falls when one of them is shuffled.
+"""Which columns of a table matter: how much accuracy, or R², falls when one of them is shuffled.
 
 Breiman, Random forests, 2001; as ``sklearn.inspection.permutation_importance`` has it, but the
 inputs that one column of categories makes are shuffled together.
@@ -22,6 +22,7 @@ from nnlab.analysis import pictures
 from nnlab.analysis.fgsm import accuracy
 from nnlab.config import Config
 from nnlab.datasets import Data
+from nnlab.losses import Metric, SquaredError, task_of
 from nnlab.network import Network
 from nnlab.report import plotting
 from nnlab.storage import write_csv
@@ -49,10 +50,11 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     header = ["column", "importance", "deviation"]
     rows = [[for_csv(names[n]), f"{means[n]:.9g}", f"{deviations[n]:.9g}"] for n in order]
     about = f"{pictures.named(network)}, {len(labels):,} {options.split.name} examples"
+    metric = task_of(data.provenance).metrics[0]
     bars = [(names[n], means[n], deviations[n]) for n in order]
     return [
         write_csv([header, *rows], folder / "importance.csv"),
-        plotting.save(draw(bars, about, options.repeats), folder / "importance.png"),
+        plotting.save(draw(bars, about, options.repeats, metric), folder / "importance.png"),
     ]
 
 
@@ -74,24 +76,39 @@ def shuffled(
     repeats: int,
     generator: Generator,
 ) -> NDArray[np.float64]:
-    """Return how much accuracy falls with the parts of the inputs shuffled: [C, repeats].
+    """Return how much ``score`` falls with the parts of the inputs shuffled: [C, repeats].
 
-    inputs: standardised, [N, I]; labels: [N] int64. parts: which inputs each column makes.
+    inputs: standardised, [N, I]; labels: [N] int64, or targets [N, k]. parts: which inputs each
+    column makes.
     """
-    whole = accuracy(network, inputs, labels)
+    whole = score(network, inputs, labels)
     falls = np.empty((len(parts), repeats))
     moved = inputs.clone()
     for place in np.ndindex(falls.shape):
         part = parts[place[0]]
         order = torch.randperm(len(inputs), generator=generator)
         moved[:, part] = inputs[order, part]
-        falls[place] = whole - accuracy(network, moved, labels)
+        falls[place] = whole - score(network, moved, labels)
         moved[:, part] = inputs[:, part]
     return falls
 
 
-def draw(bars: Sequence[tuple[str, float, float]], about: str, repeats: int) -> Figure:
-    """Draw a bar for each column, with its deviation, the most important at the top."""
+def score(network: Network, inputs: Tensor, labels: Tensor) -> float:
+    """Return the accuracy, or of a regression R², as scikit-learn's models score."""
+    if not network.targets:
+        return accuracy(network, inputs, labels)
+    apart = (network.logits(inputs) - labels).double()
+    sums = apart.square().sum(0).tolist(), apart.abs().sum(0).tolist()
+    return SquaredError().measures(*sums, labels.numpy())[1]
+
+
+def draw(
+    bars: Sequence[tuple[str, float, float]], about: str, repeats: int, metric: Metric
+) -> Figure:
+    """Draw a bar for each column, with its deviation, the most important at the top.
+
+    metric: what falls.
+    """
     shown = bars[:SHOWN]
     names = [plotting.plain(name) for name, _, _ in shown]
     left, width = 0.25 + 0.065 * max(map(len, names)), 5.5
@@ -102,7 +119,8 @@ def draw(bars: Sequence[tuple[str, float, float]], about: str, repeats: int) -> 
         (left / width, below / height, (width - left - 0.15) / width, edge * len(shown) / height)
     )
     places = range(len(shown))
-    fall, deviation = ([100 * bar[column] for bar in shown] for column in (1, 2))
+    scale, unit = (100, " (points)") if metric.percent else (1, "")
+    fall, deviation = ([scale * bar[column] for bar in shown] for column in (1, 2))
     axes.barh(places, fall, 0.7, color=plotting.COLOURS[0])
     axes.errorbar(fall, places, xerr=deviation, fmt="none", ecolor="0.35", elinewidth=0.8)
     axes.set_yticks(places, names, size=plotting.FONT - 1)
@@ -110,8 +128,9 @@ def draw(bars: Sequence[tuple[str, float, float]], about: str, repeats: int) -> 
     axes.axvline(0, color="0.35", lw=0.6)
     axes.tick_params(labelsize=plotting.FONT - 1, width=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("Fall of accuracy (points)", size=plotting.FONT)
+    axes.set_xlabel(f"Fall of {metric.title}{unit}", size=plotting.FONT)
     times = f" (mean and deviation of {repeats} times)" if repeats > 1 else ""
     first = f"; the first {SHOWN} of {len(bars):,} columns" if len(bars) > SHOWN else ""
-    pictures.title(figure, f"Accuracy lost when a column is shuffled{times}: {about}{first}")
+    fallen = f"{metric.title[0].upper()}{metric.title[1:]} lost when a column is shuffled"
+    pictures.title(figure, f"{fallen}{times}: {about}{first}")
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,13 +99,3 @@ def check(options: Options) -> None:
             require_finite(option, value, LEAST[name])
         if name == "minutes_per_batch":
             require(0 < value < math.inf, option, value, "it must be a finite number above 0")
-
-
-def needed(module: str, extra: str) -> Any:
-    """Import a library. Raises ValueError that says how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f"{module} is needed, and not installed ({error}): pip install 'nnlab[{extra}]'"
-        ) from error

@@ -20,7 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from nnlab import claims, cores, messages, worker
-from nnlab.clusters.cluster import Cluster, Options, needed
+from nnlab.clusters.cluster import Cluster, Options
+from nnlab.extras import needed
 from nnlab.worker import Answer, Batch, Refusal
 
 

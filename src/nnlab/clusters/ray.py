@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nnlab import cores, interrupts, worker
-from nnlab.clusters.cluster import Cluster, Options, needed
+from nnlab.clusters.cluster import Cluster, Options
+from nnlab.extras import needed
 from nnlab.worker import Answer, Batch, Refusal
 
 PATIENCE = 5.0  # seconds that an address has to answer

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from nnlab import worker
-from nnlab.clusters.cluster import Cluster, Options, needed
+from nnlab.clusters.cluster import Cluster, Options
+from nnlab.extras import needed
 from nnlab.worker import Answer, Batch, Refusal
 
 log = logging.getLogger("nnlab")

@@ -22,19 +22,20 @@ from nnlab.datasets import files
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
 from nnlab.datasets.labelled import (
     PARTS,
-    LabelledConfig,
     Part,
+    PredictedConfig,
     make_arrays,
     read_bytes,
     sha256_of_file,
 )
+from nnlab.losses import LearningTask
 from nnlab.options import MISSING
 
 KEYS = "x_train, y_train[, x_valid, y_valid][, x_test, y_test], or x, y"
 
 
 @dataclass
-class ArrayFilesConfig(LabelledConfig):
+class ArrayFilesConfig(PredictedConfig):
     file: str = MISSING
     title = "Arrays"
     rows = True  # or may be
@@ -51,15 +52,16 @@ class ArrayFilesConfig(LabelledConfig):
         path = files.input_folder(self.file)
         return DataSource(
             f"arrays in {path}",
-            lambda: read(path),
+            lambda: read(path, self.learned),
             lambda: {
                 "sha256": {name: sha256_of_file(part) for name, part in array_files(path).items()}
             },
             needs=path if path.exists() else None,
+            options=self.task.name,
         )
 
 
-def read(path: Path) -> Arrays:
+def read(path: Path, task: LearningTask) -> Arrays:
     """Read the arrays of a file or folder. Nothing is unpickled, for that could run code."""
     arrays: dict[str, NDArray[Any]] = {}
     sha256 = {}
@@ -67,7 +69,7 @@ def read(path: Path) -> Arrays:
         content = read_bytes(part)
         sha256[name] = hashlib.sha256(content).hexdigest()
         arrays |= arrays_in(part, content)
-    return make_arrays(str(path), named_parts(str(path), arrays), {"sha256": sha256})
+    return make_arrays(str(path), named_parts(str(path), arrays), {"sha256": sha256}, task=task)
 
 
 def array_files(path: Path) -> dict[str, Path]:

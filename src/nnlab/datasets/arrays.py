@@ -16,20 +16,22 @@ from numpy.typing import NDArray
 from nnlab.shapes import image_like
 
 Examples: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"
+Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float64]"
 Excess = tuple[str, str]  # which size is too large, and the remedy
 
 
 @dataclass(eq=False)
 class Partition:
-    """Examples as they were published: inputs [N, I] and labels [N] int64.
+    """Examples as they were published: inputs [N, I] and labels.
 
+    Labels are classes, [N] int64, or the numbers that a regression predicts, [N, k] float64.
     Inputs are float32, or the uint8 pixels of images, which count as value / 255. rows: which
     examples of the user's file they are, [N] counted from 0; None where nobody would look there.
     files: the names of the files that these are, where each example has its own.
     """
 
     inputs: Examples
-    labels: NDArray[np.int64]
+    labels: Labels
     rows: NDArray[np.int64] | None = None
     files: Sequence[str] | None = None
 
@@ -46,6 +48,7 @@ def as_floats(inputs: Examples) -> NDArray[np.float32]:
 class Arrays:
     """All examples of one source.
 
+    classes: their names; none in a regression, where targets has the names of what is predicted.
     valid, test: None where such sets are drawn from the training partition. shape: that of
     one example before flattening, an image's channels last. full_size: the training examples
     that the whole dataset has, of which a source may hold a sample; full_test_size: its test
@@ -69,6 +72,12 @@ class Arrays:
     bounded: bool = True
     columns: dict[str, list[str] | None] = field(default_factory=dict)
     missing: bool = False
+    targets: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a network has."""
+        return len(self.targets or self.classes)
 
     @property
     def pictures(self) -> bool:
@@ -97,7 +106,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many examples of each class the partitions hold.
+    """How many examples of each class the partitions hold; of a regression, how many examples.
 
     valid: empty where validation sets are drawn from the training partition.
     """

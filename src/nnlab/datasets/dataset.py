@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from nnlab.datasets.arrays import DataSource, Sizes
 from nnlab.identity import WHERE
+from nnlab.losses import CLASSIFICATION, LearningTask
 from nnlab.options import MISSING, plain
 
 
@@ -26,6 +27,11 @@ class DatasetConfig:
     title: ClassVar[str]
     generated: ClassVar[bool] = False
     stratified: ClassVar[bool] = False
+
+    @property
+    def learned(self) -> LearningTask:
+        """What is learned from it."""
+        return CLASSIFICATION
 
     @property
     def images(self) -> bool:

@@ -14,8 +14,9 @@ import numpy as np
 from nnlab import functions
 from nnlab.datasets.array_files import KEYS, named_parts
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
-from nnlab.datasets.labelled import LabelledConfig, make_arrays, sha256_of
+from nnlab.datasets.labelled import PredictedConfig, make_arrays, sha256_of
 from nnlab.functions import Function
+from nnlab.losses import LearningTask
 from nnlab.options import MISSING
 
 WANTED = (
@@ -25,7 +26,7 @@ WANTED = (
 
 
 @dataclass
-class FunctionConfig(LabelledConfig):
+class FunctionConfig(PredictedConfig):
     function: str = MISSING
     title = "Function"
     rows = True  # or may be
@@ -43,14 +44,15 @@ class FunctionConfig(LabelledConfig):
         Reading it raises ValueError where the module cannot be imported, or its function raises
         or returns something else than it has to (``WANTED``).
         """
-        return DataSource(f"function {self.function}", lambda: read(self.found()))
+        name = f"function {self.function}"
+        return DataSource(name, lambda: read(self.found(), self.learned), options=self.task.name)
 
     def identity(self) -> dict[str, Any]:
         """Beside the options: the SHA-256 of the module's source."""
         return super().identity() | {"source_sha256": self.found().sha256}
 
 
-def read(function: Function) -> Arrays:
+def read(function: Function, task: LearningTask) -> Arrays:
     """Call a function and check what it returns."""
     returned = function.call()
     where = function.option
@@ -62,7 +64,7 @@ def read(function: Function) -> Arrays:
         "source_sha256": function.sha256,
         "sha256": {name: sha256_of(array) for name, array in arrays.items()},
     }
-    return make_arrays(where, named_parts(where, arrays), provenance)
+    return make_arrays(where, named_parts(where, arrays), provenance, task=task)
 
 
 def named(returned: Any) -> dict[str, Any]:

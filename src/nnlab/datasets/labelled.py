@@ -5,6 +5,7 @@ Axes: N examples of a part, I inputs (an example, flattened).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from nnlab import memory
 from nnlab.datasets import files
-from nnlab.datasets.arrays import Arrays, Examples, Partition, mean_pixel
+from nnlab.datasets.arrays import Arrays, Examples, Labels, Partition, mean_pixel
 from nnlab.datasets.dataset import DatasetConfig
+from nnlab.losses import CLASSIFICATION, REGRESSION, TASKS, LearningTask, TaskName
 from nnlab.options import MISSING, require
 from nnlab.text import as_label
 
@@ -43,11 +45,25 @@ class LabelledConfig(DatasetConfig):
     def check(self) -> None:
         limit = "it must be at least 0 (no test examples) and below 1"
         require(0 <= self.test_fraction < 1, "dataset.test_fraction", self.test_fraction, limit)
+        limit = "it draws equally many examples of each class, of which a regression has none"
+        fine = not self.balanced or self.learned is CLASSIFICATION
+        require(fine, "dataset.balanced", self.balanced, f"{limit}; leave it out")
+
+
+@dataclass
+class PredictedConfig(LabelledConfig):
+    """The same, of whose labels ``task`` says whether they are classes or numbers."""
+
+    task: TaskName = MISSING
+
+    @property
+    def learned(self) -> LearningTask:
+        return TASKS[self.task.name]
 
 
 @dataclass(eq=False)
 class Part:
-    """Examples [N, ...] and their labels [N], of any type.
+    """Examples [N, ...] and their labels [N], of any type; numbers to predict also [N, k].
 
     rows: [N], where in their file, or which of their files.
     """
@@ -64,11 +80,13 @@ def make_arrays(
     provenance: dict[str, Any],
     columns: dict[str, list[str] | None] | None = None,
     missing: bool = False,
+    task: LearningTask = CLASSIFICATION,
+    target: str = "y",
 ) -> Arrays:
     """Check parts, of which train is one, and put them together.
 
     where: what to call them in messages. columns, missing: as ``Arrays`` has them; NaN is an
-    error unless missing.
+    error unless missing. target: the name of a number that is to be predicted.
     Raises ValueError naming what is wrong with them: shapes, inputs or labels.
     """
     shapes = {name: part.inputs.shape[1:] or (1,) for name, part in parts.items()}
@@ -91,8 +109,7 @@ def make_arrays(
         )
     if len(parts["train"].inputs) == 0 or math.prod(shape) == 0:
         raise ValueError(f"{where} has no training examples with inputs; give some")
-    codes, classes = classes_of(where, [part.labels for part in parts.values()])
-    check_classes(where, classes, dict(zip(parts, codes)))
+    codes, classes, targets = labels_of(where, parts, task, target)
     inputs = {name: flat_inputs(where, part.inputs) for name, part in parts.items()}
     check_finite(where, inputs.values(), list(columns or []), missing)
     made = {
@@ -106,6 +123,7 @@ def make_arrays(
         valid=made.get("valid"),
         test=made.get("test"),
         classes=classes,
+        targets=targets,
         shape=tuple(shape),
         provenance=provenance,
         mean_pixel=mean_pixel(inputs["train"]) if pixels else None,
@@ -181,6 +199,56 @@ def between_0_and_1(inputs: Examples) -> bool:
     return inputs.dtype == np.uint8 or bool(((inputs >= 0) & (inputs <= 1)).all())
 
 
+def labels_of(
+    where: str, parts: Mapping[str, Part], task: LearningTask, target: str
+) -> tuple[list[Labels], tuple[str, ...], tuple[str, ...]]:
+    """Return the labels of each part, and the names of the classes or of the targets."""
+    if task is REGRESSION:
+        numbers = {name: numbers_of(where, name, part.labels) for name, part in parts.items()}
+        count = numbers["train"].shape[1]
+        if other := [name for name, each in numbers.items() if each.shape[1] != count]:
+            raise ValueError(
+                f"{where}: {other[0]} has {numbers[other[0]].shape[1]} numbers to predict of each "
+                f"example, train {count}; give all the same"
+            )
+        names = (target,) if count == 1 else tuple(f"{target}{i}" for i in range(count))
+        return list(numbers.values()), (), names
+    codes, classes = classes_of(where, [part.labels for part in parts.values()])
+    check_classes(where, classes, dict(zip(parts, codes)))
+    return list(codes), classes, ()
+
+
+def numbers_of(where: str, name: str, labels: Any) -> NDArray[np.float64]:
+    """Return labels [N] or [N, k] as the numbers that a regression is to predict, [N, k].
+
+    Raises ValueError where they are none, or some are missing or infinite.
+    """
+    import pandas as pd
+
+    given = labels.to_numpy() if isinstance(labels, pd.Series) else np.asarray(labels)
+    if given.dtype == object:  # of pandas' numbers that may be missing
+        with contextlib.suppress(TypeError, ValueError):
+            given = pd.Series(given.ravel()).astype(float).to_numpy().reshape(given.shape)
+    if given.dtype.kind not in "iuf":
+        example = as_label(str(given.flat[0])) if given.size else ""
+        raise ValueError(
+            f"{where} has labels such as {example}, and dataset.task=regression predicts numbers; "
+            f"choose another label, or dataset.task=classification"
+        )
+    if given.ndim not in (1, 2) or given.shape[1:] == (0,):
+        raise ValueError(
+            f"{where}: the labels of {name} have shape {list(given.shape)}; a regression takes a "
+            f"number for each example, [N], or several, [N, k]"
+        )
+    numbers = given.reshape(len(given), -1).astype(np.float64)
+    if (wrong := int((~np.isfinite(numbers)).sum())) > 0:
+        raise ValueError(
+            f"{where} has {wrong:,} labels that are missing (NaN) or infinite; correct them, or "
+            f"leave these examples out"
+        )
+    return numbers
+
+
 def classes_of(
     where: str, labels: Sequence[Any]
 ) -> tuple[list[NDArray[np.int64]], tuple[str, ...]]:
@@ -201,7 +269,8 @@ def classes_of(
     if fractions:
         raise ValueError(
             f"{where} has labels such as {fractions[0]}, {len(names):,} different ones; a class is "
-            f"a text or a whole number: choose another label"
+            f"a text or a whole number: choose another label, or dataset.task=regression to "
+            f"predict numbers"
         )
     ends = np.cumsum([len(each) for each in columns])[:-1]
     return np.split(codes, ends), tuple(names)
@@ -215,7 +284,7 @@ def column_of(where: str, labels: Any) -> Any:
     if len(shape) != 1:
         raise ValueError(
             f"{where} has labels of shape {list(shape)}; give one for each example (of one-hot "
-            f"labels y that is y.argmax(1))"
+            f"labels y that is y.argmax(1)), or dataset.task=regression to predict several numbers"
         )
     return labels
 

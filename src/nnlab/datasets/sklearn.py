@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
 from nnlab.datasets.labelled import LabelledConfig, Part, make_arrays, sha256_of
+from nnlab.losses import CLASSIFICATION, REGRESSION, LearningTask
 from nnlab.options import require
 
-NAMES = ("digits", "iris", "wine", "breast_cancer")
+NAMES = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+REGRESSIONS = {"diabetes": "progression"}  # and what they predict
 BLACKEST = 16  # of the pixels of digits, which begin at 0
 
 
@@ -24,6 +27,10 @@ class SklearnConfig(LabelledConfig):
     @property
     def images(self) -> bool:
         return self.name == "digits"
+
+    @property
+    def learned(self) -> LearningTask:
+        return REGRESSION if self.name in REGRESSIONS else CLASSIFICATION
 
     def check(self) -> None:
         super().check()
@@ -50,5 +57,8 @@ def read(name: str) -> Arrays:
     columns = {} if images else dict.fromkeys(map(str, found.feature_names))
     part = Part(inputs, found.target, np.arange(len(inputs)))
     provenance = {"sha256": {"x": sha256_of(inputs), "y": sha256_of(found.target)}}
+    if name in REGRESSIONS:
+        options: dict[str, Any] = {"task": REGRESSION, "target": REGRESSIONS[name]}
+        return make_arrays(name, {"train": part}, provenance, columns, **options)
     arrays = make_arrays(name, {"train": part}, provenance, columns)
     return dataclasses.replace(arrays, classes=tuple(map(str, found.target_names)))

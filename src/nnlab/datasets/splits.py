@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
@@ -20,14 +20,16 @@ from nnlab import memory, seeds
 from nnlab.datasets import content, read, sampling
 from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, as_floats, excess
 from nnlab.datasets.dataset import DatasetConfig
+from nnlab.losses import REGRESSION
 
 
 @dataclass(eq=False)
 class Split:
     """A subset of examples: shared arrays and the indices that belong to the split.
 
-    inputs: [N, ...] float32, labels: [N] int64, index: [n] int64 into both. The arrays
-    are shared between the splits and runs of a sweep, so the data is in memory once.
+    inputs: [N, ...] float32, labels: [N] int64, of a regression [N, k] float32, index: [n] int64
+    into both. The arrays are shared between the splits and runs of a sweep, so the data is in
+    memory once.
     rows: [n] int64, which examples of the user's file they are; None where that says nothing.
     files: the names of the files that these are, where each example has its own.
     """
@@ -49,18 +51,28 @@ class Split:
 
 @dataclass(eq=False)
 class Data:
-    """What one run trains, validates and tests on, and where it came from (JSON values)."""
+    """What one run trains, validates and tests on, and where it came from (JSON values).
+
+    classes: their names, targets: those of the numbers that a regression predicts.
+    """
 
     train: Split
     valid: Split | None
     test: Split | None
     classes: list[str]
     provenance: dict[str, Any]
+    targets: list[str] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a network has."""
+        return len(self.targets or self.classes)
 
 
 _lock = threading.Lock()
 _tensors: WeakKeyDictionary[Partition, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 _drawn: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
+_targets: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
@@ -92,20 +104,28 @@ def load(
     too_many = excess(config.name, Counts(**counts), sizes, config.balanced)
     if too_many is not None:
         raise ValueError("; ".join(too_many))
-    drawn = _draw(parts, sizes, config, seed, test_seed)
+    stratified = config.stratified and not arrays.targets
+    drawn = _draw(parts, sizes, config.balanced, stratified, seed, test_seed)
     if fold is not None:
-        drawn[:2] = _divide(*drawn[0], *fold, seed, arrays.classes)
+        drawn[:2] = _divide(arrays, *drawn[0], *fold, seed)
     with _lock:
         drawn = [(part, shared(index)) for part, index in drawn]
+        scale = target_scale(*drawn[0]) if arrays.targets else None
         if config.normalize:
             mean, deviation = statistics(*drawn[0], channels(arrays.shape), arrays.missing)
             splits = [
-                _scaled(part, index, mean, deviation, f"{name}_size={len(index)}", arrays.missing)
+                _scaled(
+                    *(part, index, mean, deviation),
+                    *(f"{name}_size={len(index)}", arrays.missing, scale),
+                )
                 for name, (part, index) in zip(("train", "valid", "test"), drawn)
             ]
         else:
             splits = [
-                Split(*tensors(part), index, rows(part, index), part.files) for part, index in drawn
+                Split(
+                    tensors(part)[0], labels_of(part, scale), index, rows(part, index), part.files
+                )
+                for part, index in drawn
             ]
     train, valid, test = splits
     provenance = {
@@ -125,13 +145,47 @@ def load(
     }
     provenance |= {"columns": arrays.columns} if arrays.columns else {}
     provenance |= {} if arrays.bounded else {"bounded": False}
+    if scale is not None:
+        provenance |= {"task": REGRESSION.name, "targets": list(arrays.targets)}
+        provenance |= {"target_mean": list(scale.mean), "target_deviation": list(scale.deviation)}
     return Data(
         train,
         valid if len(valid) > 0 else None,
         test if len(test) > 0 else None,
         list(arrays.classes),
         provenance,
+        list(arrays.targets),
     )
+
+
+class Scale(NamedTuple):
+    """What the targets of a regression are standardised with, [k] each: network and loss have
+    (target - mean) / deviation."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+def target_scale(part: Partition, index: Tensor) -> Scale:
+    """Return mean and standard deviation of each target; the deviation of a constant one is 1."""
+    targets = part.labels[index.numpy()]
+    mean, deviation = targets.mean(axis=0), targets.std(axis=0)
+    deviation[deviation <= 1e-12 * np.abs(mean)] = 1  # of a constant rounding leaves as much
+    return Scale(tuple(mean.tolist()), tuple(deviation.tolist()))
+
+
+def labels_of(part: Partition, scale: Scale | None) -> Tensor:
+    """Return a partition's labels: classes [N], or standardised targets [N, k] float32.
+
+    Equal ones are shared while they are used.
+    """
+    if scale is None:
+        return tensors(part)[1]
+    key = (id(part), *scale)
+    if (found := _targets.get(key)) is None:
+        standardised = (part.labels - np.array(scale.mean)) / np.array(scale.deviation)
+        found = _targets[key] = torch.from_numpy(standardised.astype(np.float32))
+    return found
 
 
 def channels(shape: tuple[int, ...]) -> int:
@@ -154,7 +208,7 @@ def partitions(
 
     Of each, the partition of ``arrays`` that it is of, and its examples' positions there. held_out:
     the fraction of the training partition that is the test partition where there is no other,
-    stratified and drawn by test_seed.
+    stratified where there are classes, and drawn by test_seed.
     Raises ValueError where that leaves no training example of a class.
     """
 
@@ -168,12 +222,16 @@ def partitions(
         return found | {"test": whole(arrays.test)}
     labels = torch.from_numpy(arrays.train.labels)
     size = round(held_out * len(labels))
-    kept = sampling.stratified(labels, size, seeds.generator(test_seed, "held_out"))
+    generator = seeds.generator(test_seed, "held_out")
+    if arrays.targets:
+        kept = sampling.plain(len(labels), size, generator)
+    else:
+        kept = sampling.stratified(labels, size, generator)
     kept = kept.sort().values
     left = torch.ones(len(labels), dtype=torch.bool)
     left[kept] = False
-    counts = labels[left].bincount(minlength=len(arrays.classes))
-    if (counts == 0).any():
+    counts = torch.tensor(count(arrays, arrays.train, left.nonzero().flatten()))
+    if (counts == 0).any() and arrays.classes:
         raise ValueError(
             f"dataset.test_fraction={held_out:g} leaves no training example of class "
             f"{arrays.classes[int(counts.argmin())]}; lower it, or add examples"
@@ -185,7 +243,9 @@ def partitions(
 
 
 def count(arrays: Arrays, part: Partition, index: Tensor) -> tuple[int, ...]:
-    """Return how many of these examples are of each class."""
+    """Return how many of these examples are of each class, of a regression how many there are."""
+    if arrays.targets:
+        return (len(index),)
     labels = part.labels[index.numpy()]
     return tuple(np.bincount(labels, minlength=len(arrays.classes)).tolist())
 
@@ -219,7 +279,8 @@ def tensors(part: Partition) -> tuple[Tensor, Tensor]:
 def _draw(
     parts: dict[str, tuple[Partition, Tensor]],
     sizes: Sizes,
-    config: DatasetConfig,
+    balanced: bool,
+    stratified: bool,
     seed: int,
     test_seed: int,
 ) -> list[tuple[Partition, Tensor]]:
@@ -232,9 +293,9 @@ def _draw(
     def pick(name: str, size: int, generator: torch.Generator, back: bool = False) -> Tensor:
         part, among = parts[name]
         labels = torch.from_numpy(part.labels)[among]
-        if config.balanced:
+        if balanced:
             return among[sampling.balanced(labels, size, generator, back)]
-        if config.stratified:
+        if stratified:
             return among[sampling.stratified(labels, size, generator, back)]
         return among[sampling.plain(len(labels), size, generator, back)]
 
@@ -262,18 +323,20 @@ def _draw(
 
 
 def _divide(
-    part: Partition, index: Tensor, number: int, folds: int, seed: int, classes: Sequence[str]
+    arrays: Arrays, part: Partition, index: Tensor, number: int, folds: int, seed: int
 ) -> list[tuple[Partition, Tensor]]:
     """Divide training examples into those that are not in a fold, in their order, and those that
-    are. Raises ValueError where a class has fewer examples than there are folds."""
-    labels = torch.from_numpy(part.labels)[index]
-    counts = labels.bincount(minlength=len(classes))
-    few = ((counts > 0) & (counts < folds)).nonzero().flatten().tolist()
+    are. Raises ValueError where a class, or a regression, has fewer examples than folds."""
+    counts = count(arrays, part, index)
+    few = [place for place, n in enumerate(counts) if 0 < n < folds]
     if few:
+        needed = f" of class {arrays.classes[few[0]]}" if arrays.classes else ""
         raise ValueError(
-            f"folds={folds} is too many: each needs an example of class {classes[few[0]]}, of "
-            f"which {counts[few[0]]:,} can be trained on; lower folds, or take more examples"
+            f"folds={folds} is too many: each needs an example{needed}, of which "
+            f"{counts[few[0]]:,} can be trained on; lower folds, or take more examples"
         )
+    alike = torch.zeros(len(index), dtype=torch.int64)  # as those of a regression count
+    labels = torch.from_numpy(part.labels)[index] if arrays.classes else alike
     valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
     left = torch.ones(len(index), dtype=torch.bool)
     left[valid] = False
@@ -312,12 +375,13 @@ def _scaled(
     deviation: Tensor,
     option: str,
     missing: bool = False,
+    scale: Scale | None = None,
 ) -> Split:
     """Copy a split's own examples, standardised; equal splits share one copy while it is used.
 
-    option: what asks for so many. missing: put the mean where there is NaN.
+    option: what asks for so many. missing: put the mean where there is NaN. scale: of targets.
     """
-    key = (id(part), digest(index), *mean.tolist(), *deviation.tolist())
+    key = (id(part), digest(index), *mean.tolist(), *deviation.tolist(), scale)
     scaled = _standardised.get(key)
     if scaled is None:
         # In float32, and for a moment as they are.
@@ -328,7 +392,7 @@ def _scaled(
         inputs = pixels.sub_(mean).div_(deviation).flatten(1)
         if missing:
             inputs.nan_to_num_(nan=0.0)
-        scaled = Split.whole(inputs, torch.from_numpy(part.labels)[index])
+        scaled = Split.whole(inputs, labels_of(part, scale)[index])
         scaled.rows, scaled.files = rows(part, index), part.files
         _standardised[key] = scaled
     return scaled

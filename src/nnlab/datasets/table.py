@@ -29,8 +29,8 @@ from nnlab.datasets.arrays import Arrays, DataSource, Sizes
 from nnlab.datasets.labelled import (
     PARTS,
     SYNONYMS,
-    LabelledConfig,
     Part,
+    PredictedConfig,
     categories,
     check_finite,
     make_arrays,
@@ -66,7 +66,7 @@ class Missing(enum.Enum):
 
 
 @dataclass
-class TableConfig(LabelledConfig):
+class TableConfig(PredictedConfig):
     file: str = MISSING
     label: str = MISSING
     features: list[str] | None = MISSING
@@ -99,7 +99,10 @@ class TableConfig(LabelledConfig):
             lambda: {"sha256": sha256_of_file(path)},
             needs=path if path.exists() else None,
             options=repr(
-                (self.label, self.features, self.drop, self.categorical, self.missing, self.split)
+                (
+                    *(self.label, self.features, self.drop, self.categorical, self.missing),
+                    *(self.split, self.task),
+                )
             ),
         )
 
@@ -126,6 +129,8 @@ def read(path: Path, config: TableConfig) -> Arrays:
         {"sha256": hashlib.sha256(content).hexdigest()},
         columns,
         missing=config.missing is Missing.mean,
+        task=config.learned,
+        target=config.label,
     )
 
 

@@ -13,6 +13,7 @@ from torch import device as Device
 
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.losses import PLAIN, Loss
 from nnlab.stopping import Epoch, StoppingRule, unsupported_rule
 
 
@@ -20,13 +21,15 @@ from nnlab.stopping import Epoch, StoppingRule, unsupported_rule
 class Run:
     """One network, its data, and how it is to be trained; afterwards, how that went.
 
-    ``model`` maps [B, ...] to logits [B, classes] and holds the initial weights; when the
-    run has ended it holds the trained ones. ``order`` draws the order of the examples in
-    every epoch (None: as given). ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends
-    with the last whole batch. ``full_train_metrics``: training loss and accuracy are evaluated
-    after each epoch, not measured as it trains.
+    ``model`` maps [B, ...] to logits [B, classes], in a regression to targets [B, k], and holds
+    the initial weights; when the run has ended it holds the trained ones. ``loss``: what is
+    minimised. ``order`` draws the order of the examples in every epoch (None: as given).
+    ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends with the last whole batch.
+    ``full_train_metrics``: the measures of training are evaluated after each epoch, not taken as
+    it trains.
     ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
     from the global generators as these are).
+    ``lr``: the learning rate of the next epoch (None: the optimizer's own).
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -36,6 +39,7 @@ class Run:
     train: Split
     valid: Split | None = None
     test: Split | None = None
+    loss: Loss = PLAIN
     batch_size: int = 10
     max_epochs: int = 100
     stopping: StoppingRule | None = None
@@ -45,13 +49,28 @@ class Run:
     full_train_metrics: bool = False
     native_level: str | None = None
 
+    # In a regression these are ``RegressionEpoch``s, which rules take alike.
     epochs: list[Epoch] = field(default_factory=list)
+    lr: float | None = None
     status: str = "running"
     stop_reason: str = ""
-    test_loss: float | None = None
-    test_accuracy: float | None = None
+    tested: tuple[float, ...] | None = None  # the measures of the test split
     best: dict[str, Tensor] | None = None  # a snapshot of the epoch to be restored, meanwhile
     restored: int | None = None  # the epoch whose weights the model holds, if not the last
+
+    @property
+    def test_loss(self) -> float | None:
+        return self.test_measures["test_loss"]
+
+    @property
+    def test_accuracy(self) -> float | None:
+        return self.test_measures.get("test_accuracy")
+
+    @property
+    def test_measures(self) -> dict[str, float | None]:
+        """The measures of the test split by the names of their columns; None: not tested."""
+        names = [f"test_{name}" for name in self.loss.task.measures]
+        return dict(zip(names, self.tested or [None] * len(names)))
 
     @property
     def kept(self) -> Epoch | None:
@@ -61,11 +80,19 @@ class Run:
 
 
 class Trained(NamedTuple):
-    """Means over an epoch's examples as it trained, and the seconds that it took."""
+    """An epoch's measures as it trained (``loss.task.measures``), and the seconds that it took."""
 
-    loss: float
-    accuracy: float
+    measures: tuple[float, ...]
     seconds: float
+
+    @property
+    def loss(self) -> float:
+        return self.measures[0]
+
+    @property
+    def accuracy(self) -> float:
+        """The first measure beside the loss: of classes."""
+        return self.measures[1]
 
 
 class Engine(Protocol):
@@ -116,8 +143,8 @@ class Engine(Protocol):
         every batch takes the next ``run.batch_size`` of them, the last batch what is left.
         """
 
-    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
-        """Return each run's mean loss and accuracy on its split ("train", "valid", "test")."""
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
+        """Return each run's measures on its split ("train", "valid", "test"): loss, accuracy."""
 
     def snapshot(self, run: Run) -> dict[str, Tensor]:
         """Return what ``restore`` takes to put a run back to where it is now, bit for bit.

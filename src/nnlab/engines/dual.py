@@ -51,13 +51,16 @@ class DualNetwork(NativeNetwork):
     def pays(run: Run) -> bool:
         """Return whether a run is trained in the dual form.
 
-        It is where plain SGD, without momentum and weight decay, then has clearly less arithmetic,
-        the Gram matrix included. This depends on nothing but the run itself (its sizes, epochs
-        and stopping rule, how many inputs are zero, and that none is huge), so that its numbers do
-        not depend on other runs. No matrix is larger than the inputs of its examples.
+        It is where plain SGD, without momentum, weight decay, penalties and clipping, then has
+        clearly less arithmetic, the Gram matrix included. This depends on nothing but the run
+        itself (its sizes, epochs and stopping rule, how many inputs are zero, and that none is
+        huge), so that its numbers do not depend on other runs. No matrix is larger than the inputs
+        of its examples.
         """
         config = optimizer_of(run)
-        if config is None or rule(config) != "sgd" or config.weight_decay != 0:
+        if config is None or rule(config) != "sgd":
+            return False
+        if config.weight_decay != 0 or config.regularised:
             return False
         first = linears(run.model)[0][1]
         inputs, outputs = first.in_features, first.out_features
@@ -122,7 +125,7 @@ class DualNetwork(NativeNetwork):
 
     def split(self, run: Run, name: str) -> CSplit:
         split = self.splits[name]
-        return c_split(split, name, split.inputs.shape[1], self.base)
+        return c_split(split, name, split.inputs.shape[1], self.targets, self.base)
 
     def state(self) -> dict[str, Tensor]:
         state = self.get()

@@ -59,6 +59,34 @@ static void activate(const Layer *layer, int64_t rows)
         }
 }
 
+/* As `mixed` in dropout.py. */
+INLINE uvec mixed(uvec x)
+{
+    x = (x ^ (x >> 16)) * UINT32_C(0x21f0aaad);
+    x = (x ^ (x >> 15)) * UINT32_C(0x735a2d97);
+    return x ^ (x >> 15);
+}
+
+/* Drop outputs of a layer, as `multipliers` in dropout.py says. */
+static void drop(Layer *layer, int64_t rows, uint64_t key)
+{
+    const vec scale = broadcast((float)(1 / (1 - layer->dropout)));
+    const int32_t threshold = (int32_t)nearbyint(layer->dropout * (1 << 24));
+    const uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
+    uvec lanes = {0};
+    for (uint32_t i = 0; i < V; i++)
+        lanes[i] = i;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < layer->padded; o += V) {
+            const uvec places = lanes + ((uint32_t)(r * layer->outputs + o) + low);
+            const ivec random = (ivec)(mixed(mixed(places) ^ high) >> 8);
+            const vec factor = blend(random >= threshold, scale, (vec){0});
+            const int64_t at = r * layer->padded + o;
+            store(layer->factor + at, factor);
+            store(layer->kept + at, load(layer->out + at) * factor);
+        }
+}
+
 /* Prefetch columns i to i + KC of some examples: they are too many streams for the hardware
    to foresee. */
 static void prefetch_inputs(const Network *net, const float *const *example, int64_t i,
@@ -70,10 +98,19 @@ static void prefetch_inputs(const Network *net, const float *const *example, int
             __builtin_prefetch(example[r] + c, 0, 2);
 }
 
+/* Whether some outputs of a layer are dropped, as in training. */
+static int drops(const Network *net, const Layer *layer)
+{
+    return layer->dropout > 0 && net->keys != NULL;
+}
+
 /* [rows] the inputs of a layer. */
 static const float *const *inputs_of(const Network *net, int32_t l)
 {
-    return l > 0 ? net->layer[l - 1].row : net->example;
+    if (l == 0)
+        return net->example;
+    const Layer *below = &net->layer[l - 1];
+    return drops(net, below) ? below->kept_row : below->row;
 }
 
 static void clear_outputs(const Layer *layer, int64_t rows)
@@ -112,8 +149,9 @@ static void add_base(Network *net, const float *base, int64_t rows)
 /* multiplied: the first layer's `out` holds x W already. base: as in Split. */
 static void forward(Network *net, int64_t rows, int sparse, int multiplied, const float *base)
 {
+    const uint64_t *key = net->keys;
     for (int32_t l = 0; l < net->layers; l++) {
-        const Layer *layer = &net->layer[l];
+        Layer *layer = &net->layer[l];
         if (l > 0 || !multiplied) {
             clear_outputs(layer, rows);
             linear(net, l, rows, sparse && l == 0);
@@ -121,6 +159,8 @@ static void forward(Network *net, int64_t rows, int sparse, int multiplied, cons
                 add_base(net, base, rows);
         }
         activate(layer, rows);
+        if (drops(net, layer))
+            drop(layer, rows, *key++);
     }
 }
 
@@ -134,8 +174,27 @@ static int64_t argmax(const float *z, int64_t count)
     return best;
 }
 
-/* Add the cross entropy and the number of correct predictions to sums, and put the gradient of the
-   mean cross entropy with respect to the logits, (softmax - one hot) / rows, into delta. */
+/* Put exp(z - z[best]) into e, 0 into its padding, and return their sum. */
+static double exponentials(const Layer *layer, float *z, int64_t best, float *e)
+{
+    const float largest = z[best];
+    vec total = {0};
+    for (int64_t c = layer->outputs; c < layer->padded; c++)
+        z[c] = -INFINITY;
+    for (int64_t c = 0; c < layer->padded; c += V) {
+        const vec each = vec_exp(load(z + c) - largest);
+        store(e + c, each);
+        total += each;
+    }
+    double sum = 0;
+    for (int i = 0; i < V; i++)
+        sum += total[i];
+    return sum;
+}
+
+/* Add the cross entropy, the number of correct predictions and the examples' weight to sums, and
+   put the gradient of the mean cross entropy with respect to the logits, (softmax - one hot) / rows,
+   into delta. */
 static void cross_entropy(Network *net, int64_t rows, double *sums)
 {
     const Layer *layer = &net->layer[net->layers - 1];
@@ -144,25 +203,80 @@ static void cross_entropy(Network *net, int64_t rows, double *sums)
         float *z = layer->out + r * layer->padded;
         float *delta = net->delta + r * layer->padded;
         const int64_t best = argmax(z, layer->outputs);
-        const float largest = z[best];
-        vec total = {0};
-        for (int64_t c = layer->outputs; c < layer->padded; c++)
-            z[c] = -INFINITY;
-        for (int64_t c = 0; c < layer->padded; c += V) {
-            const vec e = vec_exp(load(z + c) - largest);
-            store(delta + c, e);
-            total += e;
-        }
-        double sum = 0;
-        for (int i = 0; i < V; i++)
-            sum += total[i];
+        const double sum = exponentials(layer, z, best, delta);
         const float scale = share / (float)sum;
         for (int64_t c = 0; c < layer->padded; c += V)
             store(delta + c, load(delta + c) * scale);
         delta[net->labels[r]] -= share;
-        sums[0] += log(sum) + (double)largest - (double)z[net->labels[r]];
+        sums[0] += log(sum) + (double)z[best] - (double)z[net->labels[r]];
         sums[1] += best == net->labels[r];
     }
+    sums[2] += (double)rows;
+}
+
+/* The same where classes are weighted or labels smoothed, see Loss. */
+static void weighted_cross_entropy(Network *net, int64_t rows, double *sums)
+{
+    const Layer *layer = &net->layer[net->layers - 1];
+    const Loss *loss = &net->loss;
+    double weight = 0;
+    for (int64_t r = 0; r < rows; r++)
+        weight += (double)loss->weight[net->labels[r]];
+    const float share = (float)(1 / weight);
+    for (int64_t r = 0; r < rows; r++) {
+        float *z = layer->out + r * layer->padded;
+        float *delta = net->delta + r * layer->padded;
+        const int64_t best = argmax(z, layer->outputs), label = net->labels[r];
+        const double sum = exponentials(layer, z, best, delta);
+        const double log_sum = log(sum) + (double)z[best];
+        const float peak = loss->peak[label];
+        const float scale = (loss->spread + peak) / (float)sum;
+        for (int64_t c = 0; c < layer->padded; c += V)
+            store(delta + c, (load(delta + c) * scale - load(loss->base + c)) * share);
+        delta[label] -= peak * share;
+        sums[0] += (double)peak * (log_sum - (double)z[label]);
+        for (int64_t c = 0; loss->spread > 0 && c < layer->outputs; c++)
+            sums[0] += (double)loss->base[c] * (log_sum - (double)z[c]);
+        sums[1] += best == label;
+    }
+    sums[2] += weight;
+}
+
+/* Add the squared error of each output to sums, after them the absolute ones, and put the gradient
+   of the mean squared error into delta. */
+static void squared_error(Network *net, const float *targets, int64_t rows, double *sums)
+{
+    const Layer *layer = &net->layer[net->layers - 1];
+    const int64_t outputs = layer->outputs;
+    const float share = 2.f / (float)(rows * outputs);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *target = targets + net->index[r] * outputs;
+        float *delta = net->delta + r * layer->padded;
+        memset(delta, 0, (size_t)layer->padded * sizeof(float));
+        for (int64_t c = 0; c < outputs; c++) {
+            const float error = layer->out[r * layer->padded + c] - target[c];
+            delta[c] = share * error;
+            sums[c] += (double)error * (double)error;
+            sums[outputs + c] += fabs((double)error);
+        }
+    }
+}
+
+/* How many numbers `add_loss` adds to. */
+static int64_t count_sums(const Network *net, const Split *split)
+{
+    return split->targets == NULL ? 3 : 2 * net->layer[net->layers - 1].outputs;
+}
+
+/* Add what these rows came to to sums, and put the gradient of their mean loss into delta. */
+static void add_loss(Network *net, const Split *split, int64_t rows, double *sums)
+{
+    if (split->targets != NULL)
+        squared_error(net, split->targets, rows, sums);
+    else if (net->loss.weight != NULL)
+        weighted_cross_entropy(net, rows, sums);
+    else
+        cross_entropy(net, rows, sums);
 }
 
 /* ---- backward ---- */
@@ -227,6 +341,9 @@ static void backward(Network *net, const Layer *layer, const Layer *below, int64
         backward_few(net, layer, rows);
     else
         backward_many(net, layer, rows);
+    if (drops(net, below))
+        for (int64_t i = 0; i < rows * below->padded; i++)
+            net->delta_below[i] *= below->factor[i];
     differentiate(below->activation, below->out, net->delta_below, rows * below->padded);
 }
 
@@ -237,8 +354,10 @@ static void backward(Network *net, const Layer *layer, const Layer *below, int64
    Adam: first += (1 - beta1) * (g - first), second = beta2 * second + (1 - beta2) * g^2, and
    w -= size * first / (sqrt(second) * root + eps). */
 typedef struct {
-    int32_t rule, nesterov;
+    int32_t rule, nesterov, penalised;
     float lr, decay, shrink; /* shrink: lr * decay */
+    float l1, twice_l2;      /* of the penalties l1 |w| + l2 w^2 on every weight */
+    double clip;             /* the longest that the gradient may be; 0: any */
     float momentum, undampened, lookahead;
     float one_minus_beta1, one_minus_beta2, beta2, size, root, eps;
 } Step;
@@ -250,6 +369,10 @@ static Step next_step(const Optimizer *optimizer, int64_t steps)
     return (Step){
         .rule = optimizer->rule,
         .nesterov = optimizer->nesterov,
+        .penalised = optimizer->l1 != 0 || optimizer->l2 != 0,
+        .l1 = (float)optimizer->l1,
+        .twice_l2 = (float)(2 * optimizer->l2),
+        .clip = optimizer->clip_norm,
         .lr = (float)optimizer->lr,
         .shrink = (float)(optimizer->lr * optimizer->weight_decay),
         .decay = (float)optimizer->weight_decay,
@@ -264,6 +387,17 @@ static Step next_step(const Optimizer *optimizer, int64_t steps)
         .root = (float)(1 / sqrt(1 - pow(optimizer->beta2, t))),
         .eps = (float)optimizer->eps,
     };
+}
+
+/* Add the gradient of the penalties on `count` weights w to that of the loss. */
+static void add_penalties(const Step *step, int64_t count, const float *restrict w,
+                          float *restrict g)
+{
+    const Step k = *step;
+    for (int64_t i = 0; i < count; i++) {
+        const float sign = (float)((w[i] > 0) - (w[i] < 0));
+        g[i] += k.l1 * sign + k.twice_l2 * w[i];
+    }
 }
 
 /* Update `count` parameters w from their gradient g; m and s are their moments. */
@@ -295,9 +429,9 @@ static void apply_rule(const Step *step, int64_t count, float *restrict w, const
         }
 }
 
-static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *step)
+/* Put the gradient of a bias into net->gradient. */
+static void sum_deltas(Network *net, const Layer *layer, int64_t rows)
 {
-    float *gradient = net->gradient;
     for (int64_t o = 0; o < layer->padded; o += V) {
         vec total = {0};
         for (int64_t g = 0; g < rows; g += GROUP) {
@@ -306,9 +440,16 @@ static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *st
                 sum += load(net->delta + r * layer->padded + o);
             total += sum;
         }
-        store(gradient + o, total);
+        store(net->gradient + o, total);
     }
-    apply_rule(step, layer->padded, layer->values.bias, gradient, layer->moments[0].bias,
+}
+
+static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *step)
+{
+    if (!layer->biased)
+        return;
+    sum_deltas(net, layer, rows);
+    apply_rule(step, layer->padded, layer->values.bias, net->gradient, layer->moments[0].bias,
                layer->moments[1].bias);
 }
 
@@ -324,17 +465,43 @@ static float *panel_of(const Parameters *moment, Panel panel)
     return moment->weight == NULL ? NULL : moment->weight + panel.offset;
 }
 
+/* Add x^T delta - shrink sum to the panel `sum` of a layer, which begins at input i, output o. */
+static void add_products(const Network *net, int32_t l, int64_t rows, int sparse, int prefetch,
+                         Panel panel, int64_t i, int64_t o, float *sum, float shrink)
+{
+    const int64_t stride = net->layer[l].padded;
+    for (int64_t g = 0; g < rows; g += GROUP) {
+        const float *delta = net->delta + g * stride + o;
+        if (sparse)
+            multiply_transposed_sparse(net, i, panel, g / GROUP, sum, delta, shrink);
+        else
+            multiply_transposed(prefetch, panel, inputs_of(net, l) + g, i, sum, delta, stride,
+                                smaller(GROUP, rows - g), shrink);
+    }
+}
+
+/* Put the gradient of a panel, penalties included, into net->gradient. */
+static void sum_products(Network *net, int32_t l, int64_t rows, int sparse, Panel panel, int64_t i,
+                         int64_t o, const Step *step)
+{
+    const int64_t count = panel.inputs * panel.outputs;
+    memset(net->gradient, 0, (size_t)count * sizeof(float));
+    add_products(net, l, rows, sparse, 0, panel, i, o, net->gradient, 0);
+    if (step->penalised)
+        add_penalties(step, count, net->layer[l].values.weight + panel.offset, net->gradient);
+}
+
 /* Update the weights of a layer panel by panel, each while it is in L1.
    A gradient is summed up before a weight gets any of it. Where registers hold the sums, plain SGD
    adds x^T (-lr delta) to the weights at once, which overwrites delta; more examples than a
-   group, and the other rules, need x^T delta in net->gradient.
+   group, penalties and the other rules need x^T delta in net->gradient.
    multiply_next: put the next batch through the new weights of the first layer; its x W is then in
    layer->out. */
 static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, const Step *step,
                           int multiply_next)
 {
     Layer *layer = &net->layer[l];
-    const int direct = step->rule == PLAIN && rows <= GROUP;
+    const int direct = step->rule == PLAIN && rows <= GROUP && !step->penalised;
     const int prefetch = direct && layer->inputs * layer->padded > BEYOND_L2;
     const float shrink = direct ? step->shrink : 0;
     if (multiply_next)
@@ -350,25 +517,73 @@ static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, con
             const Panel panel = panel_at(layer, i, o);
             const int64_t count = panel.inputs * panel.outputs;
             float *weight = layer->values.weight + panel.offset;
-            float *sum = direct ? weight : net->gradient;
-            if (!direct)
-                memset(sum, 0, (size_t)count * sizeof(float));
-            for (int64_t g = 0; g < rows; g += GROUP) {
-                const float *delta = net->delta + g * layer->padded + o;
-                if (sparse)
-                    multiply_transposed_sparse(net, i, panel, g / GROUP, sum, delta, shrink);
-                else
-                    multiply_transposed(prefetch, panel, inputs_of(net, l) + g, i, sum, delta,
-                                        layer->padded, smaller(GROUP, rows - g), shrink);
-            }
-            if (!direct)
-                apply_rule(step, count, weight, sum, panel_of(&layer->moments[0], panel),
+            if (direct) {
+                add_products(net, l, rows, sparse, prefetch, panel, i, o, weight, shrink);
+            } else {
+                sum_products(net, l, rows, sparse, panel, i, o, step);
+                apply_rule(step, count, weight, net->gradient, panel_of(&layer->moments[0], panel),
                            panel_of(&layer->moments[1], panel));
+            }
             if (multiply_next)
                 multiply(net->next_rows, panel.outputs, net->next, i, weight, panel.outputs,
                          layer->out + o, layer->padded, panel.inputs);
         }
     }
+}
+
+/* ---- clipping ---- */
+
+/* The squared length of a layer's gradient, penalties included. */
+static double squared_gradient(Network *net, int32_t l, int64_t rows, int sparse, const Step *step)
+{
+    const Layer *layer = &net->layer[l];
+    double sum = 0;
+    if (layer->biased) {
+        sum_deltas(net, layer, rows);
+        sum += (double)dot(net->gradient, net->gradient, layer->outputs);
+    }
+    if (sparse)
+        find_all_active(net, rows, 0);
+    for (int64_t i = 0; i < layer->inputs; i += KC)
+        for (int64_t o = 0; o < layer->padded; o += NC) {
+            const Panel panel = panel_at(layer, i, o);
+            const int64_t outputs = smaller(panel.outputs, layer->outputs - o);
+            sum_products(net, l, rows, sparse, panel, i, o, step);
+            for (int64_t r = 0; r < panel.inputs; r++) {
+                const float *row = net->gradient + r * panel.outputs;
+                sum += (double)dot(row, row, outputs);
+            }
+        }
+    return sum;
+}
+
+static void go_down(Network *net)
+{
+    float *const done = net->delta;
+    net->delta = net->delta_below;
+    net->delta_below = done;
+}
+
+/* Shrink the gradient where it is longer than step->clip: the last layer's deltas, in proportion to
+   which are all others, and the penalties. As in torch's clip_grad_norm_. */
+static void clip(Network *net, int64_t rows, int sparse, Step *step)
+{
+    const int64_t count = rows * net->layer[net->layers - 1].padded;
+    double squared = 0;
+    memcpy(net->kept_delta, net->delta, (size_t)count * sizeof(float));
+    for (int32_t l = net->layers - 1; l > 0; l--) {
+        squared += squared_gradient(net, l, rows, 0, step);
+        backward(net, &net->layer[l], &net->layer[l - 1], rows);
+        go_down(net);
+    }
+    squared += squared_gradient(net, 0, rows, sparse, step);
+    memcpy(net->delta, net->kept_delta, (size_t)count * sizeof(float));
+    const float factor = (float)(step->clip / (sqrt(squared) + 1e-6));
+    if (factor > 1) /* not if it is NaN */
+        return;
+    scale(net->delta, count, factor);
+    step->l1 *= factor;
+    step->twice_l2 *= factor;
 }
 
 /* Dual form of plain SGD: the coefficients of an example grow by -lr times its delta. */
@@ -415,9 +630,7 @@ static void update_upper_layers(Network *net, int64_t rows, const Step *step)
         backward(net, layer, layer - 1, rows);
         update_bias(net, layer, rows, step);
         update_weight(net, l, rows, 0, step, 0);
-        float *const done = net->delta;
-        net->delta = net->delta_below;
-        net->delta_below = done;
+        go_down(net);
     }
 }
 
@@ -427,18 +640,22 @@ static void train(Network *net, const Split *split, const Examples *examples, in
     const int64_t n = examples->count;
     Layer *first = &net->layer[0];
     int may_skip = split->base == NULL && finite_first_layer(net), multiplied = 0;
-    int64_t rows = smaller(batch, n);
-    sums[0] = sums[1] = 0;
+    int64_t rows = smaller(batch, n), dropping = 0;
+    for (int32_t l = 0; l < net->layers; l++)
+        dropping += net->layer[l].dropout > 0;
+    memset(sums, 0, (size_t)count_sums(net, split) * sizeof(double));
     select_inputs(split, examples, 0, rows, net->example);
     int sparse = may_skip && find_nonzero(net, net->example, rows);
     for (int64_t from = 0; from < n; from += rows, rows = net->next_rows) {
-        const Step step = next_step(optimizer, net->steps);
+        Step step = next_step(optimizer, net->steps);
         net->next_rows = smaller(batch, n - from - rows);
         select_inputs(split, examples, from + rows, net->next_rows, net->next);
         prefetch_inputs(net, net->next, 0, net->next_rows);
         select_labels(net, examples, from);
         forward(net, rows, sparse, multiplied, split->base);
-        cross_entropy(net, rows, sums);
+        add_loss(net, split, rows, sums);
+        if (step.clip > 0)
+            clip(net, rows, sparse, &step);
         update_upper_layers(net, rows, &step);
         may_skip = may_skip && all_finite(net->delta, rows * first->padded);
         update_bias(net, first, rows, &step);
@@ -456,6 +673,8 @@ static void train(Network *net, const Split *split, const Examples *examples, in
         const float **const done = net->example;
         net->example = net->next;
         net->next = done;
+        if (dropping > 0)
+            net->keys += dropping;
         net->steps++;
     }
 }
@@ -463,14 +682,14 @@ static void train(Network *net, const Split *split, const Examples *examples, in
 static void evaluate(Network *net, const Split *split, const Examples *examples, double *sums)
 {
     const int may_skip = split->base == NULL && finite_first_layer(net);
-    sums[0] = sums[1] = 0;
+    memset(sums, 0, (size_t)count_sums(net, split) * sizeof(double));
     for (int64_t from = 0; from < examples->count; from += EVALUATION_ROWS) {
         const int64_t rows = smaller(EVALUATION_ROWS, examples->count - from);
         select_inputs(split, examples, from, rows, net->example);
         select_labels(net, examples, from);
         const int sparse = may_skip && find_nonzero(net, net->example, rows);
         forward(net, rows, sparse, 0, split->base);
-        cross_entropy(net, rows, sums);
+        add_loss(net, split, rows, sums);
     }
 }
 

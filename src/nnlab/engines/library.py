@@ -13,7 +13,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Array, Structure, byref, c_double, c_int32, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -21,13 +21,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.engines import Run, Trained
-from nnlab.engines.supported import ACTIVATIONS, MOMENTS, STEP_COUNT, linears, optimizer_of, rule
+from nnlab.engines.supported import (
+    ACTIVATIONS,
+    MOMENTS,
+    STEP_COUNT,
+    dropouts,
+    has_bias,
+    linears,
+    optimizer_of,
+    rule,
+    targets_of,
+)
+from nnlab.losses import CrossEntropy
 
 # native.c knows these, and supported.ACTIVATIONS, by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
+LANES = 16  # floats that it may read at once
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
 FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY = range(7)
 
@@ -38,6 +51,7 @@ class CSplit(Structure):
         ("inputs", c_void_p),
         ("base", c_void_p),
         ("labels", c_void_p),
+        ("targets", c_void_p),
         ("index", c_void_p),
         ("examples", c_int64),
         ("width", c_int64),
@@ -51,6 +65,9 @@ class COptimizer(Structure):
         ("nesterov", c_int32),
         ("lr", c_double),
         ("weight_decay", c_double),
+        ("l1", c_double),
+        ("l2", c_double),
+        ("clip_norm", c_double),
         ("momentum", c_double),
         ("dampening", c_double),
         ("beta1", c_double),
@@ -75,17 +92,23 @@ def library_path() -> Path | None:
 def load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     signatures = {
-        "create": (c_void_p, c_int32, POINTER(c_int64), POINTER(c_int32), c_int32, c_int64),
+        "create": (
+            c_void_p,
+            *(c_int32, POINTER(c_int64), POINTER(c_int32), POINTER(c_int32), POINTER(c_double)),
+            *(c_int32, c_int64),
+        ),
         "free": (None, c_void_p),
         "set": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
         "get": (None, c_void_p, c_int32, c_int32, c_void_p, c_void_p),
+        "set_loss": (None, c_void_p, c_void_p, c_void_p, c_void_p),
         "steps": (c_int64, c_void_p),
         "set_steps": (None, c_void_p, c_int64),
         "best_level": (c_int32,),
         "train": (
             c_int32,
-            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, POINTER(COptimizer)),
-            *(c_int32, POINTER(c_double), POINTER(c_int64)),
+            *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, c_void_p),
+            *(POINTER(COptimizer), c_int32),
+            *(POINTER(c_double), POINTER(c_double), POINTER(c_int64)),
         ),
         "evaluate": (
             c_int32,
@@ -166,6 +189,7 @@ def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
 
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
     c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
+    c.l1, c.l2, c.clip_norm = config.l1, config.l2, config.clip_norm or 0.0
     if isinstance(config, SGD):
         c.momentum, c.dampening, c.nesterov = config.momentum, config.dampening, config.nesterov
     if isinstance(config, Adam):
@@ -173,10 +197,13 @@ def c_optimizer(config: OptimizerConfig) -> COptimizer:
     return c
 
 
-def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> CSplit:
+def c_split(
+    split: Split, name: str, width: int, targets: int | None, base: Tensor | None = None
+) -> CSplit:
     """Describe a split to the library, which may use it as long as the result lives.
 
-    Raises ValueError for one that it cannot take.
+    width, targets: as ``unsupported_shapes`` has them. Raises ValueError for a split that it
+    cannot take.
     """
     # Other threads may change the split and its tensors, but none of these shapes and sizes.
     split = Split(
@@ -184,13 +211,15 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
         memory(split.labels, f"{name} labels", keep=True),
         memory(split.index, f"{name} index", keep=True),
     )
-    reason = unsupported_shapes(split, name, width)
+    reason = unsupported_shapes(split, name, width, targets)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
+    labels = split.labels.data_ptr()
     c = CSplit(
         split.inputs.data_ptr(),
         None if base is None else base.data_ptr(),
-        split.labels.data_ptr(),
+        labels if targets is None else None,
+        None if targets is None else labels,
         split.index.data_ptr(),
         *split.inputs.shape,
         len(split.index),
@@ -199,15 +228,25 @@ def c_split(split: Split, name: str, width: int, base: Tensor | None = None) -> 
     return c
 
 
-def unsupported_shapes(split: Split, name: str, width: int) -> str | None:
+def unsupported_shapes(split: Split, name: str, width: int, targets: int | None) -> str | None:
+    """Return what is wrong with a split; None if nothing is.
+
+    width: of the inputs. targets: how many a regression has; None: labels are classes.
+    """
     inputs, labels, index = split.inputs, split.labels, split.index
+    kind, shape = torch.int64, [len(inputs)]
+    if targets is not None:
+        kind, shape = torch.float32, [len(inputs), targets]
     if inputs.dim() != 2 or inputs.shape[1] != width:
         return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
     if inputs.dtype != torch.float32:
         return f"{name} inputs are {inputs.dtype}, not torch.float32"
-    if labels.dtype != torch.int64 or index.dtype != torch.int64:
-        return f"{name} labels and index are {labels.dtype} and {index.dtype}, not torch.int64"
-    if labels.shape != inputs.shape[:1] or index.dim() != 1:
+    if labels.dtype != kind or index.dtype != torch.int64:
+        return (
+            f"{name} labels and index are {labels.dtype} and {index.dtype}, "
+            f"not {'' if targets is None else f'{kind} and '}torch.int64"
+        )
+    if list(labels.shape) != shape or index.dim() != 1:
         return (
             f"{name} labels {list(labels.shape)} and index {list(index.shape)} "
             f"do not fit inputs {list(inputs.shape)}"
@@ -247,6 +286,13 @@ def checked(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
             f"{name} is {value.dtype} {list(value.shape)}; it must be float32 {list(shape)}"
         )
     return memory(value.clone(memory_format=torch.contiguous_format), name)
+
+
+def given(numbers: dict[str, Tensor], name: str | None, shape: tuple[int, ...]) -> Tensor:
+    """Return a copy of the float32 tensor of this name and shape; zeros where it has no name."""
+    if name is None:
+        return torch.zeros(shape, dtype=torch.float32, device="cpu")
+    return checked(named(numbers, name), name, shape)
 
 
 def checked_steps(value: Tensor) -> int:
@@ -298,6 +344,8 @@ class NativeNetwork:
         self.library = open_library()
         self.layers = [name for name, _ in layers]
         self.shapes = [(linear.out_features, linear.in_features) for _, linear in layers]  # [O, I]
+        self.biases = [has_bias(linear) for _, linear in layers]
+        self.dropouts = dropouts(run.model)
         if inputs is not None:
             self.shapes[0] = self.shapes[0][0], inputs
         self.rule = rule(config)
@@ -312,6 +360,8 @@ class NativeNetwork:
             len(layers),
             (c_int64 * len(sizes))(*sizes),
             (c_int32 * len(kinds))(*kinds),
+            (c_int32 * len(kinds))(*self.biases),
+            (c_double * len(kinds))(*self.dropouts),
             len(MOMENTS[self.rule]),
             self.batch_size,
         )
@@ -320,6 +370,12 @@ class NativeNetwork:
                 f"no memory to train layers of sizes {sizes} in batches of {self.batch_size}"
             )
         weakref.finalize(self, self.library.nnlab_free, self.handle)
+        self.targets = targets_of(run)
+        self.loss = run.loss
+        if isinstance(self.loss, CrossEntropy) and not self.loss.plain:
+            terms = self.loss.terms(self.shapes[-1][0]).astype(np.float32)
+            self.terms = np.pad(terms, ((0, 0), (0, -terms.shape[1] % LANES)))  # it reads vectors
+            self.library.nnlab_set_loss(self.handle, *(row.ctypes.data for row in self.terms))
 
     # ---- the arithmetic ----
 
@@ -332,10 +388,10 @@ class NativeNetwork:
 
     def split(self, run: Run, name: str) -> CSplit:
         """Return one of the run's splits as the library takes it."""
-        return c_split(getattr(run, name), name, self.shapes[0][1])
+        return c_split(getattr(run, name), name, self.shapes[0][1], self.targets)
 
     def read_options(self, run: Run) -> None:
-        """Read the options of a run's torch optimizer, which a schedule may have changed."""
+        """Read the options of a run's torch optimizer and its rate, which may have changed."""
         if isinstance(run.optimizer, torch.optim.Optimizer):
             config = optimizer_of(run)
             if config is None or rule(config) != self.rule:
@@ -343,12 +399,17 @@ class NativeNetwork:
                     "the optimizer was changed into one that engine=native cannot take"
                 )
             self.optimizer = c_optimizer(config)
+        if run.lr is not None:
+            self.optimizer.lr = run.lr
 
     def train(self, run: Run, order: Tensor) -> Trained:
         """Train once through the examples at these positions, [n] int64, of the training split."""
         positions = check_order(order, len(run.train))
         split = self.split(run, "train")
-        sums, bad = (c_double * 3)(), (c_int64 * 3)()
+        # A key for each step and layer that drops units.
+        steps, dropping = -(-len(positions) // self.batch_size), sum(map(bool, self.dropouts))
+        keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
+        sums, seconds, bad = self.sums(), c_double(), (c_int64 * 3)()
         with self.lock:
             problem = self.library.nnlab_train(
                 self.handle,
@@ -356,25 +417,39 @@ class NativeNetwork:
                 positions.data_ptr(),
                 len(positions),
                 self.batch_size,
+                keys.data_ptr(),
                 byref(self.optimizer),
                 self.level,
                 sums,
+                byref(seconds),
                 bad,
             )
         raise_for(problem, "train", *bad)
-        loss, correct, seconds = sums
-        seconds += self.seconds
+        took = seconds.value + self.seconds
         self.seconds = 0.0
-        return Trained(loss / len(positions), correct / len(positions), seconds)
+        return Trained(self.measures(sums, run.train, run.train.index[positions]), took)
 
-    def evaluate(self, run: Run, name: str) -> tuple[float, float]:
-        """Return mean loss and accuracy on one of the run's splits."""
+    def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
+        """Return the measures of one of the run's splits."""
         split = self.split(run, name)
-        sums, bad = (c_double * 2)(), (c_int64 * 3)()
+        sums, bad = self.sums(), (c_int64 * 3)()
         with self.lock:
             problem = self.library.nnlab_evaluate(self.handle, byref(split), self.level, sums, bad)
         raise_for(problem, name, *bad)
-        return sums[0] / split.length, sums[1] / split.length
+        part: Split = getattr(run, name)
+        return self.measures(sums, part, part.index)
+
+    def sums(self) -> Array[c_double]:
+        """Return room for what the library sums over examples."""
+        return (c_double * (3 if self.targets is None else 2 * self.targets))()
+
+    def measures(self, sums: Array[c_double], split: Split, index: Tensor) -> tuple[float, ...]:
+        """Return the measures that sums over these examples of a split come to."""
+        if isinstance(self.loss, CrossEntropy):
+            loss, correct, weight = sums
+            return self.loss.measures(loss, weight, correct, len(index))
+        squared, absolute = sums[: self.targets], sums[self.targets :]
+        return self.loss.measures(squared, absolute, split.labels[index].numpy())
 
     # ---- its numbers ----
 
@@ -400,11 +475,12 @@ class NativeNetwork:
         """Go back to where ``snapshot`` gave this. Raises as ``load``."""
         self.put(snapshot)
 
-    def entries(self) -> Iterator[tuple[int, int, str, str]]:
-        """Yield layer, number of the array in the library, and names of weight and bias."""
+    def entries(self) -> Iterator[tuple[int, int, str, str | None]]:
+        """Yield layer, number of the array in the library, and names of weight and bias, if any."""
         for layer, name in enumerate(self.layers):
             for which, suffix in enumerate(("", *(f".{key}" for key in MOMENTS[self.rule]))):
-                yield layer, which, f"{name}.weight{suffix}", f"{name}.bias{suffix}"
+                bias = f"{name}.bias{suffix}" if self.biases[layer] else None
+                yield layer, which, f"{name}.weight{suffix}", bias
 
     def get(self) -> dict[str, Tensor]:
         """Return the library's numbers in torch's names; moments only where a step was taken."""
@@ -418,11 +494,10 @@ class NativeNetwork:
                 weight, bias = np.empty(shape, np.float32), np.empty(shape[:1], np.float32)
                 arrays = weight.ctypes.data, bias.ctypes.data
                 self.library.nnlab_get(self.handle, layer, which, *arrays)
-                some = {
-                    weight_name: torch.from_numpy(weight),
-                    bias_name: torch.from_numpy(bias),
-                }
-                (numbers if which == 0 else moments).update(some)
+                some = numbers if which == 0 else moments
+                some[weight_name] = torch.from_numpy(weight)
+                if bias_name is not None:
+                    some[bias_name] = torch.from_numpy(bias)
         if steps == 0:
             return numbers  # as in torch
         for name in list(numbers):
@@ -445,14 +520,10 @@ class NativeNetwork:
         arrays = []  # everything is looked at before anything is changed
         for layer, which, weight_name, bias_name in self.entries():
             shape = self.shapes[layer]
-            if which > 0 and steps == 0:
-                weight = torch.zeros(shape, dtype=torch.float32, device="cpu")
-                bias = torch.zeros(shape[0], dtype=torch.float32, device="cpu")
-            else:
-                weight = named(numbers, weight_name)
-                bias = named(numbers, bias_name)
-            weight = checked(weight, weight_name, shape)
-            arrays.append((layer, which, weight, checked(bias, bias_name, shape[:1])))
+            unset = which > 0 and steps == 0
+            weight = given(numbers, None if unset else weight_name, shape)
+            bias = given(numbers, None if unset else bias_name, shape[:1])
+            arrays.append((layer, which, weight, bias))
         with self.lock:
             for layer, which, weight, bias in arrays:
                 addresses = weight.data_ptr(), bias.data_ptr()
@@ -467,6 +538,6 @@ def activations(model: nn.Module) -> list[int]:
     for module in model:  # not its children: they may share an activation
         if isinstance(module, nn.Linear):
             numbers.append(0)
-        else:
+        elif type(module) in ACTIVATIONS:
             numbers[-1] = ACTIVATIONS.index(type(module))
     return numbers

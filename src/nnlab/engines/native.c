@@ -62,6 +62,9 @@ void nnlab_free(Network *net)
         free_parameters(&net->layer[l].moments[1]);
         free(net->layer[l].out);
         free(net->layer[l].row);
+        free(net->layer[l].factor);
+        free(net->layer[l].kept);
+        free(net->layer[l].kept_row);
     }
     free(net->layer);
     free(net->example);
@@ -71,6 +74,7 @@ void nnlab_free(Network *net)
     free(net->columns);
     free(net->columns_below);
     free(net->gradient);
+    free(net->kept_delta);
     free(net->nonzero);
     free(net->start);
     free(net->active);
@@ -95,18 +99,40 @@ static int32_t make_buffers(Network *net)
     net->columns = zeros(transposed, sizeof(float));
     net->columns_below = zeros(transposed, sizeof(float));
     net->gradient = zeros(widest + KC * NC, sizeof(float));
+    net->kept_delta = zeros(rows * net->layer[net->layers - 1].padded, sizeof(float));
     net->nonzero = zeros(rows * inputs / SPARSE_SHARE + KC + LANES, sizeof(int32_t));
     net->start = zeros(rows * (panels + 1), sizeof(int64_t));
     net->active = zeros(groups * inputs, sizeof(ActiveInput));
     net->active_count = zeros(groups * panels, sizeof(int64_t));
     return net->example && net->next && net->delta && net->delta_below && net->columns &&
-           net->columns_below && net->gradient && net->nonzero && net->start && net->active &&
-           net->active_count;
+           net->columns_below && net->gradient && net->kept_delta && net->nonzero && net->start &&
+           net->active && net->active_count;
 }
 
-/* sizes: inputs, then the outputs of each layer. Returns NULL when memory runs out. */
+static int32_t make_outputs(Layer *layer, int64_t rows)
+{
+    layer->out = zeros(rows * layer->padded, sizeof(float));
+    layer->row = zeros(rows, sizeof(float *));
+    if (layer->out == NULL || layer->row == NULL)
+        return 0;
+    for (int64_t r = 0; r < rows; r++)
+        layer->row[r] = layer->out + r * layer->padded;
+    if (layer->dropout == 0)
+        return 1;
+    layer->factor = zeros(rows * layer->padded, sizeof(float));
+    layer->kept = zeros(rows * layer->padded, sizeof(float));
+    layer->kept_row = zeros(rows, sizeof(float *));
+    if (layer->factor == NULL || layer->kept == NULL || layer->kept_row == NULL)
+        return 0;
+    for (int64_t r = 0; r < rows; r++)
+        layer->kept_row[r] = layer->kept + r * layer->padded;
+    return 1;
+}
+
+/* sizes: inputs, then the outputs of each layer; biased: whether it has a bias; dropout: the
+   probability that an output is dropped. Returns NULL when memory runs out. */
 Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activations,
-                      int32_t moments, int64_t batch)
+                      const int32_t *biased, const double *dropout, int32_t moments, int64_t batch)
 {
     Network *net = zeros(1, sizeof(Network));
     if (net == NULL)
@@ -121,11 +147,9 @@ Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activ
         layer->outputs = sizes[l + 1];
         layer->padded = round_up(sizes[l + 1], LANES);
         layer->activation = activations[l];
-        layer->out = zeros(net->rows * layer->padded, sizeof(float));
-        layer->row = zeros(net->rows, sizeof(float *));
-        complete = complete && layer->out != NULL && layer->row != NULL;
-        for (int64_t r = 0; complete && r < net->rows; r++)
-            layer->row[r] = layer->out + r * layer->padded;
+        layer->biased = biased[l];
+        layer->dropout = dropout[l];
+        complete = complete && make_outputs(layer, net->rows);
         complete = complete && make_parameters(&layer->values, layer);
         for (int32_t i = 0; i < moments; i++)
             complete = complete && make_parameters(&layer->moments[i], layer);
@@ -178,6 +202,14 @@ void nnlab_get(Network *net, int32_t l, int32_t which, float *weight, float *bia
     memcpy(bias, p->bias, (size_t)layer->outputs * sizeof(float));
 }
 
+/* base, peak, weight: as in Loss, which keeps the addresses. */
+void nnlab_set_loss(Network *net, const float *base, const float *peak, const float *weight)
+{
+    net->loss = (Loss){.base = base, .peak = peak, .weight = weight};
+    for (int64_t c = 0; c < net->layer[net->layers - 1].outputs; c++)
+        net->loss.spread += base[c];
+}
+
 int64_t nnlab_steps(const Network *net)
 {
     return net->steps;
@@ -214,11 +246,13 @@ static int32_t copy_checked(const Network *net, const Split *split, const int64_
         bad[1] = index, bad[2] = examples;
         if (index < 0 || index >= examples)
             return BAD_INDEX;
+        to->index[i] = index;
+        if (split->targets != NULL)
+            continue;
         const int64_t label = read_once(split->labels + index);
         bad[1] = label, bad[2] = classes;
         if (label < 0 || label >= classes)
             return BAD_LABEL;
-        to->index[i] = index;
         to->label[i] = label;
     }
     return FINE;
@@ -309,20 +343,22 @@ static void restore_mode(uint64_t before)
 #endif
 }
 
-/* Train once through split->index[order[0..n-1]]. sums: loss, number correct, and seconds,
-   taken here because Python's thread may wait long for the GIL when the call returns. */
+/* Train once through split->index[order[0..n-1]]. keys: of each step's layers with dropout, which
+   are used to draw what is dropped. sums: as in Kernels. seconds: taken here because Python's thread
+   may wait long for the GIL when the call returns. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
-                    int64_t batch, const Optimizer *optimizer, int32_t level, double *sums,
-                    int64_t *bad)
+                    int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
+                    double *sums, double *seconds, int64_t *bad)
 {
     const double started = seconds_now();
     Examples examples;
     const int32_t problem = copy_examples(net, split, order, n, &examples, bad);
     if (problem == FINE) {
         const uint64_t mode = flush_subnormals();
+        net->keys = keys;
         LEVELS[level]->train(net, split, &examples, smaller(batch, net->rows), optimizer, sums);
         restore_mode(mode);
-        sums[2] = seconds_now() - started;
+        *seconds = seconds_now() - started;
     }
     free_examples(&examples);
     return problem;
@@ -334,6 +370,7 @@ int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *
     const int32_t problem = copy_examples(net, split, NULL, split->length, &examples, bad);
     if (problem == FINE) {
         const uint64_t mode = flush_subnormals();
+        net->keys = NULL;
         LEVELS[level]->evaluate(net, split, &examples, sums);
         restore_mode(mode);
     }

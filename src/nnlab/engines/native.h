@@ -55,23 +55,37 @@ typedef struct {
 
 typedef struct {
     int64_t inputs, outputs, padded;
-    int32_t activation;
+    int32_t activation, biased;    /* not biased: the bias stays zero */
     Parameters values, moments[2]; /* moments: momentum, or Adam's first and second */
     float *out;                    /* [B, padded], after the activation */
     const float **row;             /* [B] its rows */
+    double dropout;                /* the probability that an output is dropped; if above 0: */
+    float *factor, *kept;          /* [B, padded]: 0 or 1 / (1 - p), and out times that */
+    const float **kept_row;        /* [B] its rows */
 } Layer;
+
+/* What an example counts in the cross entropy, each [classes padded]: base[c] times -log p[c] of
+   every class, and peak[y] times that of its own class y; the mean is by the sum of weight[y].
+   NULL: base 0, peak and weight 1. spread: the sum of base. */
+typedef struct {
+    const float *base, *peak, *weight;
+    float spread;
+} Loss;
 
 typedef struct {
     int32_t layers;
+    Loss loss;
     int64_t rows;  /* most examples at a time */
     int64_t steps; /* optimizer steps taken; 0 means that the moments are unset */
     Layer *layer;
     const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
     int64_t next_rows;              /* how many rows the next batch has */
+    const uint64_t *keys;           /* of this step's layers with dropout; NULL: evaluation */
     const int64_t *index, *labels;  /* [B] which examples this batch has, and their labels */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
     float *gradient;                /* of one panel of a weight, or of a bias */
+    float *kept_delta;              /* [B, padded] that of the last layer, while it is clipped */
     int32_t *nonzero;      /* which inputs are not zero, counted from the first of their panel */
     int64_t *start;        /* [B, panels] where each row's list of a panel begins in `nonzero` */
     ActiveInput *active;   /* [groups, I] those of a panel from the place of its first input on */
@@ -86,8 +100,9 @@ typedef struct {
 typedef struct {
     const float *inputs;   /* [N, width] */
     const float *base;     /* [N, outputs of the first layer], its x W0; NULL: not the dual form */
-    const int64_t *labels; /* [N] */
-    const int64_t *index;  /* [length] into both */
+    const int64_t *labels; /* [N] classes; not read where there are targets */
+    const float *targets;  /* [N, outputs] of a regression; NULL: a classification */
+    const int64_t *index;  /* [length] into all */
     int64_t examples, width, length;
 } Split;
 
@@ -99,11 +114,12 @@ typedef struct {
 
 typedef struct {
     int32_t rule, nesterov;
-    double lr, weight_decay, momentum, dampening, beta1, beta2, eps;
+    double lr, weight_decay, l1, l2, clip_norm, momentum, dampening, beta1, beta2, eps;
 } Optimizer;
 
-/* The kernels of one instruction set: an epoch of training, and an evaluation. Both put the summed
-   loss and the number of correct predictions into sums. */
+/* The kernels of one instruction set: an epoch of training, and an evaluation. Both put into sums
+   the loss, the number of correct predictions and the examples' weight, each summed over examples;
+   of a regression the squared errors of each output, then the absolute ones. */
 typedef struct {
     void (*train)(Network *, const Split *, const Examples *, int64_t batch, const Optimizer *,
                   double *sums);

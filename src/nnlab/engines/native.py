@@ -20,6 +20,8 @@ from nnlab.engines.library import NativeNetwork, memory, unsupported_shapes
 from nnlab.engines.supported import (
     initial_state,
     linears,
+    targets_of,
+    unsupported_loss,
     unsupported_model,
     unsupported_optimizer,
     unsupported_shared_memory,
@@ -31,13 +33,14 @@ from nnlab.engines.supported import (
 def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
-    or nothing between them, in float32 on the CPU, trained by SGD, Adam or AdamW (without
-    amsgrad), on splits with contiguous inputs [N, I].
+    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity or nothing and
+    perhaps KeyedDropout between them, in float32 on the CPU, trained by SGD, Adam or AdamW
+    (without amsgrad), on splits with contiguous inputs [N, I].
     """
     if device.type != "cpu":
         return f"the native engine computes on the cpu, not on {device}"
     reason = unsupported_model(run.model, (torch.float32,)) or unsupported_optimizer(run)
+    reason = reason or unsupported_loss(run)
     if reason is not None:
         return reason
     for name, tensor in initial_state(run).items():
@@ -45,19 +48,20 @@ def unsupported_reason(run: Run, device: torch.device) -> str | None:
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
-            reason = unsupported_split(split, name, linears(run.model)[0][1].in_features)
+            reason = unsupported_split(split, name, run)
     reason = reason or unsupported_shared_memory(run)
     if reason is None and run.native_level is not None and library.available() is None:
         reason = unsupported_level(run.native_level)
     return reason
 
 
-def unsupported_split(split: Split, name: str, width: int) -> str | None:
+def unsupported_split(split: Split, name: str, run: Run) -> str | None:
     for part in ("inputs", "labels", "index"):
         reason = unsupported_memory(getattr(split, part), f"{name} {part}")
         if reason is not None:
             return reason
-    return unsupported_shapes(split, name, width)
+    width = linears(run.model)[0][1].in_features
+    return unsupported_shapes(split, name, width, targets_of(run))
 
 
 def unsupported_level(level: str) -> str | None:
@@ -121,7 +125,7 @@ class NativeEngine(Engine):
             results.append(network.train(run, order))
         return results
 
-    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
         return [self.networks[run].fitting(run, split).evaluate(run, split) for run in runs]
 
     def snapshot(self, run: Run) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ step is a few operations on the whole stack, whatever the number of layers.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -21,29 +22,34 @@ from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
 from torch.nn.utils.rnn import pad_sequence
 
-from nnlab import memory
+from nnlab import memory, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, Trained
+from nnlab.dropout import multipliers
+from nnlab.engines import Engine, Run, Trained, stacked_losses
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
+    dropouts,
+    has_bias,
     initial_state,
     optimizer_of,
     rule,
+    targets_of,
+    unsupported_loss,
     unsupported_model,
     unsupported_optimizer,
     unsupported_shared_memory,
 )
+from nnlab.losses import CrossEntropy, Loss
 
 EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
 SHARE = 0.8  # of the free memory that a stack may take: its size is an estimate
 ALIGNMENT = 32  # numbers; a parameter begins at a multiple, as cuBLAS's fast kernels want it
 
-Layer: TypeAlias = tuple[Tensor, Tensor]  # weight and bias
+Layer: TypeAlias = tuple[Tensor, Tensor | None]  # weight and bias
 aten = torch.ops.aten
 # What follows a layer: in place on its output y, and backward from dy and y.
 ACTIVATIONS: dict[
@@ -61,11 +67,14 @@ class Shape(NamedTuple):
 
     sizes: tuple[int, ...]  # I of the first layer, then O of every layer
     activations: tuple[type[nn.Module], ...]  # after every layer
+    biases: tuple[bool, ...]  # whether it has one
+    dropouts: tuple[float, ...]  # the probability that an output of it is dropped
 
     @classmethod
     def of(cls, model: nn.Module) -> Shape:
         sizes: list[int] = []
         activations: list[type[nn.Module]] = []
+        biases: list[bool] = []
         assert isinstance(model, nn.Sequential)
         for module in model:  # not its children: they may share an activation
             if isinstance(module, nn.Linear):
@@ -73,16 +82,17 @@ class Shape(NamedTuple):
                     [module.out_features] if sizes else [module.in_features, module.out_features]
                 )
                 activations.append(nn.Identity)
-            else:
+                biases.append(has_bias(module))
+            elif type(module) in ACTIVATIONS:
                 activations[-1] = type(module)
-        return cls(tuple(sizes), tuple(activations))
+        return cls(tuple(sizes), tuple(activations), tuple(biases), tuple(dropouts(model)))
 
     def places(self) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
         """Return where each parameter begins in a row, with its shape, in torch's order; and P."""
         places: list[tuple[int, tuple[int, ...]]] = []
         end = 0
-        for inputs, outputs in itertools.pairwise(self.sizes):
-            for shape in ((outputs, inputs), (outputs,)):
+        for (inputs, outputs), bias in zip(itertools.pairwise(self.sizes), self.biases):
+            for shape in ((outputs, inputs), (outputs,))[: 2 if bias else 1]:
                 places.append((end, shape))
                 end += -(-math.prod(shape) // ALIGNMENT) * ALIGNMENT
         return places, end
@@ -95,9 +105,9 @@ class Shape(NamedTuple):
         ]
 
     def layers(self, rows: Tensor) -> list[Layer]:
-        """View rows [R, P] as a weight [R, O, I] and a bias [R, O] per layer."""
-        parameters = self.parameters(rows)
-        return list(zip(parameters[::2], parameters[1::2]))
+        """View rows [R, P] as a weight [R, O, I] and a bias [R, O], if it has one, per layer."""
+        parameters = iter(self.parameters(rows))
+        return [(next(parameters), next(parameters) if bias else None) for bias in self.biases]
 
 
 # ---- what the engine takes ----
@@ -106,12 +116,13 @@ class Shape(NamedTuple):
 def unsupported_reason(run: Run, device: torch.device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear`` with bias, with ReLU, Tanh, Sigmoid, Identity
-    or nothing between them, in float32 or float64, trained by SGD, Adam or AdamW (without
-    amsgrad), on splits with inputs [N, I].
+    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity or nothing and
+    perhaps KeyedDropout between them, in float32 or float64, trained by SGD, Adam or AdamW
+    (without amsgrad), on splits with inputs [N, I].
     """
     dtypes = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
     reason = unsupported_model(run.model, dtypes) or unsupported_optimizer(run)
+    reason = reason or unsupported_loss(run)
     if reason is None and run.batch_size < 1:
         return f"batch_size={run.batch_size} is not possible: at least 1"
     if reason is None and run.drop_last:
@@ -119,19 +130,24 @@ def unsupported_reason(run: Run, device: torch.device) -> str | None:
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
-            reason = unsupported_split(split, name, run.model)
+            reason = unsupported_split(split, name, run)
     return reason or unsupported_shared_memory(run)
 
 
-def unsupported_split(split: Split, name: str, model: nn.Module) -> str | None:
+def unsupported_split(split: Split, name: str, run: Run) -> str | None:
     inputs, labels, index = split.inputs, split.labels, split.index
-    sizes, dtype = Shape.of(model).sizes, next(model.parameters()).dtype
+    sizes, dtype = Shape.of(run.model).sizes, next(run.model.parameters()).dtype
     if inputs.shape != (len(labels), sizes[0]) or inputs.dtype != dtype:
         return (
             f"{name} inputs are {inputs.dtype} {list(inputs.shape)}, "
             f"but the model takes {dtype} [{len(labels)}, {sizes[0]}]"
         )
-    for part, tensor in (("labels", labels), ("index", index)):
+    targets = targets_of(run)
+    if targets is not None and (labels.dtype != dtype or labels.shape[1:] != (targets,)):
+        shape = list(labels.shape)
+        return f"{name} targets are {labels.dtype} {shape}, not {dtype} [N, {targets}]"
+    classes = {} if targets is not None else {"labels": labels}
+    for part, tensor in (classes | {"index": index}).items():
         if tensor.dtype != torch.int64 or tensor.dim() != 1:
             return f"{name} {part} are {tensor.dtype} {list(tensor.shape)}, not torch.int64 [N]"
     if len(index) == 0:
@@ -140,6 +156,8 @@ def unsupported_split(split: Split, name: str, model: nn.Module) -> str | None:
     low, high = index.aminmax()
     if low < 0 or high >= len(labels):
         return f"the {name} index holds {low} to {high}; the examples are 0 to {len(labels) - 1}"
+    if targets is not None:
+        return None
     low, high = labels[index].aminmax()
     if low < 0 or high >= sizes[-1]:
         return f"{name} labels are {low} to {high}; the model has classes 0 to {sizes[-1] - 1}"
@@ -150,13 +168,22 @@ def unsupported_split(split: Split, name: str, model: nn.Module) -> str | None:
 
 
 def forward(
-    layers: Sequence[Layer], activations: Sequence[type[nn.Module]], x: Tensor
+    layers: Sequence[Layer],
+    activations: Sequence[type[nn.Module]],
+    x: Tensor,
+    factors: Sequence[Tensor | None],
 ) -> list[Tensor]:
-    """Return x [R, B, I] and the output of every layer after it, [R, B, O]; the last: logits."""
+    """Return x [R, B, I] and the output of every layer after it, [R, B, O]; the last: logits.
+
+    factors: what a layer's inputs are multiplied with, 0 for those dropped; None: with nothing.
+    """
     values = [x]
-    for (weight, bias), activation in zip(layers, activations):
+    for (weight, bias), activation, factor in zip(layers, activations, factors):
         activate, _ = ACTIVATIONS[activation]
-        values.append(activate(torch.baddbmm(bias[:, None], values[-1], weight.transpose(1, 2))))
+        given = values[-1] if factor is None else values[-1] * factor
+        product = given, weight.transpose(1, 2)
+        y = torch.bmm(*product) if bias is None else torch.baddbmm(bias[:, None], *product)
+        values.append(activate(y))
     return values
 
 
@@ -164,17 +191,22 @@ def backward(
     layers: Sequence[Layer],
     activations: Sequence[type[nn.Module]],
     values: Sequence[Tensor],
+    factors: Sequence[Tensor | None],
     dy: Tensor,
     gradients: Sequence[Layer],
 ) -> None:
     """Write the gradients of layers; dy: the loss's by the logits, [R, B, O]."""
     for number in reversed(range(len(layers))):
         x, (weight, _), (by_weight, by_bias) = values[number], layers[number], gradients[number]
-        torch.bmm(dy.transpose(1, 2), x, out=by_weight)
-        torch.sum(dy, 1, out=by_bias)
+        factor = factors[number]
+        given = x if factor is None else x * factor
+        torch.bmm(dy.transpose(1, 2), given, out=by_weight)
+        if by_bias is not None:
+            torch.sum(dy, 1, out=by_bias)
         if number > 0:
             _, differentiate = ACTIVATIONS[activations[number - 1]]
-            dy = differentiate(torch.bmm(dy, weight), x)
+            dy = torch.bmm(dy, weight)
+            dy = differentiate(dy if factor is None else dy * factor, x)
 
 
 def coefficients(
@@ -194,6 +226,10 @@ def coefficients(
     lr = column([option.lr for option in options])
     decay = column([option.weight_decay for option in options])
     result = {"lr": lr}
+    for name in ("l1", "l2", "clip_norm"):
+        values = [getattr(option, name) for option in options]
+        if any(values):
+            result[name] = column(values)
     if any(option.weight_decay != 0 for option in options):
         decoupled = isinstance(options[0], AdamW)
         result |= {"shrink": 1 - lr * decay} if decoupled else {"weight_decay": decay}
@@ -217,6 +253,22 @@ def coefficients(
             "eps": column([option.eps for option in adams]),
         }
     return result
+
+
+def regularise(layers: Sequence[Layer], gradients: Sequence[Layer], c: dict[str, Tensor]) -> None:
+    """Do with the gradients of layers what the torch engine's does; c: [R, 1] each."""
+    for (weight, _), (by_weight, _) in zip(layers, gradients):
+        if "l1" in c:
+            by_weight.addcmul_(weight.sign(), c["l1"][..., None])
+        if "l2" in c:
+            by_weight.addcmul_(weight, c["l2"][..., None], value=2)
+    if "clip_norm" in c:
+        every = [each for layer in gradients for each in layer if each is not None]
+        norms = torch.stack([torch.linalg.vector_norm(each.flatten(1), dim=1) for each in every])
+        norm = torch.linalg.vector_norm(norms, dim=0)[:, None]
+        shrink = (c["clip_norm"] / (norm + 1e-6)).clamp(max=1)  # as clip_grad_norm_
+        for each in every:
+            each.mul_(shrink if each.dim() == 2 else shrink[..., None])
 
 
 def descend(
@@ -274,6 +326,7 @@ class StackedEngine(Engine):
         }
         first = runs[0]
         self.shape = Shape.of(first.model)
+        self.kind_of_loss = stacked_losses.kind_of(first)
         self.dtype = next(first.model.parameters()).dtype
         self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.inputs, self.labels, self.offsets = pool(runs, device)
@@ -286,13 +339,20 @@ class StackedEngine(Engine):
 
     @staticmethod
     def group(run: Run) -> Hashable:
-        """Return what must be equal in a stack: shape, batch size, optimizer, nesterov, dtype.
+        """Return what must be equal in a stack: shape, batch size, optimizer, nesterov, dtype,
+        whether gradients are clipped, and whether the loss is that of classes, all alike, or of
+        numbers.
 
-        Data, seed, train_size, max_epochs, stopping and the optimizer's numbers may vary.
+        Data, seed, train_size, max_epochs, stopping, and the numbers of the loss and of the
+        optimizer may vary.
         """
         option, dtype = optimizer_of(run), next(run.model.parameters()).dtype
         nesterov = isinstance(option, SGD) and option.nesterov
-        return Shape.of(run.model), run.batch_size, type(option), nesterov, dtype
+        clipped = option is not None and option.clip_norm is not None
+        return (
+            *(Shape.of(run.model), run.batch_size, type(option), nesterov, dtype),
+            *(clipped, stacked_losses.kind_of(run)),
+        )
 
     @staticmethod
     def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
@@ -334,6 +394,9 @@ class StackedEngine(Engine):
                 raise ValueError(f"an order is {list(order.shape)} for {len(run.train)} examples")
             self.orders[self.rows[run]] = order
             self.options[self.rows[run]] = self._option(run)
+            if self.dropping:
+                drawn = seeds.draw_keys(run.noise, epoch_steps(run), len(self.dropping))
+                self.drawn[self.rows[run]] = drawn
         with full_precision():
             self._refill()
             self._launch()
@@ -342,14 +405,12 @@ class StackedEngine(Engine):
         for run in self.stack:
             self.taken[run] += epoch_steps(run)
         share = seconds / sum(epoch_steps(run) for run in runs)
-        return [
-            Trained(
-                sums[self.rows[run]][0] / len(run.train),
-                sums[self.rows[run]][1] / len(run.train),
-                share * epoch_steps(run),
-            )
-            for run in runs
-        ]
+        results = []
+        for run, order in zip(runs, orders):
+            index, summed = run.train.index[order], sums[self.rows[run]]
+            measured = measures(run.loss, summed, run.train.labels, index)
+            results.append(Trained(measured, share * epoch_steps(run)))
+        return results
 
     def _lay_out(self, runs: Sequence[Run]) -> None:
         """Make what an epoch of these runs, the longest first, reads and writes.
@@ -374,20 +435,22 @@ class StackedEngine(Engine):
         # is not finite there is not finite in that example either.
         self.slots = slots.minimum(lengths - 1)
         real = (slots < lengths).view(R, T, B, 1).transpose(0, 1).to(self.dtype)
-        self.share = real / real.sum(2, keepdim=True).clamp(min=1)  # [T, R, B, 1]
+        self.loss = self.kind_of_loss(runs, real, self.shape.sizes[-1], self.wide)
         steps = [epoch_steps(run) for run in runs]
         self.prefixes = [
             (sum(count >= end for count in steps), range(start, end))
             for start, end in itertools.pairwise([0, *sorted(set(steps))])
         ]
 
+        self.dropping = [number for number, p in enumerate(self.shape.dropouts) if p > 0]
+        steps_and_layers = [(epoch_steps(run), len(self.dropping)) for run in runs]
+        self.drawn = [torch.zeros(each, dtype=torch.int64) for each in steps_and_layers]
+        self.keys = pad_sequence(self.drawn).to(self.device)  # [T, R, layers]
         self.examples = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
         self.batch = self._zeros(R * B, self.shape.sizes[0])
         self.gradients = torch.zeros_like(self.weights)
-        self.minus_one = self._zeros(R, B, 1) - 1
-        self.picked = self._zeros(T, R, B, 1)  # log-probability of the right class
-        self.predicted = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
-        self.sums = torch.zeros(R, 2, dtype=self.wide, device=self.device)  # loss, correct
+        self.loss.begin(self.labels[self.examples])
+        self.sums = torch.zeros_like(self.loss.sums())
 
     def _refill(self) -> None:
         """Put the epoch's order and the optimizer's numbers where the graph reads them."""
@@ -397,6 +460,8 @@ class StackedEngine(Engine):
         slots = orders.to(self.device).gather(1, self.slots)
         T, R, B = self.examples.shape
         self.examples.copy_(self.index.gather(1, slots).view(R, T, B).transpose(0, 1))
+        if self.dropping:
+            self.keys.copy_(pad_sequence(self.drawn))
 
         taken = torch.tensor([float(self.taken[run]) for run in self.stack])
         fresh = coefficients(self.options, taken.to(self.device, self.wide), T)
@@ -426,7 +491,7 @@ class StackedEngine(Engine):
     def _epoch(self) -> None:
         """Train every run once through its batches: the same operations in every epoch."""
         T, R, B = self.examples.shape
-        targets = self.labels[self.examples][..., None]
+        self.loss.begin(self.labels[self.examples])
         table = {name: value.expand(T, R, 1) for name, value in self.coefficients.items()}
         for k, steps in self.prefixes:
             layers = self.shape.layers(self.weights[:k])
@@ -434,26 +499,30 @@ class StackedEngine(Engine):
             moments = [moment[:k] for moment in self.moments]
             batch = self.batch[: k * B]
             for t in steps:
-                target = targets[t, :k]
                 torch.index_select(self.inputs, 0, self.examples[t, :k].flatten(), out=batch)
-                values = forward(layers, self.shape.activations, batch.view(k, B, -1))
-                likely = log_softmax(values[-1], 2)
-                torch.gather(likely, 2, target, out=self.picked[t, :k])
-                torch.argmax(values[-1], 2, out=self.predicted[t, :k])
-                # The mean cross entropy's derivative by the logits: (softmax - one-hot) / B.
-                dy = likely.exp_().scatter_add_(2, target, self.minus_one[:k])
-                dy.mul_(self.share[t, :k])
-                backward(layers, self.shape.activations, values, dy, gradients)
+                factors = self._factors(t, k)
+                values = forward(layers, self.shape.activations, batch.view(k, B, -1), factors)
+                dy = self.loss.step(t, k, values[-1])
+                backward(layers, self.shape.activations, values, factors, dy, gradients)
                 row = {name: value[t, :k] for name, value in table.items()}
+                regularise(layers, gradients, row)
                 descend(self.weights[:k], self.gradients[:k], moments, row)
-        real = self.share.squeeze(3) > 0
-        right = self.predicted == targets.squeeze(3)
-        self.sums.copy_(totals(self.picked.squeeze(3), right, real, self.wide))
+        self.sums.copy_(self.loss.sums())
+
+    def _factors(self, step: int, runs: int) -> list[Tensor | None]:
+        """Return what the inputs of each layer are multiplied with, [runs, B, I], in a step."""
+        factors: list[Tensor | None] = [None] * len(self.shape.dropouts)
+        rows = self.examples.shape[2]
+        for place, number in enumerate(self.dropping):
+            p, units = self.shape.dropouts[number], self.shape.sizes[number + 1]
+            keys = self.keys[step, :runs, place]
+            factors[number + 1] = multipliers(keys, rows, units, p=p, dtype=self.dtype)
+        return factors
 
     # ---- the other calls ----
 
     @torch.no_grad()
-    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
         if not runs:
             return []
         if self.evaluated.get(split, ([],))[0] != list(runs):
@@ -462,17 +531,20 @@ class StackedEngine(Engine):
         rows = [self.rows[run] for run in runs]
         whole = rows == list(range(len(self.stack)))
         layers = self.shape.layers(self.weights if whole else self.weights[rows])
-        sums = torch.zeros(len(runs), 2, dtype=self.wide, device=self.device)
+        sums = torch.zeros(len(runs), self.sums.shape[1], dtype=self.wide, device=self.device)
+        everything = [None] * len(layers)
         chunk = max(1, EVALUATION_NUMBERS // (len(runs) * max(self.shape.sizes)))
         real = torch.arange(index.shape[1], device=self.device) < lengths
         with full_precision():
             for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
-                target = self.labels[part]
-                logits = forward(layers, self.shape.activations, self.inputs[part])[-1]
-                picked = log_softmax(logits, 2).gather(2, target[..., None]).squeeze(2)
-                right = logits.argmax(2) == target
-                sums += totals(picked[None], right[None], kept[None], self.wide)
-        return [(loss, correct) for loss, correct in (sums / lengths).tolist()]
+                inputs = self.inputs[part]
+                outputs = forward(layers, self.shape.activations, inputs, everything)[-1]
+                sums += self.loss.evaluate(rows, outputs, self.labels[part], kept)
+        splits = [getattr(run, split) for run in runs]
+        return [
+            measures(run.loss, each, part.labels, part.index)
+            for run, each, part in zip(runs, sums.tolist(), splits)
+        ]
 
     @torch.no_grad()
     def state(self, run: Run) -> dict[str, Tensor]:
@@ -543,11 +615,14 @@ class StackedEngine(Engine):
         return torch.zeros(sizes, dtype=self.dtype, device=self.device)
 
     def _option(self, run: Run) -> OptimizerConfig:
-        """Return a run's options; in a torch optimizer a schedule may have changed the numbers."""
+        """Return a run's options with the learning rate of now.
+
+        In a torch optimizer a schedule may have changed the numbers.
+        """
         option = optimizer_of(run)
         if option is None or kind(option) != self.kinds[run]:
             raise ValueError("the optimizer was changed into another; engine=torch can go on so")
-        return option
+        return option if run.lr is None else dataclasses.replace(option, lr=run.lr)
 
     def _moments(self, run: Run) -> tuple[str, ...]:
         return MOMENTS[self.kinds[run][0]]
@@ -569,10 +644,13 @@ def epoch_steps(run: Run) -> int:
     return -(-len(run.train) // run.batch_size)
 
 
-def totals(picked: Tensor, right: Tensor, real: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum the losses and the right answers of real examples: [T, R, B] each. Returns [R, 2]."""
-    losses = -picked.where(real, 0).sum((0, 2), dtype=dtype)
-    return torch.stack((losses, (right & real).sum((0, 2)).to(dtype)), 1)
+def measures(loss: Loss, sums: list[float], labels: Tensor, index: Tensor) -> tuple[float, ...]:
+    """Return what a run's sums over the examples in ``index`` come to."""
+    if isinstance(loss, CrossEntropy):
+        total, weight, correct = sums
+        return loss.measures(total, weight, correct, len(index))
+    half = len(sums) // 2
+    return loss.measures(sums[:half], sums[half:], labels.cpu()[index.cpu()].numpy())
 
 
 def free_memory(device: torch.device) -> int:
@@ -603,6 +681,8 @@ def stacked_bytes(run: Run) -> int:
     # The model, weights, gradients, an optimizer's moments; a batch's inputs, outputs and deltas.
     numbers = (3 + len(MOMENTS[rule(config)])) * shape.places()[1]
     numbers += 3 * run.batch_size * sum(shape.sizes)
+    if any(shape.dropouts):  # what is kept, the factors, and where they are drawn
+        numbers += run.batch_size * (2 * sum(shape.sizes) + 6 * max(shape.sizes))
     steps = epoch_steps(run) * run.batch_size  # examples, slots, predictions, probabilities
     lengths = sum(len(s) for s in (run.train, run.valid, run.test) if s is not None)
     return size * (numbers + steps) + 8 * (3 * steps + 2 * lengths)
@@ -613,14 +693,16 @@ def pool(
 ) -> tuple[Tensor, Tensor, dict[tuple[Tensor, Tensor], int]]:
     """Put the data of all splits on the device, each array once, one after another.
 
-    Returns inputs [N, I], labels [N], and where the examples of each split's arrays begin.
+    Returns inputs [N, I], labels [N] or targets [N, O], and where the examples of each split's
+    arrays begin.
     """
     splits = [getattr(run, name) for run in runs for name in ("train", "valid", "test")]
     arrays = dict.fromkeys((s.inputs, s.labels) for s in splits if s is not None)
     starts = [0, *itertools.accumulate(len(labels) for _, labels in arrays)]
     first = runs[0].train.inputs
     inputs = torch.empty(starts[-1], first.shape[1], dtype=first.dtype, device=device)
-    labels = torch.empty(starts[-1], dtype=torch.int64, device=device)
+    like = runs[0].train.labels
+    labels = torch.empty(starts[-1], *like.shape[1:], dtype=like.dtype, device=device)
     for (some_inputs, some_labels), (start, end) in zip(arrays, itertools.pairwise(starts)):
         inputs[start:end] = some_inputs
         labels[start:end] = some_labels

@@ -18,7 +18,9 @@ from torch.nn.modules import module as all_modules
 from torch.optim import optimizer as all_optimizers
 
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
+from nnlab.dropout import KeyedDropout
 from nnlab.engines import Run
+from nnlab.losses import CrossEntropy
 from nnlab.model import Shaped
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid)
@@ -29,6 +31,7 @@ ATTRIBUTES: dict[type[nn.Module], frozenset[str]] = {
         nn.Sequential(),
         nn.Linear(1, 1, device="meta"),
         *(kind() for kind in ACTIVATIONS),
+        KeyedDropout(0.5),
     )
 }
 OPTIMIZERS: tuple[type[torch.optim.Optimizer], ...] = (
@@ -61,13 +64,14 @@ def unless_replaced(found: object) -> object:
 # What runs in a step, as it was when nnlab was imported.
 CLASSES: tuple[type, ...] = (nn.Module, *ATTRIBUTES, torch.optim.Optimizer, *OPTIMIZERS)
 CODE = {kind: {name: unless_replaced(v) for name, v in vars(kind).items()} for kind in CLASSES}
+CODE[KeyedDropout] = dict(vars(KeyedDropout))  # the one that is nnlab's
 STEPS = re.compile(r"sgd|adamw?|_(single_tensor|multi_tensor|fused)_\w+")
 FUNCTIONS = {
     (owner, name): unless_replaced(getattr(owner, name))
     for owner, names in (
         (functional, ("linear", "relu")),
         (torch, ("relu", "tanh", "sigmoid")),
-        (torch._C._nn, ("cross_entropy_loss",)),
+        (torch._C._nn, ("cross_entropy_loss", "mse_loss")),
         (Tensor, ("backward",)),
         (torch.autograd, ("backward",)),
         *(
@@ -91,9 +95,9 @@ MOMENTS = {
 def unsupported_model(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
     """Return why a model is not a perceptron of one of these types; None if it is.
 
-    One is ``nn.Sequential`` of ``nn.Linear`` with bias, with one of ACTIVATIONS or nothing
-    between them, all of it trained, as torch makes them: nothing of the user's (hooks, patched
-    methods, parametrizations) takes part in a step.
+    One is ``nn.Sequential`` of ``nn.Linear``, with one of ACTIVATIONS or nothing between them, and
+    perhaps KeyedDropout after that, all of it trained, as torch and nnlab make them: nothing of the
+    user's (hooks, patched methods, parametrizations) takes part in a step.
     """
     return (
         unsupported_layers(model)
@@ -119,8 +123,11 @@ def unsupported_layers(model: nn.Module) -> str | None:
         elif type(module) in ACTIVATIONS:
             if type(before) is not nn.Linear:
                 return f"{type(module).__name__} does not follow an nn.Linear"
+        elif type(module) is KeyedDropout:
+            if type(before) not in (nn.Linear, *ACTIVATIONS):
+                return "KeyedDropout does not follow an nn.Linear or its activation"
         else:
-            taken: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS)
+            taken: tuple[type[nn.Module], ...] = (nn.Linear, *ACTIVATIONS, KeyedDropout)
             names = ", ".join(kind.__name__ for kind in taken)
             return f"{type(module).__name__} is none of {names}"
         before = module
@@ -141,8 +148,6 @@ def unsupported_layers(model: nn.Module) -> str | None:
 def unsupported_module(module: nn.Module) -> str | None:
     """Return what a Sequential, a Linear or an activation has that torch did not give it."""
     kind = type(module)
-    if kind is nn.Linear and module.bias is None:
-        return "an nn.Linear has no bias"
     if any(value for name, value in vars(module).items() if name.endswith("hooks")):
         return "the model has hooks"
     added = vars(module).keys() - ATTRIBUTES[kind]
@@ -154,7 +159,8 @@ def unsupported_module(module: nn.Module) -> str | None:
         return f"{kind.__name__}.{name} was replaced"
     if isinstance(module, nn.Linear):
         shapes = [parameter.shape for parameter in module.parameters()]
-        if shapes != [(module.out_features, module.in_features), (module.out_features,)]:
+        expected = [(module.out_features, module.in_features), (module.out_features,)]
+        if shapes != expected[: 2 if has_bias(module) else 1]:
             return f"the shapes of {module} are {', '.join(str(list(s)) for s in shapes)}"
     return None
 
@@ -172,7 +178,7 @@ def replaced(kind: type) -> str | None:
 
 def unsupported_parameters(model: nn.Module, dtypes: Sequence[torch.dtype]) -> str | None:
     parameters = list(model.parameters())
-    if len(parameters) != 2 * len(linears(model)):
+    if len(parameters) != sum(1 + has_bias(linear) for _, linear in linears(model)):
         return "two layers share a parameter"
     for parameter in parameters:
         if type(parameter) is not nn.Parameter:
@@ -226,6 +232,23 @@ def unsupported_surroundings() -> str | None:
         if found is not before and not is_torchs(found):
             return f"torch's function {name} was replaced"
     return None
+
+
+def unsupported_loss(run: Run) -> str | None:
+    """Return why a run's loss does not fit its perceptron; None if it does."""
+    outputs = linears(run.model)[-1][1].out_features
+    weights = run.loss.weights if isinstance(run.loss, CrossEntropy) else None
+    if weights is not None and len(weights) != outputs:
+        return f"the loss has weights of {len(weights)} classes, the model {outputs} outputs"
+    return None
+
+
+def targets_of(run: Run) -> int | None:
+    """Return how many numbers a perceptron is to predict; None where it is to tell classes."""
+    if isinstance(run.loss, CrossEntropy):
+        return None
+    outputs: int = linears(run.model)[-1][1].out_features
+    return outputs
 
 
 def unsupported_optimizer(run: Run) -> str | None:
@@ -331,6 +354,22 @@ def changed_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
 
 def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, m) for name, m in model.named_children() if isinstance(m, nn.Linear)]
+
+
+def dropouts(model: nn.Module) -> list[float]:
+    """Return the probability with which a unit of each layer is dropped."""
+    assert isinstance(model, nn.Sequential)
+    found: list[float] = []
+    for module in model:  # not its children: they may share one
+        if isinstance(module, nn.Linear):
+            found.append(0.0)
+        elif isinstance(module, KeyedDropout):
+            found[-1] = module.p
+    return found
+
+
+def has_bias(linear: nn.Linear) -> bool:
+    return linear.bias is not None  # which torch's stubs say is always so
 
 
 def optimizer_of(run: Run) -> OptimizerConfig | None:

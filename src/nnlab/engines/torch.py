@@ -6,17 +6,20 @@ Axes: B examples in a batch, N examples.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss, pad
+from torch.nn.utils import clip_grad_norm_
 
 from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.engines import Engine, Run, Trained
+from nnlab.losses import PLAIN, CrossEntropy, Loss, SquaredError
 from nnlab.model import Shaped
 
 EVALUATION_BATCH = 8192  # bounds memory, not results: sums are over examples
@@ -32,56 +35,124 @@ def train_epoch(
     batch_size: int,
     order: Tensor,
     highest: int = 0,
-) -> tuple[float, float]:
-    """Train once through the examples in ``order``; return mean loss and accuracy.
+    loss: Loss = PLAIN,
+    options: OptimizerConfig | None = None,
+) -> tuple[float, ...]:
+    """Train once through the examples in ``order``; return loss, accuracy or what a task measures.
 
-    inputs: [N, ...], labels: [N] int64, order: [n] int64 into both, all on the model's
-    device. Loss and accuracy are those of each batch before its step. Raises ValueError
-    before the first step where a label, or the ``highest`` one still to come, is no class.
+    inputs: [N, ...], labels: [N] int64, of a regression [N, k] of the model's type, order: [n]
+    int64 into both, all on the model's device. The measures are those of each batch before its
+    step. Raises ValueError before the first step where a label, or the ``highest`` one still to
+    come, is no class, and where outputs are not as many as targets.
+    options: what ``regularise`` is to do; the loss is told without its penalties.
     """
     highest = max(highest, highest_label(labels[order]))
+    criterion = criterion_of(loss, inputs)
     losses: list[Tensor] = []
     outputs: list[Tensor] = []
     with mode(model, training=True):
         for part in order.split(max(1, GATHERED // batch_size) * batch_size):
             batches = inputs[part].split(batch_size), labels[part].split(batch_size)
             for batch, targets in zip(*batches):
-                logits = model(batch)
+                output = model(batch)
                 if not losses:
-                    check_logits(logits, highest)
-                loss = cross_entropy(logits, targets)
+                    check_outputs(output, targets, highest)
+                batch_loss = criterion(output, targets)
                 optimizer.zero_grad()
-                loss.backward()
+                batch_loss.backward()
+                if options is not None:
+                    regularise(model, options)
                 optimizer.step()
-                losses.append(loss.detach())
-                outputs.append(logits.detach())
+                losses.append(batch_loss.detach())
+                outputs.append(output.detach())
     # Summed up here: in the loop these few operations would cost a tenth of its time.
-    sizes = torch.full((len(losses),), batch_size, device=order.device)
-    sizes[-1] = len(order) - batch_size * (len(losses) - 1)  # the last batch may be shorter
-    loss_sum = (torch.stack(losses).to(widest(order.device)) * sizes).sum()
-    correct = (torch.cat(outputs).argmax(1) == labels[order]).sum()
-    return loss_sum.item() / len(order), correct.item() / len(order)
+    given, wide = labels[order], widest(order.device)
+    if isinstance(loss, SquaredError):
+        return measures(loss, errors(torch.cat(outputs), given, wide), given)
+    weights = pad(importance(loss, given, wide), (0, -len(order) % batch_size))
+    sizes = weights.view(-1, batch_size).sum(1)
+    correct = (torch.cat(outputs).argmax(1) == given).sum()
+    return measures(loss, ((torch.stack(losses) * sizes).sum(), sizes.sum(), correct), given)
+
+
+@torch.no_grad()
+def regularise(model: nn.Module, options: OptimizerConfig) -> None:
+    """Add the gradients of the penalties on weights to those of the loss, then clip all of them.
+
+    The penalties are l1 times the sum of absolute weights and l2 times that of their squares;
+    biases, and whatever else has one axis, are no weights.
+    """
+    if options.penalised:
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and parameter.grad is not None:
+                parameter.grad.add_(parameter.sign(), alpha=options.l1)
+                parameter.grad.add_(parameter, alpha=2 * options.l2)
+    if options.clip_norm is not None:
+        clip_grad_norm_(model.parameters(), options.clip_norm)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, inputs: Tensor, labels: Tensor, index: Tensor
-) -> tuple[float, float]:
-    """Return mean loss and accuracy on the examples in ``index``; shapes as train_epoch.
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    index: Tensor,
+    loss: Loss = PLAIN,
+) -> tuple[float, ...]:
+    """Return the measures of the examples in ``index``; shapes as train_epoch.
 
-    Raises ValueError where a label is no class.
+    Raises ValueError where a label is no class, or outputs are not as many as targets.
     """
-    highest = highest_label(labels[index])
-    loss_sum = torch.zeros((), dtype=widest(labels.device), device=labels.device)
-    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
+    highest, wide = highest_label(labels[index]), widest(labels.device)
+    criterion = criterion_of(loss, inputs, "sum")
+    sums: list[tuple[Tensor, ...]] = []
     with mode(model, training=False):
         for batch in index.split(evaluation_batch(model)):
             targets = labels[batch]
-            logits = model(inputs[batch])
-            check_logits(logits, highest)
-            loss_sum += cross_entropy(logits, targets, reduction="sum")
-            correct += (logits.argmax(1) == targets).sum()
-    return loss_sum.item() / len(index), correct.item() / len(index)
+            output = model(inputs[batch])
+            check_outputs(output, targets, highest)
+            if isinstance(loss, SquaredError):
+                sums.append(errors(output, targets, wide))
+            else:
+                weight = importance(loss, targets, wide).sum()
+                correct = (output.argmax(1) == targets).sum()
+                sums.append((criterion(output, targets).to(wide), weight, correct))
+    return measures(loss, [torch.stack(each).sum(0) for each in zip(*sums)], labels[index])
+
+
+def criterion_of(
+    loss: Loss, inputs: Tensor, reduction: str = "mean"
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return torch's function of outputs and targets that a loss is, for inputs of this type."""
+    if isinstance(loss, SquaredError):
+        return functools.partial(mse_loss, reduction=reduction)
+    weight = None if loss.weights is None else inputs.new_tensor(loss.weights)
+    smoothing = loss.label_smoothing
+    return functools.partial(
+        cross_entropy, weight=weight, label_smoothing=smoothing, reduction=reduction
+    )
+
+
+def importance(loss: CrossEntropy, labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how much each example counts in the mean, [n] like labels."""
+    if loss.weights is None:
+        return torch.ones(len(labels), dtype=dtype, device=labels.device)
+    return torch.tensor(loss.weights, dtype=dtype, device=labels.device)[labels]
+
+
+def errors(outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the sums over examples of squared and absolute errors, [k] each."""
+    wrong = (outputs - targets).to(dtype)
+    return wrong.square().sum(0), wrong.abs().sum(0)
+
+
+def measures(loss: Loss, sums: Sequence[Tensor], labels: Tensor) -> tuple[float, ...]:
+    """Return what sums over the examples with these labels come to."""
+    if isinstance(loss, SquaredError):
+        squared, absolute = sums
+        return loss.measures(squared.tolist(), absolute.tolist(), labels.cpu().numpy())
+    total, weight, correct = (each.item() for each in sums)
+    return loss.measures(total, weight, correct, len(labels))
 
 
 def evaluation_batch(model: nn.Module | None) -> int:
@@ -104,10 +175,13 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def highest_label(labels: Tensor) -> int:
-    """Return the highest of labels [n]. Raises ValueError for one below 0.
+    """Return the highest of labels [n], 0 for the targets of a regression.
 
-    ``cross_entropy`` itself takes -100 for an example to leave out.
+    Raises ValueError for one below 0: ``cross_entropy`` itself takes -100 for an example to leave
+    out.
     """
+    if labels.is_floating_point():
+        return 0
     low, high = torch.stack(labels.aminmax()).tolist()
     if low < 0:
         raise ValueError(f"the labels hold {low}; classes are numbered from 0")
@@ -123,15 +197,29 @@ def check_classes(highest: int, classes: int) -> None:
         )
 
 
-def check_logits(logits: Tensor, highest: int) -> None:
-    if logits.dim() != 2:
-        raise ValueError(f"the model's output is {list(logits.shape)}, not logits [B, classes]")
-    check_classes(highest, logits.shape[1])
+def check_outputs(outputs: Tensor, labels: Tensor, highest: int) -> None:
+    """Raise ValueError unless a batch's outputs are logits of all classes, or as its targets."""
+    if labels.is_floating_point():
+        if outputs.shape != labels.shape:
+            raise ValueError(
+                f"the model's output is {list(outputs.shape)}, but the targets are "
+                f"{list(labels.shape)}; give the model an output for each target"
+            )
+        return
+    if outputs.dim() != 2:
+        raise ValueError(f"the model's output is {list(outputs.shape)}, not logits [B, classes]")
+    check_classes(highest, outputs.shape[1])
 
 
 def widest(device: torch.device) -> torch.dtype:
     """Return the type to sum losses in."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def regularising(run: Run) -> OptimizerConfig | None:
+    """Return the options of a run whose gradients ``regularise`` changes; else None."""
+    options = run.optimizer
+    return options if isinstance(options, OptimizerConfig) and options.regularised else None
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -196,8 +284,11 @@ class TorchEngine(Engine):
             inputs, labels = self.on_device(run.train.inputs), self.on_device(run.train.labels)
             examples = run.train.index[order].to(self.device)
             started = time.perf_counter()
+            if run.lr is not None:
+                for group in self.optimizers[run].param_groups:
+                    group["lr"] = run.lr
             with self.noise_of(run):
-                loss, accuracy = train_epoch(
+                measured = train_epoch(
                     run.model,
                     inputs,
                     labels,
@@ -205,8 +296,10 @@ class TorchEngine(Engine):
                     run.batch_size,
                     examples,
                     self.highest[run],
+                    run.loss,
+                    regularising(run),
                 )
-            results.append(Trained(loss, accuracy, time.perf_counter() - started))
+            results.append(Trained(measured, time.perf_counter() - started))
         return results
 
     def noise_of(self, run: Run) -> contextlib.AbstractContextManager[None]:
@@ -214,12 +307,13 @@ class TorchEngine(Engine):
             return contextlib.nullcontext()
         return seeds.drawing_from(run.noise, self.device)
 
-    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, float]]:
+    def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
         results = []
         for run in runs:
             part = getattr(run, split)
             inputs, labels = self.on_device(part.inputs), self.on_device(part.labels)
-            results.append(evaluate(run.model, inputs, labels, part.index.to(self.device)))
+            index = part.index.to(self.device)
+            results.append(evaluate(run.model, inputs, labels, index, run.loss))
         return results
 
     def state(self, run: Run) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@
 
 typedef float vec __attribute__((vector_size(4 * V)));
 typedef int32_t ivec __attribute__((vector_size(4 * V)));
+typedef uint32_t uvec __attribute__((vector_size(4 * V)));
 typedef float unaligned_vec __attribute__((vector_size(4 * V), aligned(4), may_alias));
 
 INLINE vec broadcast(float a)

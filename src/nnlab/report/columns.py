@@ -10,14 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, methodcaller
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnlab.records import COLUMNS
+from nnlab.losses import CLASSIFICATION, METRICS, TASKS, Metric
 from nnlab.report.curves import Array
 from nnlab.report.runs import RunRecord, Value, spell
 from nnlab.report.times import duration_within
+
+Condition: TypeAlias = "Callable[[Sequence[RunRecord]], bool]"
 
 ENDS = {"finished": "max_epochs", "running": "unfinished"}  # words for a status
 
@@ -66,7 +68,7 @@ class Column:
     value: Callable[[RunRecord], Value] | None = None
     words: bool = False
     write: Callable[[Array], str] = mean
-    when: Callable[[Sequence[RunRecord]], bool] | None = None
+    when: Condition | None = None
 
     def of(self, run: RunRecord) -> Any:
         return run.results.get(self.csv) if self.value is None else self.value(run)
@@ -108,6 +110,37 @@ def restored(runs: Sequence[RunRecord]) -> bool:
     return any(run.weights_of_epoch not in (None, run.epochs) for run in runs)
 
 
+def learned(metric: Metric) -> Condition:
+    """Return what tells whether any run measures a metric."""
+    return lambda runs: any(metric in run.task.metrics for run in runs)
+
+
+def writer(metric: Metric) -> Callable[[Array], str]:
+    """Return what writes a metric, fractions in per cent or to three digits, into the table."""
+    if metric.percent:
+        return lambda known: mean(known, ".1f", 100, " %")
+    return functools.partial(mean, style=".3f" if metric.higher else ".3g")
+
+
+def classified(runs: Sequence[RunRecord]) -> bool:
+    return any(run.task is CLASSIFICATION for run in runs)
+
+
+def both(*conditions: Condition | None) -> Condition:
+    """Return what tells whether all conditions hold; None always does."""
+    return lambda runs: all(each is None or each(runs) for each in conditions)
+
+
+# What an epoch measures, with the condition that any run does.
+MEASURES: dict[str, Condition | None] = {
+    f"{part}_{name}": None if name == "loss" else learned(METRICS[name])
+    for part in ("train", "valid")
+    for name in ("loss", *METRICS)
+}
+GAPS = {"gap_accuracy": learned(METRICS["accuracy"]), "gap_r2": learned(METRICS["r2"])}
+READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss")
+
+
 def folded(runs: Sequence[RunRecord]) -> bool:
     """Tell whether any run validates on a fold, by which networks are compared then."""
     return any(run.settings.get("folds") for run in runs)
@@ -118,7 +151,6 @@ def scored(runs: Sequence[RunRecord]) -> bool:
     return any("scored_split" in run.results for run in runs)
 
 
-METRICS = COLUMNS[1:5]
 SCORES = (  # of evaluation=[metrics]
     Column(csv="scored_split", when=scored),
     Column(
@@ -134,7 +166,6 @@ SCORES = (  # of evaluation=[metrics]
     Column(csv="brier", when=scored),
     Column(csv="ece", table="ECE", write=lambda known: mean(known, ".3f"), when=scored),
 )
-READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
 # Each place has its columns in this order; the table has its own, hence its own entries.
 RESULTS = (
     Column(csv="status", page="status"),
@@ -154,27 +185,38 @@ RESULTS = (
         value=lambda run: run.train_seconds if run.epochs else None,
         write=mean_time,
     ),
-    *(Column(csv=name, value=methodcaller("kept", name)) for name in METRICS),
     *(
-        Column(csv=f"last_{name}", value=methodcaller("last", name), when=restored)
-        for name in METRICS
+        Column(csv=name, value=methodcaller("kept", name), when=when)
+        for name, when in MEASURES.items()
     ),
-    Column(
-        table="valid\naccuracy",
-        value=methodcaller("kept", "valid_accuracy"),
-        write=lambda known: mean(known, ".1f", 100, " %"),
-        when=folded,
+    *(
+        Column(csv=f"last_{name}", value=methodcaller("last", name), when=both(restored, when))
+        for name, when in MEASURES.items()
+    ),
+    *(
+        Column(
+            table=f"valid\n{metric.title}",
+            value=methodcaller("kept", f"valid_{metric.name}"),
+            write=writer(metric),
+            when=both(folded, learned(metric)),
+        )
+        for metric in (task.metrics[0] for task in TASKS.values())
     ),
     Column(csv="test_loss"),
-    Column(
-        csv="test_accuracy",
-        table="test\naccuracy",
-        write=lambda known: mean(known, ".1f", 100, " %"),
+    *(
+        Column(
+            csv=f"test_{metric.name}",
+            table=f"test\n{metric.title}",
+            write=writer(metric),
+            when=learned(metric),
+        )
+        for metric in METRICS.values()
     ),
     Column(
         table="test\nloss",
         value=attrgetter("test_loss"),
         write=lambda known: mean(known, ".3f"),
+        when=classified,
     ),
     *SCORES,
     Column(
@@ -184,6 +226,10 @@ RESULTS = (
         when=validated,
     ),
     *(Column(csv=name, value=functools.partial(from_curves, name)) for name in READING),
+    *(
+        Column(csv=name, value=functools.partial(from_curves, name), when=when)
+        for name, when in GAPS.items()
+    ),
     Column(csv="weights"),
     Column(csv="engine", page="engine"),
     Column(csv="engine_form"),

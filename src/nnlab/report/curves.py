@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 
-GAIN = 0.01  # of validation accuracy: a smaller one is no learning
+GAIN = 0.01  # of validation accuracy or R²: a smaller one is no learning
 WINDOW = 5  # epochs that a median is taken over, and that a turn of the loss must last
 # A flat, noisy loss of 100 epochs is taken for a turn in about 2 % of simulations with 2.5,
 # in 10 % with 2; with 3 a turn is seen later, or not at all in short runs.
 RISE = 2.5  # of validation loss above its lowest, in units of its noise
-RULES = (
-    f"Stopped learning: after that epoch validation accuracy gained less than {100 * GAIN:g} point "
-    f"beyond its noise (still learning: it kept half its pace or more). Overfitting: from that "
-    f"epoch to the end, {WINDOW} epochs or more, validation loss lay above its lowest by {RISE:g} "
-    f"times its noise while training loss fell. Both of medians over {WINDOW} epochs; noise: how "
-    f"far an epoch typically lies from the mean of its neighbours."
-)
+
+
+def rules(quality: str = "accuracy", gain: str = f"{100 * GAIN:g} point") -> str:
+    """Say how curves are read, where ``quality`` tells how good a network is."""
+    return (
+        f"Stopped learning: after that epoch validation {quality} gained less than {gain} "
+        f"beyond its noise (still learning: it kept half its pace or more). Overfitting: from that "
+        f"epoch to the end, {WINDOW} epochs or more, validation loss lay above its lowest by "
+        f"{RISE:g} times its noise while training loss fell. Both of medians over {WINDOW} epochs; "
+        f"noise: how far an epoch typically lies from the mean of its neighbours."
+    )
+
+
+RULES = rules()
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Reading:
     after it validation accuracy gained next to nothing; the last epoch where the run was
     ``still_learning``. overfits_from: None where no overfitting is seen. gap_loss: validation
     minus training loss, gap_accuracy: training minus validation accuracy (a fraction), both
-    after the last epoch; None where these are not finite.
+    after the last epoch; None where these are not finite. In a regression gap_r2 is in the place
+    of gap_accuracy, and R² tells what was learned.
     """
 
     epochs: int
@@ -45,6 +53,7 @@ class Reading:
     overfits_from: int | None
     gap_loss: float | None
     gap_accuracy: float | None
+    gap_r2: float | None = None
 
     @property
     def short(self) -> bool:
@@ -56,12 +65,14 @@ class Reading:
         return self.learned_until == self.epochs
 
 
-def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Reading | None:
+def interpret(
+    curves: Mapping[str, Array], examples: int | None = None, quality: str = "accuracy"
+) -> Reading | None:
     """Read the curves of one run; return None where nothing was validated.
 
     curves: the columns of metrics.csv, [E] float64, NaN where empty; epochs in which
     a loss is not finite are passed over. examples: the size of the validation set; the noise
-    of its accuracy counts as one example or more.
+    of its accuracy counts as one example or more. quality: accuracy, or r2 of a regression.
 
     >>> epoch = np.arange(1.0, 13.0)
     >>> loss, accuracy = 1 + abs(epoch - 5) / 10, np.minimum(epoch, 8) / 10
@@ -71,26 +82,30 @@ def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Readi
     >>> reading.best_epoch, reading.learned_until, reading.overfits_from
     (5, 8, 6)
     """
-    columns = [curves[name] for name in ("epoch", "train_loss", "valid_loss", "valid_accuracy")]
+    names = ("epoch", "train_loss", "valid_loss", f"valid_{quality}")
+    columns = [curves[name] for name in names]
     seen = np.isfinite(columns).all(axis=0)
     if not seen.any():
         return None
-    epoch, train_loss, valid_loss, valid_accuracy = (column[seen] for column in columns)
+    epoch, train_loss, valid_loss, quality_curve = (column[seen] for column in columns)
     best = int(np.argmin(valid_loss))
-    learned = end_of_learning(valid_accuracy, 1 / examples if examples else 0.0)
+    counted = examples if quality == "accuracy" else None
+    learned = end_of_learning(quality_curve, 1 / counted if counted else 0.0)
     turn = begin_of_overfitting(train_loss, valid_loss)
+    gap = difference(curves[f"train_{quality}"], curves[f"valid_{quality}"])
     return Reading(
         epochs=int(curves["epoch"][-1]),
         best_epoch=int(epoch[best]),
         learned_until=int(epoch[learned]),
         overfits_from=None if turn is None else int(epoch[turn]),
         gap_loss=difference(curves["valid_loss"], curves["train_loss"]),
-        gap_accuracy=difference(curves["train_accuracy"], curves["valid_accuracy"]),
+        gap_accuracy=gap if quality == "accuracy" else None,
+        gap_r2=gap if quality == "r2" else None,
     )
 
 
 def end_of_learning(accuracy: Array, resolution: float = 0.0) -> int:
-    """Return the position of the epoch after which a validation accuracy learned nothing more.
+    """Return the position of the epoch after which a validation accuracy, or R², gained nothing.
 
     That is the first one which no later epoch surpasses by more than ``GAIN`` plus the
     noise, in the smoothed curve; the noise is at least ``resolution``. A curve that from there
@@ -202,9 +217,11 @@ gap at the end 0.31 in loss, 12.0 points of accuracy
     said.append(f"overfitting from {epochs(turns)}{of(turns)}" if turns else "no overfitting seen")
     losses = [reading.gap_loss for reading in readings if reading.gap_loss is not None]
     points = [100 * r.gap_accuracy for r in readings if r.gap_accuracy is not None]
-    if losses and points:
-        gap = f"{extent(losses, '.2f')} in loss, {extent(points, '.1f')} points of accuracy"
-        said.append(f"gap at the end {gap}")
+    shares = [reading.gap_r2 for reading in readings if reading.gap_r2 is not None]
+    of_quality = f"{extent(points, '.1f')} points of accuracy" if points else ""
+    of_quality = f"{extent(shares, '.2f')} in R²" if shares else of_quality
+    if losses and of_quality:
+        said.append(f"gap at the end {extent(losses, '.2f')} in loss, {of_quality}")
     return "; ".join(said)
 
 

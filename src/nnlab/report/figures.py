@@ -6,7 +6,8 @@ apply.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nnlab.losses import METRICS, Metric
 from nnlab.report.curves import Array
 from nnlab.report.plotting import (
     COLOURS,
@@ -58,12 +60,14 @@ CROSS: dict[str, Any] = {"marker": "x", "ls": "", "ms": 5, "mew": 1.2}
 
 def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
     """Draw what applies into the study's folder, remove what does not; return what there is."""
-    drawings = {
+    drawings: dict[str, Callable[[Sequence[RunRecord]], Figure | None]] = {
         "train_time": train_time,
         "accuracy": accuracy,
+        "r2": functools.partial(accuracy, metric=METRICS["r2"]),
         "loss": loss,
         "loss_curves": loss_curves,
         "accuracy_curves": accuracy_curves,
+        "r2_curves": functools.partial(panel_curves, quantity="r2"),
     }
     files = []
     for name, draw in drawings.items():
@@ -148,11 +152,12 @@ def train_time(runs: Sequence[RunRecord]) -> Figure | None:
     return figure
 
 
-def accuracy(runs: Sequence[RunRecord]) -> Figure | None:
-    """Draw test accuracy in % over what varied. None where only the seed did, or nothing
-    was tested."""
+def accuracy(runs: Sequence[RunRecord], metric: Metric = METRICS["accuracy"]) -> Figure | None:
+    """Draw test accuracy in %, or another metric, over what varied. None where only the seed did,
+    or nothing was tested."""
+    runs = [run for run in runs if metric in run.task.metrics]
     keys = ordered_factors(runs)
-    tested = [run for run in runs if run.test_accuracy is not None]
+    tested = [run for run in runs if run.tested(metric) is not None]
     if not keys or not tested:
         return None
     key, *others = keys
@@ -161,7 +166,7 @@ def accuracy(runs: Sequence[RunRecord]) -> Figure | None:
     scale = scale_of(key, values)
     series = grouped(tested, others)
     notes = seeds_note(tested, keys, "standard deviation") + alike_note(list(series), others)
-    lost = [run.status for run in runs if run.test_accuracy is None]
+    lost = [run.status for run in runs if run.tested(metric) is None]
     counts = [f"{lost.count(s):,} {s}" for s in ("diverged", "failed") if s in lost]
     if counts:
         notes.append(f"not shown: {', '.join(counts)}")
@@ -172,7 +177,8 @@ def accuracy(runs: Sequence[RunRecord]) -> Figure | None:
         # Side by side, or the series would hide each other.
         shift = (index - (len(series) - 1) / 2) * 0.6 / len(series)
         x: list[Any] = [values.index(v) + shift if scale == "category" else v for (v,) in points]
-        found = [100 * np.array([run.test_accuracy for run in same]) for same in points.values()]
+        scaled = 100 if metric.percent else 1
+        found = [scaled * np.array([run.tested(metric) for run in s]) for s in points.values()]
         y = [float(same.mean()) for same in found]
         if any(len(same) > 1 for same in found):
             spread = [float(same.std(ddof=1)) if len(same) > 1 else 0.0 for same in found]
@@ -180,7 +186,7 @@ def accuracy(runs: Sequence[RunRecord]) -> Figure | None:
         dash = "" if scale == "category" else dash
         axes.plot(x, y, marker + dash, color=colour, lw=1.2, ms=4)
     axes.set_xlabel(LABELS.get(key, key))
-    axes.set_ylabel("Test accuracy (%)")
+    axes.set_ylabel(y_label(metric.name, "test "))
     ticks(axes, values, scale)
     if others:
         explain(figure, [axes], list(series), others, markers=True)
@@ -264,7 +270,7 @@ def accuracy_curves(runs: Sequence[RunRecord]) -> Figure | None:
 
 def panel_curves(runs: Sequence[RunRecord], quantity: str) -> Figure | None:
     keys = ordered_factors(runs)
-    drawn = [run for run in runs if run.reading]
+    drawn = [run for run in runs if run.reading and quantity in run.task.measures]
     groups = grouped(drawn, keys)
     if len(runs) < 2 or not 0 < len(groups) <= PANELS:
         return None
@@ -286,14 +292,16 @@ def panel_curves(runs: Sequence[RunRecord], quantity: str) -> Figure | None:
 
 
 def curves(run: RunRecord) -> Figure:
-    """Draw loss and accuracy of one run over epochs: training and, if any, validation."""
+    """Draw loss and accuracy (or R²) of one run over epochs: training and, if any, validation."""
     notes = [run.stop_reason or ("unfinished" if run.status == "running" else run.status)]
-    if run.test_accuracy is not None:
-        notes.append(f"test accuracy {100 * run.test_accuracy:.1f} %")
+    tested = run.tested(run.main)
+    if tested is not None:
+        shown = f"{100 * tested:.1f} %" if run.main.percent else f"{tested:.3f}"
+        notes.append(f"test {run.main.title} {shown}")
         if run.weights_of_epoch not in (None, run.epochs):
             notes[-1] += f" with the weights of epoch {run.weights_of_epoch}"
     figure, panels = frame(heading([run]), notes, 2, marks([run], True))
-    for axes, quantity in zip(panels, ("loss", "accuracy")):
+    for axes, quantity in zip(panels, ("loss", run.main.name)):
         values = [run.curves[f"{part}_{quantity}"] for part in PARTS]
         over_epochs(axes, y_label(quantity, "" if run.reading else "training "), values)
         if quantity == "loss":
@@ -309,7 +317,7 @@ def draw_curves(axes: Axes, run: RunRecord, quantity: str, width: float) -> None
     """Draw a run's training and validation curve, and mark what ``marks`` explains."""
     epoch = run.curves["epoch"]
     for part, colour, dash in zip(PARTS, COLOURS, DASHES):
-        y = run.curves[f"{part}_{quantity}"] * (100 if quantity == "accuracy" else 1)
+        y = run.curves[f"{part}_{quantity}"] * (100 if is_percent(quantity) else 1)
         plot(axes, epoch, y, color=colour, ls=dash, lw=width)
     if run.reading and quantity == "loss":
         best = epoch == run.reading.best_epoch
@@ -355,7 +363,12 @@ def panel_title(keys: Sequence[str], values: Sequence[Value]) -> str:
 
 
 def y_label(quantity: str, of: str = "") -> str:
-    return f"{of}{quantity}".capitalize() + " (%)" * (quantity == "accuracy")
+    text = of + (METRICS[quantity].title if quantity in METRICS else quantity)
+    return text[0].upper() + text[1:] + " (%)" * is_percent(quantity)
+
+
+def is_percent(quantity: str) -> bool:
+    return quantity in METRICS and METRICS[quantity].percent
 
 
 def heading(runs: Sequence[RunRecord]) -> str:

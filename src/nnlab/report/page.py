@@ -21,10 +21,11 @@ FILES = (RESULT, METRICS, LOG)  # of a run, that the page leads to
 CAPTIONS = {
     "train_time": "Training time over training-set size",
     "accuracy": "Test accuracy",
+    "r2": "Test R²",
     "loss": "Training loss over epochs",
     "loss_curves": "Training and validation loss over epochs",
     "accuracy_curves": "Training and validation accuracy over epochs",
-    "curves": "Loss and accuracy over epochs",
+    "r2_curves": "Training and validation R² over epochs",
 }
 
 
@@ -55,16 +56,19 @@ def write_page(
         numeric=[column.justify == "right" for column in table.columns],
         caption=str(table.caption or ""),
         notes=notes,
-        figures=[
-            {"link": link(file, study), "caption": CAPTIONS.get(file.stem, file.stem)}
-            for file in figures
-        ],
+        figures=[{"link": link(file, study), "caption": caption(file, runs)} for file in figures],
         columns=[column.page for column in shown("page", runs)],
         runs=[row(run, runs, study) for run in runs],
     )
     path = study / "index.html"
     write_atomic(path, page.encode())
     return path
+
+
+def caption(file: Path, runs: Sequence[RunRecord]) -> str:
+    if file.stem == "curves":  # of a single run
+        return f"Loss and {runs[0].main.title} over epochs"
+    return CAPTIONS.get(file.stem, file.stem)
 
 
 def row(run: RunRecord, runs: Sequence[RunRecord], study: Path) -> dict[str, Any]:

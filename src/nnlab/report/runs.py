@@ -21,7 +21,8 @@ import numpy as np
 from nnlab import records, storage
 from nnlab.analysis import SCORES
 from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
-from nnlab.records import COLUMNS, DONE, METRICS, RESULT
+from nnlab.losses import CLASSIFICATION, REGRESSION, LearningTask, Metric, task_of
+from nnlab.records import DONE, METRICS, RESULT
 from nnlab.report.curves import Array, Reading, interpret
 
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
@@ -29,6 +30,7 @@ Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 NUMBERS = (
     *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
     *("weights", "parameters"),
+    *(f"test_{metric.name}" for metric in REGRESSION.metrics),
 )
 TEXTS = (
     *("name", "status", "stop_reason", "error", "fingerprint"),
@@ -82,6 +84,19 @@ class RunRecord:
     settings: dict[str, Value]
     results: dict[str, Value]
     curves: dict[str, Array]
+    task: LearningTask = CLASSIFICATION
+
+    @property
+    def main(self) -> Metric:
+        """What tells how good it is: accuracy, or R²."""
+        return self.task.metrics[0]
+
+    def tested(self, metric: Metric) -> float | None:
+        """Return a metric of the test split; None where there is none."""
+        if metric in CLASSIFICATION.metrics:
+            return self.test_accuracy
+        found = self.results.get(f"test_{metric.name}")
+        return found if isinstance(found, (int, float)) else None
 
     @property
     def complete(self) -> bool:
@@ -91,7 +106,7 @@ class RunRecord:
     def reading(self) -> Reading | None:
         """What the curves say; None where nothing was validated."""
         size = self.settings.get("valid_size")
-        return interpret(self.curves, size if isinstance(size, int) else None)
+        return interpret(self.curves, size if isinstance(size, int) else None, self.main.name)
 
     def kept(self, column: str) -> float | None:
         """Return a column of ``metrics.csv`` in the epoch whose weights were kept."""
@@ -99,10 +114,10 @@ class RunRecord:
 
     def last(self, column: str) -> float | None:
         """Return a column of ``metrics.csv`` after the last epoch, None where there is none."""
-        return self.at(len(self.curves[column]), column)
+        return self.at(len(self.curves["epoch"]), column)
 
     def at(self, epoch: int, column: str) -> float | None:
-        values = self.curves[column]
+        values = self.curves.get(column, ())
         known = 0 < epoch <= len(values) and not math.isnan(values[epoch - 1])
         return float(values[epoch - 1]) if known else None
 
@@ -179,7 +194,8 @@ def read_run(folder: Path) -> RunRecord:
     result = records.undamaged(storage.read(folder / RESULT))
     check(result)
     done = result.get("status") in DONE
-    run = as_run(folder, result, read_curves(folder, result if done else {}))
+    task = task_of(result.get("dataset") or {})
+    run = as_run(folder, result, read_curves(folder, result if done else {}, task))
     run.results.update(read_scores(folder))
     return run
 
@@ -197,7 +213,7 @@ def check(result: dict[str, Any]) -> None:
         if not isinstance(result.get(key), (dict, type(None))):
             raise ValueError(f"{key}={result[key]!r} does not describe one")
     dataset = result.get("dataset") or {}
-    for key in ("shape", "classes"):
+    for key in ("shape", "classes", "targets"):
         if not isinstance(dataset.get(key), (list, type(None))):
             raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
     sizes = dataset.get("sizes") or {}
@@ -273,7 +289,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         concurrent=result.get("concurrent_runs"),
         computed=(identity, settings["data"], engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
-        outputs=len(dataset["classes"]) if dataset.get("classes") else None,
+        outputs=len(dataset.get("targets") or dataset.get("classes") or ()) or None,
         source=dataset.get("source"),
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),
@@ -281,6 +297,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         settings=settings,
         results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
         curves=curves,
+        task=task_of(dataset),
     )
 
 
@@ -296,7 +313,9 @@ def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str
     return {"train_size": train, "valid_size": valid}
 
 
-def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
+def read_curves(
+    folder: Path, result: dict[str, Any], task: LearningTask = CLASSIFICATION
+) -> dict[str, Array]:
     """Read ``metrics.csv``: each column [epochs] float64, NaN where empty.
 
     result: of a run that has ended, which tells damage. A last row still being written is left
@@ -311,9 +330,9 @@ def read_curves(folder: Path, result: dict[str, Any]) -> dict[str, Array]:
         text = ""
     header, *lines = text.rpartition("\n")[0].split("\n")
     rows = [[float(cell or "nan") for cell in line.split(",")] for line in lines]
-    names = header.split(",") if lines else list(COLUMNS)
-    if not set(names) >= set(COLUMNS) or any(len(row) != len(names) for row in rows):
-        raise ValueError(f"{METRICS} does not have the columns {','.join(COLUMNS)}")
+    names = header.split(",") if lines else list(task.columns)
+    if not set(names) >= set(task.columns) or any(len(row) != len(names) for row in rows):
+        raise ValueError(f"{METRICS} does not have the columns {','.join(task.columns)}")
     table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
     return dict(zip(names, table.T))
 

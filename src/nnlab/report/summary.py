@@ -19,9 +19,10 @@ from rich.text import Text
 
 from nnlab.boolean import function_name, separable, truth_table
 from nnlab.datasets import DATASETS
+from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.report import columns
 from nnlab.report.columns import folded, scored, shown, validated
-from nnlab.report.curves import RULES, Array, epochs, in_words
+from nnlab.report.curves import GAIN, RULES, Array, epochs, in_words, rules
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -184,8 +185,9 @@ def width(made: Table) -> int:
 
 
 def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
-    """Lay out the test accuracy in % over two options: a line for each value of ``down``."""
-    made = empty()
+    """Lay out test accuracy in %, or R², over two options: a line for each value of ``down``."""
+    made, main = empty(), runs[0].main
+    heading = f"test\n{main.title}"
     values = sorted((value for (value,) in grouped(runs, [across])), key=rank)
     made.add_column(down, overflow="fold")
     for value in values:
@@ -194,13 +196,14 @@ def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
         cells = grouped(row, [across])
         shares = []
         for group in (cells.get((key,), []) for key in values):
-            found = outcome(group) if group else {ACCURACY: ""}
-            accuracy = found[ACCURACY].removesuffix(" %")
-            shares.append(Text(found["stopped by"] if accuracy == "-" else accuracy, style(group)))
+            found = outcome(group) if group else {heading: ""}
+            quality = found[heading].removesuffix(" %")
+            shares.append(Text(found["stopped by"] if quality == "-" else quality, style(group)))
         named = down == "dataset.function" and across != "dataset.inputs"
         named = named and of_truth_table(row[0].settings)
         made.add_row(Text(function(row[0]) if named else brief(value)), *shares)
-    made.caption = f"Test accuracy in %, a column for each {across}; all else is in summary.csv"
+    shown_as = f"Test {main.title}{' in %' if main.percent else ''}"
+    made.caption = f"{shown_as}, a column for each {across}; all else is in summary.csv"
     return made
 
 
@@ -313,10 +316,13 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
         restored = [run.weights_of_epoch or run.epochs for run in group]
         if restored != [run.epochs for run in group]:
             line += f"; tested with the weights of {epochs(restored)}"
-        said.append(f"{setting}: {line}" if setting else line.capitalize())
+        said.append(f"{setting}: {line}" if setting else line[0].upper() + line[1:])
     if len(groups) > SETTINGS:
         said.append(f"and {len(groups) - SETTINGS:,} more settings, all of them in summary.csv")
-    return [*said, RULES] if said else []
+    tasks = {run.task for run in read}
+    how = [RULES] if CLASSIFICATION in tasks else []
+    how += [rules("R²", f"{GAIN:g}")] if REGRESSION in tasks else []
+    return [*said, *how] if said else []
 
 
 def computed(runs: Sequence[RunRecord]) -> list[str]:
@@ -341,7 +347,7 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
         else:
             line = f"computes {function(group[0])}"
         setting = assignments(keys, values)
-        said.append(f"{setting}: {line}" if setting else line.capitalize())
+        said.append(f"{setting}: {line}" if setting else line[0].upper() + line[1:])
     for text in (IMPOSSIBLE, FALLING):
         names = dict.fromkeys(name for given, name in why if given == text)
         said += [text.format(", ".join(names))] * bool(names)

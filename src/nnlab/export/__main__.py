@@ -1,0 +1,76 @@
+"""``python -m nnlab.export STUDY --to mlflow``: finished runs for TensorBoard, MLflow and W&B."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from nnlab import terminal
+from nnlab.export import Finished, finished, mlflow, tensorboard, wandb
+
+# What writes the runs that are not there yet, telling of each run whether it did so; where, by
+# default.
+TOOLS: dict[str, tuple[Callable[[Finished, str], Iterator[bool]], str]] = {
+    "tensorboard": (tensorboard.write, "{study}/tensorboard"),
+    "mlflow": (mlflow.write, "sqlite:///mlflow.db"),
+    "wandb": (wandb.write, "{study}/wandb"),
+}
+
+
+@terminal.standard_streams()
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m nnlab.export",
+        description=__doc__,
+        epilog="Each tool is an extra: pip install 'nnlab[mlflow]'. Runs that are there already "
+        "are not written again.",
+    )
+    terminal.add_version(parser)
+    parser.add_argument("study", type=Path, help="a study, say outputs/mnist")
+    parser.add_argument("--to", choices=TOOLS, required=True, help="the tool")
+    parser.add_argument(
+        "--into",
+        metavar="WHERE",
+        help="a folder (STUDY/tensorboard, STUDY/wandb); for mlflow a tracking URI "
+        "(sqlite:///mlflow.db), of a server say http://localhost:5000",
+    )
+    options = parser.parse_args(arguments)
+    write, default = TOOLS[options.to]
+    into = options.into or default.format(study=options.study)
+    try:
+        study = finished(options.study)
+    except OSError as error:
+        terminal.complain(error)
+        return 1
+    try:
+        count = sum(tqdm(write(study, into), total=len(study.runs), unit=" runs", disable=None))
+    except ValueError as error:
+        terminal.complain(error)
+        return 1
+    except OSError as error:
+        reason = error.strerror or error
+        terminal.complain(f"{into} cannot be written ({reason}); choose another --into")
+        return 1
+    except KeyboardInterrupt:
+        terminal.complain("interrupted; the same command goes on from there")
+        return 128 + signal.SIGINT
+    terminal.say(said(study, count, into))
+    return 0
+
+
+def said(study: Finished, count: int, into: str) -> str:
+    """Say what was written."""
+    there = len(study.runs) - count
+    parts = [f"{into}: {count:,} run{'s' * (count != 1)} written"]
+    parts += [f"{there:,} there before"] if there else []
+    parts += [f"{study.left_out:,} left out, not finished or damaged"] if study.left_out else []
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
