@@ -22,7 +22,14 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 import nnlab
-from nnlab.analysis import EVALUATION_FILES, EVALUATIONS, Evaluation, fgsm, hardest
+from nnlab.analysis import (
+    EVALUATION_FILES,
+    EVALUATIONS,
+    Evaluation,
+    HardestConfig,
+    fgsm,
+    hardest,
+)
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
@@ -120,17 +127,28 @@ def test_hardest_and_confusion_of_a_trained_network(case: Case) -> None:
             assert float(row["probability"]) == pytest.approx(probabilities[place].max(), rel=1e-4)
 
 
+def test_classes_are_asked_for_by_name_or_label() -> None:
+    names = ["beagle", "0", "pug", "10"]
+
+    def labels(classes: list[str] | None) -> list[int]:
+        return HardestConfig(classes=classes).labels(names)
+
+    assert labels(None) == [0, 1, 2, 3]
+    assert labels(["pug", "0", "3", "pug", "10"]) == [2, 1, 3]  # a name goes before a label
+    with pytest.raises(ValueError, match=r"hardest.classes=beagel: .* did you mean beagle\?"):
+        labels(["pug", "beagel"])
+    with pytest.raises(ValueError, match=r"hardest.classes=4: .* choose one of beagle, 0, pug, 10"):
+        labels(["4"])
+
+
 def test_only_the_classes_that_are_asked_for(tmp_path: Path) -> None:
-    dogs = ("dataset=dogset_synthetic", "train_size=50", "valid_size=0", "test_size=40")
-    asked = (*dogs, "stopping=epochs", "stopping.max_epochs=1", "evaluation=[hardest]")
-    refused = outcome(tmp_path / "a", *asked, "hardest.classes=[synthetic 33]").error
-    assert str(refused).startswith("hardest.classes=synthetic 33: there is no such class")
-    assert "did you mean synthetic 3?" in str(refused)
+    asked = ("train_size=50", "test_size=200", "stopping.max_epochs=1", "evaluation=[hardest]")
+    refused = outcome(tmp_path / "a", *asked, "hardest.classes=[7,dog]").error
+    assert str(refused).startswith("hardest.classes=dog: there is no such class")
     assert not (tmp_path / "a").exists()
-    done = outcome(tmp_path / "a", *asked, "hardest.classes=[synthetic 7,2]", "hardest.per_class=4")
+    done = outcome(tmp_path / "a", *asked, "hardest.classes=[7,2]", "hardest.per_class=4")
     assert done.error is None
-    found = rows(tmp_path / "a" / "hardest.csv")
-    assert [row["true"] for row in found] == ["synthetic 7"] * 4 + ["synthetic 2"] * 4
+    assert [row["true"] for row in rows(tmp_path / "a" / "hardest.csv")] == ["7"] * 4 + ["2"] * 4
     with (tmp_path / "a" / "confusion.csv").open() as file:
         assert len(file.readlines()) == 11
     later = outcome(tmp_path / "a", *asked, "hardest.classes=[11]")
@@ -338,6 +356,7 @@ def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
     plotting.save(drawn, tmp_path / "b.png")
     shown = {text.get_text() for text in drawn.texts}
     assert {plotting.plain(name, 24) for name in HOSTILE} <= shown
+    assert {text.partition("(true 10.0%)\n")[2] for text in shown} >= set(files)
     assert drawn.get_size_inches()[0] < 5
     direction = torch.ones(count, 4)
     sheet = fgsm.examples(network, inputs, labels, direction, 0.1, "about")

@@ -132,7 +132,7 @@ def cells_of(hard: Sequence[Hard], network: Network, split: Split) -> Columns:
 def named(kind: str, values: Sequence[object]) -> list[str]:
     """Return how the sheet calls examples, by their file, row or position."""
     if kind == "file":
-        return [plotting.plain(str(file).rpartition("/")[2], 22) for file in values]
+        return [plotting.plain(str(file).rpartition("/")[2], 19) for file in values]
     return [f"{kind} {number}" for number in values]
 
 
