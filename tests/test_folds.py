@@ -130,7 +130,7 @@ def test_a_number_of_folds_is_a_sweep_with_its_mean(run: Run) -> None:
     mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
     assert (table[5][0], table[5][1]) == ("mean", "5")
     assert table[5][column] == f"{mean:.1f} ± {deviation:.1f} %"
-    assert f"{mean:.1f} ± {deviation:.1f} %" in Page(Path("outputs/iris/index.html")).rows[6]
+    assert f"{mean:.2f} ± {deviation:.2f}" in Page(Path("outputs/iris/index.html")).rows[1]
 
     # One of them is the same run, and nothing is trained anew.
     assert "already done: 1 of 1" in run(*IRIS, *QUICK, "folds=5", "fold=2")
@@ -172,7 +172,7 @@ def test_a_regression_has_folds_of_equal_size_and_their_r2(run: Run) -> None:
         pd.read_csv(f"outputs/diabetes/fold={number}/metrics.csv")["valid_r2"].iloc[-1]
         for number in range(4)
     ]
-    expected = f"{np.mean(last):.3g} ± {np.std(last, ddof=1):.3g}"
+    expected = f"{np.mean(last):.3f} ± {np.std(last, ddof=1):.3f}"
     assert table[-1][heads.index("valid R²")] == expected
     said = run(*diabetes, *QUICK, "folds=355", "fold=0", "study=no", status=1)
     assert "folds=355 is too many: each needs an example, of which 354" in said

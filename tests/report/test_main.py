@@ -38,8 +38,8 @@ def test_a_run_that_ends_meanwhile_is_not_reported(
     result = lay(tmp_path, {"train_size": 500}, status="running") / "result.json"
     write = report.write_report
 
-    def write_while_it_ends(folder: Path) -> report.Report:
-        made = write(folder)
+    def write_while_it_ends(folder: Path, single_file: bool) -> report.Report:
+        made = write(folder, single_file=single_file)
         result.write_text(result.read_text().replace("running", "finished"))
         return made
 

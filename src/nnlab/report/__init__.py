@@ -40,11 +40,12 @@ def look(study: Path) -> Report:
     return Report(summary.table(runs), summary.notes(runs), [])
 
 
-def write_report(study: Path, curves: Sequence[Path] = ()) -> Report:
+def write_report(study: Path, curves: Sequence[Path] = (), single_file: bool = False) -> Report:
     """Write ``summary.csv``, the figures and the page of a study; remove what no longer applies.
 
     curves: run folders that get a ``curves.png`` of their own. The only run of a study
     always gets one, and one that exists is drawn again when older than its metrics.
+    single_file: write a page that holds its pictures, ``single.html``, beside the usual one.
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
@@ -52,5 +53,7 @@ def write_report(study: Path, curves: Sequence[Path] = ()) -> Report:
     table, notes = summary.table(runs), summary.notes(runs)
     summary.write_csv(runs, results)
     drawn = figure_process.draw_all(runs, study, curves)
-    made = page.write_page(runs, table, notes, drawn, study)
-    return Report(table, notes, [results, *drawn, made])
+    made = [page.write_page(runs, notes, drawn, study)]
+    if single_file:
+        made.append(page.write_page(runs, notes, drawn, study, single_file=True))
+    return Report(table, notes, [results, *drawn, *made])

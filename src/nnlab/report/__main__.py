@@ -17,12 +17,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nnlab.report", description=__doc__)
     terminal.add_version(parser)
     parser.add_argument("study", nargs="+", type=Path, help="a study, say outputs/mnist")
+    parser.add_argument(
+        "--single-file",
+        action="store_true",
+        help="also write single.html, a page that holds its pictures, to be sent by itself",
+    )
     status = 0
-    for folder in parser.parse_args(arguments).study:
+    options = parser.parse_args(arguments)
+    for folder in options.study:
         try:
             runs = study.look(folder)  # before they are read: one may end meanwhile
             with claims.exclusive(folder) if runs.entries else contextlib.nullcontext():
-                made = report.write_report(folder)
+                made = report.write_report(folder, single_file=options.single_file)
                 runs.save(report=made.files)
         except OSError as error:
             terminal.complain(error)

@@ -37,6 +37,20 @@ def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> 
     return f"{text} ± {known.std(ddof=1):{style}}{unit}" if len(known) > 1 else text + unit
 
 
+def four_decimals(known: Array) -> str:
+    return mean(known, ".4f")
+
+
+def in_seconds(known: Array) -> str:
+    """Write times to three digits, all in one unit.
+
+    >>> in_seconds(np.array([0.03571])), in_seconds(np.array([4350.2]))
+    ('0.0357', '4350')
+    """
+    least = float(known.min())
+    return mean(known, f".{max(0, 2 - math.floor(math.log10(least))) if least > 0 else 0}f")
+
+
 def mean_time(known: Array) -> str:
     return duration_within(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else 0.0)
 
@@ -122,6 +136,17 @@ def writer(metric: Metric) -> Callable[[Array], str]:
     return functools.partial(mean, style=".3f" if metric.higher else ".3g")
 
 
+def heading(metric: Metric) -> str:
+    return f"{metric.title}{' (%)' * metric.percent}"
+
+
+def in_full(metric: Metric) -> Callable[[Array], str]:
+    """Return what writes a metric into the page, whose headings have the unit."""
+    if metric.percent:
+        return lambda known: mean(known, ".2f", 100)
+    return functools.partial(mean, style=".4f" if metric.higher else ".4g")
+
+
 def classified(runs: Sequence[RunRecord]) -> bool:
     return any(run.task is CLASSIFICATION for run in runs)
 
@@ -168,9 +193,8 @@ SCORES = (  # of evaluation=[metrics]
 )
 # Each place has its columns in this order; the table has its own, hence its own entries.
 RESULTS = (
-    Column(csv="status", page="status"),
+    Column(csv="status"),
     Column(csv="stop_reason"),
-    Column(page="why it ended", value=lambda run: run.error or run.stop_reason),
     Column(
         csv="epochs",
         table="epochs",
@@ -231,11 +255,38 @@ RESULTS = (
         for name, when in GAPS.items()
     ),
     Column(csv="weights"),
-    Column(csv="engine", page="engine"),
+    Column(csv="engine"),
     Column(csv="engine_form"),
-    Column(csv="device", page="device", value=attrgetter("device")),
+    Column(csv="device", value=attrgetter("device")),
     Column(csv="concurrent_runs"),
     Column(csv="folder", value=lambda run: run.folder.name),
+    *(
+        Column(
+            page=f"{part} {heading(metric)}",
+            value=methodcaller("tested", metric)
+            if part == "test"
+            else methodcaller("kept", f"{part}_{metric.name}"),
+            write=in_full(metric),
+            when=learned(metric),
+        )
+        for metric in METRICS.values()
+        for part in ("valid", "test", "train")
+    ),
+    *(
+        Column(page=each.table.replace("\n", " "), value=each.of, write=each.write, when=each.when)
+        for each in SCORES
+        if each.table
+    ),
+    Column(page="valid loss", value=methodcaller("kept", "valid_loss"), write=four_decimals),
+    Column(page="test loss", value=attrgetter("test_loss"), write=four_decimals),
+    Column(page="train loss", value=methodcaller("kept", "train_loss"), write=four_decimals),
+    Column(page="best epoch", value=functools.partial(from_curves, "best_epoch")),
+    Column(page="epochs", value=attrgetter("epochs")),
+    Column(page="time (s)", value=attrgetter("train_seconds"), write=in_seconds),
+    Column(page="status", value=lambda run: spell(run.results["status"]), words=True),
+    Column(page="why it ended", value=lambda run: run.error or run.stop_reason, words=True),
+    Column(page="engine", value=attrgetter("engine"), words=True),
+    Column(page="device", value=attrgetter("device"), words=True),
 )
 
 

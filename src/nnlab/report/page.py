@@ -1,23 +1,48 @@
-"""The page of a study: ``index.html``, its table, what is to say of it, its figures, its runs."""
+"""The page of a study: ``index.html``, one file with all runs, their curves, figures and origin.
+
+What it says stands in it as HTML, readable without JavaScript. ``templates/page.js`` makes the
+tables sort, filter and choose, and draws the chosen runs with the library in ``vendored``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import functools
+import hashlib
+import math
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
-from rich.table import Table
-
+from nnlab import storage
 from nnlab.records import LOG, METRICS, RESULT
-from nnlab.report.columns import shown
-from nnlab.report.runs import RunRecord, spell
-from nnlab.storage import write_atomic
-from nnlab.terminal import as_rows
-from nnlab.text import visible_lines
+from nnlab.report import provenance
+from nnlab.report.columns import Column, heading, shown
+from nnlab.report.runs import RunRecord, Value, factors, grouped, is_number, is_seed
+from nnlab.report.summary import assignments, written
+from nnlab.report.thinned import thinned
+from nnlab.text import visible, visible_lines
 
-TEMPLATE = Path(__file__).with_name("page.html")
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
+
+Group: TypeAlias = "tuple[tuple[Value, ...], list[RunRecord]]"  # a setting and its runs
+
+TEMPLATES = Path(__file__).with_name("templates")
+SCRIPT = TEMPLATES / "page.js"
+LIBRARY = TEMPLATES / "vendored" / "chart.umd.min.js"
+INDEX, SINGLE = "index.html", "single.html"
+NOTES = "notes.md"  # which a person may lay into a study
 FILES = (RESULT, METRICS, LOG)  # of a run, that the page leads to
+LINKED = 300  # runs; where there are more, only the result of each is linked, the rest by script
+PICTURES = 120  # of runs, that stand in the page; those of others appear as these are chosen
 CAPTIONS = {
     "train_time": "Training time over training-set size",
     "accuracy": "Test accuracy",
@@ -26,65 +51,363 @@ CAPTIONS = {
     "loss_curves": "Training and validation loss over epochs",
     "accuracy_curves": "Training and validation accuracy over epochs",
     "r2_curves": "Training and validation R² over epochs",
+    "curves": "Curves over epochs",
+    "hardest": "The most confident mistakes",
+    "confusion": "Which classes were taken for which",
+    "fgsm": "Accuracy under changes made to mislead",
+    "fgsm_examples": "Images before and after such changes",
+    "weights": "Weights of the first layer",
+    "reliability": "How often a class was right over its probability",
+    "importance": "How much accuracy rests on each feature",
 }
 
 
 def write_page(
     runs: Sequence[RunRecord],
-    table: Table,
     notes: Sequence[str],
     figures: Sequence[Path],
     study: Path,
+    single_file: bool = False,
 ) -> Path:
     """Write ``index.html``, as a whole or not at all, and return it.
 
     figures: PNG files of the study, which the page shows. All links are relative, so a study
-    can be moved or sent as a whole.
+    can be moved or sent as a whole. single_file: write ``single.html`` instead, which holds its
+    pictures and links to nothing, to be sent by itself.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible_lines(value) if isinstance(value, str) else value,
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(
-        title=study.resolve().name,
-        table=as_rows(table),
-        numeric=[column.justify == "right" for column in table.columns],
-        caption=str(table.caption or ""),
-        notes=notes,
-        figures=[{"link": link(file, study), "caption": caption(file, runs)} for file in figures],
-        columns=[column.page for column in shown("page", runs)],
-        runs=[row(run, runs, study) for run in runs],
-    )
-    path = study / "index.html"
-    write_atomic(path, page.encode())
+    path = study / (SINGLE if single_file else INDEX)
+    storage.write_atomic(path, render(runs, notes, figures, study, single_file).encode())
     return path
 
 
-def caption(file: Path, runs: Sequence[RunRecord]) -> str:
-    if file.stem == "curves":  # of a single run
-        return f"Loss and {runs[0].main.title} over epochs"
-    return CAPTIONS.get(file.stem, file.stem)
+def render(
+    runs: Sequence[RunRecord],
+    notes: Sequence[str],
+    figures: Sequence[Path],
+    study: Path,
+    single_file: bool = False,
+    live: str | None = None,
+    above: str | None = None,
+) -> str:
+    """Return the page, see ``write_page``.
+
+    live: the tag of this page, where its server may have a newer one, for which it asks then.
+    above: a link to the page of all studies.
+    """
+    from jinja2.utils import htmlsafe_json_dumps
+
+    keys = factors(runs)
+    options = [key for key in keys if not is_seed(key)]
+    columns = shown("page", runs)
+    groups = list(grouped(runs, options).items())
+    each = [(tuple(map(run.settings.get, keys)), [run]) for run in runs]
+    numbers = {id(run): number for number, run in enumerate(runs)}
+    files = [file_names(run.folder) for run in runs]
+    curves = thinned(runs)
+    return page(
+        "study.html",
+        scripts_of_study(),
+        title=study.resolve().name,
+        live=live,
+        above=above,
+        states=counted_runs(str(run.results["status"]) for run in runs),
+        command=provenance.last_command(study) or provenance.command(runs),
+        facts=provenance.facts(runs),
+        written=written_notes(study),
+        best=best(groups, options, columns, numbers) if len(groups) > 1 else None,
+        settings=sheet(groups, options, of_settings(columns), numbers)
+        if len(groups) < len(runs)
+        else None,
+        plus_minus="the standard deviation over them",
+        runs=sheet(each, keys, columns, numbers),
+        names=[run.name for run in runs],
+        links=None if single_file else links(runs, files, study),
+        linked=len(runs) <= LINKED,
+        thinning=thinning(curves),
+        notes=notes,
+        figures=[picture(file, study, single_file) for file in figures if file.suffix == ".png"],
+        questions=questions(runs, files, study, single_file),
+        data=htmlsafe_json_dumps({"curves": curves, "files": files} | commands(runs)),
+    )
 
 
-def row(run: RunRecord, runs: Sequence[RunRecord], study: Path) -> dict[str, Any]:
-    """Return what the page says of one of the runs."""
-    found = [column.of(run) for column in shown("page", runs)]
-    return {
-        "name": run.name,
-        "cells": ["" if value is None else spell(value) for value in found],
-        "links": [
-            {"name": name, "link": link(run.folder / name, study)}
-            for name in (*FILES, *sorted(path.name for path in run.folder.glob("*.png")))
-            if (run.folder / name).exists()
+# What stands on it
+
+
+@dataclass
+class Sheet:
+    """A table of the page, with a row for each setting, or for each run.
+
+    heads, numeric: of its columns, of which the first ``settings`` are options. runs: which each
+    row is about, by their positions. alike: what all rows have in common, which has no column.
+    """
+
+    heads: list[str]
+    numeric: list[bool]
+    settings: int
+    rows: list[list[str]]
+    runs: list[list[int]]
+    alike: list[str]
+
+
+@dataclass
+class Best:
+    """The setting with the best mean accuracy, in words; which command trains it, and which runs
+    have it, by their positions."""
+
+    setting: str
+    results: str
+    chosen_by: str
+    command: str | None
+    runs: list[int]
+
+
+def sheet(
+    groups: Sequence[Group],
+    keys: Sequence[str],
+    columns: Sequence[Column],
+    numbers: Mapping[int, int],
+) -> Sheet:
+    """Lay out what came of groups of runs. numbers: the positions of runs, by their ids."""
+    cells = {column.page: [column.text(group) for _, group in groups] for column in columns}
+    words = {column.page for column in columns if column.words}
+    if any(len(group) > 1 for _, group in groups):
+        counts = [sum(run.complete for run in group) or len(group) for _, group in groups]
+        cells = {"n": list(map(str, counts))} | cells
+    same = {head for head, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
+    empty = {head for head, texts in cells.items() if set(texts) == {"-"}}
+    left = {head: texts for head, texts in cells.items() if head not in same | empty}
+    rows = zip(*left.values()) if left else [()] * len(groups)
+    return Sheet(
+        heads=[*keys, *left],
+        numeric=[
+            *(all(map(is_number, values)) for values in zip(*(values for values, _ in groups))),
+            *(head not in words for head in left),
         ],
-    }
+        settings=len(keys),
+        rows=[
+            [*(written(keys, values, group[0]) if keys else ()), *row]
+            for (values, group), row in zip(groups, rows)
+        ],
+        runs=[[numbers[id(run)] for run in group] for _, group in groups],
+        alike=[f"{head} {cells[head][0]}" for head in cells if head in same and head not in empty],
+    )
+
+
+def of_settings(columns: Sequence[Column]) -> list[Column]:
+    """Leave out what is said in words of each run."""
+    return [column for column in columns if not column.words or column.page == "status"]
+
+
+def best(
+    groups: Sequence[Group],
+    keys: Sequence[str],
+    columns: Sequence[Column],
+    numbers: Mapping[int, int],
+) -> Best | None:
+    """Return the setting with the best mean accuracy, or R², of validation where there was any; of
+    equal ones that of the least loss. None where no complete run has that."""
+    of = {column.page: column for column in columns}
+    validated = any(run.reading for _, group in groups for run in group)
+    main = groups[0][1][0].main
+    split = "valid" if validated else "test"
+    quality, loss = of[f"{split} {heading(main)}"], of[f"{split} loss"]
+
+    def score(group: Group) -> tuple[float, float]:
+        pairs = [(quality.of(run), loss.of(run)) for run in group[1] if run.complete]
+        known = list(zip(*(pair for pair in pairs if None not in pair)))
+        return (fmean(known[0]), -fmean(known[1])) if known else (-math.inf, 0.0)
+
+    values, group = winner = max(groups, key=score)
+    if score(winner)[0] == -math.inf:
+        return None
+    told = [each for each in (quality, of[f"test {heading(main)}"]) if each.text(group) != "-"]
+    unit = " %" * main.percent
+    results = {each.page.removesuffix(" (%)"): each.text(group) + unit for each in told}
+    seeds = f", {len(group)} runs" if len(group) > 1 else ""
+    return Best(
+        setting=assignments(keys, values),
+        results=", ".join(map(" ".join, results.items())) + seeds,
+        chosen_by=f"Of {len(groups):,} settings it has the highest mean validation {main.title} "
+        f"(of equal ones the least loss)."
+        if validated
+        else f"Of {len(groups):,} settings it has the highest mean test {main.title}. As it was "
+        f"chosen by that, expect less of new examples; valid_size=… sets some apart to choose by.",
+        command=provenance.command(group),
+        runs=[numbers[id(run)] for run in group],
+    )
+
+
+def commands(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Return the command of each run, as positions in a list of words, which runs share."""
+    words: dict[str, int] = {}
+    commands = [
+        [words.setdefault(shlex.quote(visible(word)), len(words)) for word in run.overrides]
+        for run in runs
+    ]
+    return {"program": provenance.COMMAND, "words": list(words), "commands": commands}
+
+
+def thinning(curves: Mapping[str, Any]) -> str:
+    """Say what the curves on the page are of those in the files."""
+    points = curves["points"]
+    if max(curves["epochs"], default=0) <= points:
+        return "Curves hold every epoch, to three digits."
+    return (
+        f"Of runs with more than {points} epochs the curves hold {points}, evenly spread, with the "
+        f"first and the last, to three digits; what lies between is not seen. All: metrics.csv."
+    )
+
+
+def counted_runs(states: Iterable[str]) -> str:
+    """Write how many runs there are, and of each state.
+
+    >>> counted_runs(["finished", "failed", "finished"])
+    '3 runs: 2 finished, 1 failed'
+    """
+    counts = Counter(states)
+    runs = "run" if counts.total() == 1 else "runs"
+    said = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
+    return f"{counts.total():,} {runs}: {said}"
+
+
+def written_notes(study: Path) -> Markup | None:
+    """Return the study's ``notes.md`` as HTML; None where there is none. What is HTML in it, and
+    pictures, which might lie elsewhere, stand there as they were written."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    path = study / NOTES
+    if path.is_symlink() or not path.is_file():
+        return None
+    text = storage.read(path).decode(errors="replace")
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    tokens = markdown.parse(visible_lines(text))
+    for token in tokens:
+        if token.type.startswith("heading"):  # below those of the page
+            token.tag = f"h{min(6, int(token.tag[1:]) + 2)}"
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))
+
+
+# Files
+
+
+def file_names(folder: Path) -> list[str]:
+    """Return the files of a run that the page leads to: the usual ones, then the pictures."""
+    there = set(os.listdir(folder))
+    pictures = sorted(name for name in there if name.endswith(".png"))
+    return [*(name for name in FILES if name in there), *pictures]
+
+
+def links(
+    runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path
+) -> list[list[dict[str, str]]]:
+    return [
+        [{"name": name, "link": link(run.folder / name, study)} for name in names]
+        for run, names in zip(runs, files)
+    ]
+
+
+def questions(
+    runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path, inline: bool
+) -> list[dict[str, Any]]:
+    """Return the pictures of each question, of as many runs as there is room for."""
+    found: dict[str, list[int]] = {}
+    for number, names in enumerate(files):
+        for name in names:
+            if name.endswith(".png") and name != "curves.png":
+                found.setdefault(name, []).append(number)
+    most = PICTURES // max(1, len(found))
+    return [
+        {
+            "file": name,
+            "caption": caption(name),
+            "shown": f"{min(most, len(numbers))} of {len(numbers):,} pictures",
+            "pictures": [
+                picture(runs[number].folder / name, study, inline) | {"run": number}
+                for number in numbers[:most]
+            ],
+        }
+        for name, numbers in sorted(found.items())
+    ]
+
+
+def picture(file: Path, study: Path, inline: bool) -> dict[str, Any]:
+    """Return how the page shows a PNG file; inline: with its content."""
+    if not inline:
+        return {"caption": caption(file.name), "link": link(file, study)}
+    content = base64.b64encode(storage.read(file)).decode()
+    return {"caption": caption(file.name), "link": f"data:image/png;base64,{content}"}
+
+
+def caption(name: str) -> str:
+    stem = Path(name).stem
+    return CAPTIONS.get(stem, stem)
 
 
 def link(file: Path, study: Path) -> str:
     """Return a link from the page to a file of the study."""
-    return quote(file.relative_to(study).as_posix(), errors="surrogateescape")
+    return quote(file.relative_to(study).as_posix(), safe="/=,", errors="surrogateescape")
+
+
+# Templates
+
+
+def page(name: str, scripts: Sequence[str], **said: Any) -> str:
+    """Fill a template in. Texts are escaped; only these scripts may run, and only this page's own
+    server be asked for anything, whatever else is in a page."""
+    from markupsafe import Markup
+
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        templates()
+        .get_template(name)
+        .render(
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:; "
+            f"connect-src 'self'; base-uri 'none'; form-action 'none'; script-src {hashes}",
+            css=Markup(text_of(TEMPLATES / "page.css")),
+            scripts=[Markup(script) for script in scripts],
+            **said,
+        )
+    )
+
+
+@functools.cache
+def templates() -> jinja2.Environment:
+    import jinja2
+    from markupsafe import Markup
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: (
+            visible_lines(value)
+            if isinstance(value, str) and not isinstance(value, Markup)
+            else value
+        ),
+    )
+
+
+@functools.cache
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def scripts_of_study() -> list[str]:
+    """Return the library that draws, without the name of its source map, which is not here, and
+    the script of the page."""
+    library = text_of(LIBRARY).partition("//# sourceMappingURL")[0]
+    return [library, text_of(SCRIPT)]
+
+
+def render_studies(title: str, studies: Sequence[Sequence[str]], live: str) -> str:
+    """Return the page of all studies. live: its tag, see ``render``.
+
+    studies: of each its link, its name, how many runs it has, their states, and when it changed.
+    """
+    heads, numeric = ["study", "runs", "states", "changed"], [False, True, False, False]
+    table = Sheet(heads, numeric, 1, [list(row) for row in studies], [], [])
+    return page("studies.html", [text_of(SCRIPT)], title=title, live=live, studies=table)

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,6 +55,8 @@ class RunRecord:
     full_size, full_test_size: how many examples the whole dataset has. synthetic: whether the
     data was generated.
     results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
+    overrides: what the command line said. versions: of the programs, with the commits of their
+    repositories. hashes: of the files that the data came from, by their names.
     curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
     """
 
@@ -83,6 +85,9 @@ class RunRecord:
     synthetic: bool
     settings: dict[str, Value]
     results: dict[str, Value]
+    overrides: tuple[str, ...]
+    versions: dict[str, str]
+    hashes: dict[str, str]
     curves: dict[str, Array]
     task: LearningTask = CLASSIFICATION
 
@@ -125,10 +130,11 @@ class RunRecord:
 # Reading
 
 
-def read(study: Path) -> list[RunRecord]:
+def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list[RunRecord]:
     """Read every run of a study, ordered by what varied.
 
-    A damaged run is left out, with a warning that names its file.
+    A damaged run is left out, with a warning that names its file. reader: does what ``read_run``
+    does, and may know some runs already; what it returns is changed here.
     Raises FileNotFoundError if there is no such folder, or no run in it.
     """
     if not study.is_dir():
@@ -136,7 +142,7 @@ def read(study: Path) -> list[RunRecord]:
     runs = []
     for result in study.glob(f"*/{RESULT}"):
         try:
-            runs.append(read_run(result.parent))
+            runs.append((reader or read_run)(result.parent))
         except (OSError, ValueError) as error:
             log.warning("left out %s: %s", result, error)
     if not runs:
@@ -209,6 +215,8 @@ def check(result: dict[str, Any]) -> None:
     for key in TEXTS:
         if not isinstance(result.get(key), (str, type(None))):
             raise ValueError(f"{key}={result[key]!r} is not a text")
+    if not isinstance(result.get("overrides"), (list, type(None))):
+        raise ValueError(f"overrides={result['overrides']!r} is not a list")
     for key in ("dataset", "device"):
         if not isinstance(result.get(key), (dict, type(None))):
             raise ValueError(f"{key}={result[key]!r} does not describe one")
@@ -296,9 +304,24 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
         results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
+        overrides=tuple(map(str, result.get("overrides") or ())),
+        versions=texts(result.get("versions")) | texts(result.get("git"), "commit of {}"),
+        hashes=texts(dataset.get("sha256")),
         curves=curves,
         task=task_of(dataset),
     )
+
+
+def texts(found: object, name: str = "{}") -> dict[str, str]:
+    """Return those of the values that are texts, by their names; a text alone has none.
+
+    >>> texts({"nnlab": "ba50af7", "working_directory": None}, "commit of {}"), texts("ba50af7")
+    ({'commit of nnlab': 'ba50af7'}, {'': 'ba50af7'})
+    """
+    if isinstance(found, str):
+        return {"": found}
+    known = found if isinstance(found, dict) else {}
+    return {name.format(key): text for key, text in known.items() if isinstance(text, str)}
 
 
 def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:

@@ -1,0 +1,70 @@
+"""The curves of many runs in little room, for the page: fewer epochs, fewer digits."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlab.report.columns import MEASURES
+from nnlab.report.curves import Array
+from nnlab.report.runs import RunRecord
+
+ROOM = 220_000  # characters that the curves of a study may take
+LEAST = 8  # points of a curve, however many runs there are
+
+
+def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Return the curves of runs as the page's script reads them.
+
+    epochs: [R] how many each run has. points: how many are kept of a run at most, those of
+    ``kept``. columns: by its name what is kept of a column of metrics.csv, one run after the
+    other, as base64 of half-precision numbers (three digits), little endian, NaN where empty; a
+    column that is empty in all runs is left out.
+    """
+    epochs = [len(run.curves["epoch"]) for run in runs]
+    none = {count: np.full(count, np.nan) for count in epochs}  # of a column that a run lacks
+    curves = {
+        name: [run.curves.get(name, none[count]) for run, count in zip(runs, epochs)]
+        for name in MEASURES
+    }
+    names = [name for name, found in curves.items() if any(map(has_numbers, found))]
+    points = most_points(epochs, len(names))
+    columns = {}
+    for name in names:
+        parts = [curve[kept(count, points)] for curve, count in zip(curves[name], epochs)]
+        with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
+            values = np.concatenate(parts).astype("<f2")
+        columns[name] = base64.b64encode(values.tobytes()).decode()
+    return {"epochs": epochs, "points": points, "columns": columns}
+
+
+def has_numbers(curve: Array) -> bool:
+    return bool(np.isfinite(curve).any())
+
+
+def kept(epochs: int, points: int) -> NDArray[np.int64]:
+    """Return the positions of at most so many epochs, evenly spread, the first and the last too.
+
+    >>> kept(7, 10).tolist(), kept(101, 5).tolist()
+    ([0, 1, 2, 3, 4, 5, 6], [0, 25, 50, 75, 100])
+    """
+    count = min(epochs, points)
+    positions: NDArray[np.int64] = np.arange(count) * (epochs - 1) // max(1, count - 1)
+    return positions
+
+
+def most_points(epochs: Sequence[int], columns: int) -> int:
+    """Return how many points of a curve there is room for; as many as there are, at most."""
+    room = ROOM * 3 / 4 / 2 / max(1, columns)  # in numbers: base64 has 4 letters for 3 bytes
+    low, high = LEAST, max([LEAST, *epochs])
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(min(count, middle) for count in epochs) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
