@@ -35,6 +35,8 @@ FIGURES = {
         for name in ("hardest", "confusion", "weights", "fgsm", "fgsm_examples")
     },
     "boolean.png": "boolean/loss.png",
+    **{f"square_{name}.png": f"square/model={name}/boundary.png" for name in ("linear", "mlp")},
+    **{f"classic_{name}.png": f"classic/default/{name}.png" for name in ("weights", "boundary")},
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nnlab.boolean import FUNCTIONS, function_name, truth_table
+from nnlab.boolean import FUNCTIONS, function_name, separable, truth_table
 
 BY_OPERATORS: dict[str, Callable[[Sequence[bool]], bool]] = {
     "and": all,
@@ -60,3 +60,23 @@ def test_functions_are_described_by_table_and_name() -> None:
     assert function_name("parity", 4) == "parity"
     assert function_name("0" * 15 + "1", 4) == "and"
     assert function_name("01" * 8, 4) == "01" * 8
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_which_functions_a_hyperplane_parts(inputs: int) -> None:
+    """Against all integer weights up to 2, which suffice for three inputs (Muroga, 1971)."""
+    rows = list(itertools.product((0, 1), repeat=inputs))
+    weights = itertools.product(range(-2, 3), repeat=inputs)
+    oracle = {
+        "".join(str(int(sum(map(operator.mul, weight, row)) > c + 0.5)) for row in rows)
+        for weight in weights
+        for c in range(-7, 7)
+    }
+    tables = ["".join(bits) for bits in itertools.product("01", repeat=2**inputs)]
+    assert [separable(table) for table in tables] == [table in oracle for table in tables]
+    assert len(oracle) == {1: 4, 2: 14, 3: 104}[inputs]
+
+
+def test_of_many_inputs() -> None:
+    names = ("and", "nor", "majority", "xor", "xnor")
+    assert [separable(truth_table(name, 12)) for name in names] == [True] * 3 + [False] * 2

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,11 @@ from tests.report.test_page import Page
 IRIS = ("dataset=sklearn", "dataset.name=iris")
 QUICK = ("stopping.max_epochs=2",)
 Run = Callable[..., str]
+
+
+def half_interval(values: Any) -> float:
+    """Return half the 95 % interval of a mean, by Student's t."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +73,6 @@ def names(study: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["iris", "wine"])
-def half_interval(values: Any) -> float:
-    """Return half the 95 % interval of a mean, by Student's t."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
 def test_folds_are_as_scikit_learn_deals_them(name: str) -> None:
     overrides = ("dataset=sklearn", f"dataset.name={name}")
     labels = getattr(datasets, f"load_{name}")().target

@@ -58,3 +58,23 @@ def function_name(function: str, inputs: int) -> str:
     names = [name for name in FUNCTIONS if truth_table(name, inputs) == table]
     name = function if function in FUNCTIONS else next(iter(names), "")
     return f"{table} {name}".strip() if inputs <= 3 or not name else name
+
+
+def separable(table: str) -> bool:
+    """Say whether a line, or with more inputs a hyperplane, parts a function's ones from its zeros.
+
+    table: as ``truth_table`` returns it.
+
+    >>> [separable(truth_table(name, 2)) for name in ("and", "xor")]
+    [True, False]
+    """
+    from scipy.optimize import linprog  # type: ignore[import-untyped]
+
+    inputs = len(table).bit_length() - 1
+    rows = [[*map(int, f"{row:0{inputs}b}"), 1] for row in range(len(table))]
+    # Weights w and a bias b with s (w x + b) >= 1 in every row, s being 1 or -1.
+    sides = [
+        [-number if value == "1" else number for number in row] for row, value in zip(rows, table)
+    ]
+    found = linprog([0] * (inputs + 1), sides, [-1] * len(rows), bounds=(None, None))
+    return bool(found.status == 0)

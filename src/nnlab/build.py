@@ -73,6 +73,8 @@ def make_task(
 
     where = device.choose_device(config.device)
     data = config.load_data()
+    if "hardest" in config.evaluation:
+        config.hardest.labels(data.classes)
     example, outputs = data.provenance["shape"], data.outputs
     sizes = math.prod(example), outputs, list(data.provenance["sizes"].values())
     shape = repr((config.model, config.dataset, example))

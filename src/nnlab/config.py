@@ -420,10 +420,14 @@ class Config:
             limit = f"choose any of {', '.join(EVALUATIONS)}"
             require(name in EVALUATIONS, "evaluation", list(self.evaluation), limit)
             limit = f"{name} needs images; dataset={self.dataset.name} has none"
-            fits = self.dataset.images or not EVALUATIONS[name].images
+            instead = EVALUATIONS[name].tables and table is not None
+            fits = self.dataset.images or not EVALUATIONS[name].images or instead
             require(fits, "evaluation", list(self.evaluation), limit)
             limit = f"{name} needs rows of numbers; dataset={self.dataset.name} has none"
             fits = self.dataset.rows or not EVALUATIONS[name].rows
+            require(fits, "evaluation", list(self.evaluation), limit)
+            limit = f"{name} needs a Boolean function of two inputs; choose dataset=boolean"
+            fits = (table is not None and len(table) == 4) or not EVALUATIONS[name].square
             require(fits, "evaluation", list(self.evaluation), limit)
             package = EVALUATIONS[name].package
             limit = f"{name} needs {package}, not installed here: pip install 'nnlab[{package}]'"

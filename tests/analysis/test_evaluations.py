@@ -22,7 +22,14 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 import nnlab
-from nnlab.analysis import EVALUATION_FILES, EVALUATIONS, Evaluation, fgsm, hardest
+from nnlab.analysis import (
+    EVALUATION_FILES,
+    EVALUATIONS,
+    Evaluation,
+    HardestConfig,
+    fgsm,
+    hardest,
+)
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
@@ -46,31 +53,39 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_mistakes_are_sorted_by_confidence_within_a_class() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1])
+def test_mistakes_are_sorted_by_confidence_within_a_class_then_right_ones_by_doubt() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 0])
     probabilities = torch.tensor(
-        [[0.9, 0.1, 0.0], [0.3, 0.5, 0.2], [0.1, 0.2, 0.7], [0.6, 0.4, 0.0], [0.1, 0.8, 0.1]]
+        [
+            *([0.9, 0.1, 0.0], [0.3, 0.5, 0.2], [0.1, 0.2, 0.7], [0.6, 0.4, 0.0]),
+            *([0.1, 0.8, 0.1], [0.5, 0.3, 0.2]),
+        ]
     )
     logits = probabilities.log()
-    found = hardest.mistakes(labels, logits, 3, most=5)
-    assert [(m.rank, m.place, m.true, m.predicted) for m in found] == [
-        (1, 2, 0, 2),
-        (2, 1, 0, 1),
-        (1, 3, 1, 0),
+    found = hardest.hardest(labels, logits, range(3), most=5)
+    assert [(m.rank, m.place, m.true, m.predicted, m.right) for m in found] == [
+        (1, 2, 0, 2, False),
+        (2, 1, 0, 1, False),
+        (3, 5, 0, 0, True),
+        (4, 0, 0, 0, True),
+        (1, 3, 1, 0, False),
+        (2, 4, 1, 1, True),
     ]
-    assert [m.probability for m in found] == pytest.approx([0.7, 0.5, 0.6])
-    assert [m.probability_true for m in found] == pytest.approx([0.1, 0.3, 0.4])
+    sure = [0.7, 0.5, 0.5, 0.9, 0.6, 0.8]
+    assert [m.probability for m in found] == pytest.approx(sure)
+    assert [m.probability_true for m in found] == pytest.approx([0.1, 0.3, 0.5, 0.9, 0.4, 0.8])
     assert [m.log_odds for m in found] == pytest.approx(
-        [math.log(p / (1 - p)) for p in (0.7, 0.5, 0.6)], abs=1e-7
+        [math.log(p / (1 - p)) for p in sure], abs=1e-6
     )
-    assert len(hardest.mistakes(labels, logits, 3, most=1)) == 2
+    assert [m.place for m in hardest.hardest(labels, logits, range(3), most=1)] == [2, 3]
+    assert [m.place for m in hardest.hardest(labels, logits, [1, 0], most=3)] == [3, 4, 2, 1, 5]
 
 
 def test_mistakes_whose_probability_rounds_to_one_are_still_in_order() -> None:
     logits = torch.tensor(
         [[0.0, 120.0, 0.0], [0.0, 40.0, 0.0], [-30.0, 130.0, 121.0], [0.0, 0.0, 300.0]]
     )
-    found = hardest.mistakes(torch.zeros(4, dtype=torch.int64), logits, 3, most=3)
+    found = hardest.hardest(torch.zeros(4, dtype=torch.int64), logits, range(3), most=3)
     assert [m.place for m in found] == [3, 0, 1]
     assert [m.log_odds for m in found] == pytest.approx(
         [300 - math.log(2), 120 - math.log(2), 40 - math.log(2)]
@@ -101,11 +116,44 @@ def test_hardest_and_confusion_of_a_trained_network(case: Case) -> None:
     found = rows(folder / "hardest.csv")
     for label in range(10):
         wrong = [i for i in range(len(true)) if true[i] == label and predicted[i] != label]
-        wrong = sorted(wrong, key=lambda i: -probabilities[i].max())[: config.hardest.per_class]
+        wrong = sorted(wrong, key=lambda i: -probabilities[i].max())
+        unsure = [i for i in range(len(true)) if true[i] == predicted[i] == label]
+        unsure = sorted(unsure, key=lambda i: probabilities[i].max())
+        expected = (wrong + unsure)[: config.hardest.per_class]
         mine = [row for row in found if row["true"] == network.classes[label]]
-        assert [int(row["position"]) for row in mine] == wrong
-        for row, place in zip(mine, wrong):
+        assert [int(row["position"]) for row in mine] == expected
+        for row, place in zip(mine, expected):
+            assert row["right"] == ("true" if place in unsure else "false")
             assert float(row["probability"]) == pytest.approx(probabilities[place].max(), rel=1e-4)
+
+
+def test_classes_are_asked_for_by_name_or_label() -> None:
+    names = ["beagle", "0", "pug", "10"]
+
+    def labels(classes: list[str] | None) -> list[int]:
+        return HardestConfig(classes=classes).labels(names)
+
+    assert labels(None) == [0, 1, 2, 3]
+    assert labels(["pug", "0", "3", "pug", "10"]) == [2, 1, 3]  # a name goes before a label
+    with pytest.raises(ValueError, match=r"hardest.classes=beagel: .* did you mean beagle\?"):
+        labels(["pug", "beagel"])
+    with pytest.raises(ValueError, match=r"hardest.classes=4: .* choose one of beagle, 0, pug, 10"):
+        labels(["4"])
+
+
+def test_only_the_classes_that_are_asked_for(tmp_path: Path) -> None:
+    asked = ("train_size=50", "test_size=200", "stopping.max_epochs=1", "evaluation=[hardest]")
+    refused = outcome(tmp_path / "a", *asked, "hardest.classes=[7,dog]").error
+    assert str(refused).startswith("hardest.classes=dog: there is no such class")
+    assert not (tmp_path / "a").exists()
+    done = outcome(tmp_path / "a", *asked, "hardest.classes=[7,2]", "hardest.per_class=4")
+    assert done.error is None
+    assert [row["true"] for row in rows(tmp_path / "a" / "hardest.csv")] == ["7"] * 4 + ["2"] * 4
+    with (tmp_path / "a" / "confusion.csv").open() as file:
+        assert len(file.readlines()) == 11
+    later = outcome(tmp_path / "a", *asked, "hardest.classes=[11]")
+    assert (later.trained, later.evaluation_files) == (False, [])
+    assert "hardest.classes=11: there is no such class" in str(later.error)
 
 
 def test_gradient_against_finite_differences() -> None:
@@ -251,7 +299,7 @@ def test_mnist_collapses_by_a_tenth_and_noise_hardly_matters(case: Case) -> None
 def test_every_evaluation_leaves_the_files_that_it_declares(case: Case) -> None:
     *_, folder = case
     trained = {"metrics.csv", "model.safetensors", "result.json", "run.log"}
-    of_tables = set(EVALUATIONS["importance"].files)
+    of_tables = {"weights.csv", *EVALUATIONS["boundary"].files, *EVALUATIONS["importance"].files}
     assert {path.name for path in folder.iterdir()} - trained == set(EVALUATION_FILES) - of_tables
     assert len(EVALUATION_FILES) == len(set(EVALUATION_FILES))
 
@@ -299,15 +347,16 @@ def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
     network = Network(nnlab.mlp(4, [], count), {}, {}, list(HOSTILE), (2, 2), None, None)
     matrix = np.arange(count**2).reshape(count, count)
     plotting.save(hardest.draw_confusion(matrix, network.classes, "about"), tmp_path / "a.png")
-    wrong = [
-        hardest.Mistake(1, label, label, (label + 1) % count, 0.9, 0.1, 2.0)
-        for label in range(count)
+    hard = [
+        hardest.Hard(1, label, label, (label + 1) % count, 0.9, 0.1, 2.0) for label in range(count)
     ]
     inputs, labels = torch.rand(count, 4), torch.arange(count)
-    drawn = hardest.draw_mistakes(wrong, inputs, network, "about")
+    files = hardest.named("file", [f"x/{name}" for name in HOSTILE])
+    drawn = hardest.draw_hardest(hard, files, inputs, network, "about")
     plotting.save(drawn, tmp_path / "b.png")
     shown = {text.get_text() for text in drawn.texts}
     assert {plotting.plain(name, 24) for name in HOSTILE} <= shown
+    assert {text.partition("(true 10.0%)\n")[2] for text in shown} >= set(files)
     assert drawn.get_size_inches()[0] < 5
     direction = torch.ones(count, 4)
     sheet = fgsm.examples(network, inputs, labels, direction, 0.1, "about")
@@ -321,8 +370,10 @@ def test_pandas_reads_the_classes_back(tmp_path: Path) -> None:
         header, *body = list(csv.reader(file))
     assert header[1:] == list(map(visible, names))  # not shortened
     assert [row[0] for row in body[6:]] == header[7:]
-    wrong = [hardest.Mistake(1, 0, label, 0, 0.9, 0.1, 2.0) for label in range(6)]
-    found = pd.read_csv(hardest.write_mistakes(wrong, names, tmp_path / "b.csv"))["true"]
+    hard = [hardest.Hard(1, 0, label, 0, 0.9, 0.1, 2.0) for label in range(6)]
+    read = pd.read_csv(hardest.write_hardest(hard, names, tmp_path / "b.csv"))
+    assert read["right"].tolist() == [True, False, False, False, False, False]
+    found = read["true"]
     assert found.tolist() == ["'007'", "'NA'", "'null'", "'True'", "'1e3'", "beagle"]
 
 

@@ -525,6 +525,47 @@ def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
     ]
 
 
+def test_why_networks_do_not_compute_a_function_is_put_into_words(tmp_path: Path) -> None:
+    boolean = {"dataset": "boolean", "dataset.inputs": 2, "test_size": None}
+    linear = {"model": "linear", "model.hidden": [], "model.activation": "identity"}
+    lay(tmp_path, boolean | linear | {"dataset.function": "xor"}, test_accuracy=0.5, test_loss=0.7)
+    (first, why) = summary.notes(read(tmp_path))
+    assert first == "Cannot compute 0110 xor (50.0 %, loss 0.700)"
+    assert why.startswith("a network without activations parts inputs by one line")
+    assert why.endswith("and none has all ones on one side and all zeros on the other: 0110 xor")
+
+
+@pytest.mark.parametrize(("last", "falls"), [(0.9, True), (0.999, False)])
+def test_a_network_that_learned_too_short_is_told_so(
+    tmp_path: Path, last: float, falls: bool
+) -> None:
+    options = {"dataset": "boolean", "dataset.inputs": 5, "dataset.function": "majority"}
+    rows = "".join(f"{epoch + 1},{last**epoch},0.9,,,0.1\n" for epoch in range(20))
+    lay(
+        tmp_path,
+        options | {"model": "linear", "model.activation": "identity", "test_size": None},
+        epochs=20,
+        rows=rows,
+        test_accuracy=0.96875,
+        test_loss=0.4,
+    )
+    first, *more = summary.notes(read(tmp_path))
+    assert first == "Has not learned majority of 5 inputs (96.9 %, loss 0.400)"
+    assert more == falls * [
+        "training loss still fell when training ended, so more epochs may do "
+        "(stopping.max_epochs): majority of 5 inputs"
+    ]
+
+
+def test_a_function_that_some_seeds_learned(tmp_path: Path) -> None:
+    options = {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": "xor"}
+    options |= {"test_size": None}
+    for seed, accuracy in enumerate((1.0, 0.5, 1.0)):
+        lay(tmp_path, options | {"seed": seed}, test_accuracy=accuracy, test_loss=0.3)
+    first = summary.notes(read(tmp_path))[0]
+    assert first.startswith("Has not learned 0110 xor (right with 2 of 3 seeds, 83.3 ± 28.9 %")
+
+
 def test_part_of_a_truth_table_proves_nothing(tmp_path: Path) -> None:
     options = {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": "and"}
     lay(tmp_path, options | {"test_size": 2}, test_accuracy=1.0)

@@ -10,10 +10,12 @@ which ``Config`` has under its name.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from nnlab.options import MISSING, require
+from nnlab.text import as_label, nearest
 
 SCORES = "scores.csv"  # of a run's network, which tables of runs have too
 
@@ -22,14 +24,17 @@ class Evaluation(NamedTuple):
     """What is known of an evaluation before it is run.
 
     files: that it may leave in a run's folder. images: whether the examples must be images; rows:
-    whether they must be rows of numbers. examples: whether it looks at some, of the split that its
-    option ``split`` names, else test. classes: whether the network must tell classes. package: that
-    it imports, which nnlab's extra of that name brings.
+    whether they must be rows of numbers; tables: whether those of a truth table do instead of
+    images; square: whether they must be those of one of two inputs. examples: whether it looks at
+    some, of the split that its option ``split`` names, else test. classes: whether the network must
+    tell classes. package: that it imports, which nnlab's extra of that name brings.
     """
 
     files: tuple[str, ...]
     images: bool = True
     rows: bool = False
+    tables: bool = False
+    square: bool = False
     examples: bool = True
     classes: bool = True
     package: str | None = None
@@ -44,10 +49,30 @@ class EvaluatedSplit(enum.Enum):
 class HardestConfig:
     split: EvaluatedSplit = MISSING
     per_class: int = MISSING
+    classes: list[str] | None = MISSING
 
     def check(self) -> None:
         limit = "it must be at least 1"
         require(self.per_class >= 1, "hardest.per_class", self.per_class, limit)
+        limit = "name a class or more (null: all)"
+        require(self.classes != [], "hardest.classes", "[]", limit)
+
+    def labels(self, names: Sequence[str]) -> list[int]:
+        """Return the labels of the classes that are asked for, by name or else by label.
+
+        names: of all classes. Raises ValueError for a class that is not among them.
+        """
+        if self.classes is None:
+            return list(range(len(names)))
+        known = {str(label): label for label in range(len(names))}
+        known |= {name: label for label, name in enumerate(names)}
+        for name in self.classes:
+            if name not in known:
+                raise ValueError(
+                    f"hardest.classes={as_label(name)}: there is no such class, by name or by "
+                    f"label; {nearest(name, names)}"
+                )
+        return list(dict.fromkeys(known[name] for name in self.classes))
 
 
 @dataclass
@@ -88,7 +113,12 @@ EVALUATIONS = {
         ("hardest.csv", "hardest.png", "confusion.csv", "confusion.png"), images=False
     ),
     "fgsm": Evaluation(("fgsm.csv", "fgsm.png", "fgsm_examples.png")),
-    "weights": Evaluation(("weights.png",), examples=False, classes=False),
+    "weights": Evaluation(
+        ("weights.png", "weights.csv"), tables=True, examples=False, classes=False
+    ),
+    "boundary": Evaluation(
+        ("boundary.csv", "boundary.png"), images=False, square=True, examples=False
+    ),
     "metrics": Evaluation(
         (SCORES, "classes.csv", "reliability.csv", "reliability.png"),
         images=False,

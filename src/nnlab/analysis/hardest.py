@@ -1,4 +1,4 @@
-"""What a network gets most confidently wrong, and what it takes for what."""
+"""What a network finds hardest: its most confident mistakes; and what it takes for what."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Columns = Sequence[tuple[str, Sequence[object]]]  # cells by the name of their c
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An example that the network got wrong.
+class Hard:
+    """An example that the network got wrong, or right with little confidence.
 
-    place: its position in the split. rank: 1 for the most confident mistake of its class.
+    place: its position in the split. rank: 1 for the hardest of its class.
     log_odds: of the predicted class, which tells apart what rounds to a probability of 1.
     """
 
@@ -38,6 +38,10 @@ class Mistake:
     probability: float  # of the predicted class
     probability_true: float
     log_odds: float
+
+    @property
+    def right(self) -> bool:
+        return self.predicted == self.true
 
 
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
@@ -51,19 +55,22 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
         )
     inputs, labels = split.inputs[split.index], split.labels[split.index]
     logits = network.logits(inputs)
-    count = len(network.classes)
-    matrix = confusion(labels, logits.argmax(1), count)
-    wrong = mistakes(labels, logits, count, config.hardest.per_class)
+    matrix = confusion(labels, logits.argmax(1), len(network.classes))
+    hard = hardest(labels, logits, config.hardest.labels(data.classes), config.hardest.per_class)
     about = f"{pictures.named(network)}, {len(labels):,} {name} examples"
-    cells = whereabouts(wrong, network, split)
+    origins = origin(hard, split)
+    cells = [*origins, *cells_of(hard, network, split)]
     files = [
         write_confusion(matrix, network.classes, folder / "confusion.csv"),
         plotting.save(draw_confusion(matrix, network.classes, about), folder / "confusion.png"),
-        write_mistakes(wrong, network.classes, folder / "hardest.csv", cells),
+        write_hardest(hard, network.classes, folder / "hardest.csv", cells),
     ]
     sheet = folder / "hardest.png"
-    if wrong and pictures.can_show(network):
-        files.append(plotting.save(draw_mistakes(wrong, inputs, network, about), sheet))
+    if hard and pictures.can_show(network):
+        kind, values = origins[0] if origins else ("position", [each.place for each in hard])
+        title = f"{about}. Left: true class; below: predicted, probability, {kind}"
+        drawn = draw_hardest(hard, named(kind, values), inputs, network, title)
+        files.append(plotting.save(drawn, sheet))
     else:
         sheet.unlink(missing_ok=True)
     return files
@@ -80,57 +87,69 @@ def confusion(labels: Tensor, predicted: Tensor, classes: int) -> NDArray[np.int
     return matrix
 
 
-def mistakes(labels: Tensor, logits: Tensor, classes: int, most: int) -> list[Mistake]:
-    """Return for each class, in order, the mistakes with the highest probability.
+def hardest(labels: Tensor, logits: Tensor, classes: Sequence[int], most: int) -> list[Hard]:
+    """Return for each of the classes the most confident mistakes, then, up to ``most`` examples,
+    the right ones that the network was least confident of.
 
-    labels: [N] int64, logits: [N, K]; at most ``most`` of each class.
+    labels: [N] int64, logits: [N, K].
     """
     logits = logits.double()  # in float32 a probability below 1e-45 is 0
     predicted, probabilities = logits.argmax(1), logits.softmax(1)
     sure = log_odds(logits, predicted)
     found = []
-    for label in range(classes):
-        places = ((labels == label) & (predicted != label)).nonzero().flatten()
-        order = sure[places].argsort(descending=True, stable=True)[:most]
-        for rank, place in enumerate(places[order].tolist(), 1):
+    for label in classes:
+        own, right = labels == label, predicted == label
+        wrong = (own & ~right).nonzero().flatten()
+        unsure = (own & right).nonzero().flatten()
+        wrong = wrong[sure[wrong].argsort(descending=True, stable=True)]
+        unsure = unsure[sure[unsure].argsort(stable=True)]
+        for rank, place in enumerate(torch.cat([wrong, unsure])[:most].tolist(), 1):
             guess = int(predicted[place])
             both = probabilities[place, guess].item(), probabilities[place, label].item()
-            found.append(Mistake(rank, place, label, guess, *both, sure[place].item()))
+            found.append(Hard(rank, place, label, guess, *both, sure[place].item()))
     return found
 
 
-def whereabouts(wrong: list[Mistake], network: Network, split: Split) -> Columns:
-    """Return where in the user's files mistakes are, and of a table their cells, where known."""
-    places = [each.place for each in wrong]
-    columns: list[tuple[str, Sequence[object]]] = []
-    if split.rows is not None:
-        rows, files = split.rows[places].tolist(), split.files
-        if files is None:
-            columns.append(("row", rows))
-        else:
-            columns.append(("file", [for_csv(files[row]) for row in rows]))
-    if network.columns:
-        inputs = network.pixels(split.inputs[split.index[places]])
-        cells = list(table.decode(inputs.numpy(), network.columns))
-        columns += [(inert(name), each) for name, each in zip(network.columns, zip(*cells))]
-    return columns
+def origin(hard: Sequence[Hard], split: Split) -> Columns:
+    """Return the file, or the row of the user's file, that examples are, where known."""
+    if split.rows is None:
+        return []
+    rows: list[int] = split.rows[[each.place for each in hard]].tolist()
+    if split.files is None:
+        return [("row", rows)]
+    return [("file", [for_csv(split.files[row]) for row in rows])]
 
 
-def write_mistakes(
-    wrong: list[Mistake], classes: list[str], path: Path, more: Columns = ()
-) -> Path:
-    """Write a row for each mistake. more: columns beside, by their names."""
-    rows = [
+def cells_of(hard: Sequence[Hard], network: Network, split: Split) -> Columns:
+    """Return the cells of examples that are rows of a table; else nothing."""
+    if not network.columns:
+        return []
+    inputs = network.pixels(split.inputs[split.index[[each.place for each in hard]]])
+    cells = list(table.decode(inputs.numpy(), network.columns))
+    return [(inert(name), each) for name, each in zip(network.columns, zip(*cells))]
+
+
+def named(kind: str, values: Sequence[object]) -> list[str]:
+    """Return how the sheet calls examples, by their file, row or position."""
+    if kind == "file":
+        return [plotting.plain(str(file).rpartition("/")[2], 19) for file in values]
+    return [f"{kind} {number}" for number in values]
+
+
+def write_hardest(hard: Sequence[Hard], classes: list[str], path: Path, more: Columns = ()) -> Path:
+    """Write a row for each example. more: columns beside, by their names."""
+    rows: list[list[object]] = [
         [
             *(each.rank, each.place),
             *(class_for_csv(classes[label]) for label in (each.true, each.predicted)),
-            *(f"{each.probability:.6g}", f"{each.probability_true:.6g}", f"{each.log_odds:.6g}"),
+            *("true" if each.right else "false", f"{each.probability:.6g}"),
+            *(f"{each.probability_true:.6g}", f"{each.log_odds:.6g}"),
         ]
-        for each in wrong
+        for each in hard
     ]
-    header = ["rank", "position", "true", "predicted"]
+    header = ["rank", "position", "true", "predicted", "right"]
     header += ["probability", "probability_of_true", "log_odds"]
-    beside = [[cells[number] for _, cells in more] for number in range(len(wrong))]
+    beside = [[cells[number] for _, cells in more] for number in range(len(hard))]
     rows = [[*row, *cells] for row, cells in zip(rows, beside)]
     return write_csv([[*header, *(name for name, _ in more)], *rows], path)
 
@@ -140,17 +159,20 @@ def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -
     return write_csv([["true \\ predicted", *map(inert, classes)], *rows], path)
 
 
-def draw_mistakes(wrong: list[Mistake], inputs: Tensor, network: Network, about: str) -> Figure:
-    """Draw the mistakes, a row for each class that has any."""
-    images = network.pixels(inputs[[each.place for each in wrong]])
+def draw_hardest(
+    hard: Sequence[Hard], names: Sequence[str], inputs: Tensor, network: Network, about: str
+) -> Figure:
+    """Draw examples, a row for each class that has any, and say which are right."""
+    images = network.pixels(inputs[[each.place for each in hard]])
     rows: dict[int, list[tuple[Tensor, str]]] = {}
-    for each, image in zip(wrong, images):
+    for each, name, image in zip(hard, names, images):
         guess = plotting.plain(network.classes[each.predicted], 20)
-        caption = f"{guess}\n{each.probability:.0%} (true {each.probability_true:.1%})"
+        said = "right" if each.right else f"true {each.probability_true:.1%}"
+        caption = f"{guess}\n{each.probability:.0%} ({said})\n{name}"
         rows.setdefault(each.true, []).append((image, caption))
-    named = {network.classes[label]: row for label, row in rows.items()}
-    title = f"Most confident mistakes: {about}. Left: true class; below: predicted, probability"
-    return pictures.sheet(named, network.shape, title)
+    by_class = {network.classes[label]: row for label, row in rows.items()}
+    then = ", then right ones of least confidence" if any(each.right for each in hard) else ""
+    return pictures.sheet(by_class, network.shape, f"Most confident mistakes{then}: {about}")
 
 
 def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) -> Figure:

@@ -1,7 +1,9 @@
-"""What the units of the first layer look for: their weights as images."""
+"""What the units of the first layer look for: their weights as images; on a truth table, where
+there are none, the weights of every unit as numbers."""
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -11,18 +13,23 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnlab.analysis import pictures
+from nnlab.analysis import pictures, units
+from nnlab.boolean import function_name
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
 from nnlab.report import plotting
 from nnlab.shapes import image_like
+from nnlab.storage import write_csv
 
+log = logging.getLogger("nnlab")
 COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
 
 
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
-    """Write weights.png."""
+    """Write weights.png; on a truth table weights.csv and, of a small network, weights.png."""
+    if (table := config.dataset.truth_table) is not None:
+        return of_truth_table(network, table, folder)
     first = next((m for m in network.model.modules() if isinstance(m, nn.Linear)), None)
     size = math.prod(network.shape)
     if first is None or first.in_features != size or not image_like(network.shape):
@@ -31,6 +38,23 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
             "pixels"
         )
     return [plotting.save(draw(first.weight.detach(), network), folder / "weights.png")]
+
+
+def of_truth_table(network: Network, table: str, folder: Path) -> list[Path]:
+    """Write weights.csv, and weights.png where the network is small; tell a small one's units."""
+    found = units.units_of(network)
+    if len(found) <= units.SHOWN:
+        log.info("%s:\n%s", folder.name, units.as_text(found))
+    else:
+        log.info("%s: the weights of %d units are in weights.csv", folder.name, len(found))
+    files = [write_csv(units.rows(found), folder / "weights.csv")]
+    name = function_name(table, len(table).bit_length() - 1)
+    figure = units.draw(found, f"{name}, {plotting.entry(network.config['model']['name'])}")
+    picture = folder / "weights.png"
+    if figure is None:
+        picture.unlink(missing_ok=True)
+        return files
+    return [*files, plotting.save(figure, picture)]
 
 
 def draw(weight: Tensor, network: Network) -> Figure:

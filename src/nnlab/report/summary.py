@@ -17,7 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from nnlab.boolean import function_name
+from nnlab.boolean import function_name, separable, truth_table
 from nnlab.datasets import DATASETS
 from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.report import columns
@@ -40,6 +40,7 @@ from nnlab.report.runs import (
     spell,
     varied,
 )
+from nnlab.report.statistics import Array
 from nnlab.report.times import most_concurrent, timings
 from nnlab.storage import write_atomic
 from nnlab.text import for_csv, inert, visible, visible_lines
@@ -250,7 +251,7 @@ def function(run: RunRecord) -> str:
     name, inputs = run.settings["dataset.function"], run.settings["dataset.inputs"]
     assert isinstance(name, str)
     assert isinstance(inputs, int)
-    return visible(function_name(name, inputs))
+    return visible(function_name(name, inputs)) + f" of {inputs} inputs" * (inputs > 3)
 
 
 def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
@@ -380,31 +381,78 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def computed(runs: Sequence[RunRecord]) -> list[str]:
-    """Say of each network which Boolean functions it computes, in every row of their tables."""
+    """Say of each network which Boolean functions it computes, in every row of their tables, and
+    of those that it does not, why, where that can be told."""
     tables = [run for run in runs if run.test_accuracy is not None and run.tested_whole]
     known = ("dataset.function", "dataset.inputs")
     keys = [key for key in factors(runs) if key not in known and not is_seed(key)]
-    said, chance = [], False
+    said, why = [], []
     for values, group in grouped(tables, keys).items():
-        functions = grouped(group, ["dataset.function", "dataset.inputs"]).values()
+        functions = list(grouped(group, list(known)).values())
         missed = [same for same in functions if any(run.test_accuracy != 1 for run in same)]
-        few = []
-        for same in missed[:SETTINGS]:
-            found = outcome(same)
-            accuracy, loss = found[ACCURACY], found[LOSS]
-            chance = chance or loss.startswith(f"{math.log(2):.3f}")
-            few.append(f"{function(same[0])} ({accuracy}, loss {loss})")
+        few = [f"{function(same[0])} ({score(same)})" for same in missed[:SETTINGS]]
         few += [f"{len(missed) - SETTINGS} more"] * (len(missed) > SETTINGS)
+        why += [(reason(same), function(same[0])) for same in missed[:SETTINGS]]
         if len(functions) > 1:
             line = f"computes {len(functions) - len(missed)} of {len(functions)} functions"
             line += f", not {', '.join(few)}" * bool(few)
+        elif few:
+            cannot = reason(missed[0]) == IMPOSSIBLE
+            line = f"{'cannot compute' if cannot else 'has not learned'} {few[0]}"
         else:
-            line = f"does not compute {few[0]}" if few else f"computes {function(group[0])}"
+            line = f"computes {function(group[0])}"
         setting = assignments(keys, values)
         said.append(f"{setting}: {line}" if setting else line[0].upper() + line[1:])
-    if chance:
+    for text in (IMPOSSIBLE, FALLING):
+        names = dict.fromkeys(name for given, name in why if given == text)
+        said += [text.format(", ".join(names))] * bool(names)
+    if any(map(at_chance, tables)):
         said.append(
             f"a loss of ln 2 = {math.log(2):.3f} is chance: 0 and 1 are equally probable in every "
             f"row, and rounding decides which rows come out right"
         )
     return said
+
+
+IMPOSSIBLE = (
+    "a network without activations parts inputs by one line (of more than two by a hyperplane), "
+    "and none has all ones on one side and all zeros on the other: {}"
+)
+FALLING = (
+    "training loss still fell when training ended, so more epochs may do (stopping.max_epochs): {}"
+)
+
+
+def score(same: Sequence[RunRecord]) -> str:
+    """Write how near runs have come to a Boolean function that not all of them compute."""
+    found = outcome(same)
+    right = sum(run.test_accuracy == 1 for run in same)
+    some = f"right with {right} of {len(same)} {repeats(same)}, " if right else ""
+    return f"{some}{found[ACCURACY]}, loss {found[LOSS]}"
+
+
+def reason(same: Sequence[RunRecord]) -> str | None:
+    """Tell why runs do not compute a Boolean function; None where nothing tells."""
+    settings = same[0].settings
+    name, inputs = settings["dataset.function"], settings["dataset.inputs"]
+    assert isinstance(name, str)
+    assert isinstance(inputs, int)
+    linear = settings.get("model.activation") == "identity" or settings.get("model.hidden") == ()
+    if linear and not separable(truth_table(name, inputs)):
+        return IMPOSSIBLE
+    missed = [run for run in same if run.test_accuracy != 1]
+    fall = all(still_falls(run.curves["train_loss"]) and not at_chance(run) for run in missed)
+    return FALLING if fall else None
+
+
+def at_chance(run: RunRecord) -> bool:
+    """Tell whether a network holds 0 and 1 for equally probable in every row of a truth table."""
+    return run.test_loss is not None and abs(run.test_loss - math.log(2)) < 1e-4
+
+
+def still_falls(loss: Array) -> bool:
+    """Tell whether a curve's last tenth lies lower, by 1 % or more, than the tenth before."""
+    tenth = max(len(loss) // 10, 1)
+    if len(loss) < 2 * tenth:
+        return False
+    return bool(loss[-tenth:].mean() < 0.99 * loss[-2 * tenth : -tenth].mean())
