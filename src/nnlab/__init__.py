@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nnlab.notebook import Splits as Splits
     from nnlab.notebook import load_data as load_data
     from nnlab.notebook import sweep as sweep
+    from nnlab.report.comparison import Comparison as Comparison
+    from nnlab.report.comparison import compare as compare
     from nnlab.report.frames import curves as curves
     from nnlab.report.frames import results as results
     from nnlab.stopping import Budget as Budget
@@ -40,6 +42,7 @@ _HOME = {
     **dict.fromkeys(("mlp", "perceptrons"), "nnlab.model"),
     **dict.fromkeys(("Network", "load"), "nnlab.network"),
     **dict.fromkeys(("Splits", "load_data", "sweep"), "nnlab.notebook"),
+    **dict.fromkeys(("Comparison", "compare"), "nnlab.report.comparison"),
     **dict.fromkeys(("curves", "results"), "nnlab.report.frames"),
     **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
     "Fit": "nnlab.training",

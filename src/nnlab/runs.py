@@ -235,8 +235,8 @@ def runs_of(folder: Path, paths: Sequence[Path]) -> Runs:
 # Choosing among them
 
 
-def condition(text: str) -> tuple[str, list[Any]]:
-    """Read NAME=VALUE[,VALUE] as the command line of nnlab.run does; a list of values.
+def condition(text: str, option: str = "--where") -> tuple[str, list[Any]]:
+    """Read NAME=VALUE[,VALUE], what an option was given, as nnlab.run does; a list of values.
 
     >>> condition("optimizer.lr=1e-1"), condition("model.hidden=[128,64]")
     (('optimizer.lr', [0.1]), ('model.hidden', [(128, 64)]))
@@ -251,7 +251,9 @@ def condition(text: str) -> tuple[str, list[Any]]:
         sweep = override.is_sweep_override()
         values = list(override.sweep_iterator()) if sweep else [override.value()]
     except HydraException:
-        raise ValueError(f"--where {text} cannot be read; write NAME=VALUE, as in seed=0") from None
+        raise ValueError(
+            f"{option} {text} cannot be read; write NAME=VALUE, as in seed=0"
+        ) from None
     plain = [getattr(value, "text", value) for value in values]  # of a text in quotes
     listed = [tuple(value) if isinstance(value, list) else value for value in plain]
     return override.key_or_group.removesuffix(".name"), listed
