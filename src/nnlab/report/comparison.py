@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 LEAST_PAIRS = 5  # from which on a difference is tested
 CLEAR = 0.05  # the level of a test, after Holm's correction
-BEST, ALIKE, WORSE, UNTESTED = "best", "cannot be told from the best", "worse", "too few seeds"
+BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few seeds"
 CHOICES = ("valid_accuracy", "valid_loss")  # what ranks settings, whichever there is first
 SEEDS = "seeds"  # what shares calls all of them
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
@@ -90,7 +90,7 @@ def compare(
     """Compare the settings of one or more studies.
 
     by: the factors that make a setting; (): all that varied, but seeds. What varied beside them is
-    averaged over, and pairs results as a seed does. metric: a column of summary.csv; None:
+    averaged over in each seed. metric: a column of summary.csv; None:
     valid_accuracy or, where there is none, valid_loss. baseline: the setting that all are compared
     with beside the best, as in ``{"optimizer.lr": 0.01}``. test: give the test results of all
     settings, not only of the best. merge: folders of studies, one for each person or machine, or
@@ -107,12 +107,13 @@ def compare(
             raise ValueError(f"by={key}: no run has it; {nearest(key, known)}")
     column = chosen_metric(runs, metric)
     found = results(runs, by, column)
-    order = np.argsort(-found.means if found.larger_is_better else found.means, kind="stable")
+    means = mean_over(found.by_seed, 1)
+    order = np.argsort(-means if larger_is_better(column) else means, kind="stable")
     columns: dict[str, Any] = dict(zip(by, zip(*found.settings))) | {
         "runs": found.runs,
         "missing": found.missing,
     }
-    columns |= estimates(found.values)
+    columns |= estimates(found.by_seed)
     columns |= differences(found.values, int(order[0]))
     columns["verdict"] = verdicts(columns, int(order[0]))
     if baseline is not None:
@@ -120,7 +121,8 @@ def compare(
         columns |= {f"baseline_{name}": values for name, values in against.items()}
     if test:
         for name in ("test_accuracy", "test_loss"):
-            columns[name] = results(runs, by, column_named(name)).means
+            tested = results(runs, by, column_named(name))
+            columns[name] = mean_over(tested.by_seed, 1)
     ranking = pd.DataFrame({name: list(values) for name, values in columns.items()})
     made = Comparison(
         metric=column.csv,
@@ -186,25 +188,36 @@ def is_result(value: Any) -> bool:
     return is_number(value) and bool(np.isfinite(value))
 
 
+def larger_is_better(column: Column) -> bool:
+    return not any(word in column.csv for word in SMALLER_IS_BETTER)
+
+
 @dataclass(frozen=True)
 class Results:
-    """A result of S settings in B blocks. A block is all that varied beside the factors: the seed,
-    mostly.
+    """A result of S settings with K seeds, in C circumstances: the values of what varied beside
+    the settings and the seeds.
 
-    settings: S, with the values of the factors each. blocks: B. values: [S, B], NaN where there
-    is none. runs, missing: [S], how many runs a setting has, and how many of them no result.
+    settings: S, with the values of the factors each. values: [S, K, C], NaN where there is none.
+    runs, missing: [S], how many runs a setting has, and how many of them no result.
     """
 
     settings: list[tuple[Value, ...]]
-    blocks: list[tuple[Value, ...]]
     values: Array
     runs: NDArray[np.int64]
     missing: NDArray[np.int64]
-    larger_is_better: bool
 
     @property
-    def means(self) -> Array:
-        return estimates(self.values)["mean"]
+    def by_seed(self) -> Array:
+        """[S, K]: means over the circumstances."""
+        return mean_over(self.values, 2)
+
+
+def mean_over(values: Array, axis: int) -> Array:
+    """Return the mean of what there is along an axis, NaN where there is nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean: Array = np.nanmean(values, axis)
+    return mean
 
 
 def default_factors(runs: Sequence[RunRecord]) -> list[str]:
@@ -214,67 +227,59 @@ def default_factors(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def results(runs: Sequence[RunRecord], by: Sequence[str], column: Column) -> Results:
-    """Put a result of all runs into a table: settings, in the order of their values, by blocks."""
-    settings = sorted(grouped(runs, by), key=lambda values: tuple(map(rank, values)))
-    others = [key for key in varied(runs) if key not in (*by, *COMPUTED)]
-    # What follows from the setting, as a rate does from an optimizer, pairs nothing.
+    """Put a result of all runs into a table, settings in the order of their values."""
     of_setting = grouped(runs, by).values()
-    others = [k for k in others if any(len(grouped(group, [k])) > 1 for group in of_setting)]
-    blocks = sorted(grouped(runs, others), key=lambda values: tuple(map(rank, values)))
-    rows = {setting: row for row, setting in enumerate(settings)}
-    places = {block: place for place, block in enumerate(blocks)}
-    total, count = np.zeros((2, len(settings), len(blocks)))
-    missing = np.zeros(len(settings), np.int64)
-    number = missing.copy()
-    for (setting, block), group in pairs(runs, by, others).items():
-        row, place = rows[setting], places[block]
-        number[row] += len(group)
-        for run in group:
-            value = column.of(run) if run.complete else None
-            if is_result(value):
-                total[row, place] += value
-                count[row, place] += 1
-            else:
-                missing[row] += 1
+    # What follows from the setting, as a rate does from an optimizer, is no circumstance.
+    others = [
+        key
+        for key in varied(runs)
+        if key not in (*by, *COMPUTED)
+        and any(len(grouped(group, [key])) > 1 for group in of_setting)
+    ]
+    axes = (by, [k for k in others if is_seed(k)], [k for k in others if not is_seed(k)])
+    names = [sorted(grouped(runs, keys), key=lambda each: list(map(rank, each))) for keys in axes]
+    places = [{name: place for place, name in enumerate(each)} for each in names]
+    total, count = np.zeros((2, *map(len, names)))
+    number, missing = np.zeros((2, len(names[0])), np.int64)
+    for run in runs:
+        place = tuple(
+            known[tuple(map(run.settings.get, keys))] for known, keys in zip(places, axes)
+        )
+        value = column.of(run) if run.complete else None
+        number[place[0]] += 1
+        if is_result(value):
+            total[place] += value
+            count[place] += 1
+        else:
+            missing[place[0]] += 1
     with np.errstate(invalid="ignore"):
-        values = total / count
-    larger = not any(word in column.csv for word in SMALLER_IS_BETTER)
-    return Results(settings, blocks, values, number, missing, larger)
-
-
-def pairs(
-    runs: Sequence[RunRecord], by: Sequence[str], others: Sequence[str]
-) -> dict[tuple[tuple[Value, ...], tuple[Value, ...]], list[RunRecord]]:
-    """Group runs by setting and block."""
-    both = grouped(runs, [*by, *others])
-    return {(values[: len(by)], values[len(by) :]): group for values, group in both.items()}
+        return Results(names[0], total / count, number, missing)
 
 
 def estimates(values: Array) -> dict[str, Array]:
-    """Return of values [N, B] the mean over what there is in each row, with Student's interval."""
+    """Return of values [N, K] the mean over what there is in each row, with Student's interval."""
     from scipy import stats  # type: ignore[import-untyped]
 
-    count = np.isfinite(values).sum(1)
+    count, mean = np.isfinite(values).sum(1), mean_over(values, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of rows with fewer than two
-        mean, deviation = np.nanmean(values, 1), np.nanstd(values, 1, ddof=1)
+        deviation = np.nanstd(values, 1, ddof=1)
         half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * deviation / np.sqrt(count)
     ends = {"ci95_low": mean - half, "ci95_high": mean + half}
     return {"mean": mean, "sd": deviation, "n": count, **ends}
 
 
 def differences(values: Array, reference: int) -> dict[str, Array]:
-    """Return by how much each row of values [N, B] exceeds that of a reference, paired by block:
-    mean, interval and, from ``LEAST_PAIRS`` on, the p-values of Student's paired test, also after
-    Holm's correction for all of them."""
+    """Return by how much each setting of values [S, K, C] exceeds a reference, paired by seed and
+    circumstances: mean over the seeds, interval and, from ``LEAST_PAIRS`` seeds on, the p-values of
+    Student's paired test, also after Holm's correction for all of them."""
     from scipy import stats
 
-    each = values - values[reference]
-    found = estimates(each)
+    found = estimates(mean_over(values - values[reference], 2))
     mean, deviation, count = found["mean"], found["sd"], found["n"]
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf(np.abs(mean) / (deviation / np.sqrt(count)), count - 1)
-    p = np.where((deviation == 0) & (mean == 0), 1.0, p)
+    p[(deviation == 0) & (mean == 0)] = 1.0  # equal in all seeds
     p[count < LEAST_PAIRS] = p[reference] = math.nan
     tested, corrected = np.isfinite(p), p.copy()
     corrected[tested] = holm(list(p[tested]))
@@ -322,10 +327,10 @@ def as_value(value: Any) -> Value:
 
 def main_effects(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row for each value of each factor: the mean over all else, and its interval over
-    blocks."""
+    seeds."""
     rows = []
     for factor, values in levels(found, by):
-        means = np.array([mean_over(found.values[own]) for own in values.values()])
+        means = np.array([mean_over(found.by_seed[own], 0) for own in values.values()])
         each = estimates(means)
         for place, level in enumerate(values):
             numbers = {name: column[place] for name, column in each.items()}
@@ -340,11 +345,6 @@ def levels(found: Results, by: Sequence[str]) -> Iterator[tuple[str, dict[Value,
         for row, setting in enumerate(found.settings):
             values.setdefault(setting[place], []).append(row)
         yield factor, values
-
-
-def mean_over(values: Array) -> Array:
-    """Return the mean over the rows of values [N, B], of what there is: [B]."""
-    return estimates(values.T)["mean"]
 
 
 def shares(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
@@ -363,7 +363,8 @@ def shares(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
         {"factor": factor, "share": share(found.values[own] for own in values.values())}
         for factor, values in levels(found, by)
     ]
-    return [*rows, {"factor": SEEDS, "share": share(found.values.T)}]
+    seeds = {"factor": SEEDS, "share": share(np.moveaxis(found.values, 1, 0))}
+    return [*rows, seeds] if found.values.shape[1] > 1 else rows
 
 
 # In words
@@ -375,7 +376,7 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
     best = ranking.iloc[0]
     name = column.csv.replace("_", " ").replace("valid ", "validation ")
     said = [
-        f"best by {name}: {named(best, by)} ({interval(best, column)}, {best['n']} "
+        f"best by {name}: {named(best, by)} ({interval(dict(best), column)}, {best['n']} "
         f"{'seed' if best['n'] == 1 else 'seeds'})"
     ]
     alike = ranking[ranking["verdict"] == ALIKE]
@@ -394,10 +395,15 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
             f"{untested:,} of {len(ranking):,} settings share fewer than {LEAST_PAIRS} seeds with "
             f"the best: nothing is said of them; train more seeds, as in seed=range({LEAST_PAIRS})"
         )
-    own = [run for run in runs if spelled(run, by) == [spell(best[key]) for key in by]]
-    tested = [run for run in own if run.test_accuracy is not None]
-    if tested and column.csv.startswith("valid"):
-        said.append(f"test accuracy of the best: {TEST_ACCURACY.text(tested)} (± as in the table)")
+    own = [
+        run
+        for run in runs
+        if [spell(run.settings.get(k)) for k in by] == list(map(spell, best[by]))
+    ]
+    if column.csv.startswith("valid") and any(run.test_accuracy is not None for run in own):
+        tested = estimates(results(own, by, TEST_ACCURACY).by_seed)
+        test = {name: values[0] for name, values in tested.items()}
+        said.append(f"test accuracy of the best: {interval(test, TEST_ACCURACY)}")
     parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
     rest = 1 - float(made.shares["share"].sum())
     said.append(
@@ -411,15 +417,11 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
     return said
 
 
-def spelled(run: RunRecord, by: Sequence[str]) -> list[str]:
-    return [spell(run.settings.get(key)) for key in by]
-
-
 def named(row: pd.Series[Any], by: Sequence[str]) -> str:
     return ", ".join(f"{key}={spell(row[key])}" for key in by)
 
 
-def interval(row: pd.Series[Any], column: Column) -> str:
+def interval(row: Mapping[Any, Any], column: Column) -> str:
     """Write a mean and its interval."""
     scale, unit, style = (100, " %", ".1f") if "accuracy" in column.csv else (1, "", ".4g")
     text = f"{scale * row['mean']:{style}}{unit}"

@@ -50,51 +50,58 @@ def table(found: Comparison) -> Table:
     """Lay out the best settings for a terminal."""
     made = summary.empty()
     shown = found.ranking.head(SHOWN)
-    for name, values in shown[found.by].items():
-        made.add_column(str(name), justify="right" if all(map(is_number, values)) else "left")
+    for key in found.by:
+        numeric = all(map(is_number, shown[key]))
+        made.add_column(broken(key), justify="right" if numeric else "left")
     percent = "accuracy" in found.metric
-    heads = [found.metric.replace("_", "\n"), "95 %", "n", "from\nthe best", "95 %"]
     tests = [name for name in ("test_accuracy", "test_loss") if name in shown]
-    baseline = ["from the\nbaseline", "95 %"] if "baseline_difference" in shown else []
-    for head in (*heads, *baseline, *(name.replace("_", "\n") for name in tests)):
-        made.add_column(head, justify="right")
+    prefixes = {"difference from\nthe best (95 %)": ""}
+    if "baseline_difference" in shown:
+        prefixes["difference from\nthe baseline"] = "baseline_"
+    for head in (found.metric, "n", *prefixes, *tests):
+        made.add_column(broken(head), justify="right", no_wrap=True)
     made.add_column("")
     for _, row in shown.iterrows():
-        cells = [
-            number(row["mean"], percent),
-            span(row, "ci95", percent),
+        half = (row["ci95_high"] - row["ci95_low"]) / 2
+        made.add_row(
+            *(summary.brief(row[key]) for key in found.by),
+            within(row["mean"], half, percent),
             str(row["n"]),
-            *difference(row, "", percent),
-            *(difference(row, "baseline_", percent) if baseline else ()),
-            *(number(row[name], "accuracy" in name) for name in tests),
-        ]
-        made.add_row(*(summary.brief(row[key]) for key in found.by), *cells, row["verdict"])
+            *(difference(row, prefix, percent) for prefix in prefixes.values()),
+            *(within(row[name], math.nan, "accuracy" in name) for name in tests),
+            row["verdict"],
+        )
+    made.caption = "±: 95 % confidence interval of the mean over seeds (Student's t)"
     if len(found.ranking) > SHOWN:
-        made.caption = f"and {len(found.ranking) - SHOWN:,} more, in comparison.csv"
+        made.caption += f"; {len(found.ranking) - SHOWN:,} more settings in comparison.csv"
     return made
 
 
+def broken(head: str) -> str:
+    return head.replace(".", ".\n").replace("_", "\n")
+
+
 def number(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+
+
+def within(value: float, half: float, percent: bool) -> str:
+    """Write a value and half its interval, if it has one; shares of 1 in per cent."""
     if math.isnan(value):
         return "-"
-    return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
+    ends = "" if math.isnan(half) else f" ± {number(half, percent)}"
+    return f"{number(value, percent)}{ends}{' %' * percent}"
 
 
-def span(row: pd.Series[Any], name: str, percent: bool) -> str:
-    """Write an interval; ``name`` is what its columns begin with."""
-    ends = [row[f"{name}_{end}"] for end in ("low", "high")]
-    if any(map(math.isnan, ends)):
-        return "-"
-    return " to ".join(number(end, percent).removesuffix(" %") for end in ends)
-
-
-def difference(row: pd.Series[Any], prefix: str, percent: bool) -> tuple[str, str]:
-    """Write a difference, which is 0 for what it is from, and its interval."""
-    value = row[f"{prefix}difference"]
-    if value == 0 and math.isnan(row[f"{prefix}p"]):
-        return "", ""
-    text = number(value, percent).removesuffix(" %")
-    return f"+{text}" if value > 0 else text, span(row, f"{prefix}difference", percent)
+def difference(row: pd.Series[Any], prefix: str, percent: bool) -> str:
+    """Write a difference and its interval; nothing for what it is from."""
+    value, low, high = (row[f"{prefix}difference{end}"] for end in ("", "_low", "_high"))
+    if value == low == high == 0 or math.isnan(value):
+        return ""
+    text = f"{'+' * (value > 0)}{number(value, percent)}"
+    if math.isnan(low):
+        return text
+    return f"{text} ({number(low, percent)} to {number(high, percent)})"
 
 
 # Figures
@@ -105,13 +112,14 @@ def ranking(found: Comparison) -> Figure:
     shown = found.ranking.head(SHOWN)[::-1]
     figure = picture(6.8, 1.2 + 0.22 * len(shown))
     axes = figure.subplots()
+    label, factor = axis_of(found)
     for place, (_, row) in enumerate(shown.iterrows()):
         best = row["verdict"] in LOOKS
         half = (row["ci95_high"] - row["ci95_low"]) / 2
         axes.errorbar(
-            row["mean"],
+            factor * row["mean"],
             place,
-            xerr=None if math.isnan(half) else half,
+            xerr=None if math.isnan(half) else factor * half,
             fmt=LOOKS.get(row["verdict"], "x"),
             color=COLOURS[0] if best else "0.5",
             ms=4,
@@ -119,7 +127,8 @@ def ranking(found: Comparison) -> Figure:
         )
     labels = [shortened(named(row, found.by), 60) for _, row in shown.iterrows()]
     axes.set_yticks(range(len(shown)), labels, fontsize=FONT)
-    axes.set_xlabel(f"{found.metric} (bar: 95 % interval over seeds)", fontsize=FONT + 1)
+    axes.tick_params(labelsize=FONT)
+    axes.set_xlabel(f"{label}; bar: 95 % interval over seeds", fontsize=FONT + 1)
     axes.set_title(
         "circle: the best; square: cannot be told from it, paired by seed; cross: other",
         fontsize=FONT,
@@ -136,18 +145,27 @@ def effects(found: Comparison) -> Figure:
     figure = picture(2.4 * columns + 1, 2.2 * rows + 0.6)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     share = dict(zip(found.shares["factor"], found.shares["share"]))
+    label, scale = axis_of(found)
     for axes, (factor, values) in zip(panels, factors):
         places = range(len(values))
-        half = (values["ci95_high"] - values["ci95_low"]) / 2
-        axes.errorbar(places, values["mean"], yerr=half.fillna(0), fmt="o-", ms=3, lw=1, capsize=2)
+        half = scale * (values["ci95_high"] - values["ci95_low"]).fillna(0) / 2
+        axes.errorbar(places, scale * values["mean"], yerr=half, fmt="o-", ms=3, lw=1, capsize=2)
+        axes.tick_params(labelsize=FONT)
         labels = [shortened(spell(value), 14) for value in values["value"]]
         step = -(-len(labels) // 8)  # more do not fit
         axes.set_xticks(list(places)[::step], labels[::step], fontsize=FONT, rotation=30)
         axes.set_title(f"{factor}: {share[factor]:.0%} of the variance", fontsize=FONT, loc="left")
     for axes in list(panels):
         axes.remove()
-    figure.supylabel(f"{found.metric} (mean over all else, 95 % interval)", fontsize=FONT + 1)
+    figure.supylabel(label, fontsize=FONT + 1)
+    figure.suptitle("mean over all else, with its 95 % interval over seeds", fontsize=FONT)
     return figure
+
+
+def axis_of(found: Comparison) -> tuple[str, float]:
+    """Return what an axis of the metric is called, and what its values are multiplied by."""
+    name = found.metric.replace("_", " ").replace("valid ", "validation ").capitalize()
+    return (f"{name} (%)", 100.0) if "accuracy" in found.metric else (name, 1.0)
 
 
 def picture(width: float, height: float) -> Figure:
