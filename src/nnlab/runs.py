@@ -22,7 +22,7 @@ from rich.text import Text
 from nnlab import claims, interrupts, records, standing, study, terminal
 from nnlab.records import DONE
 from nnlab.report import columns, summary
-from nnlab.report.runs import Value, factors, flatten, is_number, name_data, rank
+from nnlab.report.runs import Value, brief, factors, flatten, is_number, name_data, rank
 from nnlab.report.times import duration
 from nnlab.standing import STATES, Standing
 from nnlab.text import as_label, visible
@@ -351,7 +351,7 @@ def cells(each: Standing, keys: Sequence[str], now: float) -> list[str]:
     """Write a run's row of the table."""
     settings = settings_of(each)
     state = f"interrupted at epoch {each.epochs}" if each.state == "interrupted" else each.state
-    varied = [summary.brief(settings[key]) if key in settings else "-" for key in keys]
+    varied = [brief(settings[key]) if key in settings else "-" for key in keys]
     most = each.max_epochs
     epochs = f"{each.epochs}/{most}" if most and each.state not in DONE else str(each.epochs)
     results = [column.text([each.run]) if each.run else "-" for column in RESULTS.values()]

@@ -74,10 +74,11 @@ def test_train_time_has_points_the_line_and_the_answer(tmp_path: Path) -> None:
     axes = only(figures.train_time(read(tmp_path)))
     points, line = lines(axes)
     assert points == [(500, 0.75), (1000, 1.25), (1500, 1.75), (2000, 2.25)]
-    close([line], [[(0, 0.25), (2080, 2.33)]])
+    slope = scipy.stats.gmean((0.25 + np.array(SIZES) / 1000) / SIZES)  # the mean of logarithms
+    close([line], [[(0, 0), (2080, 2080 * slope)]])
     assert axes.get_xlabel() == "Training-set size (examples)"
     assert axes.get_ylabel() == "Training time of 3 epochs (s)"
-    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 60 s"]
+    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 75 s (47 s to 2.0 min)"]
     assert [text.get_text() for text in axes.get_xticklabels()] == [
         "500",
         "1,000",
@@ -99,9 +100,10 @@ def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
     for size, seconds in zip(SIZES, (0.6, 0.9, 1.7, 2.0)):
         lay(tmp_path, {"train_size": size}, train_seconds=seconds)
     axes = only(figures.train_time(read(tmp_path)))
-    # y = 0.05 + 0.001 x, residuals 0.05, -0.15, 0.15, -0.05 and so a scatter of sqrt(0.025);
-    # t(2) is 4.303, and 4.303 * sqrt(0.025 * (1 + 1/4 + 58750**2 / 1250000)) = 36.
-    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 60 ± 36 s"]
+    # Milliseconds an example are 1.2, 0.9, 1.1333 and 1: their geometric mean is 1.0525, the
+    # deviation of their logarithms 0.1288; t(3) is 3.1824, and the interval a factor of
+    # exp(sqrt((3.1824 * 0.1288 * sqrt(1.25))**2 + 0.15**2)) = 1.62.
+    assert texts(axes.get_legend()) == ["fitted line: 60,000 examples take 63 s (39 to 102)"]
     assert "95 % prediction interval" in axes.figure.texts[1].get_text()
 
 
@@ -114,7 +116,9 @@ def test_times_of_runs_side_by_side_are_called_so(tmp_path: Path) -> None:
 
 def test_times_of_runs_one_by_one_need_no_word(tmp_path: Path) -> None:
     size_sweep(tmp_path, concurrent_runs=1)
-    assert only(figures.train_time(read(tmp_path))).figure.texts[1].get_text() == "on AMD EPYC"
+    assert only(figures.train_time(read(tmp_path))).figure.texts[1].get_text() == (
+        "on AMD EPYC; in brackets the 95 % prediction interval of the fitted line"
+    )
 
 
 def test_the_legend_lies_above_all_times(tmp_path: Path) -> None:
@@ -148,7 +152,10 @@ def test_train_time_has_a_line_for_each_value_of_a_second_factor(tmp_path: Path)
     legend = axes.get_legend()
     assert legend is not None
     assert legend.get_title().get_text() == "Engine"
-    expected = ["native: 60,000 examples take 60 s", "torch: 60,000 examples take 4.0 min"]
+    expected = [
+        "native: 60,000 examples take 60 s (52 to 70)",  # exp(0.15) is 1.16
+        "torch: 60,000 examples take 4.0 min (3.4 to 4.6)",
+    ]
     assert texts(legend) == expected
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from nnlab import identity, network, study
 from nnlab.report import runs, summary
-from tests.report.studies import DIVERGED, FAILED, curves, lay
+from tests.report.studies import DIVERGED, FAILED, lay
 
 
 def names(folder: Path) -> list[str]:
@@ -205,14 +205,15 @@ def test_a_dataset_may_bring_its_own_validation_split(tmp_path: Path) -> None:
 
 
 def test_curves_are_read_with_the_size_of_the_validation_split(tmp_path: Path) -> None:
-    # Validation accuracy rises from 37.5 % to 65.6 %, which is one example of three.
-    lay(tmp_path, {"valid_size": 3}, epochs=4, rows=curves([3, 2, 1, 2]))
-    lay(tmp_path, {"valid_size": 1000}, epochs=4, rows=curves([3, 2, 1, 2]))
+    # Validation accuracy falls by no more than half an example of three.
+    falling = "".join(f"{e},{2 / e},0.9,{3 - e / 10},{0.8 - 0.001 * e},{e}\n" for e in range(1, 13))
+    lay(tmp_path, {"valid_size": 3}, epochs=12, rows=falling)
+    lay(tmp_path, {"valid_size": 1000}, epochs=12, rows=falling)
     few, many = [run.reading for run in runs.read(tmp_path)]
     assert few is not None
     assert many is not None
-    assert (few.best_epoch, few.learned_until) == (3, 1)
-    assert (many.best_epoch, many.learned_until) == (3, 4)
+    assert (few.best_epoch, few.learned_until) == (12, None)
+    assert (many.best_epoch, many.learned_until) == (12, 1)
 
 
 def test_one_run_under_two_names_counts_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats  # type: ignore[import-untyped]
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from nnlab import report
 from nnlab.report import summary
+from nnlab.report.comparisons import ONE_SEED
 from nnlab.report.curves import RULES
 from nnlab.report.runs import read
 from nnlab.terminal import fitted
@@ -33,8 +35,10 @@ RESULTS = [
     "test_loss",
     "test_accuracy",
     "best_epoch",
+    "learning",
     "learned_until",
     "overfits_from",
+    "loss_noise",
     "gap_loss",
     "gap_accuracy",
     "weights",
@@ -73,11 +77,11 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
     columns = ["name", "train_size", *RESULTS]
     first = ["train_size=500,optimizer.lr=0.1", 500, "stopped", "flat", 2, 2, 0.2]
     first += [1.5, 0.625, 2.25, 0.375, 0.75, 0.5]
-    first += [2, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
+    first += [2, None, None, None, None, 0.75, 0.25, 109184, "native", None, "AMD EPYC"]
     first += [None, "train_size=500,optimizer.lr=0.1"]
     last = ["train_size=1000,optimizer.lr=0.1", 1000, "finished", "reached max_epochs=2"]
     last += [2, 2, 0.25, 1.0, 0.75, None, None, 0.5, 0.847]
-    last += [None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
+    last += [None, None, None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
     last += [None, "train_size=1000,optimizer.lr=0.1"]
     found = summary.rows(read(tmp_path))
     assert [list(row) for row in found] == [columns, columns]
@@ -283,7 +287,9 @@ def test_notes_tell_the_time_of_the_full_set_and_the_failures(tmp_path: Path) ->
     lay(tmp_path, {"train_size": 3000}, **DIVERGED)
     lay(tmp_path, {"train_size": 4000}, **FAILED)
     assert summary.notes(read(tmp_path)) == [
-        "By the fitted line 3 epochs on all 60,000 examples would take 10 min.",
+        "By the fitted line 3 epochs on all 60,000 examples would take 10 min "
+        "(8.6 to 12; 95 % interval).",
+        ONE_SEED,
         "train_size=3000 diverged: training loss is nan",
         "train_size=4000 failed: ValueError: no room",
     ]
@@ -294,10 +300,11 @@ def test_notes_tell_each_setting_apart(tmp_path: Path) -> None:
         for size, error in ((500, 0.1), (1000, -0.2), (1500, 0.1)):
             options = {"train_size": size, "optimizer.lr": lr}
             lay(tmp_path, options, train_seconds=size / 100 + error)
-    # The line keeps the slope; its scatter is sqrt(0.06), its centre 1000, so the margin is
-    # 12.706 * sqrt(0.06 * (1 + 1/3 + 59000**2 / 500000)) = 260 s.
-    first, second = summary.notes(read(tmp_path))
-    expected = "3 epochs on all 60,000 examples would take 10 ± 4 min (95 % interval)"
+    # The logarithms of 5.1, 9.8 and 15.1 s by 5, 10 and 15 deviate by 0.0203; t(2) is 4.303, so the
+    # interval is a factor of exp(sqrt((4.303 * 0.0203 * sqrt(4/3))**2 + 0.15**2)) = 1.20.
+    first, second, few = summary.notes(read(tmp_path))
+    assert few == ONE_SEED
+    expected = "3 epochs on all 60,000 examples would take 10 min (8.4 to 12; 95 % interval)"
     assert (first, second) == (f"optimizer.lr=1e-5: {expected}", f"optimizer.lr=0.1: {expected}")
 
 
@@ -370,8 +377,8 @@ def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
     summary.write_csv(summary.rows(read(tmp_path)), tmp_path / "summary.csv")
     table = pd.read_csv(tmp_path / "summary.csv")
     assert table["best_epoch"].tolist() == [8, 3, 3]
-    # Validation accuracy is 0.75 - 0.375/epoch: a last point is left nowhere in 8 epochs.
-    assert table["learned_until"].tolist() == [8, 8, 8]
+    assert table["learning"].tolist() == ["unclear"] * 3  # 8 epochs do not tell
+    assert table["learned_until"].isna().all()
     assert table["overfits_from"].isna().tolist() == [True, False, False]
     assert table["overfits_from"].tolist()[1:] == [4, 4]
     assert table["gap_loss"].tolist() == [0, 2.75, 2.75]
@@ -381,13 +388,14 @@ def test_csv_says_what_the_curves_say(tmp_path: Path) -> None:
 def test_notes_put_each_learning_rate_into_words(tmp_path: Path) -> None:
     rate_sweep(tmp_path)
     turned = (
-        "best validation loss at epoch 3; still learning at the end; overfitting from epoch 4; "
-        "gap at the end 2.75 in loss, 23.4 points of accuracy"
+        "best validation loss at epoch 3, clearly above it from epoch 4: overfitting; "
+        "cannot tell when learning ended; gap at the end 2.75 in loss, 23.4 points of accuracy"
     )
     assert summary.notes(read(tmp_path)) == [
+        ONE_SEED,
         "plateau: validation loss decreased by less than 0.1",
-        "optimizer.lr=1e-5: best validation loss at epoch 8; still learning at the end; "
-        "no overfitting seen; gap at the end 0.00 in loss, 23.4 points of accuracy",
+        "optimizer.lr=1e-5: best validation loss at epoch 8; no overfitting seen; "
+        "cannot tell when learning ended; gap at the end 0.00 in loss, 23.4 points of accuracy",
         f"optimizer.lr=2e-5: {turned}",
         f"optimizer.lr=1e-4: {turned}",
         RULES,
@@ -401,8 +409,21 @@ def test_notes_of_a_single_run_with_restored_weights(tmp_path: Path) -> None:
     lay(tmp_path, options, epochs=8, rows=curves(TURN), **result)
     first, second, rules = summary.notes(read(tmp_path))
     assert (first, rules) == (f"patience: {reason}", RULES)
-    assert second.startswith("Best validation loss at epoch 3; still learning")
+    assert second.startswith("Best validation loss at epoch 3, clearly above it from epoch 4")
     assert second.endswith("points of accuracy; tested with the weights of epoch 3")
+
+
+def test_plateau_is_doubted_where_noise_exceeds_its_margin(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    losses = (2 / np.arange(1, 41) + 0.01 * random.standard_normal(40)).tolist()
+    for least in (1e-4, 0.1):
+        options = PLATEAU | {"stopping.min_delta": least}
+        lay(tmp_path, options, epochs=40, rows=curves(losses), **FLAT)
+    (warning,) = [note for note in summary.notes(read(tmp_path)) if "by chance" in note]
+    expected = (
+        r"plateau may have stopped 1 of 2 runs by chance: validation loss changes by 0\.0\d+ "
+    )
+    assert re.match(expected, warning)
 
 
 def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
@@ -410,7 +431,8 @@ def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
         reason = f"{lr} s have passed, the budget is 1 s"
         options = {"optimizer.lr": float(lr), "stopping": "budget"}
         lay(tmp_path, options, name=f"lr={lr}", status="stopped", stop_reason=reason)
-    notes = summary.notes(read(tmp_path))
+    few, *notes = summary.notes(read(tmp_path))
+    assert few == ONE_SEED
     assert len(notes) == 7
     assert notes[0] == "lr=1 stopped: 1 s have passed, the budget is 1 s"
     assert notes[-1] == "and 2 more stopped, their reasons are in summary.csv"
@@ -421,9 +443,10 @@ def test_notes_read_the_curves_of_six_settings(tmp_path: Path) -> None:
         for seed in (0, 1):
             options = {"optimizer.lr": float(lr), "seed": seed, "valid_size": 500}
             lay(tmp_path, options, rows=curves(TURN[seed:]))
-    *lines, more, rules = summary.notes(read(tmp_path))
+    few, *lines, more, rules = summary.notes(read(tmp_path))
+    assert few == "Settings are compared from 5 seeds of each on."
     assert [line.partition(":")[0] for line in lines] == [f"optimizer.lr={n}" for n in range(1, 7)]
-    assert "best validation loss at epochs 2 to 3; " in lines[0]
+    assert "best validation loss at epochs 2 to 3, clearly above it from " in lines[0]
     assert more == "and 2 more settings, all of them in summary.csv"
     assert rules == RULES
 

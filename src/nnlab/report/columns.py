@@ -112,7 +112,8 @@ def ending(run: RunRecord) -> str:
 
 def from_curves(name: str, run: RunRecord) -> Value:
     """Return what the curves say; in few epochs nothing of the end of learning."""
-    if run.reading is None or (run.reading.short and name in ("learned_until", "overfits_from")):
+    late = ("learning", "learned_until", "overfits_from", "loss_noise")
+    if run.reading is None or (run.reading.short and name in late):
         return None
     found: Value = getattr(run.reading, name)
     return found
@@ -137,7 +138,10 @@ def restored(runs: Sequence[RunRecord]) -> bool:
 
 
 METRICS = COLUMNS[1:5]
-READING = ("best_epoch", "learned_until", "overfits_from", "gap_loss", "gap_accuracy")
+READING = (
+    *("best_epoch", "learning", "learned_until", "overfits_from", "loss_noise"),
+    *("gap_loss", "gap_accuracy"),
+)
 TEST_ACCURACY = Column(
     csv="test_accuracy",
     table="test\naccuracy",

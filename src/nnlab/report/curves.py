@@ -5,24 +5,36 @@ All curves are [E]: a value per epoch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from nnlab.report.statistics import Array
+from nnlab.report.statistics import Array, student
 
 GAIN = 0.01  # of validation accuracy: a smaller one is no learning
 WINDOW = 5  # epochs that a median is taken over, and that a turn of the loss must last
-# A flat, noisy loss of 100 epochs is taken for a turn in about 2 % of simulations with 2.5,
-# in 10 % with 2; with 3 a turn is seen later, or not at all in short runs.
-RISE = 2.5  # of validation loss above its lowest, in units of its noise
+FEW = 10  # epochs, with fewer of which the end of learning is not told
+MOST_NOISE = 0.0065  # of validation accuracy, with more of which it is not told either
+LEARNED = 0.02  # share by which training loss falls where a network learns at all
+RISE = 2.2  # of validation loss above its lowest, in units of its noise
+SEEN = 0.2  # a rise of validation loss that is overfitting beyond doubt
+LAG = 4  # epochs: what lies so far apart tells the noise of autocorrelated values
+ENDINGS = {
+    "stopped": "stopped learning after",
+    "still": "still learning at the end",
+    "never": "never learned",
+    "unclear": "cannot tell when learning ended",
+}
 RULES = (
-    f"Stopped learning: after that epoch validation accuracy gained less than {100 * GAIN:g} point "
-    f"beyond its noise (still learning: it kept half its pace or more). Overfitting: from that "
-    f"epoch to the end, {WINDOW} epochs or more, validation loss lay above its lowest by {RISE:g} "
-    f"times its noise while training loss fell. Both of medians over {WINDOW} epochs; noise: how "
-    f"far an epoch typically lies from the mean of its neighbours."
+    f"Still learning: validation accuracy rose by {100 * GAIN:g} point or more over the last fifth "
+    f"of the epochs (10 or more), clearly. Stopped learning: before that epoch it lay more than "
+    f"{100 * GAIN:g} point below the level it came to. Overfitting: from that epoch to the end, "
+    f"{WINDOW} epochs or more, validation loss lay clearly above its lowest while training loss "
+    f"fell. Clearly: by {RISE:g} times the noise and more where neighbouring epochs resemble each "
+    f"other (docs/statistics.md)."
 )
 
 
@@ -30,17 +42,24 @@ RULES = (
 class Reading:
     """What the curves of one run say; epochs are counted from 1.
 
-    epochs: how many were trained. best_epoch: of the lowest validation loss. learned_until:
-    after it validation accuracy gained next to nothing; the last epoch where the run was
-    ``still_learning``. overfits_from: None where no overfitting is seen. gap_loss: validation
-    minus training loss, gap_accuracy: training minus validation accuracy (a fraction), both
-    after the last epoch; None where these are not finite.
+    epochs: how many were trained. best_epoch: of the lowest validation loss. learning: "still" at
+    the end, "stopped", "never", or "unclear" where noise, or too few epochs, leave it open.
+    learned_until: after it validation accuracy gained next to nothing; the last epoch where the
+    run was still learning, None where it never did or it is unclear.
+    overfits_from: validation loss lies clearly above its lowest from there on; None where no
+    overfitting is seen. loss_noise: of an epoch's validation loss. hidden_rise: of validation loss,
+    that this noise could hide.
+    gap_loss: validation minus training loss, gap_accuracy: training minus validation accuracy (a
+    fraction), both after the last epoch; None where these are not finite.
     """
 
     epochs: int
     best_epoch: int
-    learned_until: int
+    learning: str
+    learned_until: int | None
     overfits_from: int | None
+    loss_noise: float
+    hidden_rise: float
     gap_loss: float | None
     gap_accuracy: float | None
 
@@ -49,9 +68,19 @@ class Reading:
         """Whether there are too few epochs to tell noise from the end of learning."""
         return self.epochs < WINDOW + 2
 
-    @property
-    def still_learning(self) -> bool:
-        return self.learned_until == self.epochs
+
+@dataclass(frozen=True)
+class Noise:
+    """Of a curve: its standard deviation, and the correlation of neighbouring epochs."""
+
+    deviation: float
+    correlation: float
+
+    def error(self, weights: Array) -> float:
+        """Return the standard error of a weighted sum of as many epochs in a row."""
+        place = np.arange(len(weights))
+        resemblance = self.correlation ** np.abs(place[:, None] - place)
+        return self.deviation * math.sqrt(weights @ resemblance @ weights)
 
 
 def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Reading | None:
@@ -61,9 +90,9 @@ def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Readi
     a loss is not finite are passed over. examples: the size of the validation set; the noise
     of its accuracy counts as one example or more.
 
-    >>> epoch = np.arange(1.0, 13.0)
+    >>> epoch = np.arange(1.0, 41.0)
     >>> loss, accuracy = 1 + abs(epoch - 5) / 10, np.minimum(epoch, 8) / 10
-    >>> train = {"train_loss": 1 / epoch, "train_accuracy": epoch / 12}
+    >>> train = {"train_loss": 1 / epoch, "train_accuracy": epoch / 40}
     >>> valid = {"valid_loss": loss, "valid_accuracy": accuracy}
     >>> reading = interpret({"epoch": epoch} | train | valid)
     >>> reading.best_epoch, reading.learned_until, reading.overfits_from
@@ -75,56 +104,91 @@ def interpret(curves: Mapping[str, Array], examples: int | None = None) -> Readi
         return None
     epoch, train_loss, valid_loss, valid_accuracy = (column[seen] for column in columns)
     best = int(np.argmin(valid_loss))
-    learned = end_of_learning(valid_accuracy, 1 / examples if examples else 0.0)
-    turn = begin_of_overfitting(train_loss, valid_loss)
+    learning, learned = end_of_learning(valid_accuracy, 1 / examples if examples else 0.0)
+    if learning != "still" and not falls(train_loss):
+        learning, learned = "never", None
+    noise = noise_of(valid_loss)
+    hidden = RISE * noise.error(np.full(WINDOW, 1 / math.sqrt(WINDOW)))
+    turn = begin_of_overfitting(train_loss, valid_loss, hidden)
     return Reading(
         epochs=int(curves["epoch"][-1]),
         best_epoch=int(epoch[best]),
-        learned_until=int(epoch[learned]),
+        learning=learning,
+        learned_until=None if learned is None else int(epoch[learned]),
         overfits_from=None if turn is None else int(epoch[turn]),
+        loss_noise=noise.deviation,
+        hidden_rise=hidden,
         gap_loss=difference(curves["valid_loss"], curves["train_loss"]),
         gap_accuracy=difference(curves["train_accuracy"], curves["valid_accuracy"]),
     )
 
 
-def end_of_learning(accuracy: Array, resolution: float = 0.0) -> int:
-    """Return the position of the epoch after which a validation accuracy learned nothing more.
+def end_of_learning(accuracy: Array, resolution: float = 0.0) -> tuple[str, int | None]:
+    """Return whether a validation accuracy was still rising and, if it had stopped, the position
+    of the epoch after which it learned nothing more.
 
-    That is the first one which no later epoch surpasses by more than ``GAIN`` plus the
-    noise, in the smoothed curve; the noise is at least ``resolution``. A curve that from there
-    to its end keeps at least half its pace of as many epochs before is still learning: the
-    last position.
+    Stopped: the level is the highest mean of as many epochs in a row as ``rises`` looks at, in
+    the smoothed curve; as many epochs as lie more than ``GAIN`` below it come before (counted, for
+    the first or the last of them may lie there by noise). Unclear with fewer than ``FEW`` epochs,
+    or where the noise of a mean of ``WINDOW`` epochs, at least ``resolution``, exceeds
+    ``MOST_NOISE``.
     """
+    noise, width = noise_of(accuracy), last_epochs(len(accuracy))
+    if rises(accuracy, noise):
+        return "still", len(accuracy) - 1
+    doubt = max(noise.error(np.full(WINDOW, 1 / WINDOW)), resolution)
+    if len(accuracy) < width or doubt > MOST_NOISE:
+        return "unclear", None
     smooth = smoothed(accuracy)
-    last = len(smooth) - 1
-    peak_ahead = np.maximum.accumulate(smooth[::-1])[::-1]
-    margin = GAIN + max(noise(accuracy), resolution)
+    level = np.convolve(smooth, np.full(width, 1 / width), "valid").max()
     # Rounding must not make a gain of exactly the margin larger than it.
-    found = int(np.argmax(peak_ahead - smooth <= margin * (1 + 1e-9)))
-    left = last - found
-    before = min(left, found)
-    if before > 0:
-        pace = (smooth[found] - smooth[found - before]) / before
-        if (smooth[last] - smooth[found]) / left >= pace / 2 > 0:
-            return last
-    return found
+    below = smooth < level - GAIN * (1 + 1e-9)
+    return "stopped", int(below.sum())
 
 
-def begin_of_overfitting(train_loss: Array, valid_loss: Array) -> int | None:
+def last_epochs(count: int) -> int:
+    """Return how many epochs at the end of a curve say whether it still rises."""
+    return max(FEW, count // 5)
+
+
+def rises(values: Array, noise: Noise) -> bool:
+    """Tell whether the least-squares line through the last epochs rises by ``GAIN`` or more, and
+    its slope lies above zero with 95 % confidence."""
+    width = last_epochs(len(values))
+    if len(values) < width:
+        return False
+    end, place = values[-width:], np.arange(width) - (width - 1) / 2
+    squares = (place**2).sum()
+    slope = place @ end / squares
+    residual = end - end.mean() - slope * place
+    deviation = max(noise.deviation, math.sqrt((residual**2).sum() / (width - 2)))
+    error = Noise(deviation, noise.correlation).error(place / squares)
+    gain = slope * (width - 1)
+    return bool(gain >= GAIN * (1 - 1e-9) and slope > student(width - 2, 0.9) * error)
+
+
+def falls(train_loss: Array) -> bool:
+    """Tell whether a training loss fell by more than a trace."""
+    smooth = smoothed(train_loss)
+    return bool(smooth[0] - smooth.min() > LEARNED * abs(smooth[0]))
+
+
+def begin_of_overfitting(train_loss: Array, valid_loss: Array, clear: float) -> int | None:
     """Return the position where validation loss turned while training loss fell, or None.
 
+    clear: by how much a loss must lie above its lowest to be clear of noise.
     That is the first epoch after the best one from which on to the end any ``WINDOW`` epochs
-    in a row have a median that lies above the lowest such median by more than ``RISE`` times
-    the noise. Training loss must have fallen since the best epoch by more than its own noise.
+    in a row have a median that lies above the lowest such median by more than ``clear``.
+    Training loss must have fallen since the best epoch by more than its own noise.
     """
     if len(valid_loss) < WINDOW:
         return None
     medians = running_median(valid_loss, WINDOW)  # by their first epoch
-    low = np.flatnonzero(medians <= medians.min() + RISE * noise(valid_loss))
+    low = np.flatnonzero(medians <= medians.min() + clear)
     best = int(np.argmin(valid_loss))
     turn = max(best, int(low[-1])) + 1
     train = smoothed(train_loss)
-    fell = train[best] - train[-1] > noise(train_loss)
+    fell = train[best] - train[-1] > noise_of(train_loss).deviation
     return turn if turn < len(medians) and fell else None
 
 
@@ -151,23 +215,45 @@ def running_median(values: Array, width: int) -> Array:
     return medians
 
 
-def noise(values: Array) -> float:
-    """Estimate the standard deviation of a curve's noise.
+def noise_of(values: Array) -> Noise:
+    """Estimate a curve's noise: its standard deviation and its autocorrelation.
 
-    From the distance of each value to the mean of its two neighbours, by the median
-    absolute deviation (Gasser, Sroka & Jennen-Steinmetz, Residual variance and residual
-    pattern in nonlinear regression, 1986). 0 with fewer than ``WINDOW`` such distances: too
+    From the distance of each value to the mean of two others, so many epochs before and after
+    it, by the median absolute deviation (Gasser, Sroka & Jennen-Steinmetz, Residual variance and
+    residual pattern in nonlinear regression, 1986, for a lag of 1). Where an epoch resembles the
+    next by rho, the squares of these are 1.5 - 2 rho**lag + rho**(2 lag) / 2 variances of the
+    noise, so those of two lags tell both. 0 with fewer than ``WINDOW`` such distances: too
     few to tell noise from a bend.
 
-    >>> round(noise(np.array([0.0, 1.0] * 10)), 2)
+    >>> round(noise_of(np.array([0.0, 1.0, 0.0, 0.0, 1.0] * 10)).deviation, 2)
     1.21
     """
     if len(values) < WINDOW + 2:
-        return 0.0
-    distances = np.abs(values[1:-1] - (values[:-2] + values[2:]) / 2)
-    # 1.4826: from the median to the standard deviation of a normal distribution; 1.5: the
-    # variance of such a distance, in variances of the noise.
-    return float(1.4826 * np.median(distances) / np.sqrt(1.5))
+        return Noise(0.0, 0.0)
+    near = spread(values, 1)
+    # Further apart, a bend of a short curve would be taken for noise.
+    lag = min(LAG, len(values) // 10)
+    if lag < 2 or near == 0:
+        return Noise(near / math.sqrt(1.5), 0.0)
+    ratios = expected(CORRELATIONS, 1) / expected(CORRELATIONS, lag)
+    far = max(near, spread(values, lag))
+    rho = float(np.interp((near / far) ** 2, ratios[::-1], CORRELATIONS[::-1]))
+    return Noise(near / math.sqrt(expected(rho, 1)), rho)
+
+
+def spread(values: Array, lag: int) -> float:
+    """Return the standard deviation of each value from the mean of two others."""
+    distances = np.abs(values[lag:-lag] - (values[: -2 * lag] + values[2 * lag :]) / 2)
+    # 1.4826: from the median to the standard deviation of a normal distribution.
+    return float(1.4826 * np.median(distances))
+
+
+def expected(rho: Any, lag: int) -> Any:
+    """Return the square of such a deviation, in variances of noise with this correlation."""
+    return 1.5 - 2 * rho**lag + rho ** (2 * lag) / 2
+
+
+CORRELATIONS = np.linspace(0, 0.95, 96)
 
 
 def difference(above: Array, below: Array) -> float | None:
@@ -179,25 +265,32 @@ def difference(above: Array, below: Array) -> float | None:
 def in_words(readings: Sequence[Reading]) -> str:
     """Say what the curves of runs that differ only in their seed have to say, with ranges.
 
-    >>> print(in_words([Reading(57, 41, 45, 42, 0.31, 0.12)]))
-    best validation loss at epoch 41; stopped learning after epoch 45; overfitting from epoch 42; \
-gap at the end 0.31 in loss, 12.0 points of accuracy
+    >>> print(in_words([Reading(57, 41, "stopped", 45, 46, 0.01, 0.05, 0.31, 0.12)]))
+    best validation loss at epoch 41, clearly above it from epoch 46: overfitting; stopped \
+learning after epoch 45; gap at the end 0.31 in loss, 12.0 points of accuracy
     """
 
     def of(some: Sequence[object]) -> str:
         return f" ({len(some)} of {len(readings)} runs)" if len(some) < len(readings) else ""
 
-    said = [f"best validation loss at {epochs([reading.best_epoch for reading in readings])}"]
+    best = f"best validation loss at {epochs([reading.best_epoch for reading in readings])}"
     if all(reading.short for reading in readings):
-        return f"{said[0]}; too few epochs to tell when learning ends"
-    ended = [reading.learned_until for reading in readings if not reading.still_learning]
-    said.append(
-        f"stopped learning after {epochs(ended)}{of(ended)}"
-        if ended
-        else "still learning at the end"
-    )
+        return f"{best}; too few epochs to tell when learning ends"
     turns = [reading.overfits_from for reading in readings if reading.overfits_from is not None]
-    said.append(f"overfitting from {epochs(turns)}{of(turns)}" if turns else "no overfitting seen")
+    hidden = [reading.hidden_rise for reading in readings if reading.hidden_rise > SEEN]
+    if turns:
+        said = [f"{best}, clearly above it from {epochs(turns)}: overfitting{of(turns)}"]
+    elif hidden:
+        rise = extent(hidden, ".2f")
+        said = [best, f"cannot tell overfitting: noise could hide a rise of {rise}{of(hidden)}"]
+    else:
+        said = [best, "no overfitting seen"]
+    for learning, words in ENDINGS.items():
+        ended = [reading.learned_until for reading in readings if reading.learning == learning]
+        known = [epoch for epoch in ended if epoch is not None]
+        if ended:
+            when = f" {epochs(known)}" if learning == "stopped" else ""
+            said.append(words + when + of(ended))
     losses = [reading.gap_loss for reading in readings if reading.gap_loss is not None]
     points = [100 * r.gap_accuracy for r in readings if r.gap_accuracy is not None]
     if losses and points:

@@ -94,8 +94,8 @@ def train_time(runs: Sequence[RunRecord]) -> Figure | None:
     devices = {run.device for run in runs if run.complete}
     notes = [f"on {entry(device)}" for device in devices if device and len(devices) == 1]
     answers = [fit.answer() for fit in fits]
-    if any("±" in answer for answer in answers if answer is not None):
-        notes.append("± 95 % prediction interval of the fitted line")
+    if any(answer is not None for answer in answers):
+        notes.append("in brackets the 95 % prediction interval of the fitted line")
     if any(run.form for run in runs if run.complete):
         notes.append("no line through runs in the dual form")
     if (most := most_concurrent(runs)) > 1:

@@ -23,6 +23,7 @@ from nnlab.identity import NOT_IDENTITY, WHERE
 from nnlab.records import COLUMNS, DONE, METRICS, RESULT
 from nnlab.report.curves import Reading, interpret
 from nnlab.report.statistics import Array
+from nnlab.text import as_label
 
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
@@ -426,3 +427,12 @@ def spell(value: Value) -> str:
             return str(np.format_float_scientific(value, precision=11, trim="-", exp_digits=1))
         return f"{value:.12g}".replace("e+0", "e").replace("e+", "e")
     return str(value)
+
+
+def brief(value: Value) -> str:
+    """Write a value as on the command line, drawn ones to four digits, long ones shortened."""
+    return as_label(spell(float(f"{value:.4g}") if isinstance(value, float) else value))
+
+
+def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:
+    return ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, values))

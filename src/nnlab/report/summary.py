@@ -21,10 +21,13 @@ from nnlab.boolean import function_name
 from nnlab.datasets import DATASETS
 from nnlab.report import columns
 from nnlab.report.columns import TEST_ACCURACY, shown, validated
+from nnlab.report.comparisons import compared
 from nnlab.report.curves import RULES, epochs, extent, in_words
 from nnlab.report.runs import (
     RunRecord,
     Value,
+    assignments,
+    brief,
     factors,
     grouped,
     is_number,
@@ -36,13 +39,14 @@ from nnlab.report.runs import (
 )
 from nnlab.report.times import most_concurrent, timings
 from nnlab.storage import write_atomic
-from nnlab.text import as_label, for_csv, inert, visible, visible_lines
+from nnlab.text import for_csv, inert, visible, visible_lines
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
 TABLE_ROWS = 40
 WIDTH = 80  # of a terminal
 GRID_COLUMNS = 8
 SETTINGS = 6  # whose curves are put into words
+SCATTERED = "times per example differ too much to tell that of the full training set"
 INTERVAL = "±: 95 % confidence interval of the mean over seeds (Student's t)"
 WILSON = "number of test examples alone (95 %, Wilson)"
 ACCURACY, LOSS = TEST_ACCURACY.table, "test\nloss"  # headings of the table
@@ -234,11 +238,6 @@ def function(run: RunRecord) -> str:
     return visible(function_name(name, inputs))
 
 
-def brief(value: Value) -> str:
-    """Write a value as on the command line, drawn ones to four digits, long ones shortened."""
-    return as_label(spell(float(f"{value:.4g}") if isinstance(value, float) else value))
-
-
 def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
     """Write what came out of runs that differ only in their seeds, by the table's headings."""
     count = sum(run.complete for run in group) or len(group)
@@ -254,17 +253,21 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
     keys, length, fits = timings(runs)
     what = "an epoch" if length is None else f"{length:,} epoch" + "s" * (length > 1)
     for fit in fits[:5]:
+        setting = assignments(keys, fit.values)
         if (answer := fit.answer()) is not None:
-            interval = " (95 % interval)" if "±" in answer else ""
-            time = f"{what} on all {fit.full_size:,} examples would take {answer}{interval}"
-            setting = assignments(keys, fit.values)
+            answer = answer.replace(")", "; 95 % interval)")
+            time = f"{what} on all {fit.full_size:,} examples would take {answer}"
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
+        elif fit.scattered:
+            said.append(
+                f"{setting}: {SCATTERED}" if setting else f"{SCATTERED[0].upper()}{SCATTERED[1:]}."
+            )
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         form = "the dual form (docs/engines.md)"
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
-    said += tested(runs) + stopped(runs) + readings(runs) + computed(runs)
+    said += compared(runs) + tested(runs) + stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
     lost = [run for run in runs if run.status in ("failed", "diverged")]
@@ -296,8 +299,31 @@ def tested(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def stopped(runs: Sequence[RunRecord]) -> list[str]:
-    """Say why a rule stopped runs: once where it says the same of all, else run by run."""
+    """Say why a rule stopped runs, and where it may have by chance."""
     ended = [run for run in runs if run.status == "stopped"]
+    return reasons(ended) + by_chance(ended)
+
+
+def by_chance(ended: Sequence[RunRecord]) -> list[str]:
+    """Warn where plateau waits for less than the noise of an epoch's loss."""
+    noise = [
+        run.reading.loss_noise
+        for run in ended
+        if run.settings.get("stopping") == "plateau" and run.reading
+        if is_number(least := run.settings.get("stopping.min_delta"))
+        if run.reading.loss_noise > least  # type: ignore[operator]
+    ]
+    if not noise:
+        return []
+    return [
+        f"plateau may have stopped {len(noise)} of {len(ended)} runs by chance: validation loss "
+        f"changes by {extent(noise, '.2g')} from epoch to epoch, more than stopping.min_delta; "
+        f"stopping=patience waits for several epochs"
+    ]
+
+
+def reasons(ended: Sequence[RunRecord]) -> list[str]:
+    """Say why a rule stopped them: once where it says the same of all, else run by run."""
     if len({run.stop_reason for run in ended}) == 1:
         return [f"{spell(ended[0].settings.get('stopping'))}: {ended[0].stop_reason}"]
     said = [f"{run.name} stopped: {run.stop_reason}" for run in ended[:SETTINGS]]
@@ -352,7 +378,3 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
             f"row, and rounding decides which rows come out right"
         )
     return said
-
-
-def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:
-    return ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, values))

@@ -12,6 +12,8 @@ import numpy as np
 from nnlab.report.runs import RunRecord, Value, factors, grouped, is_seed
 from nnlab.report.statistics import Array, student
 
+BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
+MOST_SCATTER = 0.2  # of the logarithms of times per example, for the full set to be told
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
 
@@ -60,41 +62,45 @@ def duration_within(seconds: float, margin: float) -> str:
     return f"{seconds / length:.{digits}f} ± {margin / length:.{digits}f} {name}"
 
 
+def duration_between(seconds: float, low: float, high: float) -> str:
+    """Write a time and its interval, the unit once where it is the same.
+
+    >>> duration_between(15.2, 13.0, 17.9), duration_between(110, 95, 128)
+    ('15 s (13 to 18)', '110 s (95 s to 2.1 min)')
+    """
+    written = [duration(each) for each in (seconds, low, high)]
+    units = {text.partition(" ")[2] for text in written}
+    ends = [text.partition(" ")[0] for text in written[1:]] if len(units) == 1 else written[1:]
+    return f"{written[0]} ({ends[0]} to {ends[1]})"
+
+
 @dataclass(frozen=True)
 class Line:
-    """A least-squares line through ``count`` points whose abscissas have the given centre
-    and sum of squares about it; ``scatter`` is the residual standard deviation."""
+    """A line through the origin, y = slope * x, fitted on the logarithm to ``count`` points;
+    ``scatter`` is the standard deviation of ln(y / x)."""
 
-    intercept: float
     slope: float
     count: int
-    centre: float
-    squares: float
     scatter: float
 
     def at(self, x: Abscissa) -> Abscissa:
-        return self.intercept + self.slope * x
+        return self.slope * x
 
-    def margin(self, x: float) -> float:
-        """Return half the 95 % prediction interval of one more measurement at x.
+    @property
+    def factor(self) -> float:
+        """By which one more measurement, far beyond the others, may be longer or shorter (95 %).
 
-        NaN with fewer than three points. Draper & Smith, Applied Regression Analysis, 1.4.
+        Scatter alone does not know how the time of a step grows with the training set, nor what
+        else the machine does: ``BEYOND`` stands for that.
         """
-        leverage = 1 / self.count + (x - self.centre) ** 2 / self.squares
-        return student(self.count - 2) * self.scatter * math.sqrt(1 + leverage)
+        margin = student(self.count - 1) * self.scatter * math.sqrt(1 + 1 / self.count)
+        return math.exp(math.hypot(margin, BEYOND))
 
 
 def fit_line(x: Array, y: Array) -> Line:
-    """Fit y = intercept + slope * x by least squares. x, y: [N] with two different x."""
-    centre = x.mean()
-    squares = ((x - centre) ** 2).sum()
-    slope = ((x - centre) * y).sum() / squares
-    intercept = y.mean() - slope * centre
-    freedom = len(x) - 2
-    residual = y - intercept - slope * x
-    scatter = math.sqrt((residual**2).sum() / freedom) if freedom else math.nan
-    numbers = map(float, (centre, squares, scatter))
-    return Line(float(intercept), float(slope), len(x), *numbers)
+    """Fit y = slope * x. x, y: [N], above 0, N at least 2."""
+    ratios = np.log(y / x)
+    return Line(float(np.exp(ratios.mean())), len(x), float(ratios.std(ddof=1)))
 
 
 @dataclass(frozen=True)
@@ -111,11 +117,19 @@ class Timing:
     line: Line | None
     full_size: int | None
 
-    def answer(self) -> str | None:
-        """Write the time that the full training set would take, None if it was trained."""
-        if self.line is None or self.full_size is None or self.full_size <= self.x.max():
+    def answer(self, size: int | None = None) -> str | None:
+        """Write the time that so many examples would take, by default the full training set, with
+        its 95 % interval; None if it was trained, or the times scatter too much to tell."""
+        size = size or self.full_size
+        if self.line is None or size is None or size <= self.x.max() or self.scattered:
             return None
-        return duration_within(self.line.at(self.full_size), self.line.margin(self.full_size))
+        seconds = self.line.at(float(size))
+        return duration_between(seconds, seconds / self.line.factor, seconds * self.line.factor)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether times per example differ too much to be a line."""
+        return self.line is not None and self.line.scatter > MOST_SCATTER
 
 
 def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, list[Timing]]:
@@ -148,6 +162,6 @@ def most_concurrent(runs: Sequence[RunRecord]) -> int:
 def fit(values: tuple[Value, ...], runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
     x = np.array([run.settings["train_size"] for run in runs], dtype=np.float64)
     y = np.array([run.train_seconds / (run.epochs if per_epoch else 1) for run in runs])
-    usual = np.array([run.form is None for run in runs])
+    usual = np.array([run.form is None for run in runs]) & (x > 0) & (y > 0)
     line = fit_line(x[usual], y[usual]) if len(set(x[usual])) > 1 else None
     return Timing(values, x, y, line, runs[0].full_size)

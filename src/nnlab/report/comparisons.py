@@ -1,0 +1,189 @@
+"""Settings compared in words: whether more data still helps, which of them can be told apart.
+
+Settings are compared on the same test examples, paired by seed (Student's t), several
+comparisons by Holm.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnlab.report.runs import RunRecord, Value, assignments, brief, factors, grouped, is_seed
+from nnlab.report.statistics import Difference, holm, paired
+
+FEWEST = 5  # seeds that settings are compared by
+MOST = 20  # settings that are compared in words
+SHOWN = 6  # settings or comparisons that get a line
+ONE_SEED = (
+    f"One seed of each setting: to compare them takes {FEWEST}, as in seed=0,1,2,3,4 (or the "
+    f"predictions of each network, for McNemar's test, which are not kept)."
+)
+SURE = 0.05  # below it a p-value tells settings apart
+
+Seeds = tuple[Value, ...]
+Results = dict[Seeds, float]  # of the runs of one setting, by their seeds
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What settings are compared by: its name in a run, its sign, 1 where more is better; how it is
+    written."""
+
+    name: str
+    sign: int
+    scale: float
+    style: str
+    unit: str
+
+    @property
+    def title(self) -> str:
+        return self.name.replace("_", " ")
+
+    def of(self, run: RunRecord) -> float | None:
+        value: float | None = getattr(run, self.name)
+        return None if value is None or not math.isfinite(value) else value
+
+    def write(self, found: Difference) -> str:
+        """Write a difference and its interval."""
+        ends = sorted(self.scale * end for end in (found.low, found.high))
+        low, high = (format(end, self.style) for end in ends)
+        mean = format(self.scale * found.mean, self.style)
+        return f"difference {mean}{self.unit}, 95 % {low} to {high}"
+
+
+ACCURACY = Measure("test_accuracy", 1, 100, ".1f", " points")
+LOSS = Measure("test_loss", -1, 1, ".3f", "")
+
+
+def compared(runs: Sequence[RunRecord]) -> list[str]:
+    """Compare the settings of a study, each dataset and test set by itself, as sentences.
+
+    Nothing is said of networks that were tested on all there is.
+    """
+    runs = [run for run in runs if run.complete and not run.tested_whole]
+    measure = ACCURACY if any(ACCURACY.of(run) is not None for run in runs) else LOSS
+    runs = [run for run in runs if measure.of(run) is not None]
+    keys = [key for key in factors(runs) if not is_seed(key)] if runs else []
+    apart = [key for key in keys if key.partition(".")[0] in ("dataset", "data", "test_size")]
+    apart += [key for key in keys if key == "seeds.test"]
+    keys = [key for key in keys if key not in apart]
+    if not keys:
+        return []
+    said = []
+    for values, group in itertools.islice(grouped(runs, apart).items(), SHOWN):
+        place = f"{assignments(apart, values)}: " if apart else ""
+        lines = more_data(group, keys, measure) + ranked(group, keys, measure)
+        said += [place + line for line in lines]
+    return said or too_few(runs, [*apart, *keys])
+
+
+def results(
+    runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure
+) -> dict[Seeds, Results]:
+    """Return the results of each setting, by the seeds of its runs."""
+    seeds = [key for key in runs[0].settings if is_seed(key)]
+    found: dict[Seeds, Results] = {}
+    for run in runs:
+        setting = tuple(run.settings.get(key) for key in keys)
+        value = measure.of(run)
+        if value is not None:
+            found.setdefault(setting, {})[tuple(map(run.settings.get, seeds))] = value
+    return found
+
+
+def compare(ones: Results, others: Results) -> Difference | None:
+    """Compare two settings by the seeds that both have; None where these are too few."""
+    shared = [seeds for seeds in ones if seeds in others]
+    if len(shared) < FEWEST:
+        return None
+    return paired(*(np.array([each[seeds] for seeds in shared]) for each in (ones, others)))
+
+
+def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
+    """Say of each other setting whether the largest training set is better than the next."""
+    if "train_size" not in keys:
+        return []
+    others = [key for key in keys if key != "train_size"]
+    steps = []
+    for values, group in itertools.islice(grouped(runs, others).items(), SHOWN):
+        settings = results(group, ["train_size"], measure)
+        sizes = sorted(size for (size,) in settings if isinstance(size, int))
+        if len(sizes) > 1:
+            found = compare(settings[sizes[-1],], settings[sizes[-2],])
+            if found is not None:
+                steps.append((values, sizes[-2:], found))
+    adjusted = holm([found.p for *_, found in steps])
+    said = []
+    for (values, sizes, found), p in zip(steps, adjusted):
+        line = whether_it_helps(sizes, found, p < SURE, measure)
+        at = assignments(others, values)
+        said.append(f"{at}: {line}" if at else line[0].upper() + line[1:])
+    return said
+
+
+def whether_it_helps(sizes: Sequence[int], found: Difference, sure: bool, measure: Measure) -> str:
+    """Say whether the larger of two training sets is better."""
+    less, more = sizes
+    step, seeds = f"from {less:,} to {more:,} examples", f"{found.count} seeds"
+    if not sure:
+        return f"cannot tell whether more data still helps {step} ({measure.write(found)}, {seeds})"
+    sign = 1 if found.mean > 0 else -1
+    low, high = sorted(sign * measure.scale * end for end in (found.low, found.high))
+    by = f"{measure.scale * abs(found.mean):{measure.style}}{measure.unit}"
+    interval = f"95 % {low:{measure.style}} to {high:{measure.style}}"
+    verdict = "still helps" if sign == measure.sign else "does harm"
+    verb = "rises" if sign > 0 else "falls"
+    return f"more data {verdict}: {step} {measure.title} {verb} by {by} ({interval}, {seeds})"
+
+
+def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
+    """Say which settings can be told from the best one, at the largest training-set size."""
+    keys, sized = [key for key in keys if key != "train_size"], "train_size" in keys
+    sizes = [size for run in runs if isinstance(size := run.settings["train_size"], int)]
+    if sized:
+        runs = [run for run in runs if run.settings["train_size"] == max(sizes)]
+    settings = results(runs, keys, measure)
+    if not keys or not 2 <= len(settings) <= MOST:
+        return []
+
+    def mean(setting: Seeds) -> float:
+        return measure.sign * float(np.mean(list(settings[setting].values())))
+
+    best, *others = sorted(settings, key=mean, reverse=True)
+    found = {
+        pair: difference
+        for pair in itertools.combinations([best, *others], 2)
+        if (difference := compare(settings[pair[0]], settings[pair[1]])) is not None
+    }
+    adjusted = dict(zip(found, holm([each.p for each in found.values()])))
+    said = []
+    for pair in [(best, other) for other in others if (best, other) in found]:
+        top, other = (named(keys, setting) for setting in pair)
+        written = f"({measure.write(found[pair])}, paired by {found[pair].count} seeds)"
+        sure = adjusted[pair] < SURE
+        said.append(f"{top} is better than {other}" if sure else f"cannot tell {other} from {top}")
+        said[-1] += f" {written}"
+    if not said:
+        return []
+    at = f" at train_size={max(sizes)}" if sized else ""
+    many = f", {len(found)} comparisons by Holm" if len(found) > 1 else ""
+    more = [f"and {len(said) - SHOWN} more"] if len(said) > SHOWN else []
+    head = f"{', '.join(keys)} by {measure.title}{at} (the same test examples{many})"
+    return [f"{head}: {'; '.join([*said[:SHOWN], *more])}"]
+
+
+def named(keys: Sequence[str], values: Seeds) -> str:
+    return brief(values[0]) if len(keys) == 1 else assignments(keys, values)
+
+
+def too_few(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
+    """Say what a comparison would take where it cannot be made."""
+    most = max(map(len, grouped(runs, keys).values()))
+    if most >= FEWEST:
+        return []
+    return [ONE_SEED if most == 1 else f"Settings are compared from {FEWEST} seeds of each on."]

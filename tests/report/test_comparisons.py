@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats  # type: ignore[import-untyped]
+
+from nnlab.report.comparisons import ONE_SEED, compared
+from nnlab.report.runs import read
+from nnlab.report.statistics import Array
+from tests.report.studies import computed, lay
+
+
+def sweep(study: Path, option: str, accuracies: dict[object, Array], **others: object) -> None:
+    """Lay a run for each value of an option and each seed, with these test accuracies."""
+    for value, found in accuracies.items():
+        for seed, accuracy in enumerate(found.tolist()):
+            options = {option: value, "seed": seed} | others
+            lay(study, options, test_accuracy=accuracy)
+
+
+def drawn(*means: float, seeds: int = 5, spread: float = 0.004) -> list[Array]:
+    """Accuracies of seeds, which move together, as paired ones do."""
+    random = np.random.default_rng(0)
+    shared = 0.02 * random.standard_normal(seeds)
+    return [mean + shared + spread * random.standard_normal(seeds) for mean in means]
+
+
+def points(ones: Array, others: Array) -> str:
+    """The oracle: scipy's paired difference and interval."""
+    oracle = scipy.stats.ttest_rel(ones, others).confidence_interval(0.95)
+    mean = (ones - others).mean()
+    return f"{100 * mean:.1f} points, 95 % {100 * oracle.low:.1f} to {100 * oracle.high:.1f}"
+
+
+def test_more_data_still_helps(tmp_path: Path) -> None:
+    less, more, most = drawn(0.8, 0.85, 0.873, seeds=10)
+    sweep(tmp_path, "train_size", {500: less, 1000: more, 2000: most})
+    difference, _, interval = points(most, more).partition(" points, ")
+    assert compared(read(tmp_path)) == [
+        f"More data still helps: from 1,000 to 2,000 examples test accuracy rises by {difference} "
+        f"points ({interval}, 10 seeds)"
+    ]
+
+
+def test_whether_more_data_helps_may_be_open(tmp_path: Path) -> None:
+    more, most = drawn(0.85, 0.851)
+    sweep(tmp_path, "train_size", {1000: more, 2000: most})
+    assert compared(read(tmp_path)) == [
+        "Cannot tell whether more data still helps from 1,000 to 2,000 examples "
+        f"(difference {points(most, more)}, 5 seeds)"
+    ]
+
+
+def test_settings_are_told_apart_from_the_best_or_not(tmp_path: Path) -> None:
+    poor, good, best = drawn(0.8, 0.879, 0.88)
+    sweep(tmp_path, "optimizer.lr", {0.003: poor, 0.01: good, 0.03: best})
+    assert compared(read(tmp_path)) == [
+        "optimizer.lr by test accuracy (the same test examples, 3 comparisons by Holm): "
+        f"cannot tell 0.01 from 0.03 (difference {points(best, good)}, paired by 5 seeds); "
+        f"0.03 is better than 0.003 (difference {points(best, poor)}, paired by 5 seeds)"
+    ]
+
+
+def test_holm_keeps_one_of_many_comparisons_from_being_chance(tmp_path: Path) -> None:
+    """Of six equal settings, some two differ with p below 0.05 by themselves in many studies."""
+    random, alone, told = np.random.default_rng(1), 0, 0
+    for study in range(8):
+        accuracies = {lr: 0.8 + 0.01 * random.standard_normal(5) for lr in (1, 2, 3, 4, 5, 6)}
+        folder = tmp_path / str(study)
+        sweep(folder, "optimizer.lr", {float(lr): found for lr, found in accuracies.items()})
+        pairs = itertools.combinations(accuracies.values(), 2)
+        alone += min(scipy.stats.ttest_rel(*pair).pvalue for pair in pairs) < 0.05
+        told += "is better than" in compared(read(folder))[0]
+    assert alone >= 3
+    assert told <= 1
+
+
+def test_the_largest_size_decides_between_other_options(tmp_path: Path) -> None:
+    worse, better = drawn(0.7, 0.9)
+    for size, (one, other) in ((500, (better, worse)), (1000, (worse, better))):
+        sweep(tmp_path, "optimizer.lr", {0.1: one, 0.2: other}, train_size=size)
+    *data, rates = compared(read(tmp_path))
+    assert [line.partition(":")[0] for line in data] == ["optimizer.lr=0.1", "optimizer.lr=0.2"]
+    assert "more data does harm" in data[0]
+    assert "more data still helps" in data[1]
+    assert rates.startswith("optimizer.lr by test accuracy at train_size=1000 (")
+    assert "0.2 is better than 0.1" in rates
+
+
+def test_datasets_are_not_compared_with_each_other(tmp_path: Path) -> None:
+    worse, better = drawn(0.7, 0.9)
+    for name in ("mnist", "fashion_mnist"):
+        sweep(tmp_path, "optimizer.lr", {0.1: worse, 0.2: better}, dataset=name)
+    found = compared(read(tmp_path))
+    assert [line.partition(":")[0] for line in found] == ["dataset=fashion_mnist", "dataset=mnist"]
+
+
+def test_losses_are_compared_where_there_are_no_accuracies(tmp_path: Path) -> None:
+    for lr, loss in ((0.1, 0.5), (0.2, 0.4)):
+        for seed in range(5):
+            options = {"optimizer.lr": lr, "seed": seed}
+            lay(tmp_path, options, test_accuracy=None, test_loss=loss + seed * lr / 1000)
+    (said,) = compared(read(tmp_path))
+    assert re.search(r"0\.2 is better than 0\.1 \(difference -0\.100, 95 % -0\.100 to", said)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"), [(1, ONE_SEED), (4, "Settings are compared from 5")]
+)
+def test_too_few_seeds_are_not_compared(tmp_path: Path, seeds: int, expected: str) -> None:
+    sweep(tmp_path, "optimizer.lr", dict(zip((0.1, 0.2), drawn(0.5, 0.9, seeds=seeds))))
+    (said,) = compared(read(tmp_path))
+    assert said.startswith(expected)
+
+
+def test_nothing_is_compared_of_seeds_alone_or_of_truth_tables(tmp_path: Path) -> None:
+    for seed in range(5):
+        lay(tmp_path / "seeds", {"seed": seed})
+    assert compared(read(tmp_path / "seeds")) == []
+    for function in ("0110", "0111"):
+        computed(tmp_path / "tables", function)
+    assert compared(read(tmp_path / "tables")) == []
