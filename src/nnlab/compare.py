@@ -1,6 +1,6 @@
 """``python -m nnlab.compare STUDY``: which setting is best, and what cannot be told from it.
 
-Nothing imports this module: ``nnlab.compare`` is the function, from ``report.comparison``.
+Nothing imports this module: ``nnlab.compare`` is the function, from ``report.ranking``.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnlab import terminal
-from nnlab.report import comparison, comparison_files
-from nnlab.runs import condition
+from nnlab import arguments, terminal
+from nnlab.report import ranking, ranking_files
 
 
 @terminal.standard_streams()
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+def main(given: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(given)
     try:
-        found = comparison.compare(
+        found = ranking.compare(
             *options.study,
             by=options.by,
             metric=options.metric,
@@ -31,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             label=options.label,
         )
         folder = options.into or place(options.study, options.merge)
-        written = comparison_files.write(found, folder)
+        written = ranking_files.write(found, folder)
     except (ValueError, OSError) as error:
         terminal.complain(error)
         return 1
-    terminal.show(comparison_files.table(found))
+    terminal.show(ranking_files.table(found))
     terminal.say(*found.notes, *written)
     return 0
 
@@ -96,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 def single(text: str) -> tuple[str, Any]:
     """Read NAME=VALUE as the command line of nnlab.run does."""
-    name, values = condition(text, "--baseline")
+    name, values = arguments.condition(text, "--baseline")
     if len(values) != 1:
         raise ValueError(f"--baseline {text} has {len(values)} values; give one")
     return name, values[0]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nnlab.identity import NOT_IDENTITY
 from nnlab.records import RESULT
 from nnlab.report.columns import RESULTS, TEST_ACCURACY, Column
+from nnlab.report.comparisons import FEWEST, SURE
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -40,8 +41,6 @@ from nnlab.text import nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST_PAIRS = 5  # from which on a difference is tested
-CLEAR = 0.05  # the level of a test, after Holm's correction
 BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few seeds"
 CHOICES = ("valid_accuracy", "valid_loss")  # what ranks settings, whichever there is first
 SEEDS = "seeds"  # what shares calls all of them
@@ -271,7 +270,7 @@ def estimates(values: Array) -> dict[str, Array]:
 
 def differences(values: Array, reference: int) -> dict[str, Array]:
     """Return by how much each setting of values [S, K, C] exceeds a reference, paired by seed and
-    circumstances: mean over the seeds, interval and, from ``LEAST_PAIRS`` seeds on, the p-values of
+    circumstances: mean over the seeds, interval and, from ``FEWEST`` seeds on, the p-values of
     Student's paired test, also after Holm's correction for all of them."""
     from scipy import stats
 
@@ -280,7 +279,7 @@ def differences(values: Array, reference: int) -> dict[str, Array]:
     with np.errstate(divide="ignore", invalid="ignore"):
         p = 2 * stats.t.sf(np.abs(mean) / (deviation / np.sqrt(count)), count - 1)
     p[(deviation == 0) & (mean == 0)] = 1.0  # equal in all seeds
-    p[count < LEAST_PAIRS] = p[reference] = math.nan
+    p[count < FEWEST] = p[reference] = math.nan
     tested, corrected = np.isfinite(p), p.copy()
     corrected[tested] = holm(list(p[tested]))
     low, high = found["ci95_low"], found["ci95_high"]
@@ -290,9 +289,7 @@ def differences(values: Array, reference: int) -> dict[str, Array]:
 
 def verdicts(columns: Mapping[str, Any], best: int) -> list[str]:
     """Say of each setting how it stands beside the best."""
-    said = [
-        UNTESTED if math.isnan(p) else ALIKE if p >= CLEAR else WORSE for p in columns["p_holm"]
-    ]
+    said = [UNTESTED if math.isnan(p) else ALIKE if p >= SURE else WORSE for p in columns["p_holm"]]
     said[best] = BEST
     return said
 
@@ -392,8 +389,8 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
         said.append("all other settings are worse, paired by seed at the level of 5 % (Holm)")
     if untested:
         said.append(
-            f"{untested:,} of {len(ranking):,} settings share fewer than {LEAST_PAIRS} seeds with "
-            f"the best: nothing is said of them; train more seeds, as in seed=range({LEAST_PAIRS})"
+            f"{untested:,} of {len(ranking):,} settings share fewer than {FEWEST} seeds with "
+            f"the best: nothing is said of them; train more seeds, as in seed=range({FEWEST})"
         )
     own = [
         run

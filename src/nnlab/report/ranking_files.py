@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from nnlab.report import summary
-from nnlab.report.comparison import ALIKE, BEST, Comparison, named
 from nnlab.report.plotting import COLOURS, DPI, FONT, Picture, save
-from nnlab.report.runs import is_number, spell
+from nnlab.report.ranking import ALIKE, BEST, Comparison, named
+from nnlab.report.runs import brief, is_number, spell
 from nnlab.storage import make_folder, write_atomic
 from nnlab.text import shortened, visible_lines
 
@@ -64,7 +64,7 @@ def table(found: Comparison) -> Table:
     for _, row in shown.iterrows():
         half = (row["ci95_high"] - row["ci95_low"]) / 2
         made.add_row(
-            *(summary.brief(row[key]) for key in found.by),
+            *(brief(row[key]) for key in found.by),
             within(row["mean"], half, percent),
             str(row["n"]),
             *(difference(row, prefix, percent) for prefix in prefixes.values()),

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from nnlab.report import comparison_files
-from nnlab.report.comparison import ALIKE, BEST, UNTESTED, WORSE, compare
+from nnlab.report import ranking_files
+from nnlab.report.ranking import ALIKE, BEST, UNTESTED, WORSE, compare
 from tests.report.studies import lay
 
 RATES, WIDTHS, SEEDS = (0.01, 0.03, 0.1), ([32], [128, 64]), range(6)
@@ -193,7 +193,7 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
 
 
 def test_the_table_shows_the_best(study: tuple[Path, pd.DataFrame]) -> None:
-    made = comparison_files.table(compare(study[0]))
+    made = ranking_files.table(compare(study[0]))
     cells = [list(column.cells) for column in made.columns]
     assert cells[1][0] == "0.1"
     assert cells[-1][0] == BEST
