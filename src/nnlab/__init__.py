@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nnlab.notebook import sweep as sweep
     from nnlab.report.frames import curves as curves
     from nnlab.report.frames import results as results
+    from nnlab.report.ranking import Comparison as Comparison
+    from nnlab.report.ranking import compare as compare
     from nnlab.stopping import Budget as Budget
     from nnlab.stopping import Epoch as Epoch
     from nnlab.stopping import Patience as Patience
@@ -40,6 +42,7 @@ _HOME = {
     **dict.fromkeys(("mlp", "perceptrons"), "nnlab.model"),
     **dict.fromkeys(("Network", "load"), "nnlab.network"),
     **dict.fromkeys(("Splits", "load_data", "sweep"), "nnlab.notebook"),
+    **dict.fromkeys(("Comparison", "compare"), "nnlab.report.ranking"),
     **dict.fromkeys(("curves", "results"), "nnlab.report.frames"),
     **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
     "Fit": "nnlab.training",

@@ -8,17 +8,27 @@ import itertools
 import re
 import typing
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 
 from nnlab.config import GROUPS, Config
 
 OPTIONS = [field.name for field in dataclasses.fields(Config)]
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
-COMMANDS = ("run", "runs", "report", "describe", "predict", "import_images", "export_model")
+COMMANDS = (
+    "run",
+    "runs",
+    "report",
+    "compare",
+    "describe",
+    "predict",
+    "import_images",
+    "export_model",
+)
 
 
 def arrange(arguments: list[str]) -> list[str]:
@@ -180,3 +190,24 @@ def option_types() -> Iterator[tuple[str, str]]:
         for schema in classes:
             for field in dataclasses.fields(schema):
                 yield f"{group}.{field.name}".lstrip("."), str(field.type)
+
+
+def condition(text: str, option: str) -> tuple[str, list[Any]]:
+    """Read NAME=VALUE[,VALUE], what an option was given, as nnlab.run does; a list of values.
+
+    >>> condition("optimizer.lr=1e-1", "--where"), condition("model.hidden=[128,64]", "--where")
+    (('optimizer.lr', [0.1]), ('model.hidden', [(128, 64)]))
+    >>> condition("seed=0,1", "--where")
+    ('seed', [0, 1])
+    """
+    try:
+        override = OverridesParser.create().parse_override(text)
+        sweep = override.is_sweep_override()
+        values = list(override.sweep_iterator()) if sweep else [override.value()]
+    except HydraException:
+        raise ValueError(
+            f"{option} {text} cannot be read; write NAME=VALUE, as in seed=0"
+        ) from None
+    plain = [getattr(value, "text", value) for value in values]  # of a text in quotes
+    listed = [tuple(value) if isinstance(value, list) else value for value in plain]
+    return override.key_or_group.removesuffix(".name"), listed

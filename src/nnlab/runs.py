@@ -170,7 +170,11 @@ def chosen(options: argparse.Namespace) -> list[Runs]:
     for root in options.study:
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}; give a study, say outputs/mnist")
-    conditions = [condition(text) for text in options.where]
+    conditions = []
+    if options.where:
+        from nnlab.arguments import condition
+
+        conditions = [condition(text, "--where") for text in options.where]
     folders: dict[Path, dict[Path, None]] = {}
     for root in options.study or [Path("outputs")]:
         for folder in run_folders(root):
@@ -234,28 +238,6 @@ def runs_of(folder: Path, paths: Sequence[Path]) -> Runs:
 
 
 # Choosing among them
-
-
-def condition(text: str) -> tuple[str, list[Any]]:
-    """Read NAME=VALUE[,VALUE] as the command line of nnlab.run does; a list of values.
-
-    >>> condition("optimizer.lr=1e-1"), condition("model.hidden=[128,64]")
-    (('optimizer.lr', [0.1]), ('model.hidden', [(128, 64)]))
-    >>> condition("seed=0,1")
-    ('seed', [0, 1])
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        override = OverridesParser.create().parse_override(text)
-        sweep = override.is_sweep_override()
-        values = list(override.sweep_iterator()) if sweep else [override.value()]
-    except HydraException:
-        raise ValueError(f"--where {text} cannot be read; write NAME=VALUE, as in seed=0") from None
-    plain = [getattr(value, "text", value) for value in values]  # of a text in quotes
-    listed = [tuple(value) if isinstance(value, list) else value for value in plain]
-    return override.key_or_group.removesuffix(".name"), listed
 
 
 def check_keys(studies: Sequence[Runs], keys: Sequence[str]) -> None:

@@ -1,0 +1,427 @@
+"""Which setting of a study is best, what cannot be told from it, and what each factor does.
+
+Settings are ranked by a result of the validation set and compared paired by seed, so that nothing
+is chosen by the test set. The statistics are scipy's, but for Holm's correction.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlab.identity import NOT_IDENTITY
+from nnlab.records import RESULT
+from nnlab.report.columns import RESULTS, TEST_ACCURACY, Column
+from nnlab.report.comparisons import FEWEST, SURE
+from nnlab.report.runs import (
+    RunRecord,
+    Value,
+    distinct,
+    factors,
+    grouped,
+    is_number,
+    is_seed,
+    rank,
+    read,
+    spell,
+    studies_below,
+    varied,
+)
+from nnlab.report.statistics import LEVEL, Array, holm
+from nnlab.text import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few seeds"
+CHOICES = ("valid_accuracy", "valid_loss")  # what ranks settings, whichever there is first
+SEEDS = "seeds"  # what shares calls all of them
+COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
+SMALLER_IS_BETTER = ("loss", "seconds", "error", "mae", "rmse", "gap", "brier")
+MENTIONED = 6  # settings in a sentence
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the runs of one or more studies say about their settings.
+
+    metric: by which they are ranked. by: the factors that make a setting. ranking: a row for each
+    setting, the best first: its factors, ``runs``, ``missing`` (how many have no result), ``mean``,
+    ``sd``, ``n``, ``ci95_low`` and ``ci95_high`` (Student's, over seeds), the ``difference`` from
+    the best, paired by seed, with ``difference_low``, ``difference_high``, ``pairs``, ``p`` and
+    ``p_holm``, and a ``verdict``. With a baseline the same of the difference from that, under
+    ``baseline_difference`` and so on; where all test results are asked for, ``test_accuracy`` and
+    so on. effects: a row for each value of each factor, over all else. shares: a row for each
+    factor, and for the seeds: which share of the variance of the results lies between its values.
+    balanced: whether every combination was run equally often; otherwise shares overlap.
+    notes: all that in words.
+    """
+
+    metric: str
+    by: list[str]
+    ranking: pd.DataFrame
+    effects: pd.DataFrame
+    shares: pd.DataFrame
+    balanced: bool
+    notes: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join(self.notes)
+
+
+def compare(
+    *studies: str | Path,
+    by: Sequence[str] = (),
+    metric: str | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    test: bool = False,
+    merge: Sequence[str | Path] = (),
+    label: str = "study",
+) -> Comparison:
+    """Compare the settings of one or more studies.
+
+    by: the factors that make a setting; (): all that varied, but seeds. What varied beside them is
+    averaged over in each seed. metric: a column of summary.csv; None:
+    valid_accuracy or, where there is none, valid_loss. baseline: the setting that all are compared
+    with beside the best, as in ``{"optimizer.lr": 0.01}``. test: give the test results of all
+    settings, not only of the best. merge: folders of studies, one for each person or machine, or
+    patterns such as "class/*"; label: what the factor is called that tells them apart.
+
+    Raises FileNotFoundError where there are no runs, ValueError for what they do not have.
+    """
+    import pandas as pd
+
+    runs = gather(studies, merge, label)
+    by = list(by) or default_factors(runs)
+    for key in by:
+        if key not in (known := {key for run in runs for key in run.settings}):
+            raise ValueError(f"by={key}: no run has it; {nearest(key, known)}")
+    column = chosen_metric(runs, metric)
+    found = results(runs, by, column)
+    means = mean_over(found.by_seed, 1)
+    order = np.argsort(-means if larger_is_better(column) else means, kind="stable")
+    columns: dict[str, Any] = dict(zip(by, zip(*found.settings))) | {
+        "runs": found.runs,
+        "missing": found.missing,
+    }
+    columns |= estimates(found.by_seed)
+    columns |= differences(found.values, int(order[0]))
+    columns["verdict"] = verdicts(columns, int(order[0]))
+    if baseline is not None:
+        against = differences(found.values, place_of(baseline, found.settings, by))
+        columns |= {f"baseline_{name}": values for name, values in against.items()}
+    if test:
+        for name in ("test_accuracy", "test_loss"):
+            tested = results(runs, by, column_named(name))
+            columns[name] = mean_over(tested.by_seed, 1)
+    ranking = pd.DataFrame({name: list(values) for name, values in columns.items()})
+    made = Comparison(
+        metric=column.csv,
+        by=by,
+        ranking=ranking.iloc[order].reset_index(drop=True),
+        effects=pd.DataFrame(main_effects(found, by)),
+        shares=pd.DataFrame(shares(found, by)),
+        balanced=bool(np.isfinite(found.values).all()),
+        notes=[],
+    )
+    made.notes.extend(in_words(made, runs, column))
+    return made
+
+
+# Reading
+
+
+def gather(
+    studies: Sequence[str | Path], merge: Sequence[str | Path], label: str
+) -> list[RunRecord]:
+    """Read the runs of studies and, below each folder of ``merge``, of all studies there; of runs
+    that computed the same in one place only the first."""
+    found = [run for study in studies for run in read(Path(study))]
+    kept = distinct(found)
+    if merge and label in {key for run in kept for key in run.settings} | set(NOT_IDENTITY[2:]):
+        raise ValueError(f"label={label} is an option already; give another name")
+    for pattern in merge:
+        folders = sorted(map(Path, glob.glob(str(pattern)))) or [Path(pattern)]
+        for folder in filter(Path.is_dir, folders) if len(folders) > 1 else folders:
+            places = sorted({result.parent.parent for result in folder.rglob(f"*/{RESULT}")})
+            if not places:
+                raise FileNotFoundError(f"{folder} holds no runs{studies_below(folder)}")
+            theirs = distinct([run for place in places for run in read(place)])
+            for run in theirs:
+                run.settings[label] = folder.name
+            kept += theirs
+    if not kept:
+        raise FileNotFoundError("give one or more studies, say outputs/mnist")
+    return kept
+
+
+def chosen_metric(runs: Sequence[RunRecord], metric: str | None) -> Column:
+    """Return the column of ``summary.csv`` that ranks settings."""
+    numbers = [c for c in RESULTS if c.csv and any(is_result(c.of(run)) for run in runs)]
+    names = [column.csv for column in numbers]
+    for name in [metric] if metric else CHOICES:
+        if name in names:
+            return column_named(name)
+    if metric:
+        raise ValueError(f"metric={metric}: no run has it; {nearest(metric, names)}")
+    raise ValueError(
+        "nothing was validated, and settings are not to be chosen by the test set; train with "
+        "valid_size=500, say, or give metric=test_accuracy, which then is no measure of how good "
+        "the best one is"
+    )
+
+
+def column_named(name: str) -> Column:
+    return next(column for column in RESULTS if column.csv == name)
+
+
+def is_result(value: Any) -> bool:
+    return is_number(value) and bool(np.isfinite(value))
+
+
+def larger_is_better(column: Column) -> bool:
+    return not any(word in column.csv for word in SMALLER_IS_BETTER)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A result of S settings with K seeds, in C circumstances: the values of what varied beside
+    the settings and the seeds.
+
+    settings: S, with the values of the factors each. values: [S, K, C], NaN where there is none.
+    runs, missing: [S], how many runs a setting has, and how many of them no result.
+    """
+
+    settings: list[tuple[Value, ...]]
+    values: Array
+    runs: NDArray[np.int64]
+    missing: NDArray[np.int64]
+
+    @property
+    def by_seed(self) -> Array:
+        """[S, K]: means over the circumstances."""
+        return mean_over(self.values, 2)
+
+
+def mean_over(values: Array, axis: int) -> Array:
+    """Return the mean of what there is along an axis, NaN where there is nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean: Array = np.nanmean(values, axis)
+    return mean
+
+
+def default_factors(runs: Sequence[RunRecord]) -> list[str]:
+    """Return what was varied by hand, but seeds; how it was computed only where it is all."""
+    keys = [key for key in factors(runs) if not is_seed(key)]
+    return [key for key in keys if key not in COMPUTED] or keys or ["dataset"]
+
+
+def results(runs: Sequence[RunRecord], by: Sequence[str], column: Column) -> Results:
+    """Put a result of all runs into a table, settings in the order of their values."""
+    of_setting = grouped(runs, by).values()
+    # What follows from the setting, as a rate does from an optimizer, is no circumstance.
+    others = [
+        key
+        for key in varied(runs)
+        if key not in (*by, *COMPUTED)
+        and any(len(grouped(group, [key])) > 1 for group in of_setting)
+    ]
+    axes = (by, [k for k in others if is_seed(k)], [k for k in others if not is_seed(k)])
+    names = [sorted(grouped(runs, keys), key=lambda each: list(map(rank, each))) for keys in axes]
+    places = [{name: place for place, name in enumerate(each)} for each in names]
+    total, count = np.zeros((2, *map(len, names)))
+    number, missing = np.zeros((2, len(names[0])), np.int64)
+    for run in runs:
+        place = tuple(
+            known[tuple(map(run.settings.get, keys))] for known, keys in zip(places, axes)
+        )
+        value = column.of(run) if run.complete else None
+        number[place[0]] += 1
+        if is_result(value):
+            total[place] += value
+            count[place] += 1
+        else:
+            missing[place[0]] += 1
+    with np.errstate(invalid="ignore"):
+        return Results(names[0], total / count, number, missing)
+
+
+def estimates(values: Array) -> dict[str, Array]:
+    """Return of values [N, K] the mean over what there is in each row, with Student's interval."""
+    from scipy import stats  # type: ignore[import-untyped]
+
+    count, mean = np.isfinite(values).sum(1), mean_over(values, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of rows with fewer than two
+        deviation = np.nanstd(values, 1, ddof=1)
+        half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * deviation / np.sqrt(count)
+    ends = {"ci95_low": mean - half, "ci95_high": mean + half}
+    return {"mean": mean, "sd": deviation, "n": count, **ends}
+
+
+def differences(values: Array, reference: int) -> dict[str, Array]:
+    """Return by how much each setting of values [S, K, C] exceeds a reference, paired by seed and
+    circumstances: mean over the seeds, interval and, from ``FEWEST`` seeds on, the p-values of
+    Student's paired test, also after Holm's correction for all of them."""
+    from scipy import stats
+
+    found = estimates(mean_over(values - values[reference], 2))
+    mean, deviation, count = found["mean"], found["sd"], found["n"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stats.t.sf(np.abs(mean) / (deviation / np.sqrt(count)), count - 1)
+    p[(deviation == 0) & (mean == 0)] = 1.0  # equal in all seeds
+    p[count < FEWEST] = p[reference] = math.nan
+    tested, corrected = np.isfinite(p), p.copy()
+    corrected[tested] = holm(list(p[tested]))
+    low, high = found["ci95_low"], found["ci95_high"]
+    interval = {"difference": mean, "difference_low": low, "difference_high": high}
+    return {**interval, "pairs": count, "p": p, "p_holm": corrected}
+
+
+def verdicts(columns: Mapping[str, Any], best: int) -> list[str]:
+    """Say of each setting how it stands beside the best."""
+    said = [UNTESTED if math.isnan(p) else ALIKE if p >= SURE else WORSE for p in columns["p_holm"]]
+    said[best] = BEST
+    return said
+
+
+def place_of(
+    baseline: Mapping[str, Any], settings: Sequence[tuple[Value, ...]], by: Sequence[str]
+) -> int:
+    """Return which setting has the values of the baseline; it is to be one."""
+    for key in baseline:
+        if key not in by:
+            raise ValueError(f"baseline={key}: settings differ in {', '.join(by)}")
+    fitting = [
+        place
+        for place, setting in enumerate(settings)
+        if all(
+            spell(dict(zip(by, setting))[key]) == spell(as_value(baseline[key])) for key in baseline
+        )
+    ]
+    if len(fitting) != 1:
+        asked = ",".join(f"{key}={spell(as_value(value))}" for key, value in baseline.items())
+        raise ValueError(
+            f"baseline {asked} fits {len(fitting)} settings; give values of {', '.join(by)} that "
+            f"one of them has"
+        )
+    return fitting[0]
+
+
+def as_value(value: Any) -> Value:
+    made: Value = tuple(value) if isinstance(value, list) else value
+    return made
+
+
+def main_effects(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row for each value of each factor: the mean over all else, and its interval over
+    seeds."""
+    rows = []
+    for factor, values in levels(found, by):
+        means = np.array([mean_over(found.by_seed[own], 0) for own in values.values()])
+        each = estimates(means)
+        for place, level in enumerate(values):
+            numbers = {name: column[place] for name, column in each.items()}
+            rows.append({"factor": factor, "value": level, **numbers})
+    return rows
+
+
+def levels(found: Results, by: Sequence[str]) -> Iterator[tuple[str, dict[Value, list[int]]]]:
+    """Yield each factor, and which settings have each of its values."""
+    for place, factor in enumerate(by):
+        values: dict[Value, list[int]] = {}
+        for row, setting in enumerate(found.settings):
+            values.setdefault(setting[place], []).append(row)
+        yield factor, values
+
+
+def shares(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
+    """Return of each factor, and of the seeds, the share of the variance of all results that lies
+    between its values (eta squared); what is left are their interactions and noise."""
+    whole = found.values[np.isfinite(found.values)]
+    total = float(((whole - whole.mean()) ** 2).sum())
+
+    def share(parts: Iterable[Array]) -> float:
+        """Return that between parts of the results."""
+        known = [part[np.isfinite(part)] for part in parts]
+        between = sum(len(part) * (part.mean() - whole.mean()) ** 2 for part in known if len(part))
+        return float(between) / total if total else 0.0
+
+    rows = [
+        {"factor": factor, "share": share(found.values[own] for own in values.values())}
+        for factor, values in levels(found, by)
+    ]
+    seeds = {"factor": SEEDS, "share": share(np.moveaxis(found.values, 1, 0))}
+    return [*rows, seeds] if found.values.shape[1] > 1 else rows
+
+
+# In words
+
+
+def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> list[str]:
+    """Say what is best, what cannot be told from it, what the factors do, what is missing."""
+    ranking, by = made.ranking, made.by
+    best = ranking.iloc[0]
+    name = column.csv.replace("_", " ").replace("valid ", "validation ")
+    said = [
+        f"best by {name}: {named(best, by)} ({interval(dict(best), column)}, {best['n']} "
+        f"{'seed' if best['n'] == 1 else 'seeds'})"
+    ]
+    alike = ranking[ranking["verdict"] == ALIKE]
+    untested = int((ranking["verdict"] == UNTESTED).sum())
+    if len(alike):
+        shown = "; ".join(named(row, by) for _, row in alike.head(MENTIONED).iterrows())
+        more = f" and {len(alike) - MENTIONED:,} more" * (len(alike) > MENTIONED)
+        said.append(
+            f"cannot be told from the best, paired by seed at the level of 5 % (Holm): "
+            f"{shown}{more}"
+        )
+    elif len(ranking) > 1 and not untested:
+        said.append("all other settings are worse, paired by seed at the level of 5 % (Holm)")
+    if untested:
+        said.append(
+            f"{untested:,} of {len(ranking):,} settings share fewer than {FEWEST} seeds with "
+            f"the best: nothing is said of them; train more seeds, as in seed=range({FEWEST})"
+        )
+    own = [
+        run
+        for run in runs
+        if [spell(run.settings.get(k)) for k in by] == list(map(spell, best[by]))
+    ]
+    if column.csv.startswith("valid") and any(run.test_accuracy is not None for run in own):
+        tested = estimates(results(own, by, TEST_ACCURACY).by_seed)
+        test = {name: values[0] for name, values in tested.items()}
+        said.append(f"test accuracy of the best: {interval(test, TEST_ACCURACY)}")
+    parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
+    rest = 1 - float(made.shares["share"].sum())
+    said.append(
+        f"shares of the variance: {parts}"
+        + (f"; interactions and noise {max(0.0, rest):.0%}" if made.balanced else "")
+    )
+    if not made.balanced:
+        said.append("not every combination has a result of every seed: shares overlap")
+    if missing := int(ranking["missing"].sum()):
+        said.append(f"{missing:,} runs that diverged, failed or are not done are left out")
+    return said
+
+
+def named(row: pd.Series[Any], by: Sequence[str]) -> str:
+    return ", ".join(f"{key}={spell(row[key])}" for key in by)
+
+
+def interval(row: Mapping[Any, Any], column: Column) -> str:
+    """Write a mean and its interval."""
+    scale, unit, style = (100, " %", ".1f") if "accuracy" in column.csv else (1, "", ".4g")
+    text = f"{scale * row['mean']:{style}}{unit}"
+    if math.isnan(row["ci95_low"]):
+        return text
+    return f"{text}, 95 % {scale * row['ci95_low']:{style}} to {scale * row['ci95_high']:{style}}"

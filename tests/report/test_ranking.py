@@ -1,0 +1,200 @@
+"""Comparisons of settings, against pandas and scipy by hand."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats  # type: ignore[import-untyped]
+
+from nnlab.report import ranking_files
+from nnlab.report.ranking import ALIKE, BEST, UNTESTED, WORSE, compare
+from tests.report.studies import lay
+
+RATES, WIDTHS, SEEDS = (0.01, 0.03, 0.1), ([32], [128, 64]), range(6)
+
+
+def accuracies(seed: int = 0) -> pd.DataFrame:
+    """Draw a validation accuracy for each rate, width and seed: effects of both and noise."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for (place, lr), hidden, run in itertools.product(enumerate(RATES), WIDTHS, SEEDS):
+        value = 0.8 + 0.03 * place + 0.005 * run + random.normal(0, 0.004)
+        row = {"optimizer.lr": lr, "model.hidden": hidden, "seed": run, "value": round(value, 6)}
+        rows.append(row | {"test": round(value - 0.01, 6)})
+    made: pd.DataFrame = pd.DataFrame(rows)
+    return made
+
+
+def lay_all(study: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    for row in frame.to_dict("records"):
+        options: dict[str, Any] = {k: row[k] for k in ("optimizer.lr", "model.hidden", "seed")}
+        line = f"1,{1 - row['value']},0.8,0.4,{row['value']},0.1\n"
+        size = {"valid_size": 500}
+        lay(study, options | size, epochs=1, rows=line, test_accuracy=row["test"], test_loss=1.0)
+    frame["model.hidden"] = frame["model.hidden"].map(tuple)
+    return frame
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> tuple[Path, pd.DataFrame]:
+    return tmp_path / "rates", lay_all(tmp_path / "rates", accuracies())
+
+
+def test_ranking_is_that_of_pandas_and_scipy(study: tuple[Path, pd.DataFrame]) -> None:
+    folder, frame = study
+    found = compare(folder, by=["optimizer.lr", "model.hidden"])
+    wide = frame.pivot_table("value", ["optimizer.lr", "model.hidden"], "seed")
+    order = wide.mean(axis=1).sort_values(ascending=False).index
+    mine = found.ranking.set_index(["optimizer.lr", "model.hidden"])
+    assert list(mine.index) == list(order)
+    best = wide.loc[order[0], :]
+    p_values = {}
+    for setting in order:
+        values, row = wide.loc[setting, :], mine.loc[setting, :]
+        interval = stats.t.interval(0.95, 5, values.mean(), stats.sem(values))
+        expected = [values.mean(), values.std(), 6, *interval]
+        names = ["mean", "sd", "n", "ci95_low", "ci95_high"]
+        np.testing.assert_allclose(row[names].astype(float), expected, rtol=1e-9)
+        if setting != order[0]:
+            test = stats.ttest_rel(values, best)
+            p_values[setting] = test.pvalue
+            ends = test.confidence_interval(0.95)
+            expected = [(values - best).mean(), ends.low, ends.high, 6, test.pvalue]
+            names = ["difference", "difference_low", "difference_high", "pairs", "p"]
+            np.testing.assert_allclose(row[names].astype(float), expected, rtol=1e-7)
+    ordered, corrected, most = sorted(p_values, key=p_values.__getitem__), {}, 0.0
+    for place, setting in enumerate(ordered):  # Holm's correction by its definition
+        most = max(most, (len(ordered) - place) * p_values[setting])
+        corrected[setting] = min(1.0, most)
+    for setting, p in corrected.items():
+        assert mine["p_holm"][setting] == pytest.approx(p, rel=1e-9)
+        assert mine["verdict"][setting] == (WORSE if p < 0.05 else ALIKE)
+    assert mine["verdict"][order[0]] == BEST
+
+
+def test_shares_of_variance_are_sums_of_squares(study: tuple[Path, pd.DataFrame]) -> None:
+    folder, frame = study
+    found = compare(folder)
+    total = ((frame["value"] - frame["value"].mean()) ** 2).sum()
+    shares = dict(zip(found.shares["factor"], found.shares["share"]))
+    assert set(shares) == {"optimizer.lr", "model.hidden", "seeds"}
+    for factor, share in shares.items():
+        key = "seed" if factor == "seeds" else factor
+        means = frame.groupby(key)["value"].transform("mean")
+        expected = ((means - frame["value"].mean()) ** 2).sum() / total
+        assert share == pytest.approx(expected, rel=1e-9)
+    assert found.balanced
+    effects = found.effects[found.effects["factor"] == "optimizer.lr"]
+    means = frame.groupby("optimizer.lr")["value"].mean()
+    np.testing.assert_allclose(effects["mean"], means, rtol=1e-9)
+
+
+def test_what_varied_beside_the_factors_is_averaged_in_each_seed(
+    study: tuple[Path, pd.DataFrame],
+) -> None:
+    folder, frame = study
+    found = compare(folder, by=["optimizer.lr"], baseline={"optimizer.lr": 0.01})
+    wide = frame.pivot_table("value", "optimizer.lr", "seed")
+    assert list(found.ranking["n"]) == [6, 6, 6]
+    for _, row in found.ranking.iterrows():
+        lr = row["optimizer.lr"]
+        assert row["sd"] == pytest.approx(wide.loc[lr].std(), rel=1e-9)
+        if lr != 0.01:
+            expected = stats.ttest_rel(wide.loc[lr], wide.loc[0.01]).pvalue
+            assert row["baseline_p"] == pytest.approx(expected, rel=1e-7)
+
+
+def test_losses_are_better_when_smaller(study: tuple[Path, pd.DataFrame]) -> None:
+    found = compare(study[0], metric="train_loss")
+    assert found.metric == "train_loss"
+    assert (found.ranking["mean"].diff().dropna() >= 0).all()
+
+
+def test_few_seeds_are_not_tested_and_missing_results_are_told(tmp_path: Path) -> None:
+    frame = accuracies()
+    lay_all(tmp_path, frame[frame["seed"] < 3].copy())
+    diverged = {"optimizer.lr": 0.01, "model.hidden": [32], "seed": 9, "valid_size": 500}
+    lay(tmp_path, diverged, status="diverged")
+    found = compare(tmp_path)
+    assert set(found.ranking["verdict"]) == {BEST, UNTESTED}
+    assert found.ranking["p"].isna().all()
+    assert not found.balanced
+    said = " ".join(found.notes)
+    assert "share fewer than 5 seeds with the best" in said
+    assert "1 runs that diverged, failed or are not done are left out" in said
+
+
+def test_studies_of_many_people_are_told_apart(tmp_path: Path) -> None:
+    for number, student in enumerate(("ada", "bob")):
+        lay_all(tmp_path / "class" / student / "outputs" / "mnist", accuracies(number))
+    found = compare(merge=[str(tmp_path / "class" / "*")], label="student")
+    assert found.by == ["model.hidden", "optimizer.lr", "student"]
+    assert len(found.ranking) == 12
+    assert set(found.ranking["student"]) == {"ada", "bob"}
+    everyone = compare(
+        merge=[tmp_path / "class" / "ada", tmp_path / "class" / "bob"], by=["model.hidden"]
+    )
+    assert list(everyone.ranking["n"]) == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"by": ["optimizer.l"]}, "by=optimizer.l: no run has it; did you mean optimizer.lr?"),
+        ({"metric": "accuracy"}, "metric=accuracy: no run has it; did you mean"),
+        ({"baseline": {"optimizer.lr": 0.5}}, "baseline optimizer.lr=0.5 fits 0 settings"),
+        ({"baseline": {"optimizer.lr": 0.1}}, "fits 2 settings; give values of"),
+        ({"baseline": {"seed": 0}}, "settings differ in model.hidden, optimizer.lr"),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    options: dict[str, Any], said: str, study: tuple[Path, pd.DataFrame]
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        compare(study[0], **options)
+
+
+def test_nothing_is_chosen_by_the_test_set_unasked(tmp_path: Path) -> None:
+    lay(tmp_path, {"seed": 0}, test_accuracy=0.9)
+    with pytest.raises(ValueError, match="nothing was validated"):
+        compare(tmp_path)
+    assert list(compare(tmp_path, metric="test_accuracy").ranking["mean"]) == [0.9]
+
+
+def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.DataFrame]) -> None:
+    folder, _ = study
+    command = [sys.executable, "-m", "nnlab.compare", str(folder), "--test"]
+    command += ["--baseline", "optimizer.lr=0.01", "--baseline", "model.hidden=[32]"]
+    environment = {**os.environ, "COLUMNS": "140"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "best by validation accuracy: model.hidden=" in done.stdout
+    written = pd.read_csv(folder / "comparison.csv")
+    expected = compare(folder, test=True, baseline={"optimizer.lr": 0.01, "model.hidden": [32]})
+    pd.testing.assert_frame_equal(
+        written.drop(columns="model.hidden"), expected.ranking.drop(columns="model.hidden")
+    )
+    for name in ("effects.csv", "comparison.png", "effects.png", "comparison.html"):
+        assert (folder / name).stat().st_size > 100
+    page = (folder / "comparison.html").read_text()
+    assert "cannot tell" in page
+    refused = subprocess.run([*command, "--by", "x"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "by=x: no run has it" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_table_shows_the_best(study: tuple[Path, pd.DataFrame]) -> None:
+    made = ranking_files.table(compare(study[0]))
+    cells = [list(column.cells) for column in made.columns]
+    assert cells[1][0] == "0.1"
+    assert cells[-1][0] == BEST
+    assert len(cells[0]) == 6
