@@ -65,6 +65,12 @@ def test_settings_are_told_apart_from_the_best_or_not(tmp_path: Path) -> None:
     ]
 
 
+def test_too_few_folds_are_called_folds(tmp_path: Path) -> None:
+    for rate, fold in itertools.product((0.01, 0.1), range(3)):
+        lay(tmp_path, {"optimizer.lr": rate, "folds": 3, "fold": fold}, test_accuracy=rate + fold)
+    assert compared(read(tmp_path)) == ["Settings are compared from 5 folds of each on."]
+
+
 def test_holm_keeps_one_of_many_comparisons_from_being_chance(tmp_path: Path) -> None:
     """Of six equal settings, some two differ with p below 0.05 by themselves in many studies."""
     random, alone, told = np.random.default_rng(1), 0, 0

@@ -124,12 +124,27 @@ def test_few_seeds_are_not_tested_and_missing_results_are_told(tmp_path: Path) -
     diverged = {"optimizer.lr": 0.01, "model.hidden": [32], "seed": 9, "valid_size": 500}
     lay(tmp_path, diverged, status="diverged")
     found = compare(tmp_path)
-    assert set(found.ranking["verdict"]) == {BEST, UNTESTED}
+    assert set(found.ranking["verdict"]) == {BEST, f"{UNTESTED} seeds"}
     assert found.ranking["p"].isna().all()
     assert not found.balanced
     said = " ".join(found.notes)
     assert "share fewer than 5 seeds with the best" in said
     assert "1 runs that diverged, failed or are not done are left out" in said
+
+
+def test_folds_are_called_folds(tmp_path: Path) -> None:
+    for rate, fold in itertools.product((0.01, 0.1), range(3)):
+        line = f"1,{rate + fold / 10},0.8,{rate + fold / 10},0.8,0.1\n"
+        options = {"optimizer.lr": rate, "folds": 3, "fold": fold}
+        lay(tmp_path, options, epochs=1, rows=line)
+    found = compare(tmp_path, metric="valid_loss")
+    assert list(found.ranking["verdict"]) == [BEST, f"{UNTESTED} folds"]
+    assert list(found.shares["factor"]) == ["optimizer.lr", "folds"]
+    said = " ".join([*found.notes, str(ranking_files.table(found).caption)])
+    assert "seed" not in said
+    assert "share fewer than 5 folds with the best" in said
+    assert "train more, as in folds=5" in said
+    assert "the mean over folds" in said
 
 
 def test_studies_of_many_people_are_told_apart(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def compared(runs: Sequence[RunRecord]) -> list[str]:
         place = f"{assignments(apart, values)}: " if apart else ""
         lines = more_data(group, keys, measure) + ranked(group, keys, measure)
         said += [place + line for line in lines]
-    return said or too_few(runs, [*apart, *keys])
+    return said or too_few(runs, [*apart, *keys], measure.over)
 
 
 def results(
@@ -192,9 +192,14 @@ def named(keys: Sequence[str], values: Seeds) -> str:
     return brief(values[0]) if len(keys) == 1 else assignments(keys, values)
 
 
-def too_few(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
+def too_few(runs: Sequence[RunRecord], keys: Sequence[str], over: str) -> list[str]:
     """Say what a comparison would take where it cannot be made."""
     most = max(map(len, grouped(runs, keys).values()))
     if most >= FEWEST:
         return []
-    return [ONE_SEED if most == 1 else f"Settings are compared from {FEWEST} seeds of each on."]
+    return [ONE_SEED if most == 1 else f"Settings are compared from {FEWEST} {over} of each on."]
+
+
+def as_in(over: str) -> str:
+    """Write the option that gives a setting as many runs as a comparison takes."""
+    return f"folds={FEWEST}" if over == "folds" else f"seed=range({FEWEST})"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nnlab.identity import NOT_IDENTITY
 from nnlab.records import RESULT
 from nnlab.report.columns import RESULTS, TEST_ACCURACY, Column
-from nnlab.report.comparisons import FEWEST, SURE
+from nnlab.report.comparisons import FEWEST, SURE, as_in
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -31,6 +31,7 @@ from nnlab.report.runs import (
     is_seed,
     rank,
     read,
+    repeats,
     spell,
     studies_below,
     varied,
@@ -41,9 +42,8 @@ from nnlab.text import nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few seeds"
+BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few"
 CHOICES = ("valid_accuracy", "valid_loss")  # what ranks settings, whichever there is first
-SEEDS = "seeds"  # what shares calls all of them
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
 SMALLER_IS_BETTER = ("loss", "seconds", "error", "mae", "rmse", "gap", "brier")
 MENTIONED = 6  # settings in a sentence
@@ -62,7 +62,8 @@ class Comparison:
     so on. effects: a row for each value of each factor, over all else. shares: a row for each
     factor, and for the seeds: which share of the variance of the results lies between its values.
     balanced: whether every combination was run equally often; otherwise shares overlap.
-    notes: all that in words.
+    over: in what the runs of a setting differ, seeds, folds, or, as "runs", both. notes: all that
+    in words.
     """
 
     metric: str
@@ -71,6 +72,7 @@ class Comparison:
     effects: pd.DataFrame
     shares: pd.DataFrame
     balanced: bool
+    over: str
     notes: list[str]
 
     def __str__(self) -> str:
@@ -104,7 +106,7 @@ def compare(
     for key in by:
         if key not in (known := {key for run in runs for key in run.settings}):
             raise ValueError(f"by={key}: no run has it; {nearest(key, known)}")
-    column = chosen_metric(runs, metric)
+    column, over = chosen_metric(runs, metric), repeats(runs)
     found = results(runs, by, column)
     means = mean_over(found.by_seed, 1)
     order = np.argsort(-means if larger_is_better(column) else means, kind="stable")
@@ -114,7 +116,7 @@ def compare(
     }
     columns |= estimates(found.by_seed)
     columns |= differences(found.values, int(order[0]))
-    columns["verdict"] = verdicts(columns, int(order[0]))
+    columns["verdict"] = verdicts(columns, int(order[0]), over)
     if baseline is not None:
         against = differences(found.values, place_of(baseline, found.settings, by))
         columns |= {f"baseline_{name}": values for name, values in against.items()}
@@ -128,8 +130,9 @@ def compare(
         by=by,
         ranking=ranking.iloc[order].reset_index(drop=True),
         effects=pd.DataFrame(main_effects(found, by)),
-        shares=pd.DataFrame(shares(found, by)),
+        shares=pd.DataFrame(shares(found, by, over)),
         balanced=bool(np.isfinite(found.values).all()),
+        over=over,
         notes=[],
     )
     made.notes.extend(in_words(made, runs, column))
@@ -287,9 +290,10 @@ def differences(values: Array, reference: int) -> dict[str, Array]:
     return {**interval, "pairs": count, "p": p, "p_holm": corrected}
 
 
-def verdicts(columns: Mapping[str, Any], best: int) -> list[str]:
+def verdicts(columns: Mapping[str, Any], best: int, over: str) -> list[str]:
     """Say of each setting how it stands beside the best."""
-    said = [UNTESTED if math.isnan(p) else ALIKE if p >= SURE else WORSE for p in columns["p_holm"]]
+    untested = f"{UNTESTED} {over}"
+    said = [untested if math.isnan(p) else ALIKE if p >= SURE else WORSE for p in columns["p_holm"]]
     said[best] = BEST
     return said
 
@@ -344,7 +348,7 @@ def levels(found: Results, by: Sequence[str]) -> Iterator[tuple[str, dict[Value,
         yield factor, values
 
 
-def shares(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
+def shares(found: Results, by: Sequence[str], over: str) -> list[dict[str, Any]]:
     """Return of each factor, and of the seeds, the share of the variance of all results that lies
     between its values (eta squared); what is left are their interactions and noise."""
     whole = found.values[np.isfinite(found.values)]
@@ -360,7 +364,7 @@ def shares(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
         {"factor": factor, "share": share(found.values[own] for own in values.values())}
         for factor, values in levels(found, by)
     ]
-    seeds = {"factor": SEEDS, "share": share(np.moveaxis(found.values, 1, 0))}
+    seeds = {"factor": over, "share": share(np.moveaxis(found.values, 1, 0))}
     return [*rows, seeds] if found.values.shape[1] > 1 else rows
 
 
@@ -369,28 +373,30 @@ def shares(found: Results, by: Sequence[str]) -> list[dict[str, Any]]:
 
 def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> list[str]:
     """Say what is best, what cannot be told from it, what the factors do, what is missing."""
-    ranking, by = made.ranking, made.by
+    ranking, by, over = made.ranking, made.by, made.over
     best = ranking.iloc[0]
     name = column.csv.replace("_", " ").replace("valid ", "validation ")
     said = [
         f"best by {name}: {named(best, by)} ({interval(dict(best), column)}, {best['n']} "
-        f"{'seed' if best['n'] == 1 else 'seeds'})"
+        f"{over[:-1] if best['n'] == 1 else over})"
     ]
     alike = ranking[ranking["verdict"] == ALIKE]
-    untested = int((ranking["verdict"] == UNTESTED).sum())
+    untested = int(ranking["verdict"].str.startswith(UNTESTED).sum())
     if len(alike):
         shown = "; ".join(named(row, by) for _, row in alike.head(MENTIONED).iterrows())
         more = f" and {len(alike) - MENTIONED:,} more" * (len(alike) > MENTIONED)
         said.append(
-            f"cannot be told from the best, paired by seed at the level of 5 % (Holm): "
+            f"cannot be told from the best, paired by {over[:-1]} at the level of 5 % (Holm): "
             f"{shown}{more}"
         )
     elif len(ranking) > 1 and not untested:
-        said.append("all other settings are worse, paired by seed at the level of 5 % (Holm)")
+        said.append(
+            f"all other settings are worse, paired by {over[:-1]} at the level of 5 % (Holm)"
+        )
     if untested:
         said.append(
-            f"{untested:,} of {len(ranking):,} settings share fewer than {FEWEST} seeds with "
-            f"the best: nothing is said of them; train more seeds, as in seed=range({FEWEST})"
+            f"{untested:,} of {len(ranking):,} settings share fewer than {FEWEST} {over} with "
+            f"the best: nothing is said of them; train more, as in {as_in(over)}"
         )
     own = [
         run
@@ -408,7 +414,7 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
         + (f"; interactions and noise {max(0.0, rest):.0%}" if made.balanced else "")
     )
     if not made.balanced:
-        said.append("not every combination has a result of every seed: shares overlap")
+        said.append(f"not every combination has a result of every {over[:-1]}: shares overlap")
     if missing := int(ranking["missing"].sum()):
         said.append(f"{missing:,} runs that diverged, failed or are not done are left out")
     return said

@@ -71,7 +71,7 @@ def table(found: Comparison) -> Table:
             *(within(row[name], math.nan, "accuracy" in name) for name in tests),
             row["verdict"],
         )
-    made.caption = "±: 95 % confidence interval of the mean over seeds (Student's t)"
+    made.caption = f"±: 95 % confidence interval of the mean over {found.over} (Student's t)"
     if len(found.ranking) > SHOWN:
         made.caption += f"; {len(found.ranking) - SHOWN:,} more settings in comparison.csv"
     return made
@@ -128,9 +128,9 @@ def ranking(found: Comparison) -> Figure:
     labels = [shortened(named(row, found.by), 60) for _, row in shown.iterrows()]
     axes.set_yticks(range(len(shown)), labels, fontsize=FONT)
     axes.tick_params(labelsize=FONT)
-    axes.set_xlabel(f"{label}; bar: 95 % interval over seeds", fontsize=FONT + 1)
+    axes.set_xlabel(f"{label}; bar: 95 % interval over {found.over}", fontsize=FONT + 1)
     axes.set_title(
-        "circle: the best; square: cannot be told from it, paired by seed; cross: other",
+        f"circle: the best; square: cannot be told from it, paired by {found.over[:-1]}; cross: other",
         fontsize=FONT,
         loc="left",
     )
@@ -158,7 +158,7 @@ def effects(found: Comparison) -> Figure:
     for axes in list(panels):
         axes.remove()
     figure.supylabel(label, fontsize=FONT + 1)
-    figure.suptitle("mean over all else, with its 95 % interval over seeds", fontsize=FONT)
+    figure.suptitle(f"mean over all else, with its 95 % interval over {found.over}", fontsize=FONT)
     return figure
 
 
