@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
+from nnlab.losses import REGRESSION
 from nnlab.report import ranking_files
 from nnlab.report.ranking import ALIKE, BEST, UNTESTED, WORSE, compare
 from tests.report.studies import lay
@@ -145,6 +146,37 @@ def test_folds_are_called_folds(tmp_path: Path) -> None:
     assert "share fewer than 5 folds with the best" in said
     assert "train more, as in folds=5" in said
     assert "the mean over folds" in said
+
+
+def lay_regression(study: Path, rate: float, seed: int, valid_r2: float | None) -> None:
+    r2 = valid_r2 or 0.7
+    tested = {"test_r2": r2 - 0.1, "test_mae": 2.0 - r2, "test_rmse": 3.0 - r2}
+    data = {"name": "table", "task": "regression", "classes": [], "sizes": {"train": 40}}
+    options = {"optimizer.lr": rate, "seed": seed}
+    folder = lay(study, options, epochs=1, dataset=data, test_accuracy=None, **tested)
+    valid = f"{1 - valid_r2},{valid_r2},1,1" if valid_r2 else ",,,"
+    head = [f"{part}_{name}" for part in ("train", "valid") for name in REGRESSION.measures]
+    lines = [",".join(("epoch", *head, "seconds")), f"1,0.2,0.8,1,1,{valid},0.1"]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_the_test_results_of_regressions_are_theirs(tmp_path: Path) -> None:
+    for rate, seed in itertools.product((0.01, 0.1), range(2)):
+        lay_regression(tmp_path, rate, seed, 0.5 + rate + seed / 10)
+    found = compare(tmp_path, test=True)
+    means = [0.55, 0.46]  # of 0.1 and 0.01, by hand: 0.5 + rate + 0.05 - 0.1
+    np.testing.assert_allclose(found.ranking["test_r2"], means, rtol=1e-9)
+    np.testing.assert_allclose(found.ranking["test_mae"], 1.9 - np.array(means), rtol=1e-9)
+    assert "test_accuracy" not in found.ranking
+    assert "test R² of the best: 0.55, 95 %" in " ".join(found.notes)
+    heads = [str(column.header) for column in ranking_files.table(found).columns]
+    assert heads[-5:-1] == ["test\nr2", "test\nmae", "test\nrmse", "test\nloss"]
+
+
+def test_a_regression_that_was_not_validated_has_no_accuracy_either(tmp_path: Path) -> None:
+    lay_regression(tmp_path, 0.01, 0, None)
+    with pytest.raises(ValueError, match="or give metric=test_r2, which"):
+        compare(tmp_path)
 
 
 def test_studies_of_many_people_are_told_apart(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlab.identity import NOT_IDENTITY
+from nnlab.losses import METRICS
 from nnlab.records import RESULT
-from nnlab.report.columns import RESULTS, TEST_ACCURACY, Column
+from nnlab.report.columns import RESULTS, TESTED, Column, learned
 from nnlab.report.comparisons import FEWEST, SURE, as_in
 from nnlab.report.runs import (
     RunRecord,
@@ -58,10 +59,10 @@ class Comparison:
     ``sd``, ``n``, ``ci95_low`` and ``ci95_high`` (Student's, over seeds), the ``difference`` from
     the best, paired by seed, with ``difference_low``, ``difference_high``, ``pairs``, ``p`` and
     ``p_holm``, and a ``verdict``. With a baseline the same of the difference from that, under
-    ``baseline_difference`` and so on; where all test results are asked for, ``test_accuracy`` and
-    so on. effects: a row for each value of each factor, over all else. shares: a row for each
-    factor, and for the seeds: which share of the variance of the results lies between its values.
-    balanced: whether every combination was run equally often; otherwise shares overlap.
+    ``baseline_difference`` and so on; where all test results are asked for, those too: ``test_accuracy``,
+    or ``test_r2``, and so on. effects: a row for each value of each factor, over all else. shares: a
+    row for each factor, and for the seeds: which share of the variance of the results lies between
+    its values. balanced: whether every combination was run equally often; otherwise shares overlap.
     over: in what the runs of a setting differ, seeds, folds, or, as "runs", both. notes: all that
     in words.
     """
@@ -121,7 +122,7 @@ def compare(
         against = differences(found.values, place_of(baseline, found.settings, by))
         columns |= {f"baseline_{name}": values for name, values in against.items()}
     if test:
-        for name in ("test_accuracy", "test_loss"):
+        for name in tests(runs):
             tested = results(runs, by, column_named(name))
             columns[name] = mean_over(tested.by_seed, 1)
     ranking = pd.DataFrame({name: list(values) for name, values in columns.items()})
@@ -176,10 +177,16 @@ def chosen_metric(runs: Sequence[RunRecord], metric: str | None) -> Column:
     if metric:
         raise ValueError(f"metric={metric}: no run has it; {nearest(metric, names)}")
     raise ValueError(
-        "nothing was validated, and settings are not to be chosen by the test set; train with "
-        "valid_size=500, say, or give metric=test_accuracy, which then is no measure of how good "
-        "the best one is"
+        f"nothing was validated, and settings are not to be chosen by the test set; train with "
+        f"valid_size=500, say, or give metric={tests(runs)[0]}, which then is no measure of how "
+        f"good the best one is"
     )
+
+
+def tests(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the columns of test results, those of what the runs learn, the main one first."""
+    metrics = [metric for metric in METRICS.values() if learned(metric)(runs)]
+    return [f"test_{metric.name}" for metric in metrics] + ["test_loss"]
 
 
 def column_named(name: str) -> Column:
@@ -403,10 +410,12 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
         for run in runs
         if [spell(run.settings.get(k)) for k in by] == list(map(spell, best[by]))
     ]
-    if column.csv.startswith("valid") and any(run.test_accuracy is not None for run in own):
-        tested = estimates(results(own, by, TEST_ACCURACY).by_seed)
-        test = {name: values[0] for name, values in tested.items()}
-        said.append(f"test accuracy of the best: {interval(test, TEST_ACCURACY)}")
+    metric = own[0].task.metrics[0]
+    tested = TESTED[metric.name]
+    if column.csv.startswith("valid") and any(is_result(tested.of(run)) for run in own):
+        found = estimates(results(own, by, tested).by_seed)
+        test = {name: values[0] for name, values in found.items()}
+        said.append(f"test {metric.title} of the best: {interval(test, tested)}")
     parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
     rest = 1 - float(made.shares["share"].sum())
     said.append(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from nnlab.losses import METRICS
 from nnlab.report import summary
 from nnlab.report.page import SCRIPT, Sheet, page, text_of
 from nnlab.report.plotting import COLOURS, DPI, FONT, Picture, save
@@ -54,7 +55,7 @@ def table(found: Comparison) -> Table:
         numeric = all(map(is_number, shown[key]))
         made.add_column(broken(key), justify="right" if numeric else "left")
     percent = "accuracy" in found.metric
-    tests = [name for name in ("test_accuracy", "test_loss") if name in shown]
+    tests = [f"test_{name}" for name in (*METRICS, "loss") if f"test_{name}" in shown]
     prefixes = {"difference from\nthe best (95 %)": ""}
     if "baseline_difference" in shown:
         prefixes["difference from\nthe baseline"] = "baseline_"
@@ -130,7 +131,8 @@ def ranking(found: Comparison) -> Figure:
     axes.tick_params(labelsize=FONT)
     axes.set_xlabel(f"{label}; bar: 95 % interval over {found.over}", fontsize=FONT + 1)
     axes.set_title(
-        f"circle: the best; square: cannot be told from it, paired by {found.over[:-1]}; cross: other",
+        f"circle: the best; square: cannot be told from it, paired by {found.over[:-1]}; "
+        f"cross: other",
         fontsize=FONT,
         loc="left",
     )
