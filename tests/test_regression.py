@@ -311,6 +311,7 @@ def test_options_of_classes_are_refused(override: str, message: str) -> None:
         (np.zeros((2, 2, 2)), r"shape \[2, 2, 2\]; a regression takes"),
         (np.zeros((2, 0)), r"shape \[2, 0\]"),
         ([True, False], "labels such as True"),
+        ([1.0, -1e39], r"a label of size 1e\+39, and float32 ends at 3.4e\+38; give"),
     ],
 )
 def test_labels_that_are_no_numbers_are_refused(labels: Any, message: str) -> None:

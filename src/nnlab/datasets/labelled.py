@@ -221,7 +221,7 @@ def labels_of(
 def numbers_of(where: str, name: str, labels: Any) -> NDArray[np.float64]:
     """Return labels [N] or [N, k] as the numbers that a regression is to predict, [N, k].
 
-    Raises ValueError where they are none, or some are missing or infinite.
+    Raises ValueError where they are none, or some are missing, infinite or beyond float32.
     """
     import pandas as pd
 
@@ -245,6 +245,12 @@ def numbers_of(where: str, name: str, labels: Any) -> NDArray[np.float64]:
         raise ValueError(
             f"{where} has {wrong:,} labels that are missing (NaN) or infinite; correct them, or "
             f"leave these examples out"
+        )
+    largest, limit = np.abs(numbers).max(initial=0), np.finfo(np.float32).max
+    if largest > limit:  # a network could not predict it
+        raise ValueError(
+            f"{where} has a label of size {largest:.2g}, and float32 ends at {limit:.2g}; give the "
+            f"labels in a larger unit"
         )
     return numbers
 

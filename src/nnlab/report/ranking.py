@@ -59,10 +59,11 @@ class Comparison:
     ``sd``, ``n``, ``ci95_low`` and ``ci95_high`` (Student's, over seeds), the ``difference`` from
     the best, paired by seed, with ``difference_low``, ``difference_high``, ``pairs``, ``p`` and
     ``p_holm``, and a ``verdict``. With a baseline the same of the difference from that, under
-    ``baseline_difference`` and so on; where all test results are asked for, those too: ``test_accuracy``,
-    or ``test_r2``, and so on. effects: a row for each value of each factor, over all else. shares: a
-    row for each factor, and for the seeds: which share of the variance of the results lies between
-    its values. balanced: whether every combination was run equally often; otherwise shares overlap.
+    ``baseline_difference`` and so on; where all test results are asked for, those too:
+    ``test_accuracy``, or ``test_r2``, and so on. effects: a row for each value of each factor, over
+    all else. shares: a row for each factor, and for the seeds: which share of the variance of the
+    results lies between its values. balanced: whether every combination was run equally often;
+    otherwise shares overlap.
     over: in what the runs of a setting differ, seeds, folds, or, as "runs", both. notes: all that
     in words.
     """
