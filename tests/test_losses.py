@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -233,6 +234,15 @@ def test_a_constant_target_has_the_r2_of_scikit_learn() -> None:
             (errors**2).sum(0).tolist(), errors.sum(0).tolist(), targets.numpy()
         )
         assert r2 == metrics.r2_score(targets, targets + errors)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_a_single_example_has_the_r2_of_scikit_learn() -> None:
+    targets = np.array([[1.0, 2.0]])
+    _, r2, mae, rmse = SquaredError().measures([0.25, 4.0], [0.5, 2.0], targets)
+    assert math.isnan(r2)
+    assert math.isnan(metrics.r2_score(targets, targets + np.array([[0.5, 2.0]])))
+    assert (mae, rmse) == (1.25, 1.25)
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:

@@ -6,6 +6,7 @@ Axes: n examples, K classes, k targets. Nothing here imports torch.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -141,17 +142,18 @@ class SquaredError:
         """Return the mean squared error, R², MAE and RMSE, each the mean over the targets.
 
         squared, absolute: [k] sums over the examples of errors. targets: [n, k]. R² of a target
-        that is the same in all examples is 1 without an error and 0 otherwise, as scikit-learn
-        has it.
+        that is the same in all examples is 1 without an error and 0 otherwise, and of a single
+        example it is NaN, as scikit-learn has it.
         """
         count, unit = len(targets), 1.0 if self.deviation is None else np.array(self.deviation)
         wide = targets.astype(np.float64)
         squares, errors = np.array(squared), np.array(absolute)
         with np.errstate(all="ignore"):  # of a network that diverged
             spread = ((wide - wide.mean(axis=0)) ** 2).sum(axis=0)
-            explained = np.where(spread > 0, 1 - squares / spread, squares == 0)
+            explained = np.where(spread == 0, squares == 0, 1 - squares / spread)
+            r2 = explained.mean() if count > 1 else math.nan
             rmse = np.sqrt(squares / count) * unit
-            means = squares.mean() / count, explained.mean(), (errors * unit).mean() / count
+            means = squares.mean() / count, r2, (errors * unit).mean() / count
             return *map(float, means), float(rmse.mean())
 
 

@@ -476,7 +476,8 @@ def finish(task: Task, run: Run) -> None:
 def in_words(run: Run) -> str:
     metric = run.loss.task.metrics[0]
     found = run.test_measures[f"test_{metric.name}"]
-    test = "" if found is None else f"test {metric.title} {metric.written(found)}, "
+    known = "" if found is None or math.isnan(found) else metric.written(found)
+    test = f"test {metric.title} {known}, " if known else ""
     count = len(run.epochs)
     if not count:
         return f"{test}not trained"

@@ -72,6 +72,19 @@ def test_nothing_to_read_without_validation(count: int) -> None:
 # When learning stopped
 
 
+def test_losses_are_read_where_r2_is_not_defined() -> None:
+    epoch = np.arange(1.0, 21.0)
+    nothing = np.full(20, math.nan)
+    found = interpret(
+        {"epoch": epoch, "train_loss": 1 / epoch, "train_r2": nothing}
+        | {"valid_loss": 1 + abs(epoch - 5) / 10, "valid_r2": nothing},
+        quality="r2",
+    )
+    assert found is not None
+    assert (found.best_epoch, found.overfits_from) == (5, 6)
+    assert (found.learning, found.learned_until, found.gap_r2) == ("unclear", None, None)
+
+
 def test_learning_stops_at_the_kink() -> None:
     accuracy = np.minimum(0.1 + 0.05 * EPOCHS, 0.6)  # 0.6 from epoch 10 on
     found = reading(2 - accuracy, accuracy)

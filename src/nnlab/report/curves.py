@@ -109,15 +109,17 @@ def interpret(
     >>> reading.best_epoch, reading.learned_until, reading.overfits_from
     (5, 8, 6)
     """
-    names = ("epoch", "train_loss", "valid_loss", f"valid_{quality}")
-    columns = [curves[name] for name in names]
-    seen = np.isfinite(columns).all(axis=0)
+    losses = [curves["train_loss"], curves["valid_loss"]]
+    seen = np.isfinite(losses).all(axis=0)
     if not seen.any():
         return None
+    columns = (curves["epoch"], *losses, curves[f"valid_{quality}"])
     epoch, train_loss, valid_loss, quality_curve = (column[seen] for column in columns)
     best = int(np.argmin(valid_loss))
     counted = examples if quality == "accuracy" else None
-    learning, learned = end_of_learning(quality_curve, 1 / counted if counted else 0.0)
+    learning, learned = "unclear", None  # as of one validation example, which has no R²
+    if np.isfinite(quality_curve).all():
+        learning, learned = end_of_learning(quality_curve, 1 / counted if counted else 0.0)
     if learning != "still" and not falls(train_loss):
         learning, learned = "never", None
     noise = noise_of(valid_loss)
