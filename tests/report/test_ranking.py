@@ -16,7 +16,15 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from nnlab.losses import REGRESSION
 from nnlab.report import ranking_files
-from nnlab.report.ranking import ALIKE, BEST, UNTESTED, WORSE, compare
+from nnlab.report.ranking import (
+    ALIKE,
+    BEST,
+    UNTESTED,
+    WORSE,
+    column_named,
+    compare,
+    larger_is_better,
+)
 from tests.report.studies import lay
 
 RATES, WIDTHS, SEEDS = (0.01, 0.03, 0.1), ([32], [128, 64]), range(6)
@@ -113,6 +121,30 @@ def test_what_varied_beside_the_factors_is_averaged_in_each_seed(
             assert row["baseline_p"] == pytest.approx(expected, rel=1e-7)
 
 
+def test_a_factor_that_is_named_twice_counts_once(study: tuple[Path, pd.DataFrame]) -> None:
+    assert compare(study[0], by=["optimizer.lr", "optimizer.lr"]).by == ["optimizer.lr"]
+
+
+def test_an_option_that_some_runs_do_not_have_is_null(tmp_path: Path) -> None:
+    lay(tmp_path, {"seed": 0})
+    lay(tmp_path, {"seed": 0, "folds": 3, "fold": 0})
+    found = compare(tmp_path, by=["folds"], metric="train_loss")
+    assert list(found.ranking["folds"]) == [3, None]
+    assert set(found.effects["value"]) == {3, None}
+    assert list(ranking_files.table(found).columns[0].cells) == ["3", "null"]
+
+
+def test_of_which_results_more_is_better() -> None:
+    names = {"ece": False, "brier": False, "valid_mae": False, "valid_r2": True, "auc": True}
+    assert {name: larger_is_better(column_named(name)) for name in names} == names
+
+
+def test_results_that_do_not_vary_have_no_shares(tmp_path: Path) -> None:
+    lay(tmp_path)
+    found = compare(tmp_path, metric="train_loss")
+    assert "variance" not in " ".join(found.notes)
+
+
 def test_losses_are_better_when_smaller(study: tuple[Path, pd.DataFrame]) -> None:
     found = compare(study[0], metric="train_loss")
     assert found.metric == "train_loss"
@@ -150,7 +182,7 @@ def test_folds_are_called_folds(tmp_path: Path) -> None:
 
 def lay_regression(study: Path, rate: float, seed: int, valid_r2: float | None) -> None:
     r2 = valid_r2 or 0.7
-    tested = {"test_r2": r2 - 0.1, "test_mae": 2.0 - r2, "test_rmse": 3.0 - r2}
+    tested: dict[str, Any] = {"test_r2": r2 - 0.1, "test_mae": 2.0 - r2, "test_rmse": 3.0 - r2}
     data = {"name": "table", "task": "regression", "classes": [], "sizes": {"train": 40}}
     options = {"optimizer.lr": rate, "seed": seed}
     folder = lay(study, options, epochs=1, dataset=data, test_accuracy=None, **tested)
@@ -196,6 +228,7 @@ def test_studies_of_many_people_are_told_apart(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"by": ["optimizer.l"]}, "by=optimizer.l: no run has it; did you mean optimizer.lr?"),
+        ({"by": ["x"]}, "by=x: .* choose one of model.hidden, optimizer.lr, seed, batch_size,"),
         ({"metric": "accuracy"}, "metric=accuracy: no run has it; did you mean"),
         ({"baseline": {"optimizer.lr": 0.5}}, "baseline optimizer.lr=0.5 fits 0 settings"),
         ({"baseline": {"optimizer.lr": 0.1}}, "fits 2 settings; give values of"),

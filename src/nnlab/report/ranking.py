@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few"
 CHOICES = ("valid_accuracy", "valid_loss")  # what ranks settings, whichever there is first
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
-SMALLER_IS_BETTER = ("loss", "seconds", "error", "mae", "rmse", "gap", "brier")
+SMALLER_IS_BETTER = ("loss", "seconds", "error", "mae", "rmse", "gap", "brier", "ece")
 MENTIONED = 6  # settings in a sentence
 
 
@@ -104,9 +104,11 @@ def compare(
     import pandas as pd
 
     runs = gather(studies, merge, label)
-    by = list(by) or default_factors(runs)
+    by = list(dict.fromkeys(by)) or default_factors(runs)
+    known = [*factors(runs), *sorted({key for run in runs for key in run.settings})]
+    known = list(dict.fromkeys(known))  # what varied is named first
     for key in by:
-        if key not in (known := {key for run in runs for key in run.settings}):
+        if key not in known:
             raise ValueError(f"by={key}: no run has it; {nearest(key, known)}")
     column, over = chosen_metric(runs, metric), repeats(runs)
     found = results(runs, by, column)
@@ -126,18 +128,30 @@ def compare(
         for name in tests(runs):
             tested = results(runs, by, column_named(name))
             columns[name] = mean_over(tested.by_seed, 1)
-    ranking = pd.DataFrame({name: list(values) for name, values in columns.items()})
+    ranking, effects = frame(columns), main_effects(found, by)
     made = Comparison(
         metric=column.csv,
         by=by,
         ranking=ranking.iloc[order].reset_index(drop=True),
-        effects=pd.DataFrame(main_effects(found, by)),
+        effects=frame({name: [row[name] for row in effects] for name in effects[0]}),
         shares=pd.DataFrame(shares(found, by, over)),
         balanced=bool(np.isfinite(found.values).all()),
         over=over,
         notes=[],
     )
     made.notes.extend(in_words(made, runs, column))
+    return made
+
+
+def frame(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
+    """Make a frame in which None stays None; pandas would make it NaN among numbers."""
+    import pandas as pd
+
+    series = {}
+    for name, values in columns.items():
+        listed = list(values)
+        series[name] = pd.Series(listed, dtype=object if None in listed else None)
+    made: pd.DataFrame = pd.DataFrame(series)
     return made
 
 
