@@ -431,12 +431,13 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
         found = estimates(results(own, by, tested).by_seed)
         test = {name: values[0] for name, values in found.items()}
         said.append(f"test {metric.title} of the best: {interval(test, tested)}")
-    parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
     rest = 1 - float(made.shares["share"].sum())
-    said.append(
-        f"shares of the variance: {parts}"
-        + (f"; interactions and noise {max(0.0, rest):.0%}" if made.balanced else "")
-    )
+    if rest < 1:  # results vary
+        parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
+        said.append(
+            f"shares of the variance: {parts}"
+            + (f"; interactions and noise {max(0.0, rest):.0%}" if made.balanced else "")
+        )
     if not made.balanced:
         said.append(f"not every combination has a result of every {over[:-1]}: shares overlap")
     if missing := int(ranking["missing"].sum()):
