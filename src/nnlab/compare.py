@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnlab import arguments, terminal
+from nnlab import arguments, messages, terminal
 from nnlab.report import ranking, ranking_files
 
 
@@ -32,7 +32,7 @@ def main(given: Sequence[str] | None = None) -> int:
         folder = options.into or place(options.study, options.merge)
         written = ranking_files.write(found, folder)
     except (ValueError, OSError) as error:
-        terminal.complain(error)
+        terminal.complain(messages.explain(error) or error)
         return 1
     terminal.show(ranking_files.table(found))
     terminal.say(*found.notes, *written)
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("study", nargs="*", type=Path, help="one or more, say outputs/mnist")
     made.add_argument(
         "--by",
-        type=lambda text: text.split(","),
+        type=lambda text: [name for name in text.split(",") if name],
         default=[],
         metavar="NAME[,NAME]",
         help="the factors that make a setting, as in optimizer.lr,model.hidden; without it all "
@@ -58,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--metric",
         metavar="COLUMN",
-        help="of summary.csv, that settings are ranked by; without it valid_accuracy",
+        help="of summary.csv, that settings are ranked by; without it valid_accuracy, of "
+        "regressions valid_r2",
     )
     made.add_argument(
         "--baseline",

@@ -162,7 +162,7 @@ def test_few_seeds_are_not_tested_and_missing_results_are_told(tmp_path: Path) -
     assert not found.balanced
     said = " ".join(found.notes)
     assert "share fewer than 5 seeds with the best" in said
-    assert "1 runs that diverged, failed or are not done are left out" in said
+    assert "1 run is left out, which has no valid_accuracy" in said
 
 
 def test_folds_are_called_folds(tmp_path: Path) -> None:

@@ -563,7 +563,7 @@ def test_a_function_that_some_seeds_learned(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((1.0, 0.5, 1.0)):
         lay(tmp_path, options | {"seed": seed}, test_accuracy=accuracy, test_loss=0.3)
     first = summary.notes(read(tmp_path))[0]
-    assert first.startswith("Has not learned 0110 xor (right with 2 of 3 seeds, 83.3 ± 28.9 %")
+    assert first.startswith("Has not learned 0110 xor (right with 2 of 3 seeds, 83.3 ± 71.7 %")
 
 
 def test_part_of_a_truth_table_proves_nothing(tmp_path: Path) -> None:

@@ -44,7 +44,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few"
-CHOICES = ("valid_accuracy", "valid_loss")  # what ranks settings, whichever there is first
+CHOICES = (
+    "valid_accuracy",
+    "valid_r2",
+    "valid_loss",
+)  # what ranks settings, whichever there is first
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
 SMALLER_IS_BETTER = ("loss", "seconds", "error", "mae", "rmse", "gap", "brier", "ece")
 MENTIONED = 6  # settings in a sentence
@@ -94,7 +98,7 @@ def compare(
 
     by: the factors that make a setting; (): all that varied, but seeds. What varied beside them is
     averaged over in each seed. metric: a column of summary.csv; None:
-    valid_accuracy or, where there is none, valid_loss. baseline: the setting that all are compared
+    valid_accuracy, of regressions valid_r2, or else valid_loss. baseline: the setting that all are compared
     with beside the best, as in ``{"optimizer.lr": 0.01}``. test: give the test results of all
     settings, not only of the best. merge: folders of studies, one for each person or machine, or
     patterns such as "class/*"; label: what the factor is called that tells them apart.
@@ -441,7 +445,10 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
     if not made.balanced:
         said.append(f"not every combination has a result of every {over[:-1]}: shares overlap")
     if missing := int(ranking["missing"].sum()):
-        said.append(f"{missing:,} runs that diverged, failed or are not done are left out")
+        were = "run is left out, which has" if missing == 1 else "runs are left out, which have"
+        said.append(
+            f"{missing:,} {were} no {column.csv}: diverged, failed, not done, or of another task"
+        )
     return said
 
 
