@@ -471,6 +471,13 @@ def test_a_batch_of_one_cannot_be_normalised(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("one/*/metrics.csv"))
 
 
+def test_a_network_without_hidden_layers_normalises_nothing(tmp_path: Path) -> None:
+    options = {"model": "linear", "model.batch_norm": [True, False], "stopping.max_epochs": 2}
+    options |= {"train_size": 20, "test_size": 10, "batch_size": 1, "engine": "native"}
+    found = nnlab.sweep(options, study="none", output_dir=tmp_path)
+    assert found.test_loss.nunique() == 1
+
+
 # ---- with other losses ----
 
 
