@@ -38,6 +38,7 @@ from nnlab.stopping import RULES, StoppingConfig
 if TYPE_CHECKING:
     from nnlab.datasets import Data
 
+FORMATS = ("png", "svg", "pdf", "tex")  # of figures; the last of the table
 CONF = Path(__file__).with_name("conf")
 
 
@@ -54,6 +55,12 @@ class Init(enum.Enum):
     glorot = "glorot"
     orthogonal = "orthogonal"
     zeros = "zeros"
+
+
+class LossScale(enum.Enum):
+    auto = "auto"
+    log = "log"
+    linear = "linear"
 
 
 class EngineName(enum.Enum):
@@ -284,8 +291,18 @@ class CheckpointConfig:
 @dataclass
 class ReportConfig:
     predict: list[int] = MISSING
+    formats: list[str] = MISSING
+    loss_scale: LossScale = MISSING
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for more than every report has."""
+        others = set(self.formats) != {"png"} or self.loss_scale is not LossScale.auto
+        return bool(self.predict) or others
 
     def check(self) -> None:
+        limit = f"give some of {', '.join(FORMATS)}; png is always there, for the page"
+        require(set(self.formats) <= set(FORMATS), "report.formats", self.formats, limit)
         limit = "give training-set sizes of 1 or more, as in [5000,60000]"
         require(all(size >= 1 for size in self.predict), "report.predict", self.predict, limit)
 

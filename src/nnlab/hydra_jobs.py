@@ -392,7 +392,7 @@ class SweepLoader:
             if config is None or isinstance(config.model, OwnNetworkConfig):
                 continue  # the source of the latter may change
             if asked and not (
-                config.evaluation or config.report.predict or config.plan or config.force
+                config.evaluation or config.report.asks or config.plan or config.force
             ):
                 runs.remember(asked, outcome.folder)
 

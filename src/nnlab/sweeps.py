@@ -213,7 +213,7 @@ def write_reports(
         ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
         clear_up(folder, [outcome.folder for outcome in ours if outcome.result])
         configs = [outcome.job.config for outcome in ours if outcome.job.config is not None]
-        predict = configs[0].report.predict if configs else []
+        asked = configs[0].report if configs else None
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
@@ -221,17 +221,23 @@ def write_reports(
         if (
             runs.reported()
             and drawn
-            and not predict
+            and not (asked and asked.asks)
             and not any(outcome.evaluation_files for outcome in ours)
         ):
             shown = report.look(folder)
         else:
             try:
                 with claims.exclusive(folder):
-                    shown = report.write_report(folder, curves=curves, predict=predict)
+                    shown = report.write_report(
+                        folder,
+                        curves=curves,
+                        predict=asked.predict if asked else (),
+                        formats=asked.formats if asked else (),
+                        loss_scale=asked.loss_scale.name if asked else "auto",
+                    )
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read
-                shown = report.look(folder, predict)
+                shown = report.look(folder, asked.predict if asked else ())
                 problems.append(messages.explain(error, folder) or str(error))
         others = [file for outcome in ours for file in outcome.evaluation_files]
         reports.append((shown, [*(shown.files or [folder]), *others]))

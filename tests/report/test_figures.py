@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from PIL import Image
 
+from nnlab import report
 from nnlab.report import figures, plotting
 from nnlab.report.runs import read
 from tests.names import HOSTILE
@@ -735,3 +737,35 @@ def test_names_are_shown_as_text_in_every_figure(tmp_path: Path) -> None:
         shown = {text for legend in legends if legend for text in texts(legend)}
         for name in HOSTILE[:6]:
             assert any(text.startswith(plotting.plain(name)) for text in shown), (name, shown)
+
+
+def test_figures_are_there_in_the_formats_asked_for(tmp_path: Path) -> None:
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size}, test_accuracy=0.9, test_loss=0.4)
+    made = report.write_report(tmp_path, formats=["svg", "pdf"], loss_scale="linear")
+    names = {file.name for file in made.files}
+    assert {"loss.png", "loss.svg", "loss.pdf", "accuracy.svg"} <= names
+    drawn = (tmp_path / "loss.svg").read_text()
+    assert "<text" in drawn  # text stays text
+    assert "Training loss" in drawn
+    assert (tmp_path / "loss.pdf").read_bytes().startswith(b"%PDF")
+    # Nothing of other runs, or in other formats than asked for, is left.
+    report.write_report(tmp_path, formats=["svg"])
+    assert (tmp_path / "loss.svg").exists()
+    assert not (tmp_path / "loss.pdf").exists()
+    shutil.rmtree(tmp_path / "train_size=1000")
+    report.write_report(tmp_path)
+    assert not list(tmp_path.glob("*.svg"))
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("log", "log"), ("linear", "linear")])
+def test_losses_have_the_scale_asked_for(tmp_path: Path, scale: str, expected: str) -> None:
+    rows = "".join(f"{epoch},{2 / epoch},0.5,,,0.1\n" for epoch in range(1, 4))
+    for size in (500, 1000):
+        lay(tmp_path, {"train_size": size}, rows=rows)
+    figure = figures.loss(read(tmp_path), scale)
+    assert figure is not None
+    assert figure.axes[0].get_yscale() == expected
+    low, high = figure.axes[0].get_ylim()
+    assert low < 2 / 3
+    assert high > 2

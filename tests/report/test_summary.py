@@ -17,7 +17,7 @@ from nnlab.report import summary
 from nnlab.report.comparisons import ONE_SEED
 from nnlab.report.curves import RULES
 from nnlab.report.runs import read
-from nnlab.terminal import fitted
+from nnlab.terminal import as_rows, fitted
 from nnlab.text import as_label
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, curves, lay
@@ -652,3 +652,24 @@ def test_no_number_is_broken_in_a_narrow_terminal(tmp_path: Path, width: int) ->
     assert max(map(len, lines)) <= width
     for value in ("60000", "80.5 ± 6.4 %", "0.500"):
         assert any(value in line for line in lines), lines
+
+
+def test_the_table_for_latex_has_the_cells_of_the_terminal(tmp_path: Path) -> None:
+    for rate, seed in itertools.product((0.01, 0.1), (0, 1)):
+        options = {"optimizer.lr": rate, "seed": seed}
+        lay(tmp_path, options, test_accuracy=0.9 + seed / 100, test_loss=0.4)
+    made = report.write_report(tmp_path, formats=["tex"])
+    file = tmp_path / "summary.tex"
+    assert file in made.files
+    said = file.read_text()
+    lines = [line for line in said.splitlines() if line.endswith(r"\\")]
+    heads, *cells = as_rows(made.table)
+    for line, row in zip(lines, [heads, *cells], strict=True):
+        expected = [
+            cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in row
+        ]
+        assert line.removesuffix(r"\\").strip().split(" & ") == expected
+    assert said.startswith("% ±: 95 % confidence interval")
+    assert r"\toprule" in said
+    report.write_report(tmp_path)
+    assert not file.exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,8 @@ def write_report(
     curves: Sequence[Path] = (),
     predict: Sequence[int] = (),
     single_file: bool = False,
+    formats: Collection[str] = (),
+    loss_scale: str = "auto",
 ) -> Report:
     """Write ``summary.csv``, ``cells.csv``, figures and page of a study; remove what no longer
     applies.
@@ -53,6 +55,9 @@ def write_report(
     always gets one, and one that exists is drawn again when older than its metrics.
     predict: training-set sizes of which the accuracy is to be predicted.
     single_file: write a page that holds its pictures, ``single.html``, beside the usual one.
+    formats: svg and pdf, in which the figures are to be there beside PNG, and tex: the table as
+    ``summary.tex``. loss_scale: auto, log or
+    linear.
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
@@ -60,7 +65,11 @@ def write_report(
     table, notes = summary.table(runs), summary.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
         summary.write_csv(rows, file)
-    drawn = figure_process.draw_all(runs, study, curves)
+    if "tex" in formats:
+        files.append(summary.write_tex(table, study / "summary.tex"))
+    else:
+        (study / "summary.tex").unlink(missing_ok=True)
+    drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale)
     made = [page.write_page(runs, notes, drawn, study)]
     if single_file:
         made.append(page.write_page(runs, notes, drawn, study, single_file=True))

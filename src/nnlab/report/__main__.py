@@ -30,6 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SIZE",
         help="training-set sizes of which the test accuracy is to be predicted",
     )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("png", "svg", "pdf", "tex"),
+        default=[],
+        help="of the figures, beside PNG, which the page shows; tex: of the table, summary.tex",
+    )
+    parser.add_argument(
+        "--loss-scale",
+        choices=("auto", "log", "linear"),
+        default="auto",
+        help="of the figures of losses; without it logarithmic where they span a factor of ten",
+    )
     status = 0
     options = parser.parse_args(arguments)
     for folder in options.study:
@@ -37,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs = study.look(folder)  # before they are read: one may end meanwhile
             with claims.exclusive(folder) if runs.entries else contextlib.nullcontext():
                 made = report.write_report(
-                    folder, predict=options.predict, single_file=options.single_file
+                    folder,
+                    predict=options.predict,
+                    single_file=options.single_file,
+                    formats=options.formats,
+                    loss_scale=options.loss_scale,
                 )
                 runs.save(report=made.files)
         except OSError as error:

@@ -13,10 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from nnlab.report.runs import RunRecord
+from typing import Any
 
 ANSWER = b"nnlab has drawn:\n"  # before an answer; anything else was printed by chance
 SILENT = 30.0  # seconds after which the second process is given up
@@ -55,14 +54,14 @@ def stop() -> None:
         atexit.unregister(stop)
 
 
-def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path]) -> list[Path]:
+def draw_all(*asked: Any) -> list[Path]:
     """Do what ``figures.draw_all`` does, in the second process or, without it, in this one."""
     if _artist is not None:
         assert _artist.stdin is not None
         assert _artist.stdout is not None
         try:
             with unless_silent(_artist) as hear:
-                pickle.dump((runs, study, curves_for), _artist.stdin)
+                pickle.dump(asked, _artist.stdin)
                 _artist.stdin.flush()
                 while (line := _artist.stdout.readline()) != ANSWER:
                     if not line:
@@ -77,7 +76,7 @@ def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path])
             return drawn
     from nnlab.report import figures
 
-    return figures.draw_all(runs, study, curves_for)
+    return figures.draw_all(*asked)
 
 
 @contextlib.contextmanager

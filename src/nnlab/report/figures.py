@@ -7,7 +7,7 @@ apply.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from nnlab.report.plotting import (
     Style,
     entry,
     explain,
+    fit_loss,
     frame,
     label_outer,
     legend_values,
-    loss_scale,
     over_epochs,
     plot,
-    save,
+    remove,
+    save_each,
     scale_of,
     styles,
     ticks,
@@ -60,14 +61,23 @@ ONE_SEED = "bar of one seed: 95 % interval by the number of test examples"
 CROSS: dict[str, Any] = {"marker": "x", "ls": "", "ms": 5, "mew": 1.2}
 
 
-def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path] = ()) -> list[Path]:
-    """Draw what applies into the study's folder, remove what does not; return what there is."""
+def draw_all(
+    runs: Sequence[RunRecord],
+    study: Path,
+    curves_for: Sequence[Path] = (),
+    formats: Collection[str] = (),
+    loss_scale: str = "auto",
+) -> list[Path]:
+    """Draw what applies into the study's folder, remove what does not; return what there is.
+
+    formats, loss_scale: see ``report.write_report``.
+    """
     drawings: dict[str, Callable[[Sequence[RunRecord]], Figure | None]] = {
         "train_time": train_time,
         "accuracy": accuracy,
         "r2": functools.partial(accuracy, metric=METRICS["r2"]),
-        "loss": loss,
-        "loss_curves": loss_curves,
+        "loss": functools.partial(loss, scale=loss_scale),
+        "loss_curves": functools.partial(loss_curves, scale=loss_scale),
         "accuracy_curves": accuracy_curves,
         "r2_curves": functools.partial(panel_curves, quantity="r2"),
     }
@@ -76,16 +86,16 @@ def draw_all(runs: Sequence[RunRecord], study: Path, curves_for: Sequence[Path] 
         path = study / f"{name}.png"
         figure = draw(runs)
         if figure is None:
-            path.unlink(missing_ok=True)
+            remove(path)
         else:
-            files.append(save(figure, path))
+            files += save_each(figure, path, formats)
     asked = {folder.resolve() for folder in curves_for}
     for run in runs:
         path = run.folder / "curves.png"
         if not len(run.curves["epoch"]):
-            path.unlink(missing_ok=True)
+            remove(path)
         elif len(runs) == 1 or run.folder.resolve() in asked or outdated(path):
-            files.append(save(curves(run), path))
+            files += save_each(curves(run, loss_scale), path, formats)
     return files
 
 
@@ -201,7 +211,7 @@ def accuracy(runs: Sequence[RunRecord], metric: Metric = METRICS["accuracy"]) ->
     return figure
 
 
-def loss(runs: Sequence[RunRecord]) -> Figure | None:
+def loss(runs: Sequence[RunRecord], scale: str = "auto") -> Figure | None:
     """Draw training loss over epochs, a line per run; seeds as their mean and its interval. Many
     settings of two options or more get a panel for each value of one of them. None for a
     single run, or where no epoch ended."""
@@ -225,7 +235,7 @@ def loss(runs: Sequence[RunRecord]) -> Figure | None:
     kept = kept or [run.curves["train_loss"] for run in runs]
     for axes, part in zip(panels, parts.values()):
         over_epochs(axes, "Training loss", kept)
-        loss_scale(axes, kept)
+        fit_loss(axes, kept, scale)
         draw_losses(axes, grouped(part, keys), looks)
     label_outer(panels)
     if keys:
@@ -265,10 +275,10 @@ def draw_losses(
                 mark_end(axes, run.curves, colour)
 
 
-def loss_curves(runs: Sequence[RunRecord]) -> Figure | None:
+def loss_curves(runs: Sequence[RunRecord], scale: str = "auto") -> Figure | None:
     """Draw training and validation loss over epochs, a panel for each setting, a line for each
     run. None for a single run, without validation, or with more settings than panels."""
-    return panel_curves(runs, "loss")
+    return panel_curves(runs, "loss", scale)
 
 
 def accuracy_curves(runs: Sequence[RunRecord]) -> Figure | None:
@@ -276,7 +286,7 @@ def accuracy_curves(runs: Sequence[RunRecord]) -> Figure | None:
     return panel_curves(runs, "accuracy")
 
 
-def panel_curves(runs: Sequence[RunRecord], quantity: str) -> Figure | None:
+def panel_curves(runs: Sequence[RunRecord], quantity: str, scale: str = "auto") -> Figure | None:
     keys = ordered_factors(runs)
     drawn = [run for run in runs if run.reading and quantity in run.task.measures]
     groups = grouped(drawn, keys)
@@ -292,14 +302,14 @@ def panel_curves(runs: Sequence[RunRecord], quantity: str) -> Figure | None:
     for axes, group in zip(panels, groups.values()):
         over_epochs(axes, y_label(quantity), [run.curves["epoch"] for run in drawn])
         if quantity == "loss":
-            loss_scale(axes, shown)
+            fit_loss(axes, shown, scale)
         for run in group:
             draw_curves(axes, run, quantity, 1.3 if len(group) == 1 else 0.7)
     label_outer(panels)
     return figure
 
 
-def curves(run: RunRecord) -> Figure:
+def curves(run: RunRecord, scale: str = "auto") -> Figure:
     """Draw loss and accuracy (or R²) of one run over epochs: training and, if any, validation."""
     notes = [run.stop_reason or ("unfinished" if run.status == "running" else run.status)]
     tested = run.tested(run.main)
@@ -313,7 +323,7 @@ def curves(run: RunRecord) -> Figure:
         values = [run.curves[f"{part}_{quantity}"] for part in PARTS]
         over_epochs(axes, y_label(quantity, "" if run.reading else "training "), values)
         if quantity == "loss":
-            loss_scale(axes, values)
+            fit_loss(axes, values, scale)
         draw_curves(axes, run, quantity, 1.3)
     return figure
 

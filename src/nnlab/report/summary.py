@@ -43,6 +43,7 @@ from nnlab.report.runs import (
 from nnlab.report.statistics import Array
 from nnlab.report.times import most_concurrent, timings
 from nnlab.storage import write_atomic
+from nnlab.terminal import as_rows
 from nnlab.text import for_csv, inert, visible, visible_lines
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
@@ -83,6 +84,20 @@ def write_csv(table: Sequence[dict[str, Any]], path: Path) -> None:
     for row in table:
         writer.writerow({key: cell(value) for key, value in row.items()})
     write_atomic(path, text.getvalue().encode())
+
+
+def write_tex(made: Table, path: Path) -> Path:
+    """Write a table for LaTeX (needs the package booktabs), as a whole or not at all."""
+    import pandas as pd
+
+    heads, *cells = as_rows(made)
+    aligned = "".join("r" if column.justify == "right" else "l" for column in made.columns)
+    styler = pd.DataFrame(cells, columns=heads).style.hide(axis="index")
+    styler = styler.format(escape="latex").format_index(escape="latex", axis=1)
+    text = styler.to_latex(hrules=True, column_format=aligned).replace("±", r"$\pm$")
+    notes = "".join(f"% {line}\n" for line in str(made.caption or "").splitlines())
+    write_atomic(path, (notes + text).encode())
+    return path
 
 
 def cell(value: Any) -> Any:
