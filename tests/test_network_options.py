@@ -471,6 +471,27 @@ def test_a_batch_of_one_cannot_be_normalised(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("one/*/metrics.csv"))
 
 
+@pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan")])
+def test_a_dropout_that_is_no_fraction_is_refused(dropout: float) -> None:
+    for make in (lambda: nnlab.mlp(2, [3], 2, dropout=dropout), lambda: KeyedDropout(dropout)):
+        with pytest.raises(ValueError, match=rf"{dropout:g} is not possible: .* below 1"):
+            make()
+
+
+def test_names_that_a_network_does_not_know_are_refused() -> None:
+    with pytest.raises(ValueError, match="init=He is not possible: choose one of default, he, "):
+        nnlab.mlp(2, [3], 2, init="He")
+    with pytest.raises(ValueError, match="activation=gelu is not possible: choose one of relu, "):
+        nnlab.mlp(2, [3], 2, activation="gelu")
+
+
+def test_a_network_without_hidden_layers_normalises_nothing(tmp_path: Path) -> None:
+    options = {"model": "linear", "model.batch_norm": [True, False], "stopping.max_epochs": 2}
+    options |= {"train_size": 20, "test_size": 10, "batch_size": 1, "engine": "native"}
+    found = nnlab.sweep(options, study="none", output_dir=tmp_path)
+    assert found.test_loss.nunique() == 1
+
+
 # ---- with other losses ----
 
 

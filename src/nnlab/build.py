@@ -184,7 +184,8 @@ def build_run(config: Config, data: Data, network: nn.Module) -> Run:
 
 def check_batches(config: Config, examples: int) -> None:
     """Raise ValueError where a batch of the training examples is too small to be normalised."""
-    normalised = isinstance(config.model, MLPConfig) and config.model.batch_norm
+    options = config.model
+    normalised = isinstance(options, MLPConfig) and options.batch_norm and options.hidden
     if normalised and (config.batch_size == 1 or examples % config.batch_size == 1):
         raise ValueError(
             f"model.batch_norm=true is not possible: batch_size={config.batch_size} makes a batch "

@@ -32,7 +32,7 @@ from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
 from nnlab.identity import ASKED, NOT_IDENTITY, without_added
 from nnlab.losses import CLASSIFICATION, REGRESSION, LossConfig
-from nnlab.options import MISSING, plain, require, require_finite
+from nnlab.options import LARGEST, MISSING, plain, require, require_factor, require_finite
 from nnlab.stopping import RULES, StoppingConfig
 
 if TYPE_CHECKING:
@@ -181,10 +181,10 @@ class OptimizerConfig:
     min_lr: float = 0.0
 
     def check(self) -> None:
-        require_finite("optimizer.lr", self.lr)
-        require_finite("optimizer.weight_decay", self.weight_decay)
-        require_finite("optimizer.l1", self.l1)
-        require_finite("optimizer.l2", self.l2)
+        require_factor("optimizer.lr", self.lr)
+        require_factor("optimizer.weight_decay", self.weight_decay)
+        require_factor("optimizer.l1", self.l1)
+        require_factor("optimizer.l2", self.l2)
         if self.clip_norm is not None:
             limit = "it must be a finite number above 0 (null: gradients as they are)"
             fine = math.isfinite(self.clip_norm) and self.clip_norm > 0
@@ -198,7 +198,7 @@ class OptimizerConfig:
         require(self.step_size >= 1, "optimizer.step_size", self.step_size, limit)
         limit = "the learning rate is multiplied with it: above 0, at most 1"
         require(0 < self.gamma <= 1, "optimizer.gamma", self.gamma, limit)
-        require_finite("optimizer.min_lr", self.min_lr)
+        require_factor("optimizer.min_lr", self.min_lr)
         limit = f"the rate falls to it from optimizer.lr={self.lr:g}; give less"
         falls = self.min_lr <= self.lr or self.schedule not in ("cosine", "plateau")
         require(falls, "optimizer.min_lr", self.min_lr, limit)
@@ -230,8 +230,8 @@ class SGD(OptimizerConfig):
 
     def check(self) -> None:
         super().check()
-        require_finite("optimizer.momentum", self.momentum)
-        require_finite("optimizer.dampening", self.dampening, least=-math.inf)
+        require_factor("optimizer.momentum", self.momentum)
+        require_factor("optimizer.dampening", self.dampening, least=-LARGEST)
         limit = "nesterov needs momentum above 0 and dampening=0"
         steady = self.momentum > 0 and self.dampening == 0
         require(steady or not self.nesterov, "optimizer.nesterov", True, limit)
@@ -251,7 +251,7 @@ class Adam(OptimizerConfig):
         inside = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         limit = "two numbers of at least 0 and below 1, as in [0.9,0.999]"
         require(inside, "optimizer.betas", list(self.betas), limit)
-        require_finite("optimizer.eps", self.eps)
+        require_factor("optimizer.eps", self.eps)
 
 
 @dataclass

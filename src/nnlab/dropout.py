@@ -16,12 +16,17 @@ class KeyedDropout(nn.Module):
     """In training, set each of the values [B, O] to zero with probability p, and divide the others
     by 1 - p.
 
-    For each batch it draws a key from torch's global generator of the CPU. Source: Srivastava et
+    For each batch it draws a key from torch's global generator of the CPU. Raises ValueError
+    unless 0 <= p < 1. Source: Srivastava et
     al., Dropout: a simple way to prevent neural networks from overfitting, 2014.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(
+                f"dropout={p:g} is not possible: it is a fraction, at least 0 and below 1"
+            )
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlab.options import MISSING, require
+from nnlab.options import LARGEST, MISSING, require
 from nnlab.stopping import Epoch, RegressionEpoch
 
 
@@ -173,8 +173,9 @@ class LossConfig:
         require(0 <= self.label_smoothing < 1, "loss.label_smoothing", self.label_smoothing, limit)
         given = self.class_weights
         limit = "choose null, balanced, or a list of a number above 0 for each class, as in [1,2.5]"
+        limit += f" ({1 / LARGEST:g} to {LARGEST:g})"
         fine = given in (None, "balanced") or (
-            isinstance(given, list) and len(given) > 0 and all(map(positive, given))
+            isinstance(given, list) and len(given) > 0 and all(map(is_weight, given))
         )
         require(fine, "loss.class_weights", given, limit)
 
@@ -202,6 +203,6 @@ class LossConfig:
         )
 
 
-def positive(number: object) -> bool:
+def is_weight(number: object) -> bool:
     plain = isinstance(number, (int, float)) and not isinstance(number, bool)
-    return plain and 0 < number < float("inf")  # type: ignore[operator]
+    return plain and 1 / LARGEST <= number <= LARGEST  # type: ignore[operator]

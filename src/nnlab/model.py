@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnlab.dropout import KeyedDropout
+from nnlab.options import require
 from nnlab.shapes import image_like
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -46,7 +47,8 @@ def mlp(
     1/sqrt(fan-in)), from ``generator`` alone; with another ``init``, one of INITS, biases are
     zero. Without ``bias`` there are none. ``batch_norm``: each hidden layer is normalised before
     its activation. ``dropout``: how many of its units are dropped in training, a fraction.
-    Input [B, inputs], output [B, outputs]. Raises ValueError for a layer without units.
+    Input [B, inputs], output [B, outputs]. Raises ValueError for a layer without units,
+    names that are not known, and ``dropout`` below 0 or from 1 on.
 
     Sources: He et al., Delving deep into rectifiers, 2015; Glorot & Bengio, Understanding the
     difficulty of training deep feedforward neural networks, 2010; Saxe et al., Exact solutions
@@ -61,12 +63,16 @@ def mlp(
     sizes = [inputs, *hidden, outputs]
     if min(sizes) < 1:
         raise ValueError(f"layers of {sizes} units are not possible: each needs at least 1")
+    limit = f"choose one of {', '.join(ACTIVATIONS)}"
+    require(activation in ACTIVATIONS, "activation", activation, limit)
+    limit = f"choose one of {', '.join(('default', *INITS))}"
+    require(init in ("default", *INITS), "init", init, limit)
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
         linear = _initial(fan_in, fan_out, init, bias, generator)
         after: list[nn.Module] = [nn.BatchNorm1d(fan_out)] if batch_norm else []
         after += [ACTIVATIONS[activation]()]
-        after += [KeyedDropout(dropout)] if dropout > 0 else []
+        after += [KeyedDropout(dropout)] if dropout != 0 else []
         layers += [linear, *after]
     return nn.Sequential(*layers[: -len(after)])
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 MISSING: Any = "???"  # as OmegaConf writes what has to be given
+LARGEST = 1e30  # of what multiplies a network's numbers, float32 that end at 3e38
 
 
 def require(holds: bool, option: str, value: object, limit: str) -> None:
@@ -26,6 +27,12 @@ def require(holds: bool, option: str, value: object, limit: str) -> None:
 def require_finite(option: str, value: float, least: float = 0.0) -> None:
     limit = f"it must be a finite number, at least {least:g}"
     require(math.isfinite(value) and value >= least, option, value, limit)
+
+
+def require_factor(option: str, value: float, least: float = 0.0) -> None:
+    """Raise ValueError unless a network's numbers can be multiplied with a value."""
+    limit = f"it must be at least {least:g} and at most {LARGEST:g}"
+    require(least <= value <= LARGEST, option, value, limit)
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -110,3 +110,9 @@ def test_other_data_have_no_square(tmp_path: Path) -> None:
         refused = outcome(tmp_path / "a", *options, "evaluation=[boundary]").error
         assert "boundary needs a Boolean function of two inputs" in str(refused)
     assert not (tmp_path / "a").exists()
+
+
+def test_what_makes_training_different_leaves_a_network_linear() -> None:
+    for activation, expected in (("identity", True), ("relu", False)):
+        model = nnlab.mlp(2, [3], 2, activation, batch_norm=True, dropout=0.3)
+        assert boundary.linear(model) is expected

@@ -108,3 +108,24 @@ def test_networks_of_other_layers_are_refused() -> None:
         with pytest.raises(ValueError, match="needs a network of linear layers"):
             units.units_of(network_of(model))
     assert units.draw(units.units_of(network_of(nnlab.mlp(2, [9], 2))), "") is None
+
+
+def test_layers_without_biases_and_with_batch_norm_have_their_weights_in_evaluation(
+    tmp_path: Path,
+) -> None:
+    """Against what each layer before an activation gives of all rows: its weights times what came
+    before, and its bias."""
+    options = ("dataset=boolean", "model.hidden=[3,4]", "stopping.max_epochs=3")
+    more = ("model.batch_norm=true", "model.bias=false", "model.dropout=0.5")
+    network, _, _ = trained(tmp_path / "a", *options, *more, "evaluation=[weights]")
+    found = pd.read_csv(tmp_path / "a" / "weights.csv")
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    layers = list(network.model.children())
+    sums = [nn.Sequential(*layers[:2])(x), nn.Sequential(*layers[:6])(x), network.model(x)]
+    for layer, (before, expected) in enumerate(zip([x, *map(torch.relu, sums)], sums), 1):
+        rows = found[found.layer == layer]
+        weights = torch.tensor(rows.filter(like="weight").to_numpy()).float()
+        biases = torch.tensor(rows.bias.to_numpy()).float()
+        given = before @ weights[:, : before.shape[1]].T + biases
+        assert_close(given, expected.detach())
+    assert found.bias[found.layer == 3].tolist() == [0, 0]

@@ -23,6 +23,7 @@ from nnlab.analysis import pictures
 from nnlab.boolean import function_name, separable
 from nnlab.config import Config
 from nnlab.datasets import Data
+from nnlab.dropout import KeyedDropout
 from nnlab.model import Step
 from nnlab.network import Network
 from nnlab.report import plotting
@@ -72,9 +73,10 @@ def reasons(network: Network, table: str, predicted: Sequence[int]) -> list[str]
 
 
 def linear(model: nn.Module) -> bool:
-    """Say whether a network, however many layers it has, is one linear map."""
+    """Say whether a trained network, however many layers it has, is one linear map."""
     inner = [each for each in model.modules() if not list(each.children())]
-    return all(isinstance(each, (nn.Linear, nn.Identity)) for each in inner)
+    kinds = (nn.Linear, nn.Identity, nn.BatchNorm1d, KeyedDropout)
+    return all(isinstance(each, kinds) for each in inner)
 
 
 @torch.no_grad()

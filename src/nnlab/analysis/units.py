@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from nnlab.analysis import pictures
 from nnlab.boolean import function_name
@@ -53,31 +54,42 @@ class Unit:
 def units_of(network: Network) -> list[Unit]:
     """Return every unit of a network of linear layers, layer by layer.
 
-    Raises ValueError for other networks.
+    Where a layer is normalised, as its units compute with batch norm's statistics. Raises
+    ValueError for other networks.
     """
-    model = network.model
-    if not isinstance(model, nn.Sequential) or not all(map(plain, model)):
+    layers = merged(network.model) if isinstance(network.model, nn.Sequential) else []
+    if not layers or not all(map(plain, layers)):
         raise ValueError("evaluation=[weights] needs a network of linear layers, one after another")
     inputs = math.prod(network.shape)
     values = network.standardised(binary(torch.arange(2**inputs), inputs).float())
     made: list[Unit] = []
-    for index, module in enumerate(model):
+    for index, module in enumerate(layers):
         values = module(values)
         if not isinstance(module, nn.Linear):
             continue
-        steps = isinstance(model[index + 1], Step) if index + 1 < len(model) else False
+        steps = isinstance(layers[index + 1], Step) if index + 1 < len(layers) else False
         outputs = [bits(column) if steps else None for column in values.T > 0]
         depth = made[-1].layer + 1 if made else 1
-        numbers = zip(module.weight.tolist(), module.bias.tolist(), outputs)
+        biases = [0.0] * module.out_features if module.bias is None else module.bias.tolist()
+        numbers = zip(module.weight.tolist(), biases, outputs)
         made += [Unit(depth, number, *each) for number, each in enumerate(numbers, 1)]
     return made
 
 
+def merged(model: nn.Sequential) -> list[nn.Module]:
+    """Return the layers of a network, each linear one together with the batch norm after it."""
+    layers: list[nn.Module] = []
+    for module in model:
+        if isinstance(module, nn.BatchNorm1d) and layers and isinstance(layers[-1], nn.Linear):
+            layers[-1] = fuse_linear_bn_eval(layers[-1], module)
+        else:
+            layers.append(module)
+    return layers
+
+
 def plain(module: nn.Module) -> bool:
-    """Say whether a module is a linear layer with biases, or has no parameters."""
-    if isinstance(module, nn.Linear):
-        return module.bias is not None
-    return not list(module.parameters())
+    """Say whether a module is a linear layer, or has no parameters."""
+    return isinstance(module, nn.Linear) or not list(module.parameters())
 
 
 def bits(column: Tensor) -> str:
