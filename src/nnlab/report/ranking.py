@@ -44,11 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few"
-CHOICES = (
-    "valid_accuracy",
-    "valid_r2",
-    "valid_loss",
-)  # what ranks settings, whichever there is first
+CHOICES = ("valid_accuracy", "valid_r2", "valid_loss")  # the first there is ranks settings
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
 SMALLER_IS_BETTER = ("loss", "seconds", "error", "mae", "rmse", "gap", "brier", "ece")
 MENTIONED = 6  # settings in a sentence
@@ -97,9 +93,9 @@ def compare(
     """Compare the settings of one or more studies.
 
     by: the factors that make a setting; (): all that varied, but seeds. What varied beside them is
-    averaged over in each seed. metric: a column of summary.csv; None:
-    valid_accuracy, of regressions valid_r2, or else valid_loss. baseline: the setting that all are compared
-    with beside the best, as in ``{"optimizer.lr": 0.01}``. test: give the test results of all
+    averaged over in each seed. metric: a column of summary.csv; None: valid_accuracy, of
+    regressions valid_r2, or else valid_loss. baseline: the setting that all are compared with
+    beside the best, as in ``{"optimizer.lr": 0.01}``. test: give the test results of all
     settings, not only of the best. merge: folders of studies, one for each person or machine, or
     patterns such as "class/*"; label: what the factor is called that tells them apart.
 
