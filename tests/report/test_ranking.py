@@ -278,3 +278,10 @@ def test_the_table_shows_the_best(study: tuple[Path, pd.DataFrame]) -> None:
     assert cells[1][0] == "0.1"
     assert cells[-1][0] == BEST
     assert len(cells[0]) == 6
+
+
+def test_people_are_not_told_apart_by_what_is_an_option(tmp_path: Path) -> None:
+    """Which would lose the option."""
+    lay_all(tmp_path / "class" / "ada" / "mnist", accuracies())
+    with pytest.raises(ValueError, match="label=seed is an option already"):
+        compare(merge=[tmp_path / "class" / "*"], label="seed")

@@ -6,6 +6,8 @@ is chosen by the test set. The statistics are scipy's, but for Holm's correction
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import glob
 import math
 import warnings
@@ -46,7 +48,11 @@ if TYPE_CHECKING:
 BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few"
 CHOICES = ("valid_accuracy", "valid_r2", "valid_loss")  # the first there is ranks settings
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
-SMALLER_IS_BETTER = ("loss", "seconds", "error", "mae", "rmse", "gap", "brier", "ece")
+# Words in the names of results of which less is better.
+SMALLER_IS_BETTER = (
+    *("loss", "seconds", "gap", "brier", "ece"),
+    *(metric.name for metric in METRICS.values() if not metric.higher),
+)
 MENTIONED = 6  # settings in a sentence
 
 
@@ -76,6 +82,15 @@ class Comparison:
     balanced: bool
     over: str
     notes: list[str]
+
+    @property
+    def title(self) -> str:
+        """The metric in words."""
+        return self.metric.replace("_", " ").replace("valid ", "validation ")
+
+    @property
+    def percent(self) -> bool:
+        return is_percent(self.metric)
 
     def __str__(self) -> str:
         return "\n".join(self.notes)
@@ -112,15 +127,13 @@ def compare(
             raise ValueError(f"by={key}: no run has it; {nearest(key, known)}")
     column, over = chosen_metric(runs, metric), repeats(runs)
     found = results(runs, by, column)
-    means = mean_over(found.by_seed, 1)
+    columns: dict[str, Any] = dict(zip(by, zip(*found.settings)))
+    columns |= {"runs": found.runs, "missing": found.missing, **estimates(found.by_seed)}
+    means = columns["mean"]
     order = np.argsort(-means if larger_is_better(column) else means, kind="stable")
-    columns: dict[str, Any] = dict(zip(by, zip(*found.settings))) | {
-        "runs": found.runs,
-        "missing": found.missing,
-    }
-    columns |= estimates(found.by_seed)
-    columns |= differences(found.values, int(order[0]))
-    columns["verdict"] = verdicts(columns, int(order[0]), over)
+    best = int(order[0])
+    columns |= differences(found.values, best)
+    columns["verdict"] = verdicts(columns, best, over)
     if baseline is not None:
         against = differences(found.values, place_of(baseline, found.settings, by))
         columns |= {f"baseline_{name}": values for name, values in against.items()}
@@ -139,8 +152,7 @@ def compare(
         over=over,
         notes=[],
     )
-    made.notes.extend(in_words(made, runs, column))
-    return made
+    return dataclasses.replace(made, notes=in_words(made, runs))
 
 
 def frame(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
@@ -163,23 +175,26 @@ def gather(
 ) -> list[RunRecord]:
     """Read the runs of studies and, below each folder of ``merge``, of all studies there; of runs
     that computed the same in one place only the first."""
-    found = [run for study in studies for run in read(Path(study))]
-    kept = distinct(found)
-    if merge and label in {key for run in kept for key in run.settings} | set(NOT_IDENTITY[2:]):
-        raise ValueError(f"label={label} is an option already; give another name")
-    for pattern in merge:
-        folders = sorted(map(Path, glob.glob(str(pattern)))) or [Path(pattern)]
-        for folder in filter(Path.is_dir, folders) if len(folders) > 1 else folders:
-            places = sorted({result.parent.parent for result in folder.rglob(f"*/{RESULT}")})
-            if not places:
-                raise FileNotFoundError(f"{folder} holds no runs{studies_below(folder)}")
-            theirs = distinct([run for place in places for run in read(place)])
-            for run in theirs:
-                run.settings[label] = folder.name
-            kept += theirs
+    kept = distinct([run for study in studies for run in read(Path(study))])
+    for folder in (folder for pattern in merge for folder in matching(str(pattern))):
+        places = sorted({result.parent.parent for result in folder.rglob(f"*/{RESULT}")})
+        if not places:
+            raise FileNotFoundError(f"{folder} holds no runs{studies_below(folder)}")
+        theirs = distinct([run for place in places for run in read(place)])
+        for run in theirs:
+            if label in {*NOT_IDENTITY, *run.settings} - {"study"}:
+                raise ValueError(f"label={label} is an option already; give another name")
+            run.settings[label] = folder.name
+        kept += theirs
     if not kept:
         raise FileNotFoundError("give one or more studies, say outputs/mnist")
     return kept
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the folders that a pattern fits, or itself as the name of one."""
+    found = sorted(path for path in map(Path, glob.glob(pattern)) if path.is_dir())
+    return found or [Path(pattern)]
 
 
 def chosen_metric(runs: Sequence[RunRecord], metric: str | None) -> Column:
@@ -216,6 +231,11 @@ def larger_is_better(column: Column) -> bool:
     return not any(word in column.csv for word in SMALLER_IS_BETTER)
 
 
+def is_percent(name: str) -> bool:
+    """Return whether a result is a fraction, which is shown in per cent."""
+    return "accuracy" in name
+
+
 @dataclass(frozen=True)
 class Results:
     """A result of S settings with K seeds, in C circumstances: the values of what varied beside
@@ -230,7 +250,7 @@ class Results:
     runs: NDArray[np.int64]
     missing: NDArray[np.int64]
 
-    @property
+    @functools.cached_property
     def by_seed(self) -> Array:
         """[S, K]: means over the circumstances."""
         return mean_over(self.values, 2)
@@ -327,17 +347,16 @@ def place_of(
     for key in baseline:
         if key not in by:
             raise ValueError(f"baseline={key}: settings differ in {', '.join(by)}")
+    asked = {key: spell(as_value(value)) for key, value in baseline.items()}
     fitting = [
         place
         for place, setting in enumerate(settings)
-        if all(
-            spell(dict(zip(by, setting))[key]) == spell(as_value(baseline[key])) for key in baseline
-        )
+        if all(asked.get(key, spell(value)) == spell(value) for key, value in zip(by, setting))
     ]
     if len(fitting) != 1:
-        asked = ",".join(f"{key}={spell(as_value(value))}" for key, value in baseline.items())
+        said = ",".join(f"{key}={value}" for key, value in asked.items())
         raise ValueError(
-            f"baseline {asked} fits {len(fitting)} settings; give values of {', '.join(by)} that "
+            f"baseline {said} fits {len(fitting)} settings; give values of {', '.join(by)} that "
             f"one of them has"
         )
     return fitting[0]
@@ -393,15 +412,13 @@ def shares(found: Results, by: Sequence[str], over: str) -> list[dict[str, Any]]
 # In words
 
 
-def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> list[str]:
+def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
     """Say what is best, what cannot be told from it, what the factors do, what is missing."""
     ranking, by, over = made.ranking, made.by, made.over
     best = ranking.iloc[0]
-    name = column.csv.replace("_", " ").replace("valid ", "validation ")
-    said = [
-        f"best by {name}: {named(best, by)} ({interval(dict(best), column)}, {best['n']} "
-        f"{over[:-1] if best['n'] == 1 else over})"
-    ]
+    count = f"{best['n']} {over[:-1] if best['n'] == 1 else over}"
+    known = interval(dict(best), made.metric)
+    said = [f"best by {made.title}: {named(best, by)} ({known}, {count})"]
     alike = ranking[ranking["verdict"] == ALIKE]
     untested = int(ranking["verdict"].str.startswith(UNTESTED).sum())
     if len(alike):
@@ -427,10 +444,10 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
     ]
     metric = own[0].task.metrics[0]
     tested = TESTED[metric.name]
-    if column.csv.startswith("valid") and any(is_result(tested.of(run)) for run in own):
+    if made.metric.startswith("valid") and any(is_result(tested.of(run)) for run in own):
         found = estimates(results(own, by, tested).by_seed)
         test = {name: values[0] for name, values in found.items()}
-        said.append(f"test {metric.title} of the best: {interval(test, tested)}")
+        said.append(f"test {metric.title} of the best: {interval(test, tested.csv)}")
     rest = 1 - float(made.shares["share"].sum())
     if rest < 1:  # results vary
         parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
@@ -443,7 +460,7 @@ def in_words(made: Comparison, runs: Sequence[RunRecord], column: Column) -> lis
     if missing := int(ranking["missing"].sum()):
         were = "run is left out, which has" if missing == 1 else "runs are left out, which have"
         said.append(
-            f"{missing:,} {were} no {column.csv}: diverged, failed, not done, or of another task"
+            f"{missing:,} {were} no {made.metric}: diverged, failed, not done, or of another task"
         )
     return said
 
@@ -452,10 +469,12 @@ def named(row: pd.Series[Any], by: Sequence[str]) -> str:
     return ", ".join(f"{key}={spell(row[key])}" for key in by)
 
 
-def interval(row: Mapping[Any, Any], column: Column) -> str:
-    """Write a mean and its interval."""
-    scale, unit, style = (100, " %", ".1f") if "accuracy" in column.csv else (1, "", ".4g")
-    text = f"{scale * row['mean']:{style}}{unit}"
-    if math.isnan(row["ci95_low"]):
-        return text
-    return f"{text}, 95 % {scale * row['ci95_low']:{style}} to {scale * row['ci95_high']:{style}}"
+def interval(row: Mapping[Any, Any], name: str) -> str:
+    """Write the mean of a result and its interval."""
+    mean, *ends = (number(row[key], is_percent(name)) for key in ("mean", "ci95_low", "ci95_high"))
+    text = f"{mean}{' %' * is_percent(name)}"
+    return text if math.isnan(row["ci95_low"]) else f"{text}, 95 % {' to '.join(ends)}"
+
+
+def number(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}" if percent else f"{value:.4g}"

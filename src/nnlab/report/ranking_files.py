@@ -13,7 +13,7 @@ from nnlab.losses import METRICS
 from nnlab.report import summary
 from nnlab.report.page import SCRIPT, Sheet, page, text_of
 from nnlab.report.plotting import COLOURS, DPI, FONT, Picture, save
-from nnlab.report.ranking import ALIKE, BEST, Comparison, named
+from nnlab.report.ranking import ALIKE, BEST, Comparison, is_percent, named, number
 from nnlab.report.runs import brief, is_number, spell
 from nnlab.storage import make_folder, write_atomic
 from nnlab.text import shortened
@@ -54,7 +54,7 @@ def table(found: Comparison) -> Table:
     for key in found.by:
         numeric = all(map(is_number, shown[key]))
         made.add_column(broken(key), justify="right" if numeric else "left")
-    percent = "accuracy" in found.metric
+    percent = found.percent
     tests = [f"test_{name}" for name in (*METRICS, "loss") if f"test_{name}" in shown]
     prefixes = {"difference from\nthe best (95 %)": ""}
     if "baseline_difference" in shown:
@@ -69,7 +69,7 @@ def table(found: Comparison) -> Table:
             within(row["mean"], half, percent),
             str(row["n"]),
             *(difference(row, prefix, percent) for prefix in prefixes.values()),
-            *(within(row[name], math.nan, "accuracy" in name) for name in tests),
+            *(within(row[name], math.nan, is_percent(name)) for name in tests),
             row["verdict"],
         )
     made.caption = f"±: 95 % confidence interval of the mean over {found.over} (Student's t)"
@@ -80,10 +80,6 @@ def table(found: Comparison) -> Table:
 
 def broken(head: str) -> str:
     return head.replace(".", ".\n").replace("_", "\n")
-
-
-def number(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f}" if percent else f"{value:.4g}"
 
 
 def within(value: float, half: float, percent: bool) -> str:
@@ -166,8 +162,8 @@ def effects(found: Comparison) -> Figure:
 
 def axis_of(found: Comparison) -> tuple[str, float]:
     """Return what an axis of the metric is called, and what its values are multiplied by."""
-    name = found.metric.replace("_", " ").replace("valid ", "validation ").capitalize()
-    return (f"{name} (%)", 100.0) if "accuracy" in found.metric else (name, 1.0)
+    name = found.title.capitalize()
+    return (f"{name} (%)", 100.0) if found.percent else (name, 1.0)
 
 
 def picture(width: float, height: float) -> Figure:
@@ -182,7 +178,7 @@ def write_page(found: Comparison, folder: Path) -> Path:
     made = page(
         "comparison.html",
         [text_of(SCRIPT)],
-        title=f"Settings by {found.metric.replace('_', ' ')}",
+        title=f"Settings by {found.title}",
         notes=found.notes,
         figures=[
             {"name": "comparison.png", "caption": "The best settings"},
