@@ -117,6 +117,10 @@ def test_command_line_in_a_pipe(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_the_package_offers_is_there() -> None:
+    assert [name for name in report.__all__ if not hasattr(report, name)] == []
+
+
 def test_the_report_starts_without_what_is_slow_to_import() -> None:
     code = (
         "import sys, nnlab.report.__main__, nnlab.report.figures; "

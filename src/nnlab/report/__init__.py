@@ -16,7 +16,7 @@ from nnlab.report.times import duration
 from nnlab.terminal import fitted
 from nnlab.text import visible_lines
 
-__all__ = ["Report", "duration", "look", "read", "read_run", "write"]
+__all__ = ["Report", "duration", "look", "read", "read_run", "write_report"]
 
 
 class Report(NamedTuple):
@@ -35,7 +35,7 @@ class Report(NamedTuple):
 
 
 def look(study: Path, predict: Sequence[int] = ()) -> Report:
-    """Return what ``write`` does, but write nothing and draw nothing."""
+    """Return what ``write_report`` does, but write nothing and draw nothing."""
     runs = distinct(read(study))
     return Report(summary.table(runs), summary.notes(runs, predict), [])
 
@@ -48,16 +48,14 @@ def write_report(
     formats: Collection[str] = (),
     loss_scale: str = "auto",
 ) -> Report:
-    """Write ``summary.csv``, ``cells.csv``, figures and page of a study; remove what no longer
-    applies.
+    """Write tables, figures and page of a study; remove what no longer applies.
 
     curves: run folders that get a ``curves.png`` of their own. The only run of a study
     always gets one, and one that exists is drawn again when older than its metrics.
     predict: training-set sizes of which the accuracy is to be predicted.
     single_file: write a page that holds its pictures, ``single.html``, beside the usual one.
     formats: svg and pdf, in which the figures are to be there beside PNG, and tex: the table as
-    ``summary.tex``. loss_scale: auto, log or
-    linear.
+    ``summary.tex``. loss_scale: of the figures of losses, auto, log or linear.
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
