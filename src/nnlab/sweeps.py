@@ -22,7 +22,7 @@ from nnlab import (
     study,
     terminal,
 )
-from nnlab.config import Config
+from nnlab.config import Config, LossScale, ReportConfig
 from nnlab.jobs import Job, Outcome, Task
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Here:
 
 
 HERE = Here()
+# What jobs ask for that were not composed, as they were answered before.
+NOTHING_MORE = ReportConfig(predict=[], formats=["png"], loss_scale=LossScale.auto)
 
 
 def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list[Outcome]:
@@ -213,15 +215,15 @@ def write_reports(
         ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
         clear_up(folder, [outcome.folder for outcome in ours if outcome.result])
         configs = [outcome.job.config for outcome in ours if outcome.job.config is not None]
-        asked = configs[0].report if configs else None
+        asked = configs[0].report if configs else NOTHING_MORE
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
-        drawn = all((each / "curves.png").is_file() for each in curves)
+        drawn = all((each / records.CURVES).is_file() for each in curves)
         if (
             runs.reported()
             and drawn
-            and not (asked and asked.asks)
+            and not asked.asks
             and not any(outcome.evaluation_files for outcome in ours)
         ):
             shown = report.look(folder)
@@ -231,13 +233,13 @@ def write_reports(
                     shown = report.write_report(
                         folder,
                         curves=curves,
-                        predict=asked.predict if asked else (),
-                        formats=asked.formats if asked else (),
-                        loss_scale=asked.loss_scale.name if asked else "auto",
+                        predict=asked.predict,
+                        formats=asked.formats,
+                        loss_scale=asked.loss_scale.name,
                     )
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read
-                shown = report.look(folder, asked.predict if asked else ())
+                shown = report.look(folder, asked.predict)
                 problems.append(messages.explain(error, folder) or str(error))
         others = [file for outcome in ours for file in outcome.evaluation_files]
         reports.append((shown, [*(shown.files or [folder]), *others]))
