@@ -7,7 +7,7 @@ import functools
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +142,9 @@ def table(runs: Sequence[RunRecord]) -> Table:
         heads = [head.replace(".", ".\n").replace("_", "_\n") for head in heads]
         made = lay(heads, results)
     if width(made) > WIDTH:
-        first, *others = [outcome(group) for _, group in groups]
-        common = [
-            name
-            for name in ("n", "epochs", "stopped by")
-            if name in results and all(other[name] == first[name] for other in others)
-        ]
+        names = [name for name in ("n", "epochs", "stopped by") if name in results]
+        first, *others = [outcome(group, names) for _, group in groups]
+        common = [name for name in names if all(other[name] == first[name] for other in others)]
         made = lay(heads, [name for name in results if name not in common])
         if common:
             add_caption(made, "All rows: " + ", ".join(f"{name} {first[name]}" for name in common))
@@ -201,7 +198,7 @@ def setting_rows(
     hidden = range(TABLE_ROWS // 2, len(groups) - TABLE_ROWS // 2)
     for index, (values, group) in enumerate(groups):
         if index not in hidden:
-            came = outcome(group)
+            came = outcome(group, results)
             cells = [*written(keys, values, group[0]), *(came[name] for name in results)]
             row = [Text(visible_lines(cell), style(group)) for cell in cells]
             made.add_row(*row, end_section=mean and index == len(groups) - 2)
@@ -239,7 +236,7 @@ def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
         cells = grouped(row, [across])
         shares = []
         for group in (cells.get((key,), []) for key in values):
-            found = outcome(group) if group else {heading: ""}
+            found = outcome(group, [heading, "stopped by"]) if group else {heading: ""}
             quality = found[heading].removesuffix(" %")
             shares.append(Text(found["stopped by"] if quality == "-" else quality, style(group)))
         named = down == "dataset.function" and across != "dataset.inputs"
@@ -269,11 +266,14 @@ def function(run: RunRecord) -> str:
     return visible(function_name(name, inputs)) + f" of {inputs} inputs" * (inputs > 3)
 
 
-def outcome(group: Sequence[RunRecord]) -> dict[str, str]:
-    """Write what came out of runs that differ only in their seeds, by the table's headings."""
+def outcome(group: Sequence[RunRecord], names: Collection[str]) -> dict[str, str]:
+    """Write what came out of runs that differ only in their seeds.
+
+    names: the headings of the table, or "n", by which it is returned.
+    """
     count = sum(run.complete for run in group) or len(group)
     return {"n": str(count)} | {
-        column.table: column.text(group) for column in columns.RESULTS if column.table
+        column.table: column.text(group) for column in columns.RESULTS if column.table in names
     }
 
 
@@ -440,7 +440,7 @@ FALLING = (
 
 def score(same: Sequence[RunRecord]) -> str:
     """Write how near runs have come to a Boolean function that not all of them compute."""
-    found = outcome(same)
+    found = outcome(same, [ACCURACY, LOSS])
     right = sum(run.test_accuracy == 1 for run in same)
     some = f"right with {right} of {len(same)} {repeats(same)}, " if right else ""
     return f"{some}{found[ACCURACY]}, loss {found[LOSS]}"
