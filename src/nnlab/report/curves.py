@@ -5,6 +5,7 @@ All curves are [E]: a value per epoch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -204,9 +205,11 @@ def begin_of_overfitting(train_loss: Array, valid_loss: Array, clear: float) -> 
     low = np.flatnonzero(medians <= medians.min() + clear)
     best = int(np.argmin(valid_loss))
     turn = max(best, int(low[-1])) + 1
+    if turn >= len(medians):
+        return None
     train = smoothed(train_loss)
     fell = train[best] - train[-1] > noise_of(train_loss).deviation
-    return turn if turn < len(medians) and fell else None
+    return turn if fell else None
 
 
 def smoothed(values: Array) -> Array:
@@ -252,17 +255,19 @@ def noise_of(values: Array) -> Noise:
     lag = min(LAG, len(values) // 10)
     if lag < 2 or near == 0:
         return Noise(near / math.sqrt(1.5), 0.0)
-    ratios = expected(CORRELATIONS, 1) / expected(CORRELATIONS, lag)
     far = max(near, spread(values, lag))
-    rho = float(np.interp((near / far) ** 2, ratios[::-1], CORRELATIONS[::-1]))
+    rho = float(np.interp((near / far) ** 2, ratios(lag)[::-1], CORRELATIONS[::-1]))
     return Noise(near / math.sqrt(expected(rho, 1)), rho)
 
 
 def spread(values: Array, lag: int) -> float:
     """Return the standard deviation of each value from the mean of two others."""
-    distances = np.abs(values[lag:-lag] - (values[: -2 * lag] + values[2 * lag :]) / 2)
+    distances = np.sort(np.abs(values[lag:-lag] - (values[: -2 * lag] + values[2 * lag :]) / 2))
+    # Not np.median, which is slower and imports numpy.ma.
+    low, high = distances[(len(distances) - 1) // 2], distances[len(distances) // 2]
+    median = (float(low) + float(high)) / 2
     # 1.4826: from the median to the standard deviation of a normal distribution.
-    return float(1.4826 * np.median(distances))
+    return 1.4826 * median
 
 
 def expected(rho: Any, lag: int) -> Any:
@@ -271,6 +276,13 @@ def expected(rho: Any, lag: int) -> Any:
 
 
 CORRELATIONS = np.linspace(0, 0.95, 96)
+
+
+@functools.cache
+def ratios(lag: int) -> Array:
+    """Return what ``expected`` says of neighbours in units of what it says of this lag."""
+    found: Array = expected(CORRELATIONS, 1) / expected(CORRELATIONS, lag)
+    return found
 
 
 def difference(above: Array, below: Array) -> float | None:
