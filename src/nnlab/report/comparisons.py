@@ -22,6 +22,7 @@ from nnlab.report.runs import (
     grouped,
     is_seed,
     repeats,
+    said_of,
 )
 from nnlab.report.statistics import Difference, holm, paired
 
@@ -132,8 +133,7 @@ def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) 
     said = []
     for (values, sizes, found), p in zip(steps, adjusted):
         line = whether_it_helps(sizes, found, p < SURE, measure)
-        at = assignments(others, values)
-        said.append(f"{at}: {line}" if at else line[0].upper() + line[1:])
+        said.append(said_of(others, values, line))
     return said
 
 

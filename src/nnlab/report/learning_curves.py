@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnlab.report.runs import RunRecord, assignments, factors, grouped, is_seed
+from nnlab.report.runs import RunRecord, factors, grouped, is_seed, said_of
 from nnlab.report.statistics import NORMAL, Array
 from nnlab.report.times import timings
 
@@ -99,13 +99,12 @@ def laws(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
             if isinstance(size, int) and size > 0
         }
         law = fit(errors, min(run.test_examples or 1 for run in group))
-        at = assignments(others, values)
         lines = []
         if law is None:
             lines += [TOO_FEW] * bool(predict)
         elif predict or law.slope[2] < 0:  # else error may as well not fall
             lines += [in_words(law), *(predicted(law, size, group) for size in predict)]
-        said += [f"{at}: {line}" if at else line[0].upper() + line[1:] for line in lines]
+        said += [said_of(others, values, line) for line in lines]
     return said
 
 

@@ -522,3 +522,13 @@ def brief(value: Value) -> str:
 
 def assignments(keys: Sequence[str], values: Sequence[Value]) -> str:
     return ", ".join(f"{key}={brief(value)}" for key, value in zip(keys, values))
+
+
+def said_of(keys: Sequence[str], values: Sequence[Value], line: str) -> str:
+    """Write what is said of a setting behind its options; without any as a sentence begins.
+
+    >>> said_of(["train_size"], [500], "stopped early"), said_of([], [], "stopped early")
+    ('train_size=500: stopped early', 'Stopped early')
+    """
+    setting = assignments(keys, values)
+    return f"{setting}: {line}" if setting else line[0].upper() + line[1:]

@@ -37,6 +37,7 @@ from nnlab.report.runs import (
     of_truth_table,
     rank,
     repeats,
+    said_of,
     spell,
     varied,
 )
@@ -381,12 +382,11 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
     groups = list(grouped(read, keys).items())
     said = []
     for values, group in groups[:SETTINGS]:
-        setting = assignments(keys, values)
         line = in_words([run.reading for run in group if run.reading])
         restored = [run.weights_of_epoch or run.epochs for run in group]
         if restored != [run.epochs for run in group]:
             line += f"; tested with the weights of {epochs(restored)}"
-        said.append(f"{setting}: {line}" if setting else line[0].upper() + line[1:])
+        said.append(said_of(keys, values, line))
     if len(groups) > SETTINGS:
         said.append(f"and {len(groups) - SETTINGS:,} more settings, all of them in summary.csv")
     tasks = {run.task for run in read}
@@ -416,8 +416,7 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
             line = f"{'cannot compute' if cannot else 'has not learned'} {few[0]}"
         else:
             line = f"computes {function(group[0])}"
-        setting = assignments(keys, values)
-        said.append(f"{setting}: {line}" if setting else line[0].upper() + line[1:])
+        said.append(said_of(keys, values, line))
     for text in (IMPOSSIBLE, FALLING):
         names = dict.fromkeys(name for given, name in why if given == text)
         said += [text.format(", ".join(names))] * bool(names)
