@@ -39,8 +39,13 @@ def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> 
     return f"{text} ± {found.margin:{style}}{unit}" if found.count > 1 else text + unit
 
 
-def four_decimals(known: Array) -> str:
-    return mean(known, ".4f")
+def decimals(count: int) -> Callable[[Array], str]:
+    """Return what writes numbers with so many decimals."""
+    return functools.partial(mean, style=f".{count}f")
+
+
+def in_percent(known: Array) -> str:
+    return mean(known, ".1f", 100, " %")
 
 
 def in_seconds(known: Array) -> str:
@@ -161,8 +166,8 @@ def learned(metric: Metric) -> Condition:
 def writer(metric: Metric) -> Callable[[Array], str]:
     """Return what writes a metric, fractions in per cent or to three digits, into the table."""
     if metric.percent:
-        return lambda known: mean(known, ".1f", 100, " %")
-    return functools.partial(mean, style=".3f" if metric.higher else ".3g")
+        return in_percent
+    return decimals(3) if metric.higher else mean
 
 
 def heading(metric: Metric) -> str:
@@ -173,7 +178,7 @@ def in_full(metric: Metric) -> Callable[[Array], str]:
     """Return what writes a metric into the page, whose headings have the unit."""
     if metric.percent:
         return lambda known: mean(known, ".2f", 100)
-    return functools.partial(mean, style=".4f" if metric.higher else ".4g")
+    return decimals(4) if metric.higher else functools.partial(mean, style=".4g")
 
 
 def classified(runs: Sequence[RunRecord]) -> bool:
@@ -207,18 +212,13 @@ def scored(runs: Sequence[RunRecord]) -> bool:
 
 SCORES = (  # of evaluation=[metrics]
     Column(csv="scored_split", when=scored),
-    Column(
-        csv="balanced_accuracy",
-        table="balanced\naccuracy",
-        write=lambda known: mean(known, ".1f", 100, " %"),
-        when=scored,
-    ),
-    Column(csv="f1_macro", table="F1", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="balanced_accuracy", table="balanced\naccuracy", write=in_percent, when=scored),
+    Column(csv="f1_macro", table="F1", write=decimals(3), when=scored),
     Column(csv="top_k", when=scored),
     Column(csv="top_k_accuracy", when=scored),
-    Column(csv="auc", table="AUC", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="auc", table="AUC", write=decimals(3), when=scored),
     Column(csv="brier", when=scored),
-    Column(csv="ece", table="ECE", write=lambda known: mean(known, ".3f"), when=scored),
+    Column(csv="ece", table="ECE", write=decimals(3), when=scored),
 )
 # What was tested, by metrics.
 TESTED = {
@@ -236,12 +236,7 @@ TEST_ACCURACY = TESTED["accuracy"]
 RESULTS = (
     Column(csv="status"),
     Column(csv="stop_reason"),
-    Column(
-        csv="epochs",
-        table="epochs",
-        value=attrgetter("epochs"),
-        write=lambda known: mean(known, ".0f"),
-    ),
+    Column(csv="epochs", table="epochs", value=attrgetter("epochs"), write=decimals(0)),
     Column(csv="weights_of_epoch"),
     Column(table="stopped by", value=ending, words=True),
     Column(csv="train_seconds", value=attrgetter("train_seconds")),
@@ -274,17 +269,12 @@ RESULTS = (
     ),
     Column(csv="test_loss"),
     *TESTED.values(),
-    Column(
-        table="test\nloss",
-        value=attrgetter("test_loss"),
-        write=lambda known: mean(known, ".3f"),
-        when=classified,
-    ),
+    Column(table="test\nloss", value=attrgetter("test_loss"), write=decimals(3), when=classified),
     *SCORES,
     Column(
         table="best\nepoch",
         value=functools.partial(from_curves, "best_epoch"),
-        write=lambda known: mean(known, ".0f"),
+        write=decimals(0),
         when=validated,
     ),
     *(Column(csv=name, value=functools.partial(from_curves, name)) for name in READING),
@@ -315,9 +305,9 @@ RESULTS = (
         for each in SCORES
         if each.table
     ),
-    Column(page="valid loss", value=methodcaller("kept", "valid_loss"), write=four_decimals),
-    Column(page="test loss", value=attrgetter("test_loss"), write=four_decimals),
-    Column(page="train loss", value=methodcaller("kept", "train_loss"), write=four_decimals),
+    Column(page="valid loss", value=methodcaller("kept", "valid_loss"), write=decimals(4)),
+    Column(page="test loss", value=attrgetter("test_loss"), write=decimals(4)),
+    Column(page="train loss", value=methodcaller("kept", "train_loss"), write=decimals(4)),
     Column(page="best epoch", value=functools.partial(from_curves, "best_epoch")),
     Column(page="epochs", value=attrgetter("epochs")),
     Column(page="time (s)", value=attrgetter("train_seconds"), write=in_seconds),
