@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nnlab import records
 from nnlab.losses import METRICS, Metric
 from nnlab.report.columns import TESTED
 from nnlab.report.plotting import (
@@ -91,7 +92,7 @@ def draw_all(
             files += save_each(figure, path, formats)
     asked = {folder.resolve() for folder in curves_for}
     for run in runs:
-        path = run.folder / "curves.png"
+        path = run.folder / records.CURVES
         if not len(run.curves["epoch"]):
             remove(path)
         elif len(runs) == 1 or run.folder.resolve() in asked or outdated(path):
@@ -101,7 +102,7 @@ def draw_all(
 
 def outdated(path: Path) -> bool:
     """Tell whether a curves.png is there, and older than the metrics beside it."""
-    metrics = path.with_name("metrics.csv")
+    metrics = path.with_name(records.METRICS)
     return path.exists() and metrics.exists() and path.stat().st_mtime < metrics.stat().st_mtime
 
 

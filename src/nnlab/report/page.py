@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 from nnlab import storage
-from nnlab.records import LOG, METRICS, RESULT
+from nnlab.records import CURVES, LOG, METRICS, RESULT
 from nnlab.report import provenance
 from nnlab.report.columns import Column, heading, shown
 from nnlab.report.runs import (
@@ -325,7 +325,7 @@ def questions(
     found: dict[str, list[int]] = {}
     for number, names in enumerate(files):
         for name in names:
-            if name.endswith(".png") and name != "curves.png":
+            if name.endswith(".png") and name != CURVES:
                 found.setdefault(name, []).append(number)
     most = PICTURES // max(1, len(found))
     return [

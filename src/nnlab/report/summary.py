@@ -21,7 +21,7 @@ from nnlab.boolean import function_name, separable, truth_table
 from nnlab.datasets import DATASETS
 from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.report import columns
-from nnlab.report.columns import TEST_ACCURACY, folded, scored, shown, validated
+from nnlab.report.columns import TEST_ACCURACY, TESTED, folded, scored, shown, validated
 from nnlab.report.comparisons import compared
 from nnlab.report.curves import GAIN, RULES, epochs, extent, in_words, rules
 from nnlab.report.learning_curves import laws
@@ -228,7 +228,7 @@ def width(made: Table) -> int:
 def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
     """Lay out test accuracy in %, or R², over two options: a line for each value of ``down``."""
     made, main = empty(), runs[0].main
-    heading = f"test\n{main.title}"
+    heading = TESTED[main.name].table
     values = sorted((value for (value,) in grouped(runs, [across])), key=rank)
     made.add_column(down, overflow="fold")
     for value in values:
