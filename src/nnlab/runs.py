@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,11 +175,8 @@ def chosen(options: argparse.Namespace) -> list[Runs]:
         from nnlab.arguments import condition
 
         conditions = [condition(text, "--where") for text in options.where]
-    folders: dict[Path, dict[Path, None]] = {}
-    for root in options.study or [Path("outputs")]:
-        for folder in run_folders(root):
-            folders.setdefault(folder.parent, {})[folder] = None
-    studies = [runs_of(folder, list(runs)) for folder, runs in sorted(folders.items())]
+    folders = by_study(options.study or [Path("outputs")])
+    studies = [runs_of(folder, runs) for folder, runs in folders.items()]
     if conditions:
         check_keys(studies, [key for key, _ in conditions])
     chosen = []
@@ -193,6 +190,15 @@ def chosen(options: argparse.Namespace) -> list[Runs]:
         if listed:
             chosen.append(dataclasses.replace(each, listed=listed))
     return chosen
+
+
+def by_study(roots: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return the folders of runs in folders, each once, by those of their studies."""
+    found: dict[Path, dict[Path, None]] = {}
+    for root in roots:
+        for folder in run_folders(root):
+            found.setdefault(folder.parent, {})[folder] = None
+    return {folder: list(runs) for folder, runs in sorted(found.items())}
 
 
 def run_folders(root: Path) -> Iterator[Path]:
@@ -306,7 +312,7 @@ def unfinished_first(runs: Runs, most: int) -> Runs:
 def results_of(runs: Runs) -> dict[str, columns.Column]:
     """Return the results that are shown, by their headings: accuracy or R², and the loss."""
     tasks = {each.run.task for each in runs.listed if each.run is not None} or {CLASSIFICATION}
-    wanted = {summary.LOSS, *(f"test\n{task.metrics[0].title}" for task in tasks)}
+    wanted = {summary.LOSS, *(columns.TESTED[task.metrics[0].name].table for task in tasks)}
     return {
         column.table.removeprefix("test\n"): column
         for column in columns.RESULTS

@@ -25,10 +25,10 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from nnlab import claims, standing, terminal
-from nnlab.records import DONE
+from nnlab.records import CURVES, DONE, RESULT
 from nnlab.report import page, summary
 from nnlab.report.runs import RunRecord, distinct, read, read_run
-from nnlab.runs import run_folders
+from nnlab.runs import by_study
 from nnlab.storage import opened
 from nnlab.study import stamp_of
 from nnlab.text import visible
@@ -109,13 +109,6 @@ class Results:
         self.pages: dict[Path, tuple[str, str]] = {}  # the last of each study, with its tag
         self.lock = threading.Lock()
 
-    def studies(self) -> dict[Path, list[Path]]:
-        """Return the folders of runs, by those of their studies."""
-        found: dict[Path, list[Path]] = {}
-        for folder in run_folders(self.root):
-            found.setdefault(folder.parent, []).append(folder)
-        return dict(sorted(found.items()))
-
     def read_run(self, folder: Path) -> RunRecord:
         """Do what ``report.runs.read_run`` does, and say of an unfinished run how it stands."""
         stamp = standing.stamp_of(folder)
@@ -124,22 +117,18 @@ class Results:
         run = self.known[folder][1]
         results = dict(run.results)
         if run.status not in DONE:
-            results["status"] = self.state(run)
+            results["status"] = state_of(folder, run.status)
         # Whoever asked changes what the data are called.
         return dataclasses.replace(run, settings=dict(run.settings), results=results)
-
-    def state(self, run: RunRecord) -> str:
-        waiting = claims.waiting(run.folder.parent).get(run.folder.name)
-        found = standing.of(run.folder, waiting=waiting)
-        return found.state if found else run.status
 
     def page(self, study: Path) -> tuple[str, str]:
         """Return the page of a study and its tag, which is another when the page is."""
         with self.lock:
             runs = distinct(read(study, self.read_run))
             drawn = sorted(path for path in study.glob("*.png") if not path.is_symlink())
-            if len(runs) == 1 and (runs[0].folder / "curves.png").is_file():
-                drawn.append(runs[0].folder / "curves.png")
+            curves = runs[0].folder / CURVES
+            if len(runs) == 1 and curves.is_file():
+                drawn.append(curves)
             parts = [
                 *((run.folder, self.known[run.folder][0], run.results["status"]) for run in runs),
                 *(stamp_of(path) for path in (*drawn, study / page.NOTES)),
@@ -154,7 +143,7 @@ class Results:
     def overview(self) -> tuple[str, str]:
         """Return the page of all studies and its tag."""
         with self.lock:
-            rows = [self.row(study, folders) for study, folders in self.studies().items()]
+            rows = [self.row(study, folders) for study, folders in by_study([self.root]).items()]
         tag = digest(rows)
         return tag, page.render_studies(visible(str(self.root)), rows, live=tag)
 
@@ -166,13 +155,18 @@ class Results:
             try:
                 states.append(self.read_run(folder).results["status"])
             except (OSError, ValueError):
-                found = standing.of(folder, waiting=claims.waiting(study).get(folder.name))
-                states.append(found.state if found else "waiting")
+                states.append(state_of(folder, "waiting"))
         name = study.relative_to(self.root).as_posix()
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(times))) if times else "-"
         count, _, said = page.counted_runs(map(str, states)).partition(": ")
         link = quote(f"/{name}/", errors="surrogateescape")
         return [link, name, count.partition(" ")[0], said, changed]
+
+
+def state_of(folder: Path, otherwise: str) -> str:
+    """Return how a run stands; ``otherwise`` where nothing of it is there any more."""
+    found = standing.of(folder, waiting=claims.waiting(folder.parent).get(folder.name))
+    return found.state if found else otherwise
 
 
 def digest(parts: object) -> str:
@@ -260,7 +254,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if any(folder.glob("*/result.json")):
+        if any(folder.glob(f"*/{RESULT}")):
             tag, made = results.page(folder)
         elif folder == results.root:
             tag, made = results.overview()
