@@ -8,13 +8,13 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from nnlab import terminal
+from nnlab.extras import needed
 from nnlab.network import Network, load
 from nnlab.storage import write_atomic
 
@@ -98,12 +98,8 @@ def output_of(network: Network) -> str:
 
 def as_onnx(model: Whole, some: Tensor) -> bytes:
     """Convert by torch's exporter. Raises ValueError where the packages that it takes lack."""
-    if find_spec("onnxscript") is None:
-        raise ValueError(
-            "--to onnx takes onnx and onnxscript, which are not there; "
-            "install them with pip install 'nnlab[onnx]'"
-        )
     with quiet():
+        needed("onnxscript", "onnx")
         program = torch.onnx.export(
             model,
             (some,),
