@@ -312,8 +312,10 @@ def file_names(folder: Path) -> list[str]:
 def links(
     runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path
 ) -> list[list[dict[str, str]]]:
+    """Return the links to each run's files, of many runs only that to its first, the result."""
+    most = None if len(runs) <= LINKED else 1
     return [
-        [{"name": name, "link": link(run.folder / name, study)} for name in names]
+        [{"name": name, "link": link(run.folder / name, study)} for name in names[:most]]
         for run, names in zip(runs, files)
     ]
 
