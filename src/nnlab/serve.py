@@ -115,11 +115,11 @@ class Results:
         if folder not in self.known or self.known[folder][0] != stamp:
             self.known[folder] = stamp, read_run(folder)
         run = self.known[folder][1]
-        results = dict(run.results)
-        if run.status not in DONE:
-            results["status"] = state_of(folder, run.status)
-        # Whoever asked changes what the data are called.
-        return dataclasses.replace(run, settings=dict(run.settings), results=results)
+        if run.status in DONE:
+            return run
+        return dataclasses.replace(
+            run, results=run.results | {"status": state_of(folder, run.status)}
+        )
 
     def page(self, study: Path) -> tuple[str, str]:
         """Return the page of a study and its tag, which is another when the page is."""

@@ -103,6 +103,15 @@ def test_engines_and_devices_vary_by_what_was_used(tmp_path: Path) -> None:
     assert runs.varied(runs.read(tmp_path)) == ["device"]
 
 
+def test_runs_that_are_known_already_are_named_again_alike(tmp_path: Path) -> None:
+    for seed, content in enumerate(("a1", "b2")):
+        lay(tmp_path, {"seed": seed}, dataset={"source": "sample", "content": content})
+    known = {folder: runs.read_run(folder) for folder in tmp_path.iterdir()}
+    named = [run.settings["data"] for run in runs.read(tmp_path, known.__getitem__)]
+    assert sorted(map(str, named)) == ["sample (a1)", "sample (b2)"]
+    assert [run.settings["data"] for run in runs.read(tmp_path, known.__getitem__)] == named
+
+
 def test_what_a_choice_brings_along_is_no_factor(tmp_path: Path) -> None:
     for name, lr in (("sgd", 0.01), ("adam", 0.001)):
         for size in (500, 1000):

@@ -57,7 +57,7 @@ def key_of(override: str) -> str:
 
 def facts(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """Return what is to know of programs, machines and data: a heading, and what stands there."""
-    data = Counter(f"{run.source} (content {run.computed[1]})" for run in runs if run.source)
+    data = Counter(f"{run.source} (content {run.content})" for run in runs if run.source)
     hashes = {name: None for run in runs for name in run.hashes.items()}
     listed = [f"{name} {digest}".strip() for name, digest in hashes]
     if len(listed) > HASHES:

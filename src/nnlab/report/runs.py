@@ -108,6 +108,11 @@ class RunRecord:
         return found if isinstance(found, (int, float)) else None
 
     @property
+    def content(self) -> Value:
+        """What tells its data from others: a digest; None where that is not known."""
+        return self.computed[1]
+
+    @property
     def complete(self) -> bool:
         return self.status in ("finished", "stopped")
 
@@ -145,7 +150,7 @@ def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list
     """Read every run of a study, ordered by what varied.
 
     A damaged run is left out, with a warning that names its file. reader: does what ``read_run``
-    does, and may know some runs already; what it returns is changed here.
+    does, and may know some runs already; the data of what it returns are named here.
     Raises FileNotFoundError if there is no such folder, or no run in it.
     """
     if not study.is_dir():
@@ -171,13 +176,12 @@ def name_data(runs: Sequence[RunRecord]) -> None:
     """
     names: dict[Value, str] = {}
     for run in sorted(runs, key=lambda run: run.source or ""):
-        names.setdefault(run.settings["data"], run.source or "")
+        names.setdefault(run.content, run.source or "")
     shared = Counter(names.values())
     for run in runs:
-        content = run.settings["data"]
-        if content is not None:
-            name = names[content]
-            run.settings["data"] = name if shared[name] == 1 else f"{name} ({content})"
+        if run.content is not None:
+            name = names[run.content]
+            run.settings["data"] = name if shared[name] == 1 else f"{name} ({run.content})"
 
 
 def studies_below(folder: Path) -> str:
