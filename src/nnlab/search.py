@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -247,6 +246,8 @@ def tell_best(search: optuna.Study, trials: Trials, objective: str) -> None:
     """Have the command tell the best trial, and write it where Hydra's own sweepers do."""
     from optuna.trial import TrialState
 
+    from nnlab.report.provenance import command_line
+
     try:
         best = search.best_trial
     except ValueError:  # there is none
@@ -262,6 +263,6 @@ def tell_best(search: optuna.Study, trials: Trials, objective: str) -> None:
     ended = len(search.get_trials(states=[TrialState.COMPLETE]))
     trials.command.last_lines += [
         f"best of {ended} trials: {objective}={best.value:.6g}",
-        f"python -m nnlab.run {shlex.join(job.overrides)}",
+        command_line(job.overrides),
         str(folder),
     ]
