@@ -16,9 +16,7 @@ def rows(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     standard deviation, how many there are and the 95 % interval."""
     keys = [key for key in varied(runs) if not is_seed(key)]
     numbers = [
-        column
-        for column in shown("csv", runs)
-        if any(is_number(column.of(run)) and column.of(run) is not None for run in runs)
+        column for column in shown("csv", runs) if any(is_number(column.of(run)) for run in runs)
     ]
     made = []
     for values, group in grouped(runs, keys).items():

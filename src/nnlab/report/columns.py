@@ -144,11 +144,6 @@ def tested_on(run: RunRecord) -> int | None:
     return None if run.tested_whole else run.test_examples
 
 
-def validated_on(run: RunRecord) -> int | None:
-    size = run.settings.get("valid_size")
-    return size if isinstance(size, int) else None
-
-
 def validated(runs: Sequence[RunRecord]) -> bool:
     return any(run.reading for run in runs)
 
@@ -249,7 +244,7 @@ RESULTS = (
         Column(
             csv=name,
             value=methodcaller("kept", name),
-            examples=validated_on if name == "valid_accuracy" else None,
+            examples=attrgetter("valid_examples") if name == "valid_accuracy" else None,
             when=when,
         )
         for name, when in MEASURES.items()

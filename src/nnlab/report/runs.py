@@ -55,8 +55,7 @@ class RunRecord:
     and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
     trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
-    was tested on. synthetic: whether the
-    data was generated.
+    was tested on. synthetic: whether the data was generated.
     results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     overrides: what the command line said. versions: of the programs, with the commits of their
     repositories. hashes: of the files that the data came from, by their names.
@@ -119,8 +118,13 @@ class RunRecord:
     @functools.cached_property
     def reading(self) -> Reading | None:
         """What the curves say; None where nothing was validated."""
+        return interpret(self.curves, self.valid_examples, self.main.name)
+
+    @property
+    def valid_examples(self) -> int | None:
+        """How many it was validated on."""
         size = self.settings.get("valid_size")
-        return interpret(self.curves, size if isinstance(size, int) else None, self.main.name)
+        return size if isinstance(size, int) else None
 
     @property
     def tested_whole(self) -> bool:
