@@ -38,6 +38,7 @@ from nnlab.storage import write_atomic
 from nnlab.text import shortened, visible
 
 DPI, FONT = 200, 8
+BESIDE_PNG = ("svg", "pdf")  # formats that a figure can have, too
 LEFT, BOTTOM, RIGHT = 0.125, 0.135, 0.97
 ENTRIES = 8  # that a legend can have; beyond, a colour bar
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
@@ -172,7 +173,7 @@ def save_each(figure: Figure, path: Path, formats: Collection[str]) -> list[Path
     """Write a PNG and, where they are among the formats, an SVG and a PDF beside it, in which text
     stays text; remove those that are not. Return what there is."""
     files = [save(figure, path)]
-    for suffix in ("svg", "pdf"):
+    for suffix in BESIDE_PNG:
         other = path.with_suffix(f".{suffix}")
         if suffix not in formats:
             other.unlink(missing_ok=True)
@@ -187,8 +188,8 @@ def save_each(figure: Figure, path: Path, formats: Collection[str]) -> list[Path
 
 def remove(path: Path) -> None:
     """Remove a figure in all its formats."""
-    for suffix in (".png", ".svg", ".pdf"):
-        path.with_suffix(suffix).unlink(missing_ok=True)
+    for suffix in ("png", *BESIDE_PNG):
+        path.with_suffix(f".{suffix}").unlink(missing_ok=True)
 
 
 def save(figure: Figure, path: Path) -> Path:
