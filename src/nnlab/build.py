@@ -200,6 +200,8 @@ def loss_of(config: Config, data: Data) -> Loss:
 
     if data.targets:
         return SquaredError(tuple(data.provenance["target_deviation"]))
+    if not config.loss.balanced:
+        return config.loss.build(data.classes)
     labels = data.train.labels[data.train.index]
     return config.loss.build(data.classes, labels.bincount(minlength=len(data.classes)).tolist())
 
@@ -252,9 +254,9 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
 
     job = outcome.job
     weights = getattr(run.loss, "weights", None)
-    source: dict[str, Any] = {} if weights is None else {"class_weights": weights}
+    special: dict[str, Any] = {} if weights is None else {"class_weights": weights}
     if isinstance(config.model, OwnNetworkConfig):
-        source["model_source_sha256"] = config.model.found.sha256
+        special["model_source_sha256"] = config.model.found.sha256
     return {
         "name": outcome.folder.name,
         "overrides": job.overrides,
@@ -262,7 +264,7 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
         "seed": config.seed,
         "weights": model.weights(run.model),
         "parameters": model.parameters(run.model),
-        **source,
+        **special,
         "dataset": data.provenance | {"source": job.concealed(data.provenance["source"])},
         "versions": records.versions(),
         "git": records.git_revisions(),

@@ -179,14 +179,20 @@ class LossConfig:
         )
         require(fine, "loss.class_weights", given, limit)
 
-    def build(self, classes: Sequence[str], counts: Sequence[int]) -> CrossEntropy:
-        """Return the loss for these classes, of each of which there are so many training examples.
+    @property
+    def balanced(self) -> bool:
+        """Whether a class's weight follows from how many training examples there are of it."""
+        return bool(self.class_weights == "balanced")
 
-        Raises ValueError where the weights are not as many as the classes, or a class to be
-        balanced has no example.
+    def build(self, classes: Sequence[str], counts: Sequence[int] = ()) -> CrossEntropy:
+        """Return the loss for these classes.
+
+        counts: of the training examples of each class, where they are to be ``balanced``. Raises
+        ValueError where the weights are not as many as the classes, or a class to be balanced has
+        no example.
         """
         weights = self.class_weights
-        if weights == "balanced":
+        if self.balanced:
             if empty := [name for name, count in zip(classes, counts) if count == 0]:
                 raise ValueError(
                     f"loss.class_weights=balanced, but there is no training example of class "
