@@ -120,8 +120,8 @@ class CrossEntropy:
         base = weight * self.label_smoothing / classes
         return np.stack((base, weight * (1 - self.label_smoothing), weight))
 
-    def measures(self, loss: float, weight: float, correct: float, count: int) -> tuple[float, ...]:
-        """Return mean loss and accuracy, of sums over examples."""
+    def measures(self, loss: float, correct: float, weight: float, count: int) -> tuple[float, ...]:
+        """Return mean loss and accuracy, of sums over so many examples."""
         return loss / weight if weight else float("nan"), correct / count
 
 

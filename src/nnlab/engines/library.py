@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Run, Trained
+from nnlab.engines import Run, Trained, measures
 from nnlab.engines.supported import (
     ACTIVATIONS,
     MOMENTS,
@@ -371,9 +371,8 @@ class NativeNetwork:
             )
         weakref.finalize(self, self.library.nnlab_free, self.handle)
         self.targets = targets_of(run)
-        self.loss = run.loss
-        if isinstance(self.loss, CrossEntropy) and not self.loss.plain:
-            terms = self.loss.terms(self.shapes[-1][0]).astype(np.float32)
+        if isinstance(run.loss, CrossEntropy) and not run.loss.plain:
+            terms = run.loss.terms(self.shapes[-1][0]).astype(np.float32)
             self.terms = np.pad(terms, ((0, 0), (0, -terms.shape[1] % LANES)))  # it reads vectors
             self.library.nnlab_set_loss(self.handle, *(row.ctypes.data for row in self.terms))
 
@@ -427,7 +426,7 @@ class NativeNetwork:
         raise_for(problem, "train", *bad)
         took = seconds.value + self.seconds
         self.seconds = 0.0
-        return Trained(self.measures(sums, run.train, run.train.index[positions]), took)
+        return Trained(measures(run, "train", list(sums), positions), took)
 
     def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
         """Return the measures of one of the run's splits."""
@@ -436,20 +435,11 @@ class NativeNetwork:
         with self.lock:
             problem = self.library.nnlab_evaluate(self.handle, byref(split), self.level, sums, bad)
         raise_for(problem, name, *bad)
-        part: Split = getattr(run, name)
-        return self.measures(sums, part, part.index)
+        return measures(run, name, list(sums))
 
     def sums(self) -> Array[c_double]:
         """Return room for what the library sums over examples."""
         return (c_double * (3 if self.targets is None else 2 * self.targets))()
-
-    def measures(self, sums: Array[c_double], split: Split, index: Tensor) -> tuple[float, ...]:
-        """Return the measures that sums over these examples of a split come to."""
-        if isinstance(self.loss, CrossEntropy):
-            loss, correct, weight = sums
-            return self.loss.measures(loss, weight, correct, len(index))
-        squared, absolute = sums[: self.targets], sums[self.targets :]
-        return self.loss.measures(squared, absolute, split.labels[index].numpy())
 
     # ---- its numbers ----
 

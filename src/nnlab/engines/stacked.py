@@ -28,7 +28,7 @@ from nnlab import memory, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.dropout import multipliers
-from nnlab.engines import Engine, Run, Trained, stacked_losses
+from nnlab.engines import Engine, Run, Trained, measures, stacked_losses
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
@@ -43,7 +43,6 @@ from nnlab.engines.supported import (
     unsupported_optimizer,
     unsupported_shared_memory,
 )
-from nnlab.losses import CrossEntropy, Loss
 
 EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
 SHARE = 0.8  # of the free memory that a stack may take: its size is an estimate
@@ -405,12 +404,10 @@ class StackedEngine(Engine):
         for run in self.stack:
             self.taken[run] += epoch_steps(run)
         share = seconds / sum(epoch_steps(run) for run in runs)
-        results = []
-        for run, order in zip(runs, orders):
-            index, summed = run.train.index[order], sums[self.rows[run]]
-            measured = measures(run.loss, summed, run.train.labels, index)
-            results.append(Trained(measured, share * epoch_steps(run)))
-        return results
+        return [
+            Trained(measures(run, "train", sums[self.rows[run]], order), share * epoch_steps(run))
+            for run, order in zip(runs, orders)
+        ]
 
     def _lay_out(self, runs: Sequence[Run]) -> None:
         """Make what an epoch of these runs, the longest first, reads and writes.
@@ -540,11 +537,7 @@ class StackedEngine(Engine):
                 inputs = self.inputs[part]
                 outputs = forward(layers, self.shape.activations, inputs, everything)[-1]
                 sums += self.loss.evaluate(rows, outputs, self.labels[part], kept)
-        splits = [getattr(run, split) for run in runs]
-        return [
-            measures(run.loss, each, part.labels, part.index)
-            for run, each, part in zip(runs, sums.tolist(), splits)
-        ]
+        return [measures(run, split, each) for run, each in zip(runs, sums.tolist())]
 
     @torch.no_grad()
     def state(self, run: Run) -> dict[str, Tensor]:
@@ -642,15 +635,6 @@ def kind(option: OptimizerConfig) -> tuple[str, bool]:
 
 def epoch_steps(run: Run) -> int:
     return -(-len(run.train) // run.batch_size)
-
-
-def measures(loss: Loss, sums: list[float], labels: Tensor, index: Tensor) -> tuple[float, ...]:
-    """Return what a run's sums over the examples in ``index`` come to."""
-    if isinstance(loss, CrossEntropy):
-        total, weight, correct = sums
-        return loss.measures(total, weight, correct, len(index))
-    half = len(sums) // 2
-    return loss.measures(sums[:half], sums[half:], labels.cpu()[index.cpu()].numpy())
 
 
 def free_memory(device: torch.device) -> int:
