@@ -343,9 +343,9 @@ static void restore_mode(uint64_t before)
 #endif
 }
 
-/* Train once through split->index[order[0..n-1]]. keys: of each step's layers with dropout, which
-   are used to draw what is dropped. sums: as in Kernels. seconds: taken here because Python's thread
-   may wait long for the GIL when the call returns. */
+/* Train once through split->index[order[0..n-1]]. keys: one for each step and layer with dropout,
+   from which follows what is dropped. sums: as in Kernels. seconds: taken here because Python's
+   thread may wait long for the GIL when the call returns. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
                     int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
                     double *sums, double *seconds, int64_t *bad)
