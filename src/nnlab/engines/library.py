@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Run, Trained, measures
+from nnlab.engines import Run, Trained, measures, supported
 from nnlab.engines.supported import (
     ACTIVATIONS,
     MOMENTS,
     STEP_COUNT,
-    dropouts,
     has_bias,
     linears,
     optimizer_of,
@@ -339,13 +338,14 @@ class NativeNetwork:
         """
         if run.batch_size < 1:
             raise ValueError(f"batch_size={run.batch_size} is not possible: at least 1")
-        layers, config = linears(run.model), optimizer_of(run)
+        layers, config = supported.layers(run.model), optimizer_of(run)
         assert config is not None
         self.library = open_library()
-        self.layers = [name for name, _ in layers]
-        self.shapes = [(linear.out_features, linear.in_features) for _, linear in layers]  # [O, I]
-        self.biases = [has_bias(linear) for _, linear in layers]
-        self.dropouts = dropouts(run.model)
+        self.layers = [name for name, _ in linears(run.model)]
+        self.shapes = [(each.out_features, each.in_features) for each, _, _ in layers]  # [O, I]
+        self.biases = [has_bias(each.linear) for each in layers]
+        dropouts = [each.dropout for each in layers]
+        self.dropping = sum(p > 0 for p in dropouts)  # layers
         if inputs is not None:
             self.shapes[0] = self.shapes[0][0], inputs
         self.rule = rule(config)
@@ -355,13 +355,13 @@ class NativeNetwork:
         self.seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
-        kinds = activations(run.model)
+        kinds = [ACTIVATIONS.index(each.activation) for each in layers]
         self.handle = self.library.nnlab_create(
             len(layers),
             (c_int64 * len(sizes))(*sizes),
             (c_int32 * len(kinds))(*kinds),
             (c_int32 * len(kinds))(*self.biases),
-            (c_double * len(kinds))(*self.dropouts),
+            (c_double * len(kinds))(*dropouts),
             len(MOMENTS[self.rule]),
             self.batch_size,
         )
@@ -405,8 +405,7 @@ class NativeNetwork:
         """Train once through the examples at these positions, [n] int64, of the training split."""
         positions = check_order(order, len(run.train))
         split = self.split(run, "train")
-        # A key for each step and layer that drops units.
-        steps, dropping = -(-len(positions) // self.batch_size), sum(map(bool, self.dropouts))
+        steps, dropping = -(-len(positions) // self.batch_size), self.dropping
         keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
         sums, seconds, bad = self.sums(), c_double(), (c_int64 * 3)()
         with self.lock:
@@ -519,15 +518,3 @@ class NativeNetwork:
                 addresses = weight.data_ptr(), bias.data_ptr()
                 self.library.nnlab_set(self.handle, layer, which, *addresses)
             self.library.nnlab_set_steps(self.handle, steps)
-
-
-def activations(model: nn.Module) -> list[int]:
-    """Return what follows each layer, by its number in native.c."""
-    assert isinstance(model, nn.Sequential)
-    numbers: list[int] = []
-    for module in model:  # not its children: they may share an activation
-        if isinstance(module, nn.Linear):
-            numbers.append(0)
-        elif type(module) in ACTIVATIONS:
-            numbers[-1] = ACTIVATIONS.index(type(module))
-    return numbers

@@ -28,11 +28,10 @@ from nnlab import memory, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.dropout import multipliers
-from nnlab.engines import Engine, Run, Trained, measures, stacked_losses
+from nnlab.engines import Engine, Run, Trained, measures, stacked_losses, supported
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
-    dropouts,
     has_bias,
     initial_state,
     optimizer_of,
@@ -71,20 +70,13 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, model: nn.Module) -> Shape:
-        sizes: list[int] = []
-        activations: list[type[nn.Module]] = []
-        biases: list[bool] = []
-        assert isinstance(model, nn.Sequential)
-        for module in model:  # not its children: they may share an activation
-            if isinstance(module, nn.Linear):
-                sizes += (
-                    [module.out_features] if sizes else [module.in_features, module.out_features]
-                )
-                activations.append(nn.Identity)
-                biases.append(has_bias(module))
-            elif type(module) in ACTIVATIONS:
-                activations[-1] = type(module)
-        return cls(tuple(sizes), tuple(activations), tuple(biases), tuple(dropouts(model)))
+        linears, activations, dropouts = zip(*supported.layers(model))
+        return cls(
+            (linears[0].in_features, *(linear.out_features for linear in linears)),
+            activations,
+            tuple(map(has_bias, linears)),
+            dropouts,
+        )
 
     def places(self) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
         """Return where each parameter begins in a row, with its shape, in torch's order; and P."""
