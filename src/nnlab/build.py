@@ -20,6 +20,7 @@ from nnlab.config import (
     PerceptronConfig,
 )
 from nnlab.jobs import Outcome, Task
+from nnlab.losses import count_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,14 +146,9 @@ def whole_run(task: Task) -> Run:
         data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
-    model = build_model(config, task.identity["dataset"]["shape"], outputs_of(task))
-    return dataclasses.replace(sketch, model=model)
-
-
-def outputs_of(task: Task) -> int:
-    """Return how many outputs the network of a task has."""
     dataset = task.identity["dataset"]
-    return len(dataset.get("targets") or dataset["classes"])
+    model = build_model(config, dataset["shape"], count_outputs(dataset))
+    return dataclasses.replace(sketch, model=model)
 
 
 def build_run(config: Config, data: Data, network: nn.Module) -> Run:

@@ -56,6 +56,10 @@ class LearningTask:
         """The names of what an engine measures, in the order in which it does."""
         return "loss", *(metric.name for metric in self.metrics)
 
+    def measured(self, epoch: Epoch | None, prefix: str = "") -> dict[str, float | None]:
+        """Return the measures of an epoch by their columns, None each where there is no epoch."""
+        return {f"{prefix}{name}": getattr(epoch, name, None) for name in self.columns[1:-1]}
+
 
 CLASSIFICATION = LearningTask(
     "classification", Epoch, (Metric("accuracy", "accuracy", percent=True),)
@@ -79,6 +83,11 @@ class TaskName(enum.Enum):
 def task_of(dataset: Mapping[str, Any]) -> LearningTask:
     """Return what was learned of data that a result describes so."""
     return TASKS.get(str(dataset.get("task")), CLASSIFICATION)
+
+
+def count_outputs(dataset: Mapping[str, Any]) -> int:
+    """Return how many outputs a network has for data that a result describes so."""
+    return len(dataset.get("targets") or dataset["classes"])
 
 
 def rises(column: str) -> bool:

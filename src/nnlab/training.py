@@ -402,12 +402,7 @@ def fit(
                 if epoch is not None and bar is not None:
                     bar.show(epoch._asdict())
     kept, last, task = run.kept, run.epochs[-1] if run.epochs else None, run.loss.task
-    names = task.columns[1:-1]
-    measures = {
-        **{name: getattr(kept, name, None) for name in names},
-        **{f"last_{name}": getattr(last, name, None) for name in names},
-        **run.test_measures,
-    }
+    measures = task.measured(kept) | task.measured(last, "last_") | run.test_measures
     fields = {each.name for each in dataclasses.fields(Fit)}
     accuracies = {name.replace("loss", "accuracy"): None for name in measures if "loss" in name}
     metrics = pd.DataFrame(run.epochs, columns=list(task.columns)).astype(
