@@ -438,8 +438,7 @@ class StackedEngine(Engine):
         self.examples = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
         self.batch = self._zeros(R * B, self.shape.sizes[0])
         self.gradients = torch.zeros_like(self.weights)
-        self.loss.begin(self.labels[self.examples])
-        self.sums = torch.zeros_like(self.loss.sums())
+        self.sums = torch.zeros(R, self.loss.columns, dtype=self.wide, device=self.device)
 
     def _refill(self) -> None:
         """Put the epoch's order and the optimizer's numbers where the graph reads them."""
@@ -520,7 +519,7 @@ class StackedEngine(Engine):
         rows = [self.rows[run] for run in runs]
         whole = rows == list(range(len(self.stack)))
         layers = self.shape.layers(self.weights if whole else self.weights[rows])
-        sums = torch.zeros(len(runs), self.sums.shape[1], dtype=self.wide, device=self.device)
+        sums = torch.zeros(len(runs), self.loss.columns, dtype=self.wide, device=self.device)
         everything = [None] * len(layers)
         chunk = max(1, EVALUATION_NUMBERS // (len(runs) * max(self.shape.sizes)))
         real = torch.arange(index.shape[1], device=self.device) < lengths

@@ -25,7 +25,10 @@ class PlainCrossEntropy:
     """Cross entropy without weights of classes and without smoothing.
 
     real: [T, R, B, 1] 1 for an example, 0 for a slot that is left over. wide: the type to sum in.
+    columns: how many sums there are of a run.
     """
+
+    columns = 3
 
     def __init__(self, runs: Sequence[Run], real: Tensor, outputs: int, wide: torch.dtype) -> None:
         T, R, B, _ = real.shape
@@ -56,7 +59,7 @@ class PlainCrossEntropy:
         return likely
 
     def sums(self) -> Tensor:
-        """Return each run's sums over the epoch's examples: loss, right answers, weight, [R, 3]."""
+        """Return each run's sums over the epoch's examples: loss, right answers and weight."""
         right = self.predicted == self.targets.squeeze(3)
         return totals(-self.picked.squeeze(3), right, None, self.real, self.wide)
 
@@ -122,6 +125,7 @@ class SquaredErrors:
 
     def __init__(self, runs: Sequence[Run], real: Tensor, outputs: int, wide: torch.dtype) -> None:
         T, R, B, _ = real.shape
+        self.columns = 2 * outputs
         self.real = real > 0
         count = outputs * real.sum(2, keepdim=True)
         self.share = 2 * real / count.clamp(min=1)  # [T, R, B, 1]
@@ -136,7 +140,7 @@ class SquaredErrors:
         return wrong * self.share[t, :k]
 
     def sums(self) -> Tensor:
-        """Return each run's sums: squared errors of each output, then absolute ones, [R, 2 K]."""
+        """Return each run's sums: squared errors of each output, then absolute ones."""
         return self.total(self.wrong, self.real)
 
     def evaluate(self, rows: list[int], outputs: Tensor, labels: Tensor, real: Tensor) -> Tensor:
