@@ -403,8 +403,7 @@ def fit(
                     bar.show(epoch._asdict())
     kept, last, task = run.kept, run.epochs[-1] if run.epochs else None, run.loss.task
     measures = task.measured(kept) | task.measured(last, "last_") | run.test_measures
-    fields = {each.name for each in dataclasses.fields(Fit)}
-    accuracies = {name.replace("loss", "accuracy"): None for name in measures if "loss" in name}
+    names = [each.name for each in dataclasses.fields(Fit)]
     metrics = pd.DataFrame(run.epochs, columns=list(task.columns)).astype(
         dict.fromkeys(task.columns, float) | {"epoch": int}
     )
@@ -419,7 +418,7 @@ def fit(
         engine_reason=reason,
         measures=measures,
         task=task,
-        **accuracies | {name: value for name, value in measures.items() if name in fields},
+        **{name: measures.get(name) for name in names if name.endswith(("_loss", "_accuracy"))},
     )
 
 

@@ -144,7 +144,10 @@ class Engine(Protocol):
         """
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
-        """Return each run's measures on its split ("train", "valid", "test"): loss, accuracy."""
+        """Return each run's measures (``loss.task.measures``) on its split.
+
+        split: "train", "valid" or "test".
+        """
 
     def snapshot(self, run: Run) -> dict[str, Tensor]:
         """Return what ``restore`` takes to put a run back to where it is now, bit for bit.
