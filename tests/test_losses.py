@@ -26,7 +26,7 @@ from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.losses import CrossEntropy, Loss, LossConfig, SquaredError
 from tests.test_dual import wide_run
 from tests.test_native import CPU, OPTIMIZERS, make_run, needs_library, sgd, shuffled
-from tests.test_stacked import TIGHT, Graphs, make_runs
+from tests.test_stacked import Graphs, assert_same_epoch, make_runs
 
 CLASSES = 5
 Make: TypeAlias = Callable[..., Run]
@@ -197,13 +197,8 @@ def test_a_replayed_epoch_is_an_epoch(name: str, monkeypatch: pytest.MonkeyPatch
     )
     engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
     engine.graph = True
-    for epoch in (1, 2, 3):
-        orders = [shuffled(run, epoch) for run in theirs]
-        found = engine.train_epoch(ours, orders)
-        expected = reference.train_epoch(theirs, orders)
-        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
-        for our, their in zip(ours, theirs):
-            assert_close(engine.state(our), reference.state(their), **TIGHT)
+    for _ in range(3):
+        assert_same_epoch(engine, ours, reference, theirs)
     assert graphs.captures == 1
 
 

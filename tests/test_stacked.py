@@ -140,6 +140,21 @@ def assert_equal_states(
         assert_close(found.state(our), expected.state(their), **tolerance)
 
 
+def assert_same_epoch(
+    engine: StackedEngine | TorchEngine,
+    ours: Sequence[Run],
+    reference: TorchEngine,
+    theirs: Sequence[Run],
+    tolerance: dict[str, Any] = TIGHT,
+) -> None:
+    """Train an epoch in both engines; compare measures, weights and moments."""
+    orders = draw_orders(theirs)
+    found = engine.train_epoch(ours, orders)
+    expected = reference.train_epoch(theirs, orders)
+    assert_close([t.measures for t in found], [t.measures for t in expected], **tolerance)
+    assert_equal_states(engine, ours, reference, theirs, **tolerance)
+
+
 def assert_same_training(
     ours: list[Run], theirs: list[Run], epochs: int, *, device: torch.device = CPU, **options: Any
 ) -> None:
@@ -147,11 +162,7 @@ def assert_same_training(
     tolerance = options.pop("tolerance", TIGHT)
     engine, reference = StackedEngine(ours, device, **options), TorchEngine(theirs, CPU)
     for _ in range(epochs):
-        orders = draw_orders(theirs)
-        found = engine.train_epoch(ours, orders)
-        expected = reference.train_epoch(theirs, orders)
-        assert_close([t.measures for t in found], [t.measures for t in expected], **tolerance)
-        assert_equal_states(engine, ours, reference, theirs, **tolerance)
+        assert_same_epoch(engine, ours, reference, theirs, tolerance)
     for split in ("train", "valid", "test"):
         found_there = engine.evaluate(ours, split)
         assert_close(found_there, reference.evaluate(theirs, split), **tolerance)
@@ -392,11 +403,7 @@ def test_ended_runs_are_compacted_away() -> None:
             assert_close(ours[number].model.state_dict(), trained, **TIGHT)
         left = [i for i in range(6) if ours[i] in engine.rows]
         our_left, their_left = [ours[i] for i in left], [theirs[i] for i in left]
-        orders = draw_orders(their_left)
-        found = engine.train_epoch(our_left, orders)
-        expected = reference.train_epoch(their_left, orders)
-        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
-        assert_equal_states(engine, our_left, reference, their_left, **TIGHT)
+        assert_same_epoch(engine, our_left, reference, their_left)
         rows.append(len(engine.stack))
         assert engine.weights.shape[0] == engine.moments[0].shape[0] == rows[-1]
     # 5 stays as a dead row; 4 was the longest; 0 is a dead row; 1 is left alone.
@@ -471,10 +478,7 @@ def test_layers_may_share_an_activation() -> None:
 
     ours, theirs = runs(), runs()
     engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
-    orders = draw_orders(ours)
-    engine.train_epoch(ours, orders)
-    reference.train_epoch(theirs, orders)
-    assert_equal_states(engine, ours, reference, theirs, **TIGHT)
+    assert_same_epoch(engine, ours, reference, theirs)
 
 
 # ---- states ----
@@ -570,10 +574,7 @@ def test_a_torch_optimizer_is_translated_and_given_back(name: str) -> None:
     for kind in kinds:
         engine = kind(ours, CPU)
         for _ in range(2):
-            orders = draw_orders(theirs)
-            engine.train_epoch(ours, orders)
-            reference.train_epoch(theirs, orders)
-            assert_equal_states(engine, ours, reference, theirs, **TIGHT)
+            assert_same_epoch(engine, ours, reference, theirs)
             for run in ours + theirs:
                 assert isinstance(run.optimizer, torch.optim.Optimizer)
                 run.optimizer.param_groups[0]["lr"] *= 0.7
@@ -832,11 +833,7 @@ def test_a_replayed_epoch_is_an_epoch(optimizer: str, monkeypatch: pytest.Monkey
         if ended == [5]:
             reference.load_state(theirs[0], engine.state(ours[2]))
             engine.load_state(ours[0], engine.state(ours[2]))
-        orders = draw_orders(their_left)
-        found = engine.train_epoch(our_left, orders)
-        expected = reference.train_epoch(their_left, orders)
-        assert_close([t.measures for t in found], [t.measures for t in expected], **TIGHT)
-        assert_equal_states(engine, our_left, reference, their_left, **TIGHT)
+        assert_same_epoch(engine, our_left, reference, their_left)
         counts.append((graphs.warmed, graphs.captures))
     # Not captured at once, nor anew when a run ends whose row stays; anew after compaction.
     assert counts == [(1, 0), (1, 1), (1, 1), (1, 1), (1, 1), (2, 1), (2, 2), (2, 2)]
@@ -850,10 +847,7 @@ def test_a_schedule_reaches_a_replayed_epoch(monkeypatch: pytest.MonkeyPatch) ->
     engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
     engine.graph = True
     for epoch in range(6):
-        orders = draw_orders(theirs)
-        engine.train_epoch(ours, orders)
-        reference.train_epoch(theirs, orders)
-        assert_equal_states(engine, ours, reference, theirs, **TIGHT)
+        assert_same_epoch(engine, ours, reference, theirs)
         for run in ours + theirs:
             assert isinstance(run.optimizer, torch.optim.Optimizer)
             run.optimizer.param_groups[0]["lr"] *= 0.5
@@ -868,10 +862,7 @@ def test_a_replayed_epoch_drops_other_units(monkeypatch: pytest.MonkeyPatch) -> 
     engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
     engine.graph = True
     for _ in range(4):
-        orders = draw_orders(theirs)
-        engine.train_epoch(ours, orders)
-        reference.train_epoch(theirs, orders)
-        assert_equal_states(engine, ours, reference, theirs, **TIGHT)
+        assert_same_epoch(engine, ours, reference, theirs)
     assert (graphs.warmed, graphs.captures) == (1, 1)
 
 

@@ -20,6 +20,7 @@ from nnlab.config import (
     PerceptronConfig,
 )
 from nnlab.jobs import Outcome, Task
+from nnlab.losses import count_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,14 +146,9 @@ def whole_run(task: Task) -> Run:
         data = config.load_data()
         latest[:] = [data]
         sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
-    model = build_model(config, task.identity["dataset"]["shape"], outputs_of(task))
-    return dataclasses.replace(sketch, model=model)
-
-
-def outputs_of(task: Task) -> int:
-    """Return how many outputs the network of a task has."""
     dataset = task.identity["dataset"]
-    return len(dataset.get("targets") or dataset["classes"])
+    model = build_model(config, dataset["shape"], count_outputs(dataset))
+    return dataclasses.replace(sketch, model=model)
 
 
 def build_run(config: Config, data: Data, network: nn.Module) -> Run:
@@ -200,6 +196,8 @@ def loss_of(config: Config, data: Data) -> Loss:
 
     if data.targets:
         return SquaredError(tuple(data.provenance["target_deviation"]))
+    if not config.loss.balanced:
+        return config.loss.build(data.classes)
     labels = data.train.labels[data.train.index]
     return config.loss.build(data.classes, labels.bincount(minlength=len(data.classes)).tolist())
 
@@ -252,9 +250,9 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
 
     job = outcome.job
     weights = getattr(run.loss, "weights", None)
-    source: dict[str, Any] = {} if weights is None else {"class_weights": weights}
+    special: dict[str, Any] = {} if weights is None else {"class_weights": weights}
     if isinstance(config.model, OwnNetworkConfig):
-        source["model_source_sha256"] = config.model.found.sha256
+        special["model_source_sha256"] = config.model.found.sha256
     return {
         "name": outcome.folder.name,
         "overrides": job.overrides,
@@ -262,7 +260,7 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
         "seed": config.seed,
         "weights": model.weights(run.model),
         "parameters": model.parameters(run.model),
-        **source,
+        **special,
         "dataset": data.provenance | {"source": job.concealed(data.provenance["source"])},
         "versions": records.versions(),
         "git": records.git_revisions(),

@@ -56,6 +56,10 @@ class LearningTask:
         """The names of what an engine measures, in the order in which it does."""
         return "loss", *(metric.name for metric in self.metrics)
 
+    def measured(self, epoch: Epoch | None, prefix: str = "") -> dict[str, float | None]:
+        """Return the measures of an epoch by their columns, None each where there is no epoch."""
+        return {f"{prefix}{name}": getattr(epoch, name, None) for name in self.columns[1:-1]}
+
 
 CLASSIFICATION = LearningTask(
     "classification", Epoch, (Metric("accuracy", "accuracy", percent=True),)
@@ -79,6 +83,11 @@ class TaskName(enum.Enum):
 def task_of(dataset: Mapping[str, Any]) -> LearningTask:
     """Return what was learned of data that a result describes so."""
     return TASKS.get(str(dataset.get("task")), CLASSIFICATION)
+
+
+def count_outputs(dataset: Mapping[str, Any]) -> int:
+    """Return how many outputs a network has for data that a result describes so."""
+    return len(dataset.get("targets") or dataset["classes"])
 
 
 def rises(column: str) -> bool:
@@ -120,8 +129,8 @@ class CrossEntropy:
         base = weight * self.label_smoothing / classes
         return np.stack((base, weight * (1 - self.label_smoothing), weight))
 
-    def measures(self, loss: float, weight: float, correct: float, count: int) -> tuple[float, ...]:
-        """Return mean loss and accuracy, of sums over examples."""
+    def measures(self, loss: float, correct: float, weight: float, count: int) -> tuple[float, ...]:
+        """Return mean loss and accuracy, of sums over so many examples."""
         return loss / weight if weight else float("nan"), correct / count
 
 
@@ -179,14 +188,20 @@ class LossConfig:
         )
         require(fine, "loss.class_weights", given, limit)
 
-    def build(self, classes: Sequence[str], counts: Sequence[int]) -> CrossEntropy:
-        """Return the loss for these classes, of each of which there are so many training examples.
+    @property
+    def balanced(self) -> bool:
+        """Whether a class's weight follows from how many training examples there are of it."""
+        return bool(self.class_weights == "balanced")
 
-        Raises ValueError where the weights are not as many as the classes, or a class to be
-        balanced has no example.
+    def build(self, classes: Sequence[str], counts: Sequence[int] = ()) -> CrossEntropy:
+        """Return the loss for these classes.
+
+        counts: of the training examples of each class, where they are to be ``balanced``. Raises
+        ValueError where the weights are not as many as the classes, or a class to be balanced has
+        no example.
         """
         weights = self.class_weights
-        if weights == "balanced":
+        if self.balanced:
             if empty := [name for name, count in zip(classes, counts) if count == 0]:
                 raise ValueError(
                     f"loss.class_weights=balanced, but there is no training example of class "

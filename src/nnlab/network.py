@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from nnlab import functions, records
 from nnlab.boolean import truth_table
 from nnlab.functions import Function
+from nnlab.identity import ADDED
+from nnlab.losses import count_outputs
 from nnlab.model import cnn, mlp, perceptrons
 from nnlab.own_network import from_function
 
@@ -172,14 +174,9 @@ def load(folder: str | Path, function: str | None = None) -> Network:
     try:
         data, config = result["dataset"], result["config"]
         shape, classes = tuple(data["shape"]), list(data["classes"])
-        scales = [
-            channels(values)
-            for values in (
-                *(data["mean"], data["deviation"]),
-                *(data.get("target_mean"), data.get("target_deviation")),
-            )
-        ]
-        model = build(config, shape, len(data.get("targets") or classes), own)
+        scales = [channels(data[name]) for name in ("mean", "deviation")]
+        scales += [channels(data.get(name)) for name in ("target_mean", "target_deviation")]
+        model = build(config, shape, count_outputs(data), own)
     except (LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"{folder / records.RESULT} does not describe a network ({error}), or was written by "
@@ -242,11 +239,7 @@ def build(
         layers = model["channels"], model["kernel"], model["hidden"]
         return cnn(shape, *layers, outputs, torch.Generator())
     if "hidden" in model:
-        added = {
-            "bias": True,
-            "batch_norm": False,
-            "dropout": 0.0,
-        }  # which older results do not say
-        options = {name: model.get(name, value) for name, value in added.items()}
+        names = "bias", "batch_norm", "dropout"  # of which older results say nothing
+        options = {name: model.get(name, ADDED[f"model.{name}"]) for name in names}
         return mlp(math.prod(shape), model["hidden"], outputs, model["activation"], **options)
     return perceptrons(truth_table(dataset["function"], dataset["inputs"]))

@@ -38,14 +38,17 @@ def require_factor(option: str, value: float, least: float = 0.0) -> None:
 def plain(options: Any) -> dict[str, Any]:
     """Return the options of a dataclass, nested ones too, as dicts of JSON values."""
 
+    # Not by dataclasses.asdict, most of whose time is deep copies: a sweep asks for every job.
     def value(node: Any) -> Any:
+        if dataclasses.is_dataclass(node):
+            return {each.name: value(getattr(node, each.name)) for each in dataclasses.fields(node)}
         if isinstance(node, enum.Enum):
             return node.name
         if isinstance(node, dict):
             return {key: value(item) for key, item in node.items()}
-        return list(node) if isinstance(node, (list, tuple)) else node
+        return [value(item) for item in node] if isinstance(node, (list, tuple)) else node
 
-    tree: dict[str, Any] = value(dataclasses.asdict(options))
+    tree: dict[str, Any] = value(options)
     return tree
 
 

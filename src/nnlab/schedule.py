@@ -21,7 +21,6 @@ from nnlab.progress import Progress
 
 if TYPE_CHECKING:
     from nnlab.engines import Engine, Run
-    from nnlab.stopping import Epoch
 
 Claims: TypeAlias = "Mapping[Path, claims.Claim]"  # on the runs of a study, by its folder
 
@@ -451,15 +450,11 @@ def finish(task: Task, run: Run) -> None:
     folder = record(task)
     task.outcome.trained = True
 
-    columns = run.loss.task.columns[1:-1]
-
-    def metrics(epoch: Epoch | None, prefix: str = "") -> dict[str, float | None]:
-        return {f"{prefix}{name}": getattr(epoch, name, None) for name in columns}
-
-    measured = {
-        "train_seconds": run.epochs[-1].seconds if run.epochs else 0.0,
-        **metrics(run.kept),
-        **(metrics(run.epochs[-1], "last_") if run.restored not in (None, len(run.epochs)) else {}),
+    last, measured = run.epochs[-1] if run.epochs else None, run.loss.task.measured
+    measures = {
+        "train_seconds": 0.0 if last is None else last.seconds,
+        **measured(run.kept),
+        **(measured(last, "last_") if run.restored not in (None, len(run.epochs)) else {}),
         **run.test_measures,
     }
     folder.log(in_words(run))
@@ -468,7 +463,7 @@ def finish(task: Task, run: Run) -> None:
         | {"weights_of_epoch": run.restored or len(run.epochs)}
         | {"concurrent_runs": max(task.concurrent, task.outcome.job.concurrent)}
         # JSON has no NaN or infinity: a loss that is no number is null.
-        | {k: v if v is not None and math.isfinite(v) else None for k, v in measured.items()},
+        | {k: v if v is not None and math.isfinite(v) else None for k, v in measures.items()},
         run.model.state_dict() if task.config.save_weights else None,
     )
 

@@ -402,14 +402,8 @@ def fit(
                 if epoch is not None and bar is not None:
                     bar.show(epoch._asdict())
     kept, last, task = run.kept, run.epochs[-1] if run.epochs else None, run.loss.task
-    names = task.columns[1:-1]
-    measures = {
-        **{name: getattr(kept, name, None) for name in names},
-        **{f"last_{name}": getattr(last, name, None) for name in names},
-        **run.test_measures,
-    }
-    fields = {each.name for each in dataclasses.fields(Fit)}
-    accuracies = {name.replace("loss", "accuracy"): None for name in measures if "loss" in name}
+    measures = task.measured(kept) | task.measured(last, "last_") | run.test_measures
+    names = [each.name for each in dataclasses.fields(Fit)]
     metrics = pd.DataFrame(run.epochs, columns=list(task.columns)).astype(
         dict.fromkeys(task.columns, float) | {"epoch": int}
     )
@@ -424,7 +418,7 @@ def fit(
         engine_reason=reason,
         measures=measures,
         task=task,
-        **accuracies | {name: value for name, value in measures.items() if name in fields},
+        **{name: measures.get(name) for name in names if name.endswith(("_loss", "_accuracy"))},
     )
 
 

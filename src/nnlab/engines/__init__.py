@@ -13,7 +13,7 @@ from torch import device as Device
 
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.losses import PLAIN, Loss
+from nnlab.losses import PLAIN, CrossEntropy, Loss
 from nnlab.stopping import Epoch, StoppingRule, unsupported_rule
 
 
@@ -144,7 +144,10 @@ class Engine(Protocol):
         """
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
-        """Return each run's measures on its split ("train", "valid", "test"): loss, accuracy."""
+        """Return each run's measures (``loss.task.measures``) on its split.
+
+        split: "train", "valid" or "test".
+        """
 
     def snapshot(self, run: Run) -> dict[str, Tensor]:
         """Return what ``restore`` takes to put a run back to where it is now, bit for bit.
@@ -166,6 +169,23 @@ class Engine(Protocol):
 
     def release(self, runs: Sequence[Run]) -> None:
         """Put the weights of these runs into their models and forget the runs."""
+
+
+def measures(
+    run: Run, split: str, sums: Sequence[float], order: Tensor | None = None
+) -> tuple[float, ...]:
+    """Return a run's measures on a split ("train", "valid", "test"), of sums over its examples.
+
+    sums: loss, right answers and weight; of a regression the squared errors of each output, then
+    the absolute ones. order: [n] positions in the split's index, None for all.
+    """
+    part: Split = getattr(run, split)
+    if isinstance(run.loss, CrossEntropy):
+        loss, correct, weight = sums
+        return run.loss.measures(loss, correct, weight, len(part if order is None else order))
+    index = part.index if order is None else part.index[order]
+    targets, half = part.labels.cpu()[index.cpu()].numpy(), len(sums) // 2
+    return run.loss.measures(sums[:half], sums[half:], targets)
 
 
 @contextlib.contextmanager

@@ -149,7 +149,6 @@ static void add_base(Network *net, const float *base, int64_t rows)
 /* multiplied: the first layer's `out` holds x W already. base: as in Split. */
 static void forward(Network *net, int64_t rows, int sparse, int multiplied, const float *base)
 {
-    const uint64_t *key = net->keys;
     for (int32_t l = 0; l < net->layers; l++) {
         Layer *layer = &net->layer[l];
         if (l > 0 || !multiplied) {
@@ -160,7 +159,7 @@ static void forward(Network *net, int64_t rows, int sparse, int multiplied, cons
         }
         activate(layer, rows);
         if (drops(net, layer))
-            drop(layer, rows, *key++);
+            drop(layer, rows, *net->keys++);
     }
 }
 
@@ -640,9 +639,7 @@ static void train(Network *net, const Split *split, const Examples *examples, in
     const int64_t n = examples->count;
     Layer *first = &net->layer[0];
     int may_skip = split->base == NULL && finite_first_layer(net), multiplied = 0;
-    int64_t rows = smaller(batch, n), dropping = 0;
-    for (int32_t l = 0; l < net->layers; l++)
-        dropping += net->layer[l].dropout > 0;
+    int64_t rows = smaller(batch, n);
     memset(sums, 0, (size_t)count_sums(net, split) * sizeof(double));
     select_inputs(split, examples, 0, rows, net->example);
     int sparse = may_skip && find_nonzero(net, net->example, rows);
@@ -673,8 +670,6 @@ static void train(Network *net, const Split *split, const Examples *examples, in
         const float **const done = net->example;
         net->example = net->next;
         net->next = done;
-        if (dropping > 0)
-            net->keys += dropping;
         net->steps++;
     }
 }

@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Run, Trained
+from nnlab.engines import Run, Trained, measures, supported
 from nnlab.engines.supported import (
     ACTIVATIONS,
     MOMENTS,
     STEP_COUNT,
-    dropouts,
     has_bias,
     linears,
     optimizer_of,
@@ -339,13 +338,14 @@ class NativeNetwork:
         """
         if run.batch_size < 1:
             raise ValueError(f"batch_size={run.batch_size} is not possible: at least 1")
-        layers, config = linears(run.model), optimizer_of(run)
+        layers, config = supported.layers(run.model), optimizer_of(run)
         assert config is not None
         self.library = open_library()
-        self.layers = [name for name, _ in layers]
-        self.shapes = [(linear.out_features, linear.in_features) for _, linear in layers]  # [O, I]
-        self.biases = [has_bias(linear) for _, linear in layers]
-        self.dropouts = dropouts(run.model)
+        self.layers = [name for name, _ in linears(run.model)]
+        self.shapes = [(each.out_features, each.in_features) for each, _, _ in layers]  # [O, I]
+        self.biases = [has_bias(each.linear) for each in layers]
+        dropouts = [each.dropout for each in layers]
+        self.dropping = sum(p > 0 for p in dropouts)  # layers
         if inputs is not None:
             self.shapes[0] = self.shapes[0][0], inputs
         self.rule = rule(config)
@@ -355,13 +355,13 @@ class NativeNetwork:
         self.seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
-        kinds = activations(run.model)
+        kinds = [ACTIVATIONS.index(each.activation) for each in layers]
         self.handle = self.library.nnlab_create(
             len(layers),
             (c_int64 * len(sizes))(*sizes),
             (c_int32 * len(kinds))(*kinds),
             (c_int32 * len(kinds))(*self.biases),
-            (c_double * len(kinds))(*self.dropouts),
+            (c_double * len(kinds))(*dropouts),
             len(MOMENTS[self.rule]),
             self.batch_size,
         )
@@ -371,9 +371,8 @@ class NativeNetwork:
             )
         weakref.finalize(self, self.library.nnlab_free, self.handle)
         self.targets = targets_of(run)
-        self.loss = run.loss
-        if isinstance(self.loss, CrossEntropy) and not self.loss.plain:
-            terms = self.loss.terms(self.shapes[-1][0]).astype(np.float32)
+        if isinstance(run.loss, CrossEntropy) and not run.loss.plain:
+            terms = run.loss.terms(self.shapes[-1][0]).astype(np.float32)
             self.terms = np.pad(terms, ((0, 0), (0, -terms.shape[1] % LANES)))  # it reads vectors
             self.library.nnlab_set_loss(self.handle, *(row.ctypes.data for row in self.terms))
 
@@ -406,8 +405,7 @@ class NativeNetwork:
         """Train once through the examples at these positions, [n] int64, of the training split."""
         positions = check_order(order, len(run.train))
         split = self.split(run, "train")
-        # A key for each step and layer that drops units.
-        steps, dropping = -(-len(positions) // self.batch_size), sum(map(bool, self.dropouts))
+        steps, dropping = -(-len(positions) // self.batch_size), self.dropping
         keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
         sums, seconds, bad = self.sums(), c_double(), (c_int64 * 3)()
         with self.lock:
@@ -427,7 +425,7 @@ class NativeNetwork:
         raise_for(problem, "train", *bad)
         took = seconds.value + self.seconds
         self.seconds = 0.0
-        return Trained(self.measures(sums, run.train, run.train.index[positions]), took)
+        return Trained(measures(run, "train", list(sums), positions), took)
 
     def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
         """Return the measures of one of the run's splits."""
@@ -436,20 +434,11 @@ class NativeNetwork:
         with self.lock:
             problem = self.library.nnlab_evaluate(self.handle, byref(split), self.level, sums, bad)
         raise_for(problem, name, *bad)
-        part: Split = getattr(run, name)
-        return self.measures(sums, part, part.index)
+        return measures(run, name, list(sums))
 
     def sums(self) -> Array[c_double]:
         """Return room for what the library sums over examples."""
         return (c_double * (3 if self.targets is None else 2 * self.targets))()
-
-    def measures(self, sums: Array[c_double], split: Split, index: Tensor) -> tuple[float, ...]:
-        """Return the measures that sums over these examples of a split come to."""
-        if isinstance(self.loss, CrossEntropy):
-            loss, correct, weight = sums
-            return self.loss.measures(loss, weight, correct, len(index))
-        squared, absolute = sums[: self.targets], sums[self.targets :]
-        return self.loss.measures(squared, absolute, split.labels[index].numpy())
 
     # ---- its numbers ----
 
@@ -529,15 +518,3 @@ class NativeNetwork:
                 addresses = weight.data_ptr(), bias.data_ptr()
                 self.library.nnlab_set(self.handle, layer, which, *addresses)
             self.library.nnlab_set_steps(self.handle, steps)
-
-
-def activations(model: nn.Module) -> list[int]:
-    """Return what follows each layer, by its number in native.c."""
-    assert isinstance(model, nn.Sequential)
-    numbers: list[int] = []
-    for module in model:  # not its children: they may share an activation
-        if isinstance(module, nn.Linear):
-            numbers.append(0)
-        elif type(module) in ACTIVATIONS:
-            numbers[-1] = ACTIVATIONS.index(type(module))
-    return numbers

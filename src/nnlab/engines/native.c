@@ -109,24 +109,25 @@ static int32_t make_buffers(Network *net)
            net->active && net->active_count;
 }
 
-static int32_t make_outputs(Layer *layer, int64_t rows)
+static int32_t make_rows(float **values, const float ***row, int64_t rows, int64_t width)
 {
-    layer->out = zeros(rows * layer->padded, sizeof(float));
-    layer->row = zeros(rows, sizeof(float *));
-    if (layer->out == NULL || layer->row == NULL)
+    *values = zeros(rows * width, sizeof(float));
+    *row = zeros(rows, sizeof(float *));
+    if (*values == NULL || *row == NULL)
         return 0;
     for (int64_t r = 0; r < rows; r++)
-        layer->row[r] = layer->out + r * layer->padded;
+        (*row)[r] = *values + r * width;
+    return 1;
+}
+
+static int32_t make_outputs(Layer *layer, int64_t rows)
+{
+    if (!make_rows(&layer->out, &layer->row, rows, layer->padded))
+        return 0;
     if (layer->dropout == 0)
         return 1;
     layer->factor = zeros(rows * layer->padded, sizeof(float));
-    layer->kept = zeros(rows * layer->padded, sizeof(float));
-    layer->kept_row = zeros(rows, sizeof(float *));
-    if (layer->factor == NULL || layer->kept == NULL || layer->kept_row == NULL)
-        return 0;
-    for (int64_t r = 0; r < rows; r++)
-        layer->kept_row[r] = layer->kept + r * layer->padded;
-    return 1;
+    return layer->factor != NULL && make_rows(&layer->kept, &layer->kept_row, rows, layer->padded);
 }
 
 /* sizes: inputs, then the outputs of each layer; biased: whether it has a bias; dropout: the
@@ -343,9 +344,9 @@ static void restore_mode(uint64_t before)
 #endif
 }
 
-/* Train once through split->index[order[0..n-1]]. keys: of each step's layers with dropout, which
-   are used to draw what is dropped. sums: as in Kernels. seconds: taken here because Python's thread
-   may wait long for the GIL when the call returns. */
+/* Train once through split->index[order[0..n-1]]. keys: one for each step and layer with dropout,
+   from which follows what is dropped. sums: as in Kernels. seconds: taken here because Python's
+   thread may wait long for the GIL when the call returns. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
                     int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
                     double *sums, double *seconds, int64_t *bad)

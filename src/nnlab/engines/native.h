@@ -80,7 +80,7 @@ typedef struct {
     Layer *layer;
     const float **example, **next;  /* [B] rows of the data: inputs of this batch, of the next */
     int64_t next_rows;              /* how many rows the next batch has */
-    const uint64_t *keys;           /* of this step's layers with dropout; NULL: evaluation */
+    const uint64_t *keys;           /* those still to be used in dropout; NULL: evaluation */
     const int64_t *index, *labels;  /* [B] which examples this batch has, and their labels */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */

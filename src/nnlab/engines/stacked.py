@@ -28,11 +28,10 @@ from nnlab import memory, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.dropout import multipliers
-from nnlab.engines import Engine, Run, Trained, stacked_losses
+from nnlab.engines import Engine, Run, Trained, measures, stacked_losses, supported
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
-    dropouts,
     has_bias,
     initial_state,
     optimizer_of,
@@ -43,7 +42,6 @@ from nnlab.engines.supported import (
     unsupported_optimizer,
     unsupported_shared_memory,
 )
-from nnlab.losses import CrossEntropy, Loss
 
 EVALUATION_NUMBERS = 2**26  # in one layer at once: bounds memory, not results
 SHARE = 0.8  # of the free memory that a stack may take: its size is an estimate
@@ -72,20 +70,13 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, model: nn.Module) -> Shape:
-        sizes: list[int] = []
-        activations: list[type[nn.Module]] = []
-        biases: list[bool] = []
-        assert isinstance(model, nn.Sequential)
-        for module in model:  # not its children: they may share an activation
-            if isinstance(module, nn.Linear):
-                sizes += (
-                    [module.out_features] if sizes else [module.in_features, module.out_features]
-                )
-                activations.append(nn.Identity)
-                biases.append(has_bias(module))
-            elif type(module) in ACTIVATIONS:
-                activations[-1] = type(module)
-        return cls(tuple(sizes), tuple(activations), tuple(biases), tuple(dropouts(model)))
+        linears, activations, dropouts = zip(*supported.layers(model))
+        return cls(
+            (linears[0].in_features, *(linear.out_features for linear in linears)),
+            activations,
+            tuple(map(has_bias, linears)),
+            dropouts,
+        )
 
     def places(self) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
         """Return where each parameter begins in a row, with its shape, in torch's order; and P."""
@@ -405,12 +396,10 @@ class StackedEngine(Engine):
         for run in self.stack:
             self.taken[run] += epoch_steps(run)
         share = seconds / sum(epoch_steps(run) for run in runs)
-        results = []
-        for run, order in zip(runs, orders):
-            index, summed = run.train.index[order], sums[self.rows[run]]
-            measured = measures(run.loss, summed, run.train.labels, index)
-            results.append(Trained(measured, share * epoch_steps(run)))
-        return results
+        return [
+            Trained(measures(run, "train", sums[self.rows[run]], order), share * epoch_steps(run))
+            for run, order in zip(runs, orders)
+        ]
 
     def _lay_out(self, runs: Sequence[Run]) -> None:
         """Make what an epoch of these runs, the longest first, reads and writes.
@@ -449,8 +438,7 @@ class StackedEngine(Engine):
         self.examples = torch.zeros(T, R, B, dtype=torch.int64, device=self.device)
         self.batch = self._zeros(R * B, self.shape.sizes[0])
         self.gradients = torch.zeros_like(self.weights)
-        self.loss.begin(self.labels[self.examples])
-        self.sums = torch.zeros_like(self.loss.sums())
+        self.sums = torch.zeros(R, self.loss.columns, dtype=self.wide, device=self.device)
 
     def _refill(self) -> None:
         """Put the epoch's order and the optimizer's numbers where the graph reads them."""
@@ -531,7 +519,7 @@ class StackedEngine(Engine):
         rows = [self.rows[run] for run in runs]
         whole = rows == list(range(len(self.stack)))
         layers = self.shape.layers(self.weights if whole else self.weights[rows])
-        sums = torch.zeros(len(runs), self.sums.shape[1], dtype=self.wide, device=self.device)
+        sums = torch.zeros(len(runs), self.loss.columns, dtype=self.wide, device=self.device)
         everything = [None] * len(layers)
         chunk = max(1, EVALUATION_NUMBERS // (len(runs) * max(self.shape.sizes)))
         real = torch.arange(index.shape[1], device=self.device) < lengths
@@ -540,11 +528,7 @@ class StackedEngine(Engine):
                 inputs = self.inputs[part]
                 outputs = forward(layers, self.shape.activations, inputs, everything)[-1]
                 sums += self.loss.evaluate(rows, outputs, self.labels[part], kept)
-        splits = [getattr(run, split) for run in runs]
-        return [
-            measures(run.loss, each, part.labels, part.index)
-            for run, each, part in zip(runs, sums.tolist(), splits)
-        ]
+        return [measures(run, split, each) for run, each in zip(runs, sums.tolist())]
 
     @torch.no_grad()
     def state(self, run: Run) -> dict[str, Tensor]:
@@ -642,15 +626,6 @@ def kind(option: OptimizerConfig) -> tuple[str, bool]:
 
 def epoch_steps(run: Run) -> int:
     return -(-len(run.train) // run.batch_size)
-
-
-def measures(loss: Loss, sums: list[float], labels: Tensor, index: Tensor) -> tuple[float, ...]:
-    """Return what a run's sums over the examples in ``index`` come to."""
-    if isinstance(loss, CrossEntropy):
-        total, weight, correct = sums
-        return loss.measures(total, weight, correct, len(index))
-    half = len(sums) // 2
-    return loss.measures(sums[:half], sums[half:], labels.cpu()[index.cpu()].numpy())
 
 
 def free_memory(device: torch.device) -> int:

@@ -25,7 +25,10 @@ class PlainCrossEntropy:
     """Cross entropy without weights of classes and without smoothing.
 
     real: [T, R, B, 1] 1 for an example, 0 for a slot that is left over. wide: the type to sum in.
+    columns: how many sums there are of a run.
     """
+
+    columns = 3
 
     def __init__(self, runs: Sequence[Run], real: Tensor, outputs: int, wide: torch.dtype) -> None:
         T, R, B, _ = real.shape
@@ -56,9 +59,9 @@ class PlainCrossEntropy:
         return likely
 
     def sums(self) -> Tensor:
-        """Return each run's sums over the epoch's examples: loss, weight, right answers, [R, 3]."""
+        """Return each run's sums over the epoch's examples: loss, right answers and weight."""
         right = self.predicted == self.targets.squeeze(3)
-        return totals(-self.picked.squeeze(3), None, right, self.real, self.wide)
+        return totals(-self.picked.squeeze(3), right, None, self.real, self.wide)
 
     def evaluate(self, rows: list[int], logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
         """Return the same of some examples: logits [R, N, K], labels and real [R, N].
@@ -67,7 +70,7 @@ class PlainCrossEntropy:
         """
         picked = log_softmax(logits, 2).gather(2, labels[..., None]).squeeze(2)
         right = logits.argmax(2) == labels
-        return totals(-picked[None], None, right[None], real[None], self.wide)
+        return totals(-picked[None], right[None], None, real[None], self.wide)
 
 
 class WeightedCrossEntropy(PlainCrossEntropy):
@@ -105,7 +108,7 @@ class WeightedCrossEntropy(PlainCrossEntropy):
     def sums(self) -> Tensor:
         losses = -(self.peak * self.picked + self.spread).squeeze(3)
         right = self.predicted == self.targets.squeeze(3)
-        return totals(losses, self.weight.squeeze(3), right, self.real, self.wide)
+        return totals(losses, right, self.weight.squeeze(3), self.real, self.wide)
 
     def evaluate(self, rows: list[int], logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
         base, peak, weight = self.base[rows], self.peaks[rows], self.weights[rows]
@@ -114,7 +117,7 @@ class WeightedCrossEntropy(PlainCrossEntropy):
         losses = -(peak.gather(1, labels) * picked + (likely * base[:, None]).sum(2))
         right = logits.argmax(2) == labels
         weights = weight.gather(1, labels)
-        return totals(losses[None], weights[None], right[None], real[None], self.wide)
+        return totals(losses[None], right[None], weights[None], real[None], self.wide)
 
 
 class SquaredErrors:
@@ -122,6 +125,7 @@ class SquaredErrors:
 
     def __init__(self, runs: Sequence[Run], real: Tensor, outputs: int, wide: torch.dtype) -> None:
         T, R, B, _ = real.shape
+        self.columns = 2 * outputs
         self.real = real > 0
         count = outputs * real.sum(2, keepdim=True)
         self.share = 2 * real / count.clamp(min=1)  # [T, R, B, 1]
@@ -136,7 +140,7 @@ class SquaredErrors:
         return wrong * self.share[t, :k]
 
     def sums(self) -> Tensor:
-        """Return each run's sums: squared errors of each output, then absolute ones, [R, 2 K]."""
+        """Return each run's sums: squared errors of each output, then absolute ones."""
         return self.total(self.wrong, self.real)
 
     def evaluate(self, rows: list[int], outputs: Tensor, labels: Tensor, real: Tensor) -> Tensor:
@@ -156,9 +160,9 @@ def kind_of(run: Run) -> type[PlainCrossEntropy] | type[SquaredErrors]:
 
 
 def totals(
-    losses: Tensor, weights: Tensor | None, right: Tensor, real: Tensor, dtype: torch.dtype
+    losses: Tensor, right: Tensor, weights: Tensor | None, real: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """Sum losses, weights (None: 1 each) and right answers of real examples: [T, R, B] each.
+    """Sum losses, right answers and weights (None: 1 each) of real examples: [T, R, B] each.
 
     Returns [R, 3].
     """
@@ -166,8 +170,8 @@ def totals(
     return torch.stack(
         (
             losses.where(real, 0).sum((0, 2), dtype=dtype),
-            weights.sum((0, 2), dtype=dtype),
             (right & real).sum((0, 2)).to(dtype),
+            weights.sum((0, 2), dtype=dtype),
         ),
         1,
     )

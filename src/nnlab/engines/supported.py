@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,7 @@ def unsupported_layers(model: nn.Module) -> str | None:
 
 
 def unsupported_module(module: nn.Module) -> str | None:
-    """Return what a Sequential, a Linear or an activation has that torch did not give it."""
+    """Return what a module of a perceptron has that torch or nnlab did not give it."""
     kind = type(module)
     if any(value for name, value in vars(module).items() if name.endswith("hooks")):
         return "the model has hooks"
@@ -166,7 +167,7 @@ def unsupported_module(module: nn.Module) -> str | None:
 
 
 def replaced(kind: type) -> str | None:
-    """Return which method or property of a class, its own or inherited, is not torch's."""
+    """Return which method or property of a class, its own or inherited, is not as it was made."""
     for owner in kind.__mro__[:-1]:
         for name, found in vars(owner).items():
             if found is CODE[owner].get(name) or is_torchs(found):
@@ -356,15 +357,24 @@ def linears(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, m) for name, m in model.named_children() if isinstance(m, nn.Linear)]
 
 
-def dropouts(model: nn.Module) -> list[float]:
-    """Return the probability with which a unit of each layer is dropped."""
+class Layer(NamedTuple):
+    """A layer of a perceptron, and what becomes of its outputs."""
+
+    linear: nn.Linear
+    activation: type[nn.Module] = nn.Identity
+    dropout: float = 0.0  # the probability that an output is dropped
+
+
+def layers(model: nn.Module) -> list[Layer]:
     assert isinstance(model, nn.Sequential)
-    found: list[float] = []
-    for module in model:  # not its children: they may share one
+    found: list[Layer] = []
+    for module in model:  # not its children: layers may share an activation
         if isinstance(module, nn.Linear):
-            found.append(0.0)
+            found.append(Layer(module))
         elif isinstance(module, KeyedDropout):
-            found[-1] = module.p
+            found[-1] = found[-1]._replace(dropout=module.p)
+        elif type(module) in ACTIVATIONS:
+            found[-1] = found[-1]._replace(activation=type(module))
     return found
 
 

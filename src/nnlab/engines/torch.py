@@ -46,14 +46,15 @@ def train_epoch(
     come, is no class, and where outputs are not as many as targets.
     options: what ``regularise`` is to do; the loss is told without its penalties.
     """
-    highest = max(highest, highest_label(labels[order]))
+    given, wide = labels[order], widest(order.device)
+    highest = max(highest, highest_label(given))
     criterion = criterion_of(loss, inputs)
     losses: list[Tensor] = []
     outputs: list[Tensor] = []
     with mode(model, training=True):
-        for part in order.split(max(1, GATHERED // batch_size) * batch_size):
-            batches = inputs[part].split(batch_size), labels[part].split(batch_size)
-            for batch, targets in zip(*batches):
+        size = max(1, GATHERED // batch_size) * batch_size
+        for part, wanted in zip(order.split(size), given.split(size)):
+            for batch, targets in zip(inputs[part].split(batch_size), wanted.split(batch_size)):
                 output = model(batch)
                 if not losses:
                     check_outputs(output, targets, highest)
@@ -66,13 +67,12 @@ def train_epoch(
                 losses.append(batch_loss.detach())
                 outputs.append(output.detach())
     # Summed up here: in the loop these few operations would cost a tenth of its time.
-    given, wide = labels[order], widest(order.device)
     if isinstance(loss, SquaredError):
         return measures(loss, errors(torch.cat(outputs), given, wide), given)
     weights = pad(importance(loss, given, wide), (0, -len(order) % batch_size))
     sizes = weights.view(-1, batch_size).sum(1)
     correct = (torch.cat(outputs).argmax(1) == given).sum()
-    return measures(loss, ((torch.stack(losses) * sizes).sum(), sizes.sum(), correct), given)
+    return measures(loss, ((torch.stack(losses) * sizes).sum(), correct, sizes.sum()), given)
 
 
 @torch.no_grad()
@@ -103,21 +103,22 @@ def evaluate(
 
     Raises ValueError where a label is no class, or outputs are not as many as targets.
     """
-    highest, wide = highest_label(labels[index]), widest(labels.device)
+    given, wide = labels[index], widest(labels.device)
+    highest = highest_label(given)
     criterion = criterion_of(loss, inputs, "sum")
     sums: list[tuple[Tensor, ...]] = []
     with mode(model, training=False):
-        for batch in index.split(evaluation_batch(model)):
-            targets = labels[batch]
+        size = evaluation_batch(model)
+        for batch, targets in zip(index.split(size), given.split(size)):
             output = model(inputs[batch])
             check_outputs(output, targets, highest)
             if isinstance(loss, SquaredError):
                 sums.append(errors(output, targets, wide))
             else:
-                weight = importance(loss, targets, wide).sum()
                 correct = (output.argmax(1) == targets).sum()
-                sums.append((criterion(output, targets).to(wide), weight, correct))
-    return measures(loss, [torch.stack(each).sum(0) for each in zip(*sums)], labels[index])
+                weight = importance(loss, targets, wide).sum()
+                sums.append((criterion(output, targets).to(wide), correct, weight))
+    return measures(loss, [torch.stack(each).sum(0) for each in zip(*sums)], given)
 
 
 def criterion_of(
@@ -151,8 +152,8 @@ def measures(loss: Loss, sums: Sequence[Tensor], labels: Tensor) -> tuple[float,
     if isinstance(loss, SquaredError):
         squared, absolute = sums
         return loss.measures(squared.tolist(), absolute.tolist(), labels.cpu().numpy())
-    total, weight, correct = (each.item() for each in sums)
-    return loss.measures(total, weight, correct, len(labels))
+    total, correct, weight = (each.item() for each in sums)
+    return loss.measures(total, correct, weight, len(labels))
 
 
 def evaluation_batch(model: nn.Module | None) -> int:
