@@ -31,10 +31,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     if not pictures.can_show(network):
         name = data.provenance["name"]
         raise ValueError(f"evaluation=[fgsm] needs images, pixels from 0 to 1; {name} has none")
-    if data.test is None:
-        raise ValueError("evaluation=[fgsm] looks at the test examples, but test_size=0")
-    inputs = data.test.inputs[data.test.index]
-    labels = data.test.labels[data.test.index]
+    inputs, labels = data.split("test").examples
     direction = gradient_sign(network, inputs, labels)
     still = unmoved(network, inputs, labels, direction)
     random = torch.rand(inputs.shape, generator=seeds.generator(config.seed, "noise"))

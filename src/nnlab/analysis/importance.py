@@ -37,9 +37,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
         name = data.provenance["name"]
         raise ValueError(f"evaluation=[importance] needs rows of numbers; {name} has none")
     options = config.importance
-    split = data.test if options.split.name == "test" else data.valid
-    assert split is not None  # Config.check has seen to it
-    inputs, labels = split.inputs[split.index], split.labels[split.index]
+    inputs, labels = data.split(options.split.name).examples
     columns = network.columns or {f"input {place}": None for place in range(inputs.shape[1])}
     generator = seeds.generator(config.seed, "noise")
     falls = shuffled(network, inputs, labels, inputs_of(columns), options.repeats, generator)
@@ -49,7 +47,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     names = list(columns)
     header = ["column", "importance", "deviation"]
     rows = [[for_csv(names[n]), f"{means[n]:.9g}", f"{deviations[n]:.9g}"] for n in order]
-    about = f"{pictures.named(network)}, {len(labels):,} {options.split.name} examples"
+    about = pictures.evaluated(network, len(labels), options.split.name)
     metric = task_of(data.provenance).metrics[0]
     bars = [(names[n], means[n], deviations[n]) for n in order]
     return [

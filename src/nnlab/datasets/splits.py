@@ -43,6 +43,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def examples(self) -> tuple[Tensor, Tensor]:
+        """Its own inputs and labels, n of each, copied."""
+        return self.inputs[self.index], self.labels[self.index]
+
     @classmethod
     def whole(cls, inputs: Tensor, labels: Tensor) -> Split:
         """Take every example, in the order given."""
@@ -67,6 +72,12 @@ class Data:
     def outputs(self) -> int:
         """How many outputs a network has."""
         return len(self.targets or self.classes)
+
+    def split(self, name: str) -> Split:
+        """Return a split that the run has: train, valid or test."""
+        found: Split | None = getattr(self, name)
+        assert found is not None
+        return found
 
 
 _lock = threading.Lock()
