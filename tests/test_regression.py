@@ -140,6 +140,10 @@ def test_arrays_of_several_targets_and_their_predictions(
     assert list(table.columns) == ["row", "y0", "y1"]
     found = load(folder).predict(x[:7].astype(np.float32))
     assert table[["y0", "y1"]].to_numpy() == pytest.approx(found.numpy(), rel=1e-6)
+    np.save("none.npy", x[:0])
+    assert predict.main([str(folder), "none.npy"]) == 0
+    assert capsys.readouterr().out == "none.predicted.csv: 0 rows\n"
+    assert Path("none.predicted.csv").read_text() == "row,y0,y1\n"
 
 
 def test_describe_tells_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
