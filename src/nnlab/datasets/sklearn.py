@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+
 import numpy as np
 
 from nnlab.datasets.arrays import Arrays, DataSource, Sizes
