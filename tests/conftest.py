@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnlab import datasets
 from nnlab.run import main
 
 Run = Callable[..., str]
@@ -33,9 +34,17 @@ def usual_handlers() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Give the commands of a shell in an empty folder; each returns what it printed."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in a folder of the test's own, with nothing read before."""
     monkeypatch.chdir(tmp_path)
+    datasets.forget()
+
+
+@pytest.fixture
+def run(
+    empty_folder: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """Give the commands of a shell in an empty folder; each returns what it printed."""
 
     def command(*arguments: str, status: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["nnlab", *arguments])

@@ -17,11 +17,12 @@ from sklearn import datasets, model_selection  # type: ignore[import-not-found,i
 
 import nnlab
 from nnlab import compose, report
-from nnlab import datasets as nnlab_datasets
 from nnlab.datasets import Data
 from nnlab.terminal import as_rows
 from tests.conftest import Run
 from tests.report.test_page import Page
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 IRIS = ("dataset=sklearn", "dataset.name=iris")
 QUICK = ("stopping.max_epochs=2",)
@@ -30,12 +31,6 @@ QUICK = ("stopping.max_epochs=2",)
 def half_interval(values: Any) -> float:
     """Return half the 95 % interval of a mean, by Student's t."""
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    nnlab_datasets.forget()
 
 
 def fold_of(number: int, folds: int, *overrides: str) -> Data:
