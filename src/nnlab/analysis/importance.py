@@ -8,7 +8,7 @@ Axes: N examples, I inputs, C columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from nnlab import seeds
 from nnlab.analysis import pictures
 from nnlab.analysis.fgsm import accuracy
 from nnlab.config import Config
-from nnlab.datasets import Data
+from nnlab.datasets import Data, table
 from nnlab.losses import Metric, SquaredError, task_of
 from nnlab.network import Network
 from nnlab.report import plotting
@@ -40,7 +40,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     inputs, labels = data.split(options.split.name).examples
     columns = network.columns or {f"input {place}": None for place in range(inputs.shape[1])}
     generator = seeds.generator(config.seed, "noise")
-    falls = shuffled(network, inputs, labels, inputs_of(columns), options.repeats, generator)
+    falls = shuffled(network, inputs, labels, table.inputs_of(columns), options.repeats, generator)
     # That of scikit-learn, which divides by the number of repeats.
     means, deviations = falls.mean(axis=1), falls.std(axis=1)
     order = np.argsort(-means, kind="stable").tolist()
@@ -54,16 +54,6 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
         write_csv([header, *rows], folder / "importance.csv"),
         plotting.save(draw(bars, about, options.repeats, metric), folder / "importance.png"),
     ]
-
-
-def inputs_of(columns: Mapping[str, Sequence[str] | None]) -> list[slice]:
-    """Return which inputs each column makes: one of numbers one, of categories one for each.
-
-    >>> inputs_of({"age": None, "sex": ["female", "male"], "fare": None})
-    [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
-    """
-    ends = np.cumsum([1 if known is None else len(known) for known in columns.values()]).tolist()
-    return [slice(start, end) for start, end in zip([0, *ends], ends)]
 
 
 def shuffled(
