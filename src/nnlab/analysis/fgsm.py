@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from nnlab import seeds
-from nnlab.analysis import hardest, pictures
+from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
@@ -169,8 +169,8 @@ def examples(
     original, moved = network.pixels(inputs[places]), network.pixels(adversarial[places])
 
     def said(probabilities: Tensor) -> str:
-        ((name, sure),) = hardest.top_classes(probabilities, network.classes, 1)
-        return f"{plotting.plain(name, 20)} {sure:.0%}"
+        label = int(probabilities.argmax())
+        return f"{plotting.plain(network.classes[label], 20)} {probabilities[label]:.0%}"
 
     rows = {}
     for number, place in enumerate(places):

@@ -200,9 +200,3 @@ def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) ->
     title = f"{about}: {accuracy:.1%} right"
     pictures.title(figure, title)
     return figure
-
-
-def top_classes(probabilities: Tensor, classes: list[str], most: int) -> list[tuple[str, float]]:
-    """Return the most probable classes of one example, [K], the most probable first."""
-    order = torch.argsort(probabilities, descending=True)[:most].tolist()
-    return [(classes[label], float(probabilities[label])) for label in order]
