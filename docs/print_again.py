@@ -9,8 +9,10 @@ one after another, in a new folder and in the order of the pages, which takes a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from PIL import Image
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
 BLOCK = re.compile(r"^```\n\$ (?P<command>.+)\n(?P<short>\.\.\.\n)?[^`]*^```$", re.MULTILINE)
+MINUTES = 10.0  # that a command may take
 PROGRESS = re.compile(r".*^\[\d+/\d+\] [^\n]*\n", re.MULTILINE | re.DOTALL)
 LEARNING_RATE = "dogset_synthetic_learning_rate"
 FIGURES = {
@@ -54,8 +57,16 @@ def printed(block: re.Match[str], folder: str) -> str:
     """Carry out the command of a block, and return the block with what it prints now."""
     command, short = block["command"], block["short"] or ""
     print(f"$ {command}", flush=True)
+    said = output_of(command, folder)
+    output = PROGRESS.sub("", said) if short else said
+    lines = [line.rstrip() for line in output.splitlines()]  # tables are padded
+    return "\n".join([f"```\n$ {command}", *short.split(), *lines, "```"])
+
+
+def output_of(command: str, folder: str) -> str:
+    """Return what a command prints; end this script where it does not end in time."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
+    with subprocess.Popen(
         command,
         shell=True,
         cwd=folder,
@@ -63,10 +74,18 @@ def printed(block: re.Match[str], folder: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-    )
-    output = PROGRESS.sub("", done.stdout) if short else done.stdout
-    lines = [line.rstrip() for line in output.splitlines()]  # tables are padded
-    return "\n".join([f"```\n$ {command}", *short.split(), *lines, "```"])
+        start_new_session=True,
+    ) as shell:
+        try:
+            return shell.communicate(timeout=60 * MINUTES)[0]
+        except subprocess.TimeoutExpired:
+            sys.exit(
+                f"$ {command}\nhas not ended after {MINUTES:g} minutes; a block that begins with $ "
+                f"is carried out: show a command that goes on, as a server does, without the $"
+            )
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and all that it started
+                os.killpg(shell.pid, signal.SIGKILL)
 
 
 def draw(source: Path, target: Path) -> None:

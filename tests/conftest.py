@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from nnlab import datasets
+from nnlab.run import main
+
+Run = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +31,28 @@ def usual_handlers() -> Iterator[None]:
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in a folder of the test's own, with nothing read before."""
+    monkeypatch.chdir(tmp_path)
+    datasets.forget()
+
+
+@pytest.fixture
+def run(
+    empty_folder: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """Give the commands of a shell in an empty folder; each returns what it printed."""
+
+    def command(*arguments: str, status: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["nnlab", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capfd.readouterr()
+        said: str = printed.out + printed.err
+        assert (ended.value.code or 0) == status, said
+        return said
+
+    return command

@@ -6,6 +6,7 @@ Kept apart from nnlab as an independent oracle; it imports nothing of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,3 +63,20 @@ def train(
         history.append((total / seen, right / seen))
         after_epoch(total / seen)
     return history
+
+
+def plain_sgd(*, hidden: int, rate: float, batch: int, epochs: int, seed: int) -> dict[str, Any]:
+    """Return the options of scikit-learn's MLPs for plain SGD, for so many epochs whatever comes
+    of it."""
+    return {
+        "hidden_layer_sizes": [hidden],
+        "solver": "sgd",
+        "learning_rate_init": rate,
+        "batch_size": batch,
+        "momentum": 0.0,
+        "alpha": 0.0,
+        "tol": 0.0,
+        "n_iter_no_change": epochs,
+        "max_iter": epochs,
+        "random_state": seed,
+    }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +17,20 @@ from sklearn import datasets, model_selection  # type: ignore[import-not-found,i
 
 import nnlab
 from nnlab import compose, report
-from nnlab import datasets as nnlab_datasets
 from nnlab.datasets import Data
-from nnlab.run import main
 from nnlab.terminal import as_rows
+from tests.conftest import Run
 from tests.report.test_page import Page
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 IRIS = ("dataset=sklearn", "dataset.name=iris")
 QUICK = ("stopping.max_epochs=2",)
-Run = Callable[..., str]
 
 
 def half_interval(values: Any) -> float:
     """Return half the 95 % interval of a mean, by Student's t."""
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    nnlab_datasets.forget()
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Give the commands of a shell; each returns what it printed."""
-
-    def command(*arguments: str, status: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["nnlab", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capfd.readouterr()
-        said: str = printed.out + printed.err
-        assert (ended.value.code or 0) == status, said
-        return said
-
-    return command
 
 
 def fold_of(number: int, folds: int, *overrides: str) -> Data:

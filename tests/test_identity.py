@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +13,10 @@ import pytest
 from PIL import Image
 
 from nnlab import study
-from nnlab.run import main
+from tests.conftest import Run
 from tests.test_run import result
 
-Run = Callable[..., str]
 QUICK = ("stopping.max_epochs=2", "test_size=100")
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Give the commands of a shell in an empty folder; each returns what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str, status: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["nnlab", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capfd.readouterr()
-        said: str = printed.out + printed.err
-        assert (ended.value.code or 0) == status, said
-        return said
-
-    return command
 
 
 def runs(folder: Path) -> set[str]:

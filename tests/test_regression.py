@@ -21,7 +21,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import checkpoint, compose, datasets, describe, predict, runs
+from nnlab import checkpoint, compose, describe, predict, runs
 from nnlab.datasets.labelled import numbers_of
 from nnlab.engines import Run
 from nnlab.engines.native import NativeEngine
@@ -30,19 +30,16 @@ from nnlab.network import load
 from nnlab.report.curves import interpret
 from nnlab.stopping import Patience, RegressionEpoch, Target
 from nnlab.training import train_runs
+from tests.plain_loop import plain_sgd
 from tests.test_losses import with_loss
 from tests.test_native import CPU, make_run, needs_library, sgd
 from tests.test_run import result
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 DIABETES = {"dataset": "sklearn", "dataset.name": "diabetes"}
 TABLE = {"dataset": "table", "dataset.file": "plots.csv", "dataset.label": "yield"}
 METRICS = ("loss", "r2", "mae", "rmse")
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    datasets.forget()
 
 
 def plots(rows: int = 120) -> pd.DataFrame:
@@ -140,6 +137,10 @@ def test_arrays_of_several_targets_and_their_predictions(
     assert list(table.columns) == ["row", "y0", "y1"]
     found = load(folder).predict(x[:7].astype(np.float32))
     assert table[["y0", "y1"]].to_numpy() == pytest.approx(found.numpy(), rel=1e-6)
+    np.save("none.npy", x[:0])
+    assert predict.main([str(folder), "none.npy"]) == 0
+    assert capsys.readouterr().out == "none.predicted.csv: 0 rows\n"
+    assert Path("none.predicted.csv").read_text() == "row,y0,y1\n"
 
 
 def test_describe_tells_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,18 +180,7 @@ def test_diabetes_as_scikit_learn_learns_it() -> None:
         assert data.test is not None
         (x, y), (x_test, y_test) = data.train, data.test
         # scikit-learn halves the squared error, so its rate is twice ours.
-        model = MLPRegressor(
-            hidden_layer_sizes=[32],
-            solver="sgd",
-            alpha=0,
-            batch_size=20,
-            learning_rate_init=0.1,
-            momentum=0,
-            max_iter=20,
-            tol=0,
-            n_iter_no_change=99,
-            random_state=seed,
-        )
+        model = MLPRegressor(**plain_sgd(hidden=32, rate=0.1, batch=20, epochs=20, seed=seed))
         with pytest.warns(match="Maximum iterations"):
             model.fit(x, ((y - y.mean()) / y.std()).ravel())
         found = model.predict(x_test) * y.std() + y.mean()

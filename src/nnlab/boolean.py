@@ -60,6 +60,15 @@ def function_name(function: str, inputs: int) -> str:
     return f"{table} {name}".strip() if inputs <= 3 or not name else name
 
 
+def inputs_of(table: str) -> int:
+    """Return how many inputs the function of a truth table has.
+
+    >>> inputs_of("0110")
+    2
+    """
+    return len(table).bit_length() - 1
+
+
 def separable(table: str) -> bool:
     """Say whether a line, or with more inputs a hyperplane, parts a function's ones from its zeros.
 
@@ -70,7 +79,7 @@ def separable(table: str) -> bool:
     """
     from scipy.optimize import linprog  # type: ignore[import-untyped]
 
-    inputs = len(table).bit_length() - 1
+    inputs = inputs_of(table)
     rows = [[*map(int, f"{row:0{inputs}b}"), 1] for row in range(len(table))]
     # Weights w and a bias b with s (w x + b) >= 1 in every row, s being 1 or -1.
     sides = [

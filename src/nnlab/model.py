@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from nnlab.boolean import inputs_of
 from nnlab.dropout import KeyedDropout
 from nnlab.options import require
 from nnlab.shapes import image_like
@@ -240,7 +241,7 @@ def perceptrons(table: str) -> nn.Sequential:
     >>> network(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])).argmax(1)
     tensor([0, 1, 1, 0])
     """
-    inputs = len(table).bit_length() - 1
+    inputs = inputs_of(table)
     rows = [row for row, value in enumerate(table) if value == "1"]
     if not rows:  # one that never fires
         return _perceptrons((torch.zeros(1, inputs), torch.tensor([-0.5])))

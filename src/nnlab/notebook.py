@@ -58,14 +58,13 @@ def load_data(dataset: str, *, seed: int = 0, **options: Any) -> Splits:
         data = config.load_data()
 
     def arrays(split: Split) -> Pair:
-        inputs = split.inputs[split.index].unflatten(1, data.provenance["shape"])
-        labels = split.labels[split.index].numpy()
+        inputs, labels = (each.numpy() for each in split.examples)
         if data.targets:
             mean, deviation = (
                 np.array(data.provenance[f"target_{name}"]) for name in ("mean", "deviation")
             )
             labels = (labels * deviation + mean).astype(np.float32)
-        return inputs.numpy(), labels
+        return inputs.reshape(len(inputs), *data.provenance["shape"]), labels
 
     valid, test = (None if part is None else arrays(part) for part in (data.valid, data.test))
     return Splits(arrays(data.train), valid, test, data.classes, data.targets)
@@ -156,7 +155,9 @@ def several(key: str, value: Any) -> list[Any] | None:
     """Return the values of a sweep over an option; None where the value is a single one."""
     if not listed(value):
         return None
-    values, kinds = list(value), [kind for name, kind in option_types() if name == key]
+    from nnlab import arguments
+
+    values, kinds = list(value), [kind for name, kind in arguments.option_types() if name == key]
     if "Any" in kinds:  # a list of numbers is one value, as of loss.class_weights
         single = all(isinstance(each, (int, float)) for each in values)
     else:
@@ -167,12 +168,6 @@ def several(key: str, value: Any) -> list[Any] | None:
 
 def listed(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
-
-
-def option_types() -> Iterator[tuple[str, str]]:
-    from nnlab import arguments
-
-    return arguments.option_types()
 
 
 def spell(value: Any) -> str:

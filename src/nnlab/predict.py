@@ -20,6 +20,7 @@ from nnlab.network import Network, load
 from nnlab.shapes import image_like
 from nnlab.text import as_label, class_for_csv, inert, visible
 
+Written = tuple[list[str], list[list[str]], list[str]]  # header and lines of a file; words
 DARK, LIGHT = 1 / 3, 2 / 3  # images whose pixels are below, above this on average
 
 
@@ -56,10 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError(f"more than one of these files leads to {twice[0]}; rename one")
             predicted = [(path, network.predict(read_rows(path, network))) for path in options.file]
             for path, found in predicted:
-                if network.targets:
-                    terminal.say(write_numbers(path, found, network.targets))
-                else:
-                    terminal.say(write(path, found, network.classes))
+                terminal.say(write(path, found, network))
         else:
             say_images(options, network)
     except ValueError as error:
@@ -115,33 +113,41 @@ def target_of(path: Path) -> Path:
     return Path(f"{path.stem}.predicted.csv")
 
 
-def write(path: Path, probabilities: Tensor, classes: list[str]) -> str:
-    """Write what is predicted of each row, [N, K], into a CSV file here; say which, and what."""
+def write(path: Path, found: Tensor, network: Network) -> str:
+    """Write what is predicted of each row, as ``Network.predict`` returns it, into a CSV file here;
+    say which, and what."""
+    header, lines, said = (
+        numbers_predicted(found, network.targets)
+        if network.targets
+        else classes_predicted(found, network.classes)
+    )
+    target = target_of(path)
+    numbered = [[place, *line] for place, line in enumerate(lines)]
+    storage.write_csv([["row", *header], *numbered], target)
+    return f"{target}: {', '.join([f'{len(lines):,} rows', *said])}"
+
+
+def classes_predicted(probabilities: Tensor, classes: list[str]) -> Written:
+    """Return what a file and the terminal say of probabilities, [N, K]."""
     best = probabilities.argmax(1)
-    said = zip(best.tolist(), probabilities.tolist())
     lines = [
-        [place, class_for_csv(classes[label]), *(f"{each:.6g}" for each in row)]
-        for place, (label, row) in enumerate(said)
+        [class_for_csv(classes[label]), *(f"{each:.6g}" for each in row)]
+        for label, row in zip(best.tolist(), probabilities.tolist())
     ]
-    header = ["row", "predicted", *(inert(f"p({name})") for name in classes)]
-    target = target_of(path)
-    storage.write_csv([header, *lines], target)
     counts = best.bincount(minlength=len(classes)).tolist()
-    named = ", ".join(f"{as_label(name)} {n:,}" for name, n in zip(classes, counts) if n)
-    return f"{target}: {len(lines):,} rows, {named}"
+    said = [f"{as_label(name)} {n:,}" for name, n in zip(classes, counts) if n]
+    return ["predicted", *(inert(f"p({name})") for name in classes)], lines, said
 
 
-def write_numbers(path: Path, found: Tensor, targets: list[str]) -> str:
-    """Write what a regression predicts of each row, [N, k], as ``write`` does classes."""
-    header = ["row", *(inert(name) for name in targets)]
-    lines = [[place, *(f"{each:.9g}" for each in row)] for place, row in enumerate(found.tolist())]
-    target = target_of(path)
-    storage.write_csv([header, *lines], target)
+def numbers_predicted(found: Tensor, targets: list[str]) -> Written:
+    """Return what a file and the terminal say of the numbers of a regression, [N, k]."""
+    lines = [[f"{each:.9g}" for each in row] for row in found.tolist()]
     said = [
-        f"{as_label(name)} {low:.4g} to {high:.4g}"
-        for name, low, high in zip(targets, found.amin(0).tolist(), found.amax(0).tolist())
+        f"{as_label(name)} {column.min():.4g} to {column.max():.4g}"
+        for name, column in zip(targets, found.T)
+        if len(column) > 0
     ]
-    return f"{target}: {len(lines):,} rows, {', '.join(said)}"
+    return list(map(inert, targets)), lines, said
 
 
 def read(

@@ -17,16 +17,12 @@ from nnlab.datasets import Data
 from nnlab.datasets.array_files import named_parts
 from nnlab.network import load
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 random = np.random.default_rng(0)
 X = random.normal(5, 3, (40, 6)).astype(np.float32)
 PIXELS = random.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
 Y = np.resize([7, 3], 40)
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    datasets.forget()
 
 
 def data(file: str, *overrides: str) -> Data:

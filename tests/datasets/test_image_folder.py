@@ -26,14 +26,10 @@ from nnlab.network import load
 from nnlab.report import runs
 from nnlab.report.figures import heading
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 CLASSES = {"oak": 12, "birch": 8, "10": 4}  # images of each, 24 in all
 LEAVES = Path("leaves")
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    datasets.forget()
 
 
 def draw(path: Path, size: tuple[int, int] = (20, 16), mode: str = "RGB", seed: int = 0) -> None:

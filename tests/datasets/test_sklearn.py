@@ -15,14 +15,11 @@ import torch
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import compose, datasets, run
+from nnlab import compose, run
 from nnlab.datasets.sklearn import NAMES
+from tests.plain_loop import plain_sgd
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    datasets.forget()
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def loaded(name: str) -> Any:
@@ -82,21 +79,10 @@ def test_digits_are_learnt_as_by_mlp_classifier() -> None:
         data = compose.load(["dataset=sklearn", "dataset.name=digits", f"seed={seed}"]).load_data()
         assert data.test is not None
         train, test = (
-            (split.inputs[split.index].numpy(), split.labels[split.index].numpy())
-            for split in (data.train, data.test)
+            [each.numpy() for each in split.examples] for split in (data.train, data.test)
         )
-        classifier = neural_network.MLPClassifier(
-            [64],
-            solver="sgd",
-            learning_rate_init=0.1,
-            batch_size=32,
-            momentum=0.0,
-            alpha=0.0,
-            tol=0.0,
-            n_iter_no_change=epochs,
-            max_iter=epochs,
-            random_state=seed,
-        )
+        sgd = plain_sgd(hidden=64, rate=0.1, batch=32, epochs=epochs, seed=seed)
+        classifier = neural_network.MLPClassifier(**sgd)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged
             classifier.fit(*train)

@@ -18,13 +18,9 @@ from nnlab.config import Config, fingerprint
 from nnlab.datasets import Data, Split, table
 from nnlab.network import load
 
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
 ROWS = 60
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    datasets.forget()
 
 
 def frame(rows: int = ROWS) -> pd.DataFrame:

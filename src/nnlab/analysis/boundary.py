@@ -61,7 +61,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
 def reasons(network: Network, table: str, predicted: Sequence[int]) -> list[str]:
     """Say which corners are on the wrong side, and where it can be told, why."""
     pairs = zip(("00", "01", "10", "11"), table, predicted)
-    wrong = [corner for corner, value, guess in pairs if int(value) != guess]
+    wrong = [corner for corner, value, guess in pairs if differs(value, guess)]
     if not wrong:
         return ["every corner is on its side"]
     said = [f"on the wrong side: {', '.join(wrong)}"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from nnlab import seeds
-from nnlab.analysis import hardest, pictures
+from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network, log_odds
@@ -31,10 +31,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     if not pictures.can_show(network):
         name = data.provenance["name"]
         raise ValueError(f"evaluation=[fgsm] needs images, pixels from 0 to 1; {name} has none")
-    if data.test is None:
-        raise ValueError("evaluation=[fgsm] looks at the test examples, but test_size=0")
-    inputs = data.test.inputs[data.test.index]
-    labels = data.test.labels[data.test.index]
+    inputs, labels = data.split("test").examples
     direction = gradient_sign(network, inputs, labels)
     still = unmoved(network, inputs, labels, direction)
     random = torch.rand(inputs.shape, generator=seeds.generator(config.seed, "noise"))
@@ -172,8 +169,8 @@ def examples(
     original, moved = network.pixels(inputs[places]), network.pixels(adversarial[places])
 
     def said(probabilities: Tensor) -> str:
-        ((name, sure),) = hardest.top_classes(probabilities, network.classes, 1)
-        return f"{plotting.plain(name, 20)} {sure:.0%}"
+        label = int(probabilities.argmax())
+        return f"{plotting.plain(network.classes[label], 20)} {probabilities[label]:.0%}"
 
     rows = {}
     for number, place in enumerate(places):

@@ -47,17 +47,12 @@ class Hard:
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write hardest.csv and hardest.png, confusion.csv and confusion.png."""
     name = config.hardest.split.name
-    split = data.test if name == "test" else data.valid
-    if split is None:
-        raise ValueError(
-            f"evaluation=[hardest] looks at the {name} examples, but {name}_size=0; "
-            f"give it a number, or choose hardest.split"
-        )
-    inputs, labels = split.inputs[split.index], split.labels[split.index]
+    split = data.split(name)
+    inputs, labels = split.examples
     logits = network.logits(inputs)
     matrix = confusion(labels, logits.argmax(1), len(network.classes))
     hard = hardest(labels, logits, config.hardest.labels(data.classes), config.hardest.per_class)
-    about = f"{pictures.named(network)}, {len(labels):,} {name} examples"
+    about = pictures.evaluated(network, len(labels), name)
     origins = origin(hard, split)
     cells = [*origins, *cells_of(hard, network, split)]
     files = [
@@ -205,9 +200,3 @@ def draw_confusion(matrix: NDArray[np.int64], classes: list[str], about: str) ->
     title = f"{about}: {accuracy:.1%} right"
     pictures.title(figure, title)
     return figure
-
-
-def top_classes(probabilities: Tensor, classes: list[str], most: int) -> list[tuple[str, float]]:
-    """Return the most probable classes of one example, [K], the most probable first."""
-    order = torch.argsort(probabilities, descending=True)[:most].tolist()
-    return [(classes[label], float(probabilities[label])) for label in order]

@@ -8,7 +8,7 @@ Axes: N examples, I inputs, C columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from nnlab import seeds
 from nnlab.analysis import pictures
 from nnlab.analysis.fgsm import accuracy
 from nnlab.config import Config
-from nnlab.datasets import Data
+from nnlab.datasets import Data, table
 from nnlab.losses import Metric, SquaredError, task_of
 from nnlab.network import Network
 from nnlab.report import plotting
@@ -37,35 +37,23 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
         name = data.provenance["name"]
         raise ValueError(f"evaluation=[importance] needs rows of numbers; {name} has none")
     options = config.importance
-    split = data.test if options.split.name == "test" else data.valid
-    assert split is not None  # Config.check has seen to it
-    inputs, labels = split.inputs[split.index], split.labels[split.index]
+    inputs, labels = data.split(options.split.name).examples
     columns = network.columns or {f"input {place}": None for place in range(inputs.shape[1])}
     generator = seeds.generator(config.seed, "noise")
-    falls = shuffled(network, inputs, labels, inputs_of(columns), options.repeats, generator)
+    falls = shuffled(network, inputs, labels, table.inputs_of(columns), options.repeats, generator)
     # That of scikit-learn, which divides by the number of repeats.
     means, deviations = falls.mean(axis=1), falls.std(axis=1)
     order = np.argsort(-means, kind="stable").tolist()
     names = list(columns)
     header = ["column", "importance", "deviation"]
     rows = [[for_csv(names[n]), f"{means[n]:.9g}", f"{deviations[n]:.9g}"] for n in order]
-    about = f"{pictures.named(network)}, {len(labels):,} {options.split.name} examples"
+    about = pictures.evaluated(network, len(labels), options.split.name)
     metric = task_of(data.provenance).metrics[0]
     bars = [(names[n], means[n], deviations[n]) for n in order]
     return [
         write_csv([header, *rows], folder / "importance.csv"),
         plotting.save(draw(bars, about, options.repeats, metric), folder / "importance.png"),
     ]
-
-
-def inputs_of(columns: Mapping[str, Sequence[str] | None]) -> list[slice]:
-    """Return which inputs each column makes: one of numbers one, of categories one for each.
-
-    >>> inputs_of({"age": None, "sex": ["female", "male"], "fare": None})
-    [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
-    """
-    ends = np.cumsum([1 if known is None else len(known) for known in columns.values()]).tolist()
-    return [slice(start, end) for start, end in zip([0, *ends], ends)]
 
 
 def shuffled(

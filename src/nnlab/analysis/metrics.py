@@ -42,17 +42,15 @@ class Bin(NamedTuple):
 def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write scores.csv, classes.csv, reliability.csv and reliability.png."""
     options = config.metrics
-    split = data.test if options.split.name == "test" else data.valid
-    assert split is not None  # Config.check has seen to it
-    labels = split.labels[split.index]
-    logits = network.logits(split.inputs[split.index]).double()
+    inputs, labels = data.split(options.split.name).examples
+    logits = network.logits(inputs).double()
     classes = by_class(labels, logits)
     bins = reliability(labels, logits, options.bins)
     k = min(options.top_k, logits.shape[1] - 1)  # among all classes everything is right
     found = scores(labels, logits, k, classes) | {"ece": calibration_error(bins)}
     row = {"split": options.split.name, "examples": len(labels), "top_k": k}
     row |= {name: cell(score) for name, score in found.items()}
-    about = f"{pictures.named(network)}, {len(labels):,} {options.split.name} examples"
+    about = pictures.evaluated(network, len(labels), options.split.name)
     error = f"expected calibration error {found['ece']:.3f}"
     return [
         write_csv([list(row), list(row.values())], folder / SCORES),

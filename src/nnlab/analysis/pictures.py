@@ -23,6 +23,11 @@ def named(network: Network) -> str:
     return f"{dataset}, trained on {data['sizes']['train']:,} examples"
 
 
+def evaluated(network: Network, count: int, split: str) -> str:
+    """Say in a few words which network was asked, and of which examples."""
+    return f"{named(network)}, {count:,} {split} examples"
+
+
 def can_show(network: Network) -> bool:
     """Say whether the examples that a network takes can be shown as images."""
     return network.bounded and image_like(network.shape)

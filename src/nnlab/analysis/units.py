@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from nnlab.analysis import pictures
-from nnlab.boolean import function_name
+from nnlab.boolean import function_name, inputs_of
 from nnlab.model import Step, binary
 from nnlab.network import Network
 from nnlab.report import plotting
@@ -138,10 +138,9 @@ def short(value: float) -> str:
 
 def meaning(unit: Unit) -> str:
     """Write what a perceptron computes, where that is short."""
-    inputs = 0 if unit.output is None else len(unit.output).bit_length() - 1
-    if unit.output is None or inputs > WRITTEN:
+    if unit.output is None or inputs_of(unit.output) > WRITTEN:
         return ""
-    return function_name(unit.output, inputs)
+    return function_name(unit.output, inputs_of(unit.output))
 
 
 def draw(units: Sequence[Unit], about: str) -> Figure | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nnlab.analysis import pictures, units
-from nnlab.boolean import function_name
+from nnlab.boolean import function_name, inputs_of
 from nnlab.config import Config
 from nnlab.datasets import Data
 from nnlab.network import Network
@@ -48,7 +48,7 @@ def of_truth_table(network: Network, table: str, folder: Path) -> list[Path]:
     else:
         log.info("%s: the weights of %d units are in weights.csv", folder.name, len(found))
     files = [write_csv(units.rows(found), folder / "weights.csv")]
-    name = function_name(table, len(table).bit_length() - 1)
+    name = function_name(table, inputs_of(table))
     figure = units.draw(found, f"{name}, {plotting.entry(network.config['model']['name'])}")
     picture = folder / "weights.png"
     if figure is None:

@@ -7,7 +7,7 @@ when they are chosen.
 from __future__ import annotations
 
 from nnlab.clusters.cluster import Cluster, Future, Options, check
-from nnlab.clusters.pools import POOLS
+from nnlab.clusters.pools import POOLS, Pool
 
 __all__ = ["POOLS", "Cluster", "Future", "Options", "choose"]
 
@@ -27,6 +27,4 @@ def choose(name: str, options: Options) -> Cluster:
         from nnlab.clusters.ray import Ray
 
         return Ray(options)
-    from nnlab.clusters.pools import Pool
-
     return Pool(options)

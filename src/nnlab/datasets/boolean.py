@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnlab.boolean import function_name, truth_table
+from nnlab.boolean import function_name, inputs_of, truth_table
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.options import MISSING
@@ -51,7 +51,7 @@ def make(table: str) -> Arrays:
     >>> arrays.train.inputs.tolist(), arrays.train.labels.tolist()
     ([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [0, 1, 1, 0])
     """
-    inputs = len(table).bit_length() - 1
+    inputs = inputs_of(table)
     rows = np.array(list(itertools.product((0, 1), repeat=inputs)), np.float32)
     whole = Partition(rows, np.array(list(map(int, table)), np.int64))
     return Arrays(

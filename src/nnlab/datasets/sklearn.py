@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class SklearnConfig(LabelledConfig):
 
     @property
     def learned(self) -> LearningTask:
-        return REGRESSION if self.name in REGRESSIONS else CLASSIFICATION
+        return learned_of(self.name)
 
     def check(self) -> None:
         super().check()
@@ -40,6 +39,10 @@ class SklearnConfig(LabelledConfig):
     def choose_source(self, sizes: Sizes) -> DataSource:
         """Return the source. Reading it raises ValueError where scikit-learn is not installed."""
         return DataSource(f"{self.name} of scikit-learn", lambda: read(self.name))
+
+
+def learned_of(name: str) -> LearningTask:
+    return REGRESSION if name in REGRESSIONS else CLASSIFICATION
 
 
 def read(name: str) -> Arrays:
@@ -57,8 +60,14 @@ def read(name: str) -> Arrays:
     columns = {} if images else dict.fromkeys(map(str, found.feature_names))
     part = Part(inputs, found.target, np.arange(len(inputs)))
     provenance = {"sha256": {"x": sha256_of(inputs), "y": sha256_of(found.target)}}
-    if name in REGRESSIONS:
-        options: dict[str, Any] = {"task": REGRESSION, "target": REGRESSIONS[name]}
-        return make_arrays(name, {"train": part}, provenance, columns, **options)
-    arrays = make_arrays(name, {"train": part}, provenance, columns)
+    arrays = make_arrays(
+        name,
+        {"train": part},
+        provenance,
+        columns,
+        task=learned_of(name),
+        target=REGRESSIONS.get(name, "y"),
+    )
+    if arrays.targets:
+        return arrays
     return dataclasses.replace(arrays, classes=tuple(map(str, found.target_names)))

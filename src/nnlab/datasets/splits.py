@@ -43,6 +43,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def examples(self) -> tuple[Tensor, Tensor]:
+        """Its own inputs and labels, n of each, copied."""
+        return self.inputs[self.index], self.labels[self.index]
+
     @classmethod
     def whole(cls, inputs: Tensor, labels: Tensor) -> Split:
         """Take every example, in the order given."""
@@ -67,6 +72,12 @@ class Data:
     def outputs(self) -> int:
         """How many outputs a network has."""
         return len(self.targets or self.classes)
+
+    def split(self, name: str) -> Split:
+        """Return a split that the run has: train, valid or test."""
+        found: Split | None = getattr(self, name)
+        assert found is not None
+        return found
 
 
 _lock = threading.Lock()
@@ -113,20 +124,13 @@ def load(
         scale = target_scale(*drawn[0]) if arrays.targets else None
         if config.normalize:
             mean, deviation = statistics(*drawn[0], channels(arrays.shape), arrays.missing)
+            missing, names = arrays.missing, ("train", "valid", "test")
             splits = [
-                _scaled(
-                    *(part, index, mean, deviation),
-                    *(f"{name}_size={len(index)}", arrays.missing, scale),
-                )
-                for name, (part, index) in zip(("train", "valid", "test"), drawn)
+                _scaled(part, index, mean, deviation, f"{name}_size={len(index)}", missing, scale)
+                for name, (part, index) in zip(names, drawn)
             ]
         else:
-            splits = [
-                Split(
-                    tensors(part)[0], labels_of(part, scale), index, rows(part, index), part.files
-                )
-                for part, index in drawn
-            ]
+            splits = [_unscaled(part, index, scale) for part, index in drawn]
     train, valid, test = splits
     provenance = {
         "name": config.name,
@@ -227,19 +231,25 @@ def partitions(
         kept = sampling.plain(len(labels), size, generator)
     else:
         kept = sampling.stratified(labels, size, generator)
-    kept = kept.sort().values
-    left = torch.ones(len(labels), dtype=torch.bool)
-    left[kept] = False
-    counts = torch.tensor(count(arrays, arrays.train, left.nonzero().flatten()))
-    if (counts == 0).any() and arrays.classes:
+    left, kept = others(len(labels), kept), kept.sort().values
+    counts = count(arrays, arrays.train, left)
+    if arrays.classes and 0 in counts:
         raise ValueError(
             f"dataset.test_fraction={held_out:g} leaves no training example of class "
-            f"{arrays.classes[int(counts.argmin())]}; lower it, or add examples"
+            f"{arrays.classes[counts.index(0)]}; lower it, or add examples"
         )
-    return found | {
-        "train": (arrays.train, left.nonzero().flatten()),
-        "test": (arrays.train, kept),
-    }
+    return found | {"train": (arrays.train, left), "test": (arrays.train, kept)}
+
+
+def others(count: int, index: Tensor) -> Tensor:
+    """Return which of ``count`` positions are not in an index, in their order.
+
+    >>> others(4, torch.tensor([2, 0])).tolist()
+    [1, 3]
+    """
+    left = torch.ones(count, dtype=torch.bool)
+    left[index] = False
+    return left.nonzero().flatten()
 
 
 def count(arrays: Arrays, part: Partition, index: Tensor) -> tuple[int, ...]:
@@ -338,9 +348,7 @@ def _divide(
     alike = torch.zeros(len(index), dtype=torch.int64)  # as those of a regression count
     labels = torch.from_numpy(part.labels)[index] if arrays.classes else alike
     valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
-    left = torch.ones(len(index), dtype=torch.bool)
-    left[valid] = False
-    return [(part, index[left]), (part, index[valid])]
+    return [(part, index[others(len(index), valid)]), (part, index[valid])]
 
 
 def statistics(
@@ -366,6 +374,11 @@ def statistics(
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     deviation[deviation <= 1e-6 * np.abs(mean)] = 1  # of a constant rounding leaves as much
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
+
+def _unscaled(part: Partition, index: Tensor, scale: Scale | None) -> Split:
+    """Return a split of the whole partition's arrays, its inputs as they are."""
+    return Split(tensors(part)[0], labels_of(part, scale), index, rows(part, index), part.files)
 
 
 def _scaled(

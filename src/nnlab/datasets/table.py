@@ -269,6 +269,16 @@ def input_names(columns: Mapping[str, list[str] | None]) -> list[str]:
     ]
 
 
+def inputs_of(columns: Mapping[str, Sequence[str] | None]) -> list[slice]:
+    """Return which inputs each column makes: one of numbers one, of categories one for each.
+
+    >>> inputs_of({"age": None, "sex": ["female", "male"], "fare": None})
+    [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
+    """
+    ends = np.cumsum([1 if known is None else len(known) for known in columns.values()]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends)]
+
+
 def encode(
     where: str, table: pd.DataFrame, columns: Mapping[str, list[str] | None]
 ) -> NDArray[np.float32]:
@@ -284,17 +294,14 @@ def encode(
         "leave columns out with dataset.drop",
     )
     inputs = np.zeros((len(table), width), np.float32)
-    place = 0
-    for name, known in columns.items():
+    for (name, known), part in zip(columns.items(), inputs_of(columns)):
         if name not in table:
             raise ValueError(f"{where} has no column {name}; {nearest(name, list(table.columns))}")
         column, said = table[name], f"{where}: column {as_label(name)}"
         if known is None:
-            inputs[:, place] = numbers_of(said, column)
-            place += 1
+            inputs[:, part.start] = numbers_of(said, column)
         else:
-            mark(said, column, known, inputs[:, place : place + len(known)])
-            place += len(known)
+            mark(said, column, known, inputs[:, part])
     return inputs
 
 
@@ -334,9 +341,9 @@ def decode(
     >>> list(decode(np.float32([[30, 0, 1]]), {"age": None, "sex": ["female", "male"]}))
     [['30', 'male']]
     """
-    ends = np.cumsum([1 if known is None else len(known) for known in columns.values()])
+    parts = inputs_of(columns)
     for row in inputs:
-        yield [cell(*each) for each in zip(columns.values(), np.split(row, ends[:-1]))]
+        yield [cell(known, row[part]) for known, part in zip(columns.values(), parts)]
 
 
 def cell(known: list[str] | None, part: NDArray[np.float32]) -> str:
