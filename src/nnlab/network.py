@@ -234,10 +234,10 @@ def build(
     """
     model, dataset = config["model"], config["dataset"]
     if own is not None:
-        return from_function(own, model["options"], shape, outputs, torch.Generator())
+        return from_function(own, model["options"], shape, outputs, np.random.default_rng())
     if "channels" in model:
         layers = model["channels"], model["kernel"], model["hidden"]
-        return cnn(shape, *layers, outputs, torch.Generator())
+        return cnn(shape, *layers, outputs, np.random.default_rng())
     if "hidden" in model:
         names = "bias", "batch_norm", "dropout"  # of which older results say nothing
         options = {name: model.get(name, ADDED[f"model.{name}"]) for name in names}

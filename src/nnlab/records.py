@@ -20,6 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nnlab import storage
 from nnlab.analysis import EVALUATION_FILES
 from nnlab.identity import NOT_IDENTITY
@@ -100,9 +102,7 @@ class RunFolder:
         """Write the trained weights, if any are to be kept, then the result; return it."""
         files = {METRICS: self.metrics.hexdigest()}
         if weights is not None:
-            from safetensors.torch import save
-
-            content = save(apart(weights))
+            content = serialised(weights)
             storage.write_atomic(self.path / WEIGHTS, content)
             files[WEIGHTS] = hashlib.sha256(content).hexdigest()
         storage.sync(self.path / METRICS)
@@ -323,6 +323,17 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
         return None
     check_files(path, result)
     return result
+
+
+def serialised(weights: dict[str, Any]) -> bytes:
+    """Return the content of a file of weights, which are arrays, or torch's tensors."""
+    if all(isinstance(each, np.ndarray) for each in weights.values()):
+        from safetensors.numpy import save
+
+        return save({name: np.asarray(each, order="C") for name, each in weights.items()})
+    from safetensors.torch import save as save_tensors
+
+    return save_tensors(apart(weights))
 
 
 def apart(weights: dict[str, Any]) -> dict[str, Any]:

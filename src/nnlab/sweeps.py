@@ -71,10 +71,7 @@ def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list
             from nnlab.report import figure_process
 
             figure_process.start()  # on a core that is idle while torch is imported
-        from nnlab import device
-
-        with device.cpu_threads(1):  # these tensors are too small for more to pay
-            tasks = build.prepare(waiting)
+        tasks = build.prepare(waiting)
         planned = [task for task in tasks if task.config.plan]
         if planned:
             where.plan(planned)
