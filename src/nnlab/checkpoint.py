@@ -1,7 +1,8 @@
 """The state of a run in mid-training, from which it goes on as if it had not been interrupted.
 
 One file of the safetensors format: the engine's numbers, those of the best epoch, and as text
-the epochs so far, the generators and the state of the stopping rule. Nothing is unpickled, and a checksum tells damage.
+the epochs so far, the generators and the state of the stopping rule. Nothing is unpickled, and a
+checksum tells damage.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     order, noise = (None if each is None else each.bit_generator.state for each in generators)
     # A copy, because a rule leaves out of it what holds in this process only.
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
-    told = dict(identity), list(run.epochs), run.status, run.stop_reason
+    epochs: list[tuple[float | None, ...]] = list(run.epochs)
+    told = dict(identity), epochs, run.status, run.stop_reason
     return Checkpoint(*told, rule, order, noise, numbers)
 
 

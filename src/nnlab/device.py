@@ -11,15 +11,17 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 # What the drivers of GPUs that torch calls cuda leave on Linux: NVIDIA's, also within Windows and
 # on its boards, and AMD's.
 DRIVERS = ("nvidiactl", "nvidia0", "dxg", "nvmap", "kfd")
 
 
-class Device(NamedTuple):
+@dataclass(frozen=True)
+class Device:
     """A device as torch has it: its type, such as cpu or cuda, and which one of several.
 
     >>> str(Device("cuda", 0)), str(CPU)

@@ -23,8 +23,9 @@ class KeyedDropout(nn.Module):
     by 1 - p.
 
     For each batch it draws a key from torch's global generator of the CPU, or from the one that
-    ``keys_from`` lends. Raises ValueError unless 0 <= p < 1. Source: Srivastava et al., Dropout: a simple way to prevent neural networks
-    from overfitting, 2014.
+    ``keys_from`` lends. Raises ValueError unless 0 <= p < 1.
+    Source: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting,
+    2014.
     """
 
     def __init__(self, p: float) -> None:

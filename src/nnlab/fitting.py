@@ -70,7 +70,7 @@ def train_epoch(
     batches = batching(data, batch_size)
     with torch.inference_mode(False):  # so that there are gradients, wherever it is called
         examples = gathered(examples_of(data), model)
-        order = examples.index
+        order = examples.places
         if generator is not None:
             order = order[_permutation(len(order), generator)]
         elif isinstance(data, DataLoader):
@@ -453,12 +453,12 @@ def gives_as_torch(data: object, kind: type) -> bool:
 
 
 class Examples(NamedTuple):
-    """Examples as a model takes them: inputs [N, ...], labels [N] or [N, k], and the index [n] of
+    """Examples as a model takes them: inputs [N, ...], labels [N] or [N, k], and the places [n] of
     those that are meant."""
 
     inputs: Tensor
     labels: Tensor
-    index: Tensor
+    places: Tensor
 
 
 def as_split(data: Data, model: nn.Module) -> Split:
@@ -497,14 +497,14 @@ def gathered(data: Data, model: nn.Module) -> Examples:
         else:
             inputs, labels = gather(data, model)
             found = Examples(inputs, labels, torch.arange(len(labels)))
-    if len(found.index) == 0:
+    if len(found.places) == 0:
         raise ValueError("there are no examples; give at least one")
-    low, high = torch.stack(found.index.aminmax()).tolist()
+    low, high = torch.stack(found.places.aminmax()).tolist()
     if low < 0 or high >= len(found.labels):
         raise ValueError(
             f"the index holds {low} to {high}; the examples are 0 to {len(found.labels) - 1}"
         )
-    highest = reference.highest_label(found.labels[found.index])
+    highest = reference.highest_label(found.labels[found.places])
     last = parts(model)[-1:]
     if last and type(last[0]) is nn.Linear and not found.labels.is_floating_point():
         reference.check_classes(highest, last[0].out_features)

@@ -61,8 +61,8 @@ def mlp(
     Weights and biases are distributed as ``nn.Linear`` draws them (uniform within
     1/sqrt(fan-in)), and come from ``generator`` alone, or from a seed that one of torch's draws
     (None: its global one). With another ``init``, one of INITS, biases are zero. Without ``bias``
-    there are none. ``batch_norm``: each hidden layer is normalised before its activation. ``dropout``:
-    how many of its units are dropped in training, a fraction.
+    there are none. ``batch_norm``: each hidden layer is normalised before its activation.
+    ``dropout``: how many of its units are dropped in training, a fraction.
     Input [B, inputs], output [B, outputs]. Raises ValueError for a layer without units,
     names that are not known, and ``dropout`` below 0 or from 1 on.
 

@@ -26,8 +26,7 @@ Array = NDArray[np.float32]
 
 def sigmoid(x: Array) -> Array:
     with np.errstate(over="ignore"):  # then it is 0
-        found: Array = 1 / (1 + np.exp(-x))
-    return found
+        return np.asarray(1 / (1 + np.exp(-x)), x.dtype)
 
 
 # What follows a layer. A step is a perceptron's: 1 where its input is above 0, without a gradient.
@@ -56,9 +55,14 @@ class Layer:
     activation: str = "identity"
     dropout: float = 0.0
 
+    def sums(self, inputs: Array) -> Array:
+        """Return what it gives for inputs [B, I] before its activation: [B, O]."""
+        found: Array = inputs @ self.weight.T
+        return found if self.bias is None else found + self.bias
+
     @property
     def inputs(self) -> int:
-        return self.weight.shape[1]
+        return int(self.weight.shape[1])
 
     @property
     def outputs(self) -> int:
@@ -101,13 +105,11 @@ class MLP:
         return replace(self, layers=layers)
 
     def forward(self, inputs: Array) -> list[Array]:
-        """Return the output of every layer for inputs [B, I], [B, O] each."""
+        """Return the output of every layer for inputs [B, I], [B, O] each; in float64 where these
+        are."""
         outputs = [inputs]
         for layer in self.layers:
-            sums = outputs[-1] @ layer.weight.T
-            if layer.bias is not None:
-                sums += layer.bias
-            outputs.append(ACTIVATIONS[layer.activation](sums))
+            outputs.append(ACTIVATIONS[layer.activation](layer.sums(outputs[-1])))
         return outputs[1:]
 
     def __call__(self, inputs: Array) -> Array:
@@ -178,8 +180,9 @@ def initial(
 
 def uniform(shape: Sequence[int], bound: float, generator: Generator) -> Array:
     """Draw numbers from -bound up to bound."""
-    drawn: Array = generator.random(tuple(shape), np.float32)
-    return (2 * drawn - 1) * np.float32(bound)
+    drawn: Array = 2 * generator.random(tuple(shape), np.float32) - 1
+    drawn *= np.float32(bound)
+    return drawn
 
 
 def orthogonal(shape: tuple[int, int], generator: Generator) -> Array:

@@ -27,6 +27,7 @@ from nnlab.analysis import EVALUATION_FILES
 from nnlab.identity import NOT_IDENTITY
 from nnlab.losses import task_of
 from nnlab.options import flat
+from nnlab.seeds import RANDOM_NUMBERS
 from nnlab.text import visible_lines
 
 RESULT = "result.json"
@@ -321,6 +322,8 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
         )
     if result["status"] not in DONE:
         return None
+    if not same_numbers(result):
+        raise ValueError(told_numbers(path))
     check_files(path, result)
     return result
 
@@ -381,6 +384,20 @@ def holds_run(path: Path, hydra_files: dict[str, str]) -> bool:
 
 def empty(path: Path) -> bool:
     return path.is_file() and path.stat().st_size == 0
+
+
+def same_numbers(result: dict[str, Any]) -> bool:
+    """Return whether a run drew the random numbers that this nnlab draws from its seeds."""
+    numbers: int = result.get("random_numbers", 1)
+    return numbers == RANDOM_NUMBERS
+
+
+def told_numbers(path: Path) -> str:
+    """Say that a run drew others, and the remedy."""
+    return (
+        f"{path} is this run, but of an earlier nnlab, which drew other random numbers from its "
+        f"seed; give it another study=NAME, or train it anew with force=true"
+    )
 
 
 def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:

@@ -46,7 +46,8 @@ def generator(seed: int, stream: str) -> Generator:
 
 def draw(own: Generator, count: int = 1) -> NDArray[np.int64]:
     """Draw numbers of 63 bits, [count], as seeds or keys; the same ones one by one."""
-    return (own.bit_generator.random_raw(count) >> np.uint64(1)).astype(np.int64)
+    drawn: NDArray[np.int64] = (own.bit_generator.random_raw(count) >> np.uint64(1)).view(np.int64)
+    return drawn
 
 
 def child(own: Generator) -> tuple[int, Generator]:

@@ -138,6 +138,10 @@ def earlier(
         if entry.done and records.serves(entry.result, identity["config"])
     ]
     found.sort(key=lambda entry: entry.folder != job.name)
+    old = [entry for entry in found if not records.same_numbers(entry.result)]
+    if old and not config.force and not config.plan:
+        raise ValueError(records.told_numbers(job.folder.parent / old[0].folder))
+    found = [entry for entry in found if entry not in old]
     asked = study.data_key(identity["config"])
     if found and asked not in data:
         data[asked] = datasets.content(config.dataset, config.sizes)

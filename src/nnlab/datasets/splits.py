@@ -31,8 +31,8 @@ class Split:
     """A subset of examples: shared arrays and the indices that belong to the split.
 
     inputs: [N, ...] float32, labels: [N] int64, of a regression [N, k] float32, index: [n] int64
-    into both: arrays, or what NumPy takes for one, as tensors on the CPU. The arrays are shared between the splits and runs of a sweep, so the data is in
-    memory once.
+    into both: arrays, or what NumPy takes as such, as tensors on the CPU. The arrays are shared
+    between the splits and runs of a sweep, so the data is in memory once.
     rows: [n] int64, which examples of the user's file they are; None where that says nothing.
     files: the names of the files that these are, where each example has its own.
     """
@@ -231,7 +231,7 @@ def partitions(
         found["valid"] = whole(arrays.valid)
     if arrays.test is not None:
         return found | {"test": whole(arrays.test)}
-    labels = arrays.train.labels
+    labels: NDArray[Any] = arrays.train.labels
     size = round(held_out * len(labels))
     generator = seeds.generator(test_seed, "held_out")
     if arrays.targets:
@@ -304,7 +304,7 @@ def _draw(
 
     def pick(name: str, size: int, generator: Generator, back: bool = False) -> Index:
         part, among = parts[name]
-        labels = part.labels[among]
+        labels: NDArray[Any] = part.labels[among]
         if balanced:
             return among[sampling.balanced(labels, size, generator, back)]
         if stratified:
@@ -348,7 +348,7 @@ def _divide(
             f"{counts[few[0]]:,} can be trained on; lower folds, or take more examples"
         )
     alike = np.zeros(len(index), np.int64)  # as those of a regression count
-    labels = part.labels[index] if arrays.classes else alike
+    labels: NDArray[Any] = part.labels[index] if arrays.classes else alike
     valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
     return [(part, index[others(len(index), valid)]), (part, index[valid])]
 

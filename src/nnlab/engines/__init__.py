@@ -30,8 +30,9 @@ class Run:
     """One network, its data, and how it is to be trained; afterwards, how that went.
 
     ``model`` maps [B, ...] to logits [B, classes], in a regression to targets [B, k], and holds
-    the initial weights: numbers, or one of torch's modules; when the run has ended it holds the trained ones. ``loss``: what is
-    minimised. ``order`` draws the order of the examples in every epoch (None: as given).
+    the initial weights, as numbers or as one of torch's modules; when the run has ended it holds
+    the trained ones. ``loss``: what is minimised. ``order`` draws the order of the examples in
+    every epoch (None: as given).
     ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends with the last whole batch.
     ``full_train_metrics``: the measures of training are evaluated after each epoch, not taken as
     it trains.

@@ -149,7 +149,8 @@ class DualNetwork(NativeNetwork):
 
     def norms(self) -> Array:
         """Return the squared norms of the training examples, [n]."""
-        return self.splits["train"].inputs.diagonal().copy()
+        found: Array = self.splits["train"].inputs.diagonal().copy()
+        return found
 
     def begin(self, weight: Array) -> None:
         """Take W0 [H, I], which nobody else changes; the coefficients are to be zero then."""

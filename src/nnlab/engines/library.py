@@ -197,9 +197,7 @@ def unsupported_shapes(split: Split, name: str, width: int, targets: int | None)
     width: of the inputs. targets: how many a regression has; None: labels are classes.
     """
     inputs, labels, index = split.inputs, split.labels, split.index
-    kind, shape = np.dtype(np.int64), [len(inputs)] if inputs.ndim else []
-    if targets is not None:
-        kind, shape = np.dtype(np.float32), [*shape, targets]
+    kind = np.dtype(np.int64 if targets is None else np.float32)
     if inputs.ndim != 2 or inputs.shape[1] != width:
         return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
     if inputs.dtype != np.float32:
@@ -209,7 +207,7 @@ def unsupported_shapes(split: Split, name: str, width: int, targets: int | None)
             f"{name} labels and index are {labels.dtype} and {index.dtype}, "
             f"not {'' if targets is None else f'{kind} and '}int64"
         )
-    if list(labels.shape) != shape or index.ndim != 1:
+    if labels.shape != (len(inputs), *([] if targets is None else [targets])) or index.ndim != 1:
         return (
             f"{name} labels {list(labels.shape)} and index {list(index.shape)} "
             f"do not fit inputs {list(inputs.shape)}"

@@ -77,6 +77,8 @@ def unsupported_optimizer(run: Run) -> str | None:
     if config is None:
         from nnlab.engines import modules
 
+        assert not isinstance(run.optimizer, OptimizerConfig)
+
         return modules.unsupported_optimizer(run.optimizer)
     if not isinstance(config, (SGD, Adam)):
         return f"optimizer={config.name} is none of SGD, Adam, AdamW"
@@ -88,7 +90,7 @@ def unsupported_optimizer(run: Run) -> str | None:
         and not (config.momentum > 0 and config.dampening == 0)
     ):
         return "nesterov needs momentum above 0 and dampening=0"
-    if not isinstance(run.optimizer, OptimizerConfig):
+    if not isinstance(run.optimizer, OptimizerConfig) and not isinstance(run.model, MLP):
         from nnlab.engines import modules
 
         return modules.unsupported_moments(run.optimizer, run.model, MOMENTS[rule(config)])
@@ -101,6 +103,7 @@ def optimizer_of(run: Run) -> OptimizerConfig | None:
         return run.optimizer
     from nnlab.engines import modules
 
+    assert not isinstance(run.model, MLP)  # it holds the parameters of a module
     return modules.optimizer_config(run.optimizer, run.model)
 
 
@@ -130,7 +133,7 @@ def unsupported_shared_memory(run: Run) -> str | None:
 def initial_state(run: Run) -> State:
     """Return a run's initial weights and, from a torch optimizer that has any, its state."""
     state: State = dict(perceptron(run).state_dict())
-    if not isinstance(run.optimizer, OptimizerConfig):
+    if not isinstance(run.optimizer, OptimizerConfig) and not isinstance(run.model, MLP):
         from nnlab.engines import modules
 
         state |= modules.moments(run.optimizer, run.model)
