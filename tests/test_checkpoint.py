@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save as safetensors
+from safetensors.numpy import save as safetensors
 from torch import nn
 from torch.testing import assert_close
 
@@ -14,6 +15,7 @@ import nnlab
 from nnlab import checkpoint, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.device import CPU
 from nnlab.engines import Engine, Run, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
@@ -21,7 +23,6 @@ from nnlab.engines.torch import TorchEngine
 from nnlab.stopping import Budget, Epoch, StoppingRule
 from nnlab.training import train_runs
 
-CPU = torch.device("cpu")
 compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 ENGINES = [TorchEngine, StackedEngine, pytest.param(NativeEngine, marks=compiled)]
 RULES: list[Callable[[], StoppingRule | None]] = [
@@ -40,8 +41,8 @@ def make_run(
     draws = torch.Generator().manual_seed(seed)
     inputs = torch.randn(90, 600 if wide else 6, generator=draws)
     labels = (inputs[:, :3] + torch.randn(90, 3, generator=draws)).argmax(1)
-    index = torch.arange(90)
-    train, valid, test = (Split(inputs, labels, part) for part in index.split(30))
+    parts = np.split(np.arange(90), 3)
+    train, valid, test = (Split(inputs.numpy(), labels.numpy(), part) for part in parts)
     return Run(
         nnlab.mlp(inputs.shape[1], [5], 3, generator=torch.Generator().manual_seed(seed)),
         optimizer,

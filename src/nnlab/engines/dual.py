@@ -217,7 +217,10 @@ class Part:
         return slice(self.place, self.place + len(self.index))
 
     def inputs(self) -> Array:
-        found: Array = self.split.inputs[self.index]
+        index = self.index
+        if len(index) > 0 and index.min() < 0:  # which NumPy would count from the end
+            raise IndexError(f"the index holds {index.min()}; the examples are counted from 0")
+        found: Array = self.split.inputs[index]
         return found
 
 
