@@ -30,6 +30,7 @@ from benchmarks.problem import Problem
 from nnlab import seeds
 from nnlab.config import SGD
 from nnlab.datasets import Split
+from nnlab.device import Device
 from nnlab.engines import Engine, Run
 from nnlab.training import train_runs
 
@@ -412,9 +413,14 @@ def nnlab_runs(problem: Problem) -> list[Run]:
     ]
 
 
+def device_of(problem: Problem) -> Device:
+    where = torch.device(problem.spec.device)
+    return Device(where.type, where.index)
+
+
 def nnlab_concurrent(problem: Problem, build: Callable[..., Engine]) -> Peer:
     """Train as a sweep does: an engine per run, spread over the cores by a pool of threads."""
-    device = torch.device(problem.spec.device)
+    device = device_of(problem)
     runs = nnlab_runs(problem)
     engines = [build([run], device) for run in runs]
     training = [train_runs([run], engine) for run, engine in zip(runs, engines)]
@@ -457,7 +463,7 @@ def nnlab_stacked(problem: Problem, **options: Any) -> Peer:
     from nnlab.engines.stacked import StackedEngine
 
     runs = nnlab_runs(problem)
-    engine = StackedEngine(runs, torch.device(problem.spec.device), **options)
+    engine = StackedEngine(runs, device_of(problem), **options)
     training = train_runs(runs, engine)
 
     def train(epochs: int) -> None:

@@ -15,10 +15,9 @@ from torch.testing import assert_close
 import nnlab
 from nnlab import compose, engines, footprint, run, seeds
 from nnlab.config import EngineName
+from nnlab.device import CPU
 from nnlab.model import Shaped, cnn, parameters
 from tests import plain_loop
-
-CPU = torch.device("cpu")
 
 
 def by_hand(channels: int, edge: int, classes: int, hidden: int | None = None) -> nn.Sequential:

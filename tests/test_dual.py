@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from nnlab.config import OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.device import CPU
 from nnlab.engines import Run, dual
 from nnlab.engines.dual import DualNetwork
 from nnlab.engines.native import NativeEngine
@@ -29,7 +30,6 @@ from nnlab.stopping import Patience
 from nnlab.training import train_runs
 from tests.test_native import (
     CLOSE,
-    CPU,
     LEVELS,
     OPTIMIZERS,
     adam,

@@ -19,13 +19,14 @@ from torch.testing import assert_close
 from nnlab import arguments, build, compose, notebook
 from nnlab.config import OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.device import CPU
 from nnlab.engines import Engine, Run
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.losses import CrossEntropy, Loss, LossConfig, SquaredError
 from tests.test_dual import wide_run
-from tests.test_native import CPU, OPTIMIZERS, make_run, needs_library, sgd, shuffled
+from tests.test_native import OPTIMIZERS, make_run, needs_library, sgd, shuffled
 from tests.test_stacked import Graphs, assert_same_epoch, make_runs
 
 CLASSES = 5

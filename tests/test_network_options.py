@@ -20,6 +20,7 @@ import nnlab
 from nnlab import export_model, seeds
 from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.device import CPU
 from nnlab.dropout import KeyedDropout
 from nnlab.engines import Engine, Run, choose_engine, library, native, stacked
 from nnlab.engines.native import NativeEngine
@@ -31,7 +32,6 @@ from tests import plain_loop
 from tests.test_checkpoint import assert_same, undisturbed
 from tests.test_checkpoint import train as interrupted
 
-CPU = torch.device("cpu")
 compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 ENGINES = [TorchEngine, pytest.param(NativeEngine, marks=compiled), StackedEngine]
 OPTIMIZERS = [SGD(lr=0.1), SGD(lr=0.05, momentum=0.9, weight_decay=0.01), Adam(eps=1e-3), AdamW()]

@@ -23,6 +23,7 @@ from torch.testing import assert_close
 import nnlab
 from nnlab import checkpoint, compose, describe, predict, runs
 from nnlab.datasets.labelled import numbers_of
+from nnlab.device import CPU
 from nnlab.engines import Run
 from nnlab.engines.native import NativeEngine
 from nnlab.losses import SquaredError
@@ -32,7 +33,7 @@ from nnlab.stopping import Patience, RegressionEpoch, Target
 from nnlab.training import train_runs
 from tests.plain_loop import plain_sgd
 from tests.test_losses import with_loss
-from tests.test_native import CPU, make_run, needs_library, sgd
+from tests.test_native import make_run, needs_library, sgd
 from tests.test_run import result
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

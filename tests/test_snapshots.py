@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from nnlab.device import CPU
 from nnlab.engines import Engine, Run, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from tests.test_dual import wide_run
 from tests.test_native import (
-    CPU,
     OPTIMIZERS,
     REPOSITORY,
     assert_same_state,

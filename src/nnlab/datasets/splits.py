@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nnlab import memory, seeds
 from nnlab.datasets import content, read, sampling
@@ -26,7 +26,7 @@ from nnlab.losses import REGRESSION
 Floats = NDArray[np.float32]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, init=False)
 class Split:
     """A subset of examples: shared arrays and the indices that belong to the split.
 
@@ -43,10 +43,16 @@ class Split:
     rows: Index | None = None
     files: Sequence[str] | None = None
 
-    def __post_init__(self) -> None:
-        self.inputs, self.labels, self.index = map(
-            np.asarray, (self.inputs, self.labels, self.index)
-        )
+    def __init__(
+        self,
+        inputs: ArrayLike,
+        labels: ArrayLike,
+        index: ArrayLike,
+        rows: Index | None = None,
+        files: Sequence[str] | None = None,
+    ) -> None:
+        self.inputs, self.labels, self.index = map(np.asarray, (inputs, labels, index))
+        self.rows, self.files = rows, files
 
     def __len__(self) -> int:
         return len(self.index)
@@ -57,9 +63,9 @@ class Split:
         return self.inputs[self.index], self.labels[self.index]
 
     @classmethod
-    def whole(cls, inputs: NDArray[Any], labels: NDArray[Any]) -> Split:
+    def whole(cls, inputs: ArrayLike, labels: ArrayLike) -> Split:
         """Take every example, in the order given."""
-        return cls(inputs, labels, np.arange(len(labels)))
+        return cls(inputs, labels, np.arange(len(np.asarray(labels))))
 
 
 @dataclass(eq=False)
