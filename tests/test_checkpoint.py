@@ -93,7 +93,9 @@ def assert_same(ours: Sequence[Run], theirs: Sequence[Run]) -> None:
         )
         assert (our.test_loss, our.test_accuracy) == (their.test_loss, their.test_accuracy)
         for name, value in our.model.state_dict().items():
-            assert torch.equal(value, their.model.state_dict()[name])
+            assert torch.equal(
+                torch.as_tensor(value), torch.as_tensor(their.model.state_dict()[name])
+            )
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -19,7 +19,12 @@ def test_torch_is_asked_for_a_gpu_only_where_there_may_be_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(device, "available", lambda: asked.append("torch") or ["cpu", "cuda"])
+
+    def available() -> list[str]:
+        asked.append("torch")
+        return ["cpu", "cuda"]
+
+    monkeypatch.setattr(device, "available", available)
     monkeypatch.setattr(device, "DRIVERS", (str(tmp_path / "driver"),))
     monkeypatch.setattr(sys, "platform", "linux")
     assert device.choose_device("auto") == device.CPU

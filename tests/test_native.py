@@ -742,7 +742,7 @@ def test_another_thread_may_change_positions_at_any_time(part: str) -> None:
 def test_memory_in_use_is_not_resized() -> None:
     """By another thread, say: the library would go on reading where it was."""
     inputs, labels, index = torch.rand(9, 20), torch.zeros(9, dtype=torch.int64), torch.arange(9)
-    split = Split(inputs, labels, index)  # type: ignore[arg-type]  # NumPy takes them as arrays
+    split = Split(inputs, labels, index)
     assert split.inputs.ctypes.data == inputs.data_ptr()
     for tensor in (inputs, labels, index):
         with pytest.raises(RuntimeError, match="not resizable"):

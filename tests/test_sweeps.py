@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from torch import Tensor
 
 from nnlab import config, cores, datasets, hydra_jobs, schedule, sweeps
 from nnlab.compose import VERSION_BASE, Template, register
@@ -24,6 +23,7 @@ from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
+from nnlab.datasets.sampling import Index
 from nnlab.engines import Run, Trained, dual, library, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.footprint import Footprint
@@ -51,7 +51,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, BaseException]:
     original = TorchEngine.train_epoch
 
     def train_epoch(
-        self: TorchEngine, runs: Sequence[Run], orders: Sequence[Tensor]
+        self: TorchEngine, runs: Sequence[Run], orders: Sequence[Index]
     ) -> list[Trained]:
         for run in runs:
             if len(run.epochs) == 1 and run.batch_size in errors:

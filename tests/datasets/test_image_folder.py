@@ -22,9 +22,9 @@ from nnlab.analysis.pictures import named
 from nnlab.config import fingerprint
 from nnlab.datasets import Data, Split, dogset, image_files
 from nnlab.datasets.dogset import DogSetConfig
-from nnlab.network import load
 from nnlab.report import runs
 from nnlab.report.figures import heading
+from nnlab.trained import load
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -71,7 +71,7 @@ def data(*overrides: str, folder: str = "leaves") -> Data:
 
 def own(split: Split | None) -> torch.Tensor:
     assert split is not None
-    return split.inputs[split.index]
+    return torch.from_numpy(split.examples[0])
 
 
 def labels(split: Split | None) -> list[int]:
