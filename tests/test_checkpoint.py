@@ -22,6 +22,7 @@ from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
 from nnlab.stopping import Budget, Epoch, StoppingRule
 from nnlab.training import train_runs
+from tests.test_native import module_of
 
 compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 ENGINES = [TorchEngine, StackedEngine, pytest.param(NativeEngine, marks=compiled)]
@@ -92,10 +93,8 @@ def assert_same(ours: Sequence[Run], theirs: Sequence[Run]) -> None:
             their.restored,
         )
         assert (our.test_loss, our.test_accuracy) == (their.test_loss, their.test_accuracy)
-        for name, value in our.model.state_dict().items():
-            assert torch.equal(
-                torch.as_tensor(value), torch.as_tensor(their.model.state_dict()[name])
-            )
+        states = [module_of(run).state_dict() for run in (our, their)]
+        assert_close(states[0], states[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -29,6 +29,7 @@ from PIL import Image
 from nnlab import checkpoint, describe, predict, records, report, run, study, trained
 from nnlab.datasets import dogset, files, images, mnist
 from nnlab.datasets.dogset import DogSetConfig
+from nnlab.engines import State
 
 SECONDS = 10  # none of the readers takes one
 
@@ -72,7 +73,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images-idx3-ubyte.gz").write_bytes(gzip.compress(content, mtime=0))
     assert mnist.MNIST.sample is not None
     shutil.copy(mnist.MNIST.sample.path, folder / "sample.npz")
-    state = {"engine/a": np.arange(6.0, dtype=np.float32), "best/a": np.arange(9, dtype=np.uint8)}
+    state: State = {
+        "engine/a": np.arange(6.0, dtype=np.float32),
+        "best/a": np.arange(9, dtype=np.uint8),
+    }
     checkpoint.save(
         folder / "c.safetensors",
         checkpoint.Checkpoint({"a": 1}, [], "running", "", {"b": None}, None, None, state),

@@ -58,9 +58,8 @@ def with_loss(run: Run, loss: Loss) -> Run:
         return run
     inputs, outputs = run.train.inputs, list(module_of(run).parameters())[-1].shape[0]
     noise = np.random.default_rng(9).normal(size=(len(inputs), outputs)).astype(inputs.dtype)
-    targets = (
-        inputs[:, :outputs] + inputs[:, outputs : 2 * outputs] + inputs.dtype.type(0.3) * noise
-    )
+    noise *= 0.3
+    targets = inputs[:, :outputs] + inputs[:, outputs : 2 * outputs] + noise
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if split is not None:

@@ -133,8 +133,10 @@ def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tupl
         scheduler = schedulers(optimizer, run.optimizer)
         plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
         options["after_epoch"] = lambda loss: scheduler.step(*[loss] * plateau)
-    data = map(torch.from_numpy, run.train.examples)
-    return model, plain_loop.train(model, *data, optimizer, run.batch_size, orders, **options)
+    inputs, labels = map(torch.from_numpy, run.train.examples)
+    return model, plain_loop.train(
+        model, inputs, labels, optimizer, run.batch_size, orders, **options
+    )
 
 
 def assert_as_plain(make: Callable[[], Run], engine: type[Engine], **options: Any) -> Run:

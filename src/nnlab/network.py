@@ -24,10 +24,10 @@ class Network:
     model: maps standardised inputs [B, I] to logits [B, K], of a regression to standardised targets
     [B, k], on the CPU, in evaluation mode.
     config: the run's configuration as nested dicts, result: its result.json. classes: K names.
-    targets: the names of the numbers that a regression predicts. shape: that of one example, an
-    image's channels last. mean, deviation: of each channel, an image's in [0, 1], or of each input
-    of a table, [C] float32, that inputs were standardised with; None where they were not.
-    target_mean, target_deviation: [k] of the targets of a regression.
+    shape: that of one example, an image's channels last. mean, deviation: of each channel, an
+    image's in [0, 1], or of each input of a table, [C] float32, that inputs were standardised
+    with; None where they were not. target_mean, target_deviation: [k] of the targets of a
+    regression.
     """
 
     def __init__(self, numbers: Trained) -> None:
@@ -36,11 +36,15 @@ class Network:
         made = as_module(numbers.model) if isinstance(numbers.model, MLP) else numbers.model
         self.model: nn.Module = made.eval()
         self.config, self.result = numbers.config, numbers.result
-        self.classes, self.targets = numbers.classes, numbers.targets
-        self.shape = numbers.shape
+        self.classes, self.shape = numbers.classes, numbers.shape
         self.mean, self.deviation = tensor(numbers.mean), tensor(numbers.deviation)
         self.target_mean = tensor(numbers.target_mean)
         self.target_deviation = tensor(numbers.target_deviation)
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the numbers that it predicts, where it was trained in a regression."""
+        return self.numbers.targets
 
     def standardised(self, pixels: Tensor) -> Tensor:
         """Turn examples as they are, [B, ...] and pixels in [0, 1], into inputs [B, I]."""

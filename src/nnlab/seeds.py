@@ -9,14 +9,10 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from nnlab.device import Device
 
 # Which numbers a seed gives; results tell it. 1: those of torch's generators, until nnlab 0.1.
 RANDOM_NUMBERS = 2
@@ -70,7 +66,7 @@ def draw_keys(own: Generator | None, steps: int, layers: int) -> NDArray[np.int6
 
 
 @contextlib.contextmanager
-def drawing_from(own: Generator, device: Device | None = None) -> Iterator[Generator]:
+def drawing_from(own: Generator, device: str = "cpu") -> Iterator[Generator]:
     """Seed the global generators of torch, NumPy and Python by a number that ``own`` draws.
 
     Afterwards they are as before. Lends a generator of that seed, too. device: where torch draws,
@@ -84,7 +80,7 @@ def drawing_from(own: Generator, device: Device | None = None) -> Iterator[Gener
     """
     import torch
 
-    gpu = torch.device(str(device)) if device is not None and device.type == "cuda" else None
+    gpu = torch.device(device) if device.startswith("cuda") else None
     seed, lent = child(own)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[] if gpu is None else [gpu]):

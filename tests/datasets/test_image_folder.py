@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch.testing import assert_close
 
+import nnlab
 from nnlab import compose, datasets, describe, predict, run
 from nnlab.analysis.pictures import named
 from nnlab.config import fingerprint
@@ -479,7 +480,7 @@ def test_evaluations_and_prediction_take_images(
     assert len(mistakes) > 0
     assert [Path(name).parent.name for name in mistakes.file] == mistakes.true.tolist()
     assert all((LEAVES / name).exists() for name in mistakes.file)
-    network = load(folder)
+    network = nnlab.load(folder)
     assert network.mean is not None
     assert network.deviation is not None
     paths = [LEAVES / "oak" / "0.png", LEAVES / "10" / "1.png"]

@@ -343,11 +343,9 @@ class TorchEngine(Engine):
         if run.noise is None:
             yield
             return
-        device = Device(self.device.type, self.device.index)
-        with (
-            seeds.drawing_from(run.noise, device) as source,
-            keys_from(source, self.models[run]),
-        ):
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(seeds.drawing_from(run.noise, str(self.device)))
+            stack.enter_context(keys_from(source, self.models[run]))
             yield
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:

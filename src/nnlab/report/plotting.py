@@ -64,6 +64,7 @@ LABELS = {
     "stopping.min_delta": "Least decrease",
     "stopping.patience": "Patience (epochs)",
     "engine": "Engine",
+    "random_numbers": "Random numbers",
     "device": "Device",
     "data": "Data",
 }

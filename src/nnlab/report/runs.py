@@ -292,6 +292,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
     if title := settings.pop("dataset.title", None):
         settings["dataset"] = title
     settings["data"] = dataset.get("content")
+    # Runs of earlier versions say nothing of them.
+    numbers = settings["random_numbers"] = result.get("random_numbers", 1 if dataset else None)
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
     if engine != "torch":
         settings.pop("threads", None)  # which changed nothing
@@ -314,7 +316,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         form=result.get("engine_form"),
         device=device,
         concurrent=result.get("concurrent_runs"),
-        computed=(identity, settings["data"], engine, level, device, threads),
+        computed=(identity, settings["data"], numbers, engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
         outputs=len(dataset.get("targets") or dataset.get("classes") or ()) or None,
         source=dataset.get("source"),
@@ -436,7 +438,8 @@ def varied(runs: Sequence[RunRecord]) -> list[str]:
             values.setdefault(key, set()).add(value)
     for key in [key for key in values if key.startswith(OWN_OPTIONS)]:
         values[key] |= {run.settings.get(key) for run in runs if "model.function" in run.settings}
-    for key in ("engine", "device", "native_level", "data", "train_size", "valid_size"):
+    of_training = "engine", "device", "native_level", "data", "random_numbers"
+    for key in (*of_training, "train_size", "valid_size"):
         values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
     if "data" in keys:
