@@ -68,7 +68,7 @@ def quick_hydra() -> Iterator[None]:
         yield
     finally:
         ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
-        omegaconf_base.parse = parse
+        omegaconf_base.parse = parse  # type: ignore[attr-defined]
 
 
 def load(overrides: Sequence[str]) -> Config:

@@ -340,14 +340,10 @@ def open_folder(task: Task, claimed: Claims) -> bool:
                 if task.outcome.result is not None:
                     return False
             notes = go_on(task, where)
-            task.folder = records.RunFolder(
-                where,
-                task.identity,
-                job.hydra_files,
-                claimed[path.parent].owner,
-                rows=rows_so_far(task),
-                more=("lr",) * task.config.optimizer.scheduled,
-            )
+            owner = claimed[path.parent].owner
+            task.folder = records.RunFolder(where, task.identity, owner)
+        more = ("lr",) * task.config.optimizer.scheduled
+        task.folder.begin(job.hydra_files, rows_so_far(task), more)
         begin_log(task, notes)
     except (OSError, ValueError) as error:
         task.outcome.error = error
