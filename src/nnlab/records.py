@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -84,8 +85,10 @@ class RunFolder:
         storage.sync_folder(self.path)
         storage.write_each({self.path / name: text.encode() for name, text in hydra_files.items()})
         # The log goes on.
-        for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
-            (self.path / name).unlink(missing_ok=True)
+        for name in {METRICS, WEIGHTS, CURVES, *EVALUATION_FILES}.intersection(
+            os.listdir(self.path)
+        ):
+            (self.path / name).unlink()
         storage.clear_left_overs(self.path)
         header = ",".join((*task_of(self.identity.get("dataset", {})).columns, *more))
         content = "".join(f"{line}\n" for line in [header, *map(as_row, rows)]).encode()
