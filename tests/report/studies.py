@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlab.records import packed
+
 CONFIG: dict[str, Any] = {
     "dataset": {"name": "mnist", "source": "auto", "folder": "data/mnist", "balanced": True},
     "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
@@ -37,12 +42,14 @@ def lay(
     epochs: int = 3,
     rows: str | None = None,
     name: str | None = None,
+    right: dict[str, NDArray[np.bool_]] | None = None,
     **result: Any,
 ) -> Path:
     """Lay a run folder into a study: options by dotted keys, result.json's keys by name.
 
     rows: the text of metrics.csv below its header; by default a loss of 2/epoch, an
     accuracy of 1 - 0.5/epoch, and the training time spread evenly over the epochs.
+    right: which examples of a split, of the same ones in each run, it classifies rightly.
     """
     config = copy.deepcopy(CONFIG)
     for key, value in (options or {}).items():
@@ -89,6 +96,13 @@ def lay(
         "overrides": overrides,
         "config": config,
     } | result
+    for split, each in (right or {}).items():
+        content["dataset"] |= {
+            "content": "0" * 16,
+            "examples": dict.fromkeys(right or {}, "1" * 16),
+        }
+        content["dataset"]["sizes"][split] = len(each)
+        content.setdefault("right", {})[split] = packed(each)
     if rows is None:
         rows = "".join(
             f"{epoch},{2 / epoch},{1 - 0.5 / epoch},,,{seconds * epoch / epochs}\n"

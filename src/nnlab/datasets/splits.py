@@ -122,7 +122,9 @@ def load(
         drawn[:2] = _divide(arrays, *drawn[0], *fold, seed)
     with _lock:
         digests = [digest(index) for _, index in drawn]
-        drawn = [(part, _drawn.setdefault(key, index)) for key, (part, index) in zip(digests, drawn)]
+        drawn = [
+            (part, _drawn.setdefault(key, index)) for key, (part, index) in zip(digests, drawn)
+        ]
         scale = target_scale(*drawn[0]) if arrays.targets else None
         if config.normalize:
             mean, deviation = statistics(*drawn[0], channels(arrays.shape), arrays.missing)

@@ -128,9 +128,7 @@ def results(
     return found
 
 
-def compare(
-    ones: Results, others: Results, measure: Measure
-) -> Difference | Disagreement | None:
+def compare(ones: Results, others: Results, measure: Measure) -> Difference | Disagreement | None:
     """Compare two settings by the seeds that both have, or the one network that each has by the
     test examples; None where neither can be."""
     if len(ones) == len(others) == 1:

@@ -481,13 +481,10 @@ def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
         shown = "; ".join(named(row, by) for _, row in alike.head(MENTIONED).iterrows())
         more = f" and {len(alike) - MENTIONED:,} more" * (len(alike) > MENTIONED)
         said.append(
-            f"cannot be told from the best, {made.how} at the level of 5 % (Holm): "
-            f"{shown}{more}"
+            f"cannot be told from the best, {made.how} at the level of 5 % (Holm): {shown}{more}"
         )
     elif len(ranking) > 1 and not untested:
-        said.append(
-            f"all other settings are worse, {made.how} at the level of 5 % (Holm)"
-        )
+        said.append(f"all other settings are worse, {made.how} at the level of 5 % (Holm)")
     if made.of_networks:
         said.append(
             f"McNemar's test tells these networks apart, not others of their settings: that takes "
