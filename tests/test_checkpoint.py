@@ -134,6 +134,8 @@ def test_rules_and_best_weights_go_on(
     if wide and engine is NativeEngine:
         assert NativeEngine.form(make()[0]) == "dual"
     expected = undisturbed(make, engine)
+    if engine is not StackedEngine:
+        assert all(each.cpu_seconds for each in train(make, engine, 1, tmp_path))
     for stop in (1, 3, len(expected[0].epochs)):
         assert_same(train(make, engine, stop, tmp_path), expected)
 

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -378,6 +379,19 @@ def test_the_best_weights_are_restored(
     assert_close(run.model.state_dict(), until.model.state_dict(), **tolerance)
     assert run.test_loss == pytest.approx(until.test_loss, rel=tolerance["rtol"])
     assert run.test_accuracy == until.test_accuracy
+
+
+def test_the_processors_seconds_are_summed_up(engine: type[Engine]) -> None:
+    """All that this process used is the most that they can be."""
+    run, before = make_run(0, 43, 5), time.process_time()
+    for _ in train_runs([run], engine([run], CPU)):
+        pass
+    used = time.process_time() - before
+    if engine is StackedEngine:  # whose runs share them
+        assert run.cpu_seconds is None
+    else:
+        assert run.cpu_seconds is not None
+        assert 0 < run.cpu_seconds <= used
 
 
 def test_without_training_a_run_is_evaluated(engine: type[Engine]) -> None:

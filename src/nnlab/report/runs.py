@@ -31,7 +31,8 @@ from nnlab.text import as_label
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
 NUMBERS = (
-    *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
+    *("epochs", "weights_of_epoch", "train_seconds", "train_cpu_seconds"),
+    *("test_loss", "test_accuracy"),
     *("weights", "parameters"),
     *(f"test_{metric.name}" for metric in REGRESSION.metrics),
 )
@@ -52,7 +53,8 @@ class RunRecord:
     settings: the configuration by dotted keys as on the command line, with what was really
     used in place of what was asked for (``train_size=null``, ``device=auto``); ``data``: where
     the examples came from that it saw, another name for other content.
-    computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
+    cpu_seconds: of training, of all threads; None where that is not known.
+    threads: that it was given. computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
     and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
     trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
@@ -73,6 +75,7 @@ class RunRecord:
     epochs: int
     weights_of_epoch: int | None
     train_seconds: float
+    cpu_seconds: float | None
     test_loss: float | None
     test_accuracy: float | None
     weights: int | None
@@ -80,6 +83,7 @@ class RunRecord:
     engine: str | None
     form: str | None
     device: str | None
+    threads: int | None
     concurrent: int | None
     computed: tuple[Value, ...]
     inputs: int | None
@@ -324,6 +328,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         epochs=int(epochs),
         weights_of_epoch=result.get("weights_of_epoch"),
         train_seconds=float(seconds),
+        cpu_seconds=result.get("train_cpu_seconds"),
         test_loss=result.get("test_loss"),
         test_accuracy=result.get("test_accuracy"),
         weights=result.get("weights"),
@@ -331,6 +336,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         engine=result.get("engine"),
         form=result.get("engine_form"),
         device=device,
+        threads=(result.get("device") or {}).get("threads"),
         concurrent=result.get("concurrent_runs"),
         computed=(identity, settings["data"], engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
