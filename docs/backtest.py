@@ -70,8 +70,10 @@ def back_test(data: Data, network: dict[str, Any]) -> Iterator[tuple[str, tuple[
     how many of the laws of single seeds held it."""
     known = errors(data, network, data.known, data.seeds)
     measured = errors(data, network, data.targets, 3)
-    laws = [law({size: each[[seed]] for size, each in known.items()}, data.examples)
-            for seed in range(data.seeds)]
+    laws = [
+        law({size: each[[seed]] for size, each in known.items()}, data.examples)
+        for seed in range(data.seeds)
+    ]
     together = law(known, data.examples)
     for size, found in measured.items():
         error, low, high = together.predict(size)

@@ -89,8 +89,15 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
         tensors[NOISE] = run.noise.get_state()
     # A copy, because a rule leaves out of it what holds in this process only.
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
-    told = list(run.epochs), run.status, run.stop_reason, rule
-    return Checkpoint(dict(identity), *told, tensors, cpu_seconds=run.cpu_seconds)
+    return Checkpoint(
+        dict(identity),
+        list(run.epochs),
+        run.status,
+        run.stop_reason,
+        rule,
+        tensors,
+        cpu_seconds=run.cpu_seconds,
+    )
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -400,6 +400,8 @@ def fit(
     check_labels(run)
     if run.drop_last:
         in_whole_batches(len(run.train), run.batch_size)
+    elif max_epochs > 0:
+        check_batches(run)
     where = _device_of(model)
     with device.cpu_threads(1), torch.inference_mode(False):  # gradients, wherever it is called
         build, reason = choose_engine(engine, run, where, scheduler, on_epoch)
@@ -451,6 +453,21 @@ def check_labels(run: Run) -> None:
                 f"the labels of train are {words[numeric]}, those of {name} {words[not numeric]}; "
                 f"give floating-point numbers to predict, or class numbers of an integer type"
             )
+
+
+def check_batches(run: Run) -> None:
+    """Raise ValueError where a batch of an MLP is a single example, which cannot be normalised."""
+    layers, count = parts(run.model), len(run.train)
+    normalised = (
+        any(type(layer) is nn.BatchNorm1d for layer in layers) and run.train.inputs.dim() == 2
+    )
+    mlp = all(type(layer).__module__ in MLP_MODULES for layer in layers)
+    if normalised and mlp and (run.batch_size == 1 or count % run.batch_size == 1):
+        raise ValueError(
+            f"BatchNorm1d is not possible: batch_size={run.batch_size} makes a batch of 1 of the "
+            f"{count:,} training examples, and one has no deviation; change batch_size, or leave "
+            f"the last batch out with drop_last=True"
+        )
 
 
 def check_scheduler(
@@ -722,8 +739,15 @@ def sums_to_1(rows: Tensor) -> bool:
 def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
     """Return numbers to predict, [N, k], in the type of the model.
 
-    Raises ValueError where a last ``nn.Linear`` has not an output for each.
+    Raises ValueError where one is not finite, or a last ``nn.Linear`` has not an output for each.
     """
+    lacking = (~targets.isfinite()).any(1).nonzero().flatten().tolist()
+    if lacking:
+        raise ValueError(
+            f"{len(lacking):,} of {len(targets):,} labels are no finite numbers, the first that of "
+            f"example {lacking[0]} (counted from 0): {targets[lacking[0]].tolist()}; leave such "
+            f"examples out"
+        )
     last = parts(model)[-1:]
     outputs = last[0].out_features if last and type(last[0]) is nn.Linear else targets.shape[1]
     if outputs != targets.shape[1]:

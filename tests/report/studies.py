@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nnlab.records import packed
 
 CONFIG: dict[str, Any] = {
@@ -42,14 +39,15 @@ def lay(
     epochs: int = 3,
     rows: str | None = None,
     name: str | None = None,
-    right: dict[str, NDArray[np.bool_]] | None = None,
+    right: Any = None,
     **result: Any,
 ) -> Path:
     """Lay a run folder into a study: options by dotted keys, result.json's keys by name.
 
     rows: the text of metrics.csv below its header; by default a loss of 2/epoch, an
     accuracy of 1 - 0.5/epoch, and the training time spread evenly over the epochs.
-    right: which examples of a split, of the same ones in each run, it classifies rightly.
+    right: by a split, [n] bool, which examples of it, the same ones in each run, are classified
+    rightly.
     """
     config = copy.deepcopy(CONFIG)
     for key, value in (options or {}).items():

@@ -231,6 +231,8 @@ def test_studies_of_many_people_are_told_apart(tmp_path: Path) -> None:
     [
         ({"by": ["optimizer.l"]}, "by=optimizer.l: no run has it; did you mean optimizer.lr?"),
         ({"by": ["x"]}, "by=x: .* choose one of model.hidden, optimizer.lr, seed, batch_size,"),
+        ({"by": ["seed"]}, "by=seed: settings are compared over seeds, which are no settings"),
+        ({"by": ["optimizer.lr", "fold"]}, "by=fold: settings are compared over folds"),
         ({"metric": "accuracy"}, "metric=accuracy: no run has it; did you mean"),
         ({"baseline": {"optimizer.lr": 0.5}}, "baseline optimizer.lr=0.5 fits 0 settings"),
         ({"baseline": {"optimizer.lr": 0.1}}, "fits 2 settings; give values of"),
@@ -270,7 +272,7 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
     assert "cannot tell" in page
     refused = subprocess.run([*command, "--by", "x"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert "by=x: no run has it" in refused.stderr
+    assert "--by=x: no run has it" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

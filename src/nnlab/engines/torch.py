@@ -102,7 +102,8 @@ def evaluate(
 ) -> tuple[float, ...]:
     """Return the measures of the examples in ``index``; shapes as train_epoch.
 
-    right: takes which of them are classified rightly, in parts. Raises ValueError where a label is no class, or outputs are not as many as targets.
+    right: takes which of them are classified rightly, in parts. Raises ValueError where a label is
+    no class, or outputs are not as many as targets.
     """
     given, wide = labels[index], widest(labels.device)
     highest = highest_label(given)

@@ -35,8 +35,8 @@ ONE_SEED = (
     f"predictions of each network, for McNemar's test, which are not kept)."
 )
 ONE_EACH = (  # where predictions are kept
-    f"One seed of each setting: to compare settings takes {FEWEST}, as in seed=0,1,2,3,4. Two "
-    f"networks are compared by McNemar's test, of up to {MOST} settings with the same test examples."
+    f"One seed of each setting: to compare settings takes {FEWEST}, as in seed=0,1,2,3,4. Networks "
+    f"are compared by McNemar's test, of up to {MOST} settings with the same test examples."
 )
 NO_CLASSES = (
     f"One seed of each setting: to compare them takes {FEWEST}, as in seed=0,1,2,3,4 (McNemar's "
@@ -132,7 +132,8 @@ def compare(ones: Results, others: Results, measure: Measure) -> Difference | Di
     """Compare two settings by the seeds that both have, or the one network that each has by the
     test examples; None where neither can be."""
     if len(ones) == len(others) == 1:
-        return compare_networks(*ones.values(), *others.values(), "test")
+        (one,), (other,) = ones.values(), others.values()
+        return compare_networks(one, other, "test")
     shared = [seeds for seeds in ones if seeds in others]
     if len(shared) < FEWEST:
         return None
@@ -142,10 +143,10 @@ def compare(ones: Results, others: Results, measure: Measure) -> Difference | Di
 def compare_networks(one: RunRecord, other: RunRecord, split: str) -> Disagreement | None:
     """Compare two networks by which examples of a split, valid or test, they have right; None
     where these are not the same, or that was not kept."""
-    right = one.right_of(split), other.right_of(split)
-    if right[0] is None or right[1] is None or not one.same_examples(other, split):
+    mine, theirs = one.right_of(split), other.right_of(split)
+    if mine is None or theirs is None or not one.same_examples(other, split):
         return None
-    return disagreement(*right)
+    return disagreement(mine, theirs)
 
 
 def quality(runs: Sequence[RunRecord], measure: Measure) -> Array:
@@ -211,7 +212,7 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
     found = {
         pair: difference
         for pair in itertools.combinations([best, *others], 2)
-        if (difference := compare(*map(settings.__getitem__, pair), measure)) is not None
+        if (difference := compare(settings[pair[0]], settings[pair[1]], measure)) is not None
     }
     adjusted = dict(zip(found, holm([each.p for each in found.values()])))
     said = []

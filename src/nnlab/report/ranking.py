@@ -64,11 +64,11 @@ class Comparison:
     setting, the best first: its factors, ``runs``, ``missing`` (how many have no result), ``mean``,
     ``sd``, ``n``, ``ci95_low`` and ``ci95_high`` (Student's, over seeds), the ``difference`` from
     the best, paired by seed, with ``difference_low``, ``difference_high``, ``pairs``, ``p`` and
-    ``p_holm``, and a ``verdict``. Where each setting has one run, p is that of McNemar's test of two
-    networks, by the examples that they share. With a baseline the same of the difference from that, under
+    ``p_holm``, and a ``verdict``. Where each setting has one run, p is McNemar's of two
+    networks on the same examples. With a baseline the same of the difference from that, under
     ``baseline_difference`` and so on; where all test results are asked for, those too:
-    ``test_accuracy``, or ``test_r2``, and so on, and, where each setting has one run, ``test_p`` and
-    ``test_p_holm`` of McNemar's test from the best. effects: a row for each value of each factor, over
+    ``test_accuracy``, or ``test_r2``, and so on, and where each setting has one run ``test_p`` and
+    ``test_p_holm``, by the test examples. effects: a row for each value of each factor, over
     all else. shares: a row for each factor, and for the seeds: which share of the variance of the
     results lies between its values. balanced: whether every combination was run equally often;
     otherwise shares overlap.
@@ -139,6 +139,11 @@ def compare(
     for key in by:
         if key not in known:
             raise ValueError(f"by={key}: no run has it; {nearest(key, known)}")
+        if is_seed(key):
+            kind = "folds" if key == "fold" else "seeds"
+            raise ValueError(
+                f"by={key}: settings are compared over {kind}, which are no settings; leave it out"
+            )
     column, over = chosen_metric(runs, metric), repeats(runs)
     found = results(runs, by, column)
     columns: dict[str, Any] = dict(zip(by, zip(*found.settings)))
@@ -383,7 +388,7 @@ def by_examples(
 
 def corrected(p: Array) -> Array:
     """Return p-values after Holm's correction, NaN where there is none."""
-    tested, adjusted = np.isfinite(p), p.copy()
+    tested, adjusted = np.isfinite(p), np.array(p)
     adjusted[tested] = holm(list(p[tested]))
     return adjusted
 

@@ -53,13 +53,13 @@ class RunRecord:
     settings: the configuration by dotted keys as on the command line, with what was really
     used in place of what was asked for (``train_size=null``, ``device=auto``); ``data``: where
     the examples came from that it saw, another name for other content.
-    cpu_seconds: of training, of all threads; None where that is not known.
-    threads: that it was given. computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
-    and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
-    trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
+    cpu_seconds: of training, of all threads; None where that is not known. threads: that it was
+    given. computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were
+    tested and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many
+    runs trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
-    was tested on. examples: by a split, valid or test, a digest of which they were. right: likewise,
-    how many they were, and which of them were classified rightly, as ``records.packed`` writes it.
+    was tested on. examples: by a split, valid or test, a digest of which they were. right:
+    likewise, how many, and which of them were classified rightly, as ``records.packed`` writes it.
     synthetic: whether the data was generated.
     results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     overrides: what the command line said. versions: of the programs, with the commits of their
@@ -268,8 +268,8 @@ def check(result: dict[str, Any]) -> None:
         raise ValueError(f"dataset.sizes={sizes!r} does not hold sizes")
     for size in sizes.values():
         check_number("a size in dataset.sizes", size)
-    for name, text in texts(result.get("right")).items():
-        records.unpacked(text, sizes.get(name) or 0)
+    for name, right in texts(result.get("right")).items():
+        records.unpacked(right, sizes.get(name) or 0)
     if not all(isinstance(size, int) for size in dataset.get("shape") or ()):
         raise ValueError(f"dataset.shape={dataset['shape']!r} does not hold whole numbers")
     for key in ("full_size", "full_test_size"):
