@@ -17,7 +17,6 @@ from nnlab.report.plotting import entry
 from nnlab.stopping import RULES
 from tests.imports import imported
 
-
 TABLE = ("dataset=table", "dataset.file=a.csv", "dataset.label=y")
 
 
