@@ -801,7 +801,7 @@ def test_two_numeric_options_make_a_map(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "optimizer.lr=0.3,batch_size=40")
     made = figures.accuracy_map(read(tmp_path))
     axes = only(made)
-    found = np.ma.filled(np.ma.asarray(axes.images[0].get_array()), np.nan)
+    found: Any = np.ma.filled(np.ma.asarray(axes.images[0].get_array()), np.nan)
     expected = 100 * (np.array(rates)[None] + np.array(batches)[:, None] / 1000)
     expected[3, 2] = np.nan
     np.testing.assert_allclose(found, expected, rtol=1e-12)  # float64 rounding

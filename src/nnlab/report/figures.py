@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from nnlab import records
 from nnlab.losses import METRICS, Metric
 from nnlab.report.columns import TESTED, Column
-from nnlab.report.labels import label, phrase
+from nnlab.report.labels import OVER, label, phrase
 from nnlab.report.plotting import (
     COLOURS,
     DASHES,
@@ -66,7 +66,6 @@ Setting = tuple[Value, ...]
 PANELS = 6  # that a figure can have, a setting each
 MOST_PANELS = 12  # that a figure can have, of several lines each
 FEWEST = 3  # values of an option that make a map of it and another
-OVER = "_over_"  # in the names of figures over one option
 LIMITS = {"plateau": "min_delta", "patience": "patience", "budget": "seconds"}
 LIMITS["target"] = "valid_accuracy"  # of a stopping rule, what tells most
 PARTS = {"train": "training", "valid": "validation"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nnlab.datasets import DATASETS
 from nnlab.stopping import RULES
 
+OVER = "_over_"  # in the names of figures, before the option that lies across
 LABELS = {
     "train_size": "Training-set size (examples)",
     "valid_size": "Validation-set size (examples)",
