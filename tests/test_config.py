@@ -83,7 +83,7 @@ def test_defaults_are_experiment_a() -> None:
         "metrics": {"split": "test", "top_k": 5, "bins": 15},
         "importance": {"split": "test", "repeats": 10},
         "plan": False,
-        "report": {"predict": [], "formats": ["png"], "loss_scale": "auto"},
+        "report": {"predict": [], "formats": ["png"], "loss_scale": "auto", "style": "notebook"},
         "objective": "valid_loss",
         "study": "mnist",
         "output_dir": "outputs",

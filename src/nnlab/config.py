@@ -71,6 +71,14 @@ class LossScale(enum.Enum):
     linear = "linear"
 
 
+class FigureStyle(enum.Enum):
+    """What the sizes and fonts of figures are for; ``plotting.STYLES`` has them."""
+
+    notebook = "notebook"
+    paper = "paper"
+    slides = "slides"
+
+
 class EngineName(enum.Enum):
     auto = "auto"
     torch = "torch"
@@ -307,12 +315,13 @@ class ReportConfig:
     predict: list[int] = MISSING
     formats: list[str] = MISSING
     loss_scale: LossScale = MISSING
+    style: FigureStyle = MISSING
 
     @property
     def asks(self) -> bool:
         """Whether it asks for more than every report has."""
-        others = set(self.formats) != {"png"} or self.loss_scale is not LossScale.auto
-        return bool(self.predict) or others
+        drawn = (self.loss_scale, self.style) != (LossScale.auto, FigureStyle.notebook)
+        return bool(self.predict) or set(self.formats) != {"png"} or drawn
 
     def check(self) -> None:
         limit = f"give some of {', '.join(FORMATS)}; png is always there, for the page"
