@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from nnlab import claims
 from tests.reliability.studies import (
     Ended,
+    Process,
     assert_same,
     content_of,
     run,
@@ -50,6 +55,41 @@ def test_copies_of_a_sweep_train_each_run_once(count: int, apart: float, tmp_pat
     assert [trained(folder) for folder in runs_of(study)] == [1] * 6
 
 
+def machine(name: str) -> list[str]:
+    """Return what starts a command as on a machine of its own, whose processes have numbers of
+    their own: there it is process 1."""
+    leave = ["--map-root-user"] if os.geteuid() else []
+    named = ("sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"', name)
+    return ["unshare", *leave, "--uts", "--pid", "--fork", "--kill-child", *named]
+
+
+def need_machines() -> None:
+    allowed = shutil.which("unshare") and subprocess.call([*machine("alpha"), "true"]) == 0
+    if not allowed:
+        pytest.skip("needs unshare, and leave to make namespaces")
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.long) for i in range(10))])
+def test_two_machines_on_one_folder_train_each_run_once(seed: int, tmp_path: Path) -> None:
+    """Two processes on each, all of the same number: only their claims tell them apart."""
+    need_machines()
+    alone = run(*SWEEP, cwd=tmp_path)
+    assert alone.status == 0, alone.said
+    study = tmp_path / "outputs" / "s"
+    expected = content_of(study)
+    study.rename(tmp_path / "undisturbed")
+    chance = random.Random(seed)
+    processes = []
+    for host in ("alpha", "beta") * 2:
+        processes.append(Process(SWEEP, tmp_path, within=machine(host)))
+        time.sleep(chance.choice((0, chance.uniform(0, 0.5))))
+    for ended in [process.end() for process in processes]:
+        assert ended.status == 0, ended.said
+        assert "Traceback" not in ended.said
+    assert_same(content_of(study), expected)
+    assert [trained(folder) for folder in runs_of(study)] == [1] * 6
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(30))
 def test_many_copies_some_of_them_killed(seed: int, tmp_path: Path) -> None:
@@ -60,16 +100,23 @@ def test_copies_of_which_one_is_killed(tmp_path: Path) -> None:
     some_are_killed(1000, tmp_path)
 
 
-def some_are_killed(seed: int, tmp_path: Path) -> None:
+def test_two_machines_of_which_one_dies(tmp_path: Path) -> None:
+    need_machines()
+    some_are_killed(1001, tmp_path, machine("alpha"), machine("beta"))
+
+
+def some_are_killed(
+    seed: int, tmp_path: Path, here: Sequence[str] = (), there: Sequence[str] = ()
+) -> None:
     """What a dead copy had begun, another goes on with."""
     study = tmp_path / "outputs" / "s"
     assert run(*SWEEP, cwd=tmp_path).status == 0
     expected = content_of(study)
     study.rename(tmp_path / "undisturbed")
     chance = random.Random(seed)
-    doomed = start(*SWEEP, cwd=tmp_path)
+    doomed = Process(SWEEP, tmp_path, within=here)
     time.sleep(chance.uniform(0, 0.7))
-    other = start(*SWEEP, cwd=tmp_path)
+    other = Process(SWEEP, tmp_path, within=there)
     while not list(study.glob("*/metrics.csv")) and doomed.poll() is None:
         time.sleep(0.002)
     time.sleep(chance.uniform(0, 0.5))
