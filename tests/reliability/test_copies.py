@@ -8,20 +8,18 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from nnlab import claims
+from tests.reliability import warm
 from tests.reliability.studies import (
     Ended,
     Process,
     assert_same,
     content_of,
-    run,
     runs_of,
-    start,
     trained,
 )
 
@@ -32,11 +30,11 @@ SWEEP = (
 )
 
 
-def copies(count: int, apart: float, cwd: Path, *more: str) -> list[Ended]:
+def copies(count: int, apart: float, cwd: Path) -> list[Ended]:
     """Start copies of one command, each so many seconds after the one before."""
     processes = []
     for _ in range(count):
-        processes.append(start(*SWEEP, *more, cwd=cwd))
+        processes.append(warm.Command(SWEEP, cwd))
         time.sleep(apart)
     return [process.end() for process in processes]
 
@@ -44,7 +42,7 @@ def copies(count: int, apart: float, cwd: Path, *more: str) -> list[Ended]:
 @pytest.mark.parametrize(("count", "apart"), [(2, 0.4), (4, 0.0)])
 def test_copies_of_a_sweep_train_each_run_once(count: int, apart: float, tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "s"
-    alone = run(*SWEEP, cwd=tmp_path)
+    alone = warm.run(*SWEEP, cwd=tmp_path)
     assert alone.status == 0, alone.said
     expected = content_of(study)
     study.rename(tmp_path / "undisturbed")
@@ -63,6 +61,11 @@ def machine(name: str) -> list[str]:
     return ["unshare", *leave, "--uts", "--pid", "--fork", "--kill-child", *named]
 
 
+def copy(cwd: Path, host: str = "") -> Process | warm.Command:
+    """Start a copy of the sweep, on a machine of its own if that has a name."""
+    return Process(SWEEP, cwd, within=machine(host)) if host else warm.Command(SWEEP, cwd)
+
+
 def need_machines() -> None:
     allowed = shutil.which("unshare") and subprocess.call([*machine("alpha"), "true"]) == 0
     if not allowed:
@@ -73,7 +76,7 @@ def need_machines() -> None:
 def test_two_machines_on_one_folder_train_each_run_once(seed: int, tmp_path: Path) -> None:
     """Two processes on each, all of the same number: only their claims tell them apart."""
     need_machines()
-    alone = run(*SWEEP, cwd=tmp_path)
+    alone = warm.run(*SWEEP, cwd=tmp_path)
     assert alone.status == 0, alone.said
     study = tmp_path / "outputs" / "s"
     expected = content_of(study)
@@ -81,7 +84,7 @@ def test_two_machines_on_one_folder_train_each_run_once(seed: int, tmp_path: Pat
     chance = random.Random(seed)
     processes = []
     for host in ("alpha", "beta") * 2:
-        processes.append(Process(SWEEP, tmp_path, within=machine(host)))
+        processes.append(copy(tmp_path, host))
         time.sleep(chance.choice((0, chance.uniform(0, 0.5))))
     for ended in [process.end() for process in processes]:
         assert ended.status == 0, ended.said
@@ -102,21 +105,19 @@ def test_copies_of_which_one_is_killed(tmp_path: Path) -> None:
 
 def test_two_machines_of_which_one_dies(tmp_path: Path) -> None:
     need_machines()
-    some_are_killed(1001, tmp_path, machine("alpha"), machine("beta"))
+    some_are_killed(1001, tmp_path, "alpha", "beta")
 
 
-def some_are_killed(
-    seed: int, tmp_path: Path, here: Sequence[str] = (), there: Sequence[str] = ()
-) -> None:
+def some_are_killed(seed: int, tmp_path: Path, here: str = "", there: str = "") -> None:
     """What a dead copy had begun, another goes on with."""
     study = tmp_path / "outputs" / "s"
-    assert run(*SWEEP, cwd=tmp_path).status == 0
+    assert warm.run(*SWEEP, cwd=tmp_path).status == 0
     expected = content_of(study)
     study.rename(tmp_path / "undisturbed")
     chance = random.Random(seed)
-    doomed = Process(SWEEP, tmp_path, within=here)
+    doomed = copy(tmp_path, here)
     time.sleep(chance.uniform(0, 0.7))
-    other = Process(SWEEP, tmp_path, within=there)
+    other = copy(tmp_path, there)
     while not list(study.glob("*/metrics.csv")) and doomed.poll() is None:
         time.sleep(0.002)
     time.sleep(chance.uniform(0, 0.5))
@@ -133,9 +134,9 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
     """Sweeps that share runs, by another name too, and one that retrains them all."""
     other = [argument for argument in SWEEP if "train_size" not in argument]
     processes = [
-        start(*SWEEP, cwd=tmp_path),
-        start(*other, "train_size=100,110,150", cwd=tmp_path),
-        start(*other, "train_size=100,120", "force=true", cwd=tmp_path),
+        warm.Command(SWEEP, tmp_path),
+        warm.Command((*other, "train_size=100,110,150"), tmp_path),
+        warm.Command((*other, "train_size=100,120", "force=true"), tmp_path),
     ]
     for process in processes:
         ended = process.end()
@@ -145,7 +146,7 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
     found = content_of(study)
     assert len(runs_of(study)) == 7
     (tmp_path / "outputs").rename(tmp_path / "disturbed")
-    assert run(*other, "train_size=1000,100,110,120,130,140,150", cwd=tmp_path).status == 0
+    assert warm.run(*other, "train_size=1000,100,110,120,130,140,150", cwd=tmp_path).status == 0
     expected = content_of(study)
     for folder in runs_of(study):
         for part in ("metrics", "weights"):
@@ -155,12 +156,12 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
 def test_a_foreign_owner_is_named(tmp_path: Path) -> None:
     """The second copy says which process and host it waits for."""
     command = (*SWEEP, "stopping.max_epochs=1000", "checkpoint.seconds=30")
-    first = start(*command, cwd=tmp_path)
+    first = warm.Command(command, tmp_path)
     study = tmp_path / "outputs" / "s"
     while len(list(study.glob("*/metrics.csv"))) < 2:
         assert first.poll() is None
         time.sleep(0.002)
-    second = start(*command, cwd=tmp_path).end()
+    second = warm.run(*command, cwd=tmp_path)
     assert first.end().status == 0
     assert second.status == 0, second.said
     result = json.loads((study / "train_size=1000" / "result.json").read_text())
