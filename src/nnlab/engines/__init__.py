@@ -30,6 +30,7 @@ class Run:
     ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
     from the global generators as these are).
     ``lr``: the learning rate of the next epoch (None: the optimizer's own).
+    ``threads``: how many the native engine may divide it among, which changes no bit.
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -52,6 +53,8 @@ class Run:
     # In a regression these are ``RegressionEpoch``s, which rules take alike.
     epochs: list[Epoch] = field(default_factory=list)
     lr: float | None = None
+    threads: int = 1
+    most_threads: int = 1  # among which it was divided so far
     status: str = "running"
     stop_reason: str = ""
     tested: tuple[float, ...] | None = None  # the measures of the test split
