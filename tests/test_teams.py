@@ -78,7 +78,7 @@ def threads_of_this_process() -> int:
 @pytest.mark.parametrize("optimizer", REGULARISED.values(), ids=REGULARISED)
 def test_every_optimizer(optimizer: OptimizerConfig, density: float, level: str) -> None:
     for batch_size in (30, 70):  # plain SGD adds no more than 32 examples at once
-        options = {"optimizer": optimizer, "density": density, "level": level}
+        options: dict[str, Any] = {"optimizer": optimizer, "density": density, "level": level}
         assert_same_bits(sizes=SIZES, batch_size=batch_size, **options)
 
 
@@ -114,7 +114,12 @@ def test_every_shape(sizes: tuple[int, ...], outputs: int, **options: Any) -> No
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_dual_form(dropout: float, level: str) -> None:
-    options = {"sizes": (900, 330, 130, 17), "train": 300, "valid": 40, "dropout": dropout}
+    options: dict[str, Any] = {
+        "sizes": (900, 330, 130, 17),
+        "train": 300,
+        "valid": 40,
+        "dropout": dropout,
+    }
     assert DualNetwork.pays(wide_run(**options))
     assert_same_bits(wide_run, **options, batch_size=64, level=level)
 
