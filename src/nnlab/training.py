@@ -751,8 +751,8 @@ def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
     lacking = (~targets.isfinite()).any(1).nonzero().flatten().tolist()
     if lacking:
         raise ValueError(
-            f"{len(lacking):,} of {len(targets):,} labels are no finite numbers, the first that of "
-            f"example {lacking[0]} (counted from 0): {targets[lacking[0]].tolist()}; leave such "
+            f"{len(lacking):,} of {len(targets):,} labels are missing values or not finite, the first "
+            f"that of example {lacking[0]} (counted from 0): {targets[lacking[0]].tolist()}; leave such "
             f"examples out"
         )
     last = parts(model)[-1:]
