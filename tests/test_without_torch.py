@@ -52,15 +52,15 @@ def imported(folder: Path, module: str, *arguments: str) -> set[str]:
     ids=["usual", "dual"],
 )
 def test_a_sweep_is_trained_and_reported(options: tuple[str, ...], tmp_path: Path) -> None:
-    command = tmp_path, "nnlab.run", *SWEEP, *options, "study=a", "-m"
-    assert "torch" not in imported(*command)
+    command = "nnlab.run", *SWEEP, *options, "study=a", "-m"
+    assert "torch" not in imported(tmp_path, *command)
     results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/a/*/result.json")]
     assert {each["engine"] for each in results} == {"native"}
     assert {each["status"] for each in results} <= {"finished", "stopped"}
     assert all(each["versions"]["torch"] for each in results)
     assert pd.read_csv(tmp_path / "outputs/a/summary.csv")["test_accuracy"].notna().all()
     assert (tmp_path / "outputs/a/index.html").is_file()
-    assert not {"torch", "matplotlib", "pandas", "scipy"} & imported(*command)
+    assert not {"torch", "matplotlib", "pandas", "scipy"} & imported(tmp_path, *command)
 
 
 def test_evaluations_and_predictions_of_perceptrons(tmp_path: Path) -> None:

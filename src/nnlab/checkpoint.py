@@ -46,6 +46,7 @@ class Checkpoint:
     noise: Any
     numbers: State
     exact: bool = True
+    cpu_seconds: float | None = None  # not known to earlier versions
 
     def part(self, prefix: str) -> State:
         """Return the numbers whose names begin so, by the rest of their names."""
@@ -59,6 +60,7 @@ class Checkpoint:
         """Put a run that an engine has just taken to where it was."""
         run.epochs = [run.loss.task.epoch(*row) for row in self.epochs]
         run.status, run.stop_reason = self.status, self.stop_reason
+        run.cpu_seconds = self.cpu_seconds
         if run.stopping is not None:
             vars(run.stopping).update(self.rule)
         if run.order is not None:
@@ -90,7 +92,7 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
     epochs: list[tuple[float | None, ...]] = list(run.epochs)
     told = dict(identity), epochs, run.status, run.stop_reason
-    return Checkpoint(*told, rule, order, noise, numbers)
+    return Checkpoint(*told, rule, order, noise, numbers, cpu_seconds=run.cpu_seconds)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -13,6 +13,7 @@ from nnlab import rates
 from nnlab.checkpoint import Checkpoint
 from nnlab.datasets.sampling import Index
 from nnlab.engines import Engine, Run
+from nnlab.losses import CLASSIFICATION
 from nnlab.perceptron import MLP
 from nnlab.stopping import Epoch, StoppingRule
 
@@ -48,6 +49,7 @@ def train_runs(
                 run.restored = run.stopping.restore
                 engine.restore(run, run.best)
                 run.best = None
+        evaluated([run for run in ended if validated_otherwise(run)], engine, "valid")
         tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
         for run, measures in tested.items():
             run.tested = measures
@@ -62,12 +64,14 @@ def train_runs(
         trained = engine.train_epoch(active, [draw_order(run) for run in active])
         validation = evaluated(active, engine, "valid")
         again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
-        for run, (measures, seconds) in zip(active, trained):
+        for run, (measures, seconds, cpu_seconds) in zip(active, trained):
             task, before = run.loss.task, run.epochs[-1].seconds if run.epochs else 0.0
             measures = again.get(run, measures)
             validated = validation.get(run, (None,) * len(measures))
             row = (len(run.epochs) + 1, *measures, *validated, before + seconds)
             run.epochs.append(task.epoch(*row))
+            known = None not in (run.cpu_seconds, cpu_seconds)
+            run.cpu_seconds = (run.cpu_seconds or 0.0) + (cpu_seconds or 0.0) if known else None
             run.status, run.stop_reason = judge(run)
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
                 run.best = engine.snapshot(run)
@@ -96,6 +100,13 @@ def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tupl
     """Return the measures of the runs that have such a split."""
     having = [run for run in runs if getattr(run, split) is not None]
     return dict(zip(having, engine.evaluate(having, split)))
+
+
+def validated_otherwise(run: Run) -> bool:
+    """Return whether this process has not last validated a classifier with the weights kept."""
+    if run.status == "diverged" or not run.epochs or run.loss.task is not CLASSIFICATION:
+        return False
+    return run.restored not in (None, len(run.epochs)) or "valid" not in run.right
 
 
 def draw_order(run: Run) -> Index:

@@ -23,7 +23,7 @@ def evaluate(config: Config, folder: Path) -> list[Path]:
     network = load(folder, own)
     files: list[Path] = []
     numbers = isinstance(network.model, MLP)
-    with contextlib.nullcontext() if numbers else device.cpu_threads(config.threads):
+    with contextlib.nullcontext() if numbers else device.cpu_threads(config.torch_threads):
         data = config.load_data()
         refuse_other_data(network.result["dataset"], data.provenance, folder)
         for name in dict.fromkeys(config.evaluation):

@@ -83,7 +83,7 @@ class DualNetwork(NativeNetwork):
         return False
 
     def __init__(self, run: Run) -> None:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         super().__init__(run, inputs=len(run.train))
         self.weight_name = f"{self.layers[0]}.weight"
         self.weight_shape = self.shapes[0][0], run.train.inputs.shape[1]  # [H, I]
@@ -99,13 +99,15 @@ class DualNetwork(NativeNetwork):
         }
         self.start = self.base = np.empty(0, np.float32)  # until ``begin``
         self.seconds = time.perf_counter() - started
+        self.cpu_seconds = time.thread_time() - used
 
     def fitting(self, run: Run, split: str) -> NativeNetwork:
         # The test split is met once, and not worth a Gram matrix.
         if split != "test" and self.optimizer.weight_decay == 0 and self.holds(run):
             return self
         usual = NativeNetwork(run)
-        usual.optimizer, usual.seconds = self.optimizer, self.seconds
+        usual.optimizer = self.optimizer
+        usual.seconds, usual.cpu_seconds = self.seconds, self.cpu_seconds
         usual.load(self.state())
         return usual
 
@@ -154,10 +156,11 @@ class DualNetwork(NativeNetwork):
 
     def begin(self, weight: Array) -> None:
         """Take W0 [H, I], which nobody else changes; the coefficients are to be zero then."""
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         self.start = weight
         self.base = np.concatenate([part.inputs() @ weight.T for part in self.parts])
         self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.thread_time() - used
 
     def weight(self, coefficients: Array) -> Array:
         """Return W [H, I] for the coefficients A^T [H, n]."""
