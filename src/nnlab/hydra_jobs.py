@@ -33,6 +33,7 @@ log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 TRYING = ("nnlab", "basic")  # sweepers that try what they are given
+SOURCES = ["hydra.conf", str(CONF), ""]  # of configurations, where none is the user's own
 SEARCH = "search"  # nnlab's own that optimises
 MULTIRUN = "multirun.yaml"  # Hydra's record of a command
 
@@ -150,17 +151,23 @@ def make_jobs(
     jobs = []
     for number, overrides in enumerate(job_overrides, first):
         found = loader.find(overrides)
-        if found is not None and found.data in content and content[found.data] == found.content:
+        if found is not None and found.data not in content:
+            content[found.data] = content_now(loader.template(overrides))
+        if found is not None and found.content == content[found.data] is not None:
             folder, objective = loader.study / found.folder, str(loader.master.objective)
             jobs.append(Job(folder, list(overrides), objective, {}, found=found))
-            continue
-        job = fill(loader.template(overrides), number, functions)
-        if found is not None and job.config is not None:
-            data, sizes = job.config.dataset, job.config.sizes
-            with contextlib.suppress(Exception):  # told of each job, which then are all composed
-                content[study.data_key(job.identity["config"])] = datasets.content(data, sizes)
-        jobs.append(job)
+        else:
+            jobs.append(fill(loader.template(overrides), number, functions))
     return jobs
+
+
+def content_now(template: Template) -> str | None:
+    """Return a digest of the data that the job in a template would read; None where that cannot
+    be told, and the job's own outcome will say why."""
+    with current(template.composed), contextlib.suppress(Exception):
+        config = template.config()
+        return datasets.content(config.dataset, config.sizes)
+    return None
 
 
 def fill(template: Template, number: int, functions: Collection[str] = ()) -> Job:
@@ -409,7 +416,6 @@ class SweepLoader:
     @functools.cached_property
     def files(self) -> str:
         """The YAML files that configurations are composed of, if they are nnlab's, as one text."""
-        paths = {element.path for element in self.hydras.get_search_path().get_path()}
-        if paths != {"pkg://hydra.conf", str(CONF), "structured://"}:
+        if [each.path for each in self.master.hydra.runtime.config_sources] != SOURCES:
             return ""
         return "\0".join(path.read_text(encoding="utf-8") for path in sorted(CONF.rglob("*.yaml")))
