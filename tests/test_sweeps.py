@@ -334,6 +334,7 @@ def test_only_the_last_runs_take_turns(
             concurrent=1,
             needed=Footprint(0, 0, 0, 0, ""),
             cost=lambda: epochs - len(run.epochs),
+            most_threads=lambda: 1,
         )
 
     groups: Any = [[task(run)] for run in everyone]

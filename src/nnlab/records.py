@@ -6,6 +6,7 @@ folder it is; the final one replaces it in one step after everything else is on 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -20,6 +21,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nnlab import storage
 from nnlab.analysis import EVALUATION_FILES
@@ -143,6 +147,23 @@ class RunFolder:
         told = checksum({**outcome, **self.identity})
         text = json.dumps({"checksum": told, **outcome}, indent=2, allow_nan=False)
         return f"{text[:-2]},{self.identity_text[1:]}\n".encode()
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Return which examples were classified rightly, [n], as text for JSON: eight in a byte.
+
+    >>> packed(np.array([True, False, True])), unpacked("oA==", 3).tolist()
+    ('oA==', [True, False, True])
+    """
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> NDArray[np.bool_]:
+    """Return what ``packed`` took, of so many examples. Raises ValueError where it is not."""
+    content = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    if len(content) != -(-count // 8):
+        raise ValueError(f"{len(content)} bytes do not tell which of {count:,} examples were right")
+    return np.unpackbits(content, count=count).astype(np.bool_)
 
 
 def as_row(row: Sequence[float | None]) -> str:
@@ -397,7 +418,7 @@ def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:
         config["engine"] in ("auto", engine)
         and config["device"].partition(":")[0] in ("auto", device.get("type"))
         and config.get("native_level") in (None, result.get("engine_level"))
-        and (engine != "torch" or config["threads"] == device.get("threads"))
+        and (engine != "torch" or (config["threads"] or 1) == device.get("threads"))
     )
 
 
