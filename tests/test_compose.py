@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf import base as omegaconf_base
 from PIL import Image
 
-from nnlab import compose, run
+from nnlab import compose, hydra_jobs, run
 from nnlab.compose import as_json, folder_name
 from nnlab.config import CONF
 
@@ -82,6 +82,22 @@ def test_groups_are_listed_as_hydra_lists_them(monkeypatch: pytest.MonkeyPatch) 
             with pytest.raises(TypeError):
                 loader.get_group_options("dataset", overrides=["optimizer=adam"])
         assert groups == expected[asked.index(("hydra", ObjectType.GROUP))]
+
+
+@pytest.mark.parametrize("written", ["${oc.env:EPOCHS}", "${ oc.env:EPOCHS }"])
+def test_each_run_of_a_sweep_is_another_with_another_value_of_the_environment(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["seed=0,1", "train_size=20", "test_size=20", "model.hidden=[4]", "study=s"]
+    errors = []
+    for epochs in ("1", "1", "2"):
+        monkeypatch.setenv("EPOCHS", epochs)
+        command = hydra_jobs.Command()
+        with run.alone():
+            run.train(command, [*arguments, f"stopping.max_epochs={written}"])
+        errors.append([type(outcome.error) for outcome in command.outcomes])
+    assert errors == [[type(None)] * 2] * 2 + [[ValueError] * 2]
 
 
 @pytest.mark.parametrize(

@@ -355,7 +355,8 @@ class SweepLoader:
         None where that cannot be told: a folder of the user's own, or a resolver such as oc.env.
         """
         text = "\0".join([self.files, *overrides])
-        if not self.files or re.search(r"\$\{(?!nnlab\.)[\w.]+:", text):
+        unescaped = text.replace("\\", "")  # Hydra's sweeper escapes some signs of a value
+        if not self.files or re.search(r"\$\{\s*(?!nnlab\.)[\w.]+\s*:", unescaped):
             return None
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
