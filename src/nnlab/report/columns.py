@@ -215,6 +215,11 @@ def folded(runs: Sequence[RunRecord]) -> bool:
     return any(run.settings.get("folds") for run in runs)
 
 
+def clocked(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether of any run the processor's seconds are known."""
+    return any(run.cpu_seconds is not None for run in runs)
+
+
 def scored(runs: Sequence[RunRecord]) -> bool:
     """Tell whether any run was asked for its metrics."""
     return any("scored_split" in run.results for run in runs)
@@ -250,6 +255,7 @@ RESULTS = (
     Column(csv="weights_of_epoch"),
     Column(table="stopped by", value=ending, words=True),
     Column(csv="train_seconds", value=attrgetter("train_seconds")),
+    Column(csv="train_cpu_seconds", value=attrgetter("cpu_seconds"), when=clocked),
     Column(
         table="time",
         value=lambda run: run.train_seconds if run.epochs else None,
