@@ -23,17 +23,17 @@ from tests.reliability.studies import Process, assert_same, content_of, runs_of
 EACH, OFTEN = "checkpoint.seconds=0", "checkpoint.seconds=0.2"
 PATIENCE = ("valid_size=100", "stopping=patience", "stopping.patience=40")
 CASES = {
-    "native": ("train_size=1000", "stopping.max_epochs=150", EACH),
+    "native": ("train_size=1000", "stopping.max_epochs=60", EACH),
     "native, dual form, best weights": (
         *("train_size=100", "batch_size=5", "stopping.max_epochs=300", *PATIENCE, EACH),
     ),
     "native, several runs, questions": (
         *("optimizer.lr=0.01,0.02,0.05,0.1", "optimizer.momentum=0.5", "train_size=300"),
-        *("valid_size=100", "stopping=target", "stopping.max_epochs=60", EACH),
+        *("valid_size=100", "stopping=target", "stopping.max_epochs=30", EACH),
         "evaluation=[hardest]",
     ),
     "native, dual and usual form, without checkpoints": (
-        *("train_size=100,1000,200", "stopping.max_epochs=100", "checkpoint.seconds=null"),
+        *("train_size=100,1000,200", "stopping.max_epochs=40", "checkpoint.seconds=null"),
     ),
     "torch, Adam": (
         *("engine=torch", "optimizer=adam", "train_size=200", *PATIENCE[:2]),
@@ -59,7 +59,7 @@ CASES = {
     ),
     "Hydra's basic launcher": (
         *("hydra/launcher=basic", "optimizer.lr=0.01,0.02,0.05", "train_size=300"),
-        *("stopping.max_epochs=100", EACH),
+        *("stopping.max_epochs=40", EACH),
     ),
     "joblib": (
         *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02,0.05", "train_size=300"),
@@ -67,7 +67,7 @@ CASES = {
     ),
     "force": (
         *("force=true", "optimizer.lr=0.03,0.04", "train_size=300"),
-        *("stopping.max_epochs=100", EACH),
+        *("stopping.max_epochs=40", EACH),
     ),
     "16 runs": (
         *("optimizer.lr=0.01,0.02,0.05,0.1", "optimizer.momentum=0,0.5", "train_size=100,300"),
