@@ -344,6 +344,18 @@ def test_force_takes_what_another_process_trains_meanwhile(
     assert again["fingerprint"] == ours[2].identity["fingerprint"]
 
 
+@pytest.mark.parametrize("name", [".process-dead.lock", ".process-dead.json"])
+def test_what_a_dead_process_left_of_a_study_that_is_done_is_removed(
+    name: str, tmp_path: Path
+) -> None:
+    """A power cut may leave either file of two."""
+    jobs = [job(tmp_path / "mnist" / "0")]
+    assert sweeps.conclude(sweeps.train(jobs)) == 0
+    (tmp_path / "mnist" / name).touch()
+    assert sweeps.conclude(sweeps.train(jobs)) == 0
+    assert not list((tmp_path / "mnist").glob(".process-*"))
+
+
 def test_turns_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "usable", lambda asked=None: 2)
     options = ("engine=auto", "stopping.max_epochs=60", "valid_size=10")
