@@ -29,7 +29,7 @@ from torch.utils.data import (
 )
 
 import nnlab.engines.torch as reference
-from nnlab import device, engines, rates, seeds
+from nnlab import cores, device, engines, rates, seeds
 from nnlab.checkpoint import Checkpoint
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
@@ -83,6 +83,7 @@ def train_runs(
                 run.restored = run.stopping.restore
                 engine.restore(run, run.best)
                 run.best = None
+        evaluated([run for run in ended if validated_otherwise(run)], engine, "valid")
         tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
         for run, measures in tested.items():
             run.tested = measures
@@ -97,12 +98,14 @@ def train_runs(
         trained = engine.train_epoch(active, [draw_order(run) for run in active])
         validation = evaluated(active, engine, "valid")
         again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
-        for run, (measures, seconds) in zip(active, trained):
+        for run, (measures, seconds, cpu_seconds) in zip(active, trained):
             task, before = run.loss.task, run.epochs[-1].seconds if run.epochs else 0.0
             measures = again.get(run, measures)
             validated = validation.get(run, (None,) * len(measures))
             row = (len(run.epochs) + 1, *measures, *validated, before + seconds)
             run.epochs.append(task.epoch(*row))
+            known = None not in (run.cpu_seconds, cpu_seconds)
+            run.cpu_seconds = (run.cpu_seconds or 0.0) + (cpu_seconds or 0.0) if known else None
             run.status, run.stop_reason = judge(run)
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
                 run.best = engine.snapshot(run)
@@ -129,6 +132,13 @@ def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tupl
     """Return the measures of the runs that have such a split."""
     having = [run for run in runs if getattr(run, split) is not None]
     return dict(zip(having, engine.evaluate(having, split)))
+
+
+def validated_otherwise(run: Run) -> bool:
+    """Return whether this process has not last validated a classifier with the weights kept."""
+    if run.status == "diverged" or not run.epochs or run.loss.task is not CLASSIFICATION:
+        return False
+    return run.restored not in (None, len(run.epochs)) or "valid" not in run.right
 
 
 def draw_order(run: Run) -> Tensor:
@@ -333,6 +343,7 @@ def fit(
     seed: int = 0,
     engine: str = "auto",
     full_train_metrics: bool = False,
+    threads: int | None = None,
 ) -> Fit:
     """Train a classifier with cross entropy, in place, until it is time to stop; or where labels
     are floating-point numbers, a regression with the mean squared error.
@@ -349,8 +360,10 @@ def fit(
     shows a bar. ``seed`` draws the order of the examples. ``engine``: auto takes torch wherever
     code of yours takes part in training (hooks, subclasses, patches, a stopping rule of your own,
     a scheduler, on_epoch). ``full_train_metrics`` evaluates the training examples after each
-    epoch; otherwise their loss and accuracy are measured as it trains. On the CPU one thread is
-    used. Raises ValueError, before it trains, for options and data that do not fit the model.
+    epoch; otherwise their loss and accuracy are measured as it trains. ``threads``: of the CPU, for
+    torch so many (None: 1), for the native engine so many at most (None: as many as this process
+    may use), where large steps are worth dividing; only torch's rounding depends on them. Raises
+    ValueError, before it trains, for options and data that do not fit the model.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
@@ -364,6 +377,8 @@ def fit(
     batches = batching(train, batch_size)
     check_whole("max_epochs", max_epochs, 0)
     check_whole("seed", seed, 0)
+    if threads is not None:
+        check_whole("threads", threads, 1)
     if engine not in EngineName.__members__:
         raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
     if stopping is not None and valid is None and watches(stopping):
@@ -390,9 +405,13 @@ def fit(
     check_labels(run)
     if run.drop_last:
         in_whole_batches(len(run.train), run.batch_size)
+    elif max_epochs > 0:
+        check_batches(run)
     where = _device_of(model)
-    with device.cpu_threads(1), torch.inference_mode(False):  # gradients, wherever it is called
+    # There are to be gradients, wherever it is called.
+    with device.cpu_threads(threads or 1), torch.inference_mode(False):
         build, reason = choose_engine(engine, run, where, scheduler, on_epoch)
+        run.threads = min(cores.usable(threads), build.most_threads(run, build.form(run)))
         if engine == "auto" and build.name == "torch":
             log.info("engine=torch: %s", reason)
         with EpochBar(max_epochs) if progress else contextlib.nullcontext() as bar:
@@ -441,6 +460,21 @@ def check_labels(run: Run) -> None:
                 f"the labels of train are {words[numeric]}, those of {name} {words[not numeric]}; "
                 f"give floating-point numbers to predict, or class numbers of an integer type"
             )
+
+
+def check_batches(run: Run) -> None:
+    """Raise ValueError where a batch of an MLP is a single example, which cannot be normalised."""
+    layers, count = parts(run.model), len(run.train)
+    normalised = (
+        any(type(layer) is nn.BatchNorm1d for layer in layers) and run.train.inputs.dim() == 2
+    )
+    mlp = all(type(layer).__module__ in MLP_MODULES for layer in layers)
+    if normalised and mlp and (run.batch_size == 1 or count % run.batch_size == 1):
+        raise ValueError(
+            f"BatchNorm1d is not possible: batch_size={run.batch_size} makes a batch of 1 of the "
+            f"{count:,} training examples, and one has no deviation; change batch_size, or leave "
+            f"the last batch out with drop_last=True"
+        )
 
 
 def check_scheduler(
@@ -712,8 +746,15 @@ def sums_to_1(rows: Tensor) -> bool:
 def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
     """Return numbers to predict, [N, k], in the type of the model.
 
-    Raises ValueError where a last ``nn.Linear`` has not an output for each.
+    Raises ValueError where one is not finite, or a last ``nn.Linear`` has not an output for each.
     """
+    lacking = (~targets.isfinite()).any(1).nonzero().flatten().tolist()
+    if lacking:
+        raise ValueError(
+            f"{len(lacking):,} of {len(targets):,} labels are missing values or not finite, the "
+            f"first that of example {lacking[0]} (counted from 0): "
+            f"{targets[lacking[0]].tolist()}; leave such examples out"
+        )
     last = parts(model)[-1:]
     outputs = last[0].out_features if last and type(last[0]) is nn.Linear else targets.shape[1]
     if outputs != targets.shape[1]:

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 # Not `import torch`: the submodule of that name would take its place here.
 from torch import Generator, Tensor, nn, optim
 from torch import device as Device
@@ -30,6 +33,7 @@ class Run:
     ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
     from the global generators as these are).
     ``lr``: the learning rate of the next epoch (None: the optimizer's own).
+    ``threads``: how many the native engine may divide it among, which changes no bit.
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -52,9 +56,14 @@ class Run:
     # In a regression these are ``RegressionEpoch``s, which rules take alike.
     epochs: list[Epoch] = field(default_factory=list)
     lr: float | None = None
+    threads: int = 1
+    most_threads: int = 1  # among which it was divided so far
     status: str = "running"
     stop_reason: str = ""
+    cpu_seconds: float | None = 0.0  # of all epochs; None where that is not known
     tested: tuple[float, ...] | None = None  # the measures of the test split
+    # Of the latest evaluation of a split which of its examples were classified rightly, [n].
+    right: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     best: dict[str, Tensor] | None = None  # a snapshot of the epoch to be restored, meanwhile
     restored: int | None = None  # the epoch whose weights the model holds, if not the last
 
@@ -80,10 +89,15 @@ class Run:
 
 
 class Trained(NamedTuple):
-    """An epoch's measures as it trained (``loss.task.measures``), and the seconds that it took."""
+    """An epoch's measures as it trained (``loss.task.measures``), and the seconds that it took.
+
+    cpu_seconds: of all threads that trained the run; None where it shares them with other runs, or
+    another processor trains it.
+    """
 
     measures: tuple[float, ...]
     seconds: float
+    cpu_seconds: float | None = None
 
     @property
     def loss(self) -> float:
@@ -128,6 +142,11 @@ class Engine(Protocol):
         return None
 
     @staticmethod
+    def most_threads(run: Run, form: str | None) -> int:
+        """Return among how many threads at most a run of such a form is worth dividing."""
+        return 1
+
+    @staticmethod
     def sharing() -> contextlib.AbstractContextManager[None]:
         """Let engines of this kind share what their runs have in common, inside.
 
@@ -144,7 +163,8 @@ class Engine(Protocol):
         """
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
-        """Return each run's measures (``loss.task.measures``) on its split.
+        """Return each run's measures (``loss.task.measures``) on its split; put into ``run.right``
+        which of its examples are classified rightly, unless it is a regression.
 
         split: "train", "valid" or "test".
         """

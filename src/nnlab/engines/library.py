@@ -103,6 +103,7 @@ def load(path: Path) -> ctypes.CDLL:
         "steps": (c_int64, c_void_p),
         "set_steps": (None, c_void_p, c_int64),
         "best_level": (c_int32,),
+        "set_threads": (c_int32, c_void_p, c_int32),
         "train": (
             c_int32,
             *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, c_void_p),
@@ -111,7 +112,7 @@ def load(path: Path) -> ctypes.CDLL:
         ),
         "evaluate": (
             c_int32,
-            *(c_void_p, POINTER(CSplit), c_int32, POINTER(c_double), POINTER(c_int64)),
+            *(c_void_p, POINTER(CSplit), c_int32, POINTER(c_double), c_void_p, POINTER(c_int64)),
         ),
     }
     for name, (result, *arguments) in signatures.items():
@@ -327,8 +328,8 @@ def raise_for(problem: int, name: str, place: int, value: int, limit: int) -> No
 class NativeNetwork:
     """A run's weights and optimizer state in the library's memory, and its training there.
 
-    Calls for one network wait for each other. ``seconds`` is time that its set-up took, until
-    the next epoch has told so. Raises RuntimeError without the library.
+    Calls for one network wait for each other. ``seconds`` and ``cpu_seconds`` are what its set-up
+    took, until the next epoch has told so. Raises RuntimeError without the library.
     """
 
     def __init__(self, run: Run, inputs: int | None = None) -> None:
@@ -352,7 +353,7 @@ class NativeNetwork:
         self.optimizer = c_optimizer(config)
         self.batch_size = max(1, min(run.batch_size, len(run.train.index)))
         self.level = LEVELS.index(level(run))
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
         kinds = [ACTIVATIONS.index(each.activation) for each in layers]
@@ -407,8 +408,9 @@ class NativeNetwork:
         split = self.split(run, "train")
         steps, dropping = -(-len(positions) // self.batch_size), self.dropping
         keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
-        sums, seconds, bad = self.sums(), c_double(), (c_int64 * 3)()
+        sums, seconds, bad = self.sums(), (c_double * 2)(), (c_int64 * 3)()
         with self.lock:
+            self.gather(run)
             problem = self.library.nnlab_train(
                 self.handle,
                 byref(split),
@@ -419,22 +421,33 @@ class NativeNetwork:
                 byref(self.optimizer),
                 self.level,
                 sums,
-                byref(seconds),
+                seconds,
                 bad,
             )
         raise_for(problem, "train", *bad)
-        took = seconds.value + self.seconds
-        self.seconds = 0.0
-        return Trained(measures(run, "train", list(sums), positions), took)
+        took, used = seconds[0] + self.seconds, seconds[1] + self.cpu_seconds
+        self.seconds = self.cpu_seconds = 0.0
+        return Trained(measures(run, "train", list(sums), positions), took, used)
 
     def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
         """Return the measures of one of the run's splits."""
         split = self.split(run, name)
         sums, bad = self.sums(), (c_int64 * 3)()
+        right = np.zeros(split.length, np.bool_)
         with self.lock:
-            problem = self.library.nnlab_evaluate(self.handle, byref(split), self.level, sums, bad)
+            self.gather(run)
+            problem = self.library.nnlab_evaluate(
+                self.handle, byref(split), self.level, sums, right.ctypes.data, bad
+            )
         raise_for(problem, name, *bad)
+        if self.targets is None:
+            run.right[name] = right
         return measures(run, name, list(sums))
+
+    def gather(self, run: Run) -> None:
+        """Gather as many threads as the run may have. They live until there are to be others."""
+        threads = self.library.nnlab_set_threads(self.handle, run.threads)
+        run.most_threads = max(run.most_threads, threads)
 
     def sums(self) -> Array[c_double]:
         """Return room for what the library sums over examples."""
