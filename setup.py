@@ -13,7 +13,7 @@ native = Extension(
     sources=sorted(glob(f"{folder}/*.c")),
     depends=sorted(glob(f"{folder}/*.h")),
     extra_compile_args=["-std=c11", "-O3", "-fno-math-errno", "-ffp-contract=fast"],
-    libraries=["m"],
+    libraries=["m", "pthread"],
     optional=True,
 )
 

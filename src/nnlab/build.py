@@ -92,7 +92,7 @@ def make_task(
         "engine_reason": reason,
         "engine_form": engine.form(run),
         "engine_level": engine.level(run),
-        "device": {**device.describe(where), "threads": config.threads},
+        "device": {**device.describe(where), "threads": config.torch_threads},
     }
     if shape not in networks and model.parameters(network) <= SMALL:
         if len(networks) == KEPT:
@@ -123,7 +123,7 @@ def keep_traceback(outcome: Outcome, error: Exception) -> None:
     job = outcome.job
     with contextlib.suppress(OSError):  # the folder may be what failed
         identity = {"name": outcome.folder.name, "overrides": job.overrides, **job.identity}
-        records.RunFolder(outcome.folder, identity, job.hydra_files).fail(error)
+        records.RunFolder(outcome.folder, identity).begin(job.hydra_files).fail(error)
 
 
 def without_copies(run: Run) -> Run:

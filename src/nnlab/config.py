@@ -71,6 +71,14 @@ class LossScale(enum.Enum):
     linear = "linear"
 
 
+class FigureStyle(enum.Enum):
+    """What the sizes and fonts of figures are for; ``plotting.STYLES`` has them."""
+
+    notebook = "notebook"
+    paper = "paper"
+    slides = "slides"
+
+
 class EngineName(enum.Enum):
     auto = "auto"
     torch = "torch"
@@ -307,12 +315,13 @@ class ReportConfig:
     predict: list[int] = MISSING
     formats: list[str] = MISSING
     loss_scale: LossScale = MISSING
+    style: FigureStyle = MISSING
 
     @property
     def asks(self) -> bool:
         """Whether it asks for more than every report has."""
-        others = set(self.formats) != {"png"} or self.loss_scale is not LossScale.auto
-        return bool(self.predict) or others
+        drawn = (self.loss_scale, self.style) != (LossScale.auto, FigureStyle.notebook)
+        return bool(self.predict) or set(self.formats) != {"png"} or drawn
 
     def check(self) -> None:
         limit = f"give some of {', '.join(FORMATS)}; png is always there, for the page"
@@ -339,7 +348,7 @@ class Config:
     device: str = MISSING
     engine: EngineName = MISSING
     native_level: NativeLevel | None = MISSING
-    threads: int = MISSING
+    threads: int | None = MISSING
     cores: int | None = MISSING
     full_train_metrics: bool = MISSING
     save_weights: bool = MISSING
@@ -360,6 +369,11 @@ class Config:
     def sizes(self) -> Sizes:
         """How many examples of each split the run asks for."""
         return Sizes(self.train_size, self.valid_size, self.test_size)
+
+    @property
+    def torch_threads(self) -> int:
+        """How many CPU threads torch uses, whose rounding depends on them."""
+        return 1 if self.threads is None else self.threads
 
     def load_data(self) -> Data:
         """Draw the splits of the run, as ``datasets.load`` does, which imports torch."""
@@ -395,10 +409,11 @@ class Config:
         self.check_folds()
         require(self.batch_size >= 1, "batch_size", self.batch_size, "it must be at least 1")
         require_seed("seed", self.seed)
-        require(self.threads >= 1, "threads", self.threads, "it must be at least 1")
-        if self.cores is not None:
-            limit = "it must be at least 1 (null: all that this process may use)"
-            require(self.cores >= 1, "cores", self.cores, limit)
+        for name, null in (("threads", "what pays"), ("cores", "all that this process may use")):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1, name, value, f"it must be at least 1 (null: {null})"
+            )
         limit = f"choose one of {', '.join(OBJECTIVES)}"
         require(self.objective in OBJECTIVES, "objective", self.objective, limit)
         limit = "it names one folder under output_dir, without / and not . or .."

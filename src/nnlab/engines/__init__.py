@@ -33,6 +33,7 @@ class Run:
     ``noise``: seeds what the model's layers draw as it trains, as dropout does (None: they draw
     from the global generators as these are).
     ``lr``: the learning rate of the next epoch (None: the optimizer's own).
+    ``threads``: how many the native engine may divide it among, which changes no bit.
     ``native_level``: the native engine's instruction set (None: the best of this processor's).
     While an engine holds it the splits stay as they are.
     """
@@ -55,6 +56,8 @@ class Run:
     # In a regression these are ``RegressionEpoch``s, which rules take alike.
     epochs: list[Epoch] = field(default_factory=list)
     lr: float | None = None
+    threads: int = 1
+    most_threads: int = 1  # among which it was divided so far
     status: str = "running"
     stop_reason: str = ""
     cpu_seconds: float | None = 0.0  # of all epochs; None where that is not known
@@ -137,6 +140,11 @@ class Engine(Protocol):
     def level(run: Run) -> str | None:
         """Return the instruction set that a run is trained with, where the engine chooses it."""
         return None
+
+    @staticmethod
+    def most_threads(run: Run, form: str | None) -> int:
+        """Return among how many threads at most a run of such a form is worth dividing."""
+        return 1
 
     @staticmethod
     def sharing() -> contextlib.AbstractContextManager[None]:

@@ -20,6 +20,10 @@
      w were not finite: so nothing is skipped in a call that begins with such a weight, nor from
      the first gradient on that is not finite.
 
+   A team divides the work of a step by outputs (forward, update) or by inputs (the deltas below),
+   never by the terms of a sum: so each sum has one order, and its bits are the same with any number
+   of threads.
+
    Why it is exact. A sum begins with zero, never with a number that may be much larger than its
    terms: a weight gets a batch's whole gradient at once, and the bias comes last. Long sums are
    sums of shorter ones. tests/test_native.py holds the error against float64 to twice torch's.
@@ -35,17 +39,89 @@ enum { BEYOND_L2 = 1 << 18 };
 enum { FEW_ROWS = 4 };
 /* Inputs below which looking for zeros does not pay. */
 enum { FEWEST_SPARSE = 64 };
+/* Products below which one thread is done before another has begun. */
+enum { FEWEST_DIVIDED = 1 << 17 };
+/* Outputs below which a team divides the inputs of an update instead. */
+enum { EVENLY_DIVIDED = 512 };
+/* Inputs that a team divides are cut into this many at least. More than MR rows make register
+   blocks of more than MR / 2, in which `inner` has one sum per output, whatever their number. */
+enum { FEWEST_INPUTS = LANES };
+_Static_assert(MR + 2 <= FEWEST_INPUTS, "the order of sums would depend on the number of threads");
 
 #include "vectors.h"
 #include "products.h"
 
+/* ---- a team ---- */
+
+typedef struct Step Step;
+
+/* What is done to a layer by all members of a team at once. */
+typedef struct {
+    Network *net;
+    int32_t l;
+    int64_t rows;
+    int sparse;        /* zeros among the inputs are skipped */
+    int multiplied;    /* forward: `out` holds x W already */
+    const float *base; /* forward: as in Split */
+    uint64_t key;      /* forward: of dropout */
+    const Step *step;  /* update */
+    int by_inputs, multiply_next; /* update: as in update_weight */
+} Work;
+
+/* Do all parts of some work, in which there are about so many products. */
+static void divide(Part *part, const Work *work, int64_t products)
+{
+    Team *team = work->net->team;
+    if (team == NULL || products < FEWEST_DIVIDED)
+        part(work, 0, 1);
+    else
+        nnlab_divide(team, part, work);
+}
+
+/* A member's part of `count` things, cut at multiples of a unit. */
+static Range part_of(int64_t count, int64_t unit, int32_t member, int32_t members)
+{
+    const int64_t units = count_units(count, unit);
+    return (Range){
+        .from = smaller(count, units * member / members * unit),
+        .to = smaller(count, units * (member + 1) / members * unit),
+    };
+}
+
+/* A member's part of a layer's outputs. Where zeros are skipped, panels are whole. */
+static Range outputs_of(const Layer *layer, int sparse, int32_t member, int32_t members)
+{
+    return part_of(layer->padded, sparse ? NC : LANES, member, members);
+}
+
+/* A member's part of a layer's inputs: no fewer than FEWEST_INPUTS, unless a panel has fewer. */
+static Range inputs_for(const Layer *layer, int32_t member, int32_t members)
+{
+    const int64_t units = larger(1, layer->inputs / FEWEST_INPUTS);
+    const int64_t end = units * (member + 1) / members;
+    return (Range){
+        .from = units * member / members * FEWEST_INPUTS,
+        .to = end == units ? layer->inputs : end * FEWEST_INPUTS,
+    };
+}
+
+/* Some columns of a matrix as stretches of memory: of all columns a single one. */
+typedef struct {
+    int64_t lines, length;
+} Lines;
+
+static Lines lines_of(int64_t rows, int64_t columns, int64_t stride)
+{
+    return columns == stride ? (Lines){1, rows * columns} : (Lines){rows, columns};
+}
+
 /* ---- forward ---- */
 
 /* out = activation(out + bias), the bias last: sums that begin with it would be rounded like it. */
-static void activate(const Layer *layer, int64_t rows)
+static void activate(const Layer *layer, int64_t rows, Range outputs)
 {
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < layer->padded; o += V) {
+        for (int64_t o = outputs.from; o < outputs.to; o += V) {
             float *out = layer->out + r * layer->padded + o;
             const vec x = load(out) + load(layer->values.bias + o);
             if (layer->activation == IDENTITY)
@@ -68,7 +144,7 @@ INLINE uvec mixed(uvec x)
 }
 
 /* Drop outputs of a layer, as `multipliers` in dropout.py says. */
-static void drop(Layer *layer, int64_t rows, uint64_t key)
+static void drop(const Layer *layer, int64_t rows, Range outputs, uint64_t key)
 {
     const vec scale = broadcast((float)(1 / (1 - layer->dropout)));
     const int32_t threshold = (int32_t)nearbyint(layer->dropout * (1 << 24));
@@ -77,7 +153,7 @@ static void drop(Layer *layer, int64_t rows, uint64_t key)
     for (uint32_t i = 0; i < V; i++)
         lanes[i] = i;
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < layer->padded; o += V) {
+        for (int64_t o = outputs.from; o < outputs.to; o += V) {
             const uvec places = lanes + ((uint32_t)(r * layer->outputs + o) + low);
             const ivec random = (ivec)(mixed(mixed(places) ^ high) >> 8);
             const vec factor = blend(random >= threshold, scale, (vec){0});
@@ -113,53 +189,76 @@ static const float *const *inputs_of(const Network *net, int32_t l)
     return drops(net, below) ? below->kept_row : below->row;
 }
 
-static void clear_outputs(const Layer *layer, int64_t rows)
+static void clear_outputs(const Layer *layer, int64_t rows, Range outputs)
 {
-    memset(layer->out, 0, (size_t)(rows * layer->padded) * sizeof(float));
+    const Lines part = lines_of(rows, outputs.to - outputs.from, layer->padded);
+    for (int64_t r = 0; r < part.lines; r++)
+        memset(layer->out + r * layer->padded + outputs.from, 0,
+               (size_t)part.length * sizeof(float));
 }
 
 /* out += x W. */
-static void linear(Network *net, int32_t l, int64_t rows, int sparse)
+static void linear(const Network *net, int32_t l, int64_t rows, int sparse, Range outputs)
 {
     const Layer *layer = &net->layer[l];
+    const Range inputs = {0, layer->inputs};
     for (int64_t i = 0; i < layer->inputs; i += KC) {
         if (l == 0 && !sparse)
             prefetch_inputs(net, net->example, i + KC, rows);
-        for (int64_t o = 0; o < layer->padded; o += NC) {
-            const Panel panel = panel_at(layer, i, o);
+        for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
+            const Panel panel = panel_within(layer, i, o, inputs, outputs);
             const float *weight = layer->values.weight + panel.offset;
             if (sparse)
                 multiply_sparse(net, i, panel, rows, weight, layer->out + o);
             else
-                multiply(rows, panel.outputs, inputs_of(net, l), i, weight, panel.outputs,
+                multiply(rows, panel.outputs, inputs_of(net, l), i, weight, panel.stride,
                          layer->out + o, layer->padded, panel.inputs);
         }
     }
 }
 
 /* Dual form: the part of x W that training does not move. */
-static void add_base(Network *net, const float *base, int64_t rows)
+static void add_base(const Network *net, const float *base, int64_t rows, Range outputs)
 {
     const Layer *layer = &net->layer[0];
+    const int64_t end = smaller(outputs.to, layer->outputs);
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t o = 0; o < layer->outputs; o++)
+        for (int64_t o = outputs.from; o < end; o++)
             layer->out[r * layer->padded + o] += base[net->index[r] * layer->outputs + o];
+}
+
+static void forward_part(const void *given, int32_t member, int32_t members)
+{
+    const Work *work = given;
+    const Network *net = work->net;
+    const Layer *layer = &net->layer[work->l];
+    const Range outputs = outputs_of(layer, work->sparse, member, members);
+    if (!work->multiplied) {
+        clear_outputs(layer, work->rows, outputs);
+        linear(net, work->l, work->rows, work->sparse, outputs);
+        if (work->base != NULL)
+            add_base(net, work->base, work->rows, outputs);
+    }
+    activate(layer, work->rows, outputs);
+    if (drops(net, layer))
+        drop(layer, work->rows, outputs, work->key);
 }
 
 /* multiplied: the first layer's `out` holds x W already. base: as in Split. */
 static void forward(Network *net, int64_t rows, int sparse, int multiplied, const float *base)
 {
     for (int32_t l = 0; l < net->layers; l++) {
-        Layer *layer = &net->layer[l];
-        if (l > 0 || !multiplied) {
-            clear_outputs(layer, rows);
-            linear(net, l, rows, sparse && l == 0);
-            if (l == 0 && base != NULL)
-                add_base(net, base, rows);
-        }
-        activate(layer, rows);
-        if (drops(net, layer))
-            drop(layer, rows, *net->keys++);
+        const Layer *layer = &net->layer[l];
+        const Work work = {
+            .net = net,
+            .l = l,
+            .rows = rows,
+            .sparse = sparse && l == 0,
+            .multiplied = multiplied && l == 0,
+            .base = l == 0 ? base : NULL,
+            .key = drops(net, layer) ? *net->keys++ : 0,
+        };
+        divide(forward_part, &work, rows * layer->padded * (work.multiplied ? 1 : layer->inputs));
     }
 }
 
@@ -304,54 +403,89 @@ static void differentiate(int32_t activation, const float *out, float *delta, in
     }
 }
 
+static void transpose_part(const void *given, int32_t member, int32_t members)
+{
+    const Work *work = given;
+    const Network *net = work->net;
+    const Layer *layer = &net->layer[work->l];
+    const int64_t stride = round_up(work->rows, LANES);
+    const Range outputs = outputs_of(layer, 0, member, members);
+    transpose(net->delta + outputs.from, layer->padded, net->columns + outputs.from * stride,
+              stride, stride, work->rows, smaller(outputs.to, layer->outputs) - outputs.from);
+}
+
 /* delta_below = delta W^T, computed transposed, W delta^T, so that rows of W are read as they
    lie and the examples are the lanes of a vector. */
-static void backward_many(Network *net, const Layer *layer, int64_t rows)
+static void backward_many(const Network *net, const Layer *layer, int64_t rows, Range inputs)
 {
     const int64_t stride = round_up(rows, LANES);
-    transpose(net->delta, layer->padded, net->columns, stride, rows, layer->outputs);
-    memset(net->columns_below, 0, (size_t)(layer->inputs * stride) * sizeof(float));
-    for (int64_t i = 0; i < layer->inputs; i += KC)
+    const Range outputs = {0, layer->outputs};
+    float *below = net->columns_below + inputs.from * stride;
+    memset(below, 0, (size_t)((inputs.to - inputs.from) * stride) * sizeof(float));
+    for (int64_t i = inputs.from; i < inputs.to; i += KC - i % KC)
         for (int64_t o = 0; o < layer->outputs; o += NC) {
-            const Panel panel = panel_at(layer, i, o);
+            const Panel panel = panel_within(layer, i, o, inputs, outputs);
             const float *row[KC];
             for (int64_t r = 0; r < panel.inputs; r++)
-                row[r] = layer->values.weight + panel.offset + r * panel.outputs;
+                row[r] = layer->values.weight + panel.offset + r * panel.stride;
             multiply(panel.inputs, stride, row, 0, net->columns + o * stride, stride,
-                     net->columns_below + i * stride, stride, smaller(NC, layer->outputs - o));
+                     net->columns_below + i * stride, stride, panel.outputs);
         }
-    transpose(net->columns_below, stride, net->delta_below, round_up(layer->inputs, LANES),
-              layer->inputs, rows);
+    const int64_t width = round_up(inputs.to - inputs.from, LANES);
+    transpose(below, stride, net->delta_below + inputs.from, round_up(layer->inputs, LANES),
+              width, inputs.to - inputs.from, rows);
 }
 
 /* The same for a few rows, most lanes of which would be empty: dot products along outputs. */
-static void backward_few(Network *net, const Layer *layer, int64_t rows)
+static void backward_few(const Network *net, const Layer *layer, int64_t rows, Range inputs)
 {
     const int64_t padded = round_up(layer->inputs, LANES);
-    memset(net->delta_below, 0, (size_t)(rows * padded) * sizeof(float));
-    for (int64_t i = 0; i < layer->inputs; i += KC)
+    const Range outputs = {0, layer->outputs};
+    for (int64_t r = 0; r < rows; r++)
+        memset(net->delta_below + r * padded + inputs.from, 0,
+               (size_t)round_up(inputs.to - inputs.from, LANES) * sizeof(float));
+    for (int64_t i = inputs.from; i < inputs.to; i += KC - i % KC)
         for (int64_t o = 0; o < layer->outputs; o += NC) {
-            const Panel panel = panel_at(layer, i, o);
-            const int64_t count = smaller(NC, layer->outputs - o);
+            const Panel panel = panel_within(layer, i, o, inputs, outputs);
             for (int64_t p = 0; p < panel.inputs; p++)
                 for (int64_t r = 0; r < rows; r++)
                     net->delta_below[r * padded + i + p] +=
-                        dot(layer->values.weight + panel.offset + p * panel.outputs,
-                            net->delta + r * layer->padded + o, count);
+                        dot(layer->values.weight + panel.offset + p * panel.stride,
+                            net->delta + r * layer->padded + o, panel.outputs);
         }
 }
 
-/* Go from the deltas of a layer to those of the layer below. */
-static void backward(Network *net, const Layer *layer, const Layer *below, int64_t rows)
+static void backward_part(const void *given, int32_t member, int32_t members)
 {
-    if (rows < FEW_ROWS)
-        backward_few(net, layer, rows);
+    const Work *work = given;
+    const Network *net = work->net;
+    const Layer *layer = &net->layer[work->l], *below = layer - 1;
+    const Range inputs = inputs_for(layer, member, members);
+    if (inputs.from == inputs.to)
+        return;
+    if (work->rows < FEW_ROWS)
+        backward_few(net, layer, work->rows, inputs);
     else
-        backward_many(net, layer, rows);
-    if (drops(net, below))
-        for (int64_t i = 0; i < rows * below->padded; i++)
-            net->delta_below[i] *= below->factor[i];
-    differentiate(below->activation, below->out, net->delta_below, rows * below->padded);
+        backward_many(net, layer, work->rows, inputs);
+    const int64_t width = round_up(inputs.to - inputs.from, LANES);
+    const Lines part = lines_of(work->rows, width, below->padded);
+    for (int64_t r = 0; r < part.lines; r++) {
+        const int64_t at = r * below->padded + inputs.from;
+        if (drops(net, below))
+            for (int64_t i = at; i < at + part.length; i++)
+                net->delta_below[i] *= below->factor[i];
+        differentiate(below->activation, below->out + at, net->delta_below + at, part.length);
+    }
+}
+
+/* Go from the deltas of a layer to those of the layer below. */
+static void backward(Network *net, int32_t l, int64_t rows)
+{
+    const Layer *layer = &net->layer[l];
+    const Work work = {.net = net, .l = l, .rows = rows};
+    if (rows >= FEW_ROWS)
+        divide(transpose_part, &work, rows * layer->padded);
+    divide(backward_part, &work, rows * layer->padded * layer->inputs);
 }
 
 /* ---- the optimizers ---- */
@@ -360,14 +494,14 @@ static void backward(Network *net, const Layer *layer, const Layer *below, int64
    SGD: buffer = momentum * buffer + undampened * g; nesterov takes g + lookahead * buffer.
    Adam: first += (1 - beta1) * (g - first), second = beta2 * second + (1 - beta2) * g^2, and
    w -= size * first / (sqrt(second) * root + eps). */
-typedef struct {
+struct Step {
     int32_t rule, nesterov, penalised;
     float lr, decay, shrink; /* shrink: lr * decay */
     float l1, twice_l2;      /* of the penalties l1 |w| + l2 w^2 on every weight */
     double clip;             /* the longest that the gradient may be; 0: any */
     float momentum, undampened, lookahead;
     float one_minus_beta1, one_minus_beta2, beta2, size, root, eps;
-} Step;
+};
 
 /* torch's update rules, their per-step numbers computed in double as torch does. */
 static Step next_step(const Optimizer *optimizer, int64_t steps)
@@ -437,9 +571,9 @@ static void apply_rule(const Step *step, int64_t count, float *restrict w, const
 }
 
 /* Put the gradient of a bias into net->gradient. */
-static void sum_deltas(Network *net, const Layer *layer, int64_t rows)
+static void sum_deltas(const Network *net, const Layer *layer, int64_t rows, Range outputs)
 {
-    for (int64_t o = 0; o < layer->padded; o += V) {
+    for (int64_t o = outputs.from; o < outputs.to; o += V) {
         vec total = {0};
         for (int64_t g = 0; g < rows; g += GROUP) {
             vec sum = {0};
@@ -451,13 +585,21 @@ static void sum_deltas(Network *net, const Layer *layer, int64_t rows)
     }
 }
 
-static void update_bias(Network *net, Layer *layer, int64_t rows, const Step *step)
+/* Part of the biases of a moment; NULL if the optimizer has no such moment. */
+static float *biases_of(const Parameters *moment, int64_t from)
+{
+    return moment->bias == NULL ? NULL : moment->bias + from;
+}
+
+static void update_bias(const Network *net, const Layer *layer, int64_t rows, const Step *step,
+                        Range outputs)
 {
     if (!layer->biased)
         return;
-    sum_deltas(net, layer, rows);
-    apply_rule(step, layer->padded, layer->values.bias, net->gradient, layer->moments[0].bias,
-               layer->moments[1].bias);
+    sum_deltas(net, layer, rows, outputs);
+    apply_rule(step, outputs.to - outputs.from, layer->values.bias + outputs.from,
+               net->gradient + outputs.from, biases_of(&layer->moments[0], outputs.from),
+               biases_of(&layer->moments[1], outputs.from));
 }
 
 static void scale(float *values, int64_t count, float factor)
@@ -466,13 +608,22 @@ static void scale(float *values, int64_t count, float factor)
         values[i] *= factor;
 }
 
-/* A panel of a moment; NULL if the optimizer has no such moment. */
-static float *panel_of(const Parameters *moment, Panel panel)
+static void scale_deltas(const Network *net, const Layer *layer, int64_t rows, float factor,
+                         Range outputs)
 {
-    return moment->weight == NULL ? NULL : moment->weight + panel.offset;
+    const Lines part = lines_of(rows, outputs.to - outputs.from, layer->padded);
+    for (int64_t r = 0; r < part.lines; r++)
+        scale(net->delta + r * layer->padded + outputs.from, part.length, factor);
 }
 
-/* Add x^T delta - shrink sum to the panel `sum` of a layer, which begins at input i, output o. */
+/* Part of a moment of a weight; NULL if the optimizer has no such moment. */
+static float *weights_of(const Parameters *moment, int64_t from)
+{
+    return moment->weight == NULL ? NULL : moment->weight + from;
+}
+
+/* Add x^T delta - shrink sum to `sum`, part of a panel of a layer, which begins at input i, output
+   o. */
 static void add_products(const Network *net, int32_t l, int64_t rows, int sparse, int prefetch,
                          Panel panel, int64_t i, int64_t o, float *sum, float shrink)
 {
@@ -487,80 +638,155 @@ static void add_products(const Network *net, int32_t l, int64_t rows, int sparse
     }
 }
 
-/* Put the gradient of a panel, penalties included, into net->gradient. */
-static void sum_products(Network *net, int32_t l, int64_t rows, int sparse, Panel panel, int64_t i,
-                         int64_t o, const Step *step)
+/* Put the gradient of part of a panel, penalties included, into `gradient`, [KC, NC] with the
+   panel's stride. */
+static void sum_products(const Network *net, int32_t l, int64_t rows, int sparse, Panel panel,
+                         int64_t i, int64_t o, const Step *step, float *gradient)
 {
-    const int64_t count = panel.inputs * panel.outputs;
-    memset(net->gradient, 0, (size_t)count * sizeof(float));
-    add_products(net, l, rows, sparse, 0, panel, i, o, net->gradient, 0);
-    if (step->penalised)
-        add_penalties(step, count, net->layer[l].values.weight + panel.offset, net->gradient);
+    const Lines part = lines_of(panel.inputs, panel.outputs, panel.stride);
+    const float *weight = net->layer[l].values.weight + panel.offset;
+    memset(gradient, 0, (size_t)(panel.inputs * panel.stride) * sizeof(float));
+    add_products(net, l, rows, sparse, 0, panel, i, o, gradient, 0);
+    for (int64_t r = 0; step->penalised && r < part.lines; r++)
+        add_penalties(step, part.length, weight + r * panel.stride, gradient + r * panel.stride);
 }
 
-/* Update the weights of a layer panel by panel, each while it is in L1.
-   A gradient is summed up before a weight gets any of it. Where registers hold the sums, plain SGD
-   adds x^T (-lr delta) to the weights at once, which overwrites delta; more examples than a
-   group, penalties and the other rules need x^T delta in net->gradient.
-   multiply_next: put the next batch through the new weights of the first layer; its x W is then in
-   layer->out. */
-static void update_weight(Network *net, int32_t l, int64_t rows, int sparse, const Step *step,
-                          int multiply_next)
+/* Update part of a panel from its gradient. */
+static void update_panel(const Layer *layer, Panel panel, const Step *step, const float *gradient)
 {
-    Layer *layer = &net->layer[l];
-    const int direct = step->rule == PLAIN && rows <= GROUP && !step->penalised;
+    const Lines part = lines_of(panel.inputs, panel.outputs, panel.stride);
+    for (int64_t r = 0; r < part.lines; r++) {
+        const int64_t at = panel.offset + r * panel.stride;
+        apply_rule(step, part.length, layer->values.weight + at, gradient + r * panel.stride,
+                   weights_of(&layer->moments[0], at), weights_of(&layer->moments[1], at));
+    }
+}
+
+/* Whether plain SGD adds x^T (-lr delta) to the weights at once: where registers hold the sums. More
+   examples than a group, penalties and the other rules need x^T delta by itself: a gradient is
+   summed up before a weight gets any of it. */
+static int updates_at_once(const Step *step, int64_t rows)
+{
+    return step->rule == PLAIN && rows <= GROUP && !step->penalised;
+}
+
+/* Update the bias; delta is then what the weights are to be updated from. */
+static void begin_update(const Work *work, Range outputs)
+{
+    const Layer *layer = &work->net->layer[work->l];
+    update_bias(work->net, layer, work->rows, work->step, outputs);
+    if (updates_at_once(work->step, work->rows))
+        scale_deltas(work->net, layer, work->rows, -work->step->lr, outputs);
+}
+
+/* Update weights panel by panel, each while it is in L1. */
+static void update_weights(const Work *work, Range inputs, Range outputs)
+{
+    const Network *net = work->net;
+    const Step *step = work->step;
+    const Layer *layer = &net->layer[work->l];
+    const int direct = updates_at_once(step, work->rows);
     const int prefetch = direct && layer->inputs * layer->padded > BEYOND_L2;
     const float shrink = direct ? step->shrink : 0;
-    if (multiply_next)
-        clear_outputs(layer, net->next_rows);
-    if (direct)
-        scale(net->delta, rows * layer->padded, -step->lr);
-    if (sparse)
-        find_all_active(net, rows, shrink != 0);
-    for (int64_t i = 0; i < layer->inputs; i += KC) {
-        if (l == 0)
+    _Alignas(64) float gradient[KC * NC];
+    if (work->multiply_next)
+        clear_outputs(layer, net->next_rows, outputs);
+    for (int64_t i = inputs.from; i < inputs.to; i += KC - i % KC) {
+        if (work->l == 0)
             prefetch_inputs(net, net->next, i + KC, net->next_rows);
-        for (int64_t o = 0; o < layer->padded; o += NC) {
-            const Panel panel = panel_at(layer, i, o);
-            const int64_t count = panel.inputs * panel.outputs;
+        for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
+            const Panel panel = panel_within(layer, i, o, inputs, outputs);
             float *weight = layer->values.weight + panel.offset;
             if (direct) {
-                add_products(net, l, rows, sparse, prefetch, panel, i, o, weight, shrink);
+                add_products(net, work->l, work->rows, work->sparse, prefetch, panel, i, o, weight,
+                             shrink);
             } else {
-                sum_products(net, l, rows, sparse, panel, i, o, step);
-                apply_rule(step, count, weight, net->gradient, panel_of(&layer->moments[0], panel),
-                           panel_of(&layer->moments[1], panel));
+                sum_products(net, work->l, work->rows, work->sparse, panel, i, o, step, gradient);
+                update_panel(layer, panel, step, gradient);
             }
-            if (multiply_next)
-                multiply(net->next_rows, panel.outputs, net->next, i, weight, panel.outputs,
+            if (work->multiply_next)
+                multiply(net->next_rows, panel.outputs, net->next, i, weight, panel.stride,
                          layer->out + o, layer->padded, panel.inputs);
         }
     }
 }
 
+static void update_part(const void *given, int32_t member, int32_t members)
+{
+    const Work *work = given;
+    const Layer *layer = &work->net->layer[work->l];
+    if (work->by_inputs) {
+        const Range outputs = {0, layer->padded};
+        update_weights(work, inputs_for(layer, member, members), outputs);
+    } else {
+        const Range inputs = {0, layer->inputs};
+        const Range outputs = outputs_of(layer, work->sparse, member, members);
+        begin_update(work, outputs);
+        update_weights(work, inputs, outputs);
+    }
+}
+
+/* Update a layer. multiply_next: put the next batch through the new weights of the first layer; its
+   x W is then in layer->out. */
+static void update(Network *net, int32_t l, int64_t rows, int sparse, const Step *step,
+                   int multiply_next)
+{
+    const Layer *layer = &net->layer[l];
+    const Work work = {
+        .net = net,
+        .l = l,
+        .rows = rows,
+        .sparse = sparse,
+        .step = step,
+        /* A few outputs are divided badly. */
+        .by_inputs = l > 0 && layer->padded < EVENLY_DIVIDED,
+        .multiply_next = multiply_next,
+    };
+    if (sparse)
+        find_all_active(net, rows, updates_at_once(step, rows) && step->shrink != 0);
+    if (work.by_inputs)
+        begin_update(&work, (Range){0, layer->padded});
+    divide(update_part, &work, rows * layer->inputs * layer->padded);
+}
+
 /* ---- clipping ---- */
 
-/* The squared length of a layer's gradient, penalties included. */
+/* Put the squared lengths of the gradient of each input of each panel into net->squares. */
+static void squares_part(const void *given, int32_t member, int32_t members)
+{
+    const Work *work = given;
+    const Network *net = work->net;
+    const Layer *layer = &net->layer[work->l];
+    const int64_t across = count_units(layer->padded, NC);
+    const Range panels = part_of(count_panels(layer->inputs) * across, 1, member, members);
+    _Alignas(64) float gradient[KC * NC];
+    for (int64_t p = panels.from; p < panels.to; p++) {
+        const int64_t i = p / across * KC, o = p % across * NC;
+        const Panel panel = panel_at(layer, i, o);
+        float *squares = net->squares + i * across + p % across * panel.inputs;
+        sum_products(net, work->l, work->rows, work->sparse, panel, i, o, work->step, gradient);
+        for (int64_t r = 0; r < panel.inputs; r++) {
+            const float *row = gradient + r * panel.stride;
+            squares[r] = dot(row, row, smaller(panel.outputs, layer->outputs - o));
+        }
+    }
+}
+
+/* The squared length of a layer's gradient, penalties included, in an order of its own. */
 static double squared_gradient(Network *net, int32_t l, int64_t rows, int sparse, const Step *step)
 {
     const Layer *layer = &net->layer[l];
+    const Work work = {.net = net, .l = l, .rows = rows, .sparse = sparse, .step = step};
     double sum = 0;
     if (layer->biased) {
-        sum_deltas(net, layer, rows);
+        sum_deltas(net, layer, rows, (Range){0, layer->padded});
         sum += (double)dot(net->gradient, net->gradient, layer->outputs);
     }
     if (sparse)
         find_all_active(net, rows, 0);
-    for (int64_t i = 0; i < layer->inputs; i += KC)
-        for (int64_t o = 0; o < layer->padded; o += NC) {
-            const Panel panel = panel_at(layer, i, o);
-            const int64_t outputs = smaller(panel.outputs, layer->outputs - o);
-            sum_products(net, l, rows, sparse, panel, i, o, step);
-            for (int64_t r = 0; r < panel.inputs; r++) {
-                const float *row = net->gradient + r * panel.outputs;
-                sum += (double)dot(row, row, outputs);
-            }
-        }
+    divide(squares_part, &work, rows * layer->inputs * layer->padded);
+    for (int64_t i = 0; i < layer->inputs * count_units(layer->padded, NC); i++)
+        sum += (double)net->squares[i];
     return sum;
 }
 
@@ -580,7 +806,7 @@ static void clip(Network *net, int64_t rows, int sparse, Step *step)
     memcpy(net->kept_delta, net->delta, (size_t)count * sizeof(float));
     for (int32_t l = net->layers - 1; l > 0; l--) {
         squared += squared_gradient(net, l, rows, 0, step);
-        backward(net, &net->layer[l], &net->layer[l - 1], rows);
+        backward(net, l, rows);
         go_down(net);
     }
     squared += squared_gradient(net, 0, rows, sparse, step);
@@ -593,19 +819,29 @@ static void clip(Network *net, int64_t rows, int sparse, Step *step)
     step->twice_l2 *= factor;
 }
 
+static void coefficients_part(const void *given, int32_t member, int32_t members)
+{
+    const Work *work = given;
+    const Network *net = work->net;
+    const Layer *layer = &net->layer[0];
+    const Range inputs = {0, layer->inputs}, outputs = outputs_of(layer, 0, member, members);
+    update_bias(net, layer, work->rows, work->step, outputs);
+    for (int64_t r = 0; r < work->rows; r++) {
+        const int64_t row = net->index[r] % KC, i = net->index[r] - row;
+        for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
+            const Panel panel = panel_within(layer, i, o, inputs, outputs);
+            float *coefficient = layer->values.weight + panel.offset + row * panel.stride;
+            for (int64_t c = 0; c < panel.outputs; c++)
+                coefficient[c] -= work->step->lr * net->delta[r * layer->padded + o + c];
+        }
+    }
+}
+
 /* Dual form of plain SGD: the coefficients of an example grow by -lr times its delta. */
 static void update_coefficients(Network *net, int64_t rows, const Step *step)
 {
-    Layer *layer = &net->layer[0];
-    for (int64_t r = 0; r < rows; r++) {
-        const int64_t row = net->index[r] % KC, i = net->index[r] - row;
-        for (int64_t o = 0; o < layer->padded; o += NC) {
-            const Panel panel = panel_at(layer, i, o);
-            float *coefficient = layer->values.weight + panel.offset + row * panel.outputs;
-            for (int64_t c = 0; c < panel.outputs; c++)
-                coefficient[c] -= step->lr * net->delta[r * layer->padded + o + c];
-        }
-    }
+    const Work work = {.net = net, .rows = rows, .step = step};
+    divide(coefficients_part, &work, rows * net->layer[0].padded);
 }
 
 /* ---- an epoch ---- */
@@ -634,10 +870,8 @@ static int finite_first_layer(const Network *net)
 static void update_upper_layers(Network *net, int64_t rows, const Step *step)
 {
     for (int32_t l = net->layers - 1; l > 0; l--) {
-        Layer *layer = &net->layer[l];
-        backward(net, layer, layer - 1, rows);
-        update_bias(net, layer, rows, step);
-        update_weight(net, l, rows, 0, step, 0);
+        backward(net, l, rows);
+        update(net, l, rows, 0, step, 0);
         go_down(net);
     }
 }
@@ -646,7 +880,7 @@ static void train(Network *net, const Split *split, const Examples *examples, in
                   const Optimizer *optimizer, double *sums)
 {
     const int64_t n = examples->count;
-    Layer *first = &net->layer[0];
+    const Layer *first = &net->layer[0];
     int may_skip = split->base == NULL && finite_first_layer(net), multiplied = 0;
     int64_t rows = smaller(batch, n);
     memset(sums, 0, (size_t)count_sums(net, split) * sizeof(double));
@@ -664,17 +898,16 @@ static void train(Network *net, const Split *split, const Examples *examples, in
             clip(net, rows, sparse, &step);
         update_upper_layers(net, rows, &step);
         may_skip = may_skip && all_finite(net->delta, rows * first->padded);
-        update_bias(net, first, rows, &step);
         if (split->base != NULL) {
             update_coefficients(net, rows, &step);
         } else if (sparse && may_skip) {
-            update_weight(net, 0, rows, 1, &step, 0);
+            update(net, 0, rows, 1, &step, 0);
             sparse = find_nonzero(net, net->next, net->next_rows);
             multiplied = 0;
         } else {
             sparse = may_skip && find_nonzero(net, net->next, net->next_rows);
             multiplied = !sparse;
-            update_weight(net, 0, rows, 0, &step, multiplied);
+            update(net, 0, rows, 0, &step, multiplied);
         }
         const float **const done = net->example;
         net->example = net->next;

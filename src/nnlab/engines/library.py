@@ -103,6 +103,7 @@ def load(path: Path) -> ctypes.CDLL:
         "steps": (c_int64, c_void_p),
         "set_steps": (None, c_void_p, c_int64),
         "best_level": (c_int32,),
+        "set_threads": (c_int32, c_void_p, c_int32),
         "train": (
             c_int32,
             *(c_void_p, POINTER(CSplit), c_void_p, c_int64, c_int64, c_void_p),
@@ -409,6 +410,7 @@ class NativeNetwork:
         keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
         sums, seconds, bad = self.sums(), (c_double * 2)(), (c_int64 * 3)()
         with self.lock:
+            self.gather(run)
             problem = self.library.nnlab_train(
                 self.handle,
                 byref(split),
@@ -433,6 +435,7 @@ class NativeNetwork:
         sums, bad = self.sums(), (c_int64 * 3)()
         right = np.zeros(split.length, np.bool_)
         with self.lock:
+            self.gather(run)
             problem = self.library.nnlab_evaluate(
                 self.handle, byref(split), self.level, sums, right.ctypes.data, bad
             )
@@ -440,6 +443,11 @@ class NativeNetwork:
         if self.targets is None:
             run.right[name] = right
         return measures(run, name, list(sums))
+
+    def gather(self, run: Run) -> None:
+        """Gather as many threads as the run may have. They live until there are to be others."""
+        threads = self.library.nnlab_set_threads(self.handle, run.threads)
+        run.most_threads = max(run.most_threads, threads)
 
     def sums(self) -> Array[c_double]:
         """Return room for what the library sums over examples."""

@@ -1,4 +1,4 @@
-/* The native engine: minibatch training of a multilayer perceptron on one core.
+/* The native engine: minibatch training of a multilayer perceptron on one core or several.
 
    library.py loads the library through ctypes. This file is what it calls: networks, checks, and the
    choice of an instruction set. native.h says how a network lies in memory. The arithmetic, in
@@ -6,11 +6,13 @@
    has is chosen at run time. All of it needs a C11 compiler with GCC's vector extensions (gcc or
    clang) and nothing else, not even Python's headers.
 
-   There is no global state: calls on different networks may run at the same time. */
+   There is no global state: calls on different networks may run at the same time. The threads of a
+   network's team live as long as it does. */
 
 #define _GNU_SOURCE /* posix_memalign, madvise and clock_gettime, which C11 does not know */
 
 #include "native.h"
+#include "subnormals.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -79,6 +81,8 @@ void nnlab_free(Network *net)
     free(net->start);
     free(net->active);
     free(net->active_count);
+    free(net->squares);
+    nnlab_free_team(net->team);
     free(net);
 }
 
@@ -86,10 +90,13 @@ static int32_t make_buffers(Network *net)
 {
     const int64_t inputs = net->layer[0].inputs;
     const int64_t panels = count_panels(inputs);
-    const int64_t groups = round_up(net->rows, GROUP) / GROUP;
-    int64_t widest = 0;
-    for (int32_t l = 0; l < net->layers; l++)
-        widest = net->layer[l].padded > widest ? net->layer[l].padded : widest;
+    const int64_t groups = count_units(net->rows, GROUP);
+    int64_t widest = 0, lines = 0;
+    for (int32_t l = 0; l < net->layers; l++) {
+        const Layer *layer = &net->layer[l];
+        widest = larger(widest, layer->padded);
+        lines = larger(lines, layer->inputs * count_units(layer->padded, NC));
+    }
     const int64_t rows = net->rows, transposed = widest * round_up(rows, LANES);
 
     net->example = zeros(rows, sizeof(float *));
@@ -98,15 +105,16 @@ static int32_t make_buffers(Network *net)
     net->delta_below = zeros(rows * widest, sizeof(float));
     net->columns = zeros(transposed, sizeof(float));
     net->columns_below = zeros(transposed, sizeof(float));
-    net->gradient = zeros(widest + KC * NC, sizeof(float));
+    net->gradient = zeros(widest, sizeof(float));
     net->kept_delta = zeros(rows * net->layer[net->layers - 1].padded, sizeof(float));
     net->nonzero = zeros(rows * inputs / SPARSE_SHARE + KC + LANES, sizeof(int32_t));
     net->start = zeros(rows * (panels + 1), sizeof(int64_t));
     net->active = zeros(groups * inputs, sizeof(ActiveInput));
     net->active_count = zeros(groups * panels, sizeof(int64_t));
+    net->squares = zeros(lines, sizeof(float));
     return net->example && net->next && net->delta && net->delta_below && net->columns &&
            net->columns_below && net->gradient && net->kept_delta && net->nonzero && net->start &&
-           net->active && net->active_count;
+           net->active && net->active_count && net->squares;
 }
 
 static int32_t make_rows(float **values, const float ***row, int64_t rows, int64_t width)
@@ -140,7 +148,7 @@ Network *nnlab_create(int32_t layers, const int64_t *sizes, const int32_t *activ
         return NULL;
     net->layer = zeros(layers, sizeof(Layer));
     net->layers = net->layer == NULL ? 0 : layers;
-    net->rows = batch > EVALUATION_ROWS ? batch : EVALUATION_ROWS;
+    net->rows = larger(batch, EVALUATION_ROWS);
     int32_t complete = net->layer != NULL;
     for (int32_t l = 0; l < net->layers; l++) {
         Layer *layer = &net->layer[l];
@@ -313,35 +321,12 @@ static double seconds_of(clockid_t clock)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Have the processor take subnormal numbers as zero; returns its mode before, for `restore_mode`.
-   Adam's first moments decay to such numbers where an input is zero for long: 5 % of them in 12
-   epochs of experiment A, and a step then takes 434 us instead of 94. They are smaller than
-   1.2e-38, far below what a weight or a sum can tell from zero. */
-static uint64_t flush_subnormals(void)
+/* Have the network train and be evaluated on so many threads, this one included; returns how many
+   there are, fewer where the system gives no more. Numbers do not depend on it. */
+int32_t nnlab_set_threads(Network *net, int32_t threads)
 {
-#if defined(__x86_64__)
-    const uint32_t before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040); /* flush to zero, denormals are zero */
-    return before;
-#elif defined(__aarch64__)
-    uint64_t before;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"(before | UINT64_C(1) << 24));
-    return before;
-#else
-    return 0;
-#endif
-}
-
-static void restore_mode(uint64_t before)
-{
-#if defined(__x86_64__)
-    _mm_setcsr((uint32_t)before);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(before));
-#else
-    (void)before;
-#endif
+    net->team = nnlab_resize_team(net->team, threads);
+    return nnlab_members(net->team);
 }
 
 /* Train once through split->index[order[0..n-1]]. keys: one for each step and layer with dropout,

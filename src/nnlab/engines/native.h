@@ -18,6 +18,8 @@
 #ifndef NNLAB_NATIVE_H
 #define NNLAB_NATIVE_H
 
+#include "team.h"
+
 /* What the kernels need is included here, before a kernels_*.c changes the compiler's target. */
 #include <math.h>
 #include <stdint.h>
@@ -85,17 +87,20 @@ typedef struct {
     uint8_t *right;                 /* [B] where it is told which of them are right, or NULL */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
-    float *gradient;                /* of one panel of a weight, or of a bias */
+    float *gradient;                /* [widest padded] of a bias */
     float *kept_delta;              /* [B, padded] that of the last layer, while it is clipped */
     int32_t *nonzero;      /* which inputs are not zero, counted from the first of their panel */
     int64_t *start;        /* [B, panels] where each row's list of a panel begins in `nonzero` */
     ActiveInput *active;   /* [groups, I] those of a panel from the place of its first input on */
     int64_t *active_count; /* [groups, panels] how many */
+    float *squares; /* [panels of outputs, I] of a weight, in their order, while it is clipped */
+    Team *team;            /* NULL: one thread */
 } Network;
 
-/* A panel of a weight: [inputs, outputs] floats that begin at `offset`. */
+/* A panel of a weight or part of one: [inputs, outputs] floats that begin at `offset`, in rows
+   `stride` apart. */
 typedef struct {
-    int64_t offset, inputs, outputs;
+    int64_t offset, inputs, outputs, stride;
 } Panel;
 
 typedef struct {
@@ -143,9 +148,20 @@ static inline int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+static inline int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* How many units of a size hold so many. */
+static inline int64_t count_units(int64_t n, int64_t size)
+{
+    return (n + size - 1) / size;
+}
+
 static inline int64_t count_panels(int64_t inputs)
 {
-    return round_up(inputs, KC) / KC;
+    return count_units(inputs, KC);
 }
 
 /* The panel of a weight that begins at input i and output o, multiples of KC and NC. */
@@ -155,7 +171,26 @@ static inline Panel panel_at(const Layer *layer, int64_t i, int64_t o)
         .inputs = smaller(KC, layer->inputs - i),
         .outputs = smaller(NC, layer->padded - o),
     };
+    panel.stride = panel.outputs;
     panel.offset = i * layer->padded + o * panel.inputs;
+    return panel;
+}
+
+/* Rows or columns from one on, up to but not including another. */
+typedef struct {
+    int64_t from, to;
+} Range;
+
+/* The part of a panel that begins at input i and output o, multiples of LANES, and ends where the
+   panel or a range does. */
+static inline Panel panel_within(const Layer *layer, int64_t i, int64_t o, Range inputs,
+                                 Range outputs)
+{
+    const int64_t above = i % KC, before = o % NC;
+    Panel panel = panel_at(layer, i - above, o - before);
+    panel.offset += above * panel.stride + before;
+    panel.inputs = smaller(panel.inputs - above, inputs.to - i);
+    panel.outputs = smaller(panel.outputs - before, outputs.to - o);
     return panel;
 }
 

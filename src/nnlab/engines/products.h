@@ -145,8 +145,8 @@ static void multiply_transposed(const int prefetch, Panel panel, const float *co
         height = (panel.inputs - r + left - 1) / left;
         for (int64_t o = 0; o < panel.outputs; o += NR) {
             const int64_t vectors = smaller(NR / V, (panel.outputs - o) / V);
-            outers[(vectors - 1) * MR + height - 1](a, from + r, b + r * panel.outputs + o,
-                                                    panel.outputs, c + o, c_stride, terms, shrink);
+            outers[(vectors - 1) * MR + height - 1](a, from + r, b + r * panel.stride + o,
+                                                    panel.stride, c + o, c_stride, terms, shrink);
         }
     }
 }

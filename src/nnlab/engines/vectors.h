@@ -135,11 +135,12 @@ INLINE void transpose_block(vec *x)
     }
 }
 
-/* to[c][r] = from[r][c]; rows of `to` are padded with zeros. Strides are multiples of LANES. */
+/* to[c][r] = from[r][c]; rows of `to` are padded with zeros up to `width`. Strides and width are
+   multiples of LANES. */
 static void transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride,
-                      int64_t rows, int64_t columns)
+                      int64_t width, int64_t rows, int64_t columns)
 {
-    for (int64_t r = 0; r < to_stride; r += V)
+    for (int64_t r = 0; r < width; r += V)
         for (int64_t c = 0; c < columns; c += V) {
             vec x[V];
             UNROLLED_FOR(k, V)
