@@ -290,6 +290,14 @@ static double exponentials(const Layer *layer, float *z, int64_t best, float *e)
     return sum;
 }
 
+static void count_right(Network *net, int64_t r, int64_t best, double *sums)
+{
+    const uint8_t right = best == net->labels[r];
+    sums[1] += right;
+    if (net->right != NULL)
+        net->right[r] = right;
+}
+
 /* Add the cross entropy, the number of correct predictions and the examples' weight to sums, and
    put the gradient of the mean cross entropy with respect to the logits, (softmax - one hot) / rows,
    into delta. */
@@ -307,7 +315,7 @@ static void cross_entropy(Network *net, int64_t rows, double *sums)
             store(delta + c, load(delta + c) * scale);
         delta[net->labels[r]] -= share;
         sums[0] += log(sum) + (double)z[best] - (double)z[net->labels[r]];
-        sums[1] += best == net->labels[r];
+        count_right(net, r, best, sums);
     }
     sums[2] += (double)rows;
 }
@@ -335,7 +343,7 @@ static void weighted_cross_entropy(Network *net, int64_t rows, double *sums)
         sums[0] += (double)peak * (log_sum - (double)z[label]);
         for (int64_t c = 0; loss->spread > 0 && c < layer->outputs; c++)
             sums[0] += (double)loss->base[c] * (log_sum - (double)z[c]);
-        sums[1] += best == label;
+        count_right(net, r, best, sums);
     }
     sums[2] += weight;
 }
@@ -849,6 +857,7 @@ static void select_labels(Network *net, const Examples *examples, int64_t from)
 {
     net->index = examples->index + from;
     net->labels = examples->label + from;
+    net->right = examples->right == NULL ? NULL : examples->right + from;
 }
 
 static int finite_first_layer(const Network *net)
