@@ -49,7 +49,8 @@ def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], dict[str
     for epoch, run.threads in enumerate(threads):
         measured += engine.train_epoch([run], [shuffled(run, epoch)])
         measured += [Trained(each, 0.0) for each in engine.evaluate([run], "valid")]
-    return [each._replace(seconds=0.0) for each in measured], engine.state(run)
+    timeless = [each._replace(seconds=0.0, cpu_seconds=None) for each in measured]
+    return timeless, engine.state(run)
 
 
 def assert_same_bits(make: Callable[..., Run] = make_run, **options: Any) -> None:

@@ -71,11 +71,7 @@ typedef struct {
 /* Do all parts of some work, in which there are about so many products. */
 static void divide(Part *part, const Work *work, int64_t products)
 {
-    Team *team = work->net->team;
-    if (team == NULL || products < FEWEST_DIVIDED)
-        part(work, 0, 1);
-    else
-        nnlab_divide(team, part, work);
+    nnlab_divide(products < FEWEST_DIVIDED ? NULL : work->net->team, part, work);
 }
 
 /* A member's part of `count` things, cut at multiples of a unit. */
