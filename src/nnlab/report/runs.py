@@ -55,8 +55,9 @@ class RunRecord:
     the examples came from that it saw, another name for other content.
     cpu_seconds: of training, of all threads; None where that is not known. threads: on which
     it was trained, at most. computed: equal for runs whose numbers are equal. weights_of_epoch:
-    whose weights were tested and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many
-    runs trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
+    whose weights were tested and kept. form: of the engine's arithmetic, None for the usual one.
+    concurrent: how many runs trained at a time with it, at most. inputs, outputs: of the network.
+    source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
     was tested on. examples: by a split, valid or test, a digest of which they were. right:
     likewise, how many, and which of them were classified rightly, as ``records.packed`` writes it.
