@@ -144,17 +144,12 @@ def train_concurrently(
     ]
     turns = Turns(trainings, threads, cores.usable(groups[0][0].config.cores))
 
-    def work() -> None:
-        mine = turns.next(None, ended=False)
-        while mine is not None:
-            mine = turns.next(mine, ended=not next(mine.epochs, False))
-
     sharing = engines.sharing({group[0].engine for group in groups})
     # An interrupt ends the sharing first, and by that what the pool would wait for.
     try:
         with ThreadPoolExecutor(threads) as pool, sharing:
             try:
-                for future in [pool.submit(work) for _ in range(threads)]:
+                for future in [pool.submit(turns.work) for _ in range(threads)]:
                     future.result()
             except KeyboardInterrupt:  # where signals are not heeded, as in a notebook
                 interrupts.request.number = signal.SIGINT
@@ -221,6 +216,12 @@ class Turns:
         self.workers = workers
         self.cores = cores
         self.lock = threading.Lock()
+
+    def work(self) -> None:
+        """Train, as one of the workers, until nothing is left for it."""
+        mine = self.next(None, ended=False)
+        while mine is not None:
+            mine = self.next(mine, ended=not next(mine.epochs, False))
 
     def next(self, mine: Training | None, ended: bool) -> Training | None:
         """Return what a worker is to train for an epoch; None if there is nothing left for it.
