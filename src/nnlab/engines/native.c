@@ -97,7 +97,7 @@ static int32_t make_buffers(Network *net)
         widest = larger(widest, layer->padded);
         lines = larger(lines, layer->inputs * count_units(layer->padded, NC));
     }
-    const int64_t rows = net->rows, transposed = widest * round_up(rows, LANES);
+    const int64_t rows = net->rows, transposed = round_up(widest, NC) * round_up(rows, LANES);
 
     net->example = zeros(rows, sizeof(float *));
     net->next = zeros(rows, sizeof(float *));

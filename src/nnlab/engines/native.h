@@ -35,7 +35,8 @@ enum { LANES = 16 };
 enum { KC = 112, NC = 64 };
 /* Examples evaluated at a time: weights are read once for all of them. */
 enum { EVALUATION_ROWS = 48 };
-/* Examples whose products are summed in registers; a bit of ActiveInput.rows each. */
+/* Examples whose products are summed in registers where zeros are skipped; a bit of
+   ActiveInput.rows each. */
 enum { GROUP = 32 };
 /* Zeros are skipped where at most 1/3 of a batch is not zero. */
 enum { SPARSE_SHARE = 3 };
@@ -101,6 +102,13 @@ typedef struct {
 typedef struct {
     int64_t offset, inputs, outputs, stride;
 } Panel;
+
+/* Arrays of which so many floats each are needed next. */
+typedef struct {
+    const float *array[3];
+    int arrays;
+    int64_t count;
+} Ahead;
 
 typedef struct {
     const float *inputs;   /* [N, width] */
