@@ -69,7 +69,7 @@ def test_defaults_are_experiment_a() -> None:
         "device": "auto",
         "engine": "auto",
         "native_level": None,
-        "threads": 1,
+        "threads": None,
         "loss": {"label_smoothing": 0.0, "class_weights": None},
         "cores": None,
         "save_weights": True,

@@ -92,7 +92,7 @@ def make_task(
         "engine_reason": reason,
         "engine_form": engine.form(run),
         "engine_level": engine.level(run),
-        "device": {**device.describe(where), "threads": config.threads},
+        "device": {**device.describe(where), "threads": config.torch_threads},
     }
     if shape not in networks and model.parameters(network) <= SMALL:
         if len(networks) == KEPT:

@@ -325,7 +325,7 @@ class Config:
     device: str = MISSING
     engine: EngineName = MISSING
     native_level: NativeLevel | None = MISSING
-    threads: int = MISSING
+    threads: int | None = MISSING
     cores: int | None = MISSING
     full_train_metrics: bool = MISSING
     save_weights: bool = MISSING
@@ -346,6 +346,11 @@ class Config:
     def sizes(self) -> Sizes:
         """How many examples of each split the run asks for."""
         return Sizes(self.train_size, self.valid_size, self.test_size)
+
+    @property
+    def torch_threads(self) -> int:
+        """How many CPU threads torch uses, whose rounding depends on them."""
+        return 1 if self.threads is None else self.threads
 
     def load_data(self) -> Data:
         """Draw the splits of the run, as ``datasets.load`` does, which imports torch."""
@@ -381,10 +386,11 @@ class Config:
         self.check_folds()
         require(self.batch_size >= 1, "batch_size", self.batch_size, "it must be at least 1")
         require_seed("seed", self.seed)
-        require(self.threads >= 1, "threads", self.threads, "it must be at least 1")
-        if self.cores is not None:
-            limit = "it must be at least 1 (null: all that this process may use)"
-            require(self.cores >= 1, "cores", self.cores, limit)
+        for name, null in (("threads", "what pays"), ("cores", "all that this process may use")):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1, name, value, f"it must be at least 1 (null: {null})"
+            )
         limit = f"choose one of {', '.join(OBJECTIVES)}"
         require(self.objective in OBJECTIVES, "objective", self.objective, limit)
         limit = "it names one folder under output_dir, without / and not . or .."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nnlab import memory
 
@@ -17,6 +17,24 @@ def usable(asked: int | None = None) -> int:
     batch job's) and what Slurm says that its task was given.
     """
     return asked or max(1, min(limits()))
+
+
+def divided(cores: int, most: Sequence[int]) -> list[int]:
+    """Divide cores among runs, of which each can use so many at most.
+
+    Each gets one; those that are left go round, in the order of the runs.
+
+    >>> divided(8, [1, 9, 3]), divided(3, [9, 9]), divided(2, [9, 9, 9])
+    ([1, 4, 3], [2, 1], [1, 1, 1])
+    """
+    given = [1] * len(most)
+    left = cores - sum(given)
+    while left > 0 and any(have < limit for have, limit in zip(given, most)):
+        for run, limit in enumerate(most):
+            if left > 0 and given[run] < limit:
+                given[run] += 1
+                left -= 1
+    return given
 
 
 def limits() -> Iterator[int]:

@@ -113,7 +113,7 @@ class Task:
     engine is chosen by, and its cost; whole where it is only planned. needed: the memory that it
     takes. run: the whole, from its turn to its end; so a sweep holds the networks of the runs
     that train, not of all. concurrent: how many runs trained at a time with it, at most: they
-    share the machine.
+    share the machine. threads: among how many its next epoch is divided.
     """
 
     outcome: Outcome
@@ -126,8 +126,14 @@ class Task:
     run: Run | None = None
     folder: records.RunFolder | None = None
     concurrent: int = 1
+    threads: int = 1
     owner: Mapping[str, Any] | None = None  # another process that trains it
     checkpoint: Checkpoint | None = None  # of an earlier attempt, until the run has taken it
+
+    def most_threads(self) -> int:
+        """Return among how many threads it may be divided at most."""
+        most = self.engine.most_threads(self.sketch, self.identity["engine_form"])
+        return most if self.config.threads is None else min(most, self.config.threads)
 
     def examples(self) -> int:
         """Return how many examples it has still to see if nothing stops it early."""

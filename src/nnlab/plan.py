@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlab import build, device, engines, footprint, terminal
 from nnlab.config import OF_RATES
+from nnlab.cores import divided
 from nnlab.engines import Engine, Run
 from nnlab.memory import size
 from nnlab.options import plain
@@ -72,6 +73,7 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
 
     The networks of these tasks are trained a little by that: they are not to be used after.
     """
+    divide_cores(tasks, cores)
     kinds: dict[str, list[Task]] = {}
     for task in tasks:
         kinds.setdefault(kind(task), []).append(task)
@@ -83,10 +85,11 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
         data = same_examples(task.sketch) if form_of(task) else None
         estimates.append(estimate(task, rates[kind(task)], first=data not in seen))
         seen.add(data)
-    concurrent, sequential = [], 0.0
+    concurrent, most, sequential = [], [], 0.0
     for task, found in zip(tasks, estimates):
         if task.engine.concurrent:
-            concurrent.append(found.seconds)
+            concurrent.append(found.seconds * task.threads)
+            most.append(task.most_threads())
         else:
             sequential += found.seconds
     splits = [(task.sketch.train, task.sketch.valid, task.sketch.test) for task in tasks]
@@ -99,12 +102,20 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
     }
     return Plan(
         estimates,
-        seconds=makespan(concurrent, cores) + sequential,
-        cores=min(cores, max(1, len(concurrent))),
+        seconds=makespan(concurrent, cores, most) + sequential,
+        cores=min(cores, max(1, sum(most))),
         data=sum(array.nbytes for array in arrays.values()),
         runs=memory_at_once(tasks, cores),
         peak=peak_memory(),
     )
+
+
+def divide_cores(tasks: Sequence[Task], cores: int) -> None:
+    """Say of each task among how many threads it is divided while all of them train."""
+    concurrent = sorted((task for task in tasks if task.engine.concurrent), key=lambda t: -t.cost())
+    threads = divided(cores, [task.most_threads() for task in concurrent])
+    for task, count in zip(concurrent, threads):
+        task.threads = count
 
 
 def memory_at_once(tasks: Sequence[Task], cores: int) -> int:
@@ -121,7 +132,8 @@ def memory_at_once(tasks: Sequence[Task], cores: int) -> int:
 def kind(task: Task) -> str:
     """Return a key that runs share whose steps cost the same."""
     options = plain(task.config)
-    parts: dict[str, Any] = {key: options[key] for key in ("model", "batch_size", "threads")}
+    parts: dict[str, Any] = {key: options[key] for key in ("model", "batch_size")}
+    parts["threads"] = task.threads, task.config.torch_threads
     same = (*OF_RATES, "weight_decay")
     optimizer = {k: v for k, v in options["optimizer"].items() if k not in same}
     parts["trained"] = task.sketch.max_epochs > 0
@@ -136,7 +148,7 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     first = alike[0]
     # What trains as one stack is timed as one, and every run has its part of it.
     together = [whole(task) for task in divide(alike)[0]]
-    with device.cpu_threads(first.config.threads):
+    with device.cpu_threads(first.config.torch_threads):
         once, setup = building(together), building(together)
         if first.engine.concurrent:
             concurrent = [whole(task) for task in alike[:cores]]
@@ -183,6 +195,8 @@ def timed(tasks: Sequence[Task]) -> tuple[float, float]:
         )
         whole = form_of(task) or task.engine.form(shorter)
         runs.append(task.sketch if whole else shorter)
+    for run in runs:
+        run.threads = tasks[0].threads
     engine = tasks[0].engine(runs, tasks[0].device)
     step = 0.0
     if any(run.max_epochs > 0 for run in runs):
@@ -224,15 +238,17 @@ def estimate(task: Task, rate: Rate, first: bool = True) -> Estimate:
     return Estimate(name, weights, steps, rate, shared, seconds)
 
 
-def makespan(seconds: Sequence[float], cores: int) -> float:
-    """Return how long runs take that take turns on the cores, each on one at a time.
+def makespan(seconds: Sequence[float], cores: int, most: Sequence[int] | None = None) -> float:
+    """Return how long runs take that take turns on the cores.
 
+    seconds: of each run on one core. most: among how many it is divided at most; None: not.
     Source: McNaughton, Scheduling with deadlines and loss functions, 1959.
 
-    >>> makespan([1.0, 2.0, 2.5], 2), makespan([1.0, 4.0], 2)
-    (2.75, 4.0)
+    >>> makespan([1.0, 2.0, 2.5], 2), makespan([1.0, 4.0], 2), makespan([1.0, 4.0], 2, [1, 2])
+    (2.75, 4.0, 2.5)
     """
-    return max(max(seconds, default=0.0), sum(seconds) / cores)
+    alone = (each / min(cores, limit) for each, limit in zip(seconds, most or [1] * len(seconds)))
+    return max(max(alone, default=0.0), sum(seconds) / cores)
 
 
 def peak_memory() -> int | None:

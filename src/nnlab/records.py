@@ -385,7 +385,7 @@ def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:
         config["engine"] in ("auto", engine)
         and config["device"].partition(":")[0] in ("auto", device.get("type"))
         and config.get("native_level") in (None, result.get("engine_level"))
-        and (engine != "torch" or config["threads"] == device.get("threads"))
+        and (engine != "torch" or (config["threads"] or 1) == device.get("threads"))
     )
 
 

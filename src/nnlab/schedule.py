@@ -106,7 +106,7 @@ def train_tasks(tasks: Sequence[Task], claimed: Claims) -> None:
     alike: dict[Hashable, list[Task]] = {}
     # Longest first, so that no core is left with a long run at the end.
     for task in sorted(tasks, key=lambda task: -task.cost()):
-        alike.setdefault((task.engine, task.device, task.config.threads), []).append(task)
+        alike.setdefault((task.engine, task.device, task.config.torch_threads), []).append(task)
     concurrent: list[list[Task]] = []
     sequential: list[list[Task]] = []
     for some in alike.values():
@@ -116,7 +116,7 @@ def train_tasks(tasks: Sequence[Task], claimed: Claims) -> None:
     with progressing as progress:
         train_concurrently(concurrent, progress, claimed)
         for group in sequential:
-            with device.cpu_threads(group[0].config.threads):
+            with device.cpu_threads(group[0].config.torch_threads):
                 for _ in train_group(group, progress, claimed):
                     pass
     build.latest.clear()
@@ -132,49 +132,23 @@ def divide(tasks: Sequence[Task]) -> list[list[Task]]:
 def train_concurrently(
     groups: Sequence[Sequence[Task]], progress: Progress, claimed: Claims
 ) -> None:
-    """Train groups, longest first, in as many threads as there are cores, if memory allows.
-
-    A thread ends what it began before it takes the next; so a sweep that breaks off has lost
-    little. Only the last few, fewer than twice the cores, take turns: three equal runs on two
-    cores then take one and a half times as long as one, not twice (of 50 ms an epoch: 0.76 s
-    instead of 1.00 s, and five 1.26 s instead of 1.51 s).
-    """
+    """Train groups, longest first, in as many threads as there are cores, if memory allows."""
     from nnlab import device, engines
 
     if not groups:
         return
     threads = how_many_threads(groups)
-    waiting = [Training(group, train_group(group, progress, claimed)) for group in groups]
-    unended, working, lock = len(waiting), 0, threading.Lock()
-
-    def next_one(mine: Training | None, ended: bool) -> Training | None:
-        nonlocal unended
-        with lock:
-            unended -= ended
-            last = unended < 2 * threads
-            if not waiting or (mine is not None and not last):
-                return mine
-            longest = max(waiting, key=Training.left) if last else waiting[0]
-            if mine is not None:
-                if longest.left() <= mine.left():
-                    return mine
-                waiting.append(mine)
-            waiting.remove(longest)
-            return longest
+    trainings = [
+        Training(place, group, train_group(group, progress, claimed))
+        for place, group in enumerate(groups)
+    ]
+    turns = Turns(trainings, threads, cores.usable(groups[0][0].config.cores))
 
     def work() -> None:
-        nonlocal working
         with device.cpu_threads(1):
-            mine = next_one(None, ended=False)
+            mine = turns.next(None, ended=False)
             while mine is not None:
-                with lock:
-                    working += 1
-                ended = not next(mine.epochs, False)
-                with lock:
-                    for task in mine.group:
-                        task.concurrent = max(task.concurrent, working)
-                    working -= 1
-                mine = next_one(None if ended else mine, ended)
+                mine = turns.next(mine, ended=not next(mine.epochs, False))
 
     sharing = engines.sharing({group[0].engine for group in groups})
     # An interrupt ends the sharing first, and by that what the pool would wait for.
@@ -207,16 +181,84 @@ def how_many_threads(groups: Sequence[Sequence[Task]]) -> int:
 class Training:
     """A group's training, which any thread may take on for an epoch.
 
-    epochs: trains an epoch and yields, as ``train_group`` does.
+    place: among all, the longest first. epochs: trains an epoch and yields, as ``train_group``
+    does. most: among how many threads an epoch is worth dividing at most, threads: among how many
+    it is.
     """
 
-    def __init__(self, group: Sequence[Task], epochs: Iterator[bool]) -> None:
+    def __init__(self, place: int, group: Sequence[Task], epochs: Iterator[bool]) -> None:
+        self.place = place
         self.group = group
         self.epochs = epochs
+        self.most = min(task.most_threads() for task in group)
+        self.threads = 1
 
     def left(self) -> float:
         """Return what is left of its cost, if nothing ends it early."""
         return sum(task.cost() for task in self.group)
+
+    def divide(self, threads: int) -> None:
+        """Have its next epoch divided among so many threads."""
+        self.threads = threads
+        for task in self.group:
+            task.threads = threads
+            if task.run is not None:
+                task.run.threads = threads
+
+
+class Turns:
+    """Which training each of some workers goes on with, epoch by epoch, and on how many cores.
+
+    A worker ends what it began before it takes the next; so a sweep that breaks off has lost
+    little. Cores without a worker go to trainings that are worth dividing. Of the others the last
+    few, fewer than twice the workers, take turns: three equal runs on two cores then take one and
+    a half times as long as one, not twice (of 50 ms an epoch: 0.76 s instead of 1.00 s, and five
+    1.26 s instead of 1.51 s).
+    """
+
+    def __init__(self, trainings: Sequence[Training], workers: int, cores: int) -> None:
+        self.waiting = list(trainings)
+        self.active: list[Training] = []
+        self.workers = workers
+        self.cores = cores
+        self.lock = threading.Lock()
+
+    def next(self, mine: Training | None, ended: bool) -> Training | None:
+        """Return what a worker is to train for an epoch; None if there is nothing left for it.
+
+        mine: what it trained before, and whether that ended.
+        """
+        with self.lock:
+            if mine is not None:
+                for task in mine.group:
+                    task.concurrent = max(task.concurrent, len(self.active))
+                self.active.remove(mine)
+            chosen = self.choose(None if ended else mine)
+            if chosen is not None:
+                self.active.append(chosen)
+                chosen.divide(self.share(chosen))
+            return chosen
+
+    def choose(self, mine: Training | None) -> Training | None:
+        unended = len(self.waiting) + len(self.active) + (mine is not None)
+        last = unended < 2 * self.workers
+        if not self.waiting or (mine is not None and not (last and mine.most == 1)):
+            return mine
+        longest = max(self.waiting, key=Training.left) if last else self.waiting[0]
+        if mine is not None:
+            if longest.left() <= mine.left():
+                return mine
+            self.waiting.append(mine)
+        self.waiting.remove(longest)
+        return longest
+
+    def share(self, chosen: Training) -> int:
+        """Return among how many of the cores an active training is to be divided."""
+        beginning = self.waiting[: self.workers - len(self.active)]
+        those = sorted([*self.active, *beginning], key=lambda each: each.place)
+        fair = cores.divided(self.cores, [each.most for each in those])[those.index(chosen)]
+        taken = sum(each.threads for each in self.active if each is not chosen)
+        return max(1, min(fair, self.cores - taken))
 
 
 def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> Iterator[bool]:
@@ -237,6 +279,7 @@ def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> I
     try:
         for task in opened:
             task.run, task.concurrent = build.whole_run(task), len(opened)
+            task.run.threads = task.threads
         tasks = {task.run: task for task in opened if task.run is not None}
         checkpoints = {run: task.checkpoint for run, task in tasks.items() if task.checkpoint}
         engine = first.engine(list(tasks), first.device)
@@ -462,6 +505,7 @@ def finish(task: Task, run: Run) -> None:
         {"status": run.status, "stop_reason": run.stop_reason, "epochs": len(run.epochs)}
         | {"weights_of_epoch": run.restored or len(run.epochs)}
         | {"concurrent_runs": max(task.concurrent, task.outcome.job.concurrent)}
+        | {"most_threads": run.most_threads}
         # JSON has no NaN or infinity: a loss that is no number is null.
         | {k: v if v is not None and math.isfinite(v) else None for k, v in measures.items()},
         run.model.state_dict() if task.config.save_weights else None,

@@ -29,7 +29,7 @@ from torch.utils.data import (
 )
 
 import nnlab.engines.torch as reference
-from nnlab import device, engines, rates, seeds
+from nnlab import cores, device, engines, rates, seeds
 from nnlab.checkpoint import Checkpoint
 from nnlab.config import EngineName, OptimizerConfig
 from nnlab.datasets import Split
@@ -333,6 +333,7 @@ def fit(
     seed: int = 0,
     engine: str = "auto",
     full_train_metrics: bool = False,
+    threads: int | None = None,
 ) -> Fit:
     """Train a classifier with cross entropy, in place, until it is time to stop; or where labels
     are floating-point numbers, a regression with the mean squared error.
@@ -349,8 +350,10 @@ def fit(
     shows a bar. ``seed`` draws the order of the examples. ``engine``: auto takes torch wherever
     code of yours takes part in training (hooks, subclasses, patches, a stopping rule of your own,
     a scheduler, on_epoch). ``full_train_metrics`` evaluates the training examples after each
-    epoch; otherwise their loss and accuracy are measured as it trains. On the CPU one thread is
-    used. Raises ValueError, before it trains, for options and data that do not fit the model.
+    epoch; otherwise their loss and accuracy are measured as it trains. ``threads``: of the CPU, for
+    torch so many (None: 1), for the native engine so many at most (None: as many as this process
+    may use), where large steps are worth dividing; only torch's rounding depends on them. Raises
+    ValueError, before it trains, for options and data that do not fit the model.
 
     >>> inputs, labels = torch.eye(4), torch.arange(4)
     >>> model = nn.Linear(4, 4)
@@ -364,6 +367,8 @@ def fit(
     batches = batching(train, batch_size)
     check_whole("max_epochs", max_epochs, 0)
     check_whole("seed", seed, 0)
+    if threads is not None:
+        check_whole("threads", threads, 1)
     if engine not in EngineName.__members__:
         raise ValueError(f"engine={engine} is none of {', '.join(EngineName.__members__)}")
     if stopping is not None and valid is None and watches(stopping):
@@ -391,8 +396,10 @@ def fit(
     if run.drop_last:
         in_whole_batches(len(run.train), run.batch_size)
     where = _device_of(model)
-    with device.cpu_threads(1), torch.inference_mode(False):  # gradients, wherever it is called
+    # There are to be gradients, wherever it is called.
+    with device.cpu_threads(threads or 1), torch.inference_mode(False):
         build, reason = choose_engine(engine, run, where, scheduler, on_epoch)
+        run.threads = min(cores.usable(threads), build.most_threads(run, build.form(run)))
         if engine == "auto" and build.name == "torch":
             log.info("engine=torch: %s", reason)
         with EpochBar(max_epochs) if progress else contextlib.nullcontext() as bar:

@@ -20,7 +20,7 @@ def evaluate(config: Config, folder: Path) -> list[Path]:
     own = config.model.function if isinstance(config.model, OwnNetworkConfig) else None
     network = load(folder, own)
     files: list[Path] = []
-    with device.cpu_threads(config.threads):
+    with device.cpu_threads(config.torch_threads):
         data = config.load_data()
         refuse_other_data(network.result["dataset"], data.provenance, folder)
         for name in dict.fromkeys(config.evaluation):

@@ -131,6 +131,11 @@ class Engine(Protocol):
         return None
 
     @staticmethod
+    def most_threads(run: Run, form: str | None) -> int:
+        """Return among how many threads at most a run of such a form is worth dividing."""
+        return 1
+
+    @staticmethod
     def sharing() -> contextlib.AbstractContextManager[None]:
         """Let engines of this kind share what their runs have in common, inside.
 

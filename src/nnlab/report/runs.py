@@ -295,6 +295,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
     if engine != "torch":
         settings.pop("threads", None)  # which changed nothing
+    elif "threads" in settings:
+        settings["threads"] = settings["threads"] or 1
     threads = settings.get("threads")
     level = settings["native_level"] = result.get("engine_level") if epochs else None
     return RunRecord(
