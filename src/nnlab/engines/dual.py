@@ -21,13 +21,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nnlab import device
 from nnlab.datasets import Split
 from nnlab.engines import Run
-from nnlab.engines.library import CSplit, NativeNetwork, c_split, checked, named
+from nnlab.engines.library import (
+    LEVELS,
+    CSplit,
+    FloatArray,
+    IndexArray,
+    NativeNetwork,
+    c_split,
+    checked,
+    inner_products,
+    level,
+    levels,
+    named,
+)
 from nnlab.engines.supported import linears, optimizer_of, rule
 
 CHUNK = 512  # examples at a time, so that inputs are not copied as a whole
@@ -91,7 +104,7 @@ class DualNetwork(NativeNetwork):
         self.met = splits_of(run)
         self.versions = versions(self.met)
         self.parts = parts_of(self.met)
-        matrix = gram_of(self.met).matrix()
+        matrix = gram_of(self.met, level(run)).matrix()
         labels = torch.cat([split.labels[split.index] for split in self.met])
         index = torch.arange(len(labels), device="cpu")
         n = len(run.train)
@@ -166,8 +179,9 @@ class DualNetwork(NativeNetwork):
         """Take W0 [H, I], which nobody else changes; the coefficients are to be zero then."""
         started = time.perf_counter()
         self.start = weight
-        with device.cpu_threads(1):
-            self.base = torch.cat([part.inputs() @ weight.T for part in self.parts])
+        right = weight.contiguous().numpy(), np.arange(len(weight))
+        products = [inner_products(*part.rows(), *right, LEVELS[self.level]) for part in self.parts]
+        self.base = torch.from_numpy(np.concatenate(products))
         self.seconds += time.perf_counter() - started
 
     def weight(self, coefficients: Tensor) -> Tensor:
@@ -240,6 +254,10 @@ class Part:
     def inputs(self) -> Tensor:
         return self.split.inputs.index_select(0, self.index)
 
+    def rows(self) -> tuple[FloatArray, IndexArray]:
+        """Return the inputs of all examples, and which of them are these."""
+        return self.split.inputs.detach().numpy(), self.index.numpy()
+
 
 def parts_of(splits: Sequence[Split]) -> list[Part]:
     parts, before = [], 0
@@ -266,9 +284,17 @@ class Gram:
     Runs that need it at the same time compute it together, block by block.
     """
 
-    def __init__(self, splits: Sequence[Split], stopped: threading.Event | None = None) -> None:
-        """stopped: set where nobody waits for the matrix any more."""
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        level: str | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        """level: the instruction set that computes it; None: the best.
+        stopped: set where nobody waits for the matrix any more.
+        """
         self.splits = splits
+        self.level = level or levels()[-1]
         self.stopped = stopped or threading.Event()
         rows, columns = sum(len(split) for split in splits), len(splits[0])
         self.entries = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
@@ -280,8 +306,8 @@ class Gram:
             if column.place < columns
         ]
 
-    def fits(self, splits: Sequence[Split]) -> bool:
-        return len(splits) == len(self.splits) and all(
+    def fits(self, splits: Sequence[Split], level: str) -> bool:
+        return (level, len(splits)) == (self.level, len(self.splits)) and all(
             mine.inputs is split.inputs and torch.equal(mine.index, split.index)
             for mine, split in zip(self.splits, splits)
         )
@@ -309,7 +335,7 @@ class Gram:
 
     @torch.no_grad()
     def compute(self, row: Part, column: Part) -> None:
-        products = row.inputs() @ column.inputs().T
+        products = torch.from_numpy(inner_products(*row.rows(), *column.rows(), self.level))
         self.entries[row.here, column.here] = products
         if column.place < row.place < self.entries.shape[1]:  # among the training examples
             self.entries[column.here, row.here] = products.T
@@ -323,10 +349,10 @@ class Sharing:
         self.stopped = threading.Event()
         self.lock = threading.Lock()
 
-    def gram(self, splits: Sequence[Split]) -> Gram:
+    def gram(self, splits: Sequence[Split], level: str) -> Gram:
         with self.lock:
-            found = (each for each in self.latest if each.fits(splits))
-            gram = next(found, None) or Gram(splits, self.stopped)
+            found = (each for each in self.latest if each.fits(splits, level))
+            gram = next(found, None) or Gram(splits, level, self.stopped)
             self.latest = [each for each in self.latest if each is not gram] + [gram]
             limit = splits[0].inputs.nbytes
             while len(self.latest) > 1 and sum(g.entries.nbytes for g in self.latest) > limit:
@@ -355,7 +381,11 @@ def sharing() -> Iterator[None]:
         _sharing = before
 
 
-def gram_of(splits: Sequence[Split]) -> Gram:
-    """Return the Gram matrix of these examples; another run may still be computing it."""
+def gram_of(splits: Sequence[Split], level: str | None = None) -> Gram:
+    """Return the Gram matrix of these examples; another run may still be computing it.
+
+    level: the instruction set that computes it; None: the best.
+    """
+    level = level or levels()[-1]
     shared = _sharing
-    return Gram(splits) if shared is None else shared.gram(splits)
+    return Gram(splits, level) if shared is None else shared.gram(splits, level)

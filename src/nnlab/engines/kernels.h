@@ -52,6 +52,7 @@ _Static_assert(MR + 2 <= FEWEST_INPUTS, "the order of sums would depend on the n
 
 #include "vectors.h"
 #include "products.h"
+#include "gram.h"
 
 /* ---- a team ---- */
 
@@ -62,11 +63,11 @@ typedef struct {
     Network *net;
     int32_t l;
     int64_t rows;
-    int sparse;        /* zeros among the inputs are skipped */
-    int multiplied;    /* forward: `out` holds x W already */
-    const float *base; /* forward: as in Split */
-    uint64_t key;      /* forward: of dropout */
-    const Step *step;  /* update */
+    int sparse;                   /* zeros among the inputs are skipped */
+    int multiplied;               /* forward: `out` holds x W already */
+    const float *base;            /* forward: as in Split */
+    uint64_t key;                 /* forward: of dropout */
+    const Step *step;             /* update */
     int by_inputs, multiply_next; /* update: as in update_weight */
 } Work;
 
@@ -167,7 +168,7 @@ static void drop(const Layer *layer, int64_t rows, Range outputs, uint64_t key)
 
 /* Prefetch columns i to i + KC of some examples: they are too many streams for the hardware
    to foresee. */
-static void prefetch_inputs(const Network *net, const float *const *example, int64_t i,
+INLINE void prefetch_inputs(const Network *net, const float *const *example, int64_t i,
                             int64_t rows)
 {
     const int64_t end = smaller(i + KC, net->layer[0].inputs);
@@ -199,16 +200,17 @@ static void clear_outputs(const Layer *layer, int64_t rows, Range outputs)
                (size_t)part.length * sizeof(float));
 }
 
-/* Whether what an optimizer step does to a layer, or a pass through it, comes from beyond L2. */
-static int beyond_l2(const Layer *layer, int32_t moments)
+/* Whether L2 does not hold a layer's weights and so many moments. */
+static int beyond_l2(const Layer *layer, int moments)
 {
     return layer->inputs * layer->padded * (1 + moments) > BEYOND_L2;
 }
 
-/* The panel that follows one in memory, if no near cache holds it. */
-static Ahead next_panel(const Layer *layer, const float *weight)
+/* The panel that follows one in memory, if no near cache holds it. Of a few examples, the processor
+   foresees it as well, and there is little to do meanwhile. */
+static Ahead next_panel(const Layer *layer, const float *weight, int64_t rows)
 {
-    return (Ahead){.array = {weight + KC * NC}, .arrays = beyond_l2(layer, 0), .count = KC * NC};
+    return (Ahead){{weight + KC * NC}, rows > GROUP && beyond_l2(layer, 0), KC * NC, 0};
 }
 
 /* out += x W. */
@@ -222,7 +224,7 @@ static void linear(const Network *net, int32_t l, int64_t rows, int sparse, Rang
         for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
             const Panel panel = panel_within(layer, i, o, inputs, outputs);
             const float *weight = layer->values.weight + panel.offset;
-            const Ahead ahead = next_panel(layer, weight);
+            const Ahead ahead = next_panel(layer, weight, rows);
             if (sparse)
                 multiply_sparse(net, i, panel, rows, weight, layer->out + o);
             else
@@ -438,7 +440,7 @@ static void backward_many(const Network *net, const Layer *layer, int64_t first,
         for (int64_t o = 0; o < layer->outputs; o += NC) {
             const Panel panel = panel_within(layer, i, o, inputs, outputs);
             const float *weight = layer->values.weight + panel.offset, *row[KC];
-            const Ahead ahead = next_panel(layer, weight);
+            const Ahead ahead = next_panel(layer, weight, rows);
             for (int64_t r = 0; r < panel.inputs; r++)
                 row[r] = weight + r * panel.stride;
             multiply(panel.inputs, stride, row, 0, columns + o * stride, stride,
@@ -637,27 +639,32 @@ static float *weights_of(const Parameters *moment, int64_t from)
 
 /* The examples' part in the gradient of a panel, or of part of one. */
 typedef struct {
-    int64_t rows;
-    const float *const *x;        /* [rows] their inputs, of which the panel's are `from` and on */
-    const float *delta;           /* [rows, outputs of the panel], as in multiply_transposed */
+    int64_t rows, i;       /* i: the panel's first input */
+    const float *const *x; /* [rows] inputs, of which the panel's are `from` and on */
+    const float *delta;    /* [rows, outputs of the panel], as in multiply_transposed */
     int64_t from, stride, slice;
-    int64_t i;                    /* the panel's first input, */
-    int sparse;                   /* and whether zeros among them are skipped */
+    int sparse, packed; /* whether zeros among the inputs are skipped, and deltas lie in slices */
 } Terms;
 
-/* The terms of a panel that begins at input i, output o, from where they are. */
+/* Whether deltas are packed for an update: where their rows, some kB apart, would push each other out
+   of L1. */
+static int packs(const Work *work)
+{
+    return !work->sparse && work->rows > GROUP;
+}
+
+/* The terms of a panel that begins at input i, output o, from where the network has them. */
 static Terms terms_of(const Work *work, int64_t i, int64_t o)
 {
     const Network *net = work->net;
-    const int64_t stride = net->layer[work->l].padded;
     return (Terms){
         .rows = work->rows,
-        .x = inputs_of(net, work->l),
-        .from = i,
-        .delta = net->delta + o,
-        .stride = stride,
-        .slice = NT,
         .i = i,
+        .x = inputs_of(net, work->l),
+        .delta = net->delta + o,
+        .from = i,
+        .stride = net->layer[work->l].padded,
+        .slice = NR,
         .sparse = work->sparse,
     };
 }
@@ -672,8 +679,9 @@ static void add_products(const Network *net, const Terms *terms, Panel panel, fl
         if (terms->sparse)
             multiply_transposed_sparse(net, terms->i, panel, g / GROUP, sum, delta, shrink);
         else
-            multiply_transposed(panel, terms->x + g, terms->from, sum, delta, terms->stride,
-                                terms->slice, smaller(most, terms->rows - g), shrink, ahead);
+            multiply_transposed(terms->packed ? MT : MR, terms->packed ? NT : NR, panel,
+                                terms->x + g, terms->from, sum, delta, terms->stride, terms->slice,
+                                smaller(most, terms->rows - g), shrink, ahead);
     }
 }
 
@@ -710,13 +718,6 @@ static int updates_at_once(const Step *step, int64_t rows, int sparse)
     return step->rule == PLAIN && rows <= (sparse ? GROUP : DEPTH) && !step->penalised;
 }
 
-/* Whether inputs and deltas are packed for an update: where their rows, some kB apart, would push
-   each other out of L1. */
-static int packs(const Work *work)
-{
-    return !work->sparse && work->rows > GROUP && work->rows <= DEPTH;
-}
-
 /* Put the deltas times a factor into net->columns in slices of NT outputs, [rows, NT] each. */
 static void pack_deltas(const Network *net, const Layer *layer, int64_t rows, float factor,
                         Range outputs)
@@ -737,22 +738,24 @@ typedef struct {
 static void pack_inputs(const Work *work, int64_t i, Slice *slice)
 {
     const float *const *x = inputs_of(work->net, work->l);
-    const size_t count = (size_t)smaller(KC, work->net->layer[work->l].inputs - i);
+    const int64_t count = smaller(KC, work->net->layer[work->l].inputs - i);
     for (int64_t r = 0; r < work->rows; r++)
-        memcpy(slice->inputs + r * KC, x[r] + i, count * sizeof(float));
+        copy(slice->inputs + r * KC, x[r] + i, count);
 }
 
+/* The same terms with packed deltas and, if they fit in a slice, packed inputs. */
 static Terms packed_terms(const Work *work, const Slice *slice, int64_t i, int64_t o)
 {
-    return (Terms){
-        .rows = work->rows,
-        .x = slice->row,
-        .from = i % KC,
-        .delta = work->net->columns + o * work->rows,
-        .stride = NT,
-        .slice = work->rows * NT,
-        .i = i,
-    };
+    Terms terms = terms_of(work, i, o);
+    terms.packed = 1;
+    terms.delta = work->net->columns + o * work->rows;
+    terms.stride = NT;
+    terms.slice = work->rows * NT;
+    if (work->rows <= DEPTH) {
+        terms.x = slice->row;
+        terms.from = i % KC;
+    }
+    return terms;
 }
 
 /* Update the bias; delta is then what the weights are to be updated from. */
@@ -768,17 +771,20 @@ static void begin_update(const Work *work, Range outputs)
         scale_deltas(work->net, layer, work->rows, factor, outputs);
 }
 
-/* What of a panel's numbers is needed next: if it is updated at once, the panel that follows; else
-   its weights and moments, once its gradient is known. */
-static Ahead needed_next(const Layer *layer, Panel panel, const Step *step, int direct)
+/* What an update needs after a panel's products: the panel's weights and moments, or, where they are
+   added to the weights at once, the panel that follows. */
+static Ahead needed_next(const Work *work, Panel panel, int direct)
 {
-    const int32_t moments = step->rule == PLAIN ? 0 : step->rule == MOMENTUM ? 1 : 2;
+    const Layer *layer = &work->net->layer[work->l];
+    const int rule = work->step->rule, moments = rule == PLAIN ? 0 : rule == MOMENTUM ? 1 : 2;
+    if (!beyond_l2(layer, moments))
+        return (Ahead){0};
     if (direct)
-        return next_panel(layer, layer->values.weight + panel.offset);
+        return (Ahead){.distance = KC * NC};
     return (Ahead){
         .array = {layer->values.weight + panel.offset, weights_of(&layer->moments[0], panel.offset),
                   weights_of(&layer->moments[1], panel.offset)},
-        .arrays = beyond_l2(layer, moments) ? 1 + moments : 0,
+        .arrays = work->rows > GROUP ? 1 + moments : 0,
         .count = panel.inputs * panel.stride,
     };
 }
@@ -795,17 +801,17 @@ static void update_weights(const Work *work, Range inputs, Range outputs)
     Slice slice;
     if (work->multiply_next)
         clear_outputs(layer, net->next_rows, outputs);
-    for (int64_t r = 0; packed && r < work->rows; r++)
+    for (int64_t r = 0; r < smaller(DEPTH, work->rows); r++)
         slice.row[r] = slice.inputs + r * KC;
     for (int64_t i = inputs.from; i < inputs.to; i += KC - i % KC) {
         if (work->l == 0)
             prefetch_inputs(net, net->next, i + KC, net->next_rows);
-        if (packed)
+        if (packed && work->rows <= DEPTH)
             pack_inputs(work, i - i % KC, &slice);
         for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
             const Panel panel = panel_within(layer, i, o, inputs, outputs);
             const Terms terms = packed ? packed_terms(work, &slice, i, o) : terms_of(work, i, o);
-            const Ahead ahead = needed_next(layer, panel, step, direct);
+            const Ahead ahead = needed_next(work, panel, direct);
             float *weight = layer->values.weight + panel.offset;
             if (direct) {
                 add_products(net, &terms, panel, weight, shrink, &ahead);
@@ -1039,4 +1045,4 @@ static void evaluate(Network *net, const Split *split, const Examples *examples,
     }
 }
 
-const Kernels KERNELS = {train, evaluate};
+const Kernels KERNELS = {train, evaluate, inner_products};

@@ -350,6 +350,32 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
     return problem;
 }
 
+static Rows rows_from(const Rows *rows, int64_t first, int64_t most)
+{
+    return (Rows){rows->matrix, rows->index + first, smaller(most, rows->count - first)};
+}
+
+/* All inner products of some rows of matrices that are `width` wide, whose positions the caller has
+   checked. products: [left, right]. */
+int32_t nnlab_inner_products(const Rows *left, const Rows *right, int64_t width, int32_t level,
+                             float *products)
+{
+    GramRoom *room = zeros(1, sizeof(GramRoom));
+    if (room == NULL)
+        return NO_MEMORY;
+    const uint64_t mode = flush_subnormals();
+    for (int64_t r = 0; r < left->count; r += GRAM_ROWS)
+        for (int64_t c = 0; c < right->count; c += GRAM_COLUMNS) {
+            memset(room->sums, 0, sizeof(room->sums));
+            LEVELS[level]->inner_products(rows_from(left, r, GRAM_ROWS),
+                                          rows_from(right, c, GRAM_COLUMNS), width, room,
+                                          products + r * right->count + c, right->count);
+        }
+    restore_mode(mode);
+    free(room);
+    return FINE;
+}
+
 int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *sums, int64_t *bad)
 {
     Examples examples;
