@@ -207,7 +207,7 @@ def locks_and_hashes(options: Options, folder: Path) -> list[float]:
     study, seconds = folder / "guarded", []
     weights, metrics = os.urandom(437_000), os.urandom(100 * 60)
     with claims.Claim(study) as claim:
-        records.RunFolder(study / "run", {"fingerprint": ""}, {}, claim.owner)
+        records.RunFolder(study / "run", {"fingerprint": ""}, claim.owner).begin({})
         for _ in range(3 if options.quick else 50):
             started = time.perf_counter()
             with claims.exclusive(study):

@@ -35,6 +35,8 @@ MEANT = {
     "optimizer.lr=0.5? If both are meant: optimizer.lr=0.0,5",
     "optimizer.momentum=0,9": "did you mean optimizer.momentum=0.9?",
     "stopping.valid_accuracy=0,95": "did you mean stopping.valid_accuracy=0.95?",
+    "stopping=target,0.9": "0.9 is none of epochs, plateau, patience, budget, target; the options "
+    "of target have names: stopping.max_epochs, stopping.valid_accuracy",
     "seed=007": "007 is no number; did you mean 7?",
     "train_size=0500,1000": "0500 is no number; did you mean 500?",
     "report outputs/mnist": "did you mean python -m nnlab.report outputs/mnist?",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save as safetensors
@@ -82,6 +83,19 @@ def undisturbed(make: Callable[[], list[Run]], engine: type[Engine]) -> list[Run
     return runs
 
 
+def assert_right(run: Run) -> None:
+    """Which examples the run has right are those of its own network, asked by hand."""
+    run.model.eval()
+    for name, split in (("valid", run.valid), ("test", run.test)):
+        assert split is not None
+        inputs, labels = split.examples
+        expected = run.model(inputs).argmax(1) == labels
+        np.testing.assert_array_equal(run.right[name], expected.numpy())
+    assert np.mean(run.right["test"]) == pytest.approx(run.test_accuracy, abs=1e-12)
+    assert run.kept is not None
+    assert np.mean(run.right["valid"]) == pytest.approx(run.kept.valid_accuracy, abs=1e-12)
+
+
 def assert_same(ours: Sequence[Run], theirs: Sequence[Run]) -> None:
     for our, their in zip(ours, theirs, strict=True):
         assert [row[:5] for row in our.epochs] == [row[:5] for row in their.epochs]
@@ -91,6 +105,8 @@ def assert_same(ours: Sequence[Run], theirs: Sequence[Run]) -> None:
             their.restored,
         )
         assert (our.test_loss, our.test_accuracy) == (their.test_loss, their.test_accuracy)
+        assert_right(our)
+        assert_right(their)
         for name, value in our.model.state_dict().items():
             assert torch.equal(value, their.model.state_dict()[name])
 
@@ -118,6 +134,8 @@ def test_rules_and_best_weights_go_on(
     if wide and engine is NativeEngine:
         assert NativeEngine.form(make()[0]) == "dual"
     expected = undisturbed(make, engine)
+    if engine is not StackedEngine:
+        assert all(each.cpu_seconds for each in train(make, engine, 1, tmp_path))
     for stop in (1, 3, len(expected[0].epochs)):
         assert_same(train(make, engine, stop, tmp_path), expected)
 

@@ -15,6 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf import base as omegaconf_base
 from PIL import Image
 
 from nnlab import compose, run
@@ -71,7 +73,7 @@ def test_groups_are_listed_as_hydra_lists_them(monkeypatch: pytest.MonkeyPatch) 
         asked = [(place, kind) for place in places for kind in ObjectType]
         expected = [loader.get_group_options(*each) for each in asked]
         assert "mnist" in expected[asked.index(("dataset", ObjectType.CONFIG))]
-        with compose.quick_groups():
+        with compose.quick_hydra():
             # Only overrides, which may add places to look in, have it read anything again.
             monkeypatch.setattr(config_loader_impl, "CachingConfigRepository", None)
             assert [loader.get_group_options(*each) for each in asked] == expected
@@ -79,6 +81,31 @@ def test_groups_are_listed_as_hydra_lists_them(monkeypatch: pytest.MonkeyPatch) 
             with pytest.raises(TypeError):
                 loader.get_group_options("dataset", overrides=["optimizer=adam"])
         assert groups == expected[asked.index(("hydra", ObjectType.GROUP))]
+
+
+def test_interpolations_are_read_as_omegaconf_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["${a}", "run ${.a}", "${nnlab.folder_name:${a}}", "${b[${c}]}", r"\${a}", "${b.2}"]
+
+    def read(number: int) -> list[object]:
+        tree = OmegaConf.create(
+            {"a": f"x=[{number}]", "b": [number, 7, "${.0}"], "c": str(number % 2)}
+        )
+        return [OmegaConf.merge(tree, {"text": text}).text for text in texts]
+
+    expected = [read(number) for number in range(3)]
+    assert expected[1] == ["x=[1]", "run x=[1]", "x=1", 7, "${a}", 1]
+    parsed = []
+
+    def parse(text: str) -> Any:
+        parsed.append(text)
+        return omegaconf_parse(text)
+
+    omegaconf_parse = omegaconf_base.parse  # type: ignore[attr-defined]
+    monkeypatch.setattr(omegaconf_base, "parse", parse)
+    with compose.quick_hydra():
+        assert [read(number) for number in range(3)] == expected
+    assert omegaconf_base.parse is parse  # type: ignore[attr-defined]
+    assert len(parsed) == len(set(parsed)) >= len(texts)
 
 
 def test_values_of_the_environment_are_kept_as_they_were_written(

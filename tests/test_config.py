@@ -17,6 +17,8 @@ from nnlab.report.plotting import entry
 from nnlab.stopping import RULES
 from tests.imports import imported
 
+TABLE = ("dataset=table", "dataset.file=a.csv", "dataset.label=y")
+
 
 def composed(*overrides: str) -> Config:
     return compose.load(overrides)
@@ -81,7 +83,7 @@ def test_defaults_are_experiment_a() -> None:
         "metrics": {"split": "test", "top_k": 5, "bins": 15},
         "importance": {"split": "test", "repeats": 10},
         "plan": False,
-        "report": {"predict": [], "formats": ["png"], "loss_scale": "auto"},
+        "report": {"predict": [], "formats": ["png"], "loss_scale": "auto", "style": "notebook"},
         "objective": "valid_loss",
         "study": "mnist",
         "output_dir": "outputs",
@@ -191,6 +193,20 @@ def test_what_is_possible_is_accepted(overrides: list[str]) -> None:
         (["stopping=patience", "valid_size=9", "stopping.min_delta=nan"], "stopping.min_delta=nan"),
         (["stopping=target", "valid_size=9", "stopping.valid_accuracy=90"], "=90.0 .* at most 1"),
         (["stopping=budget", "stopping.seconds=0"], "stopping.seconds=0"),
+        (
+            ["stopping=budget", "optimizer.schedule=cosine"],
+            "schedule=cosine .* fall over stopping.max_epochs=1000000, .* set that to as many",
+        ),
+        (["model=linear", "model.dropout=0.5"], r"model.dropout=0.5 .* model.hidden=\[\] has none"),
+        (["model.hidden=[]", "model.batch_norm=true"], r"batch_norm=true .* model.hidden=\[\] has"),
+        (
+            [*TABLE, "dataset.task=regression", "objective=valid_r2", "valid_size=1"],
+            "objective=valid_r2 .* single example is not defined; raise valid_size=1",
+        ),
+        (
+            [*TABLE, "evaluation=[importance]", "test_size=1"],
+            "importance shuffles examples, of which test_size=1 is too few",
+        ),
         (["evaluation=[weights,fgms]"], r"evaluation=\['weights', 'fgms'\] .* choose any of"),
         (["dataset=boolean", "evaluation=[hardest,fgsm]"], "fgsm needs images"),
         (["dataset=boolean", "dataset.inputs=13"], "dataset.inputs=13"),

@@ -119,6 +119,31 @@ def test_a_sweep_on_one_core_trains_one_run_at_a_time(tmp_path: Path) -> None:
     assert [each["concurrent_runs"] for each in results] == [1, 1, 1]
 
 
+def test_a_large_run_has_the_cores_that_are_free_and_the_same_bits(tmp_path: Path) -> None:
+    run = ("engine=native", "train_size=192", "valid_size=50", "stopping.max_epochs=2", "cores=2")
+    large = ("model.hidden=[256,256]", "batch_size=64")
+    asked = {
+        "team": (*large,),
+        "capped": (*large, "threads=1"),
+        "small": (),
+    }
+    found = {}
+    for name, options in asked.items():
+        assert warm.run(*run, *options, cwd=tmp_path / name, draw=False).status == 0
+        (path,) = (tmp_path / name).glob("outputs/mnist/*/result.json")
+        rows = [row.rpartition(",")[0] for row in path.with_name("metrics.csv").read_text().split()]
+        weights = path.with_name("model.safetensors").read_bytes()
+        found[name] = json.loads(path.read_text()), rows, weights
+    assert {name: each["most_threads"] for name, (each, _, _) in found.items()} == {
+        "team": 2,
+        "capped": 1,
+        "small": 1,
+    }
+    (team, *numbers), (capped, *expected), _ = found.values()
+    assert numbers == expected
+    assert team["fingerprint"] == capped["fingerprint"]
+
+
 def test_a_run_of_a_batch_has_the_configuration_of_a_local_one(tmp_path: Path) -> None:
     run = ("train_size=60", "seed=0,1", "stopping.max_epochs=3", "-m")
     batches = ("hydra/launcher=batches", "hydra.launcher.batches=1")

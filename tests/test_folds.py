@@ -206,7 +206,7 @@ def test_a_notebook_has_folds() -> None:
         (["fold=0"], "fold=0 is not possible: .* set folds"),
         (["folds=5", "fold=5"], "fold=5 is not possible: of folds=5 choose one from 0 to 4"),
         (["folds=5", "fold=-1"], "fold=-1 is not possible"),
-        (["folds=3,4"], "folds=4 is not possible: a run validates on one of them"),
+        (["folds=3,4"], "folds=3,4: .* give each its own command, or those to try, as in fold=0,1"),
         (["folds=5", "valid_size=10"], "valid_size=10 is not possible: .* set valid_size=0"),
         (["folds=5", "valid_size=null"], "valid_size=null is not possible"),
         (["folds=5", "hydra/sweeper=basic"], "folds=5 is not possible: a run validates on one"),

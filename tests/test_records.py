@@ -18,13 +18,13 @@ IDENTITY: dict[str, Any] = {"fingerprint": "ours", "config": {"a": 1, "b": {"c":
 
 
 def test_a_folder_says_whose_it_is_from_the_first_instant(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "run", IDENTITY, {".hydra/config.yaml": "a: 1\n"})
+    RunFolder(tmp_path / "run", IDENTITY).begin({".hydra/config.yaml": "a: 1\n"})
     assert records.read_result(tmp_path / "run") == {"status": "running", **IDENTITY}
     assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == "a: 1\n"
 
 
 def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, IDENTITY, {})
+    folder = RunFolder(tmp_path, IDENTITY).begin({})
     header = "epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,seconds\n"
     assert (tmp_path / "metrics.csv").read_text() == header
     folder.append((1, 0.5, 0.25, None, None, 1.5))
@@ -35,7 +35,7 @@ def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
 
 
 def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, IDENTITY, {})
+    folder = RunFolder(tmp_path, IDENTITY).begin({})
     weights = {"0.weight": torch.rand(3, 2)}
     returned = folder.finish({"status": "finished", "test_loss": None}, weights)
     assert records.read_result(tmp_path) == returned
@@ -48,7 +48,7 @@ def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:
 
 
 def test_a_failure_is_in_the_log_and_the_result(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, IDENTITY, {})
+    folder = RunFolder(tmp_path, IDENTITY).begin({})
     try:
         raise RuntimeError("out of luck")
     except RuntimeError as error:
@@ -62,10 +62,10 @@ def test_a_failure_is_in_the_log_and_the_result(tmp_path: Path) -> None:
 
 
 def test_a_new_attempt_removes_the_old_files_but_not_the_log(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path, IDENTITY, {})
+    first = RunFolder(tmp_path, IDENTITY).begin({})
     first.log("first attempt")
     first.finish({"status": "finished"}, {"w": torch.zeros(1)})
-    RunFolder(tmp_path, IDENTITY, {})
+    RunFolder(tmp_path, IDENTITY).begin({})
     assert not (tmp_path / "model.safetensors").exists()
     assert "first attempt" in (tmp_path / "run.log").read_text()
 
@@ -95,7 +95,7 @@ def test_no_folder_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_foreign_run_is_named_by_what_differs(tmp_path: Path) -> None:
-    RunFolder(tmp_path, IDENTITY, {})
+    RunFolder(tmp_path, IDENTITY).begin({})
     with pytest.raises(ValueError, match=r"holds a run with b.c=2; this one has b.c=3.*study="):
         finished_result(tmp_path, "other", {"a": 1, "b": {"c": 3}})
 
@@ -122,7 +122,8 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def trained(folder: Path, name: str, weight: float) -> dict[str, Any]:
-    run = RunFolder(folder, IDENTITY | {"name": name}, {".hydra/overrides.yaml": f"- {name}\n"})
+    run = RunFolder(folder, IDENTITY | {"name": name})
+    run.begin({".hydra/overrides.yaml": f"- {name}\n"})
     run.append((1, weight, 0.5, None, None, 1.0))
     return run.finish({"status": "finished", "epochs": 1}, {"w": torch.tensor([weight])})
 
@@ -138,7 +139,7 @@ def test_a_run_that_replaces_another_takes_its_place_when_it_has_ended(tmp_path:
     (run / "hardest.csv").write_text("of the first")
     (run / "notes.txt").write_text("the user's own")
     first = content(run)
-    began = RunFolder(run / records.NEW, IDENTITY | {"name": "second"}, {})
+    began = RunFolder(run / records.NEW, IDENTITY | {"name": "second"}).begin({})
     began.append((1, 2.0, 0.5, None, None, 1.0))
     assert content(run).items() >= first.items()  # what is there is whole, until the end
     trained(run / records.NEW, "second", 2.0)
@@ -229,9 +230,9 @@ def test_damage_is_told(tmp_path: Path) -> None:
 
 
 def test_a_run_may_keep_only_its_numbers(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path, IDENTITY, {})
+    first = RunFolder(tmp_path, IDENTITY).begin({})
     first.finish({"status": "finished"}, {"w": torch.zeros(1)})
-    second = RunFolder(tmp_path / records.NEW, IDENTITY, {})  # as with force=true
+    second = RunFolder(tmp_path / records.NEW, IDENTITY).begin({})  # as with force=true
     result = second.finish({"status": "finished", "test_loss": 1.0}, None)
     assert list(result["sha256"]) == ["metrics.csv"]
     assert records.read_result(tmp_path) == result
@@ -240,9 +241,9 @@ def test_a_run_may_keep_only_its_numbers(tmp_path: Path) -> None:
 
 
 def test_a_swap_that_was_cut_off_keeps_the_new_weights(tmp_path: Path) -> None:
-    RunFolder(tmp_path, IDENTITY, {}).finish({"status": "finished"}, {"w": torch.zeros(1)})
+    RunFolder(tmp_path, IDENTITY).begin({}).finish({"status": "finished"}, {"w": torch.zeros(1)})
     new = tmp_path / records.NEW
-    folder = RunFolder(new, IDENTITY, {})
+    folder = RunFolder(new, IDENTITY).begin({})
     folder.path = tmp_path / "elsewhere"  # so that it is not swapped yet
     new.rename(folder.path)
     result = folder.finish({"status": "finished"}, {"w": torch.ones(1)})

@@ -1,4 +1,4 @@
-"""End to end, through the command line in a subprocess, on the bundled images."""
+"""End to end, through the command line in a process of its own, on the bundled images."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.mnist import IdxConfig, Source
 from nnlab.engines import library
 from nnlab.run import alone
+from tests.reliability import warm
 
 REPOSITORY = Path(__file__).parents[1]
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "mnist"
@@ -52,8 +53,12 @@ def choose_sweeper(name: str) -> str:
 
 
 def nnlab_run(
-    *arguments: str, cwd: Path, module: str = "nnlab.run"
+    *arguments: str, cwd: Path, module: str = "nnlab.run", fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
+    """Give a command. fresh: to a process that has imported nothing, as a shell's has."""
+    if not fresh:
+        done = warm.run(*arguments, cwd=cwd, module=module)
+        return subprocess.CompletedProcess(arguments, done.status, done.out, done.err)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")}
     command = [sys.executable, "-W", "error::UserWarning", "-m", module, *arguments]
     return subprocess.run(
@@ -81,7 +86,7 @@ def files(folder: Path) -> set[str]:
 
 def test_one_run_writes_what_fit_computes(tmp_path: Path) -> None:
     """The command line against nnlab.fit on the same images, epoch by epoch."""
-    done = nnlab_run(*QUICK, "valid_size=50", "engine=torch", cwd=tmp_path)
+    done = nnlab_run(*QUICK, "valid_size=50", "engine=torch", cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "mnist" / "default"
     assert {
@@ -123,7 +128,7 @@ def test_one_run_writes_what_fit_computes(tmp_path: Path) -> None:
 
 def test_a_sweep_and_its_rerun(tmp_path: Path) -> None:
     command = ("dataset=mnist", "-m", "train_size=40,60", "stopping.max_epochs=2", "test_size=100")
-    done = nnlab_run(*command, cwd=tmp_path)
+    done = nnlab_run(*command, cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     study = tmp_path / "outputs" / "mnist"
     made = {"summary.csv", "train_time.png", "accuracy.png", "loss.png", "index.html"}
@@ -140,7 +145,7 @@ def test_a_sweep_and_its_rerun(tmp_path: Path) -> None:
         for size in (40, 60)
     }
 
-    again = nnlab_run(*command, cwd=tmp_path)
+    again = nnlab_run(*command, cwd=tmp_path, fresh=True)
     assert again.returncode == 0, again.stderr
     assert "already done: 2 of 2" in again.stdout
     for size, times in before.items():
@@ -289,7 +294,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_message_and_leaves_nothing(name: str, tmp_path: Path) -> None:
     arguments, message = BAD[name]
-    done = nnlab_run(*arguments, cwd=tmp_path)
+    done = nnlab_run(*arguments, cwd=tmp_path, fresh=name == "unknown key")
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -336,7 +341,7 @@ def test_official_files_reach_the_reference_accuracies(tmp_path: Path) -> None:
 
 
 def test_help_is_for_a_person(tmp_path: Path) -> None:
-    done = nnlab_run("--help", cwd=tmp_path)
+    done = nnlab_run("--help", cwd=tmp_path, fresh=True)
     assert done.returncode == 0
     for option in (
         "train_size",
@@ -360,7 +365,8 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     sweep = ("train_size=40,60", "stopping.max_epochs=2", "test_size=100")
     ours = nnlab_run(*sweep, "study=ours", cwd=tmp_path)
-    other = nnlab_run(*sweep, "study=other", f"hydra/launcher={launcher}", cwd=tmp_path)
+    launched = (*sweep, "study=other", f"hydra/launcher={launcher}")
+    other = nnlab_run(*launched, cwd=tmp_path, fresh=True)  # as its workers are
     assert ours.returncode == other.returncode == 0, ours.stderr + other.stderr
     for size in (40, 60):
         pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "other")]
@@ -385,7 +391,7 @@ def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) 
 
 def test_a_killed_sweep_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
     """Killed without warning in the middle of two runs; the end is as if nothing happened."""
-    command = ("train_size=400,800", "stopping.max_epochs=300", "test_size=100")
+    command = ("train_size=400,800", "stopping.max_epochs=120", "test_size=100")
     study = tmp_path / "outputs" / "mnist"
     process = subprocess.Popen(
         [sys.executable, "-m", "nnlab.run", *command], cwd=tmp_path, stdout=subprocess.DEVNULL
@@ -643,7 +649,7 @@ def test_data_are_read_anew_by_the_next_command() -> None:
 
 
 def test_the_version_is_nnlabs(tmp_path: Path) -> None:
-    done = nnlab_run("--version", cwd=tmp_path)
+    done = nnlab_run("--version", cwd=tmp_path, fresh=True)
     assert (done.returncode, done.stdout) == (0, f"nnlab {nnlab.__version__}\n")
     assert nnlab.__version__ == importlib.metadata.version("nnlab")
 
@@ -653,6 +659,6 @@ def test_the_report_can_be_made_again(tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "mnist"
     for name in ("summary.csv", "accuracy.png"):
         (study / name).unlink()
-    done = nnlab_run(str(study), cwd=tmp_path, module="nnlab.report")
+    done = nnlab_run(str(study), cwd=tmp_path, module="nnlab.report", fresh=True)
     assert done.returncode == 0, done.stderr
     assert {"summary.csv", "accuracy.png"} <= files(study)

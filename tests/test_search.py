@@ -256,6 +256,12 @@ def test_a_plan_is_of_all_trials_and_writes_nothing(capsys: pytest.CaptureFixtur
         (["hydra.sweeper.direction=maximize", SPACE[0]], "set hydra.sweeper.direction=minimize"),
         (["valid_size=0", SPACE[0]], "there is no validation set; set valid_size"),
         (["test_size=0", "objective=test_loss", SPACE[0]], "there is no test set; set test_size"),
+        (
+            ["objective=valid_r2", SPACE[0]],
+            "objective=valid_r2 is not possible: it is of a regression",
+        ),
+        (["objective=valid_los", SPACE[0]], "objective=valid_los is not possible: choose one of"),
+        (["valid_size=50,40,0", SPACE[0]], "there is no validation set; set valid_size"),
         (["hydra.sweeper.storage=sqlite:///no/such.db", SPACE[0]], "storage cannot be opened"),
         (["hydra.sweeper.storage=trials.db", SPACE[0]], "give the URL of a database"),
     ],

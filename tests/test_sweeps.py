@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,10 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import Timeout
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from nnlab import config, cores, datasets, hydra_jobs, schedule, sweeps
+from nnlab import claims, config, cores, datasets, hydra_jobs, schedule, sweeps
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
@@ -271,6 +273,33 @@ def test_a_failure_that_cannot_be_recorded_harms_no_other(
     assert [outcome.error for outcome in outcomes] == [None, breaking[3], None]
 
 
+def test_other_runs_begin_while_one_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the study's lock a run only says whose its folder is, not what else it writes."""
+    under, free = set(), set()
+    fsync = os.fsync
+
+    def synced(number: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{number}"))
+        name = path.name.removesuffix(".tmp").rpartition(".")[0] or path.name
+        try:
+            claims.acquire(tmp_path / claims.LOCK, timeout=0).release()
+            free.add(name)
+        except Timeout:
+            under.add(name)
+        fsync(number)
+
+    wanted = job(tmp_path / "run")
+    wanted.hydra_files = {".hydra/config.yaml": "a: 1\n"}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced)
+        (outcome,) = sweeps.train([wanted])
+    assert outcome.error is None
+    assert under == {tmp_path.name, ".result.json"}
+    assert {".config.yaml", ".hydra", "run"} <= free
+
+
 @pytest.mark.parametrize(("runs", "first_only"), [(3, False), (5, True), (6, True)])
 def test_only_the_last_runs_take_turns(
     runs: int, first_only: bool, monkeypatch: pytest.MonkeyPatch
@@ -305,6 +334,7 @@ def test_only_the_last_runs_take_turns(
             concurrent=1,
             needed=Footprint(0, 0, 0, 0, ""),
             cost=lambda: epochs - len(run.epochs),
+            most_threads=lambda: 1,
         )
 
     groups: Any = [[task(run)] for run in everyone]

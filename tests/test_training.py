@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -378,6 +379,19 @@ def test_the_best_weights_are_restored(
     assert_close(run.model.state_dict(), until.model.state_dict(), **tolerance)
     assert run.test_loss == pytest.approx(until.test_loss, rel=tolerance["rtol"])
     assert run.test_accuracy == until.test_accuracy
+
+
+def test_the_processors_seconds_are_summed_up(engine: type[Engine]) -> None:
+    """All that this process used is the most that they can be."""
+    run, before = make_run(0, 43, 5), time.process_time()
+    for _ in train_runs([run], engine([run], CPU)):
+        pass
+    used = time.process_time() - before
+    if engine is StackedEngine:  # whose runs share them
+        assert run.cpu_seconds is None
+    else:
+        assert run.cpu_seconds is not None
+        assert 0 < run.cpu_seconds <= used
 
 
 def test_without_training_a_run_is_evaluated(engine: type[Engine]) -> None:
@@ -1201,3 +1215,54 @@ def test_fit_needs_no_hydra() -> None:
         "assert not {'hydra', 'omegaconf'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lr": "0.1"}, "optimizer.lr='0.1' is not possible: it is a str; give a number"),
+        ({"lr": None}, "optimizer.lr=None is not possible: it is a NoneType; give a number"),
+        ({"momentum": True}, "optimizer.momentum=True is not possible: it is a bool"),
+        ({"nesterov": 1}, "optimizer.nesterov=1 is not possible: .* give True or False"),
+        ({"warmup": 1.5}, "optimizer.warmup=1.5 is not possible: .* give a whole number"),
+        ({"clip_norm": "1"}, "optimizer.clip_norm='1' is not possible: .* a number, or None"),
+    ],
+)
+def test_an_optimizers_options_have_types(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        nnlab.fit(network(), examples(), optimizer=nnlab.SGD(**options))
+    with pytest.raises(ValueError, match=r"betas='0.9' is not possible: .* a list of numbers"):
+        nnlab.fit(network(), examples(), optimizer=nnlab.Adam(betas="0.9"))  # type: ignore[arg-type]
+
+
+def test_numbers_of_any_type_are_options() -> None:
+    sgd = nnlab.SGD(lr=np.float32(0.1), warmup=np.int64(0), momentum=0)  # type: ignore[arg-type]
+    assert nnlab.fit(network(), examples(), optimizer=sgd, max_epochs=1).status == "finished"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_targets_that_are_no_numbers_are_named_before_training(value: float) -> None:
+    inputs, _ = examples()
+    targets = inputs.sum(1)
+    targets[[3, 7]] = value
+    said = r"2 of 43 labels are no finite numbers, the first that of example 3 \(counted from 0\)"
+    for given in ((inputs, targets), (inputs[:3], targets[:3])):
+        model = nnlab.mlp(12, [4], 1)
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(ValueError, match=said):
+            nnlab.fit(model, given, (inputs, targets), optimizer=nnlab.SGD())
+        assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_batch_of_one_is_not_normalised() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4))
+
+    options: dict[str, Any] = {"optimizer": nnlab.SGD(), "max_epochs": 1}
+    said = "batch_size=14 makes a batch of 1 of the 43 training examples, .* drop_last=True"
+    with pytest.raises(ValueError, match=said):
+        nnlab.fit(model(), examples(), batch_size=14, **options)
+    with pytest.raises(ValueError, match="batch_size=1 makes a batch of 1"):
+        nnlab.fit(model(), examples(), batch_size=1, drop_last=False, **options)
+    for fine in ({"batch_size": 14, "drop_last": True}, {"batch_size": 13}):
+        assert nnlab.fit(model(), examples(), **options, **fine).status == "finished"

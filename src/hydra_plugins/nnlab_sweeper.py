@@ -40,6 +40,7 @@ class NnlabSweeper(BasicSweeper):
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
+        from hydra_plugins.nnlab_launcher import NnlabLauncher
         from nnlab import hydra_jobs
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -48,7 +49,8 @@ class NnlabSweeper(BasicSweeper):
         overrides += parser.parse_overrides(folds)
         returns, count = [], 0
         for batch in self.split_arguments(overrides, self.max_batch_size):
-            self.validate_batch_is_legal(batch)
+            if not isinstance(self.launcher, NnlabLauncher):  # which looks at all jobs first, too
+                self.validate_batch_is_legal(batch)
             results = self.launcher.launch(batch, initial_job_idx=count)
             hydra_jobs.note_elsewhere(self.task_function, results)
             for each in results:

@@ -81,6 +81,8 @@ train_size=500,1000
         # Of options that nnlab does not know Hydra tells.
         if key in kinds and value[:1] not in ("'", '"'):
             check_value(word, key, value.strip(), kinds[key])
+            if key in GROUPS:
+                refuse_numbers(word, key, value)
     return parsed(overrides)
 
 
@@ -123,6 +125,18 @@ def check_value(word: str, key: str, value: str, kind: str) -> None:
         raise ValueError(
             f"{word} would be two runs, with {key}=0 and {key}={decimal[1]}; did you mean "
             f"{key}=0.{decimal[1]}? If both are meant: {key}=0.0,{decimal[1]}"
+        )
+
+
+def refuse_numbers(word: str, group: str, value: str) -> None:
+    """Raise ValueError where a number stands among the names of a group's choices."""
+    first, *others = value.split(",")
+    numbers = [each for each in others if re.fullmatch(r"[\d.]+", each)]
+    if numbers and first in GROUPS[group]:
+        own = {field.name for field in dataclasses.fields(GROUPS[group][first])} - {"name"}
+        raise ValueError(
+            f"{word}: {numbers[0]} is none of {', '.join(GROUPS[group])}; the options of {first} "
+            f"have names: {', '.join(f'{group}.{name}' for name in sorted(own))}"
         )
 
 

@@ -123,7 +123,7 @@ def keep_traceback(outcome: Outcome, error: Exception) -> None:
     job = outcome.job
     with contextlib.suppress(OSError):  # the folder may be what failed
         identity = {"name": outcome.folder.name, "overrides": job.overrides, **job.identity}
-        records.RunFolder(outcome.folder, identity, job.hydra_files).fail(error)
+        records.RunFolder(outcome.folder, identity).begin(job.hydra_files).fail(error)
 
 
 def without_copies(run: Run) -> Run:

@@ -43,6 +43,7 @@ class Checkpoint:
     rule: dict[str, Any]
     tensors: dict[str, Tensor]
     exact: bool = True
+    cpu_seconds: float | None = None  # not known to earlier versions
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names begin so, by the rest of their names."""
@@ -56,6 +57,7 @@ class Checkpoint:
         """Put a run that an engine has just taken to where it was."""
         run.epochs = [run.loss.task.epoch(*row) for row in self.epochs]
         run.status, run.stop_reason = self.status, self.stop_reason
+        run.cpu_seconds = self.cpu_seconds
         if run.stopping is not None:
             vars(run.stopping).update(self.rule)
         if run.order is not None:
@@ -87,7 +89,15 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
         tensors[NOISE] = run.noise.get_state()
     # A copy, because a rule leaves out of it what holds in this process only.
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
-    return Checkpoint(dict(identity), list(run.epochs), run.status, run.stop_reason, rule, tensors)
+    return Checkpoint(
+        dict(identity),
+        list(run.epochs),
+        run.status,
+        run.stop_reason,
+        rule,
+        tensors,
+        cpu_seconds=run.cpu_seconds,
+    )
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

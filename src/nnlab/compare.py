@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(given: Sequence[str] | None = None) -> int:
         folder = options.into or place(options.study, options.merge)
         written = ranking_files.write(found, folder)
     except (ValueError, OSError) as error:
-        terminal.complain(messages.explain(error) or error)
+        terminal.complain(as_flags(messages.explain(error) or str(error)))
         return 1
     terminal.show(ranking_files.table(found))
     terminal.say(*found.notes, *written)
@@ -92,6 +93,18 @@ def parser() -> argparse.ArgumentParser:
         "them",
     )
     return made
+
+
+def as_flags(message: str) -> str:
+    """Name options as they are written here, not as in Python.
+
+    >>> as_flags("by=x: no run has it"), as_flags("label=seed is an option already")
+    ('--by=x: no run has it', '--as=seed is an option already')
+    """
+    names = {"by": "by", "metric": "metric", "baseline": "baseline", "label": "as"}
+    return re.sub(
+        rf"(?<![\w.-])({'|'.join(names)})=", lambda found: f"--{names[found[1]]}=", message
+    )
 
 
 def single(text: str) -> tuple[str, Any]:

@@ -20,6 +20,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf import base as omegaconf_base
 
 from nnlab.config import CONF, GROUPS, Config
 from nnlab.options import flat
@@ -43,13 +44,15 @@ def register() -> None:
 
 
 @contextlib.contextmanager
-def quick_groups() -> Iterator[None]:
-    """Have Hydra list the options of a group as it finds them.
+def quick_hydra() -> Iterator[None]:
+    """Spare Hydra what it does over and over.
 
-    It copies every configuration that it has read before it lists one group: of ``--help`` and of
-    completion in a shell that was four fifths of the time.
+    It copies every configuration that it has read before it lists the options of one group: of
+    ``--help`` and of completion in a shell that was four fifths of the time. It parses a value
+    such as ``${dataset.name}`` each time that it is read: of a job that was 1 ms.
     """
     listed = ConfigLoaderImpl.get_group_options
+    parse = omegaconf_base.parse  # type: ignore[attr-defined]
 
     @functools.wraps(listed)
     def options(self: ConfigLoaderImpl, group_name: str, *others: Any, **named: Any) -> list[str]:
@@ -60,10 +63,12 @@ def quick_groups() -> Iterator[None]:
         return self.repository.get_group_options(group_name, kind)
 
     ConfigLoaderImpl.get_group_options = options  # type: ignore[method-assign]
+    omegaconf_base.parse = functools.lru_cache(parse)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
+        omegaconf_base.parse = parse  # type: ignore[attr-defined]
 
 
 def load(overrides: Sequence[str]) -> Config:

@@ -32,8 +32,16 @@ from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
 from nnlab.identity import ASKED, NOT_IDENTITY, without_added
 from nnlab.losses import CLASSIFICATION, REGRESSION, LossConfig
-from nnlab.options import LARGEST, MISSING, plain, require, require_factor, require_finite
-from nnlab.stopping import RULES, StoppingConfig
+from nnlab.options import (
+    LARGEST,
+    MISSING,
+    check_types,
+    plain,
+    require,
+    require_factor,
+    require_finite,
+)
+from nnlab.stopping import RULES, BudgetConfig, StoppingConfig
 
 if TYPE_CHECKING:
     from nnlab.datasets import Data
@@ -61,6 +69,14 @@ class LossScale(enum.Enum):
     auto = "auto"
     log = "log"
     linear = "linear"
+
+
+class FigureStyle(enum.Enum):
+    """What the sizes and fonts of figures are for; ``plotting.STYLES`` has them."""
+
+    notebook = "notebook"
+    paper = "paper"
+    slides = "slides"
 
 
 class EngineName(enum.Enum):
@@ -102,6 +118,10 @@ class MLPConfig(ModelConfig):
         limit = "every hidden layer needs at least 1 unit; [] means no hidden layer"
         fine = all(width >= 1 for width in self.hidden)
         require(fine, "model.hidden", list(self.hidden), limit)
+        limit = "it acts on hidden layers, and model.hidden=[] has none; leave it out, or add some"
+        some = len(self.hidden) > 0
+        require(some or self.dropout == 0, "model.dropout", self.dropout, limit)
+        require(some or not self.batch_norm, "model.batch_norm", self.batch_norm, limit)
 
 
 @dataclass
@@ -154,6 +174,7 @@ class OwnNetworkConfig(ModelConfig):
         return super().identity() | {"source_sha256": self.found.sha256}
 
 
+ENDLESS = 10**6  # epochs of stopping=budget, which it does not mean to reach
 SCHEDULES = ("constant", "step", "cosine", "plateau")
 # Options of a schedule, none of which changes how long a step takes.
 OF_RATES = ("lr", "schedule", "warmup", "step_size", "gamma", "patience", "min_lr")
@@ -181,6 +202,7 @@ class OptimizerConfig:
     min_lr: float = 0.0
 
     def check(self) -> None:
+        check_types("optimizer", self)
         require_factor("optimizer.lr", self.lr)
         require_factor("optimizer.weight_decay", self.weight_decay)
         require_factor("optimizer.l1", self.l1)
@@ -293,12 +315,13 @@ class ReportConfig:
     predict: list[int] = MISSING
     formats: list[str] = MISSING
     loss_scale: LossScale = MISSING
+    style: FigureStyle = MISSING
 
     @property
     def asks(self) -> bool:
         """Whether it asks for more than every report has."""
-        others = set(self.formats) != {"png"} or self.loss_scale is not LossScale.auto
-        return bool(self.predict) or others
+        drawn = (self.loss_scale, self.style) != (LossScale.auto, FigureStyle.notebook)
+        return bool(self.predict) or set(self.formats) != {"png"} or drawn
 
     def check(self) -> None:
         limit = f"give some of {', '.join(FORMATS)}; png is always there, for the page"
@@ -436,6 +459,13 @@ class Config:
         if self.stopping.watches:
             limit = "it watches the validation set; set valid_size (say valid_size=500)"
             require(self.has("valid"), "stopping", self.stopping.name, limit)
+        if isinstance(self.stopping, BudgetConfig):
+            limit = (
+                f"the rate would fall over stopping.max_epochs={self.stopping.max_epochs}, which "
+                f"the budget hardly allows; set that to as many as it does, or take another one"
+            )
+            endless = self.stopping.max_epochs >= ENDLESS and self.optimizer.schedule == "cosine"
+            require(not endless, "optimizer.schedule", self.optimizer.schedule, limit)
         if not self.save_weights:
             limit = "it asks the trained network, of which save_weights=false keeps nothing"
             require(not self.evaluation, "evaluation", list(self.evaluation), limit)
@@ -461,6 +491,9 @@ class Config:
             limit = f"{name} looks at the {split} examples, but {split}_size=0; give a number"
             some = not EVALUATIONS[name].examples or self.has(split)
             require(some, "evaluation", list(self.evaluation), limit)
+            limit = f"{name} shuffles examples, of which {split}_size=1 is too few; raise it"
+            several = name != "importance" or getattr(self, f"{split}_size") != 1
+            require(several, "evaluation", list(self.evaluation), limit)
 
     def check_task(self) -> None:
         """Raise ValueError for options that what is learned has no use for."""
@@ -468,6 +501,10 @@ class Config:
         wanted = OBJECTIVES[self.objective] or learned
         limit = f"it is of a {wanted.name}, and this is a {learned.name}; take valid_loss"
         require(wanted is learned, "objective", self.objective, limit)
+        split, _, metric = self.objective.partition("_")
+        if metric == "r2":
+            limit = f"R² of a single example is not defined; raise {split}_size=1"
+            require(getattr(self, f"{split}_size") != 1, "objective", self.objective, limit)
         if learned is CLASSIFICATION:
             return
         limit = "a regression has no classes; leave it out"

@@ -28,6 +28,7 @@ from nnlab.compose import Template
 from nnlab.config import CONF, OwnNetworkConfig
 from nnlab.jobs import Job, Outcome
 from nnlab.losses import rises
+from nnlab.options import ImpossibleError
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
@@ -232,6 +233,9 @@ def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
     directions = list(given) if OmegaConf.is_list(given) else [given]
     if len(directions) != 1:
         raise ValueError(f"{sweeper}: a run has one objective; give one hydra.sweeper.direction")
+    for job in jobs:
+        if isinstance(job.refused, ImpossibleError) and job.refused.option == "objective":
+            raise job.refused
     chosen = getattr(directions[0], "name", str(directions[0])).lower()
     for config in (job.config for job in jobs if job.config is not None):
         metric = config.objective
@@ -254,8 +258,17 @@ def direction(objective: str) -> str:
 
 
 def all_folds(folds: int | None, overrides: Sequence[Override]) -> list[str]:
-    """Return the sweep over its folds that a number of folds stands for, unless one is chosen."""
+    """Return the sweep over its folds that a number of folds stands for, unless one is chosen.
+
+    Raises ValueError for several numbers of folds.
+    """
     chosen = any(each.key_or_group == "fold" for each in overrides)
+    for each in overrides:
+        if each.key_or_group == "folds" and each.is_sweep_override() and not chosen:
+            raise ValueError(
+                f"{each.input_line}: a command tries all folds of one number of them; give each "
+                f"its own command, or those to try, as in fold=0,1"
+            )
     if folds is None or folds < 2 or chosen:  # too few are refused, run by run
         return []
     return [f"fold={','.join(map(str, range(folds)))}"]

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import json
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +18,19 @@ MISSING: Any = "???"  # as OmegaConf writes what has to be given
 LARGEST = 1e30  # of what multiplies a network's numbers, float32 that end at 3e38
 
 
+class ImpossibleError(ValueError):
+    """The value of an option is outside its limits."""
+
+    option = ""
+
+
 def require(holds: bool, option: str, value: object, limit: str) -> None:
-    """Raise ValueError that names an option, its value and the limit, unless it holds."""
+    """Raise ImpossibleError that names an option, its value and the limit, unless it holds."""
     if not holds:
         shown = json.dumps(value) if value is None or isinstance(value, bool) else value
-        raise ValueError(f"{option}={shown} is not possible: {limit}")
+        error = ImpossibleError(f"{option}={shown} is not possible: {limit}")
+        error.option = option
+        raise error
 
 
 def require_finite(option: str, value: float, least: float = 0.0) -> None:
@@ -33,6 +42,41 @@ def require_factor(option: str, value: float, least: float = 0.0) -> None:
     """Raise ValueError unless a network's numbers can be multiplied with a value."""
     limit = f"it must be at least {least:g} and at most {LARGEST:g}"
     require(least <= value <= LARGEST, option, value, limit)
+
+
+def check_types(group: str, options: Any) -> None:
+    """Raise ValueError for an option of a group, a dataclass, that is not of its type."""
+    for each in dataclasses.fields(options):
+        value, kind = getattr(options, each.name), str(each.type)
+        limit = f"it is a {type(value).__name__}; give {KINDS.get(kind, kind)}"
+        require(is_of(value, kind), f"{group}.{each.name}", repr(value), limit)
+
+
+KINDS = {
+    "float": "a number",
+    "float | None": "a number, or None",
+    "int": "a whole number",
+    "bool": "True or False",
+    "list[float]": "a list of numbers",
+}
+
+
+def is_of(value: Any, kind: str) -> bool:
+    """Return whether a value is of one of KINDS; of other kinds every value is."""
+    if kind == "list[float]":
+        return isinstance(value, (list, tuple)) and all(is_of(item, "float") for item in value)
+    if kind not in KINDS or (value is None and "None" in kind):
+        return True
+    if kind == "bool" or isinstance(value, (bool, str, bytes)):
+        return kind == "bool" and isinstance(value, bool)
+    try:
+        if kind == "int":
+            operator.index(value)
+        else:
+            float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -6,11 +6,13 @@ folder it is; the final one replaces it in one step after everything else is on 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -19,6 +21,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nnlab import storage
 from nnlab.analysis import EVALUATION_FILES
@@ -46,43 +51,54 @@ class RunFolder:
     """One run's folder while it is being trained."""
 
     def __init__(
-        self,
-        path: Path,
-        identity: dict[str, Any],
-        hydra_files: dict[str, str],
-        owner: dict[str, Any] | None = None,
-        rows: Sequence[Sequence[float | None]] = (),
-        more: Sequence[str] = (),
+        self, path: Path, identity: dict[str, Any], owner: dict[str, Any] | None = None
     ) -> None:
-        """Make the folder, or take over that of an earlier attempt, whose checkpoint stays.
+        """Make the folder, or take over that of an earlier attempt, and say there whose it is.
 
-        identity: what result.json says of the run before it has results.
-        hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder.
-        owner: the process that trains it, see ``claims``. rows: of the epochs that the run goes on
-        after. more: columns of its metrics, beside those of its task.
+        To be called with the study's lock held, and ``begin``, which waits longer for the disk,
+        without.
+
+        identity: what result.json says of the run before it has results. owner: the process that
+        trains it, see ``claims``.
         """
         self.path = path
         self.identity = identity
         self.identity_text = json.dumps(identity, indent=2, allow_nan=False)
         self.owner = {} if owner is None else {"owner": owner}
         storage.make_folder(path)
-        for folder in {(path / name).parent for name in hydra_files}:
+        began = self.as_result({"status": "running", **self.owner})
+        storage.put(path / RESULT, began)  # ``begin`` syncs the folder
+
+    def begin(
+        self,
+        hydra_files: Mapping[str, str],
+        rows: Sequence[Sequence[float | None]] = (),
+        more: Sequence[str] = (),
+    ) -> RunFolder:
+        """Write what stands there before the first epoch; an earlier attempt's checkpoint stays.
+
+        hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder. rows: of
+        the epochs that the run goes on after. more: columns of its metrics, beside those of its
+        task.
+        """
+        for folder in {(self.path / name).parent for name in hydra_files}:
             if folder.is_symlink():
                 folder.unlink()
             folder.mkdir(exist_ok=True)
             storage.clear_left_overs(folder)
-        files = {path / RESULT: self.as_result({"status": "running", **self.owner})}
-        storage.write_each(
-            files | {path / name: hydra_files[name].encode() for name in hydra_files}
-        )
+        storage.sync_folder(self.path)
+        storage.write_each({self.path / name: text.encode() for name, text in hydra_files.items()})
         # The log goes on.
-        for name in (METRICS, WEIGHTS, CURVES, *EVALUATION_FILES):
-            (path / name).unlink(missing_ok=True)
-        storage.clear_left_overs(path)
-        header = ",".join((*task_of(identity.get("dataset", {})).columns, *more))
+        for name in {METRICS, WEIGHTS, CURVES, *EVALUATION_FILES}.intersection(
+            os.listdir(self.path)
+        ):
+            (self.path / name).unlink()
+        storage.clear_left_overs(self.path)
+        header = ",".join((*task_of(self.identity.get("dataset", {})).columns, *more))
         content = "".join(f"{line}\n" for line in [header, *map(as_row, rows)]).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)
+        return self
 
     def append(self, row: Sequence[float | None]) -> None:
         """Add an epoch's row."""
@@ -131,6 +147,23 @@ class RunFolder:
         told = checksum({**outcome, **self.identity})
         text = json.dumps({"checksum": told, **outcome}, indent=2, allow_nan=False)
         return f"{text[:-2]},{self.identity_text[1:]}\n".encode()
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Return which examples were classified rightly, [n], as text for JSON: eight in a byte.
+
+    >>> packed(np.array([True, False, True])), unpacked("oA==", 3).tolist()
+    ('oA==', [True, False, True])
+    """
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> NDArray[np.bool_]:
+    """Return what ``packed`` took, of so many examples. Raises ValueError where it is not."""
+    content = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    if len(content) != -(-count // 8):
+        raise ValueError(f"{len(content)} bytes do not tell which of {count:,} examples were right")
+    return np.unpackbits(content, count=count).astype(np.bool_)
 
 
 def as_row(row: Sequence[float | None]) -> str:

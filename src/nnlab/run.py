@@ -66,7 +66,7 @@ def train(command: Command, given: list[str]) -> None:
     sys.argv[1:] = arguments.arrange(given)
     command.functions = targets.functions_named(given)
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
-    with targets.checked(), compose.quick_groups():
+    with targets.checked(), compose.quick_hydra():
         decorate(command)()
 
 

@@ -383,14 +383,10 @@ def open_folder(task: Task, claimed: Claims) -> bool:
                 if task.outcome.result is not None:
                     return False
             notes = go_on(task, where)
-            task.folder = records.RunFolder(
-                where,
-                task.identity,
-                job.hydra_files,
-                claimed[path.parent].owner,
-                rows=rows_so_far(task),
-                more=("lr",) * task.config.optimizer.scheduled,
-            )
+            owner = claimed[path.parent].owner
+            task.folder = records.RunFolder(where, task.identity, owner)
+        more = ("lr",) * task.config.optimizer.scheduled
+        task.folder.begin(job.hydra_files, rows_so_far(task), more)
         begin_log(task, notes)
     except (OSError, ValueError) as error:
         task.outcome.error = error
@@ -496,6 +492,7 @@ def finish(task: Task, run: Run) -> None:
     last, measured = run.epochs[-1] if run.epochs else None, run.loss.task.measured
     measures = {
         "train_seconds": 0.0 if last is None else last.seconds,
+        "train_cpu_seconds": run.cpu_seconds,
         **measured(run.kept),
         **(measured(last, "last_") if run.restored not in (None, len(run.epochs)) else {}),
         **run.test_measures,
@@ -507,9 +504,18 @@ def finish(task: Task, run: Run) -> None:
         | {"concurrent_runs": max(task.concurrent, task.outcome.job.concurrent)}
         | {"most_threads": run.most_threads}
         # JSON has no NaN or infinity: a loss that is no number is null.
-        | {k: v if v is not None and math.isfinite(v) else None for k, v in measures.items()},
+        | {k: v if v is not None and math.isfinite(v) else None for k, v in measures.items()}
+        | classified(run),
         run.model.state_dict() if task.config.save_weights else None,
     )
+
+
+def classified(run: Run) -> dict[str, dict[str, str]]:
+    """Return what result.json says of which examples a classifier is right; nothing of others."""
+    found = {name: run.right[name] for name in ("valid", "test") if name in run.right}
+    if run.status == "diverged" or not found:
+        return {}
+    return {"right": {name: records.packed(each) for name, each in found.items()}}
 
 
 def in_words(run: Run) -> str:

@@ -91,6 +91,18 @@ class Trials:
             functions = getattr(self.command, "functions", ())
             return hydra_jobs.as_job(Template(composed), folder, overrides, {}, functions)
 
+    def with_each_size(self, example: Job) -> list[Job]:
+        """Compose a run for each size that is searched of the split whose result is the objective:
+        the search may come to each."""
+        from optuna.distributions import CategoricalDistribution
+
+        size = f"{example.objective.partition('_')[0]}_size"
+        found = self.space.get(size)
+        if not isinstance(found, CategoricalDistribution):
+            return []
+        params = open_study(rehearsing()).ask(self.space).params
+        return [self.job(params | {size: choice}) for choice in found.choices]
+
     def launch(self, trials: Sequence[Trial], first: int) -> Sequence[JobReturn]:
         """Train the runs of trials together. first: the number of the first of them."""
         returns = self.launcher.launch(
@@ -106,11 +118,9 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
     Raises ValueError for what keeps a search from beginning, and what kept a run in another
     process from its end; the command tells what did so in this one.
     """
-    import optuna
-
-    rehearsal = open_study(optuna.samplers.RandomSampler(0))
+    rehearsal = open_study(rehearsing())
     example = trials.job(rehearsal.ask(trials.space).params)
-    hydra_jobs.refuse_search(trials.master.hydra, [example])
+    hydra_jobs.refuse_search(trials.master.hydra, [example, *trials.with_each_size(example)])
     if trials.master.plan:
         trials.launch([rehearsal.ask(trials.space) for _ in range(options.n_trials)], 0)
         return
@@ -162,6 +172,13 @@ def distribution(override: Override) -> BaseDistribution:
         return kind(**limits, log="log" in value.tags)
     except ValueError as error:
         raise ValueError(f"{override.input_line}: {error}") from None
+
+
+def rehearsing() -> BaseSampler:
+    """Make a sampler for runs that are only composed."""
+    import optuna
+
+    return optuna.samplers.RandomSampler(0)
 
 
 def open_study(sampler: BaseSampler, **options: Any) -> optuna.Study:

@@ -43,7 +43,8 @@ def write_each(files: Mapping[Path, bytes], durable: bool = True) -> None:
             sync_folder(folder)
 
 
-def put(path: Path, content: bytes, durable: bool) -> None:
+def put(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file as ``write_atomic`` does, but leave its folder to be synced."""
     # Process ids are not unique where containers share a folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:

@@ -22,7 +22,7 @@ from nnlab import records, storage
 INDEX = ".index.json"
 FILES = (records.RESULT, records.METRICS, records.WEIGHTS)  # of a run, that tell whether it changed
 # Parts of a result that are long, and that nothing here looks at.
-LONG = ("config", "dataset", "git", "overrides", "versions")
+LONG = ("config", "dataset", "git", "overrides", "right", "versions")
 
 
 @dataclass

@@ -22,7 +22,7 @@ from nnlab import (
     study,
     terminal,
 )
-from nnlab.config import Config, LossScale, ReportConfig
+from nnlab.config import Config, FigureStyle, LossScale, ReportConfig
 from nnlab.jobs import Job, Outcome, Task
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Here:
 
 HERE = Here()
 # What jobs ask for that were not composed, as they were answered before.
-NOTHING_MORE = ReportConfig(predict=[], formats=["png"], loss_scale=LossScale.auto)
+NOTHING_MORE = ReportConfig(
+    predict=[], formats=["png"], loss_scale=LossScale.auto, style=FigureStyle.notebook
+)
 
 
 def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list[Outcome]:
@@ -236,6 +238,7 @@ def write_reports(
                         predict=asked.predict,
                         formats=asked.formats,
                         loss_scale=asked.loss_scale.name,
+                        style=asked.style.name,
                     )
                     runs.save(report=shown.files)
             except OSError as error:  # the disk is full, or only to be read

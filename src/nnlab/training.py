@@ -83,6 +83,7 @@ def train_runs(
                 run.restored = run.stopping.restore
                 engine.restore(run, run.best)
                 run.best = None
+        evaluated([run for run in ended if validated_otherwise(run)], engine, "valid")
         tested = evaluated([run for run in ended if run.status != "diverged"], engine, "test")
         for run, measures in tested.items():
             run.tested = measures
@@ -97,12 +98,14 @@ def train_runs(
         trained = engine.train_epoch(active, [draw_order(run) for run in active])
         validation = evaluated(active, engine, "valid")
         again = evaluated([run for run in active if run.full_train_metrics], engine, "train")
-        for run, (measures, seconds) in zip(active, trained):
+        for run, (measures, seconds, cpu_seconds) in zip(active, trained):
             task, before = run.loss.task, run.epochs[-1].seconds if run.epochs else 0.0
             measures = again.get(run, measures)
             validated = validation.get(run, (None,) * len(measures))
             row = (len(run.epochs) + 1, *measures, *validated, before + seconds)
             run.epochs.append(task.epoch(*row))
+            known = None not in (run.cpu_seconds, cpu_seconds)
+            run.cpu_seconds = (run.cpu_seconds or 0.0) + (cpu_seconds or 0.0) if known else None
             run.status, run.stop_reason = judge(run)
             if run.stopping is not None and run.stopping.restore == run.epochs[-1].epoch:
                 run.best = engine.snapshot(run)
@@ -129,6 +132,13 @@ def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tupl
     """Return the measures of the runs that have such a split."""
     having = [run for run in runs if getattr(run, split) is not None]
     return dict(zip(having, engine.evaluate(having, split)))
+
+
+def validated_otherwise(run: Run) -> bool:
+    """Return whether this process has not last validated a classifier with the weights kept."""
+    if run.status == "diverged" or not run.epochs or run.loss.task is not CLASSIFICATION:
+        return False
+    return run.restored not in (None, len(run.epochs)) or "valid" not in run.right
 
 
 def draw_order(run: Run) -> Tensor:
@@ -395,6 +405,8 @@ def fit(
     check_labels(run)
     if run.drop_last:
         in_whole_batches(len(run.train), run.batch_size)
+    elif max_epochs > 0:
+        check_batches(run)
     where = _device_of(model)
     # There are to be gradients, wherever it is called.
     with device.cpu_threads(threads or 1), torch.inference_mode(False):
@@ -448,6 +460,21 @@ def check_labels(run: Run) -> None:
                 f"the labels of train are {words[numeric]}, those of {name} {words[not numeric]}; "
                 f"give floating-point numbers to predict, or class numbers of an integer type"
             )
+
+
+def check_batches(run: Run) -> None:
+    """Raise ValueError where a batch of an MLP is a single example, which cannot be normalised."""
+    layers, count = parts(run.model), len(run.train)
+    normalised = (
+        any(type(layer) is nn.BatchNorm1d for layer in layers) and run.train.inputs.dim() == 2
+    )
+    mlp = all(type(layer).__module__ in MLP_MODULES for layer in layers)
+    if normalised and mlp and (run.batch_size == 1 or count % run.batch_size == 1):
+        raise ValueError(
+            f"BatchNorm1d is not possible: batch_size={run.batch_size} makes a batch of 1 of the "
+            f"{count:,} training examples, and one has no deviation; change batch_size, or leave "
+            f"the last batch out with drop_last=True"
+        )
 
 
 def check_scheduler(
@@ -719,8 +746,15 @@ def sums_to_1(rows: Tensor) -> bool:
 def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
     """Return numbers to predict, [N, k], in the type of the model.
 
-    Raises ValueError where a last ``nn.Linear`` has not an output for each.
+    Raises ValueError where one is not finite, or a last ``nn.Linear`` has not an output for each.
     """
+    lacking = (~targets.isfinite()).any(1).nonzero().flatten().tolist()
+    if lacking:
+        raise ValueError(
+            f"{len(lacking):,} of {len(targets):,} labels are no finite numbers, the first that of "
+            f"example {lacking[0]} (counted from 0): {targets[lacking[0]].tolist()}; leave such "
+            f"examples out"
+        )
     last = parts(model)[-1:]
     outputs = last[0].out_features if last and type(last[0]) is nn.Linear else targets.shape[1]
     if outputs != targets.shape[1]:

@@ -324,8 +324,22 @@ BAD = [
     (cells("d", 3, column="kind"), [], "has only one example of class d; add"),
     (cells("a", *range(ROWS), column="kind"), [], "has one class only, a"),
     (cells("", 1, 2), [], "missing values: 2 in age, of 60 rows; dataset.missing=mean takes"),
-    (cells("", 4, column="kind"), ["dataset.missing=mean"], "missing values: 1 in kind"),
-    (cells("", *range(ROWS)), ["dataset.missing=mean"], "missing values: 60 in age"),
+    (
+        cells("", 4, column="kind"),
+        ["dataset.missing=mean"],
+        "missing values: 1 in kind, of 60 rows; dataset.missing=drop leaves such rows out, for "
+        "without its label a row teaches nothing$",
+    ),
+    (
+        cells("", *range(ROWS)),
+        ["dataset.missing=mean"],
+        r"missing values: 60 in age, of 60 rows; dataset.drop=\[…\] leaves out such columns$",
+    ),
+    (
+        cells("", *range(ROWS), column="kind"),
+        [],
+        "missing values: 60 in kind, of 60 rows; .* choose another dataset.label$",
+    ),
     (cells("inf", 1, 2), [], "infinite: 2 in age"),
     (cells("1e39", 1), [], "infinite: 1 in age"),
     (cells("?", 6), [], r"column age holds numbers, but '\?' in row 6"),

@@ -38,15 +38,22 @@ class Process:
     """A command in a process group of its own, with the signals of a shell's child.
 
     It writes to files: what it has started may outlive it, and would keep a pipe open.
+    within: a command that starts it.
     """
 
-    def __init__(self, arguments: Sequence[str], cwd: Path, module: str = "nnlab.run") -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        module: str = "nnlab.run",
+        within: Sequence[str] = (),
+    ) -> None:
         cwd.mkdir(parents=True, exist_ok=True)
         self.streams = tempfile.TemporaryDirectory()
         self.paths = [Path(self.streams.name) / name for name in ("out", "err")]
         with self.paths[0].open("w") as out, self.paths[1].open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*within, sys.executable, "-m", module, *arguments],
                 cwd=cwd,
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,

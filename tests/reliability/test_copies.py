@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from nnlab import claims
+from tests.reliability import warm
 from tests.reliability.studies import (
     Ended,
+    Process,
     assert_same,
     content_of,
-    run,
     runs_of,
-    start,
     trained,
 )
 
@@ -27,11 +30,11 @@ SWEEP = (
 )
 
 
-def copies(count: int, apart: float, cwd: Path, *more: str) -> list[Ended]:
+def copies(count: int, apart: float, cwd: Path) -> list[Ended]:
     """Start copies of one command, each so many seconds after the one before."""
     processes = []
     for _ in range(count):
-        processes.append(start(*SWEEP, *more, cwd=cwd))
+        processes.append(warm.Command(SWEEP, cwd))
         time.sleep(apart)
     return [process.end() for process in processes]
 
@@ -39,11 +42,51 @@ def copies(count: int, apart: float, cwd: Path, *more: str) -> list[Ended]:
 @pytest.mark.parametrize(("count", "apart"), [(2, 0.4), (4, 0.0)])
 def test_copies_of_a_sweep_train_each_run_once(count: int, apart: float, tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "s"
-    alone = run(*SWEEP, cwd=tmp_path)
+    alone = warm.run(*SWEEP, cwd=tmp_path)
     assert alone.status == 0, alone.said
     expected = content_of(study)
     study.rename(tmp_path / "undisturbed")
     for ended in copies(count, apart, tmp_path):
+        assert ended.status == 0, ended.said
+        assert "Traceback" not in ended.said
+    assert_same(content_of(study), expected)
+    assert [trained(folder) for folder in runs_of(study)] == [1] * 6
+
+
+def machine(name: str) -> list[str]:
+    """Return what starts a command as on a machine of its own, whose processes have numbers of
+    their own: there it is process 1."""
+    leave = ["--map-root-user"] if os.geteuid() else []
+    named = ("sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"', name)
+    return ["unshare", *leave, "--uts", "--pid", "--fork", "--kill-child", *named]
+
+
+def copy(cwd: Path, host: str = "") -> Process | warm.Command:
+    """Start a copy of the sweep, on a machine of its own if that has a name."""
+    return Process(SWEEP, cwd, within=machine(host)) if host else warm.Command(SWEEP, cwd)
+
+
+def need_machines() -> None:
+    allowed = shutil.which("unshare") and subprocess.call([*machine("alpha"), "true"]) == 0
+    if not allowed:
+        pytest.skip("needs unshare, and leave to make namespaces")
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.long) for i in range(10))])
+def test_two_machines_on_one_folder_train_each_run_once(seed: int, tmp_path: Path) -> None:
+    """Two processes on each, all of the same number: only their claims tell them apart."""
+    need_machines()
+    alone = warm.run(*SWEEP, cwd=tmp_path)
+    assert alone.status == 0, alone.said
+    study = tmp_path / "outputs" / "s"
+    expected = content_of(study)
+    study.rename(tmp_path / "undisturbed")
+    chance = random.Random(seed)
+    processes = []
+    for host in ("alpha", "beta") * 2:
+        processes.append(copy(tmp_path, host))
+        time.sleep(chance.choice((0, chance.uniform(0, 0.5))))
+    for ended in [process.end() for process in processes]:
         assert ended.status == 0, ended.said
         assert "Traceback" not in ended.said
     assert_same(content_of(study), expected)
@@ -60,16 +103,21 @@ def test_copies_of_which_one_is_killed(tmp_path: Path) -> None:
     some_are_killed(1000, tmp_path)
 
 
-def some_are_killed(seed: int, tmp_path: Path) -> None:
+def test_two_machines_of_which_one_dies(tmp_path: Path) -> None:
+    need_machines()
+    some_are_killed(1001, tmp_path, "alpha", "beta")
+
+
+def some_are_killed(seed: int, tmp_path: Path, here: str = "", there: str = "") -> None:
     """What a dead copy had begun, another goes on with."""
     study = tmp_path / "outputs" / "s"
-    assert run(*SWEEP, cwd=tmp_path).status == 0
+    assert warm.run(*SWEEP, cwd=tmp_path).status == 0
     expected = content_of(study)
     study.rename(tmp_path / "undisturbed")
     chance = random.Random(seed)
-    doomed = start(*SWEEP, cwd=tmp_path)
+    doomed = copy(tmp_path, here)
     time.sleep(chance.uniform(0, 0.7))
-    other = start(*SWEEP, cwd=tmp_path)
+    other = copy(tmp_path, there)
     while not list(study.glob("*/metrics.csv")) and doomed.poll() is None:
         time.sleep(0.002)
     time.sleep(chance.uniform(0, 0.5))
@@ -86,9 +134,9 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
     """Sweeps that share runs, by another name too, and one that retrains them all."""
     other = [argument for argument in SWEEP if "train_size" not in argument]
     processes = [
-        start(*SWEEP, cwd=tmp_path),
-        start(*other, "train_size=100,110,150", cwd=tmp_path),
-        start(*other, "train_size=100,120", "force=true", cwd=tmp_path),
+        warm.Command(SWEEP, tmp_path),
+        warm.Command((*other, "train_size=100,110,150"), tmp_path),
+        warm.Command((*other, "train_size=100,120", "force=true"), tmp_path),
     ]
     for process in processes:
         ended = process.end()
@@ -98,7 +146,7 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
     found = content_of(study)
     assert len(runs_of(study)) == 7
     (tmp_path / "outputs").rename(tmp_path / "disturbed")
-    assert run(*other, "train_size=1000,100,110,120,130,140,150", cwd=tmp_path).status == 0
+    assert warm.run(*other, "train_size=1000,100,110,120,130,140,150", cwd=tmp_path).status == 0
     expected = content_of(study)
     for folder in runs_of(study):
         for part in ("metrics", "weights"):
@@ -108,12 +156,12 @@ def test_two_commands_on_one_study(tmp_path: Path) -> None:
 def test_a_foreign_owner_is_named(tmp_path: Path) -> None:
     """The second copy says which process and host it waits for."""
     command = (*SWEEP, "stopping.max_epochs=1000", "checkpoint.seconds=30")
-    first = start(*command, cwd=tmp_path)
+    first = warm.Command(command, tmp_path)
     study = tmp_path / "outputs" / "s"
     while len(list(study.glob("*/metrics.csv"))) < 2:
         assert first.poll() is None
         time.sleep(0.002)
-    second = start(*command, cwd=tmp_path).end()
+    second = warm.run(*command, cwd=tmp_path)
     assert first.end().status == 0
     assert second.status == 0, second.said
     result = json.loads((study / "train_size=1000" / "result.json").read_text())

@@ -69,6 +69,10 @@ CASES = {
         *("force=true", "optimizer.lr=0.03,0.04", "train_size=300"),
         *("stopping.max_epochs=100", EACH),
     ),
+    "16 runs": (
+        *("optimizer.lr=0.01,0.02,0.05,0.1", "optimizer.momentum=0,0.5", "train_size=100,300"),
+        *(*PATIENCE[:2], "stopping.patience=20", "stopping.max_epochs=60", EACH),
+    ),
 }
 DRAWN = ("native, several runs, questions", "force")  # with their figures, which take longer
 SMALL = ("model.hidden=[32]", "test_size=100")  # quick, in all cases
@@ -165,6 +169,11 @@ def disturb(name: str, kills: int, seed: int, folder: Path) -> None:
         else:
             assert_same(content_of(folder / "outputs" / "s"), expected.content)
             prepare(name, folder)
+    assert_ends_alike(name, folder, expected)
+
+
+def assert_ends_alike(name: str, folder: Path, expected: Undisturbed) -> None:
+    """Start a case once more; compare what it then leaves."""
     done = begin(name, folder).end()
     assert done.status == 0, done.said
     assert_same(content_of(folder / "outputs" / "s"), expected.content)
@@ -183,7 +192,7 @@ def assert_a_whole_run(study: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_command_ends_as_an_undisturbed_one(name: str, tmp_path: Path) -> None:
-    # 60 in all; starting joblib's workers takes long.
+    # 65 in all; starting joblib's workers takes long.
     disturb(name, {"joblib": 2, "native": 8}.get(name, 5), 0, tmp_path)
 
 
@@ -192,6 +201,21 @@ def test_a_killed_command_ends_as_an_undisturbed_one(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", CASES)
 def test_killed_a_thousand_times(name: str, seed: int, tmp_path: Path) -> None:
     disturb(name, 12, seed, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10))
+def test_a_sweep_is_killed_twenty_times_before_its_end(seed: int, tmp_path: Path) -> None:
+    name, kills, chance = "16 runs", 0, random.Random(seed)
+    expected = undisturbed(name, tmp_path)
+    prepare(name, tmp_path)
+    while kills < 20:
+        if killed(name, tmp_path, expected.seconds / 15, chance):
+            kills += 1
+        else:  # it came to its end before
+            prepare(name, tmp_path)
+            kills = 0
+    assert_ends_alike(name, tmp_path, expected)
 
 
 def test_a_budget_counts_the_time_before_a_kill(tmp_path: Path) -> None:

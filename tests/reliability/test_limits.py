@@ -16,7 +16,8 @@ import pytest
 
 from nnlab import checkpoint, memory, records, storage
 from tests.reliability import studies
-from tests.reliability.studies import ENVIRONMENT, LIMIT, Ended, run, runs_of
+from tests.reliability.studies import ENVIRONMENT, LIMIT, Ended, runs_of
+from tests.reliability.warm import run
 
 QUICK = ("train_size=40", "test_size=20", "stopping.max_epochs=3", "checkpoint.seconds=0")
 SWEEP = (*QUICK, "seed=0,1,2,3")

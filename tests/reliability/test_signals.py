@@ -27,8 +27,8 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 SMALL = ("model.hidden=[32]", "test_size=100", "study=s")
 GOES_ON = "the same command goes on from here"
 CASES = {
-    "native": ("train_size=1000", "stopping.max_epochs=800"),
-    "native, dual form": ("train_size=100,110,120", "batch_size=2", "stopping.max_epochs=2000"),
+    "native": ("train_size=1000", "stopping.max_epochs=400"),
+    "native, dual form": ("train_size=100,110,120", "batch_size=2", "stopping.max_epochs=1000"),
     "torch": (
         *("engine=torch", "train_size=300", "valid_size=50", "optimizer=adam"),
         *("stopping=patience", "stopping.patience=30", "stopping.max_epochs=40"),
@@ -39,9 +39,9 @@ CASES = {
     ),
     "basic launcher": (
         *("hydra/launcher=basic", "optimizer.lr=0.01,0.02", "train_size=1000"),
-        "stopping.max_epochs=500",
+        "stopping.max_epochs=250",
     ),
-    "force": ("force=true", "train_size=1000", "stopping.max_epochs=800"),
+    "force": ("force=true", "train_size=1000", "stopping.max_epochs=400"),
 }
 AGAINST = list(zip(CASES, [*SIGNALS, signal.SIGTERM]))
 
@@ -184,7 +184,7 @@ def test_joblibs_workers_stop_with_the_command(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = (
         *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02", "train_size=1000"),
-        *("stopping.max_epochs=700", *SMALL),
+        *("stopping.max_epochs=400", *SMALL),
     )
     study = tmp_path / "outputs" / "s"
     process = start(*command, cwd=tmp_path)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.reliability.studies import LIMIT, Ended
 
 MAINS = {"nnlab.run": "nnlab.run", "nnlab.report": "nnlab.report.__main__"}
-HEAVY = ("nnlab.build", "nnlab.training", "nnlab.network", "nnlab.report.figures", "nnlab.sweeps")
+HEAVY = (
+    *("nnlab.build", "nnlab.training", "nnlab.network", "nnlab.sweeps", "nnlab.hydra_jobs"),
+    *("nnlab.report.figures", "nnlab.report.page", "nnlab.engines.native", "nnlab.engines.stacked"),
+    *("safetensors.torch", "hydra_plugins.nnlab_launcher", "hydra_plugins.nnlab_sweeper"),
+    *("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher"),
+)
 
 server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["tests.reliability.warm", *MAINS.values(), *HEAVY])
@@ -68,6 +75,8 @@ def be(module: str, arguments: Sequence[str], cwd: Path, streams: Path, draw: bo
 
     from nnlab.report import figures
 
+    gc.freeze()  # what it was forked with, the collector need not go through
+    warnings.filterwarnings("error", category=UserWarning)
     os.setsid()
     torch.set_num_threads(1)
     for number, name in enumerate(("out", "err"), 1):

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnlab.records import packed
+
 CONFIG: dict[str, Any] = {
     "dataset": {"name": "mnist", "source": "auto", "folder": "data/mnist", "balanced": True},
     "model": {"name": "mlp", "hidden": [128, 64], "activation": "relu"},
@@ -37,12 +39,15 @@ def lay(
     epochs: int = 3,
     rows: str | None = None,
     name: str | None = None,
+    right: Any = None,
     **result: Any,
 ) -> Path:
     """Lay a run folder into a study: options by dotted keys, result.json's keys by name.
 
     rows: the text of metrics.csv below its header; by default a loss of 2/epoch, an
     accuracy of 1 - 0.5/epoch, and the training time spread evenly over the epochs.
+    right: by a split, [n] bool, which examples of it, the same ones in each run, are classified
+    rightly.
     """
     config = copy.deepcopy(CONFIG)
     for key, value in (options or {}).items():
@@ -89,6 +94,13 @@ def lay(
         "overrides": overrides,
         "config": config,
     } | result
+    for split, each in (right or {}).items():
+        content["dataset"] |= {
+            "content": "0" * 16,
+            "examples": dict.fromkeys(right or {}, "1" * 16),
+        }
+        content["dataset"]["sizes"][split] = len(each)
+        content.setdefault("right", {})[split] = packed(each)
     if rows is None:
         rows = "".join(
             f"{epoch},{2 / epoch},{1 - 0.5 / epoch},,,{seconds * epoch / epochs}\n"

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 
-from nnlab.report.comparisons import ONE_SEED, compared
+from nnlab.losses import REGRESSION
+from nnlab.report.comparisons import NETWORKS, NO_CLASSES, ONE_EACH, ONE_SEED, compared
 from nnlab.report.runs import read
 from nnlab.report.statistics import Array
 from tests.report.studies import computed, lay
@@ -130,3 +133,69 @@ def test_nothing_is_compared_of_seeds_alone_or_of_truth_tables(tmp_path: Path) -
     for function in ("0110", "0111"):
         computed(tmp_path / "tables", function)
     assert compared(read(tmp_path / "tables")) == []
+
+
+def draw_right(*shares: float, count: int = 1000) -> list[NDArray[np.bool_]]:
+    """Draw which examples networks have right: those that are easy, more of them the better."""
+    random = np.random.default_rng(0)
+    ease = random.random(count)
+    return [ease + 0.05 * random.standard_normal(count) < share for share in shares]
+
+
+def alone(ones: NDArray[np.bool_], others: NDArray[np.bool_], names: tuple[str, str]) -> str:
+    first, second = (ones & ~others).sum(), (others & ~ones).sum()
+    points = f"{100 * (ones.mean() - others.mean()):.1f} points"
+    said = f"{first} test examples right by {names[0]} alone, {second} by {names[1]} alone"
+    return f"{points}, {said}, one seed each"
+
+
+def test_networks_of_one_seed_are_compared_by_what_they_have_right(tmp_path: Path) -> None:
+    poor, good, best = draw_right(0.7, 0.86, 0.88)
+    for lr, right in ((0.003, poor), (0.01, good), (0.03, best)):
+        accuracy = float(right.mean())
+        lay(tmp_path, {"optimizer.lr": lr}, right={"test": right}, test_accuracy=accuracy)
+    like, unlike = alone(best, good, ("0.03", "0.01")), alone(best, poor, ("0.03", "0.003"))
+    assert compared(read(tmp_path)) == [
+        "optimizer.lr by test accuracy (the same test examples, 3 comparisons by Holm): "
+        f"cannot tell 0.01 from 0.03 (difference {like}); "
+        f"0.03 is better than 0.003 (difference {unlike})",
+        NETWORKS,
+    ]
+
+
+@pytest.mark.parametrize(("shares", "sure"), [((0.7, 0.8), True), ((0.7, 0.701), False)])
+def test_more_data_helps_a_network_or_not(
+    tmp_path: Path, shares: tuple[float, float], sure: bool
+) -> None:
+    less, more = draw_right(*shares)
+    for size, right in ((500, less), (1000, more)):
+        lay(tmp_path, {"train_size": size}, right={"test": right}, test_accuracy=right.mean())
+    found = alone(more, less, ("1,000", "500"))
+    points, _, said = found.partition(" points, ")
+    written, _, basis = said.rpartition(", ")
+    assert compared(read(tmp_path)) == [
+        f"More data still helps: from 500 to 1,000 examples test accuracy rises by {points} points "
+        f"({written}, {basis})"
+        if sure
+        else "Cannot tell whether more data still helps from 500 to 1,000 examples "
+        f"(difference {found})",
+        NETWORKS,
+    ]
+
+
+def test_networks_with_other_test_examples_are_not_compared(tmp_path: Path) -> None:
+    for number, right in enumerate(draw_right(0.7, 0.9)):
+        folder = lay(tmp_path, {"optimizer.lr": number}, right={"test": right})
+        result = json.loads((folder / "result.json").read_text())
+        result["dataset"]["examples"]["test"] = str(number)
+        (folder / "result.json").write_text(json.dumps(result))
+    assert compared(read(tmp_path)) == [ONE_EACH]
+
+
+def test_regressions_have_no_classes_to_compare(tmp_path: Path) -> None:
+    data = {"name": "table", "task": "regression", "classes": [], "sizes": {"train": 40}}
+    for lr in (0.1, 0.2):
+        lay(tmp_path, {"optimizer.lr": lr}, dataset=data, test_accuracy=None, test_loss=lr, rows="")
+        header = ",".join(REGRESSION.columns)
+        (tmp_path / f"optimizer.lr={lr}" / "metrics.csv").write_text(f"{header}\n")
+    assert compared(read(tmp_path)) == [NO_CLASSES]

@@ -95,7 +95,7 @@ def test_title_states_the_setting(tmp_path: Path) -> None:
         figure = draw(read(tmp_path))
         assert figure is not None
         title = figure.texts[0].get_text()
-        assert title == "MNIST · MLP 784-128-64-10 · SGD lr 0.01 · batch size 10"
+        assert title == "MNIST · MLP 784-128-64-10 · SGD lr 0.01 · batch size 10 · 100 epochs"
 
 
 def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_lines_that_look_alike_are_explained(tmp_path: Path) -> None:
     several: list[dict[str, Any]] = [{"batch_size": size} for size in (1, 2, 5)]
     several += [{"model.hidden": hidden} for hidden in ([7], [8], [9])]
     for lr in (0.1, 0.2):
-        for options in several[: 3 if lr == 0.1 else None]:
+        for options in several[: 2 if lr == 0.1 else None]:
             lay(tmp_path, {"optimizer.lr": lr, **options})
     said = [made.texts[1].get_text() for made in (figures.loss(read(tmp_path)),) if made]
     assert said == ["lines of one colour differ in batch size, hidden layers"]
@@ -318,14 +318,17 @@ def test_losses_of_seeds_become_mean_and_interval(tmp_path: Path) -> None:
     lay(tmp_path, {"seed": 0}, rows="1,1.0,0,,,1\n2,0.5,0,,,2\n")
     lay(tmp_path, {"seed": 1}, rows="1,2.0,0,,,1\n2,1.0,0,,,2\n3,0.9,0,,,3\n")
     axes = only(figures.loss(read(tmp_path)))
-    assert lines(axes) == [[(1, 1.5), (2, 0.75)]]
+    # The longer run goes on by itself.
+    assert lines(axes) == [[(1, 1.5), (2, 0.75)], [(2, 1.0), (3, 0.9)]]
+    assert axes.lines[1].get_linewidth() < axes.lines[0].get_linewidth()
     (band,) = axes.collections
     corners = np.unique(np.asarray(band.get_paths()[0].vertices).round(3), axis=0)
     # t(1) is 12.7062, the standard errors are 0.5 and 0.25.
     expected = [[1, 1.5 - 6.3531], [1, 1.5 + 6.3531], [2, 0.75 - 3.17655], [2, 0.75 + 3.17655]]
     np.testing.assert_allclose(corners, expected, atol=1e-3)
-    note = "mean of 2 seeds, band: its 95 % confidence interval"
-    assert axes.figure.texts[1].get_text() == note
+    note = "mean of 2 seeds, band: its 95 % confidence interval; means end where the first of "
+    note += "their runs ends, then a thin line for each other one"
+    assert axes.figure.texts[1].get_text().replace("\n", " ") == note
 
 
 def test_second_factor_is_told_by_dashes(tmp_path: Path) -> None:
@@ -494,7 +497,7 @@ def test_each_learning_rate_has_a_panel(tmp_path: Path) -> None:
     assert texts(legend) == ["training", "validation", "best validation loss", "stopped"]
     assert (
         figure.texts[0].get_text()
-        == "MNIST · 500 examples · MLP 784-128-64-10 · SGD · batch size 10"
+        == "MNIST · 500 examples · MLP 784-128-64-10 · SGD · batch size 10 · 100 epochs"
     )
     below_each_other(figure.texts[0], legend, axes[0]._left_title, axes[0])  # type: ignore[attr-defined]
 
@@ -612,7 +615,7 @@ def test_heading_of_a_single_run(tmp_path: Path) -> None:
     options = {"train_size": 1000, "model.activation": "tanh", "optimizer.momentum": 0.9}
     lay(tmp_path, options | {"dataset": "fashion_mnist"})
     expected = "Fashion-MNIST · 1,000 examples · MLP 784-128-64-10 (tanh)"
-    expected += " · SGD lr 0.01, momentum 0.9 · batch size 10"
+    expected += " · SGD lr 0.01, momentum 0.9 · batch size 10 · 100 epochs"
     assert figures.heading(read(tmp_path)) == expected
 
 
@@ -693,7 +696,7 @@ def test_a_network_that_is_not_trained_has_no_curves(tmp_path: Path) -> None:
     for hidden in ([], [4]):
         options = {"dataset": "boolean", "model.hidden": hidden, "train_size": 4}
         lay(tmp_path, options, weights=8, parameters=10)
-    assert written(tmp_path) == ["accuracy.png", "loss.png"]
+    assert written(tmp_path) == ["accuracy.png", "accuracy_over_model.hidden.png", "loss.png"]
 
 
 def test_no_mixture_of_endings_stops_the_figures(tmp_path: Path) -> None:
@@ -718,7 +721,199 @@ def test_three_factors_and_long_words(tmp_path: Path) -> None:
             for batch in (1, 10, 100):
                 options = {"device": device[:3], "optimizer": optimizer, "batch_size": batch}
                 lay(tmp_path, options, device={"name": device})
+    over = [f"accuracy_over_{key}.png" for key in ("optimizer", "device")]
+    assert written(tmp_path) == ["accuracy.png", *over, "loss.png"]
+
+
+# Several options
+
+
+def grid(study: Path, rates: Sequence[float], **options: Sequence[Any]) -> None:
+    """Lay a run for each combination; test accuracy is the rate plus a thousandth of the batch."""
+    names = [key.replace("__", ".") for key in options]
+    for lr, *chosen in itertools.product(rates, *options.values()):
+        setting = dict(zip(names, chosen))
+        quality = lr + setting.get("batch_size", 10) / 1000
+        lay(study, {"optimizer.lr": lr, **setting}, test_accuracy=quality)
+
+
+def test_each_option_has_a_figure_of_the_result_over_it(tmp_path: Path) -> None:
+    grid(tmp_path, (0.1, 0.2), batch_size=(5, 20))
+    assert written(tmp_path) == ["accuracy.png", "accuracy_over_batch_size.png", "loss.png"]
+    axes = only(figures.accuracy(read(tmp_path), key="batch_size"))
+    close(lines(axes), [[(5, 10.5), (20, 12)], [(5, 20.5), (20, 22)]])
+    assert axes.get_xlabel() == "Batch size (examples)"
+    (legend,) = axes.figure.legends
+    assert (legend.get_title().get_text(), texts(legend)) == ("Learning rate", ["0.1", "0.2"])
+    # What no longer varies has none.
+    for folder in tmp_path.glob("*batch_size=20*"):
+        shutil.rmtree(folder)
     assert written(tmp_path) == ["accuracy.png", "loss.png"]
+
+
+def test_no_figure_over_an_option_of_which_no_line_has_two_values(tmp_path: Path) -> None:
+    for lr, batch in ((0.1, 5), (0.2, 10), (0.3, 20)):  # as a random search draws them
+        lay(tmp_path, {"optimizer.lr": lr, "batch_size": batch})
+    assert written(tmp_path) == ["accuracy.png", "loss.png"]
+
+
+def test_more_lines_than_a_legend_has_are_divided_among_panels(tmp_path: Path) -> None:
+    activations, batches = ("relu", "tanh"), (1, 2, 3, 4, 5)
+    grid(tmp_path, (0.1, 0.2), batch_size=batches, model__activation=activations)
+    figure = figures.accuracy(read(tmp_path), key="optimizer.lr")
+    relu, tanh = panels(figure)
+    assert [a.get_title(loc="left") for a in (relu, tanh)] == ["activation relu", "activation tanh"]
+    expected = [[(0.1, 10 + batch / 10), (0.2, 20 + batch / 10)] for batch in batches]
+    for axes in (relu, tanh):
+        close(lines(axes), expected)
+    assert [a.get_ylabel() for a in (relu, tanh)] == ["Test accuracy (%)", ""]
+    assert figure is not None
+    assert texts(figure.legends[0]) == list("12345")
+    edges = [axes.get_window_extent() for axes in (relu, tanh)]
+    assert edges[0].x1 < edges[1].x0 < edges[1].x1 < figure.legends[0].get_window_extent().x0
+
+
+def test_lines_differ_by_more_than_their_colour(tmp_path: Path) -> None:
+    grid(tmp_path, (0.1, 0.2), batch_size=(1, 2, 3, 4))
+    for figure in (figures.loss(read(tmp_path)), figures.accuracy(read(tmp_path))):
+        axes = only(figure)
+        looks = [(line.get_linestyle(), tuple(line.get_color())) for line in axes.lines]
+        assert len(set(looks)) == len(looks)
+        assert len({dash for dash, _ in looks}) > 1
+        # In grey, lines of one dash differ in their lightness.
+        for dash in {dash for dash, _ in looks}:
+            light = sorted(
+                float(np.dot(colour[:3], (0.2126, 0.7152, 0.0722)))
+                for other, colour in looks
+                if other == dash
+            )
+            assert (np.diff(light) > 0.05).all()
+    one = tmp_path / "one"
+    for lr in (0.1, 0.2, 0.3):
+        lay(one, {"optimizer.lr": lr})
+    axes = only(figures.loss(read(one)))
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "--", ":"]
+
+
+def test_two_numeric_options_make_a_map(tmp_path: Path) -> None:
+    rates, batches = (0.1, 0.2, 0.3), (5, 10, 20, 40)
+    grid(tmp_path, rates, batch_size=batches)
+    shutil.rmtree(tmp_path / "optimizer.lr=0.3,batch_size=40")
+    made = figures.accuracy_map(read(tmp_path))
+    axes = only(made)
+    found: Any = np.ma.filled(np.ma.asarray(axes.images[0].get_array()), np.nan)
+    expected = 100 * (np.array(rates)[None] + np.array(batches)[:, None] / 1000)
+    expected[3, 2] = np.nan
+    np.testing.assert_allclose(found, expected, rtol=1e-12)  # float64 rounding
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Learning rate", "Batch size (examples)")
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1", "0.2", "0.3"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["5", "10", "20", "40"]
+    shown = {text.get_text() for text in axes.texts}
+    assert shown == {f"{value:.1f}" for value in expected.flat if not np.isnan(value)}
+    assert made is not None
+    assert made.texts[1].get_text() == "white: no result"
+
+
+def test_a_map_has_a_panel_for_each_value_of_a_third_option(tmp_path: Path) -> None:
+    grid(tmp_path, (0.1, 0.2, 0.3), batch_size=(5, 10, 20), model__activation=("relu", "tanh"))
+    relu, tanh, scale = panels(figures.accuracy_map(read(tmp_path)))
+    assert [a.get_title(loc="left") for a in (relu, tanh)] == ["activation relu", "activation tanh"]
+    assert scale.get_ylabel() == "Test accuracy (%)"
+    assert relu.images[0].get_clim() == tanh.images[0].get_clim()
+
+
+@pytest.mark.parametrize(("rates", "batches"), [((0.1, 0.2), (5, 10, 20)), ((0.1,), (5, 10, 20))])
+def test_no_map_of_few_values(
+    tmp_path: Path, rates: Sequence[float], batches: Sequence[int]
+) -> None:
+    grid(tmp_path, rates, batch_size=batches)
+    assert figures.accuracy_map(read(tmp_path)) is None
+
+
+def test_no_map_where_most_pairs_were_not_run(tmp_path: Path) -> None:
+    for lr, batch in ((0.1, 5), (0.2, 10), (0.3, 20)):
+        lay(tmp_path, {"optimizer.lr": lr, "batch_size": batch})
+    assert figures.accuracy_map(read(tmp_path)) is None
+
+
+def test_many_seeds_are_a_mean_and_a_band_in_each_panel(tmp_path: Path) -> None:
+    losses = [np.array(TURN) * (1 + seed / 10) for seed in range(5)]
+    for seed, loss in enumerate(losses):
+        options = {"seed": seed, "valid_size": 500}
+        lay(tmp_path, options, epochs=8, rows=rows_of(list(loss)))
+    axes = only(figures.loss_curves(read(tmp_path)))
+    mean = np.mean(losses, axis=0)
+    close(lines(axes)[1:], [list(zip(range(1, 9), mean))])
+    _, band = axes.collections
+    margin = scipy.stats.t.ppf(0.975, 4) * np.std(losses, axis=0, ddof=1) / math.sqrt(5)
+    corners = np.asarray(band.get_paths()[0].vertices)
+    for epoch in range(1, 9):
+        ends = corners[corners[:, 0] == epoch, 1]
+        expected = mean[epoch - 1] + margin[epoch - 1] * np.array([-1, 1])
+        np.testing.assert_allclose((ends.min(), ends.max()), expected, rtol=1e-6)
+    note = "mean of 5 seeds, band: its 95 % confidence interval"
+    assert axes.figure.texts[1].get_text() == note
+
+
+def test_many_fitted_lines_are_explained_beside_the_figure(tmp_path: Path) -> None:
+    """None is left out, as an answer for each would have no room."""
+    for size, batch, lr in itertools.product((500, 1000), (1, 2, 3), (0.1, 0.2, 0.3)):
+        options = {"train_size": size, "batch_size": batch, "optimizer.lr": lr}
+        lay(tmp_path, options, train_seconds=size / 1000 + batch)
+    axes = only(figures.train_time(read(tmp_path)))
+    assert axes.get_legend() is None
+    shown = [(legend.get_title().get_text(), texts(legend)) for legend in axes.figure.legends]
+    assert dict(shown) == {
+        "Learning rate": ["0.1", "0.2", "0.3"],
+        "Batch size\n(examples)": ["1", "2", "3"],
+    }
+
+
+@pytest.mark.parametrize("low", [-0.2, -1234.0])
+@pytest.mark.parametrize("style", plotting.STYLES.values(), ids=list(plotting.STYLES))
+def test_labels_lie_within_the_figure(tmp_path: Path, low: float, style: plotting.Style) -> None:
+    for seed in (0, 1):
+        rows = "".join(f"{n},0.001,0.5,{1.3**n},{low / n},0.1\n" for n in range(1, 20))
+        lay(tmp_path, {"seed": seed, "valid_size": 500}, rows=rows)
+    runs = read(tmp_path)
+    drawn = (figures.loss_curves(runs, style=style), figures.accuracy_curves(runs, style))
+    for figure in drawn:
+        axes = only(figure)
+        assert figure is not None
+        label = axes.yaxis.label.get_window_extent()
+        assert label.x0 >= 0
+        assert label.x1 < min(tick.get_window_extent().x0 for tick in axes.get_yticklabels())
+        (legend,) = figure.legends
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+# Styles
+
+
+def test_a_figure_of_a_paper_is_as_wide_as_its_column(tmp_path: Path) -> None:
+    rate_sweep(tmp_path, 0.1, 0.2, 0.3)
+    made = report.write_report(tmp_path, style="paper", formats=["svg"])
+    assert {"accuracy.png", "loss.png", "loss_curves.png"} <= {file.name for file in made.files}
+    for name in ("accuracy", "loss", "loss_curves"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            width, dpi = image.size[0], image.info["dpi"][0]
+        assert width / dpi == pytest.approx(3.4, abs=0.01)
+        assert (
+            'width="244.8pt"' in (tmp_path / f"{name}.svg").read_text()
+        )  # 3.4 inches of 72 points
+
+
+@pytest.mark.parametrize(("name", "font"), [("notebook", 8), ("paper", 7), ("slides", 10)])
+def test_fonts_are_those_of_the_style(tmp_path: Path, name: str, font: float) -> None:
+    rate_sweep(tmp_path, 0.1, 0.2)
+    runs, style = read(tmp_path), plotting.STYLES[name]
+    drawn = (figures.accuracy(runs, style=style), figures.loss(runs, style=style))
+    for figure in (*drawn, figures.loss_curves(runs, style=style)):
+        axes = only(figure)
+        assert figure is not None
+        sizes = {text.get_fontsize() for text in (*axes.get_xticklabels(), figure.texts[0])}
+        sizes |= {text.get_fontsize() for made in figure.legends for text in made.get_texts()}
+        assert sizes == {font}
 
 
 # Names

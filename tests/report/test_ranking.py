@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from nnlab.losses import REGRESSION
@@ -229,6 +231,8 @@ def test_studies_of_many_people_are_told_apart(tmp_path: Path) -> None:
     [
         ({"by": ["optimizer.l"]}, "by=optimizer.l: no run has it; did you mean optimizer.lr?"),
         ({"by": ["x"]}, "by=x: .* choose one of model.hidden, optimizer.lr, seed, batch_size,"),
+        ({"by": ["seed"]}, "by=seed: settings are compared over seeds, which are no settings"),
+        ({"by": ["optimizer.lr", "fold"]}, "by=fold: settings are compared over folds"),
         ({"metric": "accuracy"}, "metric=accuracy: no run has it; did you mean"),
         ({"baseline": {"optimizer.lr": 0.5}}, "baseline optimizer.lr=0.5 fits 0 settings"),
         ({"baseline": {"optimizer.lr": 0.1}}, "fits 2 settings; give values of"),
@@ -268,7 +272,7 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
     assert "cannot tell" in page
     refused = subprocess.run([*command, "--by", "x"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert "by=x: no run has it" in refused.stderr
+    assert "--by=x: no run has it" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -285,3 +289,68 @@ def test_people_are_not_told_apart_by_what_is_an_option(tmp_path: Path) -> None:
     lay_all(tmp_path / "class" / "ada" / "mnist", accuracies())
     with pytest.raises(ValueError, match="label=seed is an option already"):
         compare(merge=[tmp_path / "class" / "*"], label="seed")
+
+
+def lay_networks(study: Path, count: int = 400) -> dict[float, dict[str, NDArray[np.bool_]]]:
+    """Lay one run of each rate; return which examples it has right."""
+    random = np.random.default_rng(0)
+    found = {}
+    for rate, share in ((0.01, 0.6), (0.03, 0.8), (0.1, 0.82)):
+        ease = {name: random.random(count) for name in ("valid", "test")}
+        found[rate] = {name: each < share for name, each in ease.items()}
+        accuracy = {name: float(each.mean()) for name, each in found[rate].items()}
+        lay(
+            study,
+            {"optimizer.lr": rate, "valid_size": count},
+            epochs=1,
+            rows=f"1,0.5,0.8,0.4,{accuracy['valid']},0.1\n",
+            right=found[rate],
+            test_accuracy=accuracy["test"],
+        )
+    return found
+
+
+def test_networks_of_one_seed_are_compared_by_their_examples(tmp_path: Path) -> None:
+    """Against scipy's binomial test, and Holm's steps by hand for two comparisons."""
+    right = lay_networks(tmp_path)
+    found = compare(tmp_path, test=True, baseline={"optimizer.lr": 0.01})
+    ranking = found.ranking.set_index("optimizer.lr")
+    assert list(ranking.index) == [0.1, 0.03, 0.01]
+
+    def p(one: float, other: float, split: str) -> float:
+        ones, others = right[one][split], right[other][split]
+        counts = int((ones & ~others).sum()), int((others & ~ones).sum())
+        return float(stats.binomtest(counts[0], sum(counts)).pvalue)
+
+    for prefix, split, reference in (
+        ("", "valid", 0.1),
+        ("test_", "test", 0.1),
+        ("baseline_", "valid", 0.01),
+    ):
+        others = [rate for rate in right if rate != reference]
+        expected = {rate: p(rate, reference, split) for rate in others}
+        low, high = sorted(expected.values())
+        holm = {low: 2 * low, high: max(2 * low, high)}
+        for rate in others:
+            assert ranking.loc[rate, f"{prefix}p"] == pytest.approx(expected[rate], rel=1e-8)
+            adjusted = min(1, holm[expected[rate]])
+            assert ranking.loc[rate, f"{prefix}p_holm"] == pytest.approx(adjusted, rel=1e-8)
+        assert math.isnan(ranking.loc[reference, f"{prefix}p"])
+    assert list(ranking["verdict"]) == [BEST, ALIKE, WORSE]
+    said = " ".join(found.notes)
+    assert "by the examples that one network alone has right (McNemar) at the level of 5 %" in said
+    assert "not others of their settings: that takes 5 seeds, as in seed=range(5)" in said
+    assert "of 2 other networks differ from the best on the test examples (McNemar, Holm)" in said
+
+
+def test_networks_validated_on_other_examples_are_not_compared(tmp_path: Path) -> None:
+    lay_networks(tmp_path)
+    path = tmp_path / "optimizer.lr=0.01,valid_size=400" / "result.json"
+    path.write_text(path.read_text().replace("1" * 16, "2" * 16))
+    found = compare(tmp_path)
+    assert list(found.ranking["verdict"]) == [BEST, ALIKE, f"{UNTESTED} seeds"]
+    assert "1 of 3 settings were validated on other examples than the best" in " ".join(found.notes)
+    assert set(compare(tmp_path, metric="valid_loss").ranking["verdict"]) == {
+        BEST,
+        f"{UNTESTED} seeds",
+    }

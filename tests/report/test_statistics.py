@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnlab.report import statistics
-from nnlab.report.statistics import holm, over_examples, over_seeds, paired
+from nnlab.report.statistics import disagreement, holm, over_examples, over_seeds, paired
 
 # The quadrature of 20,000 steps is exact to about 1e-7.
 CLOSE = 1e-6
@@ -67,6 +67,19 @@ def test_a_comparison_is_scipys_paired_test() -> None:
         assert found.p == pytest.approx(oracle.pvalue, abs=CLOSE)
         assert (found.low, found.high) == pytest.approx((within.low, within.high), rel=CLOSE)
         assert (found.mean, found.count) == ((ones - others).mean(), count)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(0, 0), (1, 0), (5, 5), (3, 12), (0, 40), (700, 801), (30_000, 30_700)]
+)
+def test_networks_are_compared_by_the_exact_test(first: int, second: int) -> None:
+    ones = np.repeat([True, False, True, False], [first, second, 3, 2])
+    others = np.repeat([False, True, True, False], [first, second, 3, 2])
+    found = disagreement(ones, others)
+    oracle = scipy.stats.binomtest(first, max(1, first + second)).pvalue if first + second else 1
+    assert found.p == pytest.approx(oracle, rel=1e-8, abs=1e-300)
+    assert (found.first, found.second) == (first, second)
+    assert found.mean == pytest.approx(ones.mean() - others.mean(), abs=1e-12)
 
 
 def test_equal_differences_leave_no_doubt() -> None:

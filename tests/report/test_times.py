@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,3 +184,37 @@ def test_runs_in_the_dual_form_are_points_beside_the_line(tmp_path: Path) -> Non
     assert timing.line.at(1600.0) == pytest.approx(1.6)
     (timing,) = times.timings(read(tmp_path / "all"))[2]
     assert (len(timing.x), timing.line, timing.answer()) == (4, None, None)
+
+
+@pytest.mark.parametrize(
+    ("clock", "others", "expected"),
+    [
+        (1.4, {}, ["1.4"]),
+        (1.1, {}, []),  # as on a quiet machine
+        (1.4, {"device": {"type": "cpu", "name": "AMD EPYC", "threads": 2}}, []),
+        (1.4, {"engine_form": "dual"}, []),  # whose threads wait for each other
+        (0.01, {"train_cpu_seconds": 0.001}, []),  # too short to tell
+        (1.4, {"train_cpu_seconds": None}, []),
+    ],
+)
+def test_a_busy_machine_is_told(
+    tmp_path: Path, clock: float, others: dict[str, Any], expected: list[str]
+) -> None:
+    for size in (500, 1000):
+        known = {"train_seconds": clock * size / 500, "train_cpu_seconds": size / 500} | others
+        lay(tmp_path, {"train_size": size}, **known)
+    found = times.busy(read(tmp_path))
+    assert found == [
+        f"The machine was busy: training took {ratio} times the processor's seconds, and would be "
+        f"faster on a quiet one."
+        for ratio in expected
+    ]
+    assert [line for line in summary.notes(read(tmp_path)) if "busy" in line] == found
+
+
+def test_the_processors_seconds_have_a_column_where_they_are_known(tmp_path: Path) -> None:
+    lay(tmp_path / "known", {"seed": 0}, train_cpu_seconds=0.25)
+    lay(tmp_path / "unknown", {"seed": 0})
+    (known,), (unknown,) = (summary.rows(read(tmp_path / n)) for n in ("known", "unknown"))
+    assert known["train_cpu_seconds"] == 0.25
+    assert "train_cpu_seconds" not in unknown

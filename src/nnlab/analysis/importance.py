@@ -39,6 +39,11 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     options = config.importance
     inputs, labels = data.split(options.split.name).examples
     columns = network.columns or {f"input {place}": None for place in range(inputs.shape[1])}
+    if len(labels) < 2:
+        raise ValueError(
+            f"evaluation=[importance] shuffles examples, of which there is 1; raise "
+            f"{options.split.name}_size"
+        )
     generator = seeds.generator(config.seed, "noise")
     falls = shuffled(network, inputs, labels, table.inputs_of(columns), options.repeats, generator)
     # That of scikit-learn, which divides by the number of repeats.

@@ -82,6 +82,7 @@ class Data:
 
 _lock = threading.Lock()
 _tensors: WeakKeyDictionary[Partition, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+# The indices of splits, while they are used: a sweep has many that are equal.
 _drawn: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
 _targets: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
@@ -120,7 +121,10 @@ def load(
     if fold is not None:
         drawn[:2] = _divide(arrays, *drawn[0], *fold, seed)
     with _lock:
-        drawn = [(part, shared(index)) for part, index in drawn]
+        digests = [digest(index) for _, index in drawn]
+        drawn = [
+            (part, _drawn.setdefault(key, index)) for key, (part, index) in zip(digests, drawn)
+        ]
         scale = target_scale(*drawn[0]) if arrays.targets else None
         if config.normalize:
             mean, deviation = statistics(*drawn[0], channels(arrays.shape), arrays.missing)
@@ -144,6 +148,8 @@ def load(
         "full_size": arrays.full_size or sum(counts["train"]),
         "full_test_size": arrays.full_test_size or sum(counts["test"]),
         "sizes": {"train": len(train), "valid": len(valid), "test": len(test)},
+        # Equal where the examples and their order are.
+        "examples": {name: key.hex()[:16] for name, key in zip(("valid", "test"), digests[1:])},
         "mean": mean.tolist() if config.normalize else None,  # of a channel or column
         "deviation": deviation.tolist() if config.normalize else None,
     }
@@ -258,11 +264,6 @@ def count(arrays: Arrays, part: Partition, index: Tensor) -> tuple[int, ...]:
         return (len(index),)
     labels = part.labels[index.numpy()]
     return tuple(np.bincount(labels, minlength=len(arrays.classes)).tolist())
-
-
-def shared(index: Tensor) -> Tensor:
-    """Return the same tensor for equal ones, while it is used: a sweep has many."""
-    return _drawn.setdefault(digest(index), index)
 
 
 def digest(index: Tensor) -> bytes:

@@ -184,13 +184,25 @@ def without_gaps(
     empty = counts == len(table)
     if refused.any() or empty.any():
         some = refused if refused.any() else counts * empty
-        mean = "dataset.missing=mean takes the mean of the training rows instead, "
         raise ValueError(
             f"{path} has missing values: {named_counts(some, used)}, of {len(table):,} rows; "
-            f"{'' if empty.any() or refused[0] else mean}dataset.missing=drop leaves such rows "
-            f"out, dataset.drop=[…] such columns"
+            f"{remedies(some, empty)}"
         )
     return table, np.arange(len(table))
+
+
+def remedies(missing: NDArray[np.int64], empty: NDArray[np.bool_]) -> str:
+    """Say what helps where values are missing. missing: how many by column, the label first.
+    empty: which columns have none."""
+    if empty[0]:
+        return "there is nothing to learn; choose another dataset.label"
+    columns = "dataset.drop=[…] leaves out such columns"
+    if empty.any():
+        return columns
+    rows = "dataset.missing=drop leaves such rows out"
+    if missing[0]:
+        return f"{rows}, for without its label a row teaches nothing"
+    return f"dataset.missing=mean takes the mean of the training rows instead, {rows}, {columns}"
 
 
 def parts_of(path: Path, table: pd.DataFrame, config: TableConfig) -> dict[str, NDArray[np.bool_]]:

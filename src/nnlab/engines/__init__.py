@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 # Not `import torch`: the submodule of that name would take its place here.
 from torch import Generator, Tensor, nn, optim
 from torch import device as Device
@@ -57,7 +60,10 @@ class Run:
     most_threads: int = 1  # among which it was divided so far
     status: str = "running"
     stop_reason: str = ""
+    cpu_seconds: float | None = 0.0  # of all epochs; None where that is not known
     tested: tuple[float, ...] | None = None  # the measures of the test split
+    # Of the latest evaluation of a split which of its examples were classified rightly, [n].
+    right: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     best: dict[str, Tensor] | None = None  # a snapshot of the epoch to be restored, meanwhile
     restored: int | None = None  # the epoch whose weights the model holds, if not the last
 
@@ -83,10 +89,15 @@ class Run:
 
 
 class Trained(NamedTuple):
-    """An epoch's measures as it trained (``loss.task.measures``), and the seconds that it took."""
+    """An epoch's measures as it trained (``loss.task.measures``), and the seconds that it took.
+
+    cpu_seconds: of all threads that trained the run; None where it shares them with other runs, or
+    another processor trains it.
+    """
 
     measures: tuple[float, ...]
     seconds: float
+    cpu_seconds: float | None = None
 
     @property
     def loss(self) -> float:
@@ -152,7 +163,8 @@ class Engine(Protocol):
         """
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
-        """Return each run's measures (``loss.task.measures``) on its split.
+        """Return each run's measures (``loss.task.measures``) on its split; put into ``run.right``
+        which of its examples are classified rightly, unless it is a regression.
 
         split: "train", "valid" or "test".
         """

@@ -97,7 +97,7 @@ class DualNetwork(NativeNetwork):
         return False
 
     def __init__(self, run: Run) -> None:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         super().__init__(run, inputs=len(run.train))
         self.weight_name, layer = f"{self.layers[0]}.weight", linears(run.model)[0][1]
         self.weight_shape = layer.out_features, layer.in_features  # [H, I]
@@ -114,13 +114,15 @@ class DualNetwork(NativeNetwork):
         }
         self.start = self.base = torch.empty(0)  # until ``begin``
         self.seconds = time.perf_counter() - started
+        self.cpu_seconds = time.thread_time() - used
 
     def fitting(self, run: Run, split: str) -> NativeNetwork:
         # The test split is met once, and not worth a Gram matrix.
         if split != "test" and self.optimizer.weight_decay == 0 and self.holds(run):
             return self
         usual = NativeNetwork(run)
-        usual.optimizer, usual.seconds = self.optimizer, self.seconds
+        usual.optimizer = self.optimizer
+        usual.seconds, usual.cpu_seconds = self.seconds, self.cpu_seconds
         usual.load(self.state())
         return usual
 
@@ -177,12 +179,13 @@ class DualNetwork(NativeNetwork):
     @torch.no_grad()
     def begin(self, weight: Tensor) -> None:
         """Take W0 [H, I], which nobody else changes; the coefficients are to be zero then."""
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.thread_time()
         self.start = weight
         right = weight.contiguous().numpy(), np.arange(len(weight))
         products = [inner_products(*part.rows(), *right, LEVELS[self.level]) for part in self.parts]
         self.base = torch.from_numpy(np.concatenate(products))
         self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.thread_time() - used
 
     def weight(self, coefficients: Tensor) -> Tensor:
         """Return W [H, I] for the coefficients A^T [H, n]."""

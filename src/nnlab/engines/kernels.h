@@ -42,7 +42,9 @@ enum { FEW_ROWS = 4 };
 /* Inputs below which looking for zeros does not pay. */
 enum { FEWEST_SPARSE = 64 };
 /* Products below which one thread is done before another has begun. */
-enum { FEWEST_DIVIDED = 1 << 17 };
+#ifndef FEWEST_DIVIDED
+#define FEWEST_DIVIDED (1 << 17)
+#endif
 /* Outputs below which a team divides the inputs of an update instead. */
 enum { EVENLY_DIVIDED = 512 };
 /* Inputs that a team divides are cut into this many at least. More than MR rows make register
@@ -74,11 +76,7 @@ typedef struct {
 /* Do all parts of some work, in which there are about so many products. */
 static void divide(Part *part, const Work *work, int64_t products)
 {
-    Team *team = work->net->team;
-    if (team == NULL || products < FEWEST_DIVIDED)
-        part(work, 0, 1);
-    else
-        nnlab_divide(team, part, work);
+    nnlab_divide(products < FEWEST_DIVIDED ? NULL : work->net->team, part, work);
 }
 
 /* A member's part of `count` things, cut at multiples of a unit. */
@@ -307,6 +305,14 @@ static double exponentials(const Layer *layer, float *z, int64_t best, float *e)
     return sum;
 }
 
+static void count_right(Network *net, int64_t r, int64_t best, double *sums)
+{
+    const uint8_t right = best == net->labels[r];
+    sums[1] += right;
+    if (net->right != NULL)
+        net->right[r] = right;
+}
+
 /* Add the cross entropy, the number of correct predictions and the examples' weight to sums, and
    put the gradient of the mean cross entropy with respect to the logits, (softmax - one hot) / rows,
    into delta. */
@@ -324,7 +330,7 @@ static void cross_entropy(Network *net, int64_t rows, double *sums)
             store(delta + c, load(delta + c) * scale);
         delta[net->labels[r]] -= share;
         sums[0] += log(sum) + (double)z[best] - (double)z[net->labels[r]];
-        sums[1] += best == net->labels[r];
+        count_right(net, r, best, sums);
     }
     sums[2] += (double)rows;
 }
@@ -352,7 +358,7 @@ static void weighted_cross_entropy(Network *net, int64_t rows, double *sums)
         sums[0] += (double)peak * (log_sum - (double)z[label]);
         for (int64_t c = 0; loss->spread > 0 && c < layer->outputs; c++)
             sums[0] += (double)loss->base[c] * (log_sum - (double)z[c]);
-        sums[1] += best == label;
+        count_right(net, r, best, sums);
     }
     sums[2] += weight;
 }
@@ -973,6 +979,7 @@ static void select_labels(Network *net, const Examples *examples, int64_t from)
 {
     net->index = examples->index + from;
     net->labels = examples->label + from;
+    net->right = examples->right == NULL ? NULL : examples->right + from;
 }
 
 static int finite_first_layer(const Network *net)

@@ -125,7 +125,7 @@ def load(path: Path) -> ctypes.CDLL:
         ),
         "evaluate": (
             c_int32,
-            *(c_void_p, POINTER(CSplit), c_int32, POINTER(c_double), POINTER(c_int64)),
+            *(c_void_p, POINTER(CSplit), c_int32, POINTER(c_double), c_void_p, POINTER(c_int64)),
         ),
     }
     for name, (result, *arguments) in signatures.items():
@@ -381,8 +381,8 @@ def raise_for(problem: int, name: str, place: int, value: int, limit: int) -> No
 class NativeNetwork:
     """A run's weights and optimizer state in the library's memory, and its training there.
 
-    Calls for one network wait for each other. ``seconds`` is time that its set-up took, until
-    the next epoch has told so. Raises RuntimeError without the library.
+    Calls for one network wait for each other. ``seconds`` and ``cpu_seconds`` are what its set-up
+    took, until the next epoch has told so. Raises RuntimeError without the library.
     """
 
     def __init__(self, run: Run, inputs: int | None = None) -> None:
@@ -406,7 +406,7 @@ class NativeNetwork:
         self.optimizer = c_optimizer(config)
         self.batch_size = max(1, min(run.batch_size, len(run.train.index)))
         self.level = LEVELS.index(level(run))
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
         kinds = [ACTIVATIONS.index(each.activation) for each in layers]
@@ -461,7 +461,7 @@ class NativeNetwork:
         split = self.split(run, "train")
         steps, dropping = -(-len(positions) // self.batch_size), self.dropping
         keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
-        sums, seconds, bad = self.sums(), c_double(), (c_int64 * 3)()
+        sums, seconds, bad = self.sums(), (c_double * 2)(), (c_int64 * 3)()
         with self.lock:
             self.gather(run)
             problem = self.library.nnlab_train(
@@ -474,22 +474,27 @@ class NativeNetwork:
                 byref(self.optimizer),
                 self.level,
                 sums,
-                byref(seconds),
+                seconds,
                 bad,
             )
         raise_for(problem, "train", *bad)
-        took = seconds.value + self.seconds
-        self.seconds = 0.0
-        return Trained(measures(run, "train", list(sums), positions), took)
+        took, used = seconds[0] + self.seconds, seconds[1] + self.cpu_seconds
+        self.seconds = self.cpu_seconds = 0.0
+        return Trained(measures(run, "train", list(sums), positions), took, used)
 
     def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
         """Return the measures of one of the run's splits."""
         split = self.split(run, name)
         sums, bad = self.sums(), (c_int64 * 3)()
+        right = np.zeros(split.length, np.bool_)
         with self.lock:
             self.gather(run)
-            problem = self.library.nnlab_evaluate(self.handle, byref(split), self.level, sums, bad)
+            problem = self.library.nnlab_evaluate(
+                self.handle, byref(split), self.level, sums, right.ctypes.data, bad
+            )
         raise_for(problem, name, *bad)
+        if self.targets is None:
+            run.right[name] = right
         return measures(run, name, list(sums))
 
     def gather(self, run: Run) -> None:

@@ -314,11 +314,28 @@ int32_t nnlab_best_level(void)
     return 0;
 }
 
-static double seconds_now(void)
+static double seconds_of(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void read_clock(const void *seconds, int32_t member, int32_t members)
+{
+    (void)members;
+    (*(double *const *)seconds)[member] = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+}
+
+/* What the members of a team have had of the processors so far. */
+static double processor_seconds(Team *team)
+{
+    const int32_t members = nnlab_members(team);
+    double each[members], *seconds = each, sum = 0;
+    nnlab_divide(team, read_clock, &seconds);
+    for (int32_t i = 0; i < members; i++)
+        sum += each[i];
+    return sum;
 }
 
 /* Have the network train and be evaluated on so many threads, this one included; returns how many
@@ -330,13 +347,15 @@ int32_t nnlab_set_threads(Network *net, int32_t threads)
 }
 
 /* Train once through split->index[order[0..n-1]]. keys: one for each step and layer with dropout,
-   from which follows what is dropped. sums: as in Kernels. seconds: taken here because Python's
-   thread may wait long for the GIL when the call returns. */
+   from which follows what is dropped. sums: as in Kernels. seconds: that passed, taken here because
+   Python's thread may wait long for the GIL when the call returns, and those of the processors that
+   this thread and its team had. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
                     int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
                     double *sums, double *seconds, int64_t *bad)
 {
-    const double started = seconds_now();
+    const double started = seconds_of(CLOCK_MONOTONIC);
+    const double used = processor_seconds(net->team);
     Examples examples;
     const int32_t problem = copy_examples(net, split, order, n, &examples, bad);
     if (problem == FINE) {
@@ -344,7 +363,8 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
         net->keys = keys;
         LEVELS[level]->train(net, split, &examples, smaller(batch, net->rows), optimizer, sums);
         restore_mode(mode);
-        *seconds = seconds_now() - started;
+        seconds[0] = seconds_of(CLOCK_MONOTONIC) - started;
+        seconds[1] = processor_seconds(net->team) - used;
     }
     free_examples(&examples);
     return problem;
@@ -376,12 +396,15 @@ int32_t nnlab_inner_products(const Rows *left, const Rows *right, int64_t width,
     return FINE;
 }
 
-int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *sums, int64_t *bad)
+/* right: [length], of a classification which examples are classified rightly. */
+int32_t nnlab_evaluate(Network *net, const Split *split, int32_t level, double *sums,
+                       uint8_t *right, int64_t *bad)
 {
     Examples examples;
     const int32_t problem = copy_examples(net, split, NULL, split->length, &examples, bad);
     if (problem == FINE) {
         const uint64_t mode = flush_subnormals();
+        examples.right = right;
         net->keys = NULL;
         LEVELS[level]->evaluate(net, split, &examples, sums);
         restore_mode(mode);

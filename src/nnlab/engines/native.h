@@ -85,6 +85,7 @@ typedef struct {
     int64_t next_rows;              /* how many rows the next batch has */
     const uint64_t *keys;           /* those still to be used in dropout; NULL: evaluation */
     const int64_t *index, *labels;  /* [B] which examples this batch has, and their labels */
+    uint8_t *right;                 /* [B] where it is told which of them are right, or NULL */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
     float *columns, *columns_below; /* the same transposed, [widest, B padded] */
     float *gradient;                /* [widest padded] of a bias */
@@ -123,6 +124,7 @@ typedef struct {
 /* A copy of what is used as positions, which no other thread can change once it is checked. */
 typedef struct {
     int64_t *index, *label; /* [count] rows of the split's inputs, and their labels */
+    uint8_t *right;         /* [count] of the caller's, for an evaluation, or NULL */
     int64_t count;
 } Examples;
 

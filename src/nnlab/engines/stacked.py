@@ -523,11 +523,17 @@ class StackedEngine(Engine):
         everything = [None] * len(layers)
         chunk = max(1, EVALUATION_NUMBERS // (len(runs) * max(self.shape.sizes)))
         real = torch.arange(index.shape[1], device=self.device) < lengths
+        right: list[Tensor] = []
         with full_precision():
             for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
                 inputs = self.inputs[part]
                 outputs = forward(layers, self.shape.activations, inputs, everything)[-1]
                 sums += self.loss.evaluate(rows, outputs, self.labels[part], kept)
+                if not self.labels.is_floating_point():
+                    right.append(outputs.argmax(2) == self.labels[part])
+        if right:
+            for run, mine in zip(runs, torch.cat(right, 1).cpu().numpy()):
+                run.right[split] = mine[: len(getattr(run, split))]
         return [measures(run, split, each) for run, each in zip(runs, sums.tolist())]
 
     @torch.no_grad()

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* Bytes of a helper's stack: parts have arrays of some 100 kB. */
+enum { STACK = 1 << 20 };
 /* Looks before a thread sleeps: 20 to 60 us, as long as the parts of a step that one thread does. */
 enum { LOOKS = 1000 };
 
@@ -109,16 +111,20 @@ static void free_signal(Signal *signal)
 static void start_helpers(Team *team, int32_t helpers)
 {
     sigset_t all, before;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (team->helpers < helpers) {
         struct Helper *helper = &team->helper[team->helpers];
         *helper = (struct Helper){.team = team, .member = team->helpers + 1};
-        if (pthread_create(&helper->thread, NULL, help, helper) != 0)
+        if (pthread_create(&helper->thread, &attributes, help, helper) != 0)
             break;
         team->helpers++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
 }
 
 static void begin(Team *team, Part *part, const void *work)
@@ -177,6 +183,10 @@ int32_t nnlab_members(const Team *team)
 
 void nnlab_divide(Team *team, Part *part, const void *work)
 {
+    if (team == NULL) {
+        part(work, 0, 1);
+        return;
+    }
     const unsigned done = atomic_load(&team->done.count);
     begin(team, part, work);
     part(work, 0, team->helpers + 1);

@@ -98,10 +98,12 @@ def evaluate(
     labels: Tensor,
     index: Tensor,
     loss: Loss = PLAIN,
+    right: list[Tensor] | None = None,
 ) -> tuple[float, ...]:
     """Return the measures of the examples in ``index``; shapes as train_epoch.
 
-    Raises ValueError where a label is no class, or outputs are not as many as targets.
+    right: takes which of them are classified rightly, in parts. Raises ValueError where a label is
+    no class, or outputs are not as many as targets.
     """
     given, wide = labels[index], widest(labels.device)
     highest = highest_label(given)
@@ -115,9 +117,11 @@ def evaluate(
             if isinstance(loss, SquaredError):
                 sums.append(errors(output, targets, wide))
             else:
-                correct = (output.argmax(1) == targets).sum()
+                correct = output.argmax(1) == targets
+                if right is not None:
+                    right.append(correct)
                 weight = importance(loss, targets, wide).sum()
-                sums.append((criterion(output, targets).to(wide), correct, weight))
+                sums.append((criterion(output, targets).to(wide), correct.sum(), weight))
     return measures(loss, [torch.stack(each).sum(0) for each in zip(*sums)], given)
 
 
@@ -284,7 +288,7 @@ class TorchEngine(Engine):
         for run, order in zip(runs, orders):
             inputs, labels = self.on_device(run.train.inputs), self.on_device(run.train.labels)
             examples = run.train.index[order].to(self.device)
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             if run.lr is not None:
                 for group in self.optimizers[run].param_groups:
                     group["lr"] = run.lr
@@ -300,7 +304,9 @@ class TorchEngine(Engine):
                     run.loss,
                     regularising(run),
                 )
-            results.append(Trained(measured, time.perf_counter() - started))
+            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
+            on_cpu = self.device.type == "cpu"
+            results.append(Trained(measured, seconds, cpu_seconds if on_cpu else None))
         return results
 
     def noise_of(self, run: Run) -> contextlib.AbstractContextManager[None]:
@@ -314,7 +320,10 @@ class TorchEngine(Engine):
             part = getattr(run, split)
             inputs, labels = self.on_device(part.inputs), self.on_device(part.labels)
             index = part.index.to(self.device)
-            results.append(evaluate(run.model, inputs, labels, index, run.loss))
+            right: list[Tensor] = []
+            results.append(evaluate(run.model, inputs, labels, index, run.loss, right))
+            if right:
+                run.right[split] = torch.cat(right).cpu().numpy()
         return results
 
     def state(self, run: Run) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ def write_report(
     single_file: bool = False,
     formats: Collection[str] = (),
     loss_scale: str = "auto",
+    style: str = "notebook",
 ) -> Report:
     """Write tables, figures and page of a study; remove what no longer applies.
 
@@ -55,7 +56,8 @@ def write_report(
     predict: training-set sizes of which the accuracy is to be predicted.
     single_file: write a page that holds its pictures, ``single.html``, beside the usual one.
     formats: svg and pdf, in which the figures are to be there beside PNG, and tex: the table as
-    ``summary.tex``. loss_scale: of the figures of losses, auto, log or linear.
+    ``summary.tex``. loss_scale: of the figures of losses, auto, log or linear. style: what sizes
+    and fonts of figures are made for, notebook, paper or slides.
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
@@ -67,7 +69,7 @@ def write_report(
         files.append(summary.write_tex(table, study / "summary.tex"))
     else:
         (study / "summary.tex").unlink(missing_ok=True)
-    drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale)
+    drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale, style)
     made = [page.write_page(runs, notes, drawn, study)]
     if single_file:
         made.append(page.write_page(runs, notes, drawn, study, single_file=True))

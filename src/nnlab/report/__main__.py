@@ -43,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="auto",
         help="of the figures of losses; without it logarithmic where they span a factor of ten",
     )
+    parser.add_argument(
+        "--style",
+        choices=("notebook", "paper", "slides"),
+        default="notebook",
+        help="what sizes and fonts of the figures are for: a screen, one column of a paper, slides",
+    )
     status = 0
     options = parser.parse_args(arguments)
     for folder in options.study:
@@ -55,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     single_file=options.single_file,
                     formats=options.formats,
                     loss_scale=options.loss_scale,
+                    style=options.style,
                 )
                 runs.save(report=made.files)
         except OSError as error:

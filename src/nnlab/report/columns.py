@@ -26,17 +26,32 @@ ENDS = {"finished": "max_epochs", "running": "unfinished"}  # words for a status
 
 def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> str:
     """Write numbers, one or more, as mean ± half its 95 % interval over seeds; a count that all
-    share as it is.
+    share as it is. With more decimals than the style has where half an interval would be 0 or 1.
 
     >>> mean(np.array([0.8, 0.9]), ".1f", 100, " %"), mean(np.array([7, 7])), mean(np.array([7, 9]))
     ('85.0 ± 63.5 %', '7', '8 ± 12.7')
+    >>> mean(np.array([4] * 20 + [5]), ".0f")
+    '4.05 ± 0.10'
     """
     known = scale * known
     if known.dtype.kind == "i" and len(set(known)) == 1:
         return f"{known[0]}{unit}"
     found = over_seeds(known)
+    style = fine_enough(style, found.margin)
     text = format(found.mean, style)
     return f"{text} ± {found.margin:{style}}{unit}" if found.count > 1 else text + unit
+
+
+def fine_enough(style: str, margin: float) -> str:
+    """Return a style with so many decimals that a margin does not look like none.
+
+    >>> [fine_enough(".0f", margin) for margin in (3, 0.6, 0.04, 0)], fine_enough(".1f", 0.02)
+    (['.0f', '.1f', '.2f', '.0f'], '.2f')
+    """
+    if style[-1] != "f" or not 0 < margin < math.inf:
+        return style
+    least = -math.floor(math.log10(margin))
+    return f".{max(least, int(style[1:-1]))}f"
 
 
 def decimals(count: int) -> Callable[[Array], str]:
@@ -200,6 +215,11 @@ def folded(runs: Sequence[RunRecord]) -> bool:
     return any(run.settings.get("folds") for run in runs)
 
 
+def clocked(runs: Sequence[RunRecord]) -> bool:
+    """Tell whether of any run the processor's seconds are known."""
+    return any(run.cpu_seconds is not None for run in runs)
+
+
 def scored(runs: Sequence[RunRecord]) -> bool:
     """Tell whether any run was asked for its metrics."""
     return any("scored_split" in run.results for run in runs)
@@ -235,6 +255,7 @@ RESULTS = (
     Column(csv="weights_of_epoch"),
     Column(table="stopped by", value=ending, words=True),
     Column(csv="train_seconds", value=attrgetter("train_seconds")),
+    Column(csv="train_cpu_seconds", value=attrgetter("cpu_seconds"), when=clocked),
     Column(
         table="time",
         value=lambda run: run.train_seconds if run.epochs else None,

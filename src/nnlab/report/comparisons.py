@@ -1,7 +1,7 @@
 """Settings compared in words: whether more data still helps, which of them can be told apart.
 
-Settings are compared on the same test examples, paired by seed (Student's t), several
-comparisons by Holm.
+Settings are compared on the same test examples, paired by seed (Student's t), or where each has
+one seed by the examples that one network alone has right (McNemar), several comparisons by Holm.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnlab.losses import REGRESSION
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -24,7 +25,7 @@ from nnlab.report.runs import (
     repeats,
     said_of,
 )
-from nnlab.report.statistics import Difference, holm, paired
+from nnlab.report.statistics import Array, Difference, Disagreement, disagreement, holm, paired
 
 FEWEST = 5  # seeds that settings are compared by
 MOST = 20  # settings that are compared in words
@@ -33,10 +34,22 @@ ONE_SEED = (
     f"One seed of each setting: to compare them takes {FEWEST}, as in seed=0,1,2,3,4 (or the "
     f"predictions of each network, for McNemar's test, which are not kept)."
 )
+ONE_EACH = (  # where predictions are kept
+    f"One seed of each setting: to compare settings takes {FEWEST}, as in seed=0,1,2,3,4. Networks "
+    f"are compared by McNemar's test, of up to {MOST} settings with the same test examples."
+)
+NO_CLASSES = (
+    f"One seed of each setting: to compare them takes {FEWEST}, as in seed=0,1,2,3,4 (McNemar's "
+    f"test is of classes, which a regression does not have)."
+)
+NETWORKS = (
+    f"One seed each: McNemar's test tells two networks apart, not others of their settings, which "
+    f"takes {FEWEST} seeds."
+)
 SURE = 0.05  # below it a p-value tells settings apart
 
 Seeds = tuple[Value, ...]
-Results = dict[Seeds, float]  # of the runs of one setting, by their seeds
+Results = dict[Seeds, RunRecord]  # the runs of one setting, by their seeds
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,18 @@ class Measure:
         value: float | None = getattr(run, self.name)
         return None if value is None or not math.isfinite(value) else value
 
-    def write(self, found: Difference) -> str:
-        """Write a difference and its interval."""
+    def write(self, found: Difference | Disagreement, names: Sequence[str]) -> str:
+        """Write a difference and its interval, or what it is of. names: of the two settings."""
+        mean = f"difference {self.scale * found.mean:{self.style}}{self.unit}"
+        if isinstance(found, Disagreement):
+            return f"{mean}, {right_alone(found, names)}"
         ends = sorted(self.scale * end for end in (found.low, found.high))
         low, high = (format(end, self.style) for end in ends)
-        mean = format(self.scale * found.mean, self.style)
-        return f"difference {mean}{self.unit}, 95 % {low} to {high}"
+        return f"{mean}, 95 % {low} to {high}"
+
+    def basis(self, found: Difference | Disagreement) -> str:
+        """Say by how many seeds, or folds, two settings were compared."""
+        return "one seed each" if isinstance(found, Disagreement) else f"{found.count} {self.over}"
 
 
 ACCURACY = Measure("test_accuracy", 1, 100, ".1f", " points")
@@ -91,29 +110,47 @@ def compared(runs: Sequence[RunRecord]) -> list[str]:
         place = f"{assignments(apart, values)}: " if apart else ""
         lines = more_data(group, keys, measure) + ranked(group, keys, measure)
         said += [place + line for line in lines]
+    if any("one seed each" in line for line in said):
+        said.append(NETWORKS)
     return said or too_few(runs, [*apart, *keys], measure.over)
 
 
 def results(
     runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure
 ) -> dict[Seeds, Results]:
-    """Return the results of each setting, by the seeds of its runs."""
+    """Return the runs of each setting that have a result, by their seeds."""
     seeds = [key for key in runs[0].settings if is_seed(key)]
     found: dict[Seeds, Results] = {}
     for run in runs:
         setting = tuple(run.settings.get(key) for key in keys)
-        value = measure.of(run)
-        if value is not None:
-            found.setdefault(setting, {})[tuple(map(run.settings.get, seeds))] = value
+        if measure.of(run) is not None:
+            found.setdefault(setting, {})[tuple(map(run.settings.get, seeds))] = run
     return found
 
 
-def compare(ones: Results, others: Results) -> Difference | None:
-    """Compare two settings by the seeds that both have; None where these are too few."""
+def compare(ones: Results, others: Results, measure: Measure) -> Difference | Disagreement | None:
+    """Compare two settings by the seeds that both have, or the one network that each has by the
+    test examples; None where neither can be."""
+    if len(ones) == len(others) == 1:
+        (one,), (other,) = ones.values(), others.values()
+        return compare_networks(one, other, "test")
     shared = [seeds for seeds in ones if seeds in others]
     if len(shared) < FEWEST:
         return None
-    return paired(*(np.array([each[seeds] for seeds in shared]) for each in (ones, others)))
+    return paired(*(quality([each[seeds] for seeds in shared], measure) for each in (ones, others)))
+
+
+def compare_networks(one: RunRecord, other: RunRecord, split: str) -> Disagreement | None:
+    """Compare two networks by which examples of a split, valid or test, they have right; None
+    where these are not the same, or that was not kept."""
+    mine, theirs = one.right_of(split), other.right_of(split)
+    if mine is None or theirs is None or not one.same_examples(other, split):
+        return None
+    return disagreement(mine, theirs)
+
+
+def quality(runs: Sequence[RunRecord], measure: Measure) -> Array:
+    return np.array([measure.of(run) for run in runs], dtype=np.float64)
 
 
 def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
@@ -126,7 +163,7 @@ def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) 
         settings = results(group, ["train_size"], measure)
         sizes = sorted(size for (size,) in settings if isinstance(size, int))
         if len(sizes) > 1:
-            found = compare(settings[sizes[-1],], settings[sizes[-2],])
+            found = compare(settings[sizes[-1],], settings[sizes[-2],], measure)
             if found is not None:
                 steps.append((values, sizes[-2:], found))
     adjusted = holm([found.p for *_, found in steps])
@@ -137,16 +174,22 @@ def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) 
     return said
 
 
-def whether_it_helps(sizes: Sequence[int], found: Difference, sure: bool, measure: Measure) -> str:
+def whether_it_helps(
+    sizes: Sequence[int], found: Difference | Disagreement, sure: bool, measure: Measure
+) -> str:
     """Say whether the larger of two training sets is better."""
-    less, more = sizes
-    step, seeds = f"from {less:,} to {more:,} examples", f"{found.count} {measure.over}"
+    less, more = names = [f"{size:,}" for size in sizes]
+    step, seeds = f"from {less} to {more} examples", measure.basis(found)
     if not sure:
-        return f"cannot tell whether more data still helps {step} ({measure.write(found)}, {seeds})"
+        written = measure.write(found, names[::-1])
+        return f"cannot tell whether more data still helps {step} ({written}, {seeds})"
     sign = 1 if found.mean > 0 else -1
-    low, high = sorted(sign * measure.scale * end for end in (found.low, found.high))
     by = f"{measure.scale * abs(found.mean):{measure.style}}{measure.unit}"
-    interval = f"95 % {low:{measure.style}} to {high:{measure.style}}"
+    if isinstance(found, Disagreement):
+        interval = right_alone(found, names[::-1])
+    else:
+        low, high = sorted(sign * measure.scale * end for end in (found.low, found.high))
+        interval = f"95 % {low:{measure.style}} to {high:{measure.style}}"
     verdict = "still helps" if sign == measure.sign else "does harm"
     verb = "rises" if sign > 0 else "falls"
     return f"more data {verdict}: {step} {measure.title} {verb} by {by} ({interval}, {seeds})"
@@ -163,19 +206,20 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
         return []
 
     def mean(setting: Seeds) -> float:
-        return measure.sign * float(np.mean(list(settings[setting].values())))
+        return measure.sign * float(quality(list(settings[setting].values()), measure).mean())
 
     best, *others = sorted(settings, key=mean, reverse=True)
     found = {
         pair: difference
         for pair in itertools.combinations([best, *others], 2)
-        if (difference := compare(settings[pair[0]], settings[pair[1]])) is not None
+        if (difference := compare(settings[pair[0]], settings[pair[1]], measure)) is not None
     }
     adjusted = dict(zip(found, holm([each.p for each in found.values()])))
     said = []
     for pair in [(best, other) for other in others if (best, other) in found]:
-        top, other = (named(keys, setting) for setting in pair)
-        written = f"({measure.write(found[pair])}, paired by {found[pair].count} {measure.over})"
+        top, other = names = [named(keys, setting) for setting in pair]
+        by = "" if isinstance(found[pair], Disagreement) else "paired by "
+        written = f"({measure.write(found[pair], names)}, {by}{measure.basis(found[pair])})"
         sure = adjusted[pair] < SURE
         said.append(f"{top} is better than {other}" if sure else f"cannot tell {other} from {top}")
         said[-1] += f" {written}"
@@ -188,8 +232,14 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
     return [f"{head}: {'; '.join([*said[:SHOWN], *more])}"]
 
 
-def named(keys: Sequence[str], values: Seeds) -> str:
-    return brief(values[0]) if len(keys) == 1 else assignments(keys, values)
+def named(keys: Sequence[str], setting: Seeds) -> str:
+    return brief(setting[0]) if len(keys) == 1 else assignments(keys, setting)
+
+
+def right_alone(found: Disagreement, names: Sequence[str]) -> str:
+    """Say how many test examples each of two networks, by their settings, alone has right."""
+    first, second = names
+    return f"{found.first} test examples right by {first} alone, {found.second} by {second} alone"
 
 
 def too_few(runs: Sequence[RunRecord], keys: Sequence[str], over: str) -> list[str]:
@@ -197,7 +247,11 @@ def too_few(runs: Sequence[RunRecord], keys: Sequence[str], over: str) -> list[s
     most = max(map(len, grouped(runs, keys).values()))
     if most >= FEWEST:
         return []
-    return [ONE_SEED if most == 1 else f"Settings are compared from {FEWEST} {over} of each on."]
+    if most > 1:
+        return [f"Settings are compared from {FEWEST} {over} of each on."]
+    if all(run.task is REGRESSION for run in runs):
+        return [NO_CLASSES]
+    return [ONE_EACH if any(run.right for run in runs) else ONE_SEED]
 
 
 def as_in(over: str) -> str:

@@ -24,6 +24,7 @@ from nnlab import storage
 from nnlab.records import CURVES, LOG, METRICS, RESULT
 from nnlab.report import provenance
 from nnlab.report.columns import Column, heading, shown
+from nnlab.report.labels import OVER, phrase
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -55,7 +56,9 @@ PICTURES = 120  # of runs, that stand in the page; those of others appear as the
 CAPTIONS = {
     "train_time": "Training time over training-set size",
     "accuracy": "Test accuracy",
+    "accuracy_map": "Test accuracy over two options",
     "r2": "Test R²",
+    "r2_map": "Test R² over two options",
     "loss": "Training loss over epochs",
     "loss_curves": "Training and validation loss over epochs",
     "accuracy_curves": "Training and validation accuracy over epochs",
@@ -354,7 +357,8 @@ def picture(file: Path, study: Path, inline: bool) -> dict[str, Any]:
 
 def caption(name: str) -> str:
     stem = Path(name).stem
-    return CAPTIONS.get(stem, stem)
+    what, over, key = stem.partition(OVER)
+    return f"{CAPTIONS[what]} over {phrase(key)}" if over else CAPTIONS.get(stem, stem)
 
 
 def link(file: Path, study: Path) -> str:

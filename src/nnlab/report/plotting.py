@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,62 +31,72 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from nnlab.datasets import DATASETS
+from nnlab.report.labels import NAMES, label
 from nnlab.report.runs import Value, is_number, rank, spell
 from nnlab.report.statistics import Array
-from nnlab.stopping import RULES
 from nnlab.storage import write_atomic
 from nnlab.text import shortened, visible
 
 DPI, FONT = 200, 8
 BESIDE_PNG = ("svg", "pdf")  # formats that a figure can have, too
-LEFT, BOTTOM, RIGHT = 0.125, 0.135, 0.97
+LEFT, BOTTOM, RIGHT = 0.625, 0.46, 0.97  # inches, inches, of the width
+EDGE = 0.01  # of the width of a figure, that stays free
 ENTRIES = 8  # that a legend can have; beyond, a colour bar
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
-LABELS = {
-    "train_size": "Training-set size (examples)",
-    "valid_size": "Validation-set size (examples)",
-    "batch_size": "Batch size (examples)",
-    "dataset": "Dataset",
-    "dataset.function": "Boolean function",
-    "dataset.inputs": "Inputs",
-    "dataset.num_classes": "Classes",
-    "model": "Model",
-    "optimizer": "Optimizer",
-    "optimizer.lr": "Learning rate",
-    "optimizer.momentum": "Momentum",
-    "optimizer.weight_decay": "Weight decay",
-    "model.hidden": "Hidden layers (units)",
-    "model.activation": "Activation",
-    "stopping": "Stopping rule",
-    "stopping.max_epochs": "Epochs at most",
-    "stopping.min_delta": "Least decrease",
-    "stopping.patience": "Patience (epochs)",
-    "engine": "Engine",
-    "device": "Device",
-    "data": "Data",
-}
-NAMES = {name: dataset.title for name, dataset in DATASETS.items()}
-NAMES["images"] = "Images"  # unless the user calls them otherwise
-NAMES |= {name: rule.title for name, rule in RULES.items() if rule.title}
-NAMES |= {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
-NAMES |= {"mlp": "MLP", "deep_linear": "deep linear", "perceptron": "perceptrons"}
-
-Style = tuple[Any, str, str]  # colour, dash, marker
+Look = tuple[Any, str, str]  # colour, dash, marker
 
 
 # Figures and their axes
 
 
+@dataclass(frozen=True)
+class Style:
+    """The sizes of figures, in inches; what stands in them grows with the font.
+
+    font: in points. width, height: of a figure with one panel. wide: the width of one with
+    several, of which ``columns`` stand in a row, each ``panel`` high. dpi: of PNG files.
+    """
+
+    font: float
+    width: float
+    height: float
+    wide: float
+    columns: int
+    panel: float
+    dpi: int
+
+    @property
+    def scale(self) -> float:
+        return self.font / FONT
+
+
+NOTEBOOK = Style(FONT, 5.0, 3.4, 6.8, 3, 1.8, DPI)
+STYLES = {
+    "notebook": NOTEBOOK,
+    # One column of a paper.
+    "paper": Style(7, 3.4, 2.5, 3.4, 2, 1.2, 400),
+    # On a screen of 1920 pixels, where the font is as one of 21 points on a slide of 13 inches.
+    "slides": Style(10, 6.4, 3.6, 6.4, 3, 1.2, 300),
+}
+
+
 class Picture(Figure):
     """A figure that a notebook shows, though pyplot has no part in it."""
+
+    style = NOTEBOOK
 
     def _repr_png_(self) -> bytes:
         content = io.BytesIO()
         self.savefig(content, format="png", dpi=DPI / 2)
         return content.getvalue()
+
+
+def picture(axes: Axes) -> Picture:
+    """Return the figure of axes that ``frame`` has made."""
+    assert isinstance(axes.figure, Picture)
+    return axes.figure
 
 
 def frame(
@@ -94,31 +105,40 @@ def frame(
     panels: int = 1,
     handles: Sequence[Line2D] = (),
     titles: Sequence[str] = (),
-) -> tuple[Figure, list[Axes]]:
+    style: Style = NOTEBOOK,
+    beside: bool = False,
+) -> tuple[Picture, list[Axes]]:
     """Make a figure with its title, and below that notes in grey and a legend of handles,
     above empty axes.
 
-    titles: of each panel; panels with titles share their axes, three in a row.
+    titles: of each panel; panels with titles share their axes, as many in a row as the style has.
+    beside: whether something will stand right of them, so that their titles get less room.
     """
-    rows = -(-panels // 3) if titles else 1
+    scale, font = style.scale, style.font
+    rows = -(-panels // style.columns) if titles else 1
     columns = -(-panels // rows)
-    width, height = (5.0, 3.4) if panels == 1 else (6.8, 1.2 + 1.8 * rows)
-    figure = Picture((width, height), dpi=DPI)
+    width, height = style.width, style.height
+    if panels > 1:
+        width, height = style.wide, 1.2 * scale + style.panel * rows
+    figure = Picture((width, height), dpi=style.dpi)
+    figure.style = style
     FigureCanvasAgg(figure)
-    lines = textwrap.wrap(title, int(14.5 * width))
-    line = 0.16 / height
+    lines = textwrap.wrap(title, int(14.5 * width / scale))
+    line = 0.16 * scale / height
     top = 1 - 0.35 * line
-    left = LEFT * 5 / width
-    figure.text(left, top, "\n".join(lines), size=FONT, va="top", linespacing=1.25)
+    left = LEFT * scale / width
+    figure.text(left, top, "\n".join(lines), size=font, va="top", linespacing=1.25)
     top -= line * len(lines)
-    remarks = textwrap.wrap("; ".join(notes), int(15.5 * width))
-    figure.text(left, top, "\n".join(remarks), size=FONT - 1, va="top", color="0.35")
+    remarks = textwrap.wrap("; ".join(notes), int(15.5 * width / scale))
+    figure.text(left, top, "\n".join(remarks), size=font - 1, va="top", color="0.35")
     top -= line * len(remarks)
     if handles:
+        letters = sum(len(str(handle.get_label())) + 6 for handle in handles)
+        legend_rows = 1 if letters <= 14 * width / scale else 2
         figure.legend(
             handles=handles,
-            ncols=len(handles),
-            fontsize=FONT,
+            ncols=-(-len(handles) // legend_rows),
+            fontsize=font,
             frameon=False,
             borderaxespad=0,
             borderpad=0.1,
@@ -127,11 +147,12 @@ def frame(
             loc="upper left",
             bbox_to_anchor=(left, top),
         )
-        top -= line
-    wrapped = ["\n".join(textwrap.wrap(text, 90 // columns)) for text in titles]
+        top -= line * legend_rows
+    letters = int((9.5 if beside else 13.24) * width / scale) // columns
+    wrapped = ["\n".join(textwrap.wrap(text, letters)) for text in titles]
     head = line * max((text.count("\n") + 1.2 for text in wrapped), default=0)
     top -= line / 2 + head
-    bottom = BOTTOM * 3.4 / height
+    bottom = BOTTOM * scale / height
     # matplotlib wants the gaps in units of a panel's width and height.
     aside, below = 0.03 if titles else 0.1, head + line
     across = (RIGHT - left + aside) / columns - aside
@@ -145,15 +166,15 @@ def frame(
         ).flat
     )
     for axes in made:
-        axes.tick_params(labelsize=FONT, width=0.6)
-        axes.xaxis.label.set_fontsize(FONT + 1)
-        axes.yaxis.label.set_fontsize(FONT + 1)
+        axes.tick_params(labelsize=font, width=0.6)
+        axes.xaxis.label.set_fontsize(font + 1)
+        axes.yaxis.label.set_fontsize(font + 1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_linewidth(0.6)
         axes.grid(axis="y", color="0.9", lw=0.6)
         axes.set_axisbelow(True)
     for axes, text in zip(made, wrapped):
-        axes.set_title(text, size=FONT, loc="left")
+        axes.set_title(text, size=font, loc="left")
     for axes in made[panels:]:
         axes.remove()
     return figure, made[:panels]
@@ -161,12 +182,31 @@ def frame(
 
 def label_outer(panels: Sequence[Axes]) -> None:
     """Label only the outer axes of panels that share them."""
+    label, figure = panels[0].get_xlabel(), picture(panels[0])
+    room = 12 * figure.get_figwidth() * panels[0].get_position().width / figure.style.scale
+    if len(label) > room:
+        label = label.partition(" (")[0]
     columns = panels[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
     for index, axes in enumerate(panels):
         axes.label_outer()
         if index + columns >= len(panels):  # the last row may be shorter
-            axes.set_xlabel("Epoch")
+            axes.set_xlabel(label)
             axes.tick_params(labelbottom=True)
+
+
+def keep_inside(panels: Sequence[Axes]) -> None:
+    """Make axes narrower where their labels would lie left of the figure."""
+    figure = picture(panels[0])
+    outer = [axes.yaxis.get_tightbbox() for axes in panels]
+    least = min(box.x0 for box in outer if box is not None) / figure.bbox.width
+    if least >= EDGE:
+        return
+    boxes = [axes.get_position() for axes in panels]
+    left, right = min(box.x0 for box in boxes), max(box.x1 for box in boxes)
+    share = (right - left - EDGE + least) / (right - left)
+    for axes, box in zip(panels, boxes):
+        start = right - share * (right - box.x0)
+        axes.set_position((start, box.y0, share * box.width, box.height))
 
 
 def save_each(figure: Figure, path: Path, formats: Collection[str]) -> list[Path]:
@@ -261,27 +301,29 @@ def scale_of(key: str, values: Sequence[Value]) -> str:
 
 def ticks(axes: Axes, values: Sequence[Any], scale: str) -> None:
     """Label the abscissa at the values themselves where they lie far enough apart."""
-    axis = axes.xaxis
+    axis, figure = axes.xaxis, picture(axes)
+    size = figure.style.scale
+    inches = figure.get_figwidth() * axes.get_position().width
     if scale == "category":
         shown = range(0, len(values), -(-len(values) // 16))
         labels = [entry(values[index]) for index in shown]
         axes.set_xlim(-0.5, len(values) - 0.5)
         axes.set_xticks(shown, labels)
-        if sum(map(len, labels)) > 50:
+        if sum(map(len, labels)) > 12 * inches / size:
             steep = len(labels) > 12
             axis.set_tick_params(rotation=90 if steep else 20)
             for label in axis.get_ticklabels():
                 label.set_horizontalalignment("center" if steep else "right")
             left, bottom, width, height = axes.get_position().bounds
-            extra = (0.018 if steep else 0.012) * max(map(len, labels))
+            extra = (0.06 if steep else 0.04) * size * max(map(len, labels))
+            extra /= figure.get_figheight()
             axes.set_position((left, bottom + extra, width, height - extra))
         return
     axes.set_xscale(scale)
     low, high = axes.get_xlim()
     places = np.log(values) if scale == "log" else np.array(values, dtype=float)
     length = np.log(high / low) if scale == "log" else high - low
-    inches = 5 * axes.get_position().width
-    room = 0.1 + 0.07 * max(len(number(value)) for value in values)
+    room = size * (0.1 + 0.07 * max(len(number(value)) for value in values))
     if len(values) < 2 or np.diff(places).min() / length * inches >= room:
         axis.set_major_locator(FixedLocator(values))
         axis.set_minor_locator(NullLocator())
@@ -295,13 +337,23 @@ def ticks(axes: Axes, values: Sequence[Any], scale: str) -> None:
 # Colours and legends
 
 
-def styles(settings: Sequence[tuple[Value, ...]]) -> list[Style]:
-    """Give each setting its colour by its first value, dash and marker by the others."""
+def looks_of(settings: Sequence[tuple[Value, ...]]) -> list[Look]:
+    """Give each setting its colour by its first value, dash and marker by the others or, where
+    these do not need them, by the first as well."""
     firsts, others = legend_values(settings)
-    colours = dict(zip(firsts, palette(firsts)))
+    colours = dict(zip(firsts, palette(firsts, len(others) > 1)))
     kinds = {other: index for index, other in enumerate(others)}
-    found = [(colours[setting[:1]], kinds.get(setting[1:], 0)) for setting in settings]
+    if len(others) < 2:
+        kinds = kinds_of(firsts)
+    part = slice(1, None) if len(others) > 1 else slice(1)
+    found = [(colours[setting[:1]], kinds.get(setting[part], 0)) for setting in settings]
     return [(colour, DASHES[kind], MARKERS[kind]) for colour, kind in found]
+
+
+def kinds_of(firsts: Sequence[tuple[Value, ...]]) -> dict[tuple[Value, ...], int]:
+    """Number the dashes and markers of few values, beside their colours."""
+    few = len(firsts) <= ENTRIES
+    return {first: index % len(DASHES) for index, first in enumerate(firsts)} if few else {}
 
 
 def legend_values(settings: Sequence[tuple[Value, ...]]) -> tuple[list[Any], list[Any]]:
@@ -316,18 +368,20 @@ def legend_values(settings: Sequence[tuple[Value, ...]]) -> tuple[list[Any], lis
     return distinct({setting[:1] for setting in settings}), others if few else []
 
 
-def palette(firsts: Sequence[tuple[Value, ...]]) -> list[Any]:
-    """Choose colours: in sequence for numbers and for many, told apart at sight for words."""
-    if len(firsts) == 1 or (
-        len(firsts) <= len(COLOURS) and not all(is_number(value) for (value,) in firsts)
-    ):
+def palette(firsts: Sequence[tuple[Value, ...]], shaded: bool = False) -> list[Any]:
+    """Choose colours: in sequence for numbers and for many, told apart at sight for words.
+
+    shaded: in sequence for words, too, as where nothing but their shade tells them apart in grey.
+    """
+    words = not shaded and not all(is_number(value) for first in firsts for value in first)
+    if len(firsts) == 1 or (len(firsts) <= len(COLOURS) and words):
         return list(COLOURS[: len(firsts)])
     # The bright end of viridis is too faint on white.
     return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(firsts))))
 
 
 def explain(
-    figure: Figure,
+    figure: Picture,
     panels: Sequence[Axes],
     settings: Sequence[tuple[Value, ...]],
     keys: Sequence[str],
@@ -336,15 +390,23 @@ def explain(
     """Say right of the axes what colours and dashes mean, and make the axes narrower by it."""
     firsts, others = legend_values(settings)
     boxes = [axes.get_position() for axes in panels]
-    left, bottom = min(box.x0 for box in boxes), min(box.y0 for box in boxes)
+    bottom = min(box.y0 for box in boxes)
     height = max(box.y1 for box in boxes) - bottom
-    titles = [LABELS.get(key, key) for key in keys]
+    titles, style = [label(key) for key in keys], figure.style
     sample: dict[str, Any] = {"xdata": [], "ydata": [], "ms": 4, "lw": 1.2}
     parts: list[tuple[str, list[Line2D]]] = []
     if 1 < len(firsts) <= ENTRIES:
-        colours = zip(firsts, palette(firsts))
-        marker = "o" if markers else ""
-        lines = [Line2D(color=c, marker=marker, label=entry(v), **sample) for (v,), c in colours]
+        kinds = kinds_of(firsts) if len(others) < 2 else {}
+        lines = [
+            Line2D(
+                color=colour,
+                ls=DASHES[kinds.get(first, 0)],
+                marker=MARKERS[kinds.get(first, 0)] if markers else "",
+                label=entry(*first),
+                **sample,
+            )
+            for first, colour in zip(firsts, palette(firsts, len(others) > 1))
+        ]
         parts.append((titles[0], lines))
     if len(others) > 1:
         looks = zip(others, DASHES, MARKERS if markers else [""] * len(DASHES))
@@ -359,8 +421,8 @@ def explain(
         made = figure.legend(
             handles=lines,
             title="\n".join(textwrap.wrap(title, 18)),
-            title_fontsize=FONT,
-            fontsize=FONT,
+            title_fontsize=style.font,
+            fontsize=style.font,
             frameon=False,
             alignment="left",
             loc="upper left",
@@ -371,27 +433,79 @@ def explain(
         top -= extent.height + 0.02
         used = max(used, extent.width)
     if len(firsts) > ENTRIES:
-        used = max(used, 0.18)
-        place = figure.add_axes((0.99 - used, bottom, 0.02, top - bottom - 0.09))
-        colour_bar(place, titles[0], [value for (value,) in firsts])
+        used = max(used, 0.9 * style.scale / figure.get_figwidth())
+        head = 0.31 * style.scale / figure.get_figheight()
+        place = figure.add_axes((0.99 - used, bottom, 0.02, top - bottom - head))
+        colour_bar(place, titles[0], [value for (value,) in firsts], style)
     for made, top in legends:
         made.set_bbox_to_anchor((0.99 - used, top))
-    share = (RIGHT - left - used) / (RIGHT - left)
-    for axes, box in zip(panels, boxes):
-        axes.set_position((left + share * (box.x0 - left), box.y0, share * box.width, box.height))
+    narrow(panels, used)
 
 
-def colour_bar(axes: Axes, title: str, values: Sequence[Value]) -> None:
+def colour_bar(axes: Axes, title: str, values: Sequence[Value], style: Style) -> None:
     """Fill axes with the colours of many values, from the first at the bottom to the last."""
     colours = palette([(value,) for value in values])
     scale = ScalarMappable(Normalize(-0.5, len(values) - 0.5), ListedColormap(colours))
     shown = np.unique(np.linspace(0, len(values) - 1, 6).round().astype(int))
     bar = axes.figure.colorbar(scale, cax=axes, ticks=shown)
     bar.set_ticklabels([entry(values[index]) for index in shown])
-    axes.set_title("\n".join(textwrap.wrap(title, 18)), size=FONT, loc="left")
+    axes.set_title("\n".join(textwrap.wrap(title, 18)), size=style.font, loc="left")
     bar.outline.set_visible(False)
     bar.minorticks_off()
-    axes.tick_params(labelsize=FONT - 1, length=2, width=0.6)
+    axes.tick_params(labelsize=style.font - 1, length=2, width=0.6)
+
+
+# Maps
+
+
+def draw_map(
+    axes: Axes, grid: Array, ends: tuple[float, float], values: Sequence[Sequence[Value]]
+) -> None:
+    """Colour a cell for each value of a grid [rows, columns], from the lower left, and write it
+    there where there is room. ends: of the colours. values: of the columns, and of the rows."""
+    figure, style = picture(axes), picture(axes).style
+    rows, columns = grid.shape
+    scale = Normalize(*ends)
+    image = np.ma.masked_invalid(grid)
+    axes.imshow(image, "viridis", scale, origin="lower", aspect="auto", interpolation="none")
+    axes.grid(False)
+    shown = range(0, rows, -(-rows // 12))
+    axes.set_yticks(shown, [entry(values[1][index]) for index in shown])
+    wide = figure.get_figwidth() * axes.get_position().width / columns
+    high = figure.get_figheight() * axes.get_position().height / rows
+    digits = 1 if np.nanmax(np.abs(grid)) > 2 else 2
+    if wide < 0.45 * style.scale or high < 0.14 * style.scale:
+        return
+    for row, column in zip(*np.nonzero(np.isfinite(grid))):
+        light = scale(grid[row, column]) > 0.6
+        place, text = (column, row), f"{grid[row, column]:.{digits}f}"
+        colour = "black" if light else "white"
+        axes.annotate(text, place, size=style.font - 1, color=colour, ha="center", va="center")
+
+
+def scale_beside(
+    figure: Picture, panels: Sequence[Axes], title: str, ends: tuple[float, float]
+) -> None:
+    """Put the scale of a map's colours right of its panels, and make these narrower by it."""
+    style = figure.style
+    boxes = [axes.get_position() for axes in panels]
+    bottom, top = min(box.y0 for box in boxes), max(box.y1 for box in boxes)
+    used = 0.75 * style.scale / figure.get_figwidth()
+    narrow(panels, used)
+    place = figure.add_axes((1 - used, bottom, 0.02, top - bottom))
+    bar = figure.colorbar(ScalarMappable(Normalize(*ends), "viridis"), cax=place)
+    bar.set_label(title, size=style.font)
+    bar.outline.set_visible(False)
+    place.tick_params(labelsize=style.font - 1, length=2, width=0.6)
+
+
+def narrow(panels: Sequence[Axes], used: float) -> None:
+    """Leave a share of the figure free, right of its panels."""
+    boxes = [axes.get_position() for axes in panels]
+    left = min(box.x0 for box in boxes)
+    share = (RIGHT - left - used) / (RIGHT - left)
+    for axes, box in zip(panels, boxes):
+        axes.set_position((left + share * (box.x0 - left), box.y0, share * box.width, box.height))
 
 
 # Values as text

@@ -23,7 +23,7 @@ from nnlab.identity import NOT_IDENTITY
 from nnlab.losses import METRICS
 from nnlab.records import RESULT
 from nnlab.report.columns import RESULTS, TESTED, Column, learned
-from nnlab.report.comparisons import FEWEST, SURE, as_in
+from nnlab.report.comparisons import FEWEST, SURE, as_in, compare_networks
 from nnlab.report.runs import (
     RunRecord,
     Value,
@@ -64,9 +64,11 @@ class Comparison:
     setting, the best first: its factors, ``runs``, ``missing`` (how many have no result), ``mean``,
     ``sd``, ``n``, ``ci95_low`` and ``ci95_high`` (Student's, over seeds), the ``difference`` from
     the best, paired by seed, with ``difference_low``, ``difference_high``, ``pairs``, ``p`` and
-    ``p_holm``, and a ``verdict``. With a baseline the same of the difference from that, under
+    ``p_holm``, and a ``verdict``. Where each setting has one run, p is McNemar's of two
+    networks on the same examples. With a baseline the same of the difference from that, under
     ``baseline_difference`` and so on; where all test results are asked for, those too:
-    ``test_accuracy``, or ``test_r2``, and so on. effects: a row for each value of each factor, over
+    ``test_accuracy``, or ``test_r2``, and so on, and where each setting has one run ``test_p`` and
+    ``test_p_holm``, by the test examples. effects: a row for each value of each factor, over
     all else. shares: a row for each factor, and for the seeds: which share of the variance of the
     results lies between its values. balanced: whether every combination was run equally often;
     otherwise shares overlap.
@@ -87,6 +89,18 @@ class Comparison:
     def title(self) -> str:
         """The metric in words."""
         return self.metric.replace("_", " ").replace("valid ", "validation ")
+
+    @property
+    def of_networks(self) -> bool:
+        """Whether single runs were compared, by their examples."""
+        return int(self.ranking["pairs"].max()) < FEWEST and bool(self.ranking["p"].notna().any())
+
+    @property
+    def how(self) -> str:
+        """How settings are compared, in words."""
+        if self.of_networks:
+            return "by the examples that one network alone has right (McNemar)"
+        return f"paired by {self.over[:-1]}"
 
     @property
     def percent(self) -> bool:
@@ -125,6 +139,11 @@ def compare(
     for key in by:
         if key not in known:
             raise ValueError(f"by={key}: no run has it; {nearest(key, known)}")
+        if is_seed(key):
+            kind = "folds" if key == "fold" else "seeds"
+            raise ValueError(
+                f"by={key}: settings are compared over {kind}, which are no settings; leave it out"
+            )
     column, over = chosen_metric(runs, metric), repeats(runs)
     found = results(runs, by, column)
     columns: dict[str, Any] = dict(zip(by, zip(*found.settings)))
@@ -132,15 +151,20 @@ def compare(
     means = columns["mean"]
     order = np.argsort(-means if larger_is_better(column) else means, kind="stable")
     best = int(order[0])
-    columns |= differences(found.values, best)
+    networks = only_runs(runs, by, found.settings)
+    columns |= differences(found.values, best) | by_examples(networks, best, split_of(column))
     columns["verdict"] = verdicts(columns, best, over)
     if baseline is not None:
-        against = differences(found.values, place_of(baseline, found.settings, by))
+        reference = place_of(baseline, found.settings, by)
+        against = differences(found.values, reference)
+        against |= by_examples(networks, reference, split_of(column))
         columns |= {f"baseline_{name}": values for name, values in against.items()}
     if test:
         for name in tests(runs):
             tested = results(runs, by, column_named(name))
             columns[name] = mean_over(tested.by_seed, 1)
+        tested_best = by_examples(networks, best, "test")
+        columns |= {f"test_{name}": values for name, values in tested_best.items()}
     ranking, effects = frame(columns), main_effects(found, by)
     made = Comparison(
         metric=column.csv,
@@ -325,11 +349,48 @@ def differences(values: Array, reference: int) -> dict[str, Array]:
         p = 2 * stats.t.sf(np.abs(mean) / (deviation / np.sqrt(count)), count - 1)
     p[(deviation == 0) & (mean == 0)] = 1.0  # equal in all seeds
     p[count < FEWEST] = p[reference] = math.nan
-    tested, corrected = np.isfinite(p), p.copy()
-    corrected[tested] = holm(list(p[tested]))
     low, high = found["ci95_low"], found["ci95_high"]
     interval = {"difference": mean, "difference_low": low, "difference_high": high}
-    return {**interval, "pairs": count, "p": p, "p_holm": corrected}
+    return {**interval, "pairs": count, "p": p, "p_holm": corrected(p)}
+
+
+def only_runs(
+    runs: Sequence[RunRecord], by: Sequence[str], settings: Sequence[tuple[Value, ...]]
+) -> list[RunRecord]:
+    """Return the run of each setting, if none has another one; nothing otherwise."""
+    of_setting = grouped(runs, by)
+    if any(len(of_setting[setting]) > 1 for setting in settings):
+        return []
+    return [of_setting[setting][0] for setting in settings]
+
+
+def split_of(column: Column) -> str | None:
+    """Return on which examples a share of right answers was measured; None of other results."""
+    return {"valid_accuracy": "valid", "test_accuracy": "test"}.get(column.csv)
+
+
+def by_examples(
+    networks: Sequence[RunRecord], reference: int, split: str | None
+) -> dict[str, Array]:
+    """Return the p-values of McNemar's test of each network against a reference, also after
+    Holm's correction, NaN where it cannot be made; nothing where it can be for none."""
+    found = [
+        compare_networks(network, networks[reference], split)
+        if split and place != reference and not network.tested_whole
+        else None
+        for place, network in enumerate(networks)
+    ]
+    if not any(found):
+        return {}
+    p = np.array([math.nan if each is None else each.p for each in found])
+    return {"p": p, "p_holm": corrected(p)}
+
+
+def corrected(p: Array) -> Array:
+    """Return p-values after Holm's correction, NaN where there is none."""
+    tested, adjusted = np.isfinite(p), np.array(p)
+    adjusted[tested] = holm(list(p[tested]))
+    return adjusted
 
 
 def verdicts(columns: Mapping[str, Any], best: int, over: str) -> list[str]:
@@ -425,14 +486,21 @@ def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
         shown = "; ".join(named(row, by) for _, row in alike.head(MENTIONED).iterrows())
         more = f" and {len(alike) - MENTIONED:,} more" * (len(alike) > MENTIONED)
         said.append(
-            f"cannot be told from the best, paired by {over[:-1]} at the level of 5 % (Holm): "
-            f"{shown}{more}"
+            f"cannot be told from the best, {made.how} at the level of 5 % (Holm): {shown}{more}"
         )
     elif len(ranking) > 1 and not untested:
+        said.append(f"all other settings are worse, {made.how} at the level of 5 % (Holm)")
+    if made.of_networks:
         said.append(
-            f"all other settings are worse, paired by {over[:-1]} at the level of 5 % (Holm)"
+            f"McNemar's test tells these networks apart, not others of their settings: that takes "
+            f"{FEWEST} {over}, as in {as_in(over)}"
         )
-    if untested:
+    if untested and made.of_networks:
+        said.append(
+            f"{untested:,} of {len(ranking):,} settings were validated on other examples than the "
+            f"best, or did not keep which they had right: nothing is said of them"
+        )
+    elif untested:
         said.append(
             f"{untested:,} of {len(ranking):,} settings share fewer than {FEWEST} {over} with "
             f"the best: nothing is said of them; train more, as in {as_in(over)}"
@@ -448,6 +516,12 @@ def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
         found = estimates(results(own, by, tested).by_seed)
         test = {name: values[0] for name, values in found.items()}
         said.append(f"test {metric.title} of the best: {interval(test, tested.csv)}")
+    if "test_p_holm" in ranking:
+        differ = int((ranking["test_p_holm"] < SURE).sum())
+        said.append(
+            f"{differ:,} of {len(ranking) - 1:,} other networks differ from the best on the test "
+            f"examples (McNemar, Holm)"
+        )
     rest = 1 - float(made.shares["share"].sum())
     if rest < 1:  # results vary
         parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())

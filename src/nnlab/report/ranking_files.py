@@ -127,8 +127,7 @@ def ranking(found: Comparison) -> Figure:
     axes.tick_params(labelsize=FONT)
     axes.set_xlabel(f"{label}; bar: 95 % interval over {found.over}", fontsize=FONT + 1)
     axes.set_title(
-        f"circle: the best; square: cannot be told from it, paired by {found.over[:-1]}; "
-        f"cross: other",
+        f"circle: the best; square: cannot be told from it, {found.how}; cross: other",
         fontsize=FONT,
         loc="left",
     )

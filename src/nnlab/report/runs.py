@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlab import records, storage
 from nnlab.analysis import SCORES
@@ -30,7 +31,8 @@ from nnlab.text import as_label
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
 NUMBERS = (
-    *("epochs", "weights_of_epoch", "train_seconds", "test_loss", "test_accuracy"),
+    *("epochs", "weights_of_epoch", "train_seconds", "train_cpu_seconds"),
+    *("test_loss", "test_accuracy"),
     *("weights", "parameters"),
     *(f"test_{metric.name}" for metric in REGRESSION.metrics),
 )
@@ -51,11 +53,14 @@ class RunRecord:
     settings: the configuration by dotted keys as on the command line, with what was really
     used in place of what was asked for (``train_size=null``, ``device=auto``); ``data``: where
     the examples came from that it saw, another name for other content.
-    computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were tested
-    and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many runs
-    trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
+    cpu_seconds: of training, of all threads; None where that is not known. threads: on which
+    it was trained, at most. computed: equal for runs whose numbers are equal. weights_of_epoch:
+    whose weights were tested and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many
+    runs trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
-    was tested on. synthetic: whether the data was generated.
+    was tested on. examples: by a split, valid or test, a digest of which they were. right:
+    likewise, how many, and which of them were classified rightly, as ``records.packed`` writes it.
+    synthetic: whether the data was generated.
     results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     overrides: what the command line said. versions: of the programs, with the commits of their
     repositories. hashes: of the files that the data came from, by their names.
@@ -70,6 +75,7 @@ class RunRecord:
     epochs: int
     weights_of_epoch: int | None
     train_seconds: float
+    cpu_seconds: float | None
     test_loss: float | None
     test_accuracy: float | None
     weights: int | None
@@ -77,6 +83,7 @@ class RunRecord:
     engine: str | None
     form: str | None
     device: str | None
+    threads: int | None
     concurrent: int | None
     computed: tuple[Value, ...]
     inputs: int | None
@@ -85,6 +92,8 @@ class RunRecord:
     full_size: int | None
     full_test_size: int | None
     test_examples: int | None
+    examples: dict[str, str]
+    right: dict[str, tuple[int, str]]
     synthetic: bool
     settings: dict[str, Value]
     results: dict[str, Value]
@@ -132,6 +141,17 @@ class RunRecord:
         inputs = self.settings.get("dataset.inputs")
         rows = 2**inputs if of_truth_table(self.settings) and isinstance(inputs, int) else 0
         return rows > 0 and self.settings.get("test_size") in (None, rows)
+
+    def same_examples(self, other: RunRecord, split: str) -> bool:
+        """Return whether both are known to have had the same examples of a split."""
+        mine = self.content, self.examples.get(split)
+        return None not in mine and mine == (other.content, other.examples.get(split))
+
+    def right_of(self, split: str) -> NDArray[np.bool_] | None:
+        """Return which examples of a split, valid or test, it classified rightly; None where
+        that was not kept."""
+        found = self.right.get(split)
+        return None if found is None else records.unpacked(found[1], found[0])
 
     def kept(self, column: str) -> float | None:
         """Return a column of ``metrics.csv`` in the epoch whose weights were kept."""
@@ -248,6 +268,8 @@ def check(result: dict[str, Any]) -> None:
         raise ValueError(f"dataset.sizes={sizes!r} does not hold sizes")
     for size in sizes.values():
         check_number("a size in dataset.sizes", size)
+    for name, right in texts(result.get("right")).items():
+        records.unpacked(right, sizes.get(name) or 0)
     if not all(isinstance(size, int) for size in dataset.get("shape") or ()):
         raise ValueError(f"dataset.shape={dataset['shape']!r} does not hold whole numbers")
     for key in ("full_size", "full_test_size"):
@@ -280,6 +302,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
     device = (result.get("device") or {}).get("name")
+    given_threads = (result.get("device") or {}).get("threads")
     settings = ADDED | dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
     if not of_truth_table(settings):  # inputs says as much
@@ -308,6 +331,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         epochs=int(epochs),
         weights_of_epoch=result.get("weights_of_epoch"),
         train_seconds=float(seconds),
+        cpu_seconds=result.get("train_cpu_seconds"),
         test_loss=result.get("test_loss"),
         test_accuracy=result.get("test_accuracy"),
         weights=result.get("weights"),
@@ -315,6 +339,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         engine=result.get("engine"),
         form=result.get("engine_form"),
         device=device,
+        threads=result.get("most_threads", 1) if engine == "native" else given_threads,
         concurrent=result.get("concurrent_runs"),
         computed=(identity, settings["data"], engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
@@ -323,6 +348,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),
         test_examples=sizes.get("test"),
+        examples=texts(dataset.get("examples")),
+        right={name: (sizes[name], text) for name, text in texts(result.get("right")).items()},
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
         results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},

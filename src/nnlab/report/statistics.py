@@ -145,6 +145,44 @@ def paired(ones: Array, others: Array) -> Difference:
     return Difference(found.mean, found.low, found.high, p, found.count)
 
 
+@dataclass(frozen=True)
+class Disagreement:
+    """How two networks differ on the same examples: by how much the first one's share of right
+    answers exceeds the other's, how many each alone has right, and the p-value of no difference
+    (McNemar, Note on the sampling error of the difference between correlated proportions or
+    percentages, 1947; exact, two-sided)."""
+
+    mean: float
+    first: int
+    second: int
+    p: float
+
+
+def disagreement(ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> Disagreement:
+    """Compare which of the same examples [N], one or more, two networks have right.
+
+    >>> found = disagreement(np.array([1, 1, 1, 1, 1, 0]) > 0, np.array([1, 0, 0, 0, 0, 0]) > 0)
+    >>> round(found.mean, 3), found.first, found.second, found.p
+    (0.667, 4, 0, 0.125)
+    """
+    first, second = int((ones & ~others).sum()), int((others & ~ones).sum())
+    p = sign_test(first, second)
+    return Disagreement((first - second) / len(ones), first, second, p)
+
+
+def sign_test(heads: int, tails: int) -> float:
+    """Return the two-sided p-value of so many heads and tails of a fair coin.
+
+    >>> sign_test(0, 4), sign_test(3, 3)
+    (0.125, 1.0)
+    """
+    count, fewer = heads + tails, min(heads, tails)
+    # Of the logarithms of binomial coefficients, which leave the range of numbers.
+    steps = np.arange(1, fewer + 1)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(count - steps + 1) - np.log(steps))])
+    return min(1.0, 2 * float(np.exp(logs - count * math.log(2)).sum()))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of several comparisons: below 0.05, each holds beside the others
     (Holm, A simple sequentially rejective multiple test procedure, 1979).

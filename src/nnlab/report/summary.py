@@ -42,7 +42,7 @@ from nnlab.report.runs import (
     varied,
 )
 from nnlab.report.statistics import Array
-from nnlab.report.times import most_concurrent, timings
+from nnlab.report.times import busy, most_concurrent, timings
 from nnlab.storage import write_atomic
 from nnlab.terminal import as_rows
 from nnlab.text import for_csv, inert, visible, visible_lines
@@ -302,6 +302,7 @@ def notes(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
         said.append(f"no line through training times of {form}, which grow faster")
     if fits and (most := most_concurrent(runs)) > 1:
         said.append(f"Times are of runs that trained side by side, up to {most:,} at once.")
+    said += busy(runs) if fits else []
     said += compared(runs) + laws(runs, predict) + tested(runs) + scores_of(runs)
     said += stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):

@@ -13,6 +13,8 @@ from nnlab.report.runs import RunRecord, Value, factors, grouped, is_seed
 from nnlab.report.statistics import Array, student
 
 BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
+BUSY = 1.15  # times the processor's seconds, from which on a machine had other work
+SHORT = 1.0  # seconds of training that say nothing of that
 MOST_SCATTER = 0.2  # of the logarithms of times per example, for the full set to be told
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
@@ -157,6 +159,23 @@ def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, list[Timi
 def most_concurrent(runs: Sequence[RunRecord]) -> int:
     """Return how many runs trained at a time, at most: they shared the machine."""
     return max(run.concurrent or 1 for run in runs)
+
+
+def busy(runs: Sequence[RunRecord]) -> list[str]:
+    """Say whether the machine had other work while single threads trained: their time on the
+    clock then exceeds the processor's."""
+    known = [
+        (run.train_seconds, run.cpu_seconds)
+        for run in runs
+        if run.cpu_seconds and run.form is None and run.threads == 1
+    ]
+    clock, processor = (sum(each) for each in zip(*known)) if known else (0.0, 0.0)
+    if clock < SHORT or clock <= BUSY * processor:
+        return []
+    return [
+        f"The machine was busy: training took {clock / processor:.1f} times the processor's "
+        f"seconds, and would be faster on a quiet one."
+    ]
 
 
 def fit(values: tuple[Value, ...], runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
