@@ -751,9 +751,9 @@ def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
     lacking = (~targets.isfinite()).any(1).nonzero().flatten().tolist()
     if lacking:
         raise ValueError(
-            f"{len(lacking):,} of {len(targets):,} labels are no finite numbers, the first that of "
-            f"example {lacking[0]} (counted from 0): {targets[lacking[0]].tolist()}; leave such "
-            f"examples out"
+            f"{len(lacking):,} of {len(targets):,} labels are missing values or not finite, the "
+            f"first that of example {lacking[0]} (counted from 0): "
+            f"{targets[lacking[0]].tolist()}; leave such examples out"
         )
     last = parts(model)[-1:]
     outputs = last[0].out_features if last and type(last[0]) is nn.Linear else targets.shape[1]
