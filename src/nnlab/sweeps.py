@@ -254,7 +254,7 @@ def write_reports(
 def clear_up(folder: Path, ended: Sequence[Path]) -> None:
     """Remove what killed processes have left in a study, and in those of its runs that ended."""
     left = (os.path.join(run, name) for run in ended for name in records.LEFT)
-    patterns = (claims.PROCESS.format("*"), storage.LEFT_OVER, claims.BATCHES)
+    patterns = (claims.PROCESSES, storage.LEFT_OVER, claims.BATCHES)
     if any(any(folder.glob(each)) for each in patterns) or any(map(os.path.exists, left)):
         with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
             claims.clear_dead(folder)

@@ -391,7 +391,7 @@ def test_colour_images_and_no_hidden_layer(tmp_path: Path) -> None:
 
 
 def test_evaluations_of_a_finished_run_do_not_train_it_again(tmp_path: Path) -> None:
-    quick = ("train_size=50", "test_size=50", "stopping.max_epochs=2")
+    quick = ("train_size=50", "test_size=50", "stopping.max_epochs=2", "model.hidden=[8]")
     assert outcome(tmp_path / "a", *quick).evaluation_files == []
     metrics = (tmp_path / "a" / "metrics.csv").stat().st_mtime_ns
     later = outcome(tmp_path / "a", *quick, "evaluation=[weights]")
