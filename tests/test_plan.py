@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from nnlab import build, compose, memory, plan, sweeps
 from nnlab.config import Config
+from nnlab.device import Device
 from nnlab.engines import Engine, Run, library
 from nnlab.jobs import Job, Outcome, Task
 
@@ -204,7 +204,7 @@ def test_what_is_timed_has_the_form_of_the_run(
     forms = []
     engine = task.engine
 
-    def watched(runs: list[Run], place: torch.device) -> Engine:
+    def watched(runs: list[Run], place: Device) -> Engine:
         forms.extend([engine.form(run) for run in runs])
         return engine(runs, place)
 

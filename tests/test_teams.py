@@ -10,24 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from nnlab import cores
 from nnlab.config import OptimizerConfig
-from nnlab.engines import Run, Trained
+from nnlab.device import CPU
+from nnlab.engines import Run, State, Trained
 from nnlab.engines.dual import DualNetwork
 from nnlab.engines.library import NativeNetwork
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.torch import TorchEngine
+from nnlab.fitting import fit
 from nnlab.losses import CrossEntropy, SquaredError
-from nnlab.training import fit
 from tests.test_dual import wide_run
 from tests.test_losses import with_loss
-from tests.test_native import CPU, LEVELS, OPTIMIZERS, make_run, needs_library, sgd, shuffled
+from tests.test_native import LEVELS, OPTIMIZERS, make_run, needs_library, sgd, shuffled
 
 pytestmark = needs_library
 
@@ -43,7 +43,7 @@ REGULARISED: dict[str, OptimizerConfig] = {
 }
 
 
-def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], dict[str, Tensor]]:
+def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], State]:
     """Train an epoch on each number of threads; return what was measured, and the numbers."""
     engine, measured = NativeEngine([run], CPU), []
     for epoch, run.threads in enumerate(threads):
@@ -57,7 +57,7 @@ def assert_same_bits(make: Callable[..., Run] = make_run, **options: Any) -> Non
     """Compare every number with those of the same run on one thread, without a tolerance."""
     level, loss = options.pop("level", None), options.pop("loss", CrossEntropy())
 
-    def trained(*threads: int) -> tuple[list[Trained], dict[str, Tensor]]:
+    def trained(*threads: int) -> tuple[list[Trained], State]:
         run = with_loss(make(**options), loss)
         run.native_level = level
         return outcome(run, threads)
@@ -68,7 +68,7 @@ def assert_same_bits(make: Callable[..., Run] = make_run, **options: Any) -> Non
         assert measured == expected
         assert list(state) == list(numbers)
         for name, value in numbers.items():
-            assert torch.equal(state[name], value), f"{name} on {threads} threads"
+            assert np.array_equal(state[name], value), f"{name} on {threads} threads"
 
 
 def threads_of_this_process() -> int:
