@@ -435,8 +435,9 @@ def test_a_network_with_all_options_is_loaded_predicts_and_is_exported(tmp_path:
         "optimizer.lr": 0.1,
         "optimizer.schedule": "cosine",
         "optimizer.l2": 0.001,
-        "stopping.max_epochs": 60,
+        "stopping.max_epochs": 30,
         "batch_size": 8,
+        "seeds.test": 2,
     }
     frame = nnlab.sweep(options, study="iris", output_dir=tmp_path)
     assert frame["test_accuracy"].min() > 0.8

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nnlab
 from nnlab import cores
 from nnlab.config import OptimizerConfig
 from nnlab.device import CPU
@@ -27,7 +28,7 @@ from nnlab.fitting import fit
 from nnlab.losses import CrossEntropy, SquaredError
 from tests.test_dual import wide_run
 from tests.test_losses import with_loss
-from tests.test_native import LEVELS, OPTIMIZERS, make_run, module_of, needs_library, sgd, shuffled
+from tests.test_native import LEVELS, OPTIMIZERS, make_run, needs_library, sgd, shuffled
 
 pytestmark = needs_library
 
@@ -197,6 +198,6 @@ def test_fit_uses_the_cores_that_the_process_may_use(
     monkeypatch.setattr(cores, "limits", lambda: iter([3]))
     monkeypatch.setattr(NativeNetwork, "gather", spy)
     run = make_run(sizes=(300, 300, 100, 10), examples=320)
-    data = run.train.inputs, run.train.labels
-    fit(module_of(run), data, optimizer=sgd(), batch_size=64, max_epochs=2, threads=asked)
+    model, data = nnlab.mlp(300, [300, 100], 10), (run.train.inputs, run.train.labels)
+    fit(model, data, optimizer=sgd(), batch_size=64, max_epochs=2, threads=asked)
     assert had == [given] * 2
