@@ -62,11 +62,11 @@ typedef struct {
     Network *net;
     int32_t l;
     int64_t rows;
-    int sparse;        /* zeros among the inputs are skipped */
-    int multiplied;    /* forward: `out` holds x W already */
-    const float *base; /* forward: as in Split */
-    uint64_t key;      /* forward: of dropout */
-    const Step *step;  /* update */
+    int sparse;                   /* zeros among the inputs are skipped */
+    int multiplied;               /* forward: `out` holds x W already */
+    const float *base;            /* forward: as in Split */
+    uint64_t key;                 /* forward: of dropout */
+    const Step *step;             /* update */
     int by_inputs, multiply_next; /* update: as in update_weight */
 } Work;
 
@@ -430,8 +430,8 @@ static void backward_many(const Network *net, const Layer *layer, int64_t rows, 
                      net->columns_below + i * stride, stride, panel.outputs);
         }
     const int64_t width = round_up(inputs.to - inputs.from, LANES);
-    transpose(below, stride, net->delta_below + inputs.from, round_up(layer->inputs, LANES),
-              width, inputs.to - inputs.from, rows);
+    transpose(below, stride, net->delta_below + inputs.from, round_up(layer->inputs, LANES), width,
+              inputs.to - inputs.from, rows);
 }
 
 /* The same for a few rows, most lanes of which would be empty: dot products along outputs. */
