@@ -176,14 +176,20 @@ class DualNetwork(NativeNetwork):
 
     def weight(self, coefficients: Array) -> Array:
         """Return W [H, I] for the coefficients A^T [H, n]."""
-        return weight_of(self.start, coefficients, self.met[0])
+        return weight_of(self.start, coefficients, self.met[0], LEVELS[self.level])
 
 
-def weight_of(start: Array, coefficients: Array, train: Split) -> Array:
-    """Return W [H, I]: W0, and the training examples times the coefficients A^T [H, n]."""
+def weight_of(start: Array, coefficients: Array, train: Split, level: str) -> Array:
+    """Return W [H, I]: W0, and the training examples times the coefficients A^T [H, n].
+
+    level: the instruction set that computes it.
+    """
     moved = np.zeros_like(start)  # by itself, so that little is not rounded away
     for part in parts_of([train]):
-        moved += coefficients[:, part.here] @ part.inputs()
+        some = np.ascontiguousarray(coefficients[:, part.here])
+        inputs = np.ascontiguousarray(part.inputs().T)
+        of_some, of_inputs = np.arange(len(some)), np.arange(len(inputs))
+        moved += inner_products(some, of_some, inputs, of_inputs, level)
     moved += start
     return moved
 
@@ -192,7 +198,7 @@ def usual(run: Run, snapshot: State) -> State:
     """Return a snapshot of a run as state that any engine takes: with W for the coefficients."""
     if COEFFICIENTS not in snapshot:
         return snapshot
-    weight = weight_of(snapshot[START], snapshot[COEFFICIENTS], run.train)
+    weight = weight_of(snapshot[START], snapshot[COEFFICIENTS], run.train, level(run))
     return snapshot | {f"{perceptron(run).layers[0].name}.weight": weight}
 
 

@@ -35,10 +35,11 @@ from nnlab.engines.supported import (
     targets_of,
 )
 from nnlab.losses import CrossEntropy
-from nnlab.perceptron import TRAINED, Array
+from nnlab.perceptron import Array
 
-# native.c knows these, and TRAINED, by their positions.
+# native.c knows these by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
+ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid")
 LANES = 16  # floats that it may read at once
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
 FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY = range(7)
@@ -363,7 +364,7 @@ class NativeNetwork:
         self.seconds = self.cpu_seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
-        kinds = [TRAINED.index(each.activation) for each in layers]
+        kinds = [ACTIVATIONS.index(each.activation) for each in layers]
         self.handle = self.library.nnlab_create(
             len(layers),
             (c_int64 * len(sizes))(*sizes),
