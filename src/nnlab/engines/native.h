@@ -106,12 +106,10 @@ typedef struct {
     int64_t offset, inputs, outputs, stride;
 } Panel;
 
-/* What is needed next: so many floats of each of some arrays, and what lies some floats after the
-   numbers that are updated. */
+/* So many floats that are needed next. */
 typedef struct {
-    const float *array[3];
-    int arrays;
-    int64_t count, distance;
+    const float *from;
+    int64_t count;
 } Ahead;
 
 typedef struct {
