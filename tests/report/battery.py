@@ -1,9 +1,11 @@
 """Synthetic curves of which the truth is known: what is said of them can be counted as right or
-wrong. ``python -m tests.report.battery`` prints the table of docs/statistics.md."""
+wrong. ``python -m tests.report.battery`` prints the table of docs/statistics.md, with
+``--quality r2`` that of regressions."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -74,21 +76,32 @@ def noise(size: int, deviation: float, correlation: float, random: np.random.Gen
     return made
 
 
-def judged(case: Case, correlation: float, random: np.random.Generator) -> Mapping[str, bool]:
-    """Say which statements on a case with noise could be wrong, and whether each is."""
+def judged(
+    case: Case, correlation: float, random: np.random.Generator, quality: str = "accuracy"
+) -> Mapping[str, bool]:
+    """Say which statements on a case with noise could be wrong, and whether each is.
+
+    quality: accuracy, or r2: of targets of variance 1, so that it is 1 less the loss, noise and all.
+    """
     epochs = len(case.loss)
     t = np.arange(1.0, epochs + 1)
-    deviation = random.choice(ACCURACY_NOISE)
-    valid_accuracy = case.accuracy + noise(epochs, deviation, correlation, random)
+    valid_loss = case.loss + noise(epochs, random.choice(LOSS_NOISE), correlation, random)
+    if quality == "r2":
+        case = dataclasses.replace(case, accuracy=1 - case.loss)
+        valid_quality = 1 - valid_loss
+    else:
+        deviation = random.choice(ACCURACY_NOISE)
+        drawn = case.accuracy + noise(epochs, deviation, correlation, random)
+        valid_quality = np.clip(drawn, 0, 1)
     train = 0 * t + 2.3 if not case.learns else 2 * np.exp(-t / (0.3 * epochs)) + 0.01
     curves = {
         "epoch": t,
         "train_loss": train + noise(epochs, 0.002, correlation, random),
-        "train_accuracy": case.accuracy,
-        "valid_loss": case.loss + noise(epochs, random.choice(LOSS_NOISE), correlation, random),
-        "valid_accuracy": np.clip(valid_accuracy, 0, 1),
+        f"train_{quality}": case.accuracy,
+        "valid_loss": valid_loss,
+        f"valid_{quality}": valid_quality,
     }
-    found = interpret(curves, 1000)
+    found = interpret(curves, 1000, quality)
     assert found is not None
     wrong: dict[str, bool] = {}
     if case.overfits:
@@ -114,7 +127,7 @@ def judged(case: Case, correlation: float, random: np.random.Generator) -> Mappi
     return wrong
 
 
-def rates(count: int, seed: int = 0) -> dict[str, dict[str, list[bool]]]:
+def rates(count: int, seed: int = 0, quality: str = "accuracy") -> dict[str, dict[str, list[bool]]]:
     """Judge ``count`` curves of each shape, length and kind of noise; return for each statement
     whether it was wrong, by "shape, correlation"."""
     random = np.random.default_rng(seed)
@@ -123,14 +136,14 @@ def rates(count: int, seed: int = 0) -> dict[str, dict[str, list[bool]]]:
         for correlation in CORRELATIONS:
             for _ in range(count):
                 for case in cases(epochs, random):
-                    for statement, wrong in judged(case, correlation, random).items():
+                    for statement, wrong in judged(case, correlation, random, quality).items():
                         key = f"{case.name}, {correlation:g}"
                         found.setdefault(statement, {}).setdefault(key, []).append(wrong)
     return found
 
 
-def show(count: int) -> None:
-    for statement, groups in sorted(rates(count).items()):
+def show(count: int, quality: str) -> None:
+    for statement, groups in sorted(rates(count, quality=quality).items()):
         everything = [wrong for some in groups.values() for wrong in some]
         worst = max(groups, key=lambda key: float(np.mean(groups[key])))
         print(
@@ -142,4 +155,6 @@ def show(count: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100)
-    show(parser.parse_args().count)
+    parser.add_argument("--quality", default="accuracy", choices=("accuracy", "r2"))
+    given = parser.parse_args()
+    show(given.count, given.quality)

@@ -218,3 +218,18 @@ def test_the_processors_seconds_have_a_column_where_they_are_known(tmp_path: Pat
     (known,), (unknown,) = (summary.rows(read(tmp_path / n)) for n in ("known", "unknown"))
     assert known["train_cpu_seconds"] == 0.25
     assert "train_cpu_seconds" not in unknown
+
+
+def test_on_a_busy_machine_the_interval_reaches_to_a_quiet_one(tmp_path: Path) -> None:
+    """From the processor's seconds, which are as on a quiet machine, to the busiest time."""
+    clock, used = np.array([1.0, 4.0, 4.5, 8.0]), np.array([0.5, 1.0, 1.5, 2.0])
+    for size, seconds, processor in zip((500, 1000, 1500, 2000), clock, used):
+        known = {"train_seconds": seconds, "train_cpu_seconds": processor}
+        lay(tmp_path, {"train_size": size}, **known)
+    (timing,) = times.timings(read(tmp_path))[2]
+    assert not timing.scattered
+    found = timing.within(60_000)
+    slope = scipy.stats.gmean(clock / np.array([500, 1000, 1500, 2000]))
+    quiet, beyond = 60_000 / 1000, math.exp(0.15)  # the processor's seconds lie on a line
+    assert found == pytest.approx((60_000 * slope, quiet / beyond, 4 * quiet * beyond), rel=1e-9)
+    assert timing.answer() == times.duration_between(*found)

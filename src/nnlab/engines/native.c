@@ -97,7 +97,7 @@ static int32_t make_buffers(Network *net)
         widest = larger(widest, layer->padded);
         lines = larger(lines, layer->inputs * count_units(layer->padded, NC));
     }
-    const int64_t rows = net->rows, transposed = widest * round_up(rows, LANES);
+    const int64_t rows = net->rows, transposed = round_up(widest, NC) * round_up(rows, LANES);
 
     net->example = zeros(rows, sizeof(float *));
     net->next = zeros(rows, sizeof(float *));
@@ -321,6 +321,23 @@ static double seconds_of(clockid_t clock)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+static void read_clock(const void *seconds, int32_t member, int32_t members)
+{
+    (void)members;
+    (*(double *const *)seconds)[member] = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+}
+
+/* What the members of a team have had of the processors so far. */
+static double processor_seconds(Team *team)
+{
+    const int32_t members = nnlab_members(team);
+    double each[members], *seconds = each, sum = 0;
+    nnlab_divide(team, read_clock, &seconds);
+    for (int32_t i = 0; i < members; i++)
+        sum += each[i];
+    return sum;
+}
+
 /* Have the network train and be evaluated on so many threads, this one included; returns how many
    there are, fewer where the system gives no more. Numbers do not depend on it. */
 int32_t nnlab_set_threads(Network *net, int32_t threads)
@@ -331,14 +348,14 @@ int32_t nnlab_set_threads(Network *net, int32_t threads)
 
 /* Train once through split->index[order[0..n-1]]. keys: one for each step and layer with dropout,
    from which follows what is dropped. sums: as in Kernels. seconds: that passed, taken here because
-   Python's thread may wait long for the GIL when the call returns, and those of the processor that
-   this thread had. */
+   Python's thread may wait long for the GIL when the call returns, and those of the processors that
+   this thread and its team had. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
                     int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
                     double *sums, double *seconds, int64_t *bad)
 {
     const double started = seconds_of(CLOCK_MONOTONIC);
-    const double used = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+    const double used = processor_seconds(net->team);
     Examples examples;
     const int32_t problem = copy_examples(net, split, order, n, &examples, bad);
     if (problem == FINE) {
@@ -347,10 +364,36 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
         LEVELS[level]->train(net, split, &examples, smaller(batch, net->rows), optimizer, sums);
         restore_mode(mode);
         seconds[0] = seconds_of(CLOCK_MONOTONIC) - started;
-        seconds[1] = seconds_of(CLOCK_THREAD_CPUTIME_ID) - used;
+        seconds[1] = processor_seconds(net->team) - used;
     }
     free_examples(&examples);
     return problem;
+}
+
+static Rows rows_from(const Rows *rows, int64_t first, int64_t most)
+{
+    return (Rows){rows->matrix, rows->index + first, smaller(most, rows->count - first)};
+}
+
+/* All inner products of some rows of matrices that are `width` wide, whose positions the caller has
+   checked. products: [left, right]. */
+int32_t nnlab_inner_products(const Rows *left, const Rows *right, int64_t width, int32_t level,
+                             float *products)
+{
+    GramRoom *room = zeros(1, sizeof(GramRoom));
+    if (room == NULL)
+        return NO_MEMORY;
+    const uint64_t mode = flush_subnormals();
+    for (int64_t r = 0; r < left->count; r += GRAM_ROWS)
+        for (int64_t c = 0; c < right->count; c += GRAM_COLUMNS) {
+            memset(room->sums, 0, sizeof(room->sums));
+            LEVELS[level]->inner_products(rows_from(left, r, GRAM_ROWS),
+                                          rows_from(right, c, GRAM_COLUMNS), width, room,
+                                          products + r * right->count + c, right->count);
+        }
+    restore_mode(mode);
+    free(room);
+    return FINE;
 }
 
 /* right: [length], of a classification which examples are classified rightly. */

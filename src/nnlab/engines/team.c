@@ -183,6 +183,10 @@ int32_t nnlab_members(const Team *team)
 
 void nnlab_divide(Team *team, Part *part, const void *work)
 {
+    if (team == NULL) {
+        part(work, 0, 1);
+        return;
+    }
     const unsigned done = atomic_load(&team->done.count);
     begin(team, part, work);
     part(work, 0, team->helpers + 1);

@@ -18,7 +18,7 @@ from nnlab.report.statistics import Array, student
 GAIN = 0.01  # of validation accuracy or R²: a smaller one is no learning
 WINDOW = 5  # epochs that a median is taken over, and that a turn of the loss must last
 FEW = 10  # epochs, with fewer of which the end of learning is not told
-MOST_NOISE = 0.0065  # of validation accuracy, with more of which it is not told either
+MOST_NOISE = 0.008  # of validation accuracy, with more of which it is not told either
 LEARNED = 0.02  # share by which training loss falls where a network learns at all
 RISE = 2.2  # of validation loss above its lowest, in units of its noise
 SEEN = 0.2  # a rise of validation loss that is overfitting beyond doubt
@@ -146,8 +146,8 @@ def end_of_learning(accuracy: Array, resolution: float = 0.0) -> tuple[str, int 
     position of the epoch after which it gained nothing more.
 
     Stopped: the level is the highest mean of as many epochs in a row as ``rises`` looks at, in
-    the smoothed curve; as many epochs as lie more than ``GAIN`` below it come before (counted, for
-    the first or the last of them may lie there by noise). Unclear with fewer than ``FEW`` epochs,
+    the smoothed curve; as many epochs as lie more than ``GAIN`` below it come before their end
+    (counted, for the first or the last of them may lie there by noise). Unclear with fewer than ``FEW`` epochs,
     or where the noise of a mean of ``WINDOW`` epochs, at least ``resolution``, exceeds
     ``MOST_NOISE``.
     """
@@ -158,9 +158,10 @@ def end_of_learning(accuracy: Array, resolution: float = 0.0) -> tuple[str, int 
     if len(accuracy) < width or doubt > MOST_NOISE:
         return "unclear", None
     smooth = smoothed(accuracy)
-    level = np.convolve(smooth, np.full(width, 1 / width), "valid").max()
+    means = np.convolve(smooth, np.full(width, 1 / width), "valid")
+    highest = int(np.argmax(means))
     # Rounding must not make a gain of exactly the margin larger than it.
-    below = smooth < level - GAIN * (1 + 1e-9)
+    below = smooth[: highest + width] < means[highest] - GAIN * (1 + 1e-9)
     return "stopped", int(below.sum())
 
 
@@ -171,7 +172,7 @@ def last_epochs(count: int) -> int:
 
 def rises(values: Array, noise: Noise) -> bool:
     """Tell whether the least-squares line through the last epochs rises by ``GAIN`` or more, and
-    its slope lies above zero with 95 % confidence."""
+    its slope lies above zero (95 %, two-sided)."""
     width = last_epochs(len(values))
     if len(values) < width:
         return False
@@ -182,7 +183,7 @@ def rises(values: Array, noise: Noise) -> bool:
     deviation = max(noise.deviation, math.sqrt((residual**2).sum() / (width - 2)))
     error = Noise(deviation, noise.correlation).error(place / squares)
     gain = slope * (width - 1)
-    return bool(gain >= GAIN * (1 - 1e-9) and slope > student(width - 2, 0.9) * error)
+    return bool(gain >= GAIN * (1 - 1e-9) and slope > student(width - 2) * error)
 
 
 def falls(train_loss: Array) -> bool:

@@ -111,6 +111,8 @@ class Timing:
     that agree in everything else; the line through them where there are two sizes.
 
     Runs in another than the usual form are points only: their times do not grow as a line.
+    processor: the line through the processor's seconds of those that had other work beside them;
+    None on a quiet machine. busiest: by which factor that made them longer, at most.
     """
 
     values: tuple[Value, ...]
@@ -118,20 +120,35 @@ class Timing:
     y: Array
     line: Line | None
     full_size: int | None
+    processor: Line | None = None
+    busiest: float = 1.0
+
+    def within(self, size: int) -> tuple[float, float, float] | None:
+        """Return the seconds that so many examples would take, and the ends of their 95 % interval:
+        on a busy machine from what a quiet one takes to what the busiest time so far tells. None
+        where times scatter too much."""
+        if self.line is None or self.scattered:
+            return None
+        seconds = self.line.at(float(size))
+        if self.processor is None:
+            return seconds, seconds / self.line.factor, seconds * self.line.factor
+        quiet, factor = self.processor.at(float(size)), self.processor.factor
+        return seconds, quiet / factor, quiet * factor * self.busiest
 
     def answer(self, size: int | None = None) -> str | None:
         """Write the time that so many examples would take, by default the full training set, with
         its 95 % interval; None if it was trained, or the times scatter too much to tell."""
         size = size or self.full_size
-        if self.line is None or size is None or size <= self.x.max() or self.scattered:
+        if size is None or size <= self.x.max():
             return None
-        seconds = self.line.at(float(size))
-        return duration_between(seconds, seconds / self.line.factor, seconds * self.line.factor)
+        found = self.within(size)
+        return None if found is None else duration_between(*found)
 
     @property
     def scattered(self) -> bool:
         """Whether times per example differ too much to be a line."""
-        return self.line is not None and self.line.scatter > MOST_SCATTER
+        line = self.processor or self.line
+        return line is not None and line.scatter > MOST_SCATTER
 
 
 def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, list[Timing]]:
@@ -164,12 +181,9 @@ def most_concurrent(runs: Sequence[RunRecord]) -> int:
 def busy(runs: Sequence[RunRecord]) -> list[str]:
     """Say whether the machine had other work while single threads trained: their time on the
     clock then exceeds the processor's."""
-    known = [
-        (run.train_seconds, run.cpu_seconds)
-        for run in runs
-        if run.cpu_seconds and run.form is None and run.threads == 1
-    ]
-    clock, processor = (sum(each) for each in zip(*known)) if known else (0.0, 0.0)
+    known = [run for run in runs if clocked(run)]
+    clock = sum(run.train_seconds for run in known)
+    processor = sum(run.cpu_seconds or 0.0 for run in known)
     if clock < SHORT or clock <= BUSY * processor:
         return []
     return [
@@ -178,9 +192,19 @@ def busy(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
+def clocked(run: RunRecord) -> bool:
+    """Return whether a run's time on the clock is that of the processor on a quiet machine."""
+    return bool(run.cpu_seconds) and run.form is None and run.threads == 1
+
+
 def fit(values: tuple[Value, ...], runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
     x = np.array([run.settings["train_size"] for run in runs], dtype=np.float64)
     y = np.array([run.train_seconds / (run.epochs if per_epoch else 1) for run in runs])
     usual = np.array([run.form is None for run in runs]) & (x > 0) & (y > 0)
-    line = fit_line(x[usual], y[usual]) if len(set(x[usual])) > 1 else None
-    return Timing(values, x, y, line, runs[0].full_size)
+    if len(set(x[usual])) < 2:
+        return Timing(values, x, y, None, runs[0].full_size)
+    line, processor, busiest = fit_line(x[usual], y[usual]), None, 1.0
+    if busy(runs) and all(clocked(run) for run, counts in zip(runs, usual) if counts):
+        ratios = np.array([run.train_seconds / (run.cpu_seconds or 1.0) for run in runs])[usual]
+        processor, busiest = fit_line(x[usual], y[usual] / ratios), float(ratios.max())
+    return Timing(values, x, y, line, runs[0].full_size, processor, busiest)
