@@ -389,7 +389,8 @@ def draw_response(
     colour, dash, marker = look
     ends = [(x, factor * each.low, factor * each.high) for x, each in found.items() if each.of]
     if ends and drawn == "band":
-        axes.fill_between(*zip(*ends), color=colour, alpha=0.2, lw=0)
+        x, low, high = zip(*ends)
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
     elif ends and drawn:
         axes.vlines(*zip(*ends), color=colour, lw=1)
     y = [factor * each.mean for each in found.values()]
