@@ -35,7 +35,8 @@ enum { LANES = 16 };
 enum { KC = 112, NC = 64 };
 /* Examples evaluated at a time: weights are read once for all of them. */
 enum { EVALUATION_ROWS = 48 };
-/* Examples whose products are summed in registers; a bit of ActiveInput.rows each. */
+/* Examples whose products are summed in registers where zeros are skipped; a bit of
+   ActiveInput.rows each. */
 enum { GROUP = 32 };
 /* Zeros are skipped where at most 1/3 of a batch is not zero. */
 enum { SPARSE_SHARE = 3 };
@@ -94,7 +95,7 @@ typedef struct {
     ActiveInput *active;   /* [groups, I] those of a panel from the place of its first input on */
     int64_t *active_count; /* [groups, panels] how many */
     float *squares; /* [panels of outputs, I] of a weight, in their order, while it is clipped */
-    Team *team;            /* NULL: one thread */
+    Team *team;     /* NULL: one thread */
 } Network;
 
 /* A panel of a weight or part of one: [inputs, outputs] floats that begin at `offset`, in rows
@@ -102,6 +103,14 @@ typedef struct {
 typedef struct {
     int64_t offset, inputs, outputs, stride;
 } Panel;
+
+/* What is needed next: so many floats of each of some arrays, and what lies some floats after the
+   numbers that are updated. */
+typedef struct {
+    const float *array[3];
+    int arrays;
+    int64_t count, distance;
+} Ahead;
 
 typedef struct {
     const float *inputs;   /* [N, width] */
@@ -124,13 +133,31 @@ typedef struct {
     double lr, weight_decay, l1, l2, clip_norm, momentum, dampening, beta1, beta2, eps;
 } Optimizer;
 
-/* The kernels of one instruction set: an epoch of training, and an evaluation. Both put into sums
+/* Some rows of a matrix, [count] of them. */
+typedef struct {
+    const float *matrix;
+    const int64_t *index;
+    int64_t count;
+} Rows;
+
+/* The inner products that are computed in one go. */
+enum { GRAM_ROWS = 512, GRAM_COLUMNS = 512 };
+
+/* Room for what they need meanwhile; so many more rows than there are fill a register block. */
+typedef struct {
+    float left[(GRAM_ROWS + LANES) * KC], right[NC * KC], panel[KC * NC];
+    float sums[(GRAM_ROWS + LANES) * GRAM_COLUMNS];
+} GramRoom;
+
+/* The kernels of one instruction set: an epoch of training, and an evaluation, which both put into sums
    the loss, the number of correct predictions and the examples' weight, each summed over examples;
-   of a regression the squared errors of each output, then the absolute ones. */
+   of a regression the squared errors of each output, then the absolute ones. And inner products. */
 typedef struct {
     void (*train)(Network *, const Split *, const Examples *, int64_t batch, const Optimizer *,
                   double *sums);
     void (*evaluate)(Network *, const Split *, const Examples *, double *sums);
+    void (*inner_products)(Rows left, Rows right, int64_t width, GramRoom *, float *products,
+                           int64_t stride);
 } Kernels;
 
 extern const Kernels nnlab_baseline;
