@@ -3,6 +3,8 @@
      KERNELS  the name of its table,
      V        the number of floats in a vector,
      MR, NR   its register block; NR is a multiple of V,
+     MT, NT   the same for gradients of many examples,
+     EACH_INNER, EACH_OUTER   the sizes of blocks in use, those at the edges too,
    and includes this file. native.h says what the letters and terms mean.
 
    Why it is fast. With a batch of ten, a library call per product costs more than the product,
@@ -10,9 +12,12 @@
    arithmetic. So here
    - an epoch is one call;
    - products go through two small kernels, `inner` and `outer`, whose sums stay in registers;
-   - plain SGD of up to GROUP examples is folded into the gradient product: W += X^T (-lr D), so
+   - plain SGD of up to DEPTH examples is folded into the gradient product: W += X^T (-lr D), so
      a weight is read once and written once; otherwise each panel of the gradient is used while
      it is in L1;
+   - of large layers, what is needed next is prefetched little by little meanwhile, and for the
+     gradients of many examples inputs and deltas are packed: their rows are some kB apart, often a
+     power of two, and would push each other out of L1;
    - a panel of the first layer that was just updated is multiplied with the next batch while it
      is in L1: of a wide first layer, which no nearer cache holds, a step reads each weight once;
    - inputs that are exactly zero (four fifths of an MNIST image) are skipped in the first

@@ -71,8 +71,8 @@ INLINE void inner(const int rows, const int vectors, const float *const *a, int6
 }
 
 /* B += A^T C - shrink B for a register block of B: `rows` rows and `vectors` vectors, at most
-   MR x NR or MT x NT. The sums over the rows of A begin with zero and are added to B once, so that B, which may
-   hold much larger numbers, is rounded once. Shapes as above; terms: the rows of A. */
+   MR x NR or MT x NT. The sums over the rows of A begin with zero and are added to B once, so that
+   B, which may hold much larger numbers, is rounded once. Shapes as above; terms: the rows of A. */
 INLINE void outer(const int rows, const int vectors, const float *const *a, int64_t from, float *b,
                   int64_t b_stride, const float *c, int64_t c_stride, int64_t terms, float shrink)
 {
