@@ -45,7 +45,8 @@ def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], dict[str
     for epoch, run.threads in enumerate(threads):
         measured += engine.train_epoch([run], [shuffled(run, epoch)])
         measured += [Trained(each, 0.0) for each in engine.evaluate([run], "valid")]
-    return [each._replace(seconds=0.0) for each in measured], engine.state(run)
+    measured = [each._replace(seconds=0.0, cpu_seconds=None) for each in measured]
+    return measured, engine.state(run)
 
 
 def assert_same_bits(make: Callable[..., Run] = make_run, **options: Any) -> None:
@@ -163,3 +164,15 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         gc.collect()
         os._exit(0)
     assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_the_processors_seconds_are_those_of_all_members() -> None:
+    """Of helpers that live from one epoch to the next only those of the epoch count."""
+    run = make_run(sizes=SIZES)
+    engine = NativeEngine([run], CPU)
+    run.threads = 2
+    for epoch in range(3):
+        before = time.process_time()
+        (trained,) = engine.train_epoch([run], [shuffled(run, epoch)])
+        assert trained.cpu_seconds is not None
+        assert 0 < trained.cpu_seconds <= time.process_time() - before

@@ -329,16 +329,21 @@ int32_t nnlab_set_threads(Network *net, int32_t threads)
     return nnlab_members(net->team);
 }
 
+static double seconds_of_team(const Network *net)
+{
+    return seconds_of(CLOCK_THREAD_CPUTIME_ID) + nnlab_seconds_of_helpers(net->team);
+}
+
 /* Train once through split->index[order[0..n-1]]. keys: one for each step and layer with dropout,
    from which follows what is dropped. sums: as in Kernels. seconds: that passed, taken here because
    Python's thread may wait long for the GIL when the call returns, and those of the processor that
-   this thread had. */
+   the team had. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
                     int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
                     double *sums, double *seconds, int64_t *bad)
 {
     const double started = seconds_of(CLOCK_MONOTONIC);
-    const double used = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+    const double used = seconds_of_team(net);
     Examples examples;
     const int32_t problem = copy_examples(net, split, order, n, &examples, bad);
     if (problem == FINE) {
@@ -347,7 +352,7 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
         LEVELS[level]->train(net, split, &examples, smaller(batch, net->rows), optimizer, sums);
         restore_mode(mode);
         seconds[0] = seconds_of(CLOCK_MONOTONIC) - started;
-        seconds[1] = seconds_of(CLOCK_THREAD_CPUTIME_ID) - used;
+        seconds[1] = seconds_of_team(net) - used;
     }
     free_examples(&examples);
     return problem;

@@ -94,7 +94,7 @@ typedef struct {
     ActiveInput *active;   /* [groups, I] those of a panel from the place of its first input on */
     int64_t *active_count; /* [groups, panels] how many */
     float *squares; /* [panels of outputs, I] of a weight, in their order, while it is clipped */
-    Team *team;            /* NULL: one thread */
+    Team *team;     /* NULL: one thread */
 } Network;
 
 /* A panel of a weight or part of one: [inputs, outputs] floats that begin at `offset`, in rows

@@ -53,10 +53,11 @@ class RunRecord:
     settings: the configuration by dotted keys as on the command line, with what was really
     used in place of what was asked for (``train_size=null``, ``device=auto``); ``data``: where
     the examples came from that it saw, another name for other content.
-    cpu_seconds: of training, of all threads; None where that is not known. threads: that it was
-    given. computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights were
-    tested and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how many
-    runs trained at a time with it, at most. inputs, outputs: of the network. source: of the data.
+    cpu_seconds: of training, of all threads; None where that is not known. threads: that trained
+    it, at most. computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights
+    were tested and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how
+    many runs trained at a time with it, at most. inputs, outputs: of the network. source: of the
+    data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
     was tested on. examples: by a split, valid or test, a digest of which they were. right:
     likewise, how many, and which of them were classified rightly, as ``records.packed`` writes it.
@@ -338,7 +339,9 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         engine=result.get("engine"),
         form=result.get("engine_form"),
         device=device,
-        threads=(result.get("device") or {}).get("threads"),
+        threads=(result.get("device") or {}).get("threads")
+        if engine == "torch"
+        else result.get("most_threads"),
         concurrent=result.get("concurrent_runs"),
         computed=(identity, settings["data"], engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
