@@ -235,4 +235,4 @@ def test_on_a_busy_machine_the_interval_reaches_to_a_quiet_one(tmp_path: Path) -
     assert found == pytest.approx(
         (60_000 * slope, quiet / beyond, 4 * quiet * beyond * 1.5), rel=1e-9
     )
-    assert timing.answer() == "2.2 min (52 s to 7.0 min)"
+    assert timing.answer() == "3.1 min (52 s to 7.0 min)"
