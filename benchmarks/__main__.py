@@ -12,6 +12,7 @@ from benchmarks.results import Options
 SECTIONS = (
     "training",
     "one_run",
+    "shapes",
     "sweep",
     "dogset",
     "tables",

@@ -14,11 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks.race import REPOSITORY, quartiles, say
 from benchmarks.results import Options, Result, Table, Target, number
-from nnlab import build, checkpoint, claims, engines, records, training
+from nnlab import build, checkpoint, claims, device, engines, records, training
 from nnlab.compose import load
 from nnlab.cores import usable as cores
 
@@ -191,8 +189,8 @@ def checkpoints(options: Options, folder: Path) -> dict[str, tuple[int, list[flo
         network = build.build_model(config, data.provenance["shape"], len(data.classes))
         run, path, seconds = build.build_run(config, data, network), folder / "checkpoint", []
         run.max_epochs = 2
-        kind, _ = engines.choose_engine(config.engine, run, torch.device("cpu"))
-        engine = kind([run], torch.device("cpu"))
+        kind, _ = engines.choose_engine(config.engine, run, device.CPU)
+        engine = kind([run], device.CPU)
         next(training.train_runs([run], engine))
         for _ in range(3 if options.quick else 50):
             started = time.perf_counter()

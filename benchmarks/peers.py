@@ -14,7 +14,7 @@ import logging
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -30,7 +30,9 @@ from benchmarks.problem import Problem
 from nnlab import seeds
 from nnlab.config import SGD
 from nnlab.datasets import Split
+from nnlab.device import Device
 from nnlab.engines import Engine, Run
+from nnlab.schedule import Training, Turns
 from nnlab.training import train_runs
 
 
@@ -412,20 +414,50 @@ def nnlab_runs(problem: Problem) -> list[Run]:
     ]
 
 
+def device_of(problem: Problem) -> Device:
+    where = torch.device(problem.spec.device)
+    return Device(where.type, where.index)
+
+
+class Job:
+    """What the schedule of a sweep knows of a run: see ``schedule.Training``."""
+
+    def __init__(self, run: Run, engine: Engine) -> None:
+        self.run = run
+        self.most = engine.most_threads(run, None)
+        self.progress = train_runs([run], engine)
+        self.left = 0  # epochs
+        self.threads = self.concurrent = 1
+
+    def most_threads(self) -> int:
+        return self.most
+
+    def cost(self) -> float:
+        return self.left
+
+    def train(self, epochs: int) -> Iterator[bool]:
+        self.left = epochs
+        while self.left > 0:
+            next(self.progress)
+            self.left -= 1
+            yield True
+
+
 def nnlab_concurrent(problem: Problem, build: Callable[..., Engine]) -> Peer:
-    """Train as a sweep does: an engine per run, spread over the cores by a pool of threads."""
-    device = torch.device(problem.spec.device)
+    """Train as a sweep does: an engine per run, on the cores that its schedule hands out."""
+    device = device_of(problem)
     runs = nnlab_runs(problem)
     engines = [build([run], device) for run in runs]
-    training = [train_runs([run], engine) for run, engine in zip(runs, engines)]
+    jobs: list[Any] = [Job(run, engine) for run, engine in zip(runs, engines)]
     threads = problem.spec.threads
-    spread = map if threads == 1 else ThreadPoolExecutor(threads).map
+    workers = min(threads, len(runs))
+    pool = ThreadPoolExecutor(workers)
 
     def train(epochs: int) -> None:
-        def advance(progress: Any) -> None:
-            deque(itertools.islice(progress, epochs), maxlen=0)
-
-        deque(spread(advance, training), maxlen=0)
+        trainings = [Training(at, [job], job.train(epochs)) for at, job in enumerate(jobs)]
+        turns = Turns(trainings, workers, threads)
+        for future in [pool.submit(turns.work) for _ in range(workers)]:
+            future.result()
 
     def accuracies() -> list[float]:
         return [engine.evaluate([run], "test")[0][1] for run, engine in zip(runs, engines)]
@@ -457,7 +489,7 @@ def nnlab_stacked(problem: Problem, **options: Any) -> Peer:
     from nnlab.engines.stacked import StackedEngine
 
     runs = nnlab_runs(problem)
-    engine = StackedEngine(runs, torch.device(problem.spec.device), **options)
+    engine = StackedEngine(runs, device_of(problem), **options)
     training = train_runs(runs, engine)
 
     def train(epochs: int) -> None:

@@ -71,13 +71,8 @@ class Problem:
         data = datasets.load(config, Sizes(spec.train_size, 0, 1000), seed=0)
         assert data.test is not None
         train, test = data.train, data.test
-        return cls(
-            spec,
-            train.inputs[train.index],
-            train.labels[train.index],
-            test.inputs[test.index],
-            test.labels[test.index],
-        )
+        arrays = (*train.examples, *test.examples)
+        return cls(spec, *map(torch.from_numpy, arrays))
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -128,7 +128,7 @@ def number(value: float) -> str:
 def machine() -> dict[str, Any]:
     """Describe the machine and the software, and how busy others kept it."""
     described: dict[str, Any] = {
-        "cpu": device.describe(torch.device("cpu"))["name"],
+        "cpu": device.describe(device.CPU)["name"],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "instructions": [name for name in ("avx2", "avx512f") if name in _cpu_flags()],
         "memory_gib": _memory_gib(),
@@ -139,7 +139,7 @@ def machine() -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | versions(),
     }
     if torch.cuda.is_available():
-        described["gpu"] = device.describe(torch.device("cuda:0"))
+        described["gpu"] = device.describe(device.Device("cuda", 0))
     return described
 
 

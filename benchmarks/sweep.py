@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from benchmarks import results
 from benchmarks.problem import Spec
-from benchmarks.race import Entry, race
+from benchmarks.race import Entry, Measured, race
 from benchmarks.results import Options, Result, Table, Target
 from nnlab.cores import usable as cores
 
@@ -55,6 +55,12 @@ def measure(options: Options) -> Result:
                 )
                 for each in measured[:2]
             ]
+    for runs in (1, 2, 3):
+        title = f"{runs} large run{'s' * (runs > 1)}"
+        measured = race_of_large(runs, rounds, options)
+        note = f"MLP 784-512-512-10, batch 64, generated images; {rounds} rounds in turn."
+        tables.append(results.timing_table(title, measured, NATIVE, note=note))
+        raw[title] = results.raw(measured)
     return Result(
         section="sweep",
         about=(
@@ -63,11 +69,37 @@ def measure(options: Options) -> Result:
             f"the steps of all runs. Processes take their share of the runs, a core and "
             f"one thread each, one run after another (stacked: all at once); nnlab native and vmap "
             f"are one process with {cores()} threads; 'one after another' is one process with one "
-            f"thread, as a script that trains run by run. Test accuracy: the mean over the runs."
+            f"thread, as a script that trains run by run. Test accuracy: the mean over the runs. "
+            f"Of 1 to 3 runs of a larger network nnlab native divides the last among the cores."
         ),
         tables=tables,
         targets=targets,
         raw=raw,
+    )
+
+
+def race_of_large(runs: int, rounds: int, options: Options) -> list[Measured]:
+    """Race a few runs of a network that is large enough to be divided among cores."""
+    whole = Spec(
+        data="784",
+        train_size=64 * (2 if options.quick else 50),
+        seeds=tuple(range(runs)),
+        rates=RATES[:runs],
+        threads=cores(),
+        hidden=(512, 512),
+        batch=64,
+    )
+    shares = divided(whole, cores())
+    return race(
+        [
+            Entry(f"eager PyTorch, {cores()} threads, one after another", "eager", (whole,)),
+            Entry(f"eager PyTorch, {len(shares)} processes", "eager", shares),
+            Entry(f"JAX jit + scan, {len(shares)} processes", "jax_scan", shares),
+            Entry(NATIVE, "nnlab_native_usual_form", (whole,)),
+        ],
+        rounds=rounds,
+        epochs=6,
+        band=None,
     )
 
 

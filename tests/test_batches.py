@@ -24,7 +24,10 @@ from tests.reliability.studies import assert_same, content_of
 
 Train: TypeAlias = Callable[..., list[Outcome]]
 BATCHES = ("hydra/launcher=batches", "hydra.launcher.executor=processes")
-SWEEP = ("train_size=60,80", "optimizer.lr=0.01,0.1", "seed=0,1", "stopping.max_epochs=3", "-m")
+SWEEP = (
+    *("train_size=60,80", "optimizer.lr=0.01,0.1", "seed=0,1", "stopping.max_epochs=3", "-m"),
+    "model.hidden=[8]",  # whose weights are drawn in no time
+)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +149,7 @@ def weights(outcomes: Sequence[Outcome]) -> dict[str, bytes]:
 
 
 def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> None:
-    jobs = some_jobs("evaluation=[weights]")
+    jobs = some_jobs("evaluation=[weights]", "model.hidden=[8]")
     outcomes = train(Inline(place=tmp_path / "nowhere"), jobs)
     assert [each.error for each in outcomes] == [None] * 4
     assert weights(outcomes) == trained_here(tmp_path / "here", jobs)
@@ -186,7 +189,7 @@ class Posting(Inline):
 def test_what_has_arrived_is_not_trained_again_where_its_batch_is_lost(
     tmp_path: Path, train: Train
 ) -> None:
-    jobs = some_jobs("evaluation=[weights]")
+    jobs = some_jobs("evaluation=[weights]", "model.hidden=[8]")
     outcomes = train(Posting(losses=2, place=tmp_path / "nowhere"), jobs)
     assert [each.error for each in outcomes] == [None] * 4
     assert weights(outcomes) == trained_here(tmp_path / "here", jobs)

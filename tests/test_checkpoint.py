@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save as safetensors
+from safetensors.numpy import save as safetensors
 from torch import nn
 from torch.testing import assert_close
 
@@ -15,14 +15,15 @@ import nnlab
 from nnlab import checkpoint, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.device import CPU
 from nnlab.engines import Engine, Run, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
 from nnlab.stopping import Budget, Epoch, StoppingRule
 from nnlab.training import train_runs
+from tests.test_native import module_of
 
-CPU = torch.device("cpu")
 compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 ENGINES = [TorchEngine, StackedEngine, pytest.param(NativeEngine, marks=compiled)]
 RULES: list[Callable[[], StoppingRule | None]] = [
@@ -41,8 +42,8 @@ def make_run(
     draws = torch.Generator().manual_seed(seed)
     inputs = torch.randn(90, 600 if wide else 6, generator=draws)
     labels = (inputs[:, :3] + torch.randn(90, 3, generator=draws)).argmax(1)
-    index = torch.arange(90)
-    train, valid, test = (Split(inputs, labels, part) for part in index.split(30))
+    parts = np.split(np.arange(90), 3)
+    train, valid, test = (Split(inputs.numpy(), labels.numpy(), part) for part in parts)
     return Run(
         nnlab.mlp(inputs.shape[1], [5], 3, generator=torch.Generator().manual_seed(seed)),
         optimizer,
@@ -85,11 +86,11 @@ def undisturbed(make: Callable[[], list[Run]], engine: type[Engine]) -> list[Run
 
 def assert_right(run: Run) -> None:
     """Which examples the run has right are those of its own network, asked by hand."""
-    run.model.eval()
+    model = module_of(run).eval()
     for name, split in (("valid", run.valid), ("test", run.test)):
         assert split is not None
-        inputs, labels = split.examples
-        expected = run.model(inputs).argmax(1) == labels
+        inputs, labels = map(torch.from_numpy, split.examples)
+        expected = model(inputs).argmax(1) == labels
         np.testing.assert_array_equal(run.right[name], expected.numpy())
     assert np.mean(run.right["test"]) == pytest.approx(run.test_accuracy, abs=1e-12)
     assert run.kept is not None
@@ -107,8 +108,8 @@ def assert_same(ours: Sequence[Run], theirs: Sequence[Run]) -> None:
         assert (our.test_loss, our.test_accuracy) == (their.test_loss, their.test_accuracy)
         assert_right(our)
         assert_right(their)
-        for name, value in our.model.state_dict().items():
-            assert torch.equal(value, their.model.state_dict()[name])
+        states = [module_of(run).state_dict() for run in (our, their)]
+        assert_close(states[0], states[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from torch.testing import assert_close
 import nnlab
 from nnlab import compose, engines, footprint, run, seeds
 from nnlab.config import EngineName
-from nnlab.model import Shaped, cnn, parameters
+from nnlab.device import CPU
+from nnlab.model import Shaped, cnn
+from nnlab.perceptron import parameters
 from tests import plain_loop
-
-CPU = torch.device("cpu")
 
 
 def by_hand(channels: int, edge: int, classes: int, hidden: int | None = None) -> nn.Sequential:
@@ -48,11 +49,11 @@ def images(inputs: Tensor, shape: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (12, 12, 3), (13, 13, 3)])
 @pytest.mark.parametrize("hidden", [None, 5])
 def test_it_is_the_network_by_hand(shape: tuple[int, ...], hidden: int | None) -> None:
-    generator = torch.Generator().manual_seed(1)
+    generator = np.random.default_rng(1)
     ours = cnn(shape, [16, 32], 3, [] if hidden is None else [hidden], 4, generator)
     theirs = by_hand((*shape, 1)[2], shape[0], 4, hidden)
     take(theirs, ours.state_dict())
-    inputs = torch.rand(7, torch.Size(shape).numel(), generator=generator)
+    inputs = torch.from_numpy(generator.random((7, math.prod(shape)), np.float32))
     # Sums of up to 288 products in another order.
     assert_close(ours(inputs), theirs(images(inputs, shape)), rtol=1e-5, atol=1e-6)
     assert parameters(ours) == parameters(theirs)
@@ -60,9 +61,9 @@ def test_it_is_the_network_by_hand(shape: tuple[int, ...], hidden: int | None) -
 
 
 def test_weights_come_from_the_generator_alone_within_their_bounds() -> None:
-    first = cnn((16, 16, 3), [16, 32], 5, [9], 4, torch.Generator().manual_seed(3))
+    first = cnn((16, 16, 3), [16, 32], 5, [9], 4, np.random.default_rng(3))
     torch.rand(1)
-    second = cnn((16, 16, 3), [16, 32], 5, [9], 4, torch.Generator().manual_seed(3))
+    second = cnn((16, 16, 3), [16, 32], 5, [9], 4, np.random.default_rng(3))
     for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     layers = [each for each in first.modules() if isinstance(each, (nn.Conv2d, nn.Linear))]
@@ -94,10 +95,10 @@ def test_it_is_trained_as_a_loop_by_hand_trains_it(
     take(theirs, load_file("outputs/before/default/model.safetensors"))
     theirs.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     order = seeds.generator(0, "order")
-    orders = [torch.randperm(30, generator=order).tolist() for _ in range(3)]
+    orders = [order.permutation(30).tolist() for _ in range(3)]
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9)
-    inputs = images(data.train.inputs[data.train.index], shape)
-    labels = data.train.labels[data.train.index]
+    pixels, labels = map(torch.from_numpy, data.train.examples)
+    inputs = images(pixels, shape)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -113,8 +114,8 @@ def test_it_is_trained_as_a_loop_by_hand_trains_it(
     assert_close(torch.tensor(found), torch.tensor(history), rtol=1e-6, atol=1e-7)
     network = nnlab.load("outputs/a/default")
     assert data.test is not None
-    right = network.probabilities(data.test.inputs[data.test.index]).argmax(1)
-    accuracy = (right == data.test.labels[data.test.index]).float().mean().item()
+    pixels, labels = map(torch.from_numpy, data.test.examples)
+    accuracy = (network.probabilities(pixels).argmax(1) == labels).float().mean().item()
     assert accuracy == pytest.approx(network.result["test_accuracy"], abs=1e-6)
     assert network.result["engine"] == "torch"
 

@@ -13,13 +13,14 @@ import yaml
 from hydra._internal import config_loader_impl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf import base as omegaconf_base
 from PIL import Image
 
-from nnlab import compose, run
+from nnlab import compose, hydra_jobs, run
 from nnlab.compose import as_json, folder_name
 from nnlab.config import CONF
 
@@ -81,6 +82,71 @@ def test_groups_are_listed_as_hydra_lists_them(monkeypatch: pytest.MonkeyPatch) 
             with pytest.raises(TypeError):
                 loader.get_group_options("dataset", overrides=["optimizer=adam"])
         assert groups == expected[asked.index(("hydra", ObjectType.GROUP))]
+
+
+@pytest.mark.parametrize("written", ["${oc.env:EPOCHS}", "${ oc.env:EPOCHS }"])
+def test_each_run_of_a_sweep_is_another_with_another_value_of_the_environment(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["seed=0,1", "train_size=20", "test_size=20", "model.hidden=[4]", "study=s"]
+    errors = []
+    for epochs in ("1", "1", "2"):
+        monkeypatch.setenv("EPOCHS", epochs)
+        command = hydra_jobs.Command()
+        with run.alone():
+            run.train(command, [*arguments, f"stopping.max_epochs={written}"])
+        errors.append([type(outcome.error) for outcome in command.outcomes])
+    assert errors == [[type(None)] * 2] * 2 + [[ValueError] * 2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "short"),
+    [
+        (["seed=1,2", "hydra.job.name=a", "hydra/sweeper=basic"], True),
+        (["hydra.mode=RUN"], False),
+        (["seed=1", "hydra={mode: RUN}"], False),
+        (["~hydra.mode"], False),
+        (["hydra.searchpath=[file://own]", "experiment=own"], False),
+    ],
+)
+@pytest.mark.skipif(not compose.HYDRA_1_3, reason="later Hydra does so itself")
+def test_the_mode_is_hydras_own(
+    overrides: list[str], short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    own = "# @package _global_\nhydra:\n  mode: RUN\n"
+    (tmp_path / "own" / "experiment" / "own.yaml").write_text(own)
+    compose.register()
+    with hydra.initialize_config_dir(str(CONF), **compose.VERSION_BASE):
+        whole = GlobalHydra.instance().hydra
+        assert whole is not None
+        expected = whole.get_mode("config", overrides)
+        composed: list[Any] = []
+        with compose.quick_hydra():
+            monkeypatch.setattr(whole, "compose_config", lambda **_: composed.append(1))
+            whole.get_mode("config", overrides)
+            assert (composed == []) == short
+            monkeypatch.undo()
+            monkeypatch.chdir(tmp_path)
+            assert whole.get_mode("config", overrides) == expected
+    assert (expected is RunMode.MULTIRUN) == short
+
+
+def test_a_changed_file_of_the_users_own_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the command line names its folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    arguments = ["hydra.searchpath=[file://own]", "experiment=own", "train_size=20", "study=s"]
+    for batch_size, status in [(7, 0), (7, 0), (5, 1)]:
+        own = f"# @package _global_\nbatch_size: {batch_size}\nstopping:\n  max_epochs: 1\n"
+        (tmp_path / "own" / "experiment" / "own.yaml").write_text(own)
+        with run.alone():
+            assert run.run([*arguments, "test_size=20", "model.hidden=[4]"]) == status
+    assert "holds a run with batch_size=7; this one has batch_size=5" in capfd.readouterr().err
 
 
 def test_interpolations_are_read_as_omegaconf_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:

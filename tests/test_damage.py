@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from nnlab import checkpoint, describe, network, predict, records, report, run, study
+from nnlab import checkpoint, describe, predict, records, report, run, study, trained
 from nnlab.datasets import dogset, files, images, mnist
 from nnlab.datasets.dogset import DogSetConfig
+from nnlab.engines import State
 
 SECONDS = 10  # none of the readers takes one
 
@@ -73,10 +73,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images-idx3-ubyte.gz").write_bytes(gzip.compress(content, mtime=0))
     assert mnist.MNIST.sample is not None
     shutil.copy(mnist.MNIST.sample.path, folder / "sample.npz")
-    state = {"engine/a": torch.arange(6.0), "order": torch.arange(9, dtype=torch.uint8)}
+    state: State = {
+        "engine/a": np.arange(6.0, dtype=np.float32),
+        "best/a": np.arange(9, dtype=np.uint8),
+    }
     checkpoint.save(
         folder / "c.safetensors",
-        checkpoint.Checkpoint({"a": 1}, [], "running", "", {"b": None}, state),
+        checkpoint.Checkpoint({"a": 1}, [], "running", "", {"b": None}, None, None, state),
     )
     return folder
 
@@ -101,7 +104,7 @@ def read_sample(folder: Path) -> object:
 
 
 def read_network(folder: Path) -> object:
-    loaded = network.load(folder / "mnist" / "seed=0")
+    loaded = trained.load(folder / "mnist" / "seed=0")
     pixels = predict.read(folder / "image.jpg", loaded)
     return loaded.predict(pixels[None]).tolist(), sorted(loaded.config)
 
@@ -140,7 +143,7 @@ def read_checkpoint(folder: Path) -> object:
     found = checkpoint.load(folder / "c.safetensors")
     if found is None:
         raise ValueError(f"{folder / 'c.safetensors'} is gone")
-    return found.identity, {name: tensor.tolist() for name, tensor in found.tensors.items()}
+    return found.identity, {name: tensor.tolist() for name, tensor in found.numbers.items()}
 
 
 def read_description(folder: Path) -> object:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from nnlab.dropout import KeyedDropout, multipliers
+from nnlab.dropout import KeyedDropout, keys_from, multipliers
 from nnlab.seeds import draw_keys, drawing_from, generator
 
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.5, 0.9])
 def test_so_many_are_dropped_and_the_others_are_scaled(p: float) -> None:
-    keys = draw_keys(generator(0, "layers"), 400, 1).flatten()
+    keys = torch.from_numpy(draw_keys(generator(0, "layers"), 400, 1).ravel())
     drawn = multipliers(keys, 10, 128, p=p, dtype=torch.float32)
     assert set(drawn.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
     dropped = (drawn == 0).double()
@@ -24,7 +24,7 @@ def test_so_many_are_dropped_and_the_others_are_scaled(p: float) -> None:
 
 
 def test_what_is_dropped_says_nothing_of_other_batches_units_and_rows() -> None:
-    keys = draw_keys(generator(1, "layers"), 1000, 1).flatten()
+    keys = torch.from_numpy(draw_keys(generator(1, "layers"), 1000, 1).ravel())
     dropped = (multipliers(keys, 4, 16, p=0.5, dtype=torch.float64) == 0).flatten(1)
     # Of 64 places over 1,000 batches, and of 1,000 batches over 64 places: 5 standard errors.
     for table in (dropped, dropped.T):
@@ -40,10 +40,25 @@ def test_neighbouring_keys_drop_other_units() -> None:
 
 
 def test_keys_of_an_epoch_are_those_that_layers_draw_one_by_one() -> None:
-    together = draw_keys(generator(3, "layers"), 5, 2)
-    with drawing_from(generator(3, "layers")):
-        single = [int(torch.randint(2**63 - 1, (1,))) for _ in range(10)]
-    assert together.flatten().tolist() == single
+    """From the run's generator, or from torch's global one where a run has none."""
+    together = torch.from_numpy(draw_keys(generator(3, "layers"), 5, 2))
+    layers = nn.Sequential(KeyedDropout(0.5), KeyedDropout(0.25))
+    with drawing_from(generator(3, "layers")) as source, keys_from(source, layers):
+        assert_dropped_by(together, layers)
+    torch.manual_seed(0)
+    together = torch.from_numpy(draw_keys(None, 5, 2))
+    torch.manual_seed(0)
+    assert_dropped_by(together, layers)
+
+
+def assert_dropped_by(keys: Tensor, layers: nn.Sequential) -> None:
+    x = torch.ones(20, 30)
+    for row in keys:
+        first, second = (
+            multipliers(key[None], 20, 30, p=p, dtype=x.dtype)[0]
+            for key, p in zip(row, (0.5, 0.25))
+        )
+        assert_close(layers(x), first * second)
 
 
 def test_the_module_drops_in_training_only() -> None:

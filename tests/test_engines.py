@@ -38,6 +38,7 @@ from nnlab.config import SGD, Adam, EngineName
 from nnlab.datasets import Split
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.mnist import IdxConfig, Source
+from nnlab.device import CPU, Device
 from nnlab.engines import Engine, Run, choose_engine, library, native, stacked
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
@@ -45,8 +46,8 @@ from nnlab.engines.torch import TorchEngine
 from nnlab.stopping import Epoch
 from nnlab.training import train_runs
 from tests import plain_loop
+from tests.test_native import module_of
 
-CPU = torch.device("cpu")
 PLAIN = SGD("sgd", lr=0.01, weight_decay=0.0, momentum=0.0, dampening=0.0, nesterov=False)
 compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 
@@ -64,7 +65,7 @@ def test_auto_takes_the_native_engine_on_the_cpu() -> None:
 
 def test_auto_takes_the_stacked_engine_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnlab.engines.stacked.unsupported_reason", lambda run, device: None)
-    engine, reason = choose_engine(EngineName.auto, run_of(), torch.device("cuda:0"))
+    engine, reason = choose_engine(EngineName.auto, run_of(), Device("cuda", 0))
     assert (engine, reason) == (StackedEngine, "the fastest on cuda")
 
 
@@ -147,14 +148,14 @@ def test_final_accuracy_over_20_seeds_differs_by_no_more_than_chance(engine: typ
 
 
 def layer(run: Run) -> nn.Linear:
-    found = run.model.get_submodule("0")
+    found = module_of(run).get_submodule("0")
     assert isinstance(found, nn.Linear)
     return found
 
 
 def sgd(run: Run) -> torch.optim.Optimizer:
     if not isinstance(run.optimizer, torch.optim.Optimizer):
-        run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, momentum=0.9)
+        run.optimizer = torch.optim.SGD(module_of(run).parameters(), lr=0.1, momentum=0.9)
     return run.optimizer
 
 
@@ -251,7 +252,7 @@ USERS: dict[str, tuple[Change, str]] = {
         lambda run, _: layer(run).bias.register_post_accumulate_grad_hook(print),
         "hooks",
     ),
-    "forward hook": (lambda run, _: run.model.register_forward_hook(print), "hooks"),
+    "forward hook": (lambda run, _: module_of(run).register_forward_hook(print), "hooks"),
     "forward pre-hook": (lambda run, _: layer(run).register_forward_pre_hook(print), "hooks"),
     "backward hook": (lambda run, _: layer(run).register_full_backward_hook(print), "hooks"),
     "backward pre-hook": (
@@ -320,7 +321,7 @@ USERS: dict[str, tuple[Change, str]] = {
         "SGD.step was replaced",
     ),
     "subclass of SGD": (
-        lambda run, _: setattr(run, "optimizer", TwiceSGD(run.model.parameters(), lr=0.1)),
+        lambda run, _: setattr(run, "optimizer", TwiceSGD(module_of(run).parameters(), lr=0.1)),
         "TwiceSGD",
     ),
     "scheduler": (lambda run, _: scheduled(run), "a learning rate scheduler does so"),
@@ -359,7 +360,7 @@ USERS: dict[str, tuple[Change, str]] = {
         r"shapes of Linear",
     ),
     "compiled": (  # what model.compile() sets
-        lambda run, _: setattr(run.model, "_compiled_call_impl", run.model._call_impl),
+        lambda run, _: setattr(run.model, "_compiled_call_impl", module_of(run)._call_impl),
         "Sequential was given _compiled_call_impl",
     ),
     "frozen": (lambda run, _: layer(run).bias.requires_grad_(False), "frozen"),
@@ -459,15 +460,15 @@ def test_fit_computes_with_what_is_the_users(name: str) -> None:
         optimizer = sgd(run)
         with contextlib.ExitStack() as stack:
             change(run, stack)
-            models.append(run.model)
+            models.append(module_of(run))
             if fits:
                 data = inputs, labels
                 result = nnlab.fit(
-                    run.model, data, optimizer=optimizer, max_epochs=2, shuffle=False
+                    module_of(run), data, optimizer=optimizer, max_epochs=2, shuffle=False
                 )
                 assert (result.engine, expected in result.engine_reason) == ("torch", True)
             else:
-                plain_loop.train(run.model, inputs, labels, optimizer, 10, [range(20)] * 2)
+                plain_loop.train(module_of(run), inputs, labels, optimizer, 10, [range(20)] * 2)
     assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
 
 
@@ -536,15 +537,16 @@ def test_fit_computes_with_a_rule_of_the_users() -> None:
 @compiled
 def test_what_changes_no_number_is_taken() -> None:
     run = run_of()
-    run.model.register_buffer("seen", torch.zeros(1))
+    model = module_of(run)
+    model.register_buffer("seen", torch.zeros(1))
     layer(run).weight.register_hook(torch.neg).remove()
     layer(run).register_forward_hook(print).remove()
-    flat = torch.cat([p.detach().flatten() for p in run.model.parameters()])
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
     for parameter, part in zip(
-        run.model.parameters(), flat.split([p.numel() for p in run.model.parameters()])
+        model.parameters(), flat.split([p.numel() for p in model.parameters()])
     ):
         parameter.data = part.view_as(parameter)  # side by side, but apart
-    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, foreach=False)
+    run.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
     for unsupported_reason in (native.unsupported_reason, stacked.unsupported_reason):
         assert unsupported_reason(run, CPU) is None
     copied = run_of(pickle.loads(pickle.dumps(copy.deepcopy(nnlab.mlp(6, [5], 3)))))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+import nnlab
 from nnlab import export_model
 from tests.analysis.trained import trained
 
@@ -27,7 +28,8 @@ RUNS = {
 @pytest.fixture(params=RUNS)
 def exported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Tensor, Tensor]:
     """The folder of a run, some examples, and what the loaded network says of them."""
-    network, _, _ = trained(tmp_path / "run", *RUNS[request.param])
+    trained(tmp_path / "run", *RUNS[request.param])
+    network = nnlab.load(tmp_path / "run")
     some = torch.rand(7, *network.shape, generator=torch.Generator().manual_seed(0))
     return tmp_path / "run", some, network.predict(some)
 

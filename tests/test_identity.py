@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
-from nnlab import study
+from nnlab import seeds, study
 from tests.conftest import Run
 from tests.test_run import result
 
@@ -132,6 +133,52 @@ def test_changed_data_are_not_those_that_a_run_saw(dogs: Path, tmp_path: Path, r
     Image.fromarray(pixels).save(image)
     assert "saw other data" in run(*command, status=1)
     assert image.stat().st_ino == known.st_ino
+
+
+def test_a_run_of_other_random_numbers_is_no_answer(tmp_path: Path, run: Run) -> None:
+    """An earlier nnlab drew others from the same seed: the same command would find otherwise."""
+    mnist = tmp_path / "outputs" / "mnist"
+    command = ("train_size=40,50", *QUICK)
+    run(*command)
+    assert result(mnist / "train_size=40")["random_numbers"] == seeds.RANDOM_NUMBERS
+    for folder in (mnist / "train_size=40", mnist / "train_size=50"):
+        record = result(folder)
+        del record["random_numbers"], record["checksum"]
+        (folder / "result.json").write_text(json.dumps(record))
+    before = trained_at(mnist)
+    for options in ([], ["hydra/launcher=basic"]):
+        said = run(*command, *options, status=1)
+        assert f"{Path('outputs/mnist/train_size=40')} is this run, but of an earlier nnlab" in said
+        assert "give it another study=NAME, or train it anew with force=true" in said
+        assert trained_at(mnist) == before
+    run(*command, "study=another")
+
+    # Another seed is trained, and never averaged with them; what there was is still reported.
+    run("train_size=40", "seed=1", *QUICK)
+    found = pd.read_csv(mnist / "summary.csv").set_index("seed")
+    assert found.loc[0, "random_numbers"].tolist() == [1, 1]
+    assert found.loc[1, "random_numbers"] == seeds.RANDOM_NUMBERS
+    assert pd.read_csv(mnist / "cells.csv")["runs"].tolist() == [1, 1, 1]
+
+    run(*command, "force=true")
+    assert result(mnist / "train_size=40")["random_numbers"] == seeds.RANDOM_NUMBERS
+    assert "already done: 2 of 2" in run(*command)
+
+
+def test_a_run_that_an_earlier_version_left_unfinished_begins_anew(
+    tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / "outputs" / "mnist" / "default"
+    run("train_size=40", *QUICK)
+    record = result(folder)
+    for key in ("random_numbers", "checksum", "sha256"):
+        del record[key]
+    (folder / "result.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    older = {"epochs": [], "rule": {}, "status": "running", "stop_reason": "", "identity": {}}
+    (folder / ".checkpoint.safetensors").write_bytes(save({}, {"state": json.dumps(older)}))
+    assert "already done" not in run("train_size=40", *QUICK)
+    assert result(folder)["status"] == "finished"
+    assert "continued" not in result(folder)
 
 
 def test_other_folders_of_data_are_other_runs(dogs: Path, tmp_path: Path, run: Run) -> None:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from nnlab.model import classic_xor, mlp, parameters, perceptrons, weights
+from nnlab import perceptron, seeds
+from nnlab.model import as_module, mlp, perceptrons
+from nnlab.perceptron import parameters, weights
 
 
 def test_structure_and_counts() -> None:
@@ -36,6 +41,47 @@ def test_the_network_is_its_formula(name: str, function: object) -> None:
     (w1, b1, w2, b2, w3, b3) = model.parameters()
     expected = function(function(x @ w1.T + b1) @ w2.T + b2) @ w3.T + b3  # type: ignore[operator]
     assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"dropout": 0.3}], ids=str)
+def test_a_module_is_the_network_in_the_same_memory(
+    activation: str, options: dict[str, Any]
+) -> None:
+    network = perceptron.draw(6, [5, 4], 3, activation, np.random.default_rng(0), **options)
+    module = as_module(network).eval()
+    assert list(module.state_dict()) == list(network.state_dict())
+    x = np.random.default_rng(1).normal(size=(7, 6)).astype(np.float32)
+    assert_close(torch.from_numpy(network(x)), module(torch.from_numpy(x)).detach())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(2)
+    assert all((array == 2).all() for array in network.parameters())
+    assert (weights(network), parameters(network)) == (weights(module), parameters(module))
+
+
+def test_weights_are_these_numbers_with_any_numpy() -> None:
+    network = perceptron.draw(2, [2], 1, "relu", seeds.generator(0, "weights"))
+    drawn = np.concatenate([array.ravel() for array in network.parameters()])
+    # SeedSequence and PCG64 are fixed by NumPy; 24 of the bits of each half of a word are a number.
+    raw = seeds.generator(0, "weights").bit_generator.random_raw(5)
+    halves = np.stack([raw & np.uint64(2**32 - 1), raw >> np.uint64(32)], axis=1).ravel()[:9]
+    expected = (2 * (halves >> np.uint64(8)) / 2**24 - 1) / 2**0.5
+    np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("init", "distribution"),
+    [
+        ("default", stats.uniform(-(400**-0.5), 2 * 400**-0.5)),
+        ("he", stats.norm(0, (2 / 400) ** 0.5)),
+        ("glorot", stats.uniform(-((6 / 700) ** 0.5), 2 * (6 / 700) ** 0.5)),
+        ("orthogonal", stats.norm(0, 400**-0.5)),  # of few of the entries of a large matrix
+    ],
+)
+def test_weights_pass_a_test_of_their_distribution(init: str, distribution: Any) -> None:
+    network = perceptron.draw(400, [300], 10, "relu", np.random.default_rng(0), init=init)
+    assert stats.kstest(network.layers[0].weight.ravel(), distribution.cdf).pvalue > 0.001
 
 
 def test_weights_come_from_the_generator_alone() -> None:
@@ -149,7 +195,7 @@ def test_every_perceptron_of_a_table_fires_for_its_row_alone() -> None:
 
 
 def test_the_classic_three() -> None:
-    network = classic_xor()
+    network = as_module(perceptron.classic_xor())
     computes(network, "0110")
     assert weights(network) + 3 == parameters(network) == 9
     either, not_both = network[:2](rows(2)).T

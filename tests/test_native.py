@@ -15,15 +15,17 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
@@ -31,13 +33,14 @@ from torch.testing import assert_close
 
 from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.datasets.sampling import Index
+from nnlab.device import CPU, Device
 from nnlab.engines import Run, choose_engine, library
+from nnlab.engines.modules import numbers, optimizer_config
 from nnlab.engines.native import NativeEngine, unsupported_reason
-from nnlab.engines.supported import optimizer_config
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.model import mlp
 
-CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).parents[1]
 MISSING = library.available()
 LEVELS = () if MISSING else library.levels()
@@ -92,7 +95,7 @@ def make_run(
     inputs = torch.randn(examples, sizes[0], generator=generator)
     inputs *= torch.rand(inputs.shape, generator=generator) < density
     labels = torch.randint(sizes[-1], (examples,), generator=generator)
-    split = Split.whole(inputs, labels)
+    split = Split.whole(inputs.numpy(), labels.numpy())
     model = mlp(sizes[0], sizes[1:-1], sizes[-1], activation, generator, **network)
     # In one epoch the dual form, which test_dual.py is about, never pays.
     return Run(
@@ -102,18 +105,23 @@ def make_run(
         valid=split,
         batch_size=batch_size,
         max_epochs=max_epochs,
-        noise=torch.Generator().manual_seed(seed),
+        noise=np.random.default_rng(seed),
     )
 
 
 def first_layer(run: Run) -> nn.Linear:
-    layer = next(run.model.children())
+    layer = next(module_of(run).children())
     assert isinstance(layer, nn.Linear)
     return layer
 
 
-def shuffled(run: Run, seed: int = 1) -> Tensor:
-    return torch.randperm(len(run.train), generator=torch.Generator().manual_seed(seed))
+def module_of(run: Run) -> nn.Module:
+    assert isinstance(run.model, nn.Module)
+    return run.model
+
+
+def shuffled(run: Run, seed: int = 1) -> Index:
+    return np.random.default_rng(seed).permutation(len(run.train))
 
 
 def train(engine: NativeEngine | TorchEngine, run: Run, epochs: int = 1, first: int = 1) -> float:
@@ -123,14 +131,17 @@ def train(engine: NativeEngine | TorchEngine, run: Run, epochs: int = 1, first: 
 
 
 def assert_same_state(
-    actual: dict[str, Tensor], expected: dict[str, Tensor], *, rtol: float, atol: float
+    actual: Mapping[str, Any], expected: Mapping[str, Any], *, rtol: float, atol: float
 ) -> None:
+    """Compare numbers by their names, arrays or tensors."""
+
     def named(name: str) -> Callable[[str], str]:
         return lambda message: f"{name}: {message}"
 
     assert list(actual) == list(expected)
     for name, value in expected.items():
-        assert_close(actual[name], value, rtol=rtol, atol=atol, equal_nan=True, msg=named(name))
+        found, wanted = torch.as_tensor(actual[name]), torch.as_tensor(value)
+        assert_close(found, wanted, rtol=rtol, atol=atol, equal_nan=True, msg=named(name))
 
 
 def assert_engines_agree(
@@ -166,11 +177,11 @@ def movement(
 ) -> Tensor:
     """Return how far three epochs move all weights, in float64; double: computed in it, too."""
     if double:
-        run.model.double()
-        run.train = dataclasses.replace(run.train, inputs=run.train.inputs.double())
+        module_of(run).double()
+        run.train = dataclasses.replace(run.train, inputs=run.train.inputs.astype(np.float64))
 
     def weights() -> Tensor:
-        return torch.cat([p.detach().double().flatten() for p in run.model.parameters()])
+        return torch.cat([p.detach().double().flatten() for p in module_of(run).parameters()])
 
     before = weights()
     trainer = engine([run], CPU)
@@ -189,7 +200,7 @@ def assert_as_exact_as_torch(make: Callable[..., Run], **options: Any) -> None:
 
     def small(seed: int) -> Run:
         run = make(seed=seed, **options)
-        run.train.inputs.mul_(0.1)  # so that a rate of 1 does not diverge
+        run.train.inputs *= 0.1  # so that a rate of 1 does not diverge
         return run
 
     errors: dict[str, list[float]] = {}
@@ -268,7 +279,7 @@ def test_every_batch_size_and_level_equals_torch(batch_size: int, level: str) ->
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_activations_of_extreme_inputs(activation: str, level: str) -> None:
     run = make_run(sizes=(1, 1, 2), activation=activation, examples=4001)
-    run.train.inputs.copy_(torch.linspace(-200, 200, 4001)[:, None])
+    run.train.inputs[:] = np.linspace(-200, 200, 4001)[:, None]
     with torch.no_grad():
         first_layer(run).weight.fill_(1)
         first_layer(run).bias.zero_()
@@ -337,20 +348,21 @@ def test_adam_with_its_usual_eps_stays_close() -> None:
     assert train(engine, ours) == pytest.approx(train(oracle, reference), rel=1e-5)
     expected = oracle.state(reference)
     for name, value in engine.state(ours).items():
-        distance = (value - expected[name]).abs()
+        distance = np.abs(value - expected[name])
         assert distance.max() < 10 * 1e-3, name
-        assert (distance > 1e-5).double().mean() < 0.01, name
+        assert (distance > 1e-5).mean() < 0.01, name
 
 
 @needs_library
 def test_training_equals_a_loop_written_out() -> None:
     """Weight decay, momentum and nesterov by their formulas, without torch.optim."""
     run = make_run(optimizer=OPTIMIZERS["nesterov"])
-    weights = [p.detach().clone().requires_grad_() for p in run.model.parameters()]
+    weights = [p.detach().clone().requires_grad_() for p in module_of(run).parameters()]
+    inputs, labels = torch.from_numpy(run.train.inputs), torch.from_numpy(run.train.labels)
     velocities = [torch.zeros_like(weight) for weight in weights]
-    for batch in shuffled(run).split(7):
-        hidden = (run.train.inputs[batch] @ weights[0].T + weights[1]).relu()
-        loss = cross_entropy(hidden @ weights[2].T + weights[3], run.train.labels[batch])
+    for batch in torch.from_numpy(shuffled(run)).split(7):
+        hidden = (inputs[batch] @ weights[0].T + weights[1]).relu()
+        loss = cross_entropy(hidden @ weights[2].T + weights[3], labels[batch])
         gradients = torch.autograd.grad(loss, weights)
         with torch.no_grad():
             decayed = [g + 0.01 * w for g, w in zip(gradients, weights)]
@@ -360,7 +372,7 @@ def test_training_equals_a_loop_written_out() -> None:
     engine = NativeEngine([run], CPU)
     train(engine, run)
     engine.release([run])
-    for actual, weight in zip(run.model.parameters(), weights):
+    for actual, weight in zip(module_of(run).parameters(), weights):
         assert_close(actual, weight, rtol=CLOSE[10]["rtol"], atol=CLOSE[10]["atol"])
 
 
@@ -368,7 +380,7 @@ def test_training_equals_a_loop_written_out() -> None:
 @pytest.mark.parametrize("examples", [1, 6, 47, 48, 49, 200])
 def test_evaluation_equals_torch(examples: int) -> None:
     run = make_run(sizes=(70, 33, 5), examples=200)
-    index = torch.randint(200, (examples,), generator=torch.Generator().manual_seed(2))
+    index = np.random.default_rng(2).integers(200, size=examples)
     run.test = Split(run.train.inputs, run.train.labels, index)
     loss, accuracy = NativeEngine([run], CPU).evaluate([run], "test")[0]
     expected_loss, expected_accuracy = TorchEngine([run], CPU).evaluate([run], "test")[0]
@@ -381,7 +393,7 @@ def test_the_first_of_equal_logits_is_the_prediction() -> None:
     run = make_run(sizes=(3, 20))
     run.train.labels[:] = 19
     run.train.labels[:7] = 0
-    for parameter in run.model.parameters():
+    for parameter in module_of(run).parameters():
         parameter.data.zero_()
     assert NativeEngine([run], CPU).evaluate([run], "valid")[0][1] == 7 / 70
 
@@ -389,7 +401,7 @@ def test_the_first_of_equal_logits_is_the_prediction() -> None:
 @needs_library
 def test_a_short_order_trains_on_its_examples_only() -> None:
     ours, reference = make_run(), make_run()
-    order = torch.tensor([3, 1, 4, 15, 9, 2, 6, 5, 35])
+    order = np.array([3, 1, 4, 15, 9, 2, 6, 5, 35])
     engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
     trained = engine.train_epoch([ours], [order])[0]
     assert trained.loss == pytest.approx(oracle.train_epoch([reference], [order])[0].loss)
@@ -406,12 +418,12 @@ def test_neighbours_change_no_bit() -> None:
         wide = make_run(sizes=(300, 200, 5), density=0.1, batch_size=3, seed=2)
         return [make_run(optimizer=adam()), diverging, wide, make_run(batch_size=64, seed=3)]
 
-    def numbers(engine: NativeEngine, run: Run) -> dict[str, Tensor]:
+    def measured(engine: NativeEngine, run: Run) -> dict[str, Any]:
         loss = train(engine, run, epochs=3)
         valid = engine.evaluate([run], "valid")[0]
         return {**engine.state(run), "losses": torch.tensor([loss, *valid], dtype=torch.float64)}
 
-    alone = [numbers(NativeEngine([run], CPU), run) for run in runs()]
+    alone = [measured(NativeEngine([run], CPU), run) for run in runs()]
 
     together = runs()
     engine = NativeEngine(together, CPU)
@@ -420,13 +432,13 @@ def test_neighbours_change_no_bit() -> None:
         losses = engine.train_epoch(turn, [shuffled(run, epoch) for run in turn])
     evaluated = engine.evaluate(together, "valid")
     for run, expected, trained, valid in zip(together, alone, losses, evaluated):
-        measured = torch.tensor([trained.loss, *valid], dtype=torch.float64)
-        assert_same_state({**engine.state(run), "losses": measured}, expected, rtol=0, atol=0)
+        losses_now = torch.tensor([trained.loss, *valid], dtype=torch.float64)
+        assert_same_state({**engine.state(run), "losses": losses_now}, expected, rtol=0, atol=0)
 
     crowd = runs()
     engine = NativeEngine(crowd, CPU)
     with ThreadPoolExecutor(4) as pool:
-        for actual, expected in zip(pool.map(lambda run: numbers(engine, run), crowd), alone):
+        for actual, expected in zip(pool.map(lambda run: measured(engine, run), crowd), alone):
             assert_same_state(actual, expected, rtol=0, atol=0)
     assert not math.isfinite(alone[1]["losses"][0])
 
@@ -478,14 +490,14 @@ def test_subnormal_numbers_are_zero_within_a_call_only(optimizer: str) -> None:
     state = engine.state(run)
     for name, value in state.items():
         if name.endswith(("exp_avg", "exp_avg_sq", "buffer")):
-            value.fill_(1e-37)
+            value[...] = 1e-37
     engine.load_state(run, state)
     run.train.inputs[:, 3] = 0
     train(engine, run, epochs=3)
     moments = [v for k, v in engine.state(run).items() if k.endswith(("exp_avg", "buffer"))]
-    kept = torch.cat([moment.flatten() for moment in moments]).abs()
+    kept = np.abs(np.concatenate([moment.ravel() for moment in moments]))
     assert (kept == 0).any()
-    assert not ((kept > 0) & (kept < torch.finfo(torch.float32).tiny)).any()
+    assert not ((kept > 0) & (kept < np.finfo(np.float32).tiny)).any()
     assert torch.tensor(1e-40) * 0.5 > 0  # the processor's mode is the caller's again
 
 
@@ -496,17 +508,17 @@ def test_subnormal_numbers_are_zero_within_a_call_only(optimizer: str) -> None:
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        (torch.tensor([0, 70]), r"order\[1\]=70 is not in the train index: 0 to 69"),
-        (torch.tensor([0, 1, -1]), r"order\[2\]=-1"),
-        (torch.tensor([2**62]), r"order\[0\]=4611686018427387904"),
-        (torch.tensor([], dtype=torch.int64), "no train examples"),
-        (torch.tensor([0, 1], dtype=torch.int32), "torch.int32"),
-        (torch.arange(140)[::2], r"strides \(2,\)"),
-        (torch.zeros(2, 2, dtype=torch.int64), r"\[2, 2\]"),
-        (torch.zeros(71, dtype=torch.int64), "71 entries, more than the 70"),
+        (np.array([0, 70]), r"order\[1\]=70 is not in the train index: 0 to 69"),
+        (np.array([0, 1, -1]), r"order\[2\]=-1"),
+        (np.array([2**62]), r"order\[0\]=4611686018427387904"),
+        (np.array([], np.int64), "no train examples"),
+        (np.array([0, 1], np.int32), "int32"),
+        (np.arange(140)[::2], r"strides \(16,\)"),
+        (np.zeros((2, 2), np.int64), r"\[2, 2\]"),
+        (np.zeros(71, np.int64), "71 entries, more than the 70"),
     ],
 )
-def test_a_bad_order_is_refused(order: Tensor, message: str) -> None:
+def test_a_bad_order_is_refused(order: Index, message: str) -> None:
     run = make_run()
     engine = NativeEngine([run], CPU)
     before = engine.state(run)
@@ -537,14 +549,24 @@ def test_a_bad_number_in_the_data_is_refused(
         engine.evaluate([run], "valid")
 
 
+def zeros(*shape: int) -> NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def unaligned(*shape: int) -> NDArray[np.float32]:
+    raw = bytearray(4 * math.prod(shape) + 1)
+    return np.frombuffer(raw, np.float32, offset=1).reshape(shape)
+
+
 BAD_SPLITS: dict[str, tuple[Split, str]] = {
-    "width": (Split.whole(torch.zeros(9, 19), torch.zeros(9).long()), "takes [N, 20]"),
-    "dims": (Split.whole(torch.zeros(9, 20, 1), torch.zeros(9).long()), "[9, 20, 1]"),
-    "dtype": (Split.whole(torch.zeros(9, 20).double(), torch.zeros(9).long()), "torch.float64"),
-    "labels": (Split.whole(torch.zeros(9, 20), torch.zeros(9)), "torch.float32"),
-    "length": (Split.whole(torch.zeros(9, 20), torch.zeros(8).long()), "labels [8]"),
-    "stride": (Split.whole(torch.zeros(20, 9).T, torch.zeros(9).long()), "strides (1, 9)"),
-    "index": (Split(torch.zeros(9, 20), torch.zeros(9).long(), torch.zeros(2)), "torch.float32"),
+    "width": (Split.whole(zeros(9, 19), np.zeros(9, int)), "takes [N, 20]"),
+    "dims": (Split.whole(zeros(9, 20, 1), np.zeros(9, int)), "[9, 20, 1]"),
+    "dtype": (Split.whole(np.zeros((9, 20)), np.zeros(9, int)), "float64"),
+    "labels": (Split.whole(zeros(9, 20), zeros(9)), "float32"),
+    "length": (Split.whole(zeros(9, 20), np.zeros(8, int)), "labels [8]"),
+    "stride": (Split.whole(zeros(20, 9).T, np.zeros(9, int)), "strides (4, 36)"),
+    "unaligned": (Split.whole(unaligned(9, 20), np.zeros(9, int)), "not contiguous and aligned"),
+    "index": (Split(zeros(9, 20), np.zeros(9, int), np.zeros(2)), "float64"),
 }
 
 
@@ -563,7 +585,7 @@ def test_a_bad_split_is_refused(name: str) -> None:
     engine = NativeEngine([changed], CPU)
     changed.train = changed.valid = split
     with pytest.raises(ValueError, match="engine=native cannot take it"):
-        engine.train_epoch([changed], [torch.arange(2)])
+        engine.train_epoch([changed], [np.arange(2)])
     with pytest.raises(ValueError, match="engine=native cannot take it"):
         engine.evaluate([changed], "valid")
 
@@ -571,7 +593,7 @@ def test_a_bad_split_is_refused(name: str) -> None:
 @needs_library
 def test_an_empty_split_and_batch_are_refused() -> None:
     run = make_run()
-    run.valid = Split(run.train.inputs, run.train.labels, torch.arange(0))
+    run.valid = Split(run.train.inputs, run.train.labels, np.arange(0))
     with pytest.raises(ValueError, match="no valid examples"):
         NativeEngine([run], CPU).evaluate([run], "valid")
     with pytest.raises(ValueError, match="batch_size=0"):
@@ -601,12 +623,6 @@ def mapped(tensor: Tensor) -> Tensor:
     return seen[0]
 
 
-def unaligned(tensor: Tensor) -> Tensor:
-    raw = bytearray(tensor.nbytes + 1)
-    plain = torch.frombuffer(raw, dtype=tensor.dtype, offset=1, count=tensor.numel())
-    return plain.view(tensor.shape)
-
-
 def too_small(tensor: Tensor) -> Tensor:
     return resized(tensor, tensor.nbytes // 2)
 
@@ -626,53 +642,21 @@ WITHOUT_MEMORY: dict[str, Callable[[Tensor], Tensor]] = {
     "vmap": mapped,
     "subclass": lambda tensor: tensor.as_subclass(Subclass),
     "sparse": lambda tensor: tensor.to_sparse(),
-    "unaligned": unaligned,
+    "unaligned": lambda tensor: torch.from_numpy(unaligned(*tensor.shape)),
 }
 
 
-@needs_library
-@pytest.mark.parametrize("part", ["inputs", "labels", "index"])
-@pytest.mark.parametrize("kind", WITHOUT_MEMORY)
-def test_a_split_without_plain_memory_is_refused(kind: str, part: str) -> None:
-    run = make_run()
-    changed_part: Any = {part: WITHOUT_MEMORY[kind](getattr(run.train, part).clone())}
-    bad = dataclasses.replace(run.train, **changed_part)
-    changed = make_run()
-    engine = NativeEngine([changed], CPU)
-    before = engine.state(changed)
-    run.train = changed.train = changed.valid = bad
-    assert f"train {part}: " in (unsupported_reason(run, CPU) or "")
-    with pytest.raises(ValueError, match=f"train {part}: "):
-        NativeEngine([run], CPU)
-    with pytest.raises(ValueError, match=f"train {part}: "):
-        engine.train_epoch([changed], [torch.arange(2)])
-    with pytest.raises(ValueError, match=f"valid {part}: "):
-        engine.evaluate([changed], "valid")
-    assert_same_state(engine.state(changed), before, rtol=0, atol=0)
-
-
-@needs_library
 @pytest.mark.parametrize("kind", WITHOUT_MEMORY)
 def test_numbers_without_plain_memory_are_refused(kind: str) -> None:
-    """As an order, as a state, as a snapshot, as a model's weights, as an optimizer's moments."""
-    spoil = WITHOUT_MEMORY[kind]
-    run = make_run(optimizer=OPTIMIZERS["momentum"])
-    engine = NativeEngine([run], CPU)
-    train(engine, run)
-    good, snapshot = engine.state(run), engine.snapshot(run)
-    with pytest.raises(ValueError, match="the order: "):
-        engine.train_epoch([run], [spoil(torch.arange(70))])
-    for name in ("0.weight", "2.bias.momentum_buffer"):
-        with pytest.raises(ValueError, match=f"{name}: "):
-            engine.load_state(run, {**good, name: spoil(good[name])})
-    with pytest.raises(ValueError, match=r"0\.weight: "):
-        engine.restore(run, {**snapshot, "0.weight": spoil(snapshot["0.weight"])})
-    assert_same_state(engine.state(run), good, rtol=0, atol=0)
+    """As a model's weights, as an optimizer's moments."""
+    with pytest.raises(ValueError, match="the weights: "):
+        numbers(WITHOUT_MEMORY[kind](torch.rand(9, 20)), "the weights")
     taken = make_run()
-    taken.optimizer = build_optimizer(OPTIMIZERS["momentum"], taken.model)
+    taken.optimizer = build_optimizer(OPTIMIZERS["momentum"], module_of(taken))
     train(TorchEngine([taken], CPU), taken)
     weight = first_layer(taken).weight
-    taken.optimizer.state[weight]["momentum_buffer"] = spoil(good["0.weight"])
+    spoilt = WITHOUT_MEMORY[kind](weight.detach().clone())
+    taken.optimizer.state[weight]["momentum_buffer"] = spoilt
     assert "momentum_buffer" in (unsupported_reason(taken, CPU) or "")
 
 
@@ -680,12 +664,13 @@ def test_numbers_without_plain_memory_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("size", [0, 40])
 def test_a_model_whose_memory_is_gone_is_refused(size: int) -> None:
     run, later = make_run(), make_run()
+    run.model, later.model = (nn.Sequential(nn.Linear(20, 5)) for _ in range(2))
     engine = NativeEngine([later], CPU)
-    for each in (run, later):
-        first_layer(each).weight.untyped_storage().resize_(size)
+    first_layer(run).weight.untyped_storage().resize_(size)
     assert "0.weight: a tensor without" in (unsupported_reason(run, CPU) or "")
-    with pytest.raises(ValueError, match=r"0\.weight: a tensor without"):
-        engine.release([later])
+    with pytest.raises(RuntimeError, match="not resizable"):
+        first_layer(later).weight.untyped_storage().resize_(size)
+    engine.release([later])
 
 
 @needs_library
@@ -693,7 +678,7 @@ def test_a_snapshot_of_another_network_is_refused() -> None:
     ours, other = make_run(), make_run(sizes=(20, 40, 5))
     engine, source = NativeEngine([ours], CPU), NativeEngine([other], CPU)
     before = engine.state(ours)
-    with pytest.raises(ValueError, match=r"0.weight is torch.float32 \[40, 20\]"):
+    with pytest.raises(ValueError, match=r"0.weight is float32 \[40, 20\]"):
         engine.restore(ours, source.snapshot(other))
     assert_same_state(engine.state(ours), before, rtol=0, atol=0)
 
@@ -704,7 +689,7 @@ def test_a_step_count_that_none_can_be_is_refused(steps: float) -> None:
     run = make_run(optimizer=adam())
     engine = NativeEngine([run], CPU)
     train(engine, run)
-    bad = {**engine.state(run), "0.weight.step": torch.tensor(steps, dtype=torch.float64)}
+    bad = {**engine.state(run), "0.weight.step": np.array(steps)}
     with pytest.raises(ValueError, match="step is "):
         engine.load_state(run, bad)
 
@@ -713,7 +698,7 @@ def test_a_step_count_that_none_can_be_is_refused(steps: float) -> None:
 @pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")])
 def test_modes_of_the_caller_do_no_harm(mode: Callable[[], Any]) -> None:
     """Either an answer or an exception: new tensors have no memory in these modes."""
-    run, order = make_run(), torch.arange(70)
+    run, order = make_run(), np.arange(70)
     engine = NativeEngine([run], CPU)
     expected = engine.evaluate([run], "valid")
     with mode():
@@ -723,7 +708,7 @@ def test_modes_of_the_caller_do_no_harm(mode: Callable[[], Any]) -> None:
             lambda: engine.restore(run, engine.snapshot(run)),
             lambda: NativeEngine([make_run()], CPU),
         ):
-            with contextlib.suppress(ValueError, RuntimeError, AssertionError):
+            with contextlib.suppress(ValueError, RuntimeError, AssertionError, TypeError):
                 call()
     assert math.isfinite(engine.evaluate([run], "valid")[0][0])
     assert expected != engine.evaluate([run], "valid") or mode is FakeTensorMode
@@ -733,7 +718,7 @@ def test_modes_of_the_caller_do_no_harm(mode: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("part", ["index", "labels", "order"])
 def test_another_thread_may_change_positions_at_any_time(part: str) -> None:
     """They are copied before they are checked; what is wrong by then is an exception."""
-    run, order = make_run(examples=2000, sizes=(20, 5)), torch.arange(2000)
+    run, order = make_run(examples=2000, sizes=(20, 5)), np.arange(2000)
     numbers = order if part == "order" else getattr(run.train, part)
     engine = NativeEngine([run], CPU)
     ended = threading.Event()
@@ -754,13 +739,12 @@ def test_another_thread_may_change_positions_at_any_time(part: str) -> None:
         thread.join()
 
 
-@needs_library
 def test_memory_in_use_is_not_resized() -> None:
     """By another thread, say: the library would go on reading where it was."""
-    run = make_run()
-    engine = NativeEngine([run], CPU)
-    train(engine, run)
-    for tensor in (run.train.inputs, run.train.labels, run.train.index):
+    inputs, labels, index = torch.rand(9, 20), torch.zeros(9, dtype=torch.int64), torch.arange(9)
+    split = Split(inputs, labels, index)
+    assert split.inputs.ctypes.data == inputs.data_ptr()
+    for tensor in (inputs, labels, index):
         with pytest.raises(RuntimeError, match="not resizable"):
             tensor.untyped_storage().resize_(0)
 
@@ -799,7 +783,7 @@ def test_a_run_says_with_which_instruction_set_it_trains() -> None:
         assert_same_state(state, trained[LEVELS[-1]], **CLOSE[10])
     if len(LEVELS) > 1:  # as they fuse other products, they round elsewhere
         first, last = trained[LEVELS[0]], trained[LEVELS[-1]]
-        assert not torch.equal(first["0.weight"], last["0.weight"])
+        assert not np.array_equal(first["0.weight"], last["0.weight"])
 
 
 @needs_library
@@ -884,7 +868,7 @@ def test_optimizers_that_it_cannot_take(optimizer: OptimizerConfig, message: str
 
 def test_it_takes_the_cpu_only() -> None:
     assert unsupported_reason(make_run(), CPU) is None
-    assert "not on meta" in (unsupported_reason(make_run(), torch.device("meta")) or "")
+    assert "not on meta" in (unsupported_reason(make_run(), Device("meta")) or "")
 
 
 @needs_library
@@ -962,7 +946,7 @@ def test_a_bad_state_is_refused_and_changes_nothing() -> None:
     lacking = {name: value for name, value in good.items() if name != "2.bias.momentum_buffer"}
     with pytest.raises(KeyError, match=r"no 2\.bias.momentum_buffer"):
         engine.load_state(run, lacking)
-    with pytest.raises(ValueError, match=r"2.weight is torch.float32 \[33, 5\]"):
+    with pytest.raises(ValueError, match=r"2.weight is float32 \[33, 5\]"):
         engine.load_state(run, {**good, "2.weight": good["2.weight"].T})
     assert_same_state(engine.state(run), good, rtol=0, atol=0)
 
@@ -972,8 +956,8 @@ def test_a_bad_state_is_refused_and_changes_nothing() -> None:
 def test_a_torch_optimizer_is_taken_over_and_given_back(config: OptimizerConfig) -> None:
     ours, reference = make_run(), make_run()
     for run in (ours, reference):
-        run.optimizer = build_optimizer(config, run.model)
-        assert optimizer_config(run.optimizer, run.model) == config
+        run.optimizer = build_optimizer(config, module_of(run))
+        assert optimizer_config(run.optimizer, module_of(run)) == config
         train(TorchEngine([run], CPU), run)  # so that there is state to take over
     engine, oracle = NativeEngine([ours], CPU), TorchEngine([reference], CPU)
     for run in (ours, reference):
@@ -992,7 +976,7 @@ def test_a_torch_optimizer_is_taken_over_and_given_back(config: OptimizerConfig)
 
 def test_torch_optimizers_without_an_equal() -> None:
     run = make_run()
-    parameters = list(run.model.parameters())
+    parameters = list(module_of(run).parameters())
     groups = [{"params": parameters[:2]}, {"params": parameters[2:]}]
     foreign: list[dict[str, Any]] = [{"params": parameters}, {"params": [torch.zeros(1)]}]
     for optimizer in (
@@ -1004,7 +988,7 @@ def test_torch_optimizers_without_an_equal() -> None:
         torch.optim.Adam(parameters, lr=torch.tensor(0.1)),
         torch.optim.RMSprop(parameters, lr=0.1),
     ):
-        assert optimizer_config(optimizer, run.model) is None
+        assert optimizer_config(optimizer, module_of(run)) is None
         run.optimizer = optimizer
         assert "is not a plain SGD, Adam or AdamW" in (unsupported_reason(run, CPU) or "")
     uneven = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
@@ -1021,7 +1005,7 @@ def test_release_gives_the_weights_back_and_forgets_the_run() -> None:
     train(engine, run)
     trained = engine.state(run)
     engine.release([run])
-    assert_same_state(dict(run.model.state_dict()), trained, rtol=0, atol=0)
+    assert_same_state(run.model.state_dict(), trained, rtol=0, atol=0)
     assert first_layer(run).weight.data_ptr() == pointer
     with pytest.raises(KeyError):
         engine.state(run)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import nnlab
+from nnlab.trained import log_odds
 from tests.analysis.trained import outcome, trained
 
 SMALL = ("train_size=200", "test_size=100", "stopping.max_epochs=5", "model.hidden=[16]")
@@ -18,9 +19,10 @@ SMALL = ("train_size=200", "test_size=100", "stopping.max_epochs=5", "model.hidd
 
 @pytest.mark.parametrize("normalize", ["false", "true"])
 def test_a_loaded_network_gives_the_accuracy_of_its_result(tmp_path: Path, normalize: str) -> None:
-    network, data, _ = trained(tmp_path / "a", *SMALL, f"dataset.normalize={normalize}")
+    core, data, _ = trained(tmp_path / "a", *SMALL, f"dataset.normalize={normalize}")
     assert data.test is not None
-    inputs, labels = data.test.inputs[data.test.index], data.test.labels[data.test.index]
+    network = nnlab.load(tmp_path / "a")
+    inputs, labels = map(torch.from_numpy, data.test.examples)
     right = network.probabilities(inputs).argmax(1) == labels
     assert right.float().mean().item() == pytest.approx(network.result["test_accuracy"], abs=1e-6)
     assert network.classes == [str(digit) for digit in range(10)]
@@ -36,21 +38,36 @@ def test_a_loaded_network_gives_the_accuracy_of_its_result(tmp_path: Path, norma
         rtol=1e-4,
         atol=1e-5,
     )
+    # Without torch, in other sums of float32.
+    for theirs, ours in (
+        (network.logits(inputs), core.logits(inputs.numpy())),
+        (network.probabilities(inputs), core.probabilities(inputs.numpy())),
+        (pixels, core.pixels(inputs.numpy())),
+        (network.standardised(pixels), core.standardised(pixels.numpy())),
+        (network.predict(pixels.clamp(0, 1)), core.predict(pixels.clamp(0, 1))),
+    ):
+        assert_close(torch.from_numpy(ours), theirs, rtol=1e-4, atol=1e-5)
+    own = labels.numpy()
+    odds = torch.from_numpy(log_odds(core.logits(inputs.numpy()).astype(np.float64), own))
+    p = network.logits(inputs).double().softmax(1).gather(1, labels[:, None])[:, 0]
+    assert_close(odds, (p / (1 - p)).log(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_network_of_perceptrons_is_loaded(tmp_path: Path) -> None:
     options = ("dataset=boolean", "model=perceptron", "dataset.function=majority")
-    network, data, _ = trained(tmp_path / "a", *options, "dataset.inputs=3")
+    _, data, _ = trained(tmp_path / "a", *options, "dataset.inputs=3")
+    network = nnlab.load(tmp_path / "a")
     assert network.result["status"] == "finished"
     assert network.result["stop_reason"] == "no epochs: evaluated, not trained"
     found = network.predict(data.train.inputs)
     # In every row: the value of the majority of three, without a doubt.
-    ones = data.train.inputs.sum(1) >= 2
+    ones = torch.from_numpy(data.train.inputs).sum(1) >= 2
     assert_close(found, nn.functional.one_hot(ones.long(), 2).float(), rtol=0, atol=0)
 
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:
-    network, _, _ = trained(tmp_path / "a", *SMALL)
+    trained(tmp_path / "a", *SMALL)
+    network = nnlab.load(tmp_path / "a")
     with pytest.raises(ValueError, match="this network takes 28 x 28"):
         network.predict(torch.zeros(1, 27, 27))
     with pytest.raises(ValueError, match=r"lie in 0 to 255; give pixels from 0 to 1"):
@@ -81,7 +98,8 @@ def test_folders_without_a_finished_run_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("normalize", ["false", "true"])
 def test_frames_and_no_examples_at_all(tmp_path: Path, normalize: str) -> None:
-    network, _, _ = trained(tmp_path / "a", *SMALL, f"dataset.normalize={normalize}")
+    trained(tmp_path / "a", *SMALL, f"dataset.normalize={normalize}")
+    network = nnlab.load(tmp_path / "a")
     for empty in (torch.zeros(0, 28, 28), np.zeros((0, 784))):
         assert_close(network.predict(empty), torch.zeros(0, 10))
     images = torch.eye(28).repeat(2, 1, 1)

@@ -20,6 +20,7 @@ import nnlab
 from nnlab import export_model, seeds
 from nnlab.config import SGD, Adam, AdamW, EngineName, OptimizerConfig
 from nnlab.datasets import Split
+from nnlab.device import CPU
 from nnlab.dropout import KeyedDropout
 from nnlab.engines import Engine, Run, choose_engine, library, native, stacked
 from nnlab.engines.native import NativeEngine
@@ -30,8 +31,8 @@ from nnlab.training import train_runs
 from tests import plain_loop
 from tests.test_checkpoint import assert_same, undisturbed
 from tests.test_checkpoint import train as interrupted
+from tests.test_native import module_of
 
-CPU = torch.device("cpu")
 compiled = pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 ENGINES = [TorchEngine, pytest.param(NativeEngine, marks=compiled), StackedEngine]
 OPTIMIZERS = [SGD(lr=0.1), SGD(lr=0.05, momentum=0.9, weight_decay=0.01), Adam(eps=1e-3), AdamW()]
@@ -92,11 +93,8 @@ def mask(model: nn.Module, run: Run) -> None:
     draws, keys = seeds.generator(0, "layers"), []
     sizes = [len(some) for some in torch.arange(len(run.train)).split(run.batch_size)]
     for _ in range(EPOCHS):
-        seed = int(torch.randint(2**63 - 1, (1,), generator=draws))
-        source = torch.Generator().manual_seed(seed)
-        keys += [
-            [int(torch.randint(2**63 - 1, (), generator=source)) for _ in names] for _ in sizes
-        ]
+        source = np.random.PCG64(int(draws.bit_generator.random_raw()) >> 1)
+        keys += [[int(source.random_raw()) >> 1 for _ in names] for _ in sizes]
     for number, name in enumerate(names):
         dropout, units = model.get_submodule(name), (9, 7)[number]
         assert isinstance(dropout, KeyedDropout)
@@ -126,8 +124,8 @@ def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tupl
     run = make()
     assert isinstance(run.optimizer, OptimizerConfig)
     draws = seeds.generator(0, "order")
-    orders = [torch.randperm(len(run.train), generator=draws).tolist() for _ in range(EPOCHS)]
-    model = copy.deepcopy(run.model)
+    orders = [draws.permutation(len(run.train)).tolist() for _ in range(EPOCHS)]
+    model = copy.deepcopy(module_of(run))
     mask(model, run)
     optimizer = build_optimizer(run.optimizer, model)
     options |= {name: getattr(run.optimizer, name) for name in ("l1", "l2", "clip_norm")}
@@ -135,8 +133,10 @@ def plain(make: Callable[[], Run], **options: Any) -> tuple[nn.Module, list[tupl
         scheduler = schedulers(optimizer, run.optimizer)
         plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
         options["after_epoch"] = lambda loss: scheduler.step(*[loss] * plateau)
-    data = run.train.inputs[run.train.index], run.train.labels[run.train.index]
-    return model, plain_loop.train(model, *data, optimizer, run.batch_size, orders, **options)
+    inputs, labels = map(torch.from_numpy, run.train.examples)
+    return model, plain_loop.train(
+        model, inputs, labels, optimizer, run.batch_size, orders, **options
+    )
 
 
 def assert_as_plain(make: Callable[[], Run], engine: type[Engine], **options: Any) -> Run:
@@ -166,7 +166,7 @@ def test_some_layers_without_biases(engine: type[Engine]) -> None:
         layer = nn.Linear(9, 7, bias=False)
         with torch.no_grad():
             layer.weight.copy_(torch.linspace(-1, 1, 63).view(7, 9))
-        run.model.register_module("2", layer)
+        module_of(run).register_module("2", layer)
         return run
 
     assert_as_plain(make, engine)
@@ -235,7 +235,7 @@ def test_sparse_inputs(engine: type[Engine], clip_norm: float | None, batch_size
         inputs = torch.rand(80, 100, generator=draws)
         inputs[inputs < 0.8] = 0
         run.model = nnlab.mlp(100, [9], 4, generator=draws)
-        run.train = dataclasses.replace(run.train, inputs=inputs)
+        run.train = dataclasses.replace(run.train, inputs=inputs.numpy())
         run.valid, run.batch_size = None, batch_size
         return run
 
@@ -248,7 +248,7 @@ def test_clipped_gradients(engine: type[Engine], optimizer: OptimizerConfig) -> 
     clipped = dataclasses.replace(optimizer, clip_norm=0.3, l1=0.002)
     run = assert_as_plain(lambda: make_run(clipped), engine)
     free = train([make_run(dataclasses.replace(clipped, clip_norm=None))], engine)[0]
-    ours, theirs = (each.model.state_dict()["0.weight"] for each in (run, free))
+    ours, theirs = (module_of(each).state_dict()["0.weight"] for each in (run, free))
     assert not torch.allclose(ours, theirs, rtol=1e-2)
 
 
@@ -299,8 +299,8 @@ def test_every_instruction_set_drops_the_same(level: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_nothing_is_dropped_where_a_network_is_evaluated(engine: type[Engine]) -> None:
-    run, without = make_run(SGD(lr=0.1), dropout=0.5), make_run(SGD(lr=0.1)).model
-    inputs, labels = run.train.inputs[run.train.index], run.train.labels[run.train.index]
+    run, without = make_run(SGD(lr=0.1), dropout=0.5), module_of(make_run(SGD(lr=0.1)))
+    inputs, labels = map(torch.from_numpy, run.train.examples)
     expected = nn.functional.cross_entropy(without(inputs), labels)
     loss = engine([run], CPU).evaluate([run], "train")[0][0]
     assert loss == pytest.approx(expected.item(), rel=1e-5)
@@ -348,12 +348,12 @@ def test_batch_normalisation(optimizer: OptimizerConfig, others: dict[str, Any])
         return make_run(dataclasses.replace(optimizer, l2=0.001), batch_norm=True, **others)
 
     run = assert_as_plain(make, TorchEngine)
-    assert isinstance(run.model.get_submodule("1"), nn.BatchNorm1d)
+    assert isinstance(module_of(run).get_submodule("1"), nn.BatchNorm1d)
     assert run.model.state_dict()["1.num_batches_tracked"] == 9 * EPOCHS
     # Evaluated with what it has seen on the whole.
     assert run.valid is not None
-    inputs, labels = run.valid.inputs[run.valid.index], run.valid.labels[run.valid.index]
-    loss = nn.functional.cross_entropy(run.model.eval()(inputs), labels)
+    inputs, labels = map(torch.from_numpy, run.valid.examples)
+    loss = nn.functional.cross_entropy(module_of(run).eval()(inputs), labels)
     assert run.epochs[-1].valid_loss == pytest.approx(loss.item(), rel=1e-5)
 
 

@@ -120,8 +120,9 @@ def test_it_is_trained_as_a_loop_by_hand_trains_it() -> None:
     config = compose.load([*OWN, "batch_size=7"])
     split = config.load_data().train
     order = nnlab.seeds.generator(0, "order")
-    inputs, labels = split.inputs[split.index].view(-1, 1, 28, 28), split.labels[split.index]
-    orders = [torch.randperm(40, generator=order).tolist() for _ in range(2)]
+    inputs, labels = map(torch.from_numpy, split.examples)
+    inputs = inputs.view(-1, 1, 28, 28)
+    orders = [order.permutation(40).tolist() for _ in range(2)]
     adam = torch.optim.Adam(by_hand.parameters(), lr=0.001)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -191,9 +192,10 @@ def test_a_loaded_network_gives_the_accuracy_of_its_result(
     network = nnlab.load(folder, function="my_nets:cnn")
     test = config().load_data().test
     assert test is not None
-    right = network.probabilities(test.inputs[test.index]).argmax(1) == test.labels[test.index]
+    inputs, labels = map(torch.from_numpy, test.examples)
+    right = network.probabilities(inputs).argmax(1) == labels
     assert right.float().mean().item() == pytest.approx(network.result["test_accuracy"], abs=1e-6)
-    np.save("images.npy", test.inputs[test.index].view(-1, 28, 28).numpy())
+    np.save("images.npy", inputs.view(-1, 28, 28).numpy())
     assert predict.main([folder, "images.npy"]) == 1
     assert "--function my_nets:cnn" in capsys.readouterr().err
     assert predict.main([folder, "images.npy", "--function", "my_nets:cnn"]) == 0

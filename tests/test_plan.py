@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from nnlab import build, compose, memory, plan, sweeps
 from nnlab.config import Config
+from nnlab.device import Device
 from nnlab.engines import Engine, Run, library
 from nnlab.jobs import Job, Outcome, Task
 
@@ -114,6 +114,21 @@ def test_planning_measures_and_writes_nothing(
         assert name in printed
 
 
+def test_a_large_run_is_measured_on_the_cores_that_it_will_have(tmp_path: Path) -> None:
+    options = ("engine=native", "train_size=128", "stopping.max_epochs=1", "batch_size=64")
+    large, small = (*options, "model.hidden=[256,256]"), (*options, "model.hidden=[4]")
+    for commands, threads, used in (
+        ((large,), [3], 3),
+        ((small,), [1], 1),
+        ((large, small), [2, 1], 3),
+        ((large, large, large, small), [1, 1, 1, 1], 3),
+        (((*large, "threads=2"),), [2], 2),
+    ):
+        planned = tasks(tmp_path, *commands)
+        assert plan.make(planned, cores=3).cores == used
+        assert [task.threads for task in planned] == threads
+
+
 def test_the_size_of_memory() -> None:
     assert [memory.size(count) for count in (0, 999, 999_499, 1e9)] == [
         "0 B",
@@ -189,7 +204,7 @@ def test_what_is_timed_has_the_form_of_the_run(
     forms = []
     engine = task.engine
 
-    def watched(runs: list[Run], place: torch.device) -> Engine:
+    def watched(runs: list[Run], place: Device) -> Engine:
         forms.extend([engine.form(run) for run in runs])
         return engine(runs, place)
 

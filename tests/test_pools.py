@@ -22,7 +22,7 @@ from tests.reliability.studies import assert_same, content_of, trained
 from tests.test_batches import without_launcher
 
 SWEEP = ("train_size=60,80", "seed=0,1", "stopping.max_epochs=3", "-m")
-SLOW = ("train_size=500", "seed=0,1,2,3", "stopping.max_epochs=300", "-m")
+SLOW = ("train_size=500", "seed=0,1,2,3", "stopping.max_epochs=120", "-m")
 MODULES = {"dask": "distributed"}  # of executors whose library has another name
 
 
@@ -100,7 +100,7 @@ def test_twenty_killed_workers_change_nothing_of_two_thousand_runs(tmp_path: Pat
 def test_a_signal_leaves_no_process_behind(
     executor: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    long = [each.replace("=300", "=100000") for each in SLOW]
+    long = [each.replace("=120", "=100000") for each in SLOW]
     command = warm.Command([*long, *on(executor)], cwd=tmp_path, draw=False)
     found: list[int] = []
     try:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from nnlab import predict
-from nnlab.network import load
+from nnlab.trained import load
 from tests.analysis.trained import trained
 
 
@@ -28,7 +27,7 @@ def test_an_image_gets_the_probabilities_of_its_pixels(
     pixels = data.test.inputs[data.test.index[:3]]
     expected = network.probabilities(pixels)
     for number, image in enumerate(pixels):
-        grey = (image.view(28, 28) * 255).round().to(torch.uint8).numpy()
+        grey = np.rint(image.reshape(28, 28) * 255).astype(np.uint8)
         Image.fromarray(grey).save(tmp_path / f"{number}.png")
         Image.fromarray(255 - grey).save(tmp_path / f"dark{number}.png")
     for prefix, flags in (("", []), ("dark", ["--invert"])):
@@ -36,7 +35,7 @@ def test_an_image_gets_the_probabilities_of_its_pixels(
         assert predict.main([str(run), *paths, "--top", "2", *flags]) == 0
         lines = capsys.readouterr().out.splitlines()
         for path, line, row in zip(paths, lines, expected, strict=True):
-            order = np.argsort(-row.numpy())[:2]
+            order = np.argsort(-row)[:2]
             named = ", ".join(f"{label} {100 * float(row[label]):.1f} %" for label in order)
             assert line == f"{path}: {named}"
 
@@ -47,7 +46,7 @@ def test_the_middle_of_a_large_colour_image_is_taken(run: Path, tmp_path: Path) 
     Image.fromarray(wide).save(tmp_path / "wide.png")
     network, _, _ = trained(run, "train_size=500", "test_size=100", "stopping.max_epochs=20")
     # Bicubic interpolation of a constant image is that constant.
-    assert torch.equal(predict.read(tmp_path / "wide.png", network), torch.ones(784))
+    assert (predict.read(tmp_path / "wide.png", network) == 1).all()
 
 
 def told(run: Path, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -77,8 +76,8 @@ def test_light_paper_is_told_where_training_was_dark(
 
 
 def test_dark_images_are_told_where_training_was_light(run: Path) -> None:
-    dark, light = torch.zeros(784), torch.ones(784)
-    for recorded, mean in (({"mean_pixel": 0.9}, None), ({}, torch.tensor([0.95, 0.85, 0.9]))):
+    dark, light = np.zeros(784, np.float32), np.ones(784, np.float32)
+    for recorded, mean in (({"mean_pixel": 0.9}, None), ({}, np.array([0.95, 0.85, 0.9]))):
         network = load(run)
         network.mean = mean
         del network.result["dataset"]["mean_pixel"]
@@ -98,12 +97,12 @@ def test_images_of_every_kind_are_what_they_look_like(run: Path, tmp_path: Path)
     network = load(run)
     ramp = np.tile(np.linspace(0, 65535, 28).astype(np.uint16), (28, 1))
     Image.fromarray(ramp).save(tmp_path / "wide.png")
-    expected = torch.from_numpy(np.rint(ramp / 257)).float().flatten() / 255
-    assert torch.equal(predict.read(tmp_path / "wide.png", network), expected)
+    expected = np.rint(ramp / 257).astype(np.float32).ravel() / np.float32(255)
+    assert np.array_equal(predict.read(tmp_path / "wide.png", network), expected)
     Image.new("LA", (28, 28), (0, 0)).save(tmp_path / "clear.png")
     for background, level in (((255, 255, 255), 1.0), ((0, 0, 0), 0.0)):
         pixels = predict.read(tmp_path / "clear.png", network, background=background)
-        assert torch.equal(pixels, torch.full((784,), level))
+        assert pixels.tolist() == [level] * 784
     assert predict.main([str(run), str(tmp_path / "clear.png"), "--background", "red"]) == 0
 
 

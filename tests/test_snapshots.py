@@ -9,22 +9,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 from torch.testing import assert_close
 
+from nnlab.device import CPU
 from nnlab.engines import Engine, Run, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from tests.test_dual import wide_run
 from tests.test_native import (
-    CPU,
     OPTIMIZERS,
     REPOSITORY,
     assert_same_state,
     make_run,
+    module_of,
     needs_library,
     sgd,
     shuffled,
@@ -90,7 +92,7 @@ def test_a_run_goes_on_bit_for_bit_in_another_process(tmp_path: Path) -> None:
         (TorchEngine, "adam"),
     ]
     program = (
-        "import sys, pathlib; from safetensors.torch import save_file\n"
+        "import sys, pathlib; from safetensors.numpy import save_file\n"
         "from tests.test_snapshots import go_on, NativeEngine, StackedEngine, TorchEngine\n"
     )
     expected = {}
@@ -130,7 +132,7 @@ def test_a_snapshot_counts_more_steps_than_a_float32(
     engine, other = kind([run], CPU), kind([again], CPU)
     train_on(engine, [run], 1, 1)
     state = engine.state(run)
-    engine.load_state(run, {**state, "0.weight.step": torch.tensor(2.0**24)})
+    engine.load_state(run, {**state, "0.weight.step": np.array(2.0**24, np.float32)})
     train_on(engine, [run], 2, 2)
     snapshot = engine.snapshot(run)
     assert int(snapshot["steps"]) == 2**24 + 10
@@ -160,7 +162,7 @@ def test_a_run_that_came_into_the_usual_form_goes_on_in_it() -> None:
 
     def scheduled() -> tuple[Run, NativeEngine]:
         run = wide_run()
-        run.optimizer = build_optimizer(sgd(lr=0.02), run.model)
+        run.optimizer = build_optimizer(sgd(lr=0.02), module_of(run))
         return run, NativeEngine([run], CPU)
 
     (run, engine), (again, other) = scheduled(), scheduled()
@@ -192,10 +194,10 @@ def test_what_torch_counts_in_float32_stays_so(build: Callable[..., torch.optim.
 
     def doubled() -> tuple[Run, TorchEngine]:
         run = make_run()
-        run.model.double()
-        run.train = dataclasses.replace(run.train, inputs=run.train.inputs.double())
+        module_of(run).double()
+        run.train = dataclasses.replace(run.train, inputs=run.train.inputs.astype(np.float64))
         run.valid = run.train
-        run.optimizer = build(run.model.parameters())
+        run.optimizer = build(module_of(run).parameters())
         return run, TorchEngine([run], CPU)
 
     (run, engine), (again, other) = doubled(), doubled()

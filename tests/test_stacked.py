@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,13 +21,15 @@ import nnlab
 from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
-from nnlab.engines import Run, stacked
+from nnlab.datasets.sampling import Index
+from nnlab.device import CPU, Device
+from nnlab.engines import Run, State, stacked
 from nnlab.engines.stacked import StackedEngine, unsupported_reason
 from nnlab.engines.stacked_losses import PlainCrossEntropy
 from nnlab.engines.torch import TorchEngine
-from nnlab.training import train_runs
+from nnlab.training import draw_order, train_runs
+from tests.test_native import module_of
 
-CPU = torch.device("cpu")
 INPUTS, CLASSES = 12, 4
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "identity": nn.Identity}
 # Two roundings of the same sums; float64 has 1.1e-16, float32 6e-8, and steps add up.
@@ -125,8 +128,8 @@ def make_runs(
     return runs
 
 
-def draw_orders(runs: Sequence[Run]) -> list[Tensor]:
-    return [torch.randperm(len(run.train), generator=run.order) for run in runs]
+def draw_orders(runs: Sequence[Run]) -> list[Index]:
+    return [draw_order(run) for run in runs]
 
 
 def assert_equal_states(
@@ -156,7 +159,7 @@ def assert_same_epoch(
 
 
 def assert_same_training(
-    ours: list[Run], theirs: list[Run], epochs: int, *, device: torch.device = CPU, **options: Any
+    ours: list[Run], theirs: list[Run], epochs: int, *, device: Device = CPU, **options: Any
 ) -> None:
     """Train in the stacked and in the torch engine; compare everything after each epoch."""
     tolerance = options.pop("tolerance", TIGHT)
@@ -351,7 +354,7 @@ def test_a_run_does_not_depend_on_its_neighbours(optimizer: str) -> None:
         made = make_runs(chosen, sizes)
         for run, epochs in zip(made, [8, 2, 9, 3, 6, 1]):
             run.max_epochs = epochs
-        made[2].train.inputs = made[2].train.inputs.clone()
+        made[2].train.inputs = made[2].train.inputs.copy()
         made[2].train.inputs[made[2].train.index[11]] = torch.nan
         return [made[i] for i in which]
 
@@ -471,7 +474,9 @@ def test_layers_may_share_an_activation() -> None:
     def runs() -> list[Run]:
         made = make_runs([sgd()], [40], hidden=[5, 6])
         for run in made:
-            layers = [module for module in run.model.children() if isinstance(module, nn.Linear)]
+            layers = [
+                module for module in module_of(run).children() if isinstance(module, nn.Linear)
+            ]
             tanh = nn.Tanh()
             run.model = nn.Sequential(layers[0], tanh, layers[1], tanh, layers[2])
         return made
@@ -489,7 +494,7 @@ def test_a_state_moves_between_engines(optimizer: str) -> None:
     """Stacked, torch, stacked: an epoch each, as if one engine had trained all the time."""
     stay, move = (make_runs(OPTIMIZERS[optimizer], [20, 40, 33]) for _ in range(2))
     unbroken = TorchEngine(stay, CPU)
-    states: list[dict[str, Tensor]] = []
+    states: list[State] = []
     kinds: list[type[StackedEngine | TorchEngine]] = [StackedEngine, TorchEngine, StackedEngine]
     for kind in kinds:
         move = [Run(r.model, r.optimizer, r.train, batch_size=7, order=r.order) for r in move]
@@ -528,20 +533,20 @@ def test_a_state_is_a_copy() -> None:
     engine = StackedEngine(runs, CPU)
     engine.train_epoch(runs, draw_orders(runs))
     state = engine.state(runs[0])
-    kept = {name: value.clone() for name, value in state.items()}
+    kept = {name: value.copy() for name, value in state.items()}
     engine.train_epoch(runs, draw_orders(runs))
     assert_close(state, kept, rtol=0, atol=0)
     for value in state.values():
-        value.fill_(torch.nan)
-    assert all(value.isfinite().all() for value in engine.state(runs[0]).values())
+        value[...] = math.nan
+    assert all(np.isfinite(value).all() for value in engine.state(runs[0]).values())
 
 
 def test_a_state_of_another_model_changes_nothing() -> None:
     runs = make_runs(OPTIMIZERS["sgd"], [20])
     engine = StackedEngine(runs, CPU)
     before = engine.state(runs[0])
-    wrong = {name: torch.zeros_like(value) for name, value in before.items()}
-    wrong["4.bias"] = torch.zeros(1)  # would broadcast
+    wrong = {name: np.zeros_like(value) for name, value in before.items()}
+    wrong["4.bias"] = np.zeros(1)  # would broadcast
     with pytest.raises(ValueError, match=r"4\.bias is \[1\], not \[4\]"):
         engine.load_state(runs[0], wrong)
     assert_close(engine.state(runs[0]), before, rtol=0, atol=0)
@@ -584,7 +589,7 @@ def test_a_torch_optimizer_is_translated_and_given_back(name: str) -> None:
 
 def test_a_torch_optimizer_that_became_another_is_refused() -> None:
     runs = make_runs([sgd()], [20])
-    optimizer = runs[0].optimizer = torch.optim.SGD(runs[0].model.parameters(), lr=0.1)
+    optimizer = runs[0].optimizer = torch.optim.SGD(module_of(runs[0]).parameters(), lr=0.1)
     engine = StackedEngine(runs, CPU)
     optimizer.param_groups[0]["momentum"] = 0.9
     with pytest.raises(ValueError, match="changed into another"):
@@ -621,7 +626,7 @@ def with_model(*modules: nn.Module) -> Callable[[Run], None]:
 
 
 def first_linear(run: Run) -> nn.Linear:
-    return next(module for module in run.model.modules() if isinstance(module, nn.Linear))
+    return next(module for module in module_of(run).modules() if isinstance(module, nn.Linear))
 
 
 twice = nn.Linear(12, 12)
@@ -641,7 +646,7 @@ twice = nn.Linear(12, 12)
         (lambda run: run.model.register_forward_hook(print), "hooks"),
         (lambda run: first_linear(run).weight.requires_grad_(False), "frozen"),
         (lambda run: run.model.half(), "torch.float16"),
-        (lambda run: run.model.float(), "train inputs are torch.float64"),
+        (lambda run: run.model.float(), "train inputs are float64"),
         (lambda run: first_linear(run).float(), "a parameter is torch.float64"),
         (lambda run: setattr(run, "optimizer", adam(amsgrad=True)), "amsgrad"),
         (
@@ -649,12 +654,12 @@ twice = nn.Linear(12, 12)
             "Adagrad",
         ),
         (lambda run: setattr(run, "batch_size", 0), "batch_size=0"),
-        (with_model(nn.Linear(11, 4)), r"but the model takes torch.float64 \[80, 11\]"),
+        (with_model(nn.Linear(11, 4)), r"but the model takes float64 \[80, 11\]"),
         (with_model(nn.Linear(12, 3)), "train labels are 0 to 3; the model has classes 0 to 2"),
-        (lambda run: run.train.index.fill_(80), "train index holds 80 to 80"),
-        (lambda run: run.test.index.fill_(-1), "test index holds -1 to -1"),
-        (lambda run: setattr(run.valid, "index", torch.tensor([1.0])), "valid index are torch.fl"),
-        (lambda run: setattr(run.valid, "index", torch.arange(0)), "there are no valid examples"),
+        (lambda run: run.train.index.fill(80), "train index holds 80 to 80"),
+        (lambda run: run.test.index.fill(-1), "test index holds -1 to -1"),
+        (lambda run: setattr(run.valid, "index", np.array([1.0])), "valid index are float64"),
+        (lambda run: setattr(run.valid, "index", np.arange(0)), "there are no valid examples"),
     ],
 )
 def test_what_cannot_be_taken_is_refused(change: Callable[[Run], None], reason: str) -> None:
@@ -675,10 +680,10 @@ def assert_contains(text: str, pattern: str) -> None:
 def test_what_can_be_taken_is_not_refused() -> None:
     assert refused(lambda run: None) is None
     (run,) = make_runs([sgd()], [20], dtype=torch.float32)
-    assert unsupported_reason(run, torch.device("cuda")) is None
-    assert unsupported_reason(run, torch.device("mps")) is None
+    assert unsupported_reason(run, Device("cuda")) is None
+    assert unsupported_reason(run, Device("mps")) is None
     (run,) = make_runs([sgd()], [20])
-    assert unsupported_reason(run, torch.device("mps")) == (  # which has no float64
+    assert unsupported_reason(run, Device("mps")) == (  # which has no float64
         "a parameter is torch.float64; all must be torch.float32"
     )
 
@@ -725,7 +730,7 @@ def test_bad_calls_of_train_epoch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"an order is \[19\] for 20 examples"):
         engine.train_epoch(runs, [orders[0][1:], *orders[1:]])
     for bad in (20, -1):
-        wrong = orders[0].clone()
+        wrong = orders[0].copy()
         wrong[7] = bad
         with pytest.raises(IndexError, match="a position that is not in its training index"):
             engine.train_epoch(runs, [wrong, *orders[1:]])
@@ -843,7 +848,7 @@ def test_a_schedule_reaches_a_replayed_epoch(monkeypatch: pytest.MonkeyPatch) ->
     graphs = Graphs(monkeypatch)
     ours, theirs = (make_runs([sgd()] * 2, [20, 40]) for _ in range(2))
     for run in ours + theirs:
-        run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1, momentum=0.9)
+        run.optimizer = torch.optim.SGD(module_of(run).parameters(), lr=0.1, momentum=0.9)
     engine, reference = StackedEngine(ours, CPU), TorchEngine(theirs, CPU)
     engine.graph = True
     for epoch in range(6):
@@ -881,7 +886,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GP
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_on_cuda(optimizer: str, graph: bool) -> None:
     ours, theirs = (make_runs(OPTIMIZERS[optimizer], [20, 66, 28]) for _ in range(2))
-    assert_same_training(ours, theirs, 5, device=torch.device("cuda:0"), graph=graph)
+    assert_same_training(ours, theirs, 5, device=Device("cuda", 0), graph=graph)
 
 
 @cuda
@@ -894,7 +899,7 @@ def test_the_whole_loop_on_cuda(optimizer: str, graph: bool) -> None:
     for runs in (ours, theirs):
         for run, epochs in zip(runs, [12, 8, 4, 10, 5, 3]):
             run.max_epochs = epochs
-    for _ in train_runs(ours, StackedEngine(ours, torch.device("cuda:0"), graph=graph)):
+    for _ in train_runs(ours, StackedEngine(ours, Device("cuda", 0), graph=graph)):
         pass
     for _ in train_runs(theirs, TorchEngine(theirs, CPU)):
         pass
@@ -915,7 +920,7 @@ def test_float32_on_cuda_is_not_tf32(graph: bool) -> None:
         # One step so large that the gradient is most of the weights.
         ours, theirs = (make_runs([sgd(10.0)] * 3, [7, 7, 7], **shape) for _ in range(2))
         tolerance = {"rtol": 1e-4, "atol": 1e-5}
-        device = torch.device("cuda:0")
+        device = Device("cuda", 0)
         assert_same_training(ours, theirs, 1, device=device, graph=graph, tolerance=tolerance)
     finally:
         torch.set_float32_matmul_precision(before)

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -18,18 +19,18 @@ from typing import Any
 import pytest
 from filelock import Timeout
 from hydra import compose, initialize_config_dir
-from torch import Tensor
 
-from nnlab import claims, config, cores, datasets, hydra_jobs, schedule, sweeps
+from nnlab import claims, config, cores, datasets, hydra_jobs, records, schedule, sweeps
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
+from nnlab.datasets.sampling import Index
 from nnlab.engines import Run, Trained, dual, library, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.footprint import Footprint
-from nnlab.jobs import Job, Outcome
+from nnlab.jobs import Job, Outcome, Task
 from nnlab.records import RunFolder
 
 register()
@@ -53,7 +54,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, BaseException]:
     original = TorchEngine.train_epoch
 
     def train_epoch(
-        self: TorchEngine, runs: Sequence[Run], orders: Sequence[Tensor]
+        self: TorchEngine, runs: Sequence[Run], orders: Sequence[Index]
     ) -> list[Trained]:
         for run in runs:
             if len(run.epochs) == 1 and run.batch_size in errors:
@@ -345,6 +346,44 @@ def test_only_the_last_runs_take_turns(
     assert (begun_at_first_end[0] == 2) == first_only
     # Without turns the third of three and the last of five would have 100 epochs alone.
     assert len(alone) <= 5
+
+
+def test_force_takes_what_another_process_trains_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But neither what was there before, nor another run."""
+    ours = [job(tmp_path / "ours" / f"{n}", f"seed={n}", "force=true") for n in range(3)]
+    theirs = [
+        job(tmp_path / "theirs" / "0", "seed=0"),
+        job(tmp_path / "theirs" / "2", "seed=2", "batch_size=3"),
+    ]
+    sweeps.train(ours)
+    sweeps.train(theirs)
+    usual = schedule.train
+
+    def while_they_train(tasks: Sequence[Task]) -> None:
+        shutil.copytree(tmp_path / "theirs", tmp_path / "ours", dirs_exist_ok=True)
+        usual(tasks)
+
+    monkeypatch.setattr(schedule, "train", while_they_train)
+    outcomes = sweeps.train(ours)
+    assert [outcome.trained for outcome in outcomes] == [False, True, True]
+    assert outcomes[0].result == records.read_result(theirs[0].folder)
+    again = records.read_result(ours[2].folder)
+    assert again is not None
+    assert again["fingerprint"] == ours[2].identity["fingerprint"]
+
+
+@pytest.mark.parametrize("name", [".process-dead.lock", ".process-dead.json"])
+def test_what_a_dead_process_left_of_a_study_that_is_done_is_removed(
+    name: str, tmp_path: Path
+) -> None:
+    """A power cut may leave either file of two."""
+    jobs = [job(tmp_path / "mnist" / "0")]
+    assert sweeps.conclude(sweeps.train(jobs)) == 0
+    (tmp_path / "mnist" / name).touch()
+    assert sweeps.conclude(sweeps.train(jobs)) == 0
+    assert not list((tmp_path / "mnist").glob(".process-*"))
 
 
 def test_turns_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
+from nnlab import cores
 from nnlab.config import OptimizerConfig
-from nnlab.engines import Run, Trained
+from nnlab.device import CPU
+from nnlab.engines import Run, State, Trained
 from nnlab.engines.dual import DualNetwork
+from nnlab.engines.library import NativeNetwork
 from nnlab.engines.native import NativeEngine
+from nnlab.engines.torch import TorchEngine
+from nnlab.fitting import fit
 from nnlab.losses import CrossEntropy, SquaredError
 from tests.test_dual import wide_run
 from tests.test_losses import with_loss
-from tests.test_native import CPU, LEVELS, OPTIMIZERS, make_run, needs_library, sgd, shuffled
+from tests.test_native import LEVELS, OPTIMIZERS, make_run, needs_library, sgd, shuffled
 
 pytestmark = needs_library
 
@@ -39,21 +43,21 @@ REGULARISED: dict[str, OptimizerConfig] = {
 }
 
 
-def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], dict[str, Tensor]]:
+def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], State]:
     """Train an epoch on each number of threads; return what was measured, and the numbers."""
     engine, measured = NativeEngine([run], CPU), []
     for epoch, run.threads in enumerate(threads):
         measured += engine.train_epoch([run], [shuffled(run, epoch)])
         measured += [Trained(each, 0.0) for each in engine.evaluate([run], "valid")]
-    measured = [each._replace(seconds=0.0, cpu_seconds=None) for each in measured]
-    return measured, engine.state(run)
+    timeless = [each._replace(seconds=0.0, cpu_seconds=None) for each in measured]
+    return timeless, engine.state(run)
 
 
 def assert_same_bits(make: Callable[..., Run] = make_run, **options: Any) -> None:
     """Compare every number with those of the same run on one thread, without a tolerance."""
     level, loss = options.pop("level", None), options.pop("loss", CrossEntropy())
 
-    def trained(*threads: int) -> tuple[list[Trained], dict[str, Tensor]]:
+    def trained(*threads: int) -> tuple[list[Trained], State]:
         run = with_loss(make(**options), loss)
         run.native_level = level
         return outcome(run, threads)
@@ -64,7 +68,7 @@ def assert_same_bits(make: Callable[..., Run] = make_run, **options: Any) -> Non
         assert measured == expected
         assert list(state) == list(numbers)
         for name, value in numbers.items():
-            assert torch.equal(state[name], value), f"{name} on {threads} threads"
+            assert np.array_equal(state[name], value), f"{name} on {threads} threads"
 
 
 def threads_of_this_process() -> int:
@@ -166,13 +170,33 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     assert os.waitpid(child, 0) == (child, 0)
 
 
-def test_the_processors_seconds_are_those_of_all_members() -> None:
-    """Of helpers that live from one epoch to the next only those of the epoch count."""
-    run = make_run(sizes=SIZES)
-    engine = NativeEngine([run], CPU)
-    run.threads = 2
-    for epoch in range(3):
-        before = time.process_time()
-        (trained,) = engine.train_epoch([run], [shuffled(run, epoch)])
-        assert trained.cpu_seconds is not None
-        assert 0 < trained.cpu_seconds <= time.process_time() - before
+# ---- who gets one ----
+
+
+def test_only_long_steps_are_worth_dividing() -> None:
+    def most(*sizes: int, batch_size: int) -> int:
+        run = make_run(sizes=sizes, batch_size=batch_size, examples=100)
+        return NativeEngine.most_threads(run, NativeEngine.form(run))
+
+    assert most(784, 128, 64, 10, batch_size=10) == 1
+    assert most(784, 512, 512, 10, batch_size=64) >= 16
+    assert most(784, 512, 512, 10, batch_size=1) == 1
+    assert TorchEngine.most_threads(make_run(), None) == 1
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 3), (2, 2), (1, 1)])
+def test_fit_uses_the_cores_that_the_process_may_use(
+    asked: int | None, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gather, had = NativeNetwork.gather, []
+
+    def spy(network: NativeNetwork, run: Run) -> None:
+        gather(network, run)
+        had.append(run.most_threads)
+
+    monkeypatch.setattr(cores, "limits", lambda: iter([3]))
+    monkeypatch.setattr(NativeNetwork, "gather", spy)
+    run = make_run(sizes=(300, 300, 100, 10), examples=320)
+    data = run.train.inputs, run.train.labels
+    fit(run.model, data, optimizer=sgd(), batch_size=64, max_epochs=2, threads=asked)
+    assert had == [given] * 2

@@ -34,15 +34,16 @@ import nnlab
 from nnlab import seeds
 from nnlab.config import SGD, Adam
 from nnlab.datasets import Split
+from nnlab.device import CPU
 from nnlab.engines import Engine, Run, library
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.stacked import StackedEngine
 from nnlab.engines.torch import TorchEngine
+from nnlab.fitting import as_split, gathered
 from nnlab.stopping import Epoch, StoppingRule
-from nnlab.training import as_split, draw_order, judge, train_runs
+from nnlab.training import draw_order, judge, train_runs
 from tests import plain_loop
-
-CPU = torch.device("cpu")
+from tests.test_native import module_of
 
 OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -65,7 +66,7 @@ def network(seed: int = 0) -> nn.Sequential:
 
 def orders(count: int, epochs: int, seed: int = 0) -> list[list[int]]:
     generator = seeds.generator(seed, "order")
-    return [torch.randperm(count, generator=generator).tolist() for _ in range(epochs)]
+    return [generator.permutation(count).tolist() for _ in range(epochs)]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -285,7 +286,7 @@ def test_without_shuffling_the_order_is_the_given_one() -> None:
 )
 def test_bad_data_is_refused(data: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        as_split(data, network())  # type: ignore[arg-type]
+        gathered(data, network())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -310,9 +311,9 @@ def test_engine_state_round_trip() -> None:
     split = Split.whole(x, y)
     runs = [Run(network(), torch.optim.Adam(m.parameters()), split) for m in [network()]]
     run = runs[0]
-    run.optimizer = torch.optim.Adam(run.model.parameters(), lr=0.01)
+    run.optimizer = torch.optim.Adam(module_of(run).parameters(), lr=0.01)
     engine = TorchEngine([run], CPU)
-    order = torch.arange(len(y))
+    order = np.arange(len(y))
     engine.train_epoch([run], [order])
     state = engine.state(run)
     assert {"0.weight", "0.weight.exp_avg", "0.weight.exp_avg_sq", "0.weight.step"} <= set(state)
@@ -320,7 +321,7 @@ def test_engine_state_round_trip() -> None:
     expected = engine.state(run)
 
     other = Run(network(9), run.optimizer, split)
-    other.optimizer = torch.optim.Adam(other.model.parameters(), lr=0.01)
+    other.optimizer = torch.optim.Adam(module_of(other).parameters(), lr=0.01)
     resumed = TorchEngine([other], CPU)
     resumed.load_state(other, state)
     resumed.train_epoch([other], [order])
@@ -397,7 +398,7 @@ def test_the_processors_seconds_are_summed_up(engine: type[Engine]) -> None:
 def test_without_training_a_run_is_evaluated(engine: type[Engine]) -> None:
     run, trained = make_run(0, 43, 0), make_run(1, 43, 2)
     before = copy.deepcopy(run.model.state_dict())
-    expected = nnlab.evaluate(copy.deepcopy(run.model), run.test or ())
+    expected = nnlab.evaluate(copy.deepcopy(module_of(run)), run.test or ())
     runs = [run, trained]
     ended = [run for run, epoch in train_runs(runs, engine(runs, CPU)) if epoch is None]
     assert ended == runs
@@ -533,7 +534,7 @@ def test_nothing_else_of_the_callers_is_changed(engine: type[Engine]) -> None:
     x, y = examples()
     x = x.double().requires_grad_()
     split = Split(x.detach().float(), y, torch.arange(20))
-    data = {"x": x, "y": y, "inputs": split.inputs, "index": split.index}
+    data = {"x": x, "y": y, "inputs": torch.from_numpy(split.inputs)}
     before = {name: value.detach().clone() for name, value in data.items()}
     model = network().eval()
     adam = Adam("adam", lr=0.01, weight_decay=0.0, betas=[0.9, 0.99], eps=1e-8, amsgrad=False)
@@ -691,7 +692,7 @@ def test_a_label_that_is_no_class_is_refused_before_training(
 
 def test_a_bad_label_is_refused_by_the_torch_engine_itself() -> None:
     run = make_run(0, 43, 3)
-    run.test = Split.whole(run.train.inputs, run.train.labels.clone())
+    run.test = Split.whole(run.train.inputs, run.train.labels.copy())
     run.test.labels[0] = -100
     with pytest.raises(ValueError, match="labels hold -100"):
         TorchEngine([run], CPU)
@@ -699,6 +700,23 @@ def test_a_bad_label_is_refused_by_the_torch_engine_itself() -> None:
     with pytest.raises(ValueError, match="labels hold 4"):
         list(train_runs([run], TorchEngine([run], CPU)))
     assert run.epochs == []
+
+
+def test_a_split_has_the_memory_of_the_callers_tensors() -> None:
+    x, y = examples()
+    split = as_split((x, y), network())
+    assert (split.inputs.ctypes.data, split.labels.ctypes.data) == (x.data_ptr(), y.data_ptr())
+
+
+def test_a_model_in_bfloat16_is_trained_though_numpy_has_no_such_type() -> None:
+    x, y = examples()
+    models = [network().bfloat16() for _ in range(2)]
+    ours, theirs = (torch.optim.SGD(model.parameters(), lr=0.1) for model in models)
+    result = nnlab.fit(models[0], (x, y), optimizer=ours, max_epochs=3, shuffle=False)
+    assert result.engine == "torch"
+    in_turn = [range(len(y))] * 3
+    plain_loop.train(models[1], x.bfloat16(), y, theirs, 10, in_turn)
+    assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
 
 
 def frames() -> dict[str, tuple[Any, Any]]:
@@ -740,19 +758,19 @@ def frames() -> dict[str, tuple[Any, Any]]:
 def test_data_as_people_have_it(name: str) -> None:
     x, y = examples()
     inputs, labels = frames()[name]
-    split = as_split(inputs if labels is None else (inputs, labels), network())
+    split = gathered(inputs if labels is None else (inputs, labels), network())
     assert_close(split.inputs, x, rtol=0, atol=0)
     assert_close(split.labels, y, rtol=0, atol=0)
-    assert split.index.tolist() == list(range(43))
+    assert split.places.tolist() == list(range(43))
 
 
 def test_bool_labels_and_whole_numbers() -> None:
     x, y = examples()
-    assert as_split((x.numpy(), (y > 1).numpy()), network()).labels.tolist() == (y > 1).tolist()
+    assert gathered((x.numpy(), (y > 1).numpy()), network()).labels.tolist() == (y > 1).tolist()
     images = torch.randint(256, (43, 3, 4), dtype=torch.uint8)
-    assert_close(as_split((images, y), network()).inputs, images.flatten(1).float())
+    assert_close(gathered((images, y), network()).inputs, images.flatten(1).float())
     single = nn.Sequential(nn.Linear(1, 4))
-    assert as_split((pd.Series(x[:, 0].numpy()), y), single).inputs.shape == (43, 1)
+    assert gathered((pd.Series(x[:, 0].numpy()), y), single).inputs.shape == (43, 1)
 
 
 def test_inputs_are_flattened_for_an_mlp_only() -> None:
@@ -762,13 +780,13 @@ def test_inputs_are_flattened_for_an_mlp_only() -> None:
         nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 4)),
         nn.Sequential(nn.Linear(4, 2), nn.Flatten(), nn.Linear(8, 4)),
     ):
-        assert as_split((images, y), model).inputs.shape == (43, 1, 4, 4)
+        assert gathered((images, y), model).inputs.shape == (43, 1, 4, 4)
     convolved = nn.Sequential(nn.Linear(16, 8), nn.Conv1d(1, 2, 8), nn.Flatten(), nn.Linear(2, 4))
-    assert as_split((x.view(-1, 1, 16), y), convolved).inputs.shape == (43, 1, 16)
+    assert gathered((x.view(-1, 1, 16), y), convolved).inputs.shape == (43, 1, 16)
     narrow = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 4))  # a picture of one row
-    assert_close(as_split((x.view(-1, 1, 16), y), narrow).inputs, x, rtol=0, atol=0)
+    assert_close(gathered((x.view(-1, 1, 16), y), narrow).inputs, x, rtol=0, atol=0)
     nested = nn.Sequential(nn.Sequential(nn.Linear(16, 8), nn.ReLU()), nn.Linear(8, 4))
-    assert as_split((images, y), nested).inputs.shape == (43, 16)
+    assert gathered((images, y), nested).inputs.shape == (43, 16)
 
 
 class Pictures(Dataset[Any]):
@@ -810,7 +828,7 @@ class Stream(IterableDataset[Any]):
 )
 def test_data_that_do_not_fit_are_refused(data: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        as_split(data, network())
+        gathered(data, network())
 
 
 def without_memory(tensor: Tensor) -> Tensor:
@@ -894,14 +912,14 @@ class First(TensorDataset):
 
 def test_a_dataset_of_the_users_gives_its_own_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = examples()
-    split = as_split(Tenfold(x, y), network())
+    split = gathered(Tenfold(x, y), network())
     assert_close(split.inputs, 10 * x, rtol=0, atol=0)
-    assert_close(as_split(First(x, y), network()).inputs, x[:20], rtol=0, atol=0)
+    assert_close(gathered(First(x, y), network()).inputs, x[:20], rtol=0, atol=0)
     subset: Dataset[Any] = Subset(Tenfold(x, y), [3, 1])
-    assert_close(as_split(subset, network()).inputs, 10 * x[[3, 1]], rtol=0, atol=0)
-    assert_close(as_split(DataLoader(Tenfold(x, y)), network()).inputs, 10 * x, rtol=0, atol=0)
+    assert_close(gathered(subset, network()).inputs, 10 * x[[3, 1]], rtol=0, atol=0)
+    assert_close(gathered(DataLoader(Tenfold(x, y)), network()).inputs, 10 * x, rtol=0, atol=0)
     monkeypatch.setattr(TensorDataset, "__getitem__", lambda self, i: (-x[i], y[i]))
-    assert_close(as_split(TensorDataset(x, y), network()).inputs, -x, rtol=0, atol=0)
+    assert_close(gathered(TensorDataset(x, y), network()).inputs, -x, rtol=0, atol=0)
 
 
 class Loud(DataLoader[Any]):
@@ -1003,7 +1021,7 @@ def test_where_no_example_may_be_left_out() -> None:
 def test_images_of_pil_are_inputs() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (43, 3, 4), dtype=np.uint8)
     _, y = examples()
-    split = as_split(([Image.fromarray(each) for each in pixels], y), network())
+    split = gathered(([Image.fromarray(each) for each in pixels], y), network())
     assert_close(split.inputs, torch.from_numpy(pixels).flatten(1).float(), rtol=0, atol=0)
 
 

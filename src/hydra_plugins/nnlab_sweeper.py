@@ -4,12 +4,14 @@ Hydra insists that a sweeper class is defined in ``hydra_plugins``.
 """
 
 # No postponed annotations here: see nnlab_launcher.py.
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -45,8 +47,7 @@ class NnlabSweeper(BasicSweeper):
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        folds = hydra_jobs.all_folds(self.config.folds, overrides)
-        overrides += parser.parse_overrides(folds)
+        overrides += parser.parse_overrides(all_folds(self.config.folds, overrides))
         returns, count = [], 0
         for batch in self.split_arguments(overrides, self.max_batch_size):
             if not isinstance(self.launcher, NnlabLauncher):  # which looks at all jobs first, too
@@ -58,3 +59,20 @@ class NnlabSweeper(BasicSweeper):
             count += len(batch)
             returns.append(results)
         return returns
+
+
+def all_folds(folds: int | None, overrides: Sequence[Override]) -> list[str]:
+    """Return the sweep over its folds that a number of folds stands for, unless one is chosen.
+
+    Raises ValueError for several numbers of folds.
+    """
+    chosen = any(each.key_or_group == "fold" for each in overrides)
+    for each in overrides:
+        if each.key_or_group == "folds" and each.is_sweep_override() and not chosen:
+            raise ValueError(
+                f"{each.input_line}: a command tries all folds of one number of them; give each "
+                f"its own command, or those to try, as in fold=0,1"
+            )
+    if folds is None or folds < 2 or chosen:  # too few are refused, run by run
+        return []
+    return [f"fold={','.join(map(str, range(folds)))}"]

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from nnlab.config import Adam as Adam
     from nnlab.config import AdamW as AdamW
     from nnlab.datasets import Split as Split
+    from nnlab.fitting import Fit as Fit
+    from nnlab.fitting import evaluate as evaluate
+    from nnlab.fitting import fit as fit
+    from nnlab.fitting import train_epoch as train_epoch
     from nnlab.model import mlp as mlp
     from nnlab.model import perceptrons as perceptrons
     from nnlab.network import Network as Network
@@ -27,10 +31,6 @@ if TYPE_CHECKING:
     from nnlab.stopping import Patience as Patience
     from nnlab.stopping import Plateau as Plateau
     from nnlab.stopping import Target as Target
-    from nnlab.training import Fit as Fit
-    from nnlab.training import evaluate as evaluate
-    from nnlab.training import fit as fit
-    from nnlab.training import train_epoch as train_epoch
 
     __version__: str
 
@@ -45,10 +45,7 @@ _HOME = {
     **dict.fromkeys(("Comparison", "compare"), "nnlab.report.ranking"),
     **dict.fromkeys(("curves", "results"), "nnlab.report.frames"),
     **dict.fromkeys(("Budget", "Epoch", "Patience", "Plateau", "Target"), "nnlab.stopping"),
-    "Fit": "nnlab.training",
-    "evaluate": "nnlab.training",
-    "fit": "nnlab.training",
-    "train_epoch": "nnlab.training",
+    **dict.fromkeys(("Fit", "evaluate", "fit", "train_epoch"), "nnlab.fitting"),
 }
 __all__ = sorted(_HOME)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nnlab.engines import Run
     from nnlab.losses import Loss
     from nnlab.model import Shaped
+    from nnlab.perceptron import MLP
 
 log = logging.getLogger("nnlab")
 # Standardised copies, kept while a sweep trains: the next run often is on the same examples.
@@ -41,8 +42,8 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     anything is written."""
     tasks = []
     fallbacks: set[str] = set()
-    networks: dict[str, nn.Module] = {}
-    shapes: dict[str, nn.Module] = {}
+    networks: dict[str, MLP | nn.Module] = {}
+    shapes: dict[str, MLP | nn.Module] = {}
     for outcome, config in waiting:
         interrupts.check()
         try:
@@ -62,7 +63,10 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
 
 
 def make_task(
-    outcome: Outcome, config: Config, networks: dict[str, nn.Module], shapes: dict[str, nn.Module]
+    outcome: Outcome,
+    config: Config,
+    networks: dict[str, MLP | nn.Module],
+    shapes: dict[str, MLP | nn.Module],
 ) -> Task:
     """Look at a run's data and choose its engine.
 
@@ -70,7 +74,7 @@ def make_task(
     without their numbers, all of them. To both a new one is added.
     Raises ValueError where the run cannot be trained, or does not fit into memory.
     """
-    from nnlab import device, engines, footprint, model
+    from nnlab import device, engines, footprint, perceptron
 
     where = device.choose_device(config.device)
     data = config.load_data()
@@ -94,7 +98,7 @@ def make_task(
         "engine_level": engine.level(run),
         "device": {**device.describe(where), "threads": config.torch_threads},
     }
-    if shape not in networks and model.parameters(network) <= SMALL:
+    if shape not in networks and perceptron.parameters(network) <= SMALL:
         if len(networks) == KEPT:
             networks.clear()
         networks[shape] = network
@@ -110,8 +114,12 @@ def make_task(
     return Task(outcome, config, run, engine, where, identity, needed)
 
 
-def without_numbers(network: nn.Module) -> nn.Module:
+def without_numbers(network: MLP | nn.Module) -> MLP | nn.Module:
     """Return a network that has the shapes of this one, but no memory for its numbers."""
+    from nnlab.perceptron import MLP
+
+    if isinstance(network, MLP):
+        return network.outline()
     import torch
 
     shapes = {id(p): torch.nn.Parameter(p.detach().to("meta")) for p in network.parameters()}
@@ -128,14 +136,14 @@ def keep_traceback(outcome: Outcome, error: Exception) -> None:
 
 def without_copies(run: Run) -> Run:
     """Return a run whose splits, standardised copies of its own, have only their lengths left."""
-    import torch
+    import numpy as np
 
     from nnlab.datasets import Split
 
     def bare(split: Split | None) -> Split | None:
-        return None if split is None else Split.whole(torch.empty(0), split.index)
+        return None if split is None else Split.whole(np.empty(0), split.index)
 
-    train = Split.whole(torch.empty(0), run.train.index)
+    train = Split.whole(np.empty(0), run.train.index)
     return dataclasses.replace(run, train=train, valid=bare(run.valid), test=bare(run.test))
 
 
@@ -151,7 +159,7 @@ def whole_run(task: Task) -> Run:
     return dataclasses.replace(sketch, model=model)
 
 
-def build_run(config: Config, data: Data, network: nn.Module) -> Run:
+def build_run(config: Config, data: Data, network: MLP | nn.Module) -> Run:
     """Put a configuration's network, data and options together."""
     from nnlab import seeds
     from nnlab.engines import Run
@@ -198,34 +206,37 @@ def loss_of(config: Config, data: Data) -> Loss:
         return SquaredError(tuple(data.provenance["target_deviation"]))
     if not config.loss.balanced:
         return config.loss.build(data.classes)
+    import numpy as np
+
     labels = data.train.labels[data.train.index]
-    return config.loss.build(data.classes, labels.bincount(minlength=len(data.classes)).tolist())
+    counts = np.bincount(labels, minlength=len(data.classes)).tolist()
+    return config.loss.build(data.classes, counts)
 
 
 def outline(config: Config, shape: Sequence[int], outputs: int) -> Shaped | None:
     """Return a convolutional network without memory for its numbers; None for the other models,
     whose sizes are known from their options."""
-    from nnlab import model
-
     options = config.model
     if not isinstance(options, CNNConfig):
         return None
+    from nnlab import model
+
     return model.cnn(shape, options.channels, options.kernel, options.hidden, outputs, None)
 
 
-def build_model(config: Config, shape: Sequence[int], outputs: int) -> nn.Module:
+def build_model(config: Config, shape: Sequence[int], outputs: int) -> MLP | nn.Module:
     """Build the network with its initial weights, from the run's seed or a truth table.
 
     shape: of an example. Raises ValueError where there is no such network for these examples.
     """
-    from nnlab import model, own_network, seeds
+    from nnlab import perceptron, seeds
 
     options, table = config.model, config.dataset.truth_table
     if isinstance(options, PerceptronConfig) and table is not None:
-        return model.classic_xor() if options.classic else model.perceptrons(table)
+        return perceptron.classic_xor() if options.classic else perceptron.perceptrons(table)
     weights = seeds.generator(config.seed_of("weights"), "weights")
     if isinstance(options, MLPConfig):
-        return model.mlp(
+        drawn = perceptron.draw(
             math.prod(shape),
             options.hidden,
             outputs,
@@ -233,20 +244,27 @@ def build_model(config: Config, shape: Sequence[int], outputs: int) -> nn.Module
             weights,
             init=options.init.name,
             bias=options.bias,
-            batch_norm=options.batch_norm,
             dropout=options.dropout,
         )
-    if isinstance(options, CNNConfig):
-        layers = options.channels, options.kernel, options.hidden
-        return model.cnn(shape, *layers, outputs, weights)
-    if isinstance(options, OwnNetworkConfig):
-        return own_network.from_function(options.found, options.options, shape, outputs, weights)
+        if not options.batch_norm:
+            return drawn
+    from nnlab import device, model, own_network
+
+    with device.cpu_threads(1):  # these tensors are too small for more to pay
+        if isinstance(options, MLPConfig):
+            return model.as_module(drawn, batch_norm=True)
+        if isinstance(options, CNNConfig):
+            layers = options.channels, options.kernel, options.hidden
+            return model.cnn(shape, *layers, outputs, weights)
+        if isinstance(options, OwnNetworkConfig):
+            of_function = options.found, options.options
+            return own_network.from_function(*of_function, shape, outputs, weights)
     raise ValueError(f"model={options.name} is not known; see --help")
 
 
 def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str, Any]:
     """Return what result.json says of a run before it has any results."""
-    from nnlab import model
+    from nnlab import perceptron, seeds
 
     job = outcome.job
     weights = getattr(run.loss, "weights", None)
@@ -258,10 +276,11 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
         "overrides": job.overrides,
         "fingerprint": job.identity["fingerprint"],
         "seed": config.seed,
-        "weights": model.weights(run.model),
-        "parameters": model.parameters(run.model),
+        "weights": perceptron.weights(run.model),
+        "parameters": perceptron.parameters(run.model),
         **special,
         "dataset": data.provenance | {"source": job.concealed(data.provenance["source"])},
+        "random_numbers": seeds.RANDOM_NUMBERS,
         "versions": records.versions(),
         "git": records.git_revisions(),
         "config": job.identity["config"],

@@ -1,8 +1,8 @@
 """The state of a run in mid-training, from which it goes on as if it had not been interrupted.
 
-One file of the safetensors format: the engine's numbers, those of the best epoch, the generator
-of the order, and as text the epochs so far and the state of the stopping rule. Nothing is
-unpickled, and a checksum tells damage.
+One file of the safetensors format: the engine's numbers, those of the best epoch, and as text
+the epochs so far, the generators and the state of the stopping rule. Nothing is unpickled, and a
+checksum tells damage.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from nnlab import storage
-from nnlab.engines import Engine, Run, dual
+from nnlab.engines import Engine, Run, State, dual
 
-ENGINE, BEST, ORDER, NOISE = "engine/", "best/", "order", "noise"
+ENGINE, BEST = "engine/", "best/"
+SAME = ("fingerprint", "content", "random_numbers")  # of the run that may go on from it
 HOW = ("engine", "engine_level", "device", "threads", "versions")  # it was computed
 LARGEST = 2**30  # bytes of a checkpoint of a small network on many examples
 BYTES = 64  # at most, per parameter: its value, the best one, what the optimizer knows of it
@@ -32,8 +32,9 @@ EXACT = ("engine", "engine_form")  # where equal, the engine knows its own numbe
 class Checkpoint:
     """A run's state after an epoch.
 
-    identity: what tells the run from others, and what computed it. tensors: by names that begin
-    with ENGINE, BEST or are ORDER or NOISE. exact: whether the engine is to take them bit for bit.
+    identity: what tells the run from others, and what computed it. order, noise: the states of
+    the run's generators. numbers: by names that begin with ENGINE or BEST. exact: whether the
+    engine is to take them bit for bit.
     """
 
     identity: dict[str, Any]
@@ -41,15 +42,17 @@ class Checkpoint:
     status: str
     stop_reason: str
     rule: dict[str, Any]
-    tensors: dict[str, Tensor]
+    order: Any
+    noise: Any
+    numbers: State
     exact: bool = True
     cpu_seconds: float | None = None  # not known to earlier versions
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors whose names begin so, by the rest of their names."""
+    def part(self, prefix: str) -> State:
+        """Return the numbers whose names begin so, by the rest of their names."""
         return {
-            name.removeprefix(prefix): tensor
-            for name, tensor in self.tensors.items()
+            name.removeprefix(prefix): array
+            for name, array in self.numbers.items()
             if name.startswith(prefix)
         }
 
@@ -61,9 +64,9 @@ class Checkpoint:
         if run.stopping is not None:
             vars(run.stopping).update(self.rule)
         if run.order is not None:
-            run.order.set_state(self.tensors[ORDER])
+            run.order.bit_generator.state = self.order
         if run.noise is not None:
-            run.noise.set_state(self.tensors[NOISE])
+            run.noise.bit_generator.state = self.noise
         state, best = self.part(ENGINE), self.part(BEST)
         best = state | best if best else best
         if self.exact:
@@ -78,34 +81,26 @@ class Checkpoint:
 
 def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     """Return the state of a run after its latest epoch."""
-    tensors = {ENGINE + name: tensor for name, tensor in engine.snapshot(run).items()}
-    # What does not change as it trains is one tensor in both, and is kept once.
-    kept = {id(tensor) for tensor in tensors.values()}
+    numbers = {ENGINE + name: array for name, array in engine.snapshot(run).items()}
+    # What does not change as it trains is one array in both, and is kept once.
+    kept = {id(array) for array in numbers.values()}
     best = (run.best or {}).items()
-    tensors |= {BEST + name: tensor for name, tensor in best if id(tensor) not in kept}
-    if run.order is not None:
-        tensors[ORDER] = run.order.get_state()
-    if run.noise is not None:
-        tensors[NOISE] = run.noise.get_state()
+    numbers |= {BEST + name: array for name, array in best if id(array) not in kept}
+    generators = (run.order, run.noise)
+    order, noise = (None if each is None else each.bit_generator.state for each in generators)
     # A copy, because a rule leaves out of it what holds in this process only.
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
-    return Checkpoint(
-        dict(identity),
-        list(run.epochs),
-        run.status,
-        run.stop_reason,
-        rule,
-        tensors,
-        cpu_seconds=run.cpu_seconds,
-    )
+    epochs: list[tuple[float | None, ...]] = list(run.epochs)
+    told = dict(identity), epochs, run.status, run.stop_reason
+    return Checkpoint(*told, rule, order, noise, numbers, cpu_seconds=run.cpu_seconds)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    from safetensors.torch import save as serialised
+    from safetensors.numpy import save as serialised
 
-    text = json.dumps({k: v for k, v in vars(checkpoint).items() if k != "tensors"})
-    digest = digest_of(text, checkpoint.tensors)
-    content = serialised(checkpoint.tensors, {"state": text, "sha256": digest})
+    text = json.dumps({k: v for k, v in vars(checkpoint).items() if k != "numbers"})
+    digest = digest_of(text, checkpoint.numbers)
+    content = serialised(checkpoint.numbers, {"state": text, "sha256": digest})
     storage.write_atomic(path, content)
 
 
@@ -116,29 +111,29 @@ def load(path: Path, parameters: int = 0) -> Checkpoint | None:
     OSError where it cannot be read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load as deserialised
+    from safetensors.numpy import load as deserialised
 
     try:
         content = storage.read(path, LARGEST + BYTES * parameters)
     except FileNotFoundError:
         return None
     try:
-        tensors = deserialised(content)
+        numbers = deserialised(content)
         length = int.from_bytes(content[:8], "little")
         told = json.loads(content[8 : 8 + length])["__metadata__"]
-        if told["sha256"] != digest_of(told["state"], tensors):
+        if told["sha256"] != digest_of(told["state"], numbers):
             raise ValueError("its checksum differs")
         state = json.loads(told["state"])
         epochs = [tuple(row) for row in state.pop("epochs")]
-        return Checkpoint(**state, epochs=epochs, tensors=tensors)
+        return Checkpoint(**state, epochs=epochs, numbers=numbers)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or another nnlab's ({error})") from None
 
 
-def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
+def digest_of(text: str, numbers: State) -> str:
     digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(dtype=torch.uint8).numpy().data)
+    for name in sorted(numbers):
+        array = np.asarray(numbers[name], order="C")
+        digest.update(f"{name} {array.dtype} {list(array.shape)}".encode())
+        digest.update(array.data)
     return digest.hexdigest()

@@ -24,6 +24,7 @@ from nnlab import records, storage
 
 LOCK = ".lock"  # of the study
 PROCESS = ".process-{}.lock"
+PROCESSES = ".process-*"  # the files of all processes, of either kind
 RUNS = ".json"  # in the place of .lock: the file that says what a process means to train
 BATCHES = ".batches"  # the folder of a study in which its command and its workers tell their state
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf import base as omegaconf_base
 
@@ -49,7 +51,8 @@ def quick_hydra() -> Iterator[None]:
 
     It copies every configuration that it has read before it lists the options of one group: of
     ``--help`` and of completion in a shell that was four fifths of the time. It parses a value
-    such as ``${dataset.name}`` each time that it is read: of a job that was 1 ms.
+    such as ``${dataset.name}`` each time that it is read: of a job that was 1 ms. Before 1.4 it
+    composes each command once more for ``hydra.mode``, 0.1 s.
     """
     listed = ConfigLoaderImpl.get_group_options
     parse = omegaconf_base.parse  # type: ignore[attr-defined]
@@ -62,11 +65,24 @@ def quick_hydra() -> Iterator[None]:
         kind = others[0] if others else named.get("results_filter", ObjectType.CONFIG)
         return self.repository.get_group_options(group_name, kind)
 
+    composed_mode = Hydra.get_mode
+
+    @functools.wraps(composed_mode)
+    def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        places = [element.path for element in self.config_loader.get_search_path().get_path()]
+        named = any(map(re.compile(r"[+~]*hydra(\.mode|\.searchpath)?(=|$)").match, overrides))
+        if named or places != ["pkg://hydra.conf", str(CONF), "structured://"]:
+            return composed_mode(self, config_name, overrides)
+        return RunMode.MULTIRUN
+
+    if HYDRA_1_3:
+        Hydra.get_mode = mode  # type: ignore[method-assign]
     ConfigLoaderImpl.get_group_options = options  # type: ignore[method-assign]
     omegaconf_base.parse = functools.lru_cache(parse)  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        Hydra.get_mode = composed_mode  # type: ignore[method-assign]
         ConfigLoaderImpl.get_group_options = listed  # type: ignore[method-assign]
         omegaconf_base.parse = parse  # type: ignore[attr-defined]
 

@@ -20,13 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnlab import datasets, functions
-from nnlab.analysis import (
-    EVALUATIONS,
-    FgsmConfig,
-    HardestConfig,
-    ImportanceConfig,
-    MetricsConfig,
-)
+from nnlab.analysis import EVALUATIONS, EvaluationOptions
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.functions import Function
@@ -331,7 +325,9 @@ class ReportConfig:
 
 
 @dataclass
-class Config:
+class RunConfig:
+    """What a run computes, and with what."""
+
     dataset: DatasetConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = MISSING
@@ -354,10 +350,12 @@ class Config:
     save_weights: bool = MISSING
     checkpoint: CheckpointConfig = MISSING
     evaluation: list[str] = MISSING
-    hardest: HardestConfig = MISSING
-    fgsm: FgsmConfig = MISSING
-    metrics: MetricsConfig = MISSING
-    importance: ImportanceConfig = MISSING
+
+
+@dataclass
+class Config(EvaluationOptions, RunConfig):
+    """All options. In results they stand in this order: ``RunConfig``'s come first."""
+
     report: ReportConfig = MISSING
     plan: bool = MISSING
     objective: str = MISSING

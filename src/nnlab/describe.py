@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,15 +17,18 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
-from nnlab import build, compose, datasets, messages, model, storage, targets, terminal
+from nnlab import build, compose, datasets, messages, perceptron, storage, targets, terminal
 from nnlab.arguments import check
 from nnlab.config import Config
 from nnlab.datasets.arrays import Arrays, Partition
 from nnlab.datasets.splits import channels, count, partitions, statistics, target_scale
 from nnlab.datasets.table import input_names
+from nnlab.perceptron import MLP
 from nnlab.text import as_label
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EXAMPLES = 8  # images of each class in the sheet
 ROWS = 20  # classes in the sheet and in the table
@@ -136,7 +140,7 @@ def contents(config: Config, source: str, arrays: Arrays) -> dict[str, Any]:
                 "counts": list(count(arrays, part, index)),
             }
             if arrays.targets:
-                scale, values = target_scale(part, index), part.labels[index.numpy()]
+                scale, values = target_scale(part, index), part.labels[index]
                 splits[name]["targets"] = {
                     "mean": list(scale.mean),
                     "deviation": list(scale.deviation),
@@ -172,24 +176,37 @@ def palette(arrays: Arrays) -> str | None:
     return "grey, stored as RGB" if equal else "RGB"
 
 
-def layers(network: nn.Module) -> dict[str, Any]:
+def layers(network: MLP | nn.Module) -> dict[str, Any]:
     """Return the sizes of a network's linear layers and convolutions (of these the channels), its
     weights (without biases) and parameters."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    found = [module for module in network.modules() if isinstance(module, kinds)]
+    if isinstance(network, MLP):
+        found = [(each.inputs, each.outputs, each) for each in network.layers]
+    else:
+        found = [*of_modules(network)]
     return {
         "layers": [
             {
-                "inputs": each.in_features if isinstance(each, nn.Linear) else each.in_channels,
-                "outputs": each.out_features if isinstance(each, nn.Linear) else each.out_channels,
-                "weights": each.weight.numel(),
-                "biases": 0 if each.bias is None else each.bias.numel(),
+                "inputs": inputs,
+                "outputs": outputs,
+                "weights": math.prod(each.weight.shape),
+                "biases": 0 if each.bias is None else math.prod(each.bias.shape),
             }
-            for each in found
+            for inputs, outputs, each in found
         ],
-        "weights": model.weights(network),
-        "parameters": model.parameters(network),
+        "weights": perceptron.weights(network),
+        "parameters": perceptron.parameters(network),
     }
+
+
+def of_modules(network: nn.Module) -> Iterator[tuple[int, int, Any]]:
+    """Yield how many inputs and outputs a linear layer or convolution has, and itself."""
+    from torch import nn
+
+    for each in network.modules():
+        if isinstance(each, nn.Linear):
+            yield each.in_features, each.out_features, each
+        elif isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            yield each.in_channels, each.out_channels, each
 
 
 def splits_table(content: dict[str, Any]) -> Table:

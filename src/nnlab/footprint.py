@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import device as Device
-from torch import nn
+from typing import TYPE_CHECKING
 
 from nnlab import memory
 from nnlab.config import SGD, Adam, Config, MLPConfig, OptimizerConfig
-from nnlab.engines.stacked import EVALUATION_NUMBERS, free_memory
+from nnlab.device import Device
 from nnlab.engines.supported import MOMENTS
 from nnlab.engines.supported import rule as update_rule
-from nnlab.engines.torch import GATHERED, evaluation_batch
-from nnlab.model import Shaped
+from nnlab.perceptron import MLP
 from nnlab.stopping import PatienceConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nnlab.model import Shaped
 
 FLOAT = 4  # bytes
 NATIVE_ROWS = 48  # examples that native.c evaluates at a time, EVALUATION_ROWS there
@@ -49,25 +51,30 @@ def of(
     outputs: int,
     lengths: Sequence[int],
     form: str | None = None,
-    network: nn.Module | None = None,
+    network: MLP | nn.Module | None = None,
 ) -> Footprint:
     """Foresee what a run takes. lengths: examples of its training, validation and test split.
 
     network: the run's, with or without memory for its numbers, where it is no perceptron. A peak
     that lasts for a moment is counted as if it lasted.
     """
-    sizes, parts = layers(config, inputs, outputs, network)
+    own = shaped(network)
+    sizes, parts = layers(config, inputs, outputs, own)
     weights = FLOAT * sum(parts)
     state = weights * (1 + moments(config.optimizer))
     widest, batch, longest = max(sizes), min(config.batch_size, lengths[0]), max(lengths)
     if engine == "torch":
+        from nnlab.engines.torch import GATHERED, evaluation_batch
+
         # The weights are the model's, but there are gradients, and a step makes some more.
         training = state + FLOAT * max(parts)
-        rows = min(evaluation_batch(network), longest)
+        rows = min(evaluation_batch(own), longest)
         # A value and its gradient, and of a perceptron's what the activation makes of it.
-        each = 2 if isinstance(network, Shaped) else 3
+        each = 3 if own is None else 2
         values = max(rows * (inputs + 2 * widest), each * batch * sum(sizes) + GATHERED * inputs)
     elif engine == "stacked":
+        from nnlab.engines.stacked import EVALUATION_NUMBERS
+
         training = state + weights
         values = 3 * max(batch * sum(sizes), min(longest * widest, EVALUATION_NUMBERS))
     else:
@@ -96,11 +103,20 @@ def of(
     )
 
 
+def shaped(network: MLP | nn.Module | None) -> Shaped | None:
+    """Return a network that takes examples in their own shape; None for another."""
+    if network is None or isinstance(network, MLP):
+        return None
+    from nnlab.model import Shaped
+
+    return network if isinstance(network, Shaped) else None
+
+
 def layers(
-    config: Config, inputs: int, outputs: int, network: nn.Module | None
+    config: Config, inputs: int, outputs: int, network: Shaped | None
 ) -> tuple[list[int], list[int]]:
     """Return how many numbers of an example layers take or give, and their parameters."""
-    if isinstance(network, Shaped):
+    if network is not None:
         return [inputs, *network.values], [each.numel() for each in network.parameters()]
     hidden = config.model.hidden if isinstance(config.model, MLPConfig) else []
     sizes = [inputs, *hidden, outputs]
@@ -118,6 +134,8 @@ def check(config: Config, needed: Footprint, where: Device) -> None:
     what = f"{name} with optimizer={config.optimizer.name}"
     remedy = "use smaller layers"
     if where.type == "cuda":
+        from nnlab.engines.stacked import free_memory
+
         left = free_memory(where)
         if needed.training > left:
             raise ValueError(

@@ -23,17 +23,15 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import cores, datasets, interrupts, storage, study, sweeps, targets
+from nnlab import cores, datasets, interrupts, objective, storage, study, sweeps, targets
 from nnlab.compose import Template
 from nnlab.config import CONF, OwnNetworkConfig
 from nnlab.jobs import Job, Outcome
-from nnlab.losses import rises
-from nnlab.options import ImpossibleError
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
-TRYING = ("nnlab", "basic")  # sweepers that try what they are given
+SOURCES = ["hydra.conf", str(CONF), ""]  # of configurations, where none is the user's own
 SEARCH = "search"  # nnlab's own that optimises
 MULTIRUN = "multirun.yaml"  # Hydra's record of a command
 
@@ -60,7 +58,7 @@ class Command:
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         job = as_job(Template(task), folder, overrides, {}, self.functions)
         job.concurrent = jobs_at_once(hydra)
-        check_search(hydra, [job])
+        objective.check(hydra, [job])
         # In a process of another launcher's, which may outlive this command's.
         parent = self.process if os.getppid() == self.process else None
         try:
@@ -117,7 +115,7 @@ def launch(
         for composer in composers:
             callbacks.on_job_start(config=composer(), task_function=command)
     jobs = make_jobs(loader, job_overrides, first, command.functions)
-    check_search(master.hydra, jobs)
+    objective.check(master.hydra, jobs)
     try:
         outcomes = sweeps.train(jobs, report=True, where=where)
     finally:
@@ -151,17 +149,23 @@ def make_jobs(
     jobs = []
     for number, overrides in enumerate(job_overrides, first):
         found = loader.find(overrides)
-        if found is not None and found.data in content and content[found.data] == found.content:
-            folder, objective = loader.study / found.folder, str(loader.master.objective)
-            jobs.append(Job(folder, list(overrides), objective, {}, found=found))
-            continue
-        job = fill(loader.template(overrides), number, functions)
-        if found is not None and job.config is not None:
-            data, sizes = job.config.dataset, job.config.sizes
-            with contextlib.suppress(Exception):  # told of each job, which then are all composed
-                content[study.data_key(job.identity["config"])] = datasets.content(data, sizes)
-        jobs.append(job)
+        if found is not None and found.data not in content:
+            content[found.data] = content_now(loader.template(overrides))
+        if found is not None and found.content == content[found.data] is not None:
+            folder, metric = loader.study / found.folder, str(loader.master.objective)
+            jobs.append(Job(folder, list(overrides), metric, {}, found=found))
+        else:
+            jobs.append(fill(loader.template(overrides), number, functions))
     return jobs
+
+
+def content_now(template: Template) -> str | None:
+    """Return a digest of the data that the job in a template would read; None where that cannot
+    be told, and the job's own outcome will say why."""
+    with current(template.composed), contextlib.suppress(Exception):
+        config = template.config()
+        return datasets.content(config.dataset, config.sizes)
+    return None
 
 
 def fill(template: Template, number: int, functions: Collection[str] = ()) -> Job:
@@ -209,69 +213,6 @@ def jobs_at_once(hydra: Any) -> int:
     """Return how many jobs a launcher has run at a time on this machine, as joblib counts them."""
     given: int = OmegaConf.select(hydra, "launcher.n_jobs", default=1)
     return given if given > 0 else max(1, cores.usable() + 1 + given)
-
-
-def check_search(hydra: Any, jobs: Sequence[Job]) -> None:
-    """Do what ``refuse_search`` does; choosing by the test set is possible, and said."""
-    refuse_search(hydra, jobs)
-    trying = hydra.runtime.choices["hydra/sweeper"] in TRYING
-    if not trying and any(job.config and job.config.objective.startswith("test") for job in jobs):
-        log.info(
-            "objective=%s: the test set chooses the best run here, so it no longer tests it",
-            jobs[0].objective,
-        )
-
-
-def refuse_search(hydra: Any, jobs: Sequence[Job]) -> None:
-    """Raise ValueError where a sweeper that optimises would choose by nothing, or the wrong way."""
-    if hydra.runtime.choices["hydra/sweeper"] in TRYING:
-        return
-    sweeper = f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']}"
-    if OmegaConf.select(hydra, "launcher.detach", default=False):
-        raise ValueError(f"{sweeper} waits for results, and hydra.launcher.detach=true does not")
-    given = OmegaConf.select(hydra, "sweeper.direction", default=None)
-    directions = list(given) if OmegaConf.is_list(given) else [given]
-    if len(directions) != 1:
-        raise ValueError(f"{sweeper}: a run has one objective; give one hydra.sweeper.direction")
-    for job in jobs:
-        if isinstance(job.refused, ImpossibleError) and job.refused.option == "objective":
-            raise job.refused
-    chosen = getattr(directions[0], "name", str(directions[0])).lower()
-    for config in (job.config for job in jobs if job.config is not None):
-        metric = config.objective
-        for split, kind in (("valid", "validation"), ("test", "test")):
-            if metric.startswith(split) and not config.has(split):
-                raise ValueError(
-                    f"{sweeper} chooses runs by objective={metric}, but there is no {kind} set; "
-                    f"set {split}_size (say {split}_size=500)"
-                )
-        wanted = direction(metric)
-        if chosen in ("minimize", "maximize") and chosen != wanted:
-            raise ValueError(
-                f"{sweeper} would {chosen} objective={metric}; set hydra.sweeper.direction={wanted}"
-            )
-
-
-def direction(objective: str) -> str:
-    """Return which way a metric is better, as Optuna says it."""
-    return "maximize" if rises(objective) else "minimize"
-
-
-def all_folds(folds: int | None, overrides: Sequence[Override]) -> list[str]:
-    """Return the sweep over its folds that a number of folds stands for, unless one is chosen.
-
-    Raises ValueError for several numbers of folds.
-    """
-    chosen = any(each.key_or_group == "fold" for each in overrides)
-    for each in overrides:
-        if each.key_or_group == "folds" and each.is_sweep_override() and not chosen:
-            raise ValueError(
-                f"{each.input_line}: a command tries all folds of one number of them; give each "
-                f"its own command, or those to try, as in fold=0,1"
-            )
-    if folds is None or folds < 2 or chosen:  # too few are refused, run by run
-        return []
-    return [f"fold={','.join(map(str, range(folds)))}"]
 
 
 def compose_job(
@@ -394,8 +335,7 @@ class SweepLoader:
 
     @functools.cached_property
     def answers(self) -> dict[str, study.Entry]:
-        trying = self.master.hydra.runtime.choices["hydra/sweeper"] in TRYING
-        return study.look(self.study).answers() if trying else {}
+        return {} if objective.optimises(self.master.hydra) else study.look(self.study).answers()
 
     def remember(self, job_overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> None:
         """Tell the study's index which commands led to which runs, for ``find``."""
@@ -415,14 +355,14 @@ class SweepLoader:
         None where that cannot be told: a folder of the user's own, or a resolver such as oc.env.
         """
         text = "\0".join([self.files, *overrides])
-        if not self.files or re.search(r"\$\{(?!nnlab\.)[\w.]+:", text):
+        unescaped = text.replace("\\", "")  # Hydra's sweeper escapes some signs of a value
+        if not self.files or re.search(r"\$\{\s*(?!nnlab\.)[\w.]+\s*:", unescaped):
             return None
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @functools.cached_property
     def files(self) -> str:
         """The YAML files that configurations are composed of, if they are nnlab's, as one text."""
-        paths = {element.path for element in self.hydras.get_search_path().get_path()}
-        if paths != {"pkg://hydra.conf", str(CONF), "structured://"}:
+        if [each.path for each in self.master.hydra.runtime.config_sources] != SOURCES:
             return ""
         return "\0".join(path.read_text(encoding="utf-8") for path in sorted(CONF.rglob("*.yaml")))

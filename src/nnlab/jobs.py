@@ -17,9 +17,8 @@ from nnlab.options import plain
 READ = ("device", "objective", "dataset.function")
 
 if TYPE_CHECKING:
-    import torch
-
     from nnlab.checkpoint import Checkpoint
+    from nnlab.device import Device
     from nnlab.engines import Engine, Run
     from nnlab.footprint import Footprint
 
@@ -120,7 +119,7 @@ class Task:
     config: Config
     sketch: Run
     engine: type[Engine]
-    device: torch.device
+    device: Device
     identity: dict[str, Any]
     needed: Footprint
     run: Run | None = None

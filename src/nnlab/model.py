@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor, nn
 
-from nnlab.boolean import inputs_of
+from nnlab import perceptron
 from nnlab.dropout import KeyedDropout
-from nnlab.options import require
+from nnlab.perceptron import MLP
 from nnlab.shapes import image_like
+
+
+class Step(nn.Module):
+    """A perceptron's activation: 1 where its input is above 0, else 0. It has no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+
+class Verdict(nn.Module):
+    """Turn a perceptron's output, [B, 1] of 0 or 1, into logits of the classes 0 and 1.
+
+    The probability of the class that it names is 1 in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 200 * torch.cat([0.5 - x, x - 0.5], dim=1)
+
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
-}
-# What fills the weight of a layer, from its generator; "default" is what ``nn.Linear`` does.
-INITS: dict[str, Callable[..., Tensor]] = {
-    "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
-    "glorot": nn.init.xavier_uniform_,
-    "orthogonal": nn.init.orthogonal_,
-    "zeros": lambda weight, generator: nn.init.zeros_(weight),
+    "step": Step,
 }
 
 
@@ -35,7 +49,7 @@ def mlp(
     hidden: Sequence[int],
     outputs: int,
     activation: str = "relu",
-    generator: torch.Generator | None = None,
+    generator: Generator | torch.Generator | None = None,
     *,
     init: str = "default",
     bias: bool = True,
@@ -44,10 +58,11 @@ def mlp(
 ) -> nn.Sequential:
     """Build a fully connected network with a linear output layer, on the CPU in float32.
 
-    Weights and biases are drawn as ``nn.Linear`` draws them (uniform within
-    1/sqrt(fan-in)), from ``generator`` alone; with another ``init``, one of INITS, biases are
-    zero. Without ``bias`` there are none. ``batch_norm``: each hidden layer is normalised before
-    its activation. ``dropout``: how many of its units are dropped in training, a fraction.
+    Weights and biases are distributed as ``nn.Linear`` draws them (uniform within
+    1/sqrt(fan-in)), and come from ``generator`` alone, or from a seed that one of torch's draws
+    (None: its global one). With another ``init``, one of INITS, biases are zero. Without ``bias``
+    there are none. ``batch_norm``: each hidden layer is normalised before its activation.
+    ``dropout``: how many of its units are dropped in training, a fraction.
     Input [B, inputs], output [B, outputs]. Raises ValueError for a layer without units,
     names that are not known, and ``dropout`` below 0 or from 1 on.
 
@@ -55,41 +70,43 @@ def mlp(
     difficulty of training deep feedforward neural networks, 2010; Saxe et al., Exact solutions
     to the nonlinear dynamics of learning in deep linear neural networks, 2013.
 
-    >>> model = mlp(784, [128, 64], 10, generator=torch.Generator().manual_seed(0))
+    >>> model = mlp(784, [128, 64], 10, generator=np.random.default_rng(0))
     >>> model(torch.zeros(3, 784)).shape
     torch.Size([3, 10])
-    >>> weights(model), parameters(model)
-    (109184, 109386)
+    >>> sum(p.numel() for p in model.parameters())
+    109386
     """
-    sizes = [inputs, *hidden, outputs]
-    if min(sizes) < 1:
-        raise ValueError(f"layers of {sizes} units are not possible: each needs at least 1")
-    limit = f"choose one of {', '.join(ACTIVATIONS)}"
-    require(activation in ACTIVATIONS, "activation", activation, limit)
-    limit = f"choose one of {', '.join(('default', *INITS))}"
-    require(init in ("default", *INITS), "init", init, limit)
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        linear = _initial(fan_in, fan_out, init, bias, generator)
-        after: list[nn.Module] = [nn.BatchNorm1d(fan_out)] if batch_norm else []
-        after += [ACTIVATIONS[activation]()]
-        after += [KeyedDropout(dropout)] if dropout != 0 else []
-        layers += [linear, *after]
-    return nn.Sequential(*layers[: -len(after)])
+    if not isinstance(generator, Generator):
+        seed = torch.randint(2**63 - 1, (1,), generator=generator, device="cpu")
+        generator = np.random.default_rng(int(seed))
+    options: dict[str, Any] = {"init": init, "bias": bias, "dropout": dropout}
+    drawn = perceptron.draw(inputs, hidden, outputs, activation, generator, **options)
+    return as_module(drawn, batch_norm)
 
 
-def _initial(
-    fan_in: int, fan_out: int, init: str, bias: bool, generator: torch.Generator | None
-) -> nn.Linear:
-    weight = torch.empty(fan_out, fan_in)
-    biases = torch.zeros(fan_out) if bias else None
-    if init != "default":
-        return _linear(INITS[init](weight, generator=generator), biases)
-    bound = fan_in**-0.5
-    weight.uniform_(-bound, bound, generator=generator)
-    if biases is not None:
-        biases.uniform_(-bound, bound, generator=generator)
-    return _linear(weight, biases)
+def as_module(network: MLP, batch_norm: bool = False) -> nn.Sequential:
+    """Return a perceptron as torch has it, in the same memory.
+
+    batch_norm: normalise each hidden layer before its activation, beside the perceptron's own.
+    """
+    modules: list[nn.Module] = []
+    for layer in network.layers:
+        modules.append(linear(layer))
+        if layer is network.layers[-1] and not network.verdict:
+            break
+        modules += [nn.BatchNorm1d(layer.outputs)] if batch_norm else []
+        modules.append(ACTIVATIONS[layer.activation]())
+        modules += [KeyedDropout(layer.dropout)] if layer.dropout else []
+    return nn.Sequential(*modules, *([Verdict()] if network.verdict else []))
+
+
+def linear(layer: perceptron.Layer) -> nn.Linear:
+    # Made without memory first: nn.Linear would draw from the global random state.
+    made = nn.Linear(layer.inputs, layer.outputs, layer.bias is not None, device="meta")
+    made.weight = nn.Parameter(torch.from_numpy(layer.weight))
+    if layer.bias is not None:
+        made.bias = nn.Parameter(torch.from_numpy(layer.bias))
+    return made
 
 
 class Shaped(nn.Module):
@@ -155,7 +172,7 @@ def cnn(
     kernel: int,
     hidden: Sequence[int],
     outputs: int,
-    generator: torch.Generator | None,
+    generator: Generator | None,
 ) -> Shaped:
     """Build a convolutional network with a linear output layer, in float32.
 
@@ -167,10 +184,10 @@ def cnn(
     Input [B, I], output [B, outputs]. Raises ValueError where an example is no image, or too
     small.
 
-    >>> network = cnn((28, 28), [16, 32], 3, [], 10, torch.Generator().manual_seed(0))
+    >>> network = cnn((28, 28), [16, 32], 3, [], 10, np.random.default_rng(0))
     >>> network(torch.zeros(3, 784)).shape
     torch.Size([3, 10])
-    >>> parameters(network) == 16 * (9 + 1) + 32 * (9 * 16 + 1) + 10 * (7 * 7 * 32 + 1)
+    >>> perceptron.parameters(network) == 16 * (9 + 1) + 32 * (9 * 16 + 1) + 10 * (7 * 7 * 32 + 1)
     True
     """
     size = " x ".join(map(str, shape))
@@ -201,31 +218,14 @@ def cnn(
     return shaped
 
 
-def draw(network: nn.Sequential, generator: torch.Generator) -> None:
+def draw(network: nn.Sequential, generator: Generator) -> None:
     """Give convolutions and linear layers weights and biases, uniform within 1/sqrt(fan-in)."""
     for layer in network:
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             bound = layer.weight[0].numel() ** -0.5
             for name, empty in list(layer.named_parameters()):
-                drawn = torch.empty(empty.shape).uniform_(-bound, bound, generator=generator)
-                setattr(layer, name, nn.Parameter(drawn))
-
-
-class Step(nn.Module):
-    """A perceptron's activation: 1 where its input is above 0, else 0. It has no gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x > 0).to(x.dtype)
-
-
-class Verdict(nn.Module):
-    """Turn a perceptron's output, [B, 1] of 0 or 1, into logits of the classes 0 and 1.
-
-    The probability of the class that it names is 1 in float32.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 200 * torch.cat([0.5 - x, x - 0.5], dim=1)
+                drawn = perceptron.uniform(empty.shape, bound, generator)
+                setattr(layer, name, nn.Parameter(torch.from_numpy(drawn)))
 
 
 def perceptrons(table: str) -> nn.Sequential:
@@ -241,61 +241,4 @@ def perceptrons(table: str) -> nn.Sequential:
     >>> network(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])).argmax(1)
     tensor([0, 1, 1, 0])
     """
-    inputs = inputs_of(table)
-    rows = [row for row, value in enumerate(table) if value == "1"]
-    if not rows:  # one that never fires
-        return _perceptrons((torch.zeros(1, inputs), torch.tensor([-0.5])))
-    bits = binary(torch.tensor(rows), inputs)
-    # Of all inputs only the row itself brings the sum to its number of ones.
-    weight = 2.0 * bits - 1
-    return _perceptrons(
-        (weight, 0.5 - bits.sum(1)),
-        (torch.ones(1, len(rows)), torch.tensor([-0.5])),
-    )
-
-
-def classic_xor() -> nn.Sequential:
-    """Build XOR from the classic three perceptrons: OR and NAND, and the AND of these.
-
-    Source: Minsky & Papert, Perceptrons, 1969.
-    """
-    return _perceptrons(
-        (torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), torch.tensor([-0.5, 1.5])),
-        (torch.tensor([[1.0, 1.0]]), torch.tensor([-1.5])),
-    )
-
-
-def binary(numbers: Tensor, digits: int) -> Tensor:
-    """Write numbers [N] int64 in binary, the highest digit first: [N, digits] int64 of 0 and 1.
-
-    >>> binary(torch.tensor([1, 6]), 3).tolist()
-    [[0, 0, 1], [1, 1, 0]]
-    """
-    places = torch.arange(digits - 1, -1, -1)
-    return numbers.unsqueeze(1).bitwise_right_shift(places).bitwise_and(1)
-
-
-def _perceptrons(*layers: tuple[Tensor, Tensor]) -> nn.Sequential:
-    modules: list[nn.Module] = []
-    for weight, bias in layers:
-        modules += [_linear(weight, bias), Step()]
-    return nn.Sequential(*modules, Verdict())
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    # Made without memory first: nn.Linear would draw from the global random state.
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias)
-    return linear
-
-
-def weights(model: nn.Module) -> int:
-    """Count the weights without biases: the entries of parameters with two or more axes."""
-    return sum(p.numel() for p in model.parameters() if p.dim() > 1)
-
-
-def parameters(model: nn.Module) -> int:
-    """Count all trainable numbers."""
-    return sum(p.numel() for p in model.parameters())
+    return as_module(perceptron.perceptrons(table))

@@ -1,31 +1,23 @@
-"""A trained network, loaded from the folder of its run."""
+"""What ``nnlab.load`` hands out: a trained network as a module of torch's, which takes tensors."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nnlab import functions, records
-from nnlab.boolean import truth_table
-from nnlab.functions import Function
-from nnlab.identity import ADDED
-from nnlab.losses import count_outputs
-from nnlab.model import cnn, mlp, perceptrons
-from nnlab.own_network import from_function
+from nnlab import trained
+from nnlab.model import as_module
+from nnlab.perceptron import MLP
+from nnlab.trained import Trained
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(eq=False)
 class Network:
     """A trained network and what its inputs and outputs mean.
 
@@ -38,36 +30,21 @@ class Network:
     regression.
     """
 
-    model: nn.Module
-    config: dict[str, Any]
-    result: dict[str, Any]
-    classes: list[str]
-    shape: tuple[int, ...]
-    mean: Tensor | None
-    deviation: Tensor | None
-    target_mean: Tensor | None = None
-    target_deviation: Tensor | None = None
-
-    @property
-    def bounded(self) -> bool:
-        """Whether examples lie in [0, 1], as pixels do."""
-        return bool(self.result["dataset"].get("bounded", True))
-
-    @property
-    def columns(self) -> dict[str, list[str] | None]:
-        """The columns of the table that it was trained on, as ``Arrays`` has them; else none."""
-        found: dict[str, list[str] | None] = self.result["dataset"].get("columns", {})
-        return found
-
-    @property
-    def fills(self) -> bool:
-        """Whether NaN counts as the mean of the training examples."""
-        return bool(self.config["dataset"].get("missing") == "mean")
+    def __init__(self, numbers: Trained) -> None:
+        """numbers: the network without torch, whose memory this one shares."""
+        self.numbers = numbers
+        made = as_module(numbers.model) if isinstance(numbers.model, MLP) else numbers.model
+        self.model: nn.Module = made.eval()
+        self.config, self.result = numbers.config, numbers.result
+        self.classes, self.shape = numbers.classes, numbers.shape
+        self.mean, self.deviation = tensor(numbers.mean), tensor(numbers.deviation)
+        self.target_mean = tensor(numbers.target_mean)
+        self.target_deviation = tensor(numbers.target_deviation)
 
     @property
     def targets(self) -> list[str]:
         """The names of the numbers that it predicts, where it was trained in a regression."""
-        return list(self.result["dataset"].get("targets", []))
+        return self.numbers.targets
 
     def standardised(self, pixels: Tensor) -> Tensor:
         """Turn examples as they are, [B, ...] and pixels in [0, 1], into inputs [B, I]."""
@@ -76,7 +53,7 @@ class Network:
             return inputs
         channels: Tensor = inputs.unflatten(1, (-1, self.mean.numel()))
         inputs = channels.sub(self.mean).div(self.deviation).flatten(1)
-        return inputs.nan_to_num(nan=0.0) if self.fills else inputs
+        return inputs.nan_to_num(nan=0.0) if self.numbers.fills else inputs
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Turn inputs [B, I] back into examples as they are, [B, I]."""
@@ -110,43 +87,13 @@ class Network:
         Raises ValueError for others, for numbers that are not finite, or another shape than the
         network was trained on.
         """
-        pixels = (
-            examples.detach()
-            if isinstance(examples, Tensor)
-            else torch.from_numpy(np.array(examples, dtype=np.float32))
-        )
-        if pixels.dim() < 2 or math.prod(pixels.shape[1:]) != math.prod(self.shape):
-            shape = " x ".join(map(str, self.shape))
-            raise ValueError(
-                f"examples of shape {list(pixels.shape[1:])} do not fit: "
-                f"this network takes {shape}; give a batch of those"
-            )
-        finite = pixels.isfinite() | (pixels.isnan() if self.fills else False)
-        if not self.bounded and not finite.all():
-            raise ValueError(
-                f"{int((~finite).sum()):,} numbers of the examples are NaN or infinite; correct "
-                f"them, or leave those examples out"
-            )
-        if self.bounded and len(pixels) > 0 and not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError(
-                f"examples lie in {pixels.min():g} to {pixels.max():g}; "
-                f"give pixels from 0 to 1 (divide those from 0 to 255 by 255)"
-            )
-        return self.answer(self.logits(self.standardised(pixels.float())))
+        given = examples.detach() if isinstance(examples, Tensor) else examples
+        pixels = torch.from_numpy(self.numbers.checked(given))
+        return self.answer(self.logits(self.standardised(pixels)))
 
 
-def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logarithm of p / (1 - p), p being the probability of a class: [B], in nats.
-
-    logits: [B, K], labels: [B] int64. Unlike p, it does not round to the same number for all
-    examples that a network is very sure of.
-
-    >>> log_odds(torch.tensor([[0.0, 0.0], [200.0, 0.0]]), torch.tensor([0, 0]))
-    tensor([  0., 200.])
-    """
-    own = labels[:, None]
-    others = logits.scatter(1, own, -math.inf).logsumexp(1)
-    return logits.gather(1, own)[:, 0] - others
+def tensor(values: NDArray[Any] | None) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values)
 
 
 def load(folder: str | Path, function: str | None = None) -> Network:
@@ -154,92 +101,6 @@ def load(folder: str | Path, function: str | None = None) -> Network:
 
     function: of a run with model=function, the one of the working directory that makes the
     network, as in ``my_nets:cnn``; nothing else has its code called.
-    Raises ValueError where the folder holds no finished run, or one whose weights do not fit;
-    where the function is not named, or its module has changed since.
+    Raises ValueError as ``trained.load``.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as safetensors
-
-    folder = Path(folder)
-    result = records.read_result(folder)
-    if result is None:
-        raise ValueError(f"{folder} holds no run ({records.RESULT} is missing); see outputs/")
-    if result["status"] not in records.DONE:
-        failed = result["status"] == "failed"
-        state = "failed" if failed else "is running, or was interrupted"
-        raise ValueError(
-            f"the run in {folder} {state}, so it has no network yet; its command trains it"
-        )
-    own = own_function(folder, result, function)
-    try:
-        data, config = result["dataset"], result["config"]
-        shape, classes = tuple(data["shape"]), list(data["classes"])
-        scales = [channels(data[name]) for name in ("mean", "deviation")]
-        scales += [channels(data.get(name)) for name in ("target_mean", "target_deviation")]
-        model = build(config, shape, count_outputs(data), own)
-    except (LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise ValueError(
-            f"{folder / records.RESULT} does not describe a network ({error}), or was written by "
-            f"an older nnlab; train it anew with force=true"
-        ) from None
-    if not config.get("save_weights", True):
-        raise ValueError(
-            f"the run in {folder} kept no network (save_weights=false); train it anew with "
-            f"save_weights=true force=true"
-        )
-    weights = folder / records.WEIGHTS
-    try:
-        model.load_state_dict(safetensors(records.read_file(folder, records.WEIGHTS, result)))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{weights} cannot be read ({reason}); train the run anew") from None
-
-    return Network(model.eval(), config, result, classes, shape, *scales)
-
-
-def channels(values: Sequence[float] | None) -> Tensor | None:
-    return None if values is None else torch.tensor(values, dtype=torch.float32)
-
-
-def own_function(folder: Path, result: dict[str, Any], named: str | None) -> Function | None:
-    """Return the function that makes the network of a run; None where nnlab makes it itself.
-
-    Raises ValueError where it is not the one named, is not there, or has changed.
-    """
-    sha256 = result.get("model_source_sha256")
-    if sha256 is None:
-        return None
-    needed = result["config"]["model"]["function"]
-    if named != needed:
-        raise ValueError(
-            f"the network of the run in {folder} is made by {needed}, code of your own; to have "
-            f"it called name it, where its module lies, as in --function {needed} or "
-            f"nnlab.load(RUN, function={needed!r})"
-        )
-    function = functions.find("function", needed)
-    if function.sha256 != sha256:
-        raise ValueError(
-            f"{function.path} has changed since the run in {folder}, whose network takes it as it "
-            f"was (SHA-256 {sha256[:16]}…): bring that back, or train the run anew"
-        )
-    return function
-
-
-def build(
-    config: dict[str, Any], shape: tuple[int, ...], outputs: int, own: Function | None
-) -> nn.Module:
-    """Build the network of a run's recorded configuration; its weights are to be loaded.
-
-    own: the function that makes it, if one of the user's does.
-    """
-    model, dataset = config["model"], config["dataset"]
-    if own is not None:
-        return from_function(own, model["options"], shape, outputs, torch.Generator())
-    if "channels" in model:
-        layers = model["channels"], model["kernel"], model["hidden"]
-        return cnn(shape, *layers, outputs, torch.Generator())
-    if "hidden" in model:
-        names = "bias", "batch_norm", "dropout"  # of which older results say nothing
-        options = {name: model.get(name, ADDED[f"model.{name}"]) for name in names}
-        return mlp(math.prod(shape), model["hidden"], outputs, model["activation"], **options)
-    return perceptrons(truth_table(dataset["function"], dataset["inputs"]))
+    return Network(trained.load(folder, function))

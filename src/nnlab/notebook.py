@@ -58,7 +58,7 @@ def load_data(dataset: str, *, seed: int = 0, **options: Any) -> Splits:
         data = config.load_data()
 
     def arrays(split: Split) -> Pair:
-        inputs, labels = (each.numpy() for each in split.examples)
+        inputs, labels = split.examples
         if data.targets:
             mean, deviation = (
                 np.array(data.provenance[f"target_{name}"]) for name in ("mean", "deviation")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+from numpy.random import Generator
 from torch import Tensor, nn
 
 from nnlab import seeds
@@ -19,7 +19,7 @@ def from_function(
     options: Mapping[str, Any] | None,
     shape: Sequence[int],
     classes: int,
-    generator: torch.Generator,
+    generator: Generator,
 ) -> Shaped:
     """Have a function make a network, and try it out on two examples.
 

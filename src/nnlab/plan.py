@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,7 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     first = alike[0]
     # What trains as one stack is timed as one, and every run has its part of it.
     together = [whole(task) for task in divide(alike)[0]]
-    with device.cpu_threads(first.config.torch_threads):
+    with threads_of(first):
         once, setup = building(together), building(together)
         if first.engine.concurrent:
             concurrent = [whole(task) for task in alike[:cores]]
@@ -159,6 +160,13 @@ def measure(alike: Sequence[Task], cores: int) -> Rate:
     step, example = (sum(values) / len(rates) for values in zip(*rates))
     shared = max(0.0, once - setup) if form_of(first) else 0.0
     return Rate(step, example, setup / len(together), shared)
+
+
+def threads_of(task: Task) -> AbstractContextManager[None]:
+    """Let torch, where it trains a task, use as many threads as that asks for, inside."""
+    if task.engine.concurrent:  # it has no torch
+        return nullcontext()
+    return device.cpu_threads(task.config.torch_threads)
 
 
 def whole(task: Task) -> Task:
@@ -181,7 +189,7 @@ def building(tasks: Sequence[Task]) -> float:
 def same_examples(run: Run) -> Hashable:
     """Return a key that runs share which train on, and are validated on, the same examples."""
     splits = [split for split in (run.train, run.valid) if split is not None]
-    return tuple((id(split.inputs), split.index.numpy().tobytes()) for split in splits)
+    return tuple((id(split.inputs), split.index.tobytes()) for split in splits)
 
 
 def timed(tasks: Sequence[Task]) -> tuple[float, float]:

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from nnlab import storage, terminal
 from nnlab.datasets import images, table
 from nnlab.datasets.array_files import arrays_in
 from nnlab.datasets.arrays import as_floats
 from nnlab.datasets.labelled import check_finite, read_bytes
-from nnlab.network import Network, load
 from nnlab.shapes import image_like
 from nnlab.text import as_label, class_for_csv, inert, visible
+from nnlab.trained import Trained, load
 
 Written = tuple[list[str], list[list[str]], list[str]]  # header and lines of a file; words
+Floats = NDArray[np.float32]
 DARK, LIGHT = 1 / 3, 2 / 3  # images whose pixels are below, above this on average
 
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def say_images(options: argparse.Namespace, network: Network) -> None:
+def say_images(options: argparse.Namespace, network: Trained) -> None:
     """Say what is in images, a line each."""
     if network.targets:
         raise ValueError(
@@ -83,16 +83,16 @@ def say_images(options: argparse.Namespace, network: Network) -> None:
         if unlike is not None:
             remedy = "leave out --invert" if options.invert else "try --invert"
             terminal.complain(f"{visible(str(path))}: {unlike}; {remedy}")
-    for path, probabilities in zip(options.file, network.predict(torch.stack(pixels))):
-        best = probabilities.topk(min(options.top, len(network.classes)))
-        said = zip(best.indices.tolist(), best.values.tolist())
+    for path, probabilities in zip(options.file, network.predict(np.stack(pixels))):
+        best = (-probabilities).argsort(kind="stable")[: options.top].tolist()
+        said = zip(best, probabilities[best].tolist())
         named = ", ".join(
             f"{as_label(network.classes[label])} {100 * p:.1f} %" for label, p in said
         )
         terminal.say(f"{visible(str(path))}: {named}")
 
 
-def read_rows(path: Path, network: Network) -> Tensor:
+def read_rows(path: Path, network: Trained) -> Floats:
     """Read the rows of a table, or the examples of an .npy file, as a network takes them: [N, I].
 
     Raises ValueError where there is no such file, or it holds something else.
@@ -102,10 +102,10 @@ def read_rows(path: Path, network: Network) -> Tensor:
         (examples,) = arrays_in(path, content).values()
         if examples.dtype.kind not in "biuf":
             raise ValueError(f"{path} holds no numbers, but {examples.dtype}")
-        return torch.from_numpy(as_floats(examples))
+        return as_floats(examples)
     inputs = table.encode(str(path), table.read_table(path, content), network.columns)
     check_finite(str(path), [inputs], table.input_names(network.columns), network.fills)
-    return torch.from_numpy(inputs)
+    return inputs
 
 
 def target_of(path: Path) -> Path:
@@ -113,7 +113,7 @@ def target_of(path: Path) -> Path:
     return Path(f"{path.stem}.predicted.csv")
 
 
-def write(path: Path, found: Tensor, network: Network) -> str:
+def write(path: Path, found: Floats, network: Trained) -> str:
     """Write what is predicted of each row, as ``Network.predict`` returns it, into a CSV file here;
     say which, and what."""
     header, lines, said = (
@@ -127,19 +127,19 @@ def write(path: Path, found: Tensor, network: Network) -> str:
     return f"{target}: {', '.join([f'{len(lines):,} rows', *said])}"
 
 
-def classes_predicted(probabilities: Tensor, classes: list[str]) -> Written:
+def classes_predicted(probabilities: Floats, classes: list[str]) -> Written:
     """Return what a file and the terminal say of probabilities, [N, K]."""
     best = probabilities.argmax(1)
     lines = [
         [class_for_csv(classes[label]), *(f"{each:.6g}" for each in row)]
         for label, row in zip(best.tolist(), probabilities.tolist())
     ]
-    counts = best.bincount(minlength=len(classes)).tolist()
+    counts = np.bincount(best, minlength=len(classes)).tolist()
     said = [f"{as_label(name)} {n:,}" for name, n in zip(classes, counts) if n]
     return ["predicted", *(inert(f"p({name})") for name in classes)], lines, said
 
 
-def numbers_predicted(found: Tensor, targets: list[str]) -> Written:
+def numbers_predicted(found: Floats, targets: list[str]) -> Written:
     """Return what a file and the terminal say of the numbers of a regression, [N, k]."""
     lines = [[f"{each:.9g}" for each in row] for row in found.tolist()]
     said = [
@@ -152,10 +152,10 @@ def numbers_predicted(found: Tensor, targets: list[str]) -> Written:
 
 def read(
     path: Path,
-    network: Network,
+    network: Trained,
     invert: bool = False,
     background: images.Colour = images.WHITE,
-) -> Tensor:
+) -> Floats:
     """Read the middle of an image in the size and colours that a network takes: [I] in [0, 1].
 
     Raises ValueError where there is no such image, or the network does not take images.
@@ -170,11 +170,11 @@ def read(
         raise ValueError(f"there is no image {path}") from None
     if len(shape) == 2 or shape[2] == 1:
         middle = middle.convert("L")
-    pixels = torch.from_numpy(np.array(middle)).flatten().float() / 255
+    pixels = as_floats(np.array(middle)).ravel()
     return 1 - pixels if invert else pixels
 
 
-def other_than_trained(pixels: Tensor, network: Network) -> str | None:
+def other_than_trained(pixels: Floats, network: Trained) -> str | None:
     """Say that most of an image is light and the training images were dark, or the reverse.
 
     pixels: [I] in [0, 1]. Returns None where neither is so, or the run does not tell.
@@ -184,7 +184,7 @@ def other_than_trained(pixels: Tensor, network: Network) -> str | None:
         trained = float(network.mean.mean())
     if trained is None or DARK <= trained <= LIGHT:
         return None
-    light = bool((pixels > 0.5).float().mean() > 0.5)
+    light = bool((pixels > 0.5).mean() > 0.5)
     if light == (trained > LIGHT):
         return None
     image, others = ("light", "dark") if light else ("dark", "light")

@@ -30,6 +30,7 @@ from nnlab.analysis import EVALUATION_FILES
 from nnlab.identity import NOT_IDENTITY
 from nnlab.losses import task_of
 from nnlab.options import flat
+from nnlab.seeds import RANDOM_NUMBERS
 from nnlab.text import visible_lines
 
 RESULT = "result.json"
@@ -116,9 +117,7 @@ class RunFolder:
         """Write the trained weights, if any are to be kept, then the result; return it."""
         files = {METRICS: self.metrics.hexdigest()}
         if weights is not None:
-            from safetensors.torch import save
-
-            content = save(apart(weights))
+            content = serialised(weights)
             storage.write_atomic(self.path / WEIGHTS, content)
             files[WEIGHTS] = hashlib.sha256(content).hexdigest()
         storage.sync(self.path / METRICS)
@@ -354,8 +353,21 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
         )
     if result["status"] not in DONE:
         return None
+    if not same_numbers(result):
+        raise ValueError(told_numbers(path))
     check_files(path, result)
     return result
+
+
+def serialised(weights: dict[str, Any]) -> bytes:
+    """Return the content of a file of weights, which are arrays, or torch's tensors."""
+    if all(isinstance(each, np.ndarray) for each in weights.values()):
+        from safetensors.numpy import save
+
+        return save({name: np.asarray(each, order="C") for name, each in weights.items()})
+    from safetensors.torch import save as save_tensors
+
+    return save_tensors(apart(weights))
 
 
 def apart(weights: dict[str, Any]) -> dict[str, Any]:
@@ -403,6 +415,20 @@ def holds_run(path: Path, hydra_files: dict[str, str]) -> bool:
 
 def empty(path: Path) -> bool:
     return path.is_file() and path.stat().st_size == 0
+
+
+def same_numbers(result: dict[str, Any]) -> bool:
+    """Return whether a run drew the random numbers that this nnlab draws from its seeds."""
+    numbers: int = result.get("random_numbers", 1)
+    return numbers == RANDOM_NUMBERS
+
+
+def told_numbers(path: Path) -> str:
+    """Say that a run drew others, and the remedy."""
+    return (
+        f"{path} is this run, but of an earlier nnlab, which drew other random numbers from its "
+        f"seed; give it another study=NAME, or train it anew with force=true"
+    )
 
 
 def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:

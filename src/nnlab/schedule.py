@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nnlab import claims, cores, interrupts, records
+from nnlab import claims, cores, interrupts, records, study
 from nnlab.jobs import Task
 from nnlab.progress import Progress
 
@@ -32,9 +32,9 @@ def train(tasks: Sequence[Task]) -> None:
     """Train all tasks in this process; those that compute the same, under several names, once."""
     with distinct(tasks) as firsts, contextlib.ExitStack() as stack:
         claimed = {}
-        for study, some in by_study(firsts).items():
-            claimed[study] = stack.enter_context(claims.Claim(study))
-            claimed[study].announce([task.outcome.folder.name for task in some])
+        for folder, some in by_study(firsts).items():
+            claimed[folder] = stack.enter_context(claims.Claim(folder))
+            claimed[folder].announce([task.outcome.folder.name for task in some])
         train_tasks(firsts, claimed)
         train_others(firsts, claimed)
 
@@ -133,7 +133,7 @@ def train_concurrently(
     groups: Sequence[Sequence[Task]], progress: Progress, claimed: Claims
 ) -> None:
     """Train groups, longest first, in as many threads as there are cores, if memory allows."""
-    from nnlab import device, engines
+    from nnlab import engines
 
     if not groups:
         return
@@ -144,18 +144,12 @@ def train_concurrently(
     ]
     turns = Turns(trainings, threads, cores.usable(groups[0][0].config.cores))
 
-    def work() -> None:
-        with device.cpu_threads(1):
-            mine = turns.next(None, ended=False)
-            while mine is not None:
-                mine = turns.next(mine, ended=not next(mine.epochs, False))
-
     sharing = engines.sharing({group[0].engine for group in groups})
     # An interrupt ends the sharing first, and by that what the pool would wait for.
     try:
-        with device.cpu_threads(1), ThreadPoolExecutor(threads) as pool, sharing:
+        with ThreadPoolExecutor(threads) as pool, sharing:
             try:
-                for future in [pool.submit(work) for _ in range(threads)]:
+                for future in [pool.submit(turns.work) for _ in range(threads)]:
                     future.result()
             except KeyboardInterrupt:  # where signals are not heeded, as in a notebook
                 interrupts.request.number = signal.SIGINT
@@ -222,6 +216,12 @@ class Turns:
         self.workers = workers
         self.cores = cores
         self.lock = threading.Lock()
+
+    def work(self) -> None:
+        """Train, as one of the workers, until nothing is left for it."""
+        mine = self.next(None, ended=False)
+        while mine is not None:
+            mine = self.next(mine, ended=not next(mine.epochs, False))
 
     def next(self, mine: Training | None, ended: bool) -> Training | None:
         """Return what a worker is to train for an epoch; None if there is nothing left for it.
@@ -376,12 +376,12 @@ def open_folder(task: Task, claimed: Claims) -> bool:
             task.owner = claims.owner(path)
             if task.owner is not None:
                 return False
-            if task.config.force:
-                where = path / records.NEW if records.holds_run(path, job.hydra_files) else path
-            else:
-                where, task.outcome.result = path, trained_meanwhile(task)
-                if task.outcome.result is not None:
-                    return False
+            force = task.config.force
+            task.outcome.result = trained_anew(task) if force else trained_meanwhile(task)
+            if task.outcome.result is not None:
+                return False
+            aside = force and records.holds_run(path, job.hydra_files)
+            where = path / records.NEW if aside else path
             notes = go_on(task, where)
             owner = claimed[path.parent].owner
             task.folder = records.RunFolder(where, task.identity, owner)
@@ -437,6 +437,18 @@ def trained_meanwhile(task: Task) -> dict[str, Any] | None:
     return result
 
 
+def trained_anew(task: Task) -> dict[str, Any] | None:
+    """Return the result of a run that another process has trained since this command looked at
+    its study; what was there then is not what force=true asks for, and neither is another run."""
+    path = task.outcome.folder
+    seen = study.known(path.parent).entries.get(path.name)
+    if seen is not None and seen.stamp[0] == study.stamp_of(path / records.RESULT):
+        return None
+    with contextlib.suppress(ValueError):
+        return trained_meanwhile(task)
+    return None
+
+
 def go_on(task: Task, path: Path) -> list[str]:
     """Look for a checkpoint of an earlier attempt; return what the log is to say of it.
 
@@ -450,7 +462,7 @@ def go_on(task: Task, path: Path) -> list[str]:
         return [f"{error}; the run begins anew"]
     ours = computing(task)
     task.checkpoint = None
-    if found is None or any(found.identity.get(k) != ours[k] for k in ("fingerprint", "content")):
+    if found is None or any(found.identity.get(k) != ours[k] for k in checkpoint.SAME):
         return []
     task.checkpoint = found
     epochs, theirs = len(found.epochs), found.identity
@@ -469,6 +481,7 @@ def computing(task: Task) -> dict[str, Any]:
     return {
         "fingerprint": known["fingerprint"],
         "content": known["dataset"]["content"],
+        "random_numbers": known["random_numbers"],
         "engine": known["engine"],
         "engine_form": known["engine_form"],
         "engine_level": known["engine_level"],

@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from nnlab import hydra_jobs, storage, study
+from nnlab import hydra_jobs, objective, storage, study
 from nnlab.compose import Template
 from nnlab.jobs import Job
 
@@ -120,7 +120,7 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
     """
     rehearsal = open_study(rehearsing())
     example = trials.job(rehearsal.ask(trials.space).params)
-    hydra_jobs.refuse_search(trials.master.hydra, [example, *trials.with_each_size(example)])
+    objective.refuse(trials.master.hydra, [example, *trials.with_each_size(example)])
     if trials.master.plan:
         trials.launch([rehearsal.ask(trials.space) for _ in range(options.n_trials)], 0)
         return
@@ -203,7 +203,7 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
     try:
         search = open_study(
             made,
-            direction=hydra_jobs.direction(example.objective),
+            direction=objective.direction(example.objective),
             storage=options.storage,
             study_name=name,
             load_if_exists=True,

@@ -1,4 +1,8 @@
-"""Independent random generators for the parts of a run, made from its seed alone."""
+"""Independent random generators for the parts of a run, made from its seed alone.
+
+They are NumPy's. What torch itself draws, as in the layers of networks of the user's own, comes
+from its global generators, seeded by them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
-import torch
+from numpy.random import PCG64, Generator, SeedSequence
+from numpy.typing import NDArray
 
+# Which numbers a seed gives; results tell it. 1: those of torch's generators, until nnlab 0.1.
+RANDOM_NUMBERS = 2
 # Their places among a seed's children; the third is free, and stays so for the others' numbers.
 STREAMS = {
     "weights": 0,
@@ -20,58 +27,71 @@ STREAMS = {
     "layers": 7,
     "folds": 8,
 }
-CPU = torch.device("cpu")
 
 
-def generator(seed: int, stream: str) -> torch.Generator:
-    """Return a CPU generator for one of STREAMS; different streams of a seed are independent.
+def generator(seed: int, stream: str) -> Generator:
+    """Return a generator for one of STREAMS; different streams of a seed are independent.
 
     >>> a, b = generator(0, "weights"), generator(0, "weights")
-    >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
+    >>> np.array_equal(a.random(3), b.random(3))
     True
     """
     # What SeedSequence(seed).spawn() gives its children, without counting them.
-    child = np.random.SeedSequence(seed, spawn_key=(STREAMS[stream],))
-    return torch.Generator().manual_seed(int(child.generate_state(1, np.uint64)[0]))
+    return Generator(PCG64(SeedSequence(seed, spawn_key=(STREAMS[stream],))))
 
 
-def draw(own: torch.Generator) -> int:
-    """Draw the seed of another generator."""
-    return int(torch.randint(2**63 - 1, (1,), generator=own))
+def draw(own: Generator, count: int = 1) -> NDArray[np.int64]:
+    """Draw numbers of 63 bits, [count], as seeds or keys; the same ones one by one."""
+    drawn: NDArray[np.int64] = (own.bit_generator.random_raw(count) >> np.uint64(1)).view(np.int64)
+    return drawn
 
 
-def draw_keys(own: torch.Generator | None, steps: int, layers: int) -> torch.Tensor:
+def child(own: Generator) -> tuple[int, Generator]:
+    """Draw a seed; return it with a generator made from it."""
+    seed = int(draw(own)[0])
+    return seed, Generator(PCG64(seed))
+
+
+def draw_keys(own: Generator | None, steps: int, layers: int) -> NDArray[np.int64]:
     """Return the keys that layers draw in an epoch, as KeyedDropout does inside ``drawing_from``.
 
-    own: None where they draw from torch's global generator as it is. Returns [steps, layers] int64.
+    own: None where they draw from torch's global generator as it is. Returns [steps, layers].
     """
-    source = None if own is None else torch.Generator().manual_seed(draw(own))
-    return torch.randint(2**63 - 1, (steps, layers), generator=source, device="cpu")
+    if own is None:
+        import torch
+
+        keys: NDArray[np.int64] = torch.randint(2**63 - 1, (steps, layers), device="cpu").numpy()
+        return keys
+    return draw(child(own)[1], steps * layers).reshape(steps, layers)
 
 
 @contextlib.contextmanager
-def drawing_from(own: torch.Generator, device: torch.device = CPU) -> Iterator[None]:
+def drawing_from(own: Generator, device: str = "cpu") -> Iterator[Generator]:
     """Seed the global generators of torch, NumPy and Python by a number that ``own`` draws.
 
-    Afterwards they are as before. device: where torch draws, beside the CPU.
+    Afterwards they are as before. Lends a generator of that seed, too. device: where torch draws,
+    beside the CPU.
 
     >>> with drawing_from(generator(0, "layers")):
-    ...     first = torch.rand(3)
+    ...     first = random.random()
     >>> with drawing_from(generator(0, "layers")):
-    ...     print(torch.equal(torch.rand(3), first))
+    ...     print(random.random() == first)
     True
     """
-    seed = draw(own)
+    import torch
+
+    gpu = torch.device(device) if device.startswith("cuda") else None
+    seed, lent = child(own)
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[] if gpu is None else [gpu]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
-        if device.type == "cuda":
-            with torch.cuda.device(device):
+        if gpu is not None:
+            with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
-            yield
+            yield lent
         finally:
             np.random.set_state(numpy)
             random.setstate(python)

@@ -73,10 +73,7 @@ def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list
             from nnlab.report import figure_process
 
             figure_process.start()  # on a core that is idle while torch is imported
-        from nnlab import device
-
-        with device.cpu_threads(1):  # these tensors are too small for more to pay
-            tasks = build.prepare(waiting)
+        tasks = build.prepare(waiting)
         planned = [task for task in tasks if task.config.plan]
         if planned:
             where.plan(planned)
@@ -143,6 +140,10 @@ def earlier(
         if entry.done and records.serves(entry.result, identity["config"])
     ]
     found.sort(key=lambda entry: entry.folder != job.name)
+    old = [entry for entry in found if not records.same_numbers(entry.result)]
+    if old and not config.force and not config.plan:
+        raise ValueError(records.told_numbers(job.folder.parent / old[0].folder))
+    found = [entry for entry in found if entry not in old]
     asked = study.data_key(identity["config"])
     if found and asked not in data:
         data[asked] = datasets.content(config.dataset, config.sizes)
@@ -253,7 +254,7 @@ def write_reports(
 def clear_up(folder: Path, ended: Sequence[Path]) -> None:
     """Remove what killed processes have left in a study, and in those of its runs that ended."""
     left = (os.path.join(run, name) for run in ended for name in records.LEFT)
-    patterns = (claims.PROCESS.format("*"), storage.LEFT_OVER, claims.BATCHES)
+    patterns = (claims.PROCESSES, storage.LEFT_OVER, claims.BATCHES)
     if any(any(folder.glob(each)) for each in patterns) or any(map(os.path.exists, left)):
         with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
             claims.clear_dead(folder)

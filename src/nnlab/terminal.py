@@ -154,6 +154,13 @@ def visible_record(record: logging.LogRecord) -> bool:
 # Tables
 
 
+def width() -> int:
+    """Return how many columns the terminal has; 80 where there is none."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def show(*parts: RenderableType) -> None:
     """Print tables and texts as wide as the terminal is; a string is plain text, not markup."""
     from rich.console import Console
@@ -178,30 +185,13 @@ def fitted(table: Table, width: int) -> Table:
     from rich.text import Text
 
     heads, *rows = as_rows(table)
-    if not rows:
+    if not rows or natural_width(table) <= width:
         return table
-    numeric = [column.justify == "right" for column in table.columns]
-    words = [longest_line(re.sub(r"[\s._]", "\n", head)) for head in heads]
-    cells = [
-        max((longest_line(row[index]) for row in rows), default=0) for index in range(len(heads))
-    ]
-    natural = [max(longest_line(str(c.header)), cell) for c, cell in zip(table.columns, cells)]
-    gaps = len(heads) - 1
-    if sum(natural) + gaps <= width:
-        return table
-    least = [
-        max(word, cell) if right else min(full, NAME)
-        for word, cell, full, right in zip(words, cells, natural, numeric)
-    ]
-    if sum(least) + gaps <= width:
-        made = copy.copy(table)
-        made.columns = [
-            dataclasses.replace(column, width=most, no_wrap=False) if right else column
-            for column, most, right in zip(table.columns, least, numeric)
-        ]
+    made = narrowed(table)
+    if least_width(table) <= width:
         return made
     made = Table.grid(padding=(0, 1, 0, 0))
-    made.add_column(overflow="fold")
+    made.add_column(overflow="fold", no_wrap=True)
     made.add_column(overflow="fold")
     for number, row in enumerate(rows):
         if number > 0:
@@ -210,6 +200,41 @@ def fitted(table: Table, width: int) -> Table:
             made.add_row(Text(head), Text(cell))
     made.caption, made.caption_justify = table.caption, "left"
     return made
+
+
+def natural_width(table: Table) -> int:
+    """Return how many columns of a terminal a table takes with no line of it broken."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def narrowed(table: Table) -> Table:
+    """Return a table whose headings are broken where words end, its numbers as they are."""
+    made = copy.copy(table)
+    made.pad_edge = False  # a blank at the end of each line
+    made.columns = []
+    for column, head in zip(table.columns, as_rows(table)[0]):
+        head = re.sub(r"(?<=[._])(?=.)|\s+", "\n", head)
+        cells = max(map(longest_line, map(str, column.cells)), default=0)
+        if column.justify == "right":
+            most = max(longest_line(head), cells)
+            column = dataclasses.replace(column, header=head, width=most, no_wrap=False)
+        made.columns.append(column)
+    return made
+
+
+def least_width(table: Table) -> int:
+    """Return how many columns of a terminal a table takes at least: headings broken, numbers whole,
+    of names NAME characters in a line."""
+    made = narrowed(table)
+    for index, column in enumerate(made.columns):
+        if column.justify != "right":
+            most = max(map(longest_line, map(str, [column.header, *column.cells])))
+            made.columns[index] = dataclasses.replace(column, width=min(most, NAME))
+    return natural_width(made)
 
 
 def as_lines(table: Table) -> str | None:

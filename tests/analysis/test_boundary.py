@@ -9,23 +9,22 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.contour import QuadContourSet
-from torch.testing import assert_close
 
 import nnlab
 from nnlab.analysis import boundary
-from nnlab.model import classic_xor, perceptrons
-from nnlab.network import Network
+from nnlab.perceptron import MLP, classic_xor, perceptrons
+from nnlab.trained import Trained
 from tests.analysis.trained import outcome, trained
 
 QUICK = ("dataset=boolean", "optimizer=adam", "optimizer.lr=0.05", "stopping.max_epochs=60")
 
 
-def network_of(model: torch.nn.Module, name: str = "linear") -> Network:
+def network_of(model: torch.nn.Module | MLP, name: str = "linear") -> Trained:
     config = {"model": {"name": name}, "dataset": {}}
-    return Network(model, config, {}, ["0", "1"], (2,), None, None)
+    return Trained(model, config, {}, ["0", "1"], (2,), None, None)
 
 
-def linear(a: float, b: float, c: float) -> Network:
+def linear(a: float, b: float, c: float) -> Trained:
     """Make a linear network for which 1 is likelier where a x1 + b x2 > c."""
     model = nnlab.mlp(2, [], 2, "identity")
     model[0].weight.data = torch.tensor([[1.0, 2.0], [1.0 + a, 2.0 + b]])
@@ -35,7 +34,7 @@ def linear(a: float, b: float, c: float) -> Network:
 
 def test_the_line_of_a_linear_network_and_the_corners_that_it_has_wrong() -> None:
     network = linear(1.0, 2.0, 1.5)  # 0101: of XOR only 00, 01 and 10 less 11 can be right
-    predicted = (boundary.log_odds(network, boundary.CORNERS) > 0).long().tolist()
+    predicted = (boundary.log_odds(network, boundary.CORNERS) > 0).astype(int).tolist()
     assert predicted == [0, 1, 0, 1]
     about = boundary.reasons(network, "0110", predicted)
     assert about == [
@@ -85,7 +84,7 @@ def test_the_lines_of_perceptrons() -> None:
 def test_the_lines_are_those_of_examples_as_they_are() -> None:
     """Where inputs are standardised, a line is moved and stretched with them."""
     network = linear(1.0, 2.0, 1.5)
-    network.mean, network.deviation = torch.tensor([0.5, 0.25]), torch.tensor([0.5, 2.0])
+    network.mean, network.deviation = np.array([0.5, 0.25]), np.array([0.5, 2.0])
     a, b, c = boundary.line_of(boundary.log_odds(network, boundary.CORNERS))
     assert (a, b) == pytest.approx((2.0, 1.0))
     assert c == pytest.approx(1.5 + 0.5 / 0.5 + 2 * 0.25 / 2.0)
@@ -100,7 +99,7 @@ def test_every_network_has_its_square(model: str, tmp_path: Path) -> None:
     assert found.value.tolist() == [0, 1, 1, 0]
     assert found.right.tolist() == (found.predicted == found.value).tolist()
     expected = network.predict(boundary.CORNERS)[:, 1]  # in float32
-    assert_close(torch.tensor(found.probability_of_1).float(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.probability_of_1, expected, rtol=1e-4, atol=1e-6)
     assert found.right.all() == (model in ("mlp", "perceptron"))
     assert (folder / "boundary.png").exists()
 

@@ -20,6 +20,7 @@ from nnlab.config import fingerprint
 from nnlab.losses import METRICS
 from nnlab.network import Network
 from nnlab.report import plotting
+from nnlab.trained import Trained
 from tests.analysis.trained import outcome, trained
 from tests.names import HOSTILE
 
@@ -48,7 +49,7 @@ class Classifier:
     """A network as scikit-learn takes one, of the original columns: each row's number in ``rows``
     stands for what the row has in it."""
 
-    def __init__(self, network: Network, rows: NDArray[np.float32]) -> None:
+    def __init__(self, network: Trained, rows: NDArray[np.float32]) -> None:
         self.network, self.rows = network, rows
 
     def fit(self) -> None: ...
@@ -56,15 +57,14 @@ class Classifier:
     def score(self, numbers: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
         inputs = np.hstack([self.rows[numbers[:, n]][:, part] for n, part in enumerate(PARTS)])
         with torch.no_grad():
-            predicted = self.network.model(torch.from_numpy(inputs)).argmax(1).numpy()
-        return float((predicted == labels).mean())
+            logits = Network(self.network).model(torch.from_numpy(inputs)).numpy()
+        return float((logits.argmax(1) == labels).mean())
 
 
 def test_importance_of_a_run_by_its_definition() -> None:
     network, data, _ = trained(Path("run"), *TABLE, "evaluation=[importance]")
     assert data.test is not None
-    inputs = data.test.inputs[data.test.index].numpy()
-    labels = data.test.labels[data.test.index].numpy()
+    inputs, labels = data.test.examples
     found = pd.read_csv("run/importance.csv", index_col="column")
     assert sorted(found.index) == sorted(NAMES)
     assert found["importance"].is_monotonic_decreasing
@@ -77,7 +77,7 @@ def test_importance_of_a_run_by_its_definition() -> None:
         falls = []
         for _ in range(10):
             moved = numbers.copy()
-            moved[:, place] = torch.randperm(80, generator=generator)
+            moved[:, place] = generator.permutation(80)
             falls.append(whole - classifier.score(moved, labels))
         assert found.loc[name, "importance"] == pytest.approx(np.mean(falls), abs=1e-9)
         assert found.loc[name, "deviation"] == pytest.approx(np.std(falls), abs=1e-9)
@@ -102,10 +102,10 @@ def test_an_input_without_weight_is_of_no_importance() -> None:
     model = nnlab.mlp(3, [], 2)
     for parameter, values in zip(model.parameters(), ([[1.0, 0, 0], [0, 0, 0]], [0.0, 0.0])):
         parameter.data = torch.tensor(values)
-    network = Network(model, {}, {"dataset": {}}, ["a", "b"], (3,), None, None)
-    inputs = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
-    labels = (inputs[:, 0] <= 0).long()
-    parts, generator = [slice(0, 1), slice(1, 3)], torch.Generator().manual_seed(0)
+    network = Trained(model, {}, {"dataset": {}}, ["a", "b"], (3,), None, None)
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(200, 3)).astype(np.float32)
+    labels, parts = (inputs[:, 0] <= 0).astype(int), [slice(0, 1), slice(1, 3)]
     falls = importance.shuffled(network, inputs, labels, parts, 4, generator)
     assert falls.shape == (2, 4)
     assert (falls[1] == 0).all()
@@ -119,22 +119,22 @@ def test_of_a_regression_r2_falls() -> None:
         Path("run"), *diabetes, "stopping.max_epochs=20", "evaluation=[importance]"
     )
     assert data.test is not None
-    inputs = data.test.inputs[data.test.index]
-    targets = data.test.labels[data.test.index].numpy()
+    inputs, targets = data.test.examples
+    model = Network(network).model
     found = pd.read_csv("run/importance.csv", index_col="column")
     assert found.index[0] in ("bmi", "s5", "bp")  # as linear models of these data have it
 
-    def r2(examples: torch.Tensor) -> float:
+    def r2(examples: NDArray[np.float32]) -> float:
         with torch.no_grad():
-            return float(metrics.r2_score(targets, network.model(examples).numpy()))
+            return float(metrics.r2_score(targets, model(torch.from_numpy(examples)).numpy()))
 
     generator = seeds.generator(2, "noise")
     assert r2(inputs) == pytest.approx(network.result["test_r2"], abs=1e-6)
     for place, name in enumerate(network.columns):
         falls = []
         for _ in range(10):
-            moved = inputs.clone()
-            moved[:, place] = inputs[torch.randperm(len(inputs), generator=generator), place]
+            moved = inputs.copy()
+            moved[:, place] = inputs[generator.permutation(len(inputs)), place]
             falls.append(r2(inputs) - r2(moved))
         assert found.loc[name, "importance"] == pytest.approx(np.mean(falls), abs=1e-6)
         assert found.loc[name, "deviation"] == pytest.approx(np.std(falls), abs=1e-6)

@@ -10,35 +10,36 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import softmax  # type: ignore[import-untyped,unused-ignore]
 from scipy.stats import mannwhitneyu  # type: ignore[import-untyped,unused-ignore]
 from sklearn import calibration  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from sklearn import metrics as sklearn  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from torch import Tensor
 
+import nnlab
 from nnlab import compose, report
 from nnlab.analysis import metrics
 from nnlab.config import fingerprint
-from nnlab.network import log_odds
 from nnlab.terminal import as_rows
+from nnlab.trained import log_odds
 from tests.analysis.trained import outcome, trained
 
 WINE = ("dataset=sklearn", "dataset.name=wine", "stopping.max_epochs=3")
 
 
-def drawn(examples: int, classes: int) -> tuple[Tensor, Tensor]:
+def drawn(examples: int, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     random = np.random.default_rng(0)
     labels = np.arange(examples) % classes
     logits = random.normal(size=(examples, classes)) + np.eye(classes)[labels]
-    return torch.from_numpy(labels), torch.from_numpy(logits)
+    return labels, logits
 
 
 def test_classes_by_hand() -> None:
     """Of 0, 0, 1, 1, 2, predicted are 0, 1, 1, 1, 0."""
-    labels = torch.tensor([0, 0, 1, 1, 2])
+    labels = np.array([0, 0, 1, 1, 2])
     shares = [[0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.1, 0.8, 0.1], [0.2, 0.6, 0.2], [0.6, 0.1, 0.3]]
-    found = metrics.by_class(labels, torch.tensor(shares, dtype=torch.float64).log())
+    found = metrics.by_class(labels, np.log(shares))
     expected: dict[str, list[float]] = {
         "precision": [1 / 2, 2 / 3, np.nan],
         "recall": [1 / 2, 1, 0],
@@ -50,7 +51,7 @@ def test_classes_by_hand() -> None:
     assert list(found) == list(expected)
     for name, values in expected.items():
         assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
-    scores = metrics.scores(labels, torch.tensor(shares, dtype=torch.float64).log(), 2, found)
+    scores = metrics.scores(labels, np.log(shares), 2, found)
     distances = [0.14, 0.78, 0.06, 0.24, 0.86]
     assert scores == pytest.approx(
         {
@@ -67,7 +68,7 @@ def test_classes_by_hand() -> None:
 def test_scores_against_other_ways_to_compute_them(classes: int) -> None:
     labels, logits = drawn(200, classes)
     found = metrics.by_class(labels, logits)
-    true, chances = labels.numpy(), softmax(logits.numpy(), axis=1)
+    true, chances = labels, softmax(logits, axis=1)
     ranks = np.argsort(np.argsort(-chances, axis=1), axis=1)[np.arange(len(true)), true]
     recall = []
     for label in range(classes):
@@ -85,7 +86,7 @@ def test_scores_against_other_ways_to_compute_them(classes: int) -> None:
 
 def test_what_a_split_has_no_examples_of_is_left_out_of_means() -> None:
     labels, logits = drawn(60, 3)
-    logits = torch.cat([logits, torch.full((60, 1), -9.0)], dim=1).double()
+    logits = np.hstack([logits, np.full((60, 1), -9.0)])
     found, whole = metrics.by_class(labels, logits), metrics.by_class(labels, logits[:, :3])
     for name in ("precision", "recall", "f1", "auc"):
         assert np.isnan(found[name][3])
@@ -93,31 +94,32 @@ def test_what_a_split_has_no_examples_of_is_left_out_of_means() -> None:
     for name in ("balanced_accuracy", "f1_macro", "auc"):
         known = {"balanced_accuracy": "recall", "f1_macro": "f1", "auc": "auc"}[name]
         assert scores[name] == pytest.approx(whole[known].mean(), abs=1e-3)
-    alone = torch.zeros(4, dtype=torch.int64)  # one class: no example to rank it against
+    alone = np.zeros(4, np.int64)  # one class: no example to rank it against
     found = metrics.by_class(alone, logits[:4])
     assert np.isnan(metrics.scores(alone, logits[:4], 1, found)["auc"])
 
 
 def test_ranks_of_examples_whose_probability_rounds_to_one() -> None:
-    logits = torch.tensor([[0.0, 900.0], [0.0, 800.0], [0.0, 60.0], [0.0, 50.0]]).double()
-    found = metrics.by_class(torch.tensor([1, 1, 0, 0]), logits)
+    logits = np.array([[0.0, 900.0], [0.0, 800.0], [0.0, 60.0], [0.0, 50.0]])
+    found = metrics.by_class(np.array([1, 1, 0, 0]), logits)
     assert found["auc"].tolist() == [1.0, 1.0]
 
 
 def test_log_odds_of_every_class_are_those_of_each() -> None:
     _, logits = drawn(50, 4)
-    logits = torch.cat([logits, 30 * logits, 900 * logits])
+    logits = np.concatenate([logits, 30 * logits, 900 * logits])
     found = metrics.all_log_odds(logits)
     for label in range(4):
-        alone = log_odds(logits, torch.full((150,), label))
+        alone = log_odds(logits, np.full(150, label))
         assert_allclose(found[:, label], alone, rtol=1e-12, atol=1e-12)
 
 
 def test_calibration_by_hand() -> None:
     """Of two bins the lower has its upper end: 0.5 and 0.5 in one, 0.8, 0.9 and 1 in the other."""
-    odds = torch.tensor([0.5, 0.5, 0.8, 0.9, 1.0], dtype=torch.float64)
-    logits = torch.stack([odds.log(), (1 - odds).log()], dim=1)
-    found = metrics.reliability(torch.tensor([0, 1, 0, 1, 0]), logits, 2)
+    odds = np.array([0.5, 0.5, 0.8, 0.9, 1.0])
+    with np.errstate(divide="ignore"):
+        logits = np.log(np.stack([odds, 1 - odds], axis=1))
+    found = metrics.reliability(np.array([0, 1, 0, 1, 0]), logits, 2)
     expected = [[0, 0.5, 2, 0.5, 0.5], [0.5, 1, 3, 0.9, 2 / 3]]
     assert_allclose(found, expected, rtol=1e-12)
     assert metrics.calibration_error(found) == pytest.approx(3 / 5 * (0.9 - 2 / 3))
@@ -126,8 +128,8 @@ def test_calibration_by_hand() -> None:
 def test_bins_against_scikit_learns_calibration_curve() -> None:
     labels, logits = drawn(300, 4)
     found = [each for each in metrics.reliability(labels, logits, 12) if each.examples]
-    chances = softmax(logits.numpy(), axis=1)
-    right, sure = chances.argmax(1) == labels.numpy(), chances.max(1)
+    chances = softmax(logits, axis=1)
+    right, sure = chances.argmax(1) == labels, chances.max(1)
     accuracy, confidence = calibration.calibration_curve(right, sure, n_bins=12)
     assert_allclose([each.accuracy for each in found], accuracy, rtol=1e-12)
     assert_allclose([each.confidence for each in found], confidence, rtol=1e-12)
@@ -135,12 +137,12 @@ def test_bins_against_scikit_learns_calibration_curve() -> None:
 
 
 def test_files_and_columns_of_a_run(tmp_path: Path) -> None:
-    network, data, _ = trained(tmp_path / "seed=0", *WINE, "evaluation=[metrics]")
-    split = data.test
-    assert split is not None
+    _, data, _ = trained(tmp_path / "seed=0", *WINE, "evaluation=[metrics]")
+    assert data.test is not None
+    inputs, true = data.test.examples
     with torch.no_grad():
-        logits = network.model(split.inputs[split.index]).numpy()
-    true, chances = split.labels[split.index].numpy(), softmax(logits.astype(float), axis=1)
+        logits = nnlab.load(tmp_path / "seed=0").model(torch.from_numpy(inputs)).numpy()
+    chances = softmax(logits.astype(float), axis=1)
     predicted = chances.argmax(1)
     (row,) = pd.read_csv(tmp_path / "seed=0" / "scores.csv").to_dict("records")
     assert (row["split"], row["examples"], row["top_k"]) == ("test", 36, 2)

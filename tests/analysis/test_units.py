@@ -14,15 +14,16 @@ from torch.testing import assert_close
 
 import nnlab
 from nnlab.analysis import units
-from nnlab.model import Shaped, classic_xor
-from nnlab.network import Network
+from nnlab.model import Shaped
+from nnlab.perceptron import MLP, classic_xor
+from nnlab.trained import Trained
 from tests.analysis.trained import outcome, trained
 
 XOR = ("dataset=boolean", "model=perceptron", "evaluation=[weights]")
 
 
-def network_of(model: nn.Module, inputs: int = 2) -> Network:
-    return Network(model, {"model": {"name": "mlp"}}, {}, ["0", "1"], (inputs,), None, None)
+def network_of(model: nn.Module | MLP, inputs: int = 2) -> Trained:
+    return Trained(model, {"model": {"name": "mlp"}}, {}, ["0", "1"], (inputs,), None, None)
 
 
 def test_the_classic_three_as_a_table_and_a_drawing(tmp_path: Path) -> None:
@@ -82,10 +83,10 @@ def test_what_perceptrons_of_three_inputs_give_in_every_row(tmp_path: Path) -> N
 def test_networks_that_are_trained_have_biases(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     options = ("dataset=boolean", "model.hidden=[3]", "stopping.max_epochs=2")
-    network, _, _ = trained(folder, *options, "evaluation=[weights]")
+    trained(folder, *options, "evaluation=[weights]")
     found = pd.read_csv(folder / "weights.csv")
     assert list(found) == ["layer", "unit", "bias", "weight_1", "weight_2", "weight_3"]
-    first, _, last = network.model.children()
+    first, _, last = nnlab.load(folder).model.children()
     assert isinstance(first, nn.Linear)
     assert isinstance(last, nn.Linear)
     expected = torch.cat([first.bias, last.bias]).detach()
@@ -117,11 +118,12 @@ def test_layers_without_biases_and_with_batch_norm_have_their_weights_in_evaluat
     before, and its bias."""
     options = ("dataset=boolean", "model.hidden=[3,4]", "stopping.max_epochs=3")
     more = ("model.batch_norm=true", "model.bias=false", "model.dropout=0.5")
-    network, _, _ = trained(tmp_path / "a", *options, *more, "evaluation=[weights]")
+    trained(tmp_path / "a", *options, *more, "evaluation=[weights]")
     found = pd.read_csv(tmp_path / "a" / "weights.csv")
     x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    layers = list(network.model.children())
-    sums = [nn.Sequential(*layers[:2])(x), nn.Sequential(*layers[:6])(x), network.model(x)]
+    model = nnlab.load(tmp_path / "a").model
+    layers = list(model.children())
+    sums = [nn.Sequential(*layers[:2])(x), nn.Sequential(*layers[:6])(x), model(x)]
     for layer, (before, expected) in enumerate(zip([x, *map(torch.relu, sums)], sums), 1):
         rows = found[found.layer == layer]
         weights = torch.tensor(rows.filter(like="weight").to_numpy()).float()

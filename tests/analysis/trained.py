@@ -11,7 +11,7 @@ from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF, Config
 from nnlab.datasets import Data
 from nnlab.jobs import Outcome
-from nnlab.network import Network, load
+from nnlab.trained import Trained, load
 
 
 def outcome(folder: Path, *overrides: str) -> Outcome:
@@ -25,7 +25,7 @@ def outcome(folder: Path, *overrides: str) -> Outcome:
     return done
 
 
-def trained(folder: Path, *overrides: str) -> tuple[Network, Data, Config]:
+def trained(folder: Path, *overrides: str) -> tuple[Trained, Data, Config]:
     """Train; return the loaded network, the data that it saw and its configuration."""
     done = outcome(folder, *overrides)
     assert done.error is None

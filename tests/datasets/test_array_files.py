@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from torch.testing import assert_close
 
 from nnlab import compose, datasets, predict, run
 from nnlab.datasets import Data
@@ -55,7 +54,7 @@ def test_named_parts_are_the_splits(kind: str) -> None:
     found = data(write(kind, **arrays), "valid_size=null")
     for split, part in zip((found.train, found.valid, found.test), parts.values()):
         assert split is not None
-        assert_close(split.inputs[split.index], torch.from_numpy(X[part]), rtol=0, atol=0)
+        assert np.array_equal(split.inputs[split.index], X[part])
         assert [int(found.classes[label]) for label in split.labels] == Y[part].tolist()
     assert found.classes == ["3", "7"]
 
@@ -66,9 +65,9 @@ def test_pixels_keep_their_shape_and_count_as_fractions_of_255(kind: str) -> Non
     for split in (found.train, found.test):
         assert split is not None
         assert split.rows is not None
-        rows = split.rows.numpy()
+        rows = split.rows
         expected = PIXELS[rows].reshape(len(rows), -1) / np.float32(255)
-        assert_close(split.inputs[split.index], torch.from_numpy(expected), rtol=0, atol=0)
+        assert np.array_equal(split.inputs[split.index], expected)
     assert found.provenance["shape"] == [4, 4, 3]
     assert found.provenance["mean_pixel"] == pytest.approx(PIXELS.mean() / 255)
 
@@ -78,11 +77,11 @@ def test_each_input_of_a_row_and_each_channel_of_an_image_is_standardised_by_its
         found = data(write("npz", x=x, y=Y), "dataset.normalize=true")
         datasets.forget()
         assert found.train.rows is not None
-        train = x[found.train.rows.numpy()].astype(float) / (255 if x is PIXELS else 1)
+        train = x[found.train.rows].astype(float) / (255 if x is PIXELS else 1)
         expected = (train - train.mean(axis=axes)) / train.std(axis=axes)
-        flat = torch.from_numpy(expected.reshape(len(train), -1)).float()
+        flat = expected.reshape(len(train), -1)
         # Numbers of about 1, computed from float32 means and deviations.
-        assert_close(found.train.inputs, flat, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.train.inputs, flat, rtol=1e-5, atol=1e-5)
 
 
 def test_content_is_the_same_wherever_the_file_lies() -> None:

@@ -18,7 +18,7 @@ def test_the_splits_are_the_whole_truth_table(inputs: int) -> None:
     rows = torch.tensor(list(itertools.product([0.0, 1.0], repeat=inputs)))
     for split in (data.train, data.test):
         assert split is not None
-        assert_close(split.inputs[split.index], rows, rtol=0, atol=0)
+        assert_close(torch.from_numpy(split.examples[0]), rows, rtol=0, atol=0)
         assert split.labels[split.index].tolist() == [0] * (len(rows) - 1) + [1]
     assert data.valid is None
     assert data.classes == ["0", "1"]

@@ -69,7 +69,7 @@ def test_its_arrays_are_the_examples(returned: str) -> None:
     assert found.train.rows is not None
     rows = found.train.rows
     expected = torch.arange(40.0).view(20, 2)[rows]
-    assert_close(found.train.inputs[found.train.index], expected, rtol=0, atol=0)
+    assert_close(torch.from_numpy(found.train.examples[0]), expected, rtol=0, atol=0)
     assert found.train.labels[found.train.index].tolist() == (1 - rows % 2).tolist()
 
 
@@ -83,7 +83,7 @@ def test_its_arrays_are_the_examples(returned: str) -> None:
 def test_it_may_name_its_test_examples(returned: str) -> None:
     found = data(f"{X}return {returned}")
     assert found.test is not None
-    assert_close(found.test.inputs, torch.arange(24.0, 40.0).view(8, 2), rtol=0, atol=0)
+    assert found.test.inputs.tolist() == torch.arange(24, 40).view(8, 2).tolist()
     assert len(found.train) == 12
 
 

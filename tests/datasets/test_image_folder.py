@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch.testing import assert_close
 
+import nnlab
 from nnlab import compose, datasets, describe, predict, run
 from nnlab.analysis.pictures import named
 from nnlab.config import fingerprint
 from nnlab.datasets import Data, Split, dogset, image_files
 from nnlab.datasets.dogset import DogSetConfig
-from nnlab.network import load
 from nnlab.report import runs
 from nnlab.report.figures import heading
+from nnlab.trained import load
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -71,7 +72,7 @@ def data(*overrides: str, folder: str = "leaves") -> Data:
 
 def own(split: Split | None) -> torch.Tensor:
     assert split is not None
-    return split.inputs[split.index]
+    return torch.from_numpy(split.examples[0])
 
 
 def labels(split: Split | None) -> list[int]:
@@ -479,7 +480,7 @@ def test_evaluations_and_prediction_take_images(
     assert len(mistakes) > 0
     assert [Path(name).parent.name for name in mistakes.file] == mistakes.true.tolist()
     assert all((LEAVES / name).exists() for name in mistakes.file)
-    network = load(folder)
+    network = nnlab.load(folder)
     assert network.mean is not None
     assert network.deviation is not None
     paths = [LEAVES / "oak" / "0.png", LEAVES / "10" / "1.png"]

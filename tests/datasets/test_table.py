@@ -58,7 +58,7 @@ def rows_of(split: Split | None) -> list[int]:
 
 def own(split: Split | None) -> torch.Tensor:
     assert split is not None
-    return split.inputs[split.index]
+    return torch.from_numpy(split.examples[0])
 
 
 def one_hot(whole: pd.DataFrame, *names: str) -> pd.DataFrame:
@@ -170,8 +170,8 @@ def test_the_test_rows_are_stratified_and_the_same_for_every_seed() -> None:
     assert found.test is not None
     for split, counts in ((found.train, [12, 18, 6]), (found.valid, [4, 6, 2])):
         assert split is not None
-        assert split.labels[split.index].bincount().tolist() == counts
-    assert found.test.labels[found.test.index].bincount().tolist() == [4, 6, 2]
+        assert np.bincount(split.examples[1]).tolist() == counts
+    assert np.bincount(found.test.examples[1]).tolist() == [4, 6, 2]
     again = data("seed=1", "valid_size=12")
     assert rows_of(again.test) == parts[2]
     assert sorted(rows_of(again.valid)) != sorted(parts[1])
@@ -195,7 +195,7 @@ def test_smaller_training_sets_are_part_of_larger_ones(balanced: str) -> None:
         assert not set(rows_of(larger.train)) & set(rows_of(larger.valid))
     for size, found in zip(sizes, drawn):
         shares = [1 / 3] * 3 if balanced == "true" else [1 / 3, 1 / 2, 1 / 6]
-        counts = found.train.labels[found.train.index].bincount().tolist()
+        counts = np.bincount(found.train.examples[1]).tolist()
         assert counts == [round(share * size) for share in shares]
 
 

@@ -125,7 +125,7 @@ def at_any_instant(seed: int, stops: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     command = (*chance.choice(list(CASES.values())), *SMALL, "checkpoint.seconds=0.1")
     if chance.random() < 0.5:
-        command = (*command, "evaluation=[hardest,weights]")
+        command = (*command, "evaluation=[hardest,weights]", "hardest.per_class=1")
     study = tmp_path / "outputs" / "s"
     began = time.monotonic()
     assert warm.run(*command, cwd=tmp_path).status == 0

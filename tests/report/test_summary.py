@@ -52,7 +52,7 @@ RESULTS = [
 def shown(study: Path, width: int = 80) -> list[list[str]]:
     """Return the table's lines as a pipe sees them, each cut where two blanks are."""
     out = io.StringIO()
-    Console(file=out, width=width).print(fitted(summary.table(read(study)), width))
+    Console(file=out, width=width).print(fitted(summary.table(read(study), width), width))
     text = out.getvalue()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -175,7 +175,7 @@ def test_the_widest_has_a_line_for_each_value(tmp_path: Path) -> None:
     base = {"train_size": 500, "model.hidden": [7], "optimizer.lr": 0.01, "seed": 0}
     lay(tmp_path, base | {"optimizer.momentum": 0.9}, epochs=2)
     lay(tmp_path, base | {"batch_size": 20}, epochs=2)
-    table = [" ".join(line) for line in shown(tmp_path)]
+    table = [" ".join(line) for line in shown(tmp_path, 40)]
     assert table[:10] == [
         "train_size 500",
         "model.hidden [7]",
@@ -193,6 +193,66 @@ def test_the_widest_has_a_line_for_each_value(tmp_path: Path) -> None:
     wide = shown(tmp_path, 100)
     assert " ".join(wide[1]) == "size hidden lr momentum size n epochs time accuracy loss"
     assert wide[4][:7] == ["500", "[7]", "0.01", "0", "20", "1", "2"]
+
+
+def test_a_terminal_too_narrow_for_all_results_does_without_some(tmp_path: Path) -> None:
+    """A column for each factor, and the accuracy, are there as long as they fit."""
+    sweep(tmp_path, train_size=[500, 1000], model__hidden=[[7], [8]], optimizer__lr=[0.01, 0.1])
+    heads = {width: shown(tmp_path, width)[1] for width in (80, 56, 46)}
+    assert heads[80][3:] == ["time", "accuracy", "loss"]
+    assert heads[56][3:] == ["time", "accuracy"]
+    assert heads[46][3:] == ["accuracy"]
+    assert str(summary.table(read(tmp_path), 46).caption).splitlines()[:2] == [
+        "All rows: n 2, epochs 3, stopped by max_epochs",
+        "Left out: test loss, time, on the page and in summary.csv",
+    ]
+
+
+FACTORS: dict[str, list[Any]] = {
+    "optimizer.lr": [0.00012345, 0.1],
+    "model.hidden": [[128, 64], []],
+    "batch_size": [10, 200],
+    "optimizer.weight_decay": [0.0, 0.0001],
+    "train_size": [500, 60000],
+    "dataset.variant": ["a_name_of_more_letters_than_a_line_of_the_table_has.csv", "b"],
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("regression", [False, True])
+def test_no_width_breaks_a_number_or_loses_a_factor(
+    tmp_path: Path, count: int, regression: bool
+) -> None:
+    keys = list(FACTORS)[:count]
+    targets = {"shape": [3], "task": "regression", "targets": ["y"]} if regression else None
+    header = "epoch,train_loss,train_r2,train_mae,train_rmse,valid_loss,valid_r2,valid_mae,"
+    for number, values in enumerate(itertools.islice(zip(*FACTORS.values()), 2)):
+        for seed, key in itertools.product((0, 1), keys):  # one factor at a time, as few do
+            options = dict(zip(keys, values)) | {key: FACTORS[key][1 - number], "seed": seed}
+            result: dict[str, Any] = {"train_seconds": 1.5 + seed, "name": f"{number}{key}{seed}"}
+            if regression:
+                result |= {"dataset": targets, "test_accuracy": None}
+                result |= {"test_r2": 0.5 + seed / 10, "test_mae": 12.5, "test_rmse": 1234.5 + seed}
+            folder = lay(tmp_path, options, **result)
+            if regression:
+                text = header + "valid_rmse,seconds\n1,0.5,0.5,2,3,,,,,0.1\n"
+                (folder / "metrics.csv").write_text(text)
+    runs = read(tmp_path)
+    for width in (40, 50, 60, 72, 80, 120, 200):
+        table = summary.table(runs, width)
+        out = io.StringIO()
+        Console(file=out, width=width).print(fitted(table, width))
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        heads, *rows = as_rows(table)
+        assert set(keys) <= set(heads)
+        assert ("test R²" if regression else "test accuracy") in heads
+        for column, head in enumerate(heads):
+            for part in re.split(r"(?<=[._])|\s", head):
+                assert any(part in line for line in lines), (width, part, lines)
+            if table.columns[column].justify == "right":
+                for cell in (row[column] for row in rows):
+                    assert any(cell in line for line in lines), (width, head, cell, lines)
 
 
 def test_failures_are_coloured_on_a_terminal(tmp_path: Path) -> None:
@@ -270,7 +330,7 @@ def test_a_long_table_is_cut_in_the_middle(tmp_path: Path) -> None:
     half = summary.TABLE_ROWS // 2
     first, last = range(1, half + 1), range(half + 3, 2 * half + 3)
     assert sizes == [*map(str, first), "…", *map(str, last)]
-    assert table[-1] == ["…: 2 more rows, all of them in summary.csv"]
+    assert table[-1] == ["…: 2 more rows, on the page and in summary.csv"]
     assert len(summary.rows(read(tmp_path))) == summary.TABLE_ROWS + 2
 
 

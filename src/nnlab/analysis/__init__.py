@@ -3,8 +3,8 @@
 Each is the module of its name, with a function ``evaluate(network, data, config, folder)`` that
 writes files into a run's folder and returns them. This package imports none of these modules:
 they need torch and matplotlib, and configurations are checked without. Hence what is known of
-each before it is run stands here: an entry of ``EVALUATIONS``, and its options where it has any,
-which ``Config`` has under its name.
+each before it is run stands here: an entry of ``EVALUATIONS``, and where it has options, these and
+a field of its name in ``EvaluationOptions``.
 """
 
 from __future__ import annotations
@@ -106,6 +106,16 @@ class ImportanceConfig:
     def check(self) -> None:
         limit = "it must be at least 1"
         require(self.repeats >= 1, "importance.repeats", self.repeats, limit)
+
+
+@dataclass
+class EvaluationOptions:
+    """The part of ``Config`` that is evaluations'."""
+
+    hardest: HardestConfig = MISSING
+    fgsm: FgsmConfig = MISSING
+    metrics: MetricsConfig = MISSING
+    importance: ImportanceConfig = MISSING
 
 
 EVALUATIONS = {

@@ -5,50 +5,52 @@ Axes: B points, 2 inputs; U units of the first layer.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped,unused-ignore]
 
 from nnlab.analysis import pictures
 from nnlab.boolean import function_name, separable
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.dropout import KeyedDropout
-from nnlab.model import Step
-from nnlab.network import Network
+from nnlab.perceptron import MLP
 from nnlab.report import plotting
 from nnlab.storage import write_csv
+from nnlab.trained import Trained
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger("nnlab")
 LOW, HIGH, POINTS = -0.4, 1.4, 360  # of the square that is drawn, and in a row of it
-CORNERS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+CORNERS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+Array = NDArray[np.float64]
 Line = tuple[float, float, float]  # a, b, c: where a x1 + b x2 > c
 CHANCE = 1e-3  # log odds nearer to 0 in every corner say nothing
 SHADES = LinearSegmentedColormap.from_list("shades", ["white", "#7fb8d8"])  # also in grey
 
 
-def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Trained, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write boundary.csv and boundary.png."""
     table = config.dataset.truth_table
     assert table is not None  # Config.check has seen to it
     odds = log_odds(network, CORNERS)
-    predicted = (odds > 0).long().tolist()
+    predicted = (odds > 0).astype(int).tolist()
     about = reasons(network, table, predicted)
     log.info("%s: %s", folder.name, "; ".join(about))
     rows = [
         [*map(int, corner), int(value), guess, f"{chance:.6g}", str(guess == int(value)).lower()]
         for corner, value, guess, chance in zip(
-            CORNERS.tolist(), table, predicted, odds.sigmoid().tolist()
+            CORNERS.tolist(), table, predicted, expit(odds).tolist()
         )
     ]
     header = ["x1", "x2", "value", "predicted", "probability_of_1", "right"]
@@ -58,7 +60,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     ]
 
 
-def reasons(network: Network, table: str, predicted: Sequence[int]) -> list[str]:
+def reasons(network: Trained, table: str, predicted: Sequence[int]) -> list[str]:
     """Say which corners are on the wrong side, and where it can be told, why."""
     pairs = zip(("00", "01", "10", "11"), table, predicted)
     wrong = [corner for corner, value, guess in pairs if differs(value, guess)]
@@ -67,42 +69,44 @@ def reasons(network: Network, table: str, predicted: Sequence[int]) -> list[str]
     said = [f"on the wrong side: {', '.join(wrong)}"]
     if linear(network.model) and not separable(table):
         said.append("no line has all ones on one side and all zeros on the other")
-    if float(log_odds(network, CORNERS).abs().max()) < CHANCE:
+    if np.abs(log_odds(network, CORNERS)).max() < CHANCE:
         said.append("1 has probability 0.500 in every corner, so in a test rounding decides")
     return said
 
 
-def linear(model: nn.Module) -> bool:
+def linear(model: MLP | nn.Module) -> bool:
     """Say whether a trained network, however many layers it has, is one linear map."""
+    if isinstance(model, MLP):
+        return not model.verdict and all(each.activation == "identity" for each in model.layers)
+    from torch import nn
+
+    from nnlab.dropout import KeyedDropout
+
     inner = [each for each in model.modules() if not list(each.children())]
     kinds = (nn.Linear, nn.Identity, nn.BatchNorm1d, KeyedDropout)
     return all(isinstance(each, kinds) for each in inner)
 
 
-@torch.no_grad()
-def log_odds(network: Network, points: Tensor) -> Tensor:
+def log_odds(network: Trained, points: Array) -> Array:
     """Return the log odds of 1 against 0 at points of the plane, [B, 2]: [B] float64."""
-    logits = copy.deepcopy(network.model).double()(network.standardised(points).double())
-    found: Tensor = logits[:, 1] - logits[:, 0]
-    return found
+    logits = network.logits(network.standardised(points))
+    return logits[:, 1] - logits[:, 0]
 
 
-@torch.no_grad()
-def unit_lines(network: Network) -> list[Line]:
+def unit_lines(network: Trained) -> list[Line]:
     """Return where each perceptron of the first layer fires; nothing of other networks."""
-    if not any(isinstance(each, Step) for each in network.model.modules()):
+    if not isinstance(network.model, MLP) or not network.model.verdict:
         return []
-    first = next(each for each in network.model.modules() if isinstance(each, nn.Linear))
-    return [line_of(sums) for sums in first(network.standardised(CORNERS)).T.double()]
+    return [line_of(sums) for sums in network.model.layers[0].sums(network.standardised(CORNERS)).T]
 
 
-def line_of(values: Tensor) -> Line:
+def line_of(values: Array) -> Line:
     """Return where a linear function is above 0, from its values in the corners, [4]."""
     origin, second, first, _ = values.tolist()
     return first - origin, second - origin, -origin
 
 
-def draw(network: Network, table: str, predicted: Sequence[int], about: Sequence[str]) -> Figure:
+def draw(network: Trained, table: str, predicted: Sequence[int], about: Sequence[str]) -> Figure:
     """Draw the probability of 1 over the unit square, the lines that part it, and its corners."""
     units = unit_lines(network)
     name = plotting.entry(network.config["model"]["name"])
@@ -136,14 +140,14 @@ def differs(value: str, guess: int) -> bool:
     return int(value) != guess
 
 
-def shade(figure: Figure, axes: Axes, network: Network) -> Tensor:
+def shade(figure: Figure, axes: Axes, network: Trained) -> Array:
     """Fill the square with the probability of 1; return the log odds, [POINTS, POINTS]."""
-    steps = torch.linspace(LOW, HIGH, POINTS)
-    points = torch.cartesian_prod(steps, steps)  # the first input is the abscissa
-    odds: Tensor = log_odds(network, points).view(POINTS, POINTS).T
+    steps = np.linspace(LOW, HIGH, POINTS)
+    # The first input is the abscissa.
+    points = np.stack(np.meshgrid(steps, steps), axis=2).reshape(-1, 2)
+    odds = log_odds(network, points).reshape(POINTS, POINTS)
     extent = (LOW, HIGH, LOW, HIGH)
-    chances = odds.sigmoid().numpy()
-    image = axes.imshow(chances, SHADES, vmin=0, vmax=1, origin="lower", extent=extent)
+    image = axes.imshow(expit(odds), SHADES, vmin=0, vmax=1, origin="lower", extent=extent)
     x, y, wide, high = axes.get_position().bounds
     bar = figure.colorbar(image, cax=figure.add_axes((x + 1.04 * wide, y, 0.04 * wide, high)))
     bar.set_label("Probability of 1", size=plotting.FONT - 1)
@@ -158,10 +162,10 @@ def shade(figure: Figure, axes: Axes, network: Network) -> Tensor:
     return odds
 
 
-def part(axes: Axes, odds: Tensor, network: Network) -> Line2D:
+def part(axes: Axes, odds: Array, network: Trained) -> Line2D:
     """Draw where 0 and 1 are equally probable, and return its entry of the legend."""
     steps = np.linspace(LOW, HIGH, POINTS)
-    scaled = (odds / odds.abs().max().clamp(min=1e-300)).numpy()
+    scaled = odds / max(np.abs(odds).max(), 1e-300)
     found = axes.contour(steps, steps, scaled, [0.0], colors="black", linewidths=1.3)
     label = "0 and 1 equally probable"
     if linear(network.model):

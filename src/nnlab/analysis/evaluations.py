@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from pathlib import Path
 from typing import Any
 
 from nnlab import device
 from nnlab.config import Config, OwnNetworkConfig
-from nnlab.network import load
+from nnlab.perceptron import MLP
+from nnlab.trained import load
 
 
 def evaluate(config: Config, folder: Path) -> list[Path]:
@@ -20,7 +22,8 @@ def evaluate(config: Config, folder: Path) -> list[Path]:
     own = config.model.function if isinstance(config.model, OwnNetworkConfig) else None
     network = load(folder, own)
     files: list[Path] = []
-    with device.cpu_threads(config.torch_threads):
+    numbers = isinstance(network.model, MLP)
+    with contextlib.nullcontext() if numbers else device.cpu_threads(config.torch_threads):
         data = config.load_data()
         refuse_other_data(network.result["dataset"], data.provenance, folder)
         for name in dict.fromkeys(config.evaluation):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -18,31 +20,33 @@ from nnlab import seeds
 from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.network import Network, log_odds
+from nnlab.network import Network
 from nnlab.report import plotting
 from nnlab.storage import write_csv
+from nnlab.trained import Trained
 
 log = logging.getLogger("nnlab")
 SHOWN = 6  # images of the sheet
 
 
-def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(trained: Trained, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write fgsm.csv, fgsm.png and fgsm_examples.png about the test examples."""
-    if not pictures.can_show(network):
+    if not pictures.can_show(trained):
         name = data.provenance["name"]
         raise ValueError(f"evaluation=[fgsm] needs images, pixels from 0 to 1; {name} has none")
-    inputs, labels = data.split("test").examples
+    network = Network(trained)
+    inputs, labels = map(torch.from_numpy, data.split("test").examples)
     direction = gradient_sign(network, inputs, labels)
     still = unmoved(network, inputs, labels, direction)
-    random = torch.rand(inputs.shape, generator=seeds.generator(config.seed, "noise"))
-    noise = torch.where(random < 0.5, -1.0, 1.0)
+    drawn = seeds.generator(config.seed, "noise").random(inputs.shape)
+    noise = torch.from_numpy(np.where(drawn < 0.5, np.float32(-1), np.float32(1)))
     rows = []
     for eps in sorted(set(config.fgsm.eps)):
         fooled = accuracy(network, perturbed(network, inputs, direction, eps), labels)
         rows.append(
             (eps, fooled, accuracy(network, perturbed(network, inputs, noise, eps), labels))
         )
-    about = f"{pictures.named(network)}, {len(labels):,} test images"
+    about = f"{pictures.named(trained)}, {len(labels):,} test images"
     said = f"images classified rightly without any gradient, which FGSM cannot move: {still:,}"
     log.info("%s: %s", folder.name, said)
     header = ["eps", "accuracy", "accuracy_under_noise", "without_gradient"]
@@ -79,6 +83,13 @@ def gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     # The sum, because then the gradient of one example does not depend on how many there are.
     (found,) = torch.autograd.grad(-log_odds(model(varied), labels).sum(), varied)
     return found
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what ``trained.log_odds`` does, with its gradient."""
+    own = labels[:, None]
+    others = logits.scatter(1, own, -math.inf).logsumexp(1)
+    return logits.gather(1, own)[:, 0] - others
 
 
 def precise(model: nn.Module) -> nn.Module:
@@ -176,9 +187,9 @@ def examples(
     for number, place in enumerate(places):
         change = (moved - original)[number]
         rows[network.classes[int(labels[place])]] = [
-            (original[number], said(before[place])),
-            (0.5 + change / (2 * eps) if eps > 0 else torch.full_like(change, 0.5), ""),
-            (moved[number], said(after[place])),
+            (original[number].numpy(), said(before[place])),
+            ((0.5 + change / (2 * eps) if eps > 0 else torch.full_like(change, 0.5)).numpy(), ""),
+            (moved[number].numpy(), said(after[place])),
         ]
     heading = f"Adversarial images at eps={eps:g}: {about}. Left: true class; below: prediction"
     columns = ("original", "perturbation", "adversarial")

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nnlab.analysis import pictures
 from nnlab.config import Config
 from nnlab.datasets import Data, Split, table
-from nnlab.network import Network, log_odds
 from nnlab.report import plotting
 from nnlab.storage import write_csv
 from nnlab.text import class_for_csv, for_csv, inert
+from nnlab.trained import Trained, log_odds, softmax
 
+Labels = NDArray[np.int64]
 Columns = Sequence[tuple[str, Sequence[object]]]  # cells by the name of their column
 
 
@@ -44,7 +44,7 @@ class Hard:
         return self.predicted == self.true
 
 
-def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Trained, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write hardest.csv and hardest.png, confusion.csv and confusion.png."""
     name = config.hardest.split.name
     split = data.split(name)
@@ -71,37 +71,35 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     return files
 
 
-def confusion(labels: Tensor, predicted: Tensor, classes: int) -> NDArray[np.int64]:
+def confusion(labels: Labels, predicted: Labels, classes: int) -> Labels:
     """Count the examples of each true class, a row, that were taken for each class, a column.
 
-    >>> confusion(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist()
+    >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
     """
     pairs = labels * classes + predicted
-    matrix: NDArray[np.int64] = pairs.bincount(minlength=classes**2).view(classes, classes).numpy()
-    return matrix
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def hardest(labels: Tensor, logits: Tensor, classes: Sequence[int], most: int) -> list[Hard]:
+def hardest(labels: Labels, logits: NDArray[Any], classes: Sequence[int], most: int) -> list[Hard]:
     """Return for each of the classes the most confident mistakes, then, up to ``most`` examples,
     the right ones that the network was least confident of.
 
-    labels: [N] int64, logits: [N, K].
+    labels: [N], logits: [N, K].
     """
-    logits = logits.double()  # in float32 a probability below 1e-45 is 0
-    predicted, probabilities = logits.argmax(1), logits.softmax(1)
+    logits = logits.astype(np.float64)  # in float32 a probability below 1e-45 is 0
+    predicted, probabilities = logits.argmax(1), softmax(logits)
     sure = log_odds(logits, predicted)
     found = []
     for label in classes:
         own, right = labels == label, predicted == label
-        wrong = (own & ~right).nonzero().flatten()
-        unsure = (own & right).nonzero().flatten()
-        wrong = wrong[sure[wrong].argsort(descending=True, stable=True)]
-        unsure = unsure[sure[unsure].argsort(stable=True)]
-        for rank, place in enumerate(torch.cat([wrong, unsure])[:most].tolist(), 1):
+        wrong, unsure = np.flatnonzero(own & ~right), np.flatnonzero(own & right)
+        wrong = wrong[(-sure[wrong]).argsort(kind="stable")]
+        unsure = unsure[sure[unsure].argsort(kind="stable")]
+        for rank, place in enumerate([*wrong.tolist(), *unsure.tolist()][:most], 1):
             guess = int(predicted[place])
-            both = probabilities[place, guess].item(), probabilities[place, label].item()
-            found.append(Hard(rank, place, label, guess, *both, sure[place].item()))
+            both = float(probabilities[place, guess]), float(probabilities[place, label])
+            found.append(Hard(rank, place, label, guess, *both, float(sure[place])))
     return found
 
 
@@ -115,12 +113,12 @@ def origin(hard: Sequence[Hard], split: Split) -> Columns:
     return [("file", [for_csv(split.files[row]) for row in rows])]
 
 
-def cells_of(hard: Sequence[Hard], network: Network, split: Split) -> Columns:
+def cells_of(hard: Sequence[Hard], network: Trained, split: Split) -> Columns:
     """Return the cells of examples that are rows of a table; else nothing."""
     if not network.columns:
         return []
     inputs = network.pixels(split.inputs[split.index[[each.place for each in hard]]])
-    cells = list(table.decode(inputs.numpy(), network.columns))
+    cells = list(table.decode(inputs, network.columns))
     return [(inert(name), each) for name, each in zip(network.columns, zip(*cells))]
 
 
@@ -155,11 +153,11 @@ def write_confusion(matrix: NDArray[np.int64], classes: list[str], path: Path) -
 
 
 def draw_hardest(
-    hard: Sequence[Hard], names: Sequence[str], inputs: Tensor, network: Network, about: str
+    hard: Sequence[Hard], names: Sequence[str], inputs: NDArray[Any], network: Trained, about: str
 ) -> Figure:
     """Draw examples, a row for each class that has any, and say which are right."""
     images = network.pixels(inputs[[each.place for each in hard]])
-    rows: dict[int, list[tuple[Tensor, str]]] = {}
+    rows: dict[int, list[tuple[NDArray[Any], str]]] = {}
     for each, name, image in zip(hard, names, images):
         guess = plotting.plain(network.classes[each.predicted], 20)
         said = "right" if each.right else f"true {each.probability_true:.1%}"

@@ -10,28 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
+from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Generator, Tensor
 
 from nnlab import seeds
 from nnlab.analysis import pictures
-from nnlab.analysis.fgsm import accuracy
 from nnlab.config import Config
 from nnlab.datasets import Data, table
 from nnlab.losses import Metric, SquaredError, task_of
-from nnlab.network import Network
 from nnlab.report import plotting
 from nnlab.storage import write_csv
 from nnlab.text import for_csv
+from nnlab.trained import Trained
 
 SHOWN = 30  # columns of the figure
 
 
-def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Trained, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write importance.csv and importance.png."""
     if len(network.shape) != 1:
         name = data.provenance["name"]
@@ -62,9 +61,9 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
 
 
 def shuffled(
-    network: Network,
-    inputs: Tensor,
-    labels: Tensor,
+    network: Trained,
+    inputs: NDArray[np.float32],
+    labels: NDArray[Any],
     parts: Sequence[slice],
     repeats: int,
     generator: Generator,
@@ -76,23 +75,23 @@ def shuffled(
     """
     whole = score(network, inputs, labels)
     falls = np.empty((len(parts), repeats))
-    moved = inputs.clone()
+    moved = inputs.copy()
     for place in np.ndindex(falls.shape):
         part = parts[place[0]]
-        order = torch.randperm(len(inputs), generator=generator)
+        order = generator.permutation(len(inputs))
         moved[:, part] = inputs[order, part]
         falls[place] = whole - score(network, moved, labels)
         moved[:, part] = inputs[:, part]
     return falls
 
 
-def score(network: Network, inputs: Tensor, labels: Tensor) -> float:
+def score(network: Trained, inputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
     """Return the accuracy, or of a regression R², as scikit-learn's models score."""
     if not network.targets:
-        return accuracy(network, inputs, labels)
-    apart = (network.logits(inputs) - labels).double()
-    sums = apart.square().sum(0).tolist(), apart.abs().sum(0).tolist()
-    return SquaredError().measures(*sums, labels.numpy())[1]
+        return network.accuracy(inputs, labels)
+    apart = (network.logits(inputs) - labels).astype(np.float64)
+    sums = (apart**2).sum(0).tolist(), np.abs(apart).sum(0).tolist()
+    return SquaredError().measures(*sums, labels)[1]
 
 
 def draw(

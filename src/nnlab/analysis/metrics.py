@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.special import log_softmax  # type: ignore[import-untyped,unused-ignore]
 from sklearn import metrics  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from torch import Tensor
-from torch.nn.functional import one_hot
 
 from nnlab.analysis import SCORES, pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.network import Network, log_odds
 from nnlab.report import plotting
 from nnlab.storage import write_csv
 from nnlab.text import class_for_csv
+from nnlab.trained import Trained, log_odds, softmax
 
 Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
 
 
 class Bin(NamedTuple):
@@ -39,11 +39,11 @@ class Bin(NamedTuple):
     accuracy: float
 
 
-def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Trained, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write scores.csv, classes.csv, reliability.csv and reliability.png."""
     options = config.metrics
     inputs, labels = data.split(options.split.name).examples
-    logits = network.logits(inputs).double()
+    logits = network.logits(inputs).astype(np.float64)
     classes = by_class(labels, logits)
     bins = reliability(labels, logits, options.bins)
     k = min(options.top_k, logits.shape[1] - 1)  # among all classes everything is right
@@ -62,7 +62,7 @@ def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list
     ]
 
 
-def by_class(labels: Tensor, logits: Tensor) -> dict[str, Array]:
+def by_class(labels: Labels, logits: Array) -> dict[str, Array]:
     """Return precision, recall, F1, AUC and support of each class, [K] each.
 
     labels: [N] int64, logits: [N, K] float64. auc: of the class against all others, by the log
@@ -78,14 +78,17 @@ def by_class(labels: Tensor, logits: Tensor) -> dict[str, Array]:
     return found | {"support": support}
 
 
-def all_log_odds(logits: Tensor) -> Tensor:
+def all_log_odds(logits: Array) -> Array:
     """Return what ``log_odds`` does, for every class: [N, K]."""
-    probabilities, likely = logits.softmax(1), logits.argmax(1)
-    found = logits.log_softmax(1) - (-probabilities).log1p()  # exact where p is below 1/2
-    return found.scatter(1, likely[:, None], log_odds(logits, likely)[:, None])
+    likely = logits.argmax(1)
+    with np.errstate(divide="ignore"):  # of the likeliest class, which follows
+        # Exact where p is below 1/2.
+        found: Array = log_softmax(logits, axis=1) - np.log1p(-softmax(logits))
+    np.put_along_axis(found, likely[:, None], log_odds(logits, likely)[:, None], axis=1)
+    return found
 
 
-def area(own: Tensor, odds: Tensor) -> float:
+def area(own: NDArray[np.bool_], odds: Array) -> float:
     """Return the area under the ROC curve of a class; NaN where all examples are its, or none is.
 
     own: [N], whether an example is of the class. odds: [N], that it is.
@@ -95,7 +98,7 @@ def area(own: Tensor, odds: Tensor) -> float:
     return float(metrics.roc_auc_score(own, odds))
 
 
-def scores(labels: Tensor, logits: Tensor, k: int, classes: dict[str, Array]) -> dict[str, float]:
+def scores(labels: Labels, logits: Array, k: int, classes: dict[str, Array]) -> dict[str, float]:
     """Return what the whole network scores.
 
     classes: as ``by_class`` returns them; of these the means are over those classes for which they
@@ -103,8 +106,8 @@ def scores(labels: Tensor, logits: Tensor, k: int, classes: dict[str, Array]) ->
     Brier, Verification of forecasts expressed in terms of probability, 1950: squared distances
     summed over the classes, 0 to 2, and of two classes half of that, 0 to 1.
     """
-    probabilities, known = logits.softmax(1), range(logits.shape[1])
-    squares = (probabilities - one_hot(labels, len(known))).square().sum(1)
+    probabilities, known = softmax(logits), range(logits.shape[1])
+    squares = ((probabilities - np.eye(len(known))[labels]) ** 2).sum(1)
     # scikit-learn takes the probability of the second of two classes.
     chances = probabilities[:, 1] if len(known) == 2 else probabilities
     return {
@@ -121,10 +124,9 @@ def mean(values: Array) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def reliability(labels: Tensor, logits: Tensor, bins: int) -> list[Bin]:
+def reliability(labels: Labels, logits: Array, bins: int) -> list[Bin]:
     """Divide examples by their confidence into equal parts of 0 to 1, each with its upper end."""
-    confidence, predicted = (each.numpy() for each in logits.softmax(1).max(1))
-    right = predicted == labels.numpy()
+    confidence, right = softmax(logits).max(1), logits.argmax(1) == labels
     edges = np.linspace(0, 1, bins + 1)
     places = np.searchsorted(edges[1:-1], confidence)
     counts, sure, true = (

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
-from nnlab.network import Network
 from nnlab.report import plotting
 from nnlab.shapes import image_like
+from nnlab.trained import Trained
 
 
-def named(network: Network) -> str:
+def named(network: Trained) -> str:
     """Say in a few words which network, trained on what."""
     data = network.result["dataset"]
     options = network.result.get("config", {}).get("dataset", {})
@@ -23,24 +22,24 @@ def named(network: Network) -> str:
     return f"{dataset}, trained on {data['sizes']['train']:,} examples"
 
 
-def evaluated(network: Network, count: int, split: str) -> str:
+def evaluated(network: Trained, count: int, split: str) -> str:
     """Say in a few words which network was asked, and of which examples."""
     return f"{named(network)}, {count:,} {split} examples"
 
 
-def can_show(network: Network) -> bool:
+def can_show(network: Trained) -> bool:
     """Say whether the examples that a network takes can be shown as images."""
     return network.bounded and image_like(network.shape)
 
 
-def picture(pixels: Tensor, shape: Sequence[int]) -> NDArray[np.float32]:
+def picture(pixels: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
     """Return pixels [I] as matplotlib takes an image: [H, W] or [H, W, 3], cut to [0, 1]."""
-    image: NDArray[np.float32] = pixels.clamp(0, 1).reshape(tuple(shape)).numpy()
+    image: NDArray[np.float32] = np.clip(pixels, 0, 1).reshape(tuple(shape))
     return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
 
 
 def sheet(
-    rows: Mapping[str, Sequence[tuple[Tensor, str]]],
+    rows: Mapping[str, Sequence[tuple[NDArray[np.float32], str]]],
     shape: Sequence[int],
     heading: str,
     columns: Sequence[str] = (),

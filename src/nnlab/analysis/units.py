@@ -9,22 +9,24 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_linear_bn_eval
+from numpy.typing import NDArray
 
 from nnlab.analysis import pictures
 from nnlab.boolean import function_name, inputs_of
-from nnlab.model import Step, binary
-from nnlab.network import Network
+from nnlab.perceptron import MLP, binary
 from nnlab.report import plotting
 from nnlab.text import for_csv
+from nnlab.trained import Trained
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHOWN, DRAWN = 20, 8  # units that the terminal shows one by one; of a layer that is drawn
 RADIUS = 0.17  # of a circle, in inches
@@ -50,50 +52,47 @@ class Unit:
         return -self.bias + 0.0  # never -0
 
 
-@torch.no_grad()
-def units_of(network: Network) -> list[Unit]:
+def units_of(network: Trained) -> list[Unit]:
     """Return every unit of a network of linear layers, layer by layer.
 
     Where a layer is normalised, as its units compute with batch norm's statistics. Raises
     ValueError for other networks.
     """
-    layers = merged(network.model) if isinstance(network.model, nn.Sequential) else []
-    if not layers or not all(map(plain, layers)):
+    model = network.model if isinstance(network.model, MLP) else merged(network.model)
+    if model is None:
         raise ValueError("evaluation=[weights] needs a network of linear layers, one after another")
     inputs = math.prod(network.shape)
-    values = network.standardised(binary(torch.arange(2**inputs), inputs).float())
+    rows = binary(np.arange(2**inputs), inputs).astype(np.float32)
     made: list[Unit] = []
-    for index, module in enumerate(layers):
-        values = module(values)
-        if not isinstance(module, nn.Linear):
-            continue
-        steps = isinstance(layers[index + 1], Step) if index + 1 < len(layers) else False
-        outputs = [bits(column) if steps else None for column in values.T > 0]
-        depth = made[-1].layer + 1 if made else 1
-        biases = [0.0] * module.out_features if module.bias is None else module.bias.tolist()
-        numbers = zip(module.weight.tolist(), biases, outputs)
+    outputs = model.forward(network.standardised(rows))
+    for depth, (layer, values) in enumerate(zip(model.layers, outputs), 1):
+        fires = [bits(column) if layer.activation == "step" else None for column in values.T > 0]
+        biases = [0.0] * layer.outputs if layer.bias is None else layer.bias.tolist()
+        numbers = zip(layer.weight.tolist(), biases, fires)
         made += [Unit(depth, number, *each) for number, each in enumerate(numbers, 1)]
     return made
 
 
-def merged(model: nn.Sequential) -> list[nn.Module]:
-    """Return the layers of a network, each linear one together with the batch norm after it."""
+def merged(model: nn.Module) -> MLP | None:
+    """Return a network as numbers, each linear layer together with the batch norm after it; None
+    for one of other layers."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_linear_bn_eval
+
+    from nnlab.engines import modules
+
     layers: list[nn.Module] = []
-    for module in model:
+    for module in model if isinstance(model, nn.Sequential) else []:
         if isinstance(module, nn.BatchNorm1d) and layers and isinstance(layers[-1], nn.Linear):
             layers[-1] = fuse_linear_bn_eval(layers[-1], module)
         else:
             layers.append(module)
-    return layers
+    found = nn.Sequential(*layers)
+    return modules.perceptron(found) if modules.unsupported_layers(found) is None else None
 
 
-def plain(module: nn.Module) -> bool:
-    """Say whether a module is a linear layer, or has no parameters."""
-    return isinstance(module, nn.Linear) or not list(module.parameters())
-
-
-def bits(column: Tensor) -> str:
-    return "".join(str(int(each)) for each in column.tolist())
+def bits(column: NDArray[np.bool_]) -> str:
+    return "".join(str(int(each)) for each in column)
 
 
 def rows(units: Sequence[Unit]) -> list[list[Any]]:

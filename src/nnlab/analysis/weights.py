@@ -8,39 +8,48 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from nnlab.analysis import pictures, units
 from nnlab.boolean import function_name, inputs_of
 from nnlab.config import Config
 from nnlab.datasets import Data
-from nnlab.network import Network
+from nnlab.perceptron import MLP
 from nnlab.report import plotting
 from nnlab.shapes import image_like
 from nnlab.storage import write_csv
+from nnlab.trained import Trained
 
 log = logging.getLogger("nnlab")
 COLUMNS, MOST = 16, 256  # units in a row of the figure, and in all of it
 
 
-def evaluate(network: Network, data: Data, config: Config, folder: Path) -> list[Path]:
+def evaluate(network: Trained, data: Data, config: Config, folder: Path) -> list[Path]:
     """Write weights.png; on a truth table weights.csv and, of a small network, weights.png."""
     if (table := config.dataset.truth_table) is not None:
         return of_truth_table(network, table, folder)
-    first = next((m for m in network.model.modules() if isinstance(m, nn.Linear)), None)
-    size = math.prod(network.shape)
-    if first is None or first.in_features != size or not image_like(network.shape):
+    weight, size = first_weight(network), math.prod(network.shape)
+    if weight is None or weight.shape[1] != size or not image_like(network.shape):
         raise ValueError(
             "evaluation=[weights] needs images, and a network whose first linear layer sees all "
             "pixels"
         )
-    return [plotting.save(draw(first.weight.detach(), network), folder / "weights.png")]
+    return [plotting.save(draw(weight, network), folder / "weights.png")]
 
 
-def of_truth_table(network: Network, table: str, folder: Path) -> list[Path]:
+def first_weight(network: Trained) -> NDArray[np.float32] | None:
+    """Return the weight of the first linear layer, [units, I]; None where there is no such."""
+    if isinstance(network.model, MLP):
+        return network.model.layers[0].weight
+    from torch import nn
+
+    linears = (each for each in network.model.modules() if isinstance(each, nn.Linear))
+    first = next(linears, None)
+    return None if first is None else first.weight.detach().numpy()
+
+
+def of_truth_table(network: Trained, table: str, folder: Path) -> list[Path]:
     """Write weights.csv, and weights.png where the network is small; tell a small one's units."""
     found = units.units_of(network)
     if len(found) <= units.SHOWN:
@@ -57,7 +66,7 @@ def of_truth_table(network: Network, table: str, folder: Path) -> list[Path]:
     return [*files, plotting.save(figure, picture)]
 
 
-def draw(weight: Tensor, network: Network) -> Figure:
+def draw(weight: NDArray[np.float32], network: Trained) -> Figure:
     """Draw the weights of every unit, [units, I], all on one scale around 0."""
     shown = weight[:MOST]
     columns = min(COLUMNS, len(shown))
@@ -68,7 +77,7 @@ def draw(weight: Tensor, network: Network) -> Figure:
     figure = Figure((width, above + rows * edge + margin), dpi=plotting.DPI)
     height = figure.get_size_inches()[1]
     # A few extreme weights would leave everything else pale.
-    limit = float(shown.abs().flatten().sort().values[int(0.998 * (shown.numel() - 1))]) or 1.0
+    limit = float(np.sort(np.abs(shown), axis=None)[int(0.998 * (shown.size - 1))]) or 1.0
     of = f"first {MOST} of {len(weight):,}" if len(weight) > MOST else f"{len(weight)}"
     scale = f"; grey is 0, full colour ±{limit:.2g}" if colour else ""
     heading = f"Weights of the {of} units of the first layer: {pictures.named(network)}{scale}"
@@ -93,12 +102,11 @@ def number_line(limit: float) -> list[str]:
     return [f"{value:.2g}" for value in (-limit, 0.0, limit)]
 
 
-def tile(values: Tensor, shape: tuple[int, ...], limit: float) -> NDArray[np.float32]:
+def tile(values: NDArray[np.float32], shape: tuple[int, ...], limit: float) -> NDArray[np.float32]:
     """Return the weights of a unit as an image: [H, W] in [-1, 1], or [H, W, 3] in [0, 1]."""
-    image = (values / limit).clamp(-1, 1).reshape(shape)
-    if image.dim() == 3 and shape[2] == 3:
-        image = (image + 1) / 2
-    elif image.dim() == 3:
+    image: NDArray[np.float32] = np.clip(values / limit, -1, 1).reshape(shape)
+    if len(shape) == 3 and shape[2] == 3:
+        image = (image + 1) / np.float32(2)
+    elif len(shape) == 3:
         image = image[..., 0]
-    found: NDArray[np.float32] = torch.as_tensor(image).numpy()
-    return found
+    return image

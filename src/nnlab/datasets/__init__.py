@@ -1,7 +1,7 @@
 """Datasets: which source serves a run, what identifies its content, and its examples.
 
-Reading and identifying work on NumPy arrays; drawing a run's splits takes torch, which is
-imported when that is first asked for: a finished sweep's rerun does not wait for it.
+What draws a run's splits is imported when that is first asked for: a finished sweep's rerun does
+not wait for it.
 """
 
 from __future__ import annotations

@@ -10,48 +10,62 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
 
 from nnlab import memory, seeds
 from nnlab.datasets import content, read, sampling
 from nnlab.datasets.arrays import Arrays, Counts, Partition, Sizes, as_floats, excess
 from nnlab.datasets.dataset import DatasetConfig
+from nnlab.datasets.sampling import Index
 from nnlab.losses import REGRESSION
 
+Floats = NDArray[np.float32]
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, init=False)
 class Split:
     """A subset of examples: shared arrays and the indices that belong to the split.
 
     inputs: [N, ...] float32, labels: [N] int64, of a regression [N, k] float32, index: [n] int64
-    into both. The arrays are shared between the splits and runs of a sweep, so the data is in
-    memory once.
+    into both: arrays, or what NumPy takes as such, as tensors on the CPU. The arrays are shared
+    between the splits and runs of a sweep, so the data is in memory once.
     rows: [n] int64, which examples of the user's file they are; None where that says nothing.
     files: the names of the files that these are, where each example has its own.
     """
 
-    inputs: Tensor
-    labels: Tensor
-    index: Tensor
-    rows: Tensor | None = None
+    inputs: NDArray[Any]
+    labels: NDArray[Any]
+    index: Index
+    rows: Index | None = None
     files: Sequence[str] | None = None
+
+    def __init__(
+        self,
+        inputs: ArrayLike,
+        labels: ArrayLike,
+        index: ArrayLike,
+        rows: Index | None = None,
+        files: Sequence[str] | None = None,
+    ) -> None:
+        self.inputs, self.labels, self.index = map(np.asarray, (inputs, labels, index))
+        self.rows, self.files = rows, files
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
-    def examples(self) -> tuple[Tensor, Tensor]:
+    def examples(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Its own inputs and labels, n of each, copied."""
         return self.inputs[self.index], self.labels[self.index]
 
     @classmethod
-    def whole(cls, inputs: Tensor, labels: Tensor) -> Split:
+    def whole(cls, inputs: ArrayLike, labels: ArrayLike) -> Split:
         """Take every example, in the order given."""
-        return cls(inputs, labels, torch.arange(len(labels)))
+        return cls(inputs, labels, np.arange(len(np.asarray(labels))))
 
 
 @dataclass(eq=False)
@@ -81,10 +95,9 @@ class Data:
 
 
 _lock = threading.Lock()
-_tensors: WeakKeyDictionary[Partition, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 # The indices of splits, while they are used: a sweep has many that are equal.
-_drawn: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
-_targets: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
+_drawn: WeakValueDictionary[bytes, Index] = WeakValueDictionary()
+_targets: WeakValueDictionary[tuple[object, ...], Floats] = WeakValueDictionary()
 _standardised: WeakValueDictionary[tuple[object, ...], Split] = WeakValueDictionary()
 
 
@@ -176,25 +189,25 @@ class Scale(NamedTuple):
     deviation: tuple[float, ...]
 
 
-def target_scale(part: Partition, index: Tensor) -> Scale:
+def target_scale(part: Partition, index: Index) -> Scale:
     """Return mean and standard deviation of each target; the deviation of a constant one is 1."""
-    targets = part.labels[index.numpy()]
+    targets = part.labels[index]
     mean, deviation = targets.mean(axis=0), targets.std(axis=0)
     deviation[deviation <= 1e-12 * np.abs(mean)] = 1  # of a constant rounding leaves as much
     return Scale(tuple(mean.tolist()), tuple(deviation.tolist()))
 
 
-def labels_of(part: Partition, scale: Scale | None) -> Tensor:
+def labels_of(part: Partition, scale: Scale | None) -> NDArray[Any]:
     """Return a partition's labels: classes [N], or standardised targets [N, k] float32.
 
     Equal ones are shared while they are used.
     """
     if scale is None:
-        return tensors(part)[1]
+        return part.labels
     key = (id(part), *scale)
     if (found := _targets.get(key)) is None:
         standardised = (part.labels - np.array(scale.mean)) / np.array(scale.deviation)
-        found = _targets[key] = torch.from_numpy(standardised.astype(np.float32))
+        found = _targets[key] = standardised.astype(np.float32)
     return found
 
 
@@ -207,13 +220,13 @@ def channels(shape: tuple[int, ...]) -> int:
     return 1 if len(shape) == 2 else shape[-1]
 
 
-def rows(part: Partition, index: Tensor) -> Tensor | None:
-    return None if part.rows is None else torch.from_numpy(part.rows)[index]
+def rows(part: Partition, index: Index) -> Index | None:
+    return None if part.rows is None else part.rows[index]
 
 
 def partitions(
     arrays: Arrays, held_out: float, test_seed: int
-) -> dict[str, tuple[Partition, Tensor]]:
+) -> dict[str, tuple[Partition, Index]]:
     """Return the training and test partition, and the validation partition where there is one.
 
     Of each, the partition of ``arrays`` that it is of, and its examples' positions there. held_out:
@@ -222,22 +235,22 @@ def partitions(
     Raises ValueError where that leaves no training example of a class.
     """
 
-    def whole(part: Partition) -> tuple[Partition, Tensor]:
-        return part, torch.arange(len(part.labels))
+    def whole(part: Partition) -> tuple[Partition, Index]:
+        return part, np.arange(len(part.labels))
 
     found = {"train": whole(arrays.train)}
     if arrays.valid is not None:
         found["valid"] = whole(arrays.valid)
     if arrays.test is not None:
         return found | {"test": whole(arrays.test)}
-    labels = torch.from_numpy(arrays.train.labels)
+    labels: NDArray[Any] = arrays.train.labels
     size = round(held_out * len(labels))
     generator = seeds.generator(test_seed, "held_out")
     if arrays.targets:
         kept = sampling.plain(len(labels), size, generator)
     else:
         kept = sampling.stratified(labels, size, generator)
-    left, kept = others(len(labels), kept), kept.sort().values
+    left, kept = others(len(labels), kept), np.sort(kept)
     counts = count(arrays, arrays.train, left)
     if arrays.classes and 0 in counts:
         raise ValueError(
@@ -247,70 +260,65 @@ def partitions(
     return found | {"train": (arrays.train, left), "test": (arrays.train, kept)}
 
 
-def others(count: int, index: Tensor) -> Tensor:
+def others(count: int, index: Index) -> Index:
     """Return which of ``count`` positions are not in an index, in their order.
 
-    >>> others(4, torch.tensor([2, 0])).tolist()
+    >>> others(4, np.array([2, 0])).tolist()
     [1, 3]
     """
-    left = torch.ones(count, dtype=torch.bool)
+    left = np.ones(count, bool)
     left[index] = False
-    return left.nonzero().flatten()
+    return np.flatnonzero(left)
 
 
-def count(arrays: Arrays, part: Partition, index: Tensor) -> tuple[int, ...]:
+def count(arrays: Arrays, part: Partition, index: Index) -> tuple[int, ...]:
     """Return how many of these examples are of each class, of a regression how many there are."""
     if arrays.targets:
         return (len(index),)
-    labels = part.labels[index.numpy()]
+    labels = part.labels[index]
     return tuple(np.bincount(labels, minlength=len(arrays.classes)).tolist())
 
 
-def digest(index: Tensor) -> bytes:
-    return hashlib.sha256(index.numpy().tobytes()).digest()
+def digest(index: Index) -> bytes:
+    return hashlib.sha256(index.tobytes()).digest()
 
 
-def tensors(part: Partition) -> tuple[Tensor, Tensor]:
-    """Return a partition's inputs as float32 [N, I], pixels in [0, 1], and its labels [N].
-
-    Made once, then shared.
-    """
-    if part not in _tensors:
-        if part.inputs.dtype == np.uint8:
-            memory.check(
-                4 * part.inputs.size,
-                f"{len(part.labels):,} examples in float32",
-                "dataset.normalize=true copies only those that a run asks for",
-            )
-        part.inputs = as_floats(part.inputs)
-        _tensors[part] = torch.from_numpy(part.inputs), torch.from_numpy(part.labels)
-    return _tensors[part]
+def floats(part: Partition) -> Floats:
+    """Return a partition's inputs as float32 [N, I], pixels in [0, 1]: made once, then shared."""
+    if part.inputs.dtype == np.uint8:
+        memory.check(
+            4 * part.inputs.size,
+            f"{len(part.labels):,} examples in float32",
+            "dataset.normalize=true copies only those that a run asks for",
+        )
+    part.inputs = as_floats(part.inputs)
+    return part.inputs
 
 
 def _draw(
-    parts: dict[str, tuple[Partition, Tensor]],
+    parts: dict[str, tuple[Partition, Index]],
     sizes: Sizes,
     balanced: bool,
     stratified: bool,
     seed: int,
     test_seed: int,
-) -> list[tuple[Partition, Tensor]]:
+) -> list[tuple[Partition, Index]]:
     """Draw the training, validation and test split; the last two may be empty.
 
     parts: as ``partitions`` returns them. Returns for each split the partition that it is of, and
     its examples' positions there.
     """
 
-    def pick(name: str, size: int, generator: torch.Generator, back: bool = False) -> Tensor:
+    def pick(name: str, size: int, generator: Generator, back: bool = False) -> Index:
         part, among = parts[name]
-        labels = torch.from_numpy(part.labels)[among]
+        labels: NDArray[Any] = part.labels[among]
         if balanced:
             return among[sampling.balanced(labels, size, generator, back)]
         if stratified:
             return among[sampling.stratified(labels, size, generator, back)]
         return among[sampling.plain(len(labels), size, generator, back)]
 
-    def examples() -> torch.Generator:
+    def examples() -> Generator:
         return seeds.generator(seed, "examples")
 
     validated = "valid" if "valid" in parts else "train"
@@ -321,11 +329,11 @@ def _draw(
         train = pick("train", sizes.train, examples())
     else:
         among = parts["train"][1]
-        left = torch.zeros(len(parts["train"][0].labels), dtype=torch.bool)
+        left = np.zeros(len(parts["train"][0].labels), bool)
         left[among] = True
         if validated == "train":
             left[valid] = False
-        train = left.nonzero().flatten()
+        train = np.flatnonzero(left)
     test = parts["test"][1]
     if sizes.test is not None:
         test = pick("test", sizes.test, seeds.generator(test_seed, "test"))
@@ -334,8 +342,8 @@ def _draw(
 
 
 def _divide(
-    arrays: Arrays, part: Partition, index: Tensor, number: int, folds: int, seed: int
-) -> list[tuple[Partition, Tensor]]:
+    arrays: Arrays, part: Partition, index: Index, number: int, folds: int, seed: int
+) -> list[tuple[Partition, Index]]:
     """Divide training examples into those that are not in a fold, in their order, and those that
     are. Raises ValueError where a class, or a regression, has fewer examples than folds."""
     counts = count(arrays, part, index)
@@ -346,24 +354,23 @@ def _divide(
             f"folds={folds} is too many: each needs an example{needed}, of which "
             f"{counts[few[0]]:,} can be trained on; lower folds, or take more examples"
         )
-    alike = torch.zeros(len(index), dtype=torch.int64)  # as those of a regression count
-    labels = torch.from_numpy(part.labels)[index] if arrays.classes else alike
+    alike = np.zeros(len(index), np.int64)  # as those of a regression count
+    labels: NDArray[Any] = part.labels[index] if arrays.classes else alike
     valid = sampling.fold(labels, number, folds, seeds.generator(seed, "folds"))
     return [(part, index[others(len(index), valid)]), (part, index[valid])]
 
 
 def statistics(
-    part: Partition, index: Tensor, channels: int, missing: bool = False
-) -> tuple[Tensor, Tensor]:
+    part: Partition, index: Index, channels: int, missing: bool = False
+) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of every channel, [channels] float32 each.
 
     The channel is the last axis of an image; pixels count as value / 255. missing: leave out what
-    is NaN. Summed in float64 by NumPy, on one thread: the same numbers whatever torch's thread
-    count. A constant channel has deviation 1.
+    is NaN. Summed in float64. A constant channel has deviation 1.
     """
     total, squares, count = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-    for some in index.split(1024):
-        pixels = as_floats(part.inputs[some.numpy()]).reshape(-1, channels)
+    for start in range(0, len(index), 1024):
+        pixels = as_floats(part.inputs[index[start : start + 1024]]).reshape(-1, channels)
         count += len(pixels)
         if missing:
             count -= np.isnan(pixels).sum(axis=0)
@@ -374,19 +381,19 @@ def statistics(
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     deviation[deviation <= 1e-6 * np.abs(mean)] = 1  # of a constant rounding leaves as much
-    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+    return mean.astype(np.float32), deviation.astype(np.float32)
 
 
-def _unscaled(part: Partition, index: Tensor, scale: Scale | None) -> Split:
+def _unscaled(part: Partition, index: Index, scale: Scale | None) -> Split:
     """Return a split of the whole partition's arrays, its inputs as they are."""
-    return Split(tensors(part)[0], labels_of(part, scale), index, rows(part, index), part.files)
+    return Split(floats(part), labels_of(part, scale), index, rows(part, index), part.files)
 
 
 def _scaled(
     part: Partition,
-    index: Tensor,
-    mean: Tensor,
-    deviation: Tensor,
+    index: Index,
+    mean: Floats,
+    deviation: Floats,
     option: str,
     missing: bool = False,
     scale: Scale | None = None,
@@ -401,11 +408,12 @@ def _scaled(
         # In float32, and for a moment as they are.
         needed = len(index) * part.inputs.shape[1] * (4 + part.inputs.itemsize)
         memory.check(needed, option, "ask for fewer examples")
-        pixels = torch.from_numpy(as_floats(part.inputs[index.numpy()]))
-        pixels = pixels.reshape(len(index), pixels.shape[1] // len(mean), len(mean))
-        inputs = pixels.sub_(mean).div_(deviation).flatten(1)
+        inputs = as_floats(part.inputs[index])
+        pixels = inputs.reshape(len(index), inputs.shape[1] // len(mean), len(mean))  # a view
+        pixels -= mean
+        pixels /= deviation
         if missing:
-            inputs.nan_to_num_(nan=0.0)
+            inputs[np.isnan(inputs)] = 0
         scaled = Split.whole(inputs, labels_of(part, scale)[index])
         scaled.rows, scaled.files = rows(part, index), part.files
         _standardised[key] = scaled

@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-# Not `import torch`: the submodule of that name would take its place here.
-from torch import Generator, Tensor, nn, optim
-from torch import device as Device
-
 from nnlab.config import EngineName, OptimizerConfig
-from nnlab.datasets import Split
+from nnlab.datasets.sampling import Index
+from nnlab.datasets.splits import Split
+from nnlab.device import Device
 from nnlab.losses import PLAIN, CrossEntropy, Loss
+from nnlab.perceptron import MLP
 from nnlab.stopping import Epoch, StoppingRule, unsupported_rule
+
+if TYPE_CHECKING:
+    # Not `import torch`: the submodule of that name would take its place here.
+    from torch import nn, optim
+
+State: TypeAlias = "dict[str, NDArray[Any]]"  # numbers by their names
 
 
 @dataclass(eq=False)
@@ -25,8 +31,9 @@ class Run:
     """One network, its data, and how it is to be trained; afterwards, how that went.
 
     ``model`` maps [B, ...] to logits [B, classes], in a regression to targets [B, k], and holds
-    the initial weights; when the run has ended it holds the trained ones. ``loss``: what is
-    minimised. ``order`` draws the order of the examples in every epoch (None: as given).
+    the initial weights, as numbers or as one of torch's modules; when the run has ended it holds
+    the trained ones. ``loss``: what is minimised. ``order`` draws the order of the examples in
+    every epoch (None: as given).
     ``max_epochs`` of 0 only evaluates. ``drop_last``: an epoch ends with the last whole batch.
     ``full_train_metrics``: the measures of training are evaluated after each epoch, not taken as
     it trains.
@@ -38,7 +45,7 @@ class Run:
     While an engine holds it the splits stay as they are.
     """
 
-    model: nn.Module
+    model: MLP | nn.Module
     optimizer: OptimizerConfig | optim.Optimizer
     train: Split
     valid: Split | None = None
@@ -64,7 +71,7 @@ class Run:
     tested: tuple[float, ...] | None = None  # the measures of the test split
     # Of the latest evaluation of a split which of its examples were classified rightly, [n].
     right: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    best: dict[str, Tensor] | None = None  # a snapshot of the epoch to be restored, meanwhile
+    best: State | None = None  # a snapshot of the epoch to be restored, meanwhile
     restored: int | None = None  # the epoch whose weights the model holds, if not the last
 
     @property
@@ -155,7 +162,7 @@ class Engine(Protocol):
         """
         return contextlib.nullcontext()
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
         """Train each run once through its examples.
 
         orders: per run [n] int64, positions in ``run.train.index``, all but with ``drop_last``;
@@ -169,22 +176,22 @@ class Engine(Protocol):
         split: "train", "valid" or "test".
         """
 
-    def snapshot(self, run: Run) -> dict[str, Tensor]:
+    def snapshot(self, run: Run) -> State:
         """Return what ``restore`` takes to put a run back to where it is now, bit for bit.
 
         It may be asked for after every epoch, so it is as the engine has it: the names tell the
-        engine's ``restore`` what each tensor is. None of them changes later. What the run itself
+        engine's ``restore`` what each array is. None of them changes later. What the run itself
         has (its order's generator, its torch optimizer's options, its rule) is not in it.
         """
 
-    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+    def restore(self, run: Run, snapshot: State) -> None:
         """Put a run back to where it was when ``snapshot`` gave this.
 
         The snapshot may be one of another engine of this kind, in an earlier process, of the
         same run on the same data.
         """
 
-    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+    def load_state(self, run: Run, state: State) -> None:
         """Take weights and optimizer state in torch's names and layout, from any engine."""
 
     def release(self, runs: Sequence[Run]) -> None:
@@ -192,7 +199,7 @@ class Engine(Protocol):
 
 
 def measures(
-    run: Run, split: str, sums: Sequence[float], order: Tensor | None = None
+    run: Run, split: str, sums: Sequence[float], order: Index | None = None
 ) -> tuple[float, ...]:
     """Return a run's measures on a split ("train", "valid", "test"), of sums over its examples.
 
@@ -204,8 +211,8 @@ def measures(
         loss, correct, weight = sums
         return run.loss.measures(loss, correct, weight, len(part if order is None else order))
     index = part.index if order is None else part.index[order]
-    targets, half = part.labels.cpu()[index.cpu()].numpy(), len(sums) // 2
-    return run.loss.measures(sums[:half], sums[half:], targets)
+    half = len(sums) // 2
+    return run.loss.measures(sums[:half], sums[half:], part.labels[index])
 
 
 @contextlib.contextmanager
@@ -241,12 +248,10 @@ def likely(wanted: EngineName, device: Device) -> str:
 
 
 def engine_and_reason(wanted: EngineName, run: Run, device: Device) -> tuple[type[Engine], str]:
-    from nnlab.engines.torch import TorchEngine
-
     if wanted is EngineName.torch:
-        return TorchEngine, "asked for"
+        return torch_engine(), "asked for"
     if wanted is EngineName.auto and device.type not in ("cpu", "cuda"):
-        return TorchEngine, f"the others are not tested on {device.type}"
+        return torch_engine(), f"the others are not tested on {device.type}"
     engine: type[Engine]
     if wanted is EngineName.native or (wanted is EngineName.auto and device.type == "cpu"):
         from nnlab.engines import library, native
@@ -268,4 +273,10 @@ def engine_and_reason(wanted: EngineName, run: Run, device: Device) -> tuple[typ
         return engine, "asked for"
     if reason is None:
         return engine, f"the fastest on {device.type}"
-    return TorchEngine, f"{engine.name} cannot: {reason}"
+    return torch_engine(), f"{engine.name} cannot: {reason}"
+
+
+def torch_engine() -> type[Engine]:
+    from nnlab.engines.torch import TorchEngine
+
+    return TorchEngine

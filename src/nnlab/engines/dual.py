@@ -21,14 +21,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from nnlab import device
-from nnlab.datasets import Split
-from nnlab.engines import Run
+from nnlab.datasets.sampling import Index
+from nnlab.datasets.splits import Split
+from nnlab.engines import Run, State
 from nnlab.engines.library import CSplit, NativeNetwork, c_split, checked, named
-from nnlab.engines.supported import linears, optimizer_of, rule
+from nnlab.engines.supported import optimizer_of, perceptron, rule
+from nnlab.perceptron import Array
 
 CHUNK = 512  # examples at a time, so that inputs are not copied as a whole
 SAVING = 2 / 3  # of the usual arithmetic is left, at most, where the dual form is taken
@@ -62,8 +62,7 @@ class DualNetwork(NativeNetwork):
             return False
         if config.weight_decay != 0 or config.regularised:
             return False
-        first = linears(run.model)[0][1]
-        inputs, outputs = first.in_features, first.out_features
+        outputs, inputs = perceptron(run).layers[0].weight.shape
         train, valid = len(run.train), 0 if run.valid is None else len(run.valid)
         epochs = run.max_epochs if run.stopping is None else min(run.max_epochs, SURE_EPOCHS)
         evaluated = valid + (train if run.full_train_metrics else 0)
@@ -78,7 +77,7 @@ class DualNetwork(NativeNetwork):
         # more than the first part to show that few are.
         nonzero = 0
         for part in parts_of([run.train]):
-            nonzero += int(torch.count_nonzero(part.inputs()))
+            nonzero += int(np.count_nonzero(part.inputs()))
             if SPARSE_COST * nonzero > share * train * inputs:
                 return moderate(splits_of(run))
         return False
@@ -86,20 +85,19 @@ class DualNetwork(NativeNetwork):
     def __init__(self, run: Run) -> None:
         started, used = time.perf_counter(), time.thread_time()
         super().__init__(run, inputs=len(run.train))
-        self.weight_name, layer = f"{self.layers[0]}.weight", linears(run.model)[0][1]
-        self.weight_shape = layer.out_features, layer.in_features  # [H, I]
+        self.weight_name = f"{self.layers[0]}.weight"
+        self.weight_shape = self.shapes[0][0], run.train.inputs.shape[1]  # [H, I]
         self.met = splits_of(run)
-        self.versions = versions(self.met)
         self.parts = parts_of(self.met)
         matrix = gram_of(self.met).matrix()
-        labels = torch.cat([split.labels[split.index] for split in self.met])
-        index = torch.arange(len(labels), device="cpu")
+        labels = np.concatenate([split.labels[split.index] for split in self.met])
+        index = np.arange(len(labels))
         n = len(run.train)
         self.splits = {
             "train": Split(matrix, labels, index[:n]),
             "valid": Split(matrix, labels, index[n:]),
         }
-        self.start = self.base = torch.empty(0)  # until ``begin``
+        self.start = self.base = np.empty(0, np.float32)  # until ``begin``
         self.seconds = time.perf_counter() - started
         self.cpu_seconds = time.thread_time() - used
 
@@ -114,32 +112,24 @@ class DualNetwork(NativeNetwork):
         return usual
 
     def holds(self, run: Run) -> bool:
-        """Return whether the run's data are what they were.
-
-        Raises ValueError where the inputs of its examples are not: there is no way back to W.
-        """
-        for split, (inputs, _, index) in zip(self.met, self.versions):
-            if (version(split.inputs), version(split.index)) != (inputs, index):
-                raise ValueError(
-                    "the inputs of a run were changed while it trains; give it a new Split instead"
-                )
-        return splits_of(run) == self.met and versions(self.met) == self.versions
+        """Return whether the run has the splits that it had."""
+        return splits_of(run) == self.met
 
     def split(self, run: Run, name: str) -> CSplit:
         split = self.splits[name]
         return c_split(split, name, split.inputs.shape[1], self.targets, self.base)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         state = self.get()
         return state | {self.weight_name: self.weight(state[self.weight_name])}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         weight = checked(named(state, self.weight_name), self.weight_name, self.weight_shape)
-        zeros = torch.zeros(self.shapes[0], dtype=torch.float32, device="cpu")
+        zeros = np.zeros(self.shapes[0], np.float32)
         self.put(state | {self.weight_name: zeros})
         self.begin(weight)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> State:
         snapshot = super().snapshot()
         return snapshot | {
             COEFFICIENTS: snapshot.pop(self.weight_name),
@@ -147,9 +137,9 @@ class DualNetwork(NativeNetwork):
             NORMS: self.norms(),
         }
 
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
+    def restore(self, snapshot: State) -> None:
         norms = checked(named(snapshot, NORMS), NORMS, (self.shapes[0][1],))
-        if not torch.allclose(norms, self.norms(), rtol=1e-3):
+        if not np.allclose(norms, self.norms(), rtol=1e-3):
             raise ValueError(
                 "the snapshot is of a run on other training examples; restore it on its own"
             )
@@ -159,69 +149,58 @@ class DualNetwork(NativeNetwork):
         if start is not self.start:
             self.begin(weight)
 
-    def norms(self) -> Tensor:
+    def norms(self) -> Array:
         """Return the squared norms of the training examples, [n]."""
-        return self.splits["train"].inputs.diagonal().clone()
+        found: Array = self.splits["train"].inputs.diagonal().copy()
+        return found
 
-    @torch.no_grad()
-    def begin(self, weight: Tensor) -> None:
+    def begin(self, weight: Array) -> None:
         """Take W0 [H, I], which nobody else changes; the coefficients are to be zero then."""
         started, used = time.perf_counter(), time.thread_time()
         self.start = weight
-        with device.cpu_threads(1):
-            self.base = torch.cat([part.inputs() @ weight.T for part in self.parts])
+        self.base = np.concatenate([part.inputs() @ weight.T for part in self.parts])
         self.seconds += time.perf_counter() - started
         self.cpu_seconds += time.thread_time() - used
 
-    def weight(self, coefficients: Tensor) -> Tensor:
+    def weight(self, coefficients: Array) -> Array:
         """Return W [H, I] for the coefficients A^T [H, n]."""
         return weight_of(self.start, coefficients, self.met[0])
 
 
-@torch.no_grad()
-def weight_of(start: Tensor, coefficients: Tensor, train: Split) -> Tensor:
+def weight_of(start: Array, coefficients: Array, train: Split) -> Array:
     """Return W [H, I]: W0, and the training examples times the coefficients A^T [H, n]."""
-    moved = torch.zeros_like(start)  # by itself, so that little is not rounded away
-    with device.cpu_threads(1):
-        for part in parts_of([train]):
-            moved.addmm_(coefficients[:, part.here], part.inputs())
-    return moved.add_(start)
+    moved = np.zeros_like(start)  # by itself, so that little is not rounded away
+    for part in parts_of([train]):
+        moved += coefficients[:, part.here] @ part.inputs()
+    moved += start
+    return moved
 
 
-def usual(run: Run, snapshot: dict[str, Tensor]) -> dict[str, Tensor]:
+def usual(run: Run, snapshot: State) -> State:
     """Return a snapshot of a run as state that any engine takes: with W for the coefficients."""
     if COEFFICIENTS not in snapshot:
         return snapshot
     weight = weight_of(snapshot[START], snapshot[COEFFICIENTS], run.train)
-    return snapshot | {f"{linears(run.model)[0][0]}.weight": weight}
+    return snapshot | {f"{perceptron(run).layers[0].name}.weight": weight}
 
 
-def kind_of(snapshot: dict[str, Tensor]) -> type[NativeNetwork]:
+def kind_of(snapshot: State) -> type[NativeNetwork]:
     """Return which kind of network gave a snapshot."""
     return DualNetwork if COEFFICIENTS in snapshot else NativeNetwork
 
 
-@torch.no_grad()
 def moderate(splits: Sequence[Split]) -> bool:
     """Return whether no inner product of two examples can come near float32's limit."""
     for part in parts_of(splits):
-        longest = torch.linalg.vector_norm(part.inputs(), dim=1).max()
-        if not longest.square() <= LARGEST:  # nor is NaN
+        inputs = part.inputs()
+        squares = np.einsum("ni,ni->n", inputs, inputs, dtype=np.float64)
+        if not squares.max() <= LARGEST:  # nor is NaN
             return False
     return True
 
 
 def splits_of(run: Run) -> list[Split]:
     return [split for split in (run.train, run.valid) if split is not None]
-
-
-def versions(splits: Sequence[Split]) -> list[tuple[int, int, int]]:
-    """Return numbers that change when torch changes the splits' tensors in place."""
-    return [(version(s.inputs), version(s.labels), version(s.index)) for s in splits]
-
-
-def version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 @dataclass(frozen=True)
@@ -233,15 +212,19 @@ class Part:
     place: int
 
     @property
-    def index(self) -> Tensor:
+    def index(self) -> Index:
         return self.split.index[self.at : self.at + CHUNK]
 
     @property
     def here(self) -> slice:
         return slice(self.place, self.place + len(self.index))
 
-    def inputs(self) -> Tensor:
-        return self.split.inputs.index_select(0, self.index)
+    def inputs(self) -> Array:
+        index = self.index
+        if len(index) > 0 and index.min() < 0:  # which NumPy would count from the end
+            raise IndexError(f"the index holds {index.min()}; the examples are counted from 0")
+        found: Array = self.split.inputs[index]
+        return found
 
 
 def parts_of(splits: Sequence[Split]) -> list[Part]:
@@ -274,7 +257,7 @@ class Gram:
         self.splits = splits
         self.stopped = stopped or threading.Event()
         rows, columns = sum(len(split) for split in splits), len(splits[0])
-        self.entries = torch.empty(rows, columns, dtype=torch.float32, device="cpu")
+        self.entries = np.empty((rows, columns), np.float32)
         parts = parts_of(splits)
         self.blocks = [
             Block(row, column)
@@ -285,21 +268,20 @@ class Gram:
 
     def fits(self, splits: Sequence[Split]) -> bool:
         return len(splits) == len(self.splits) and all(
-            mine.inputs is split.inputs and torch.equal(mine.index, split.index)
+            mine.inputs is split.inputs and np.array_equal(mine.index, split.index)
             for mine, split in zip(self.splits, splits)
         )
 
-    def matrix(self) -> Tensor:
+    def matrix(self) -> Array:
         """Return the matrix once it is whole. Raises KeyboardInterrupt where it was stopped."""
-        with device.cpu_threads(1):
-            # What others are at is left to them, and waited for when there is nothing else.
-            for wait in (False, True):
-                for block in self.blocks:
-                    if block.lock.acquire(blocking=wait):
-                        try:
-                            self.finish(block)
-                        finally:
-                            block.lock.release()
+        # What others are at is left to them, and waited for when there is nothing else.
+        for wait in (False, True):
+            for block in self.blocks:
+                if block.lock.acquire(blocking=wait):
+                    try:
+                        self.finish(block)
+                    finally:
+                        block.lock.release()
         return self.entries
 
     def finish(self, block: Block) -> None:
@@ -310,7 +292,6 @@ class Gram:
             self.compute(block.row, block.column)
             block.done = True
 
-    @torch.no_grad()
     def compute(self, row: Part, column: Part) -> None:
         products = row.inputs() @ column.inputs().T
         self.entries[row.here, column.here] = products

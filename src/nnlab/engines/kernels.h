@@ -40,7 +40,9 @@ enum { FEW_ROWS = 4 };
 /* Inputs below which looking for zeros does not pay. */
 enum { FEWEST_SPARSE = 64 };
 /* Products below which one thread is done before another has begun. */
-enum { FEWEST_DIVIDED = 1 << 17 };
+#ifndef FEWEST_DIVIDED
+#define FEWEST_DIVIDED (1 << 17)
+#endif
 /* Outputs below which a team divides the inputs of an update instead. */
 enum { EVENLY_DIVIDED = 512 };
 /* Inputs that a team divides are cut into this many at least. More than MR rows make register
@@ -71,11 +73,7 @@ typedef struct {
 /* Do all parts of some work, in which there are about so many products. */
 static void divide(Part *part, const Work *work, int64_t products)
 {
-    Team *team = work->net->team;
-    if (team == NULL || products < FEWEST_DIVIDED)
-        part(work, 0, 1);
-    else
-        nnlab_divide(team, part, work);
+    nnlab_divide(products < FEWEST_DIVIDED ? NULL : work->net->team, part, work);
 }
 
 /* A member's part of `count` things, cut at multiples of a unit. */

@@ -13,31 +13,31 @@ import functools
 import threading
 import weakref
 from collections.abc import Iterator
-from ctypes import POINTER, Array, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
 from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
-from nnlab.datasets import Split
-from nnlab.engines import Run, Trained, measures, supported
+from nnlab.datasets.sampling import Index
+from nnlab.datasets.splits import Split
+from nnlab.engines import Run, State, Trained, measures
 from nnlab.engines.supported import (
-    ACTIVATIONS,
     MOMENTS,
     STEP_COUNT,
-    has_bias,
-    linears,
     optimizer_of,
+    perceptron,
     rule,
     targets_of,
 )
 from nnlab.losses import CrossEntropy
+from nnlab.perceptron import TRAINED, Array
 
-# native.c knows these, and supported.ACTIVATIONS, by their positions.
+# native.c knows these, and TRAINED, by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
 LANES = 16  # floats that it may read at once
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
@@ -156,37 +156,6 @@ def level(run: Run) -> str:
 # ---- numbers that it reads ----
 
 
-def memory(tensor: Tensor, name: str, keep: bool = False) -> Tensor:
-    """Return a tensor of the same memory, which C may use while that lives and has its size.
-
-    keep: torch refuses to resize that memory from now on, in any thread.
-    Raises ValueError where the numbers do not lie in the CPU's memory as shape and strides say: of
-    another device or layout, a subclass, fake, functional, wrapped by a transform, negated when it
-    is read, or with a storage that was made too small.
-    """
-    if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
-        raise ValueError(f"{name}: a {type(tensor).__name__}, not a plain tensor")
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_nested:
-        raise ValueError(f"{name}: not a strided tensor on the cpu ({tensor.device})")
-    if tensor.is_neg() or tensor.is_conj():
-        raise ValueError(f"{name}: a view that negates or conjugates its numbers when it is read")
-    try:
-        plain = tensor.detach()  # its shape and storage are its own
-        if keep:
-            plain.numpy()  # torch resizes no memory that it has lent
-        address, size = plain.data_ptr(), plain.untyped_storage().nbytes()
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{name}: a tensor without memory ({reason})") from error
-    last = sum((length - 1) * stride for length, stride in zip(plain.shape, plain.stride()))
-    needed = (plain.storage_offset() + last + 1) * plain.element_size()
-    if type(plain) is not Tensor or (plain.numel() > 0 and (address == 0 or needed > size)):
-        raise ValueError(f"{name}: a tensor without the {needed} bytes of memory of its shape")
-    if address % plain.element_size() != 0:
-        raise ValueError(f"{name}: not aligned to its numbers of {plain.element_size()} bytes")
-    return plain
-
-
 def c_optimizer(config: OptimizerConfig) -> COptimizer:
     c = COptimizer(rule=RULES.index(rule(config)), lr=config.lr, weight_decay=config.weight_decay)
     c.l1, c.l2, c.clip_norm = config.l1, config.l2, config.clip_norm or 0.0
@@ -198,29 +167,24 @@ def c_optimizer(config: OptimizerConfig) -> COptimizer:
 
 
 def c_split(
-    split: Split, name: str, width: int, targets: int | None, base: Tensor | None = None
+    split: Split, name: str, width: int, targets: int | None, base: Array | None = None
 ) -> CSplit:
     """Describe a split to the library, which may use it as long as the result lives.
 
     width, targets: as ``unsupported_shapes`` has them. Raises ValueError for a split that it
     cannot take.
     """
-    # Other threads may change the split and its tensors, but none of these shapes and sizes.
-    split = Split(
-        memory(split.inputs, f"{name} inputs", keep=True),
-        memory(split.labels, f"{name} labels", keep=True),
-        memory(split.index, f"{name} index", keep=True),
-    )
+    split = Split(split.inputs, split.labels, split.index)  # another thread may change it
     reason = unsupported_shapes(split, name, width, targets)
     if reason is not None:
         raise ValueError(f"{reason}; engine=native cannot take it")
-    labels = split.labels.data_ptr()
+    labels = split.labels.ctypes.data
     c = CSplit(
-        split.inputs.data_ptr(),
-        None if base is None else base.data_ptr(),
+        split.inputs.ctypes.data,
+        None if base is None else base.ctypes.data,
         labels if targets is None else None,
         None if targets is None else labels,
-        split.index.data_ptr(),
+        split.index.ctypes.data,
         *split.inputs.shape,
         len(split.index),
     )
@@ -234,70 +198,64 @@ def unsupported_shapes(split: Split, name: str, width: int, targets: int | None)
     width: of the inputs. targets: how many a regression has; None: labels are classes.
     """
     inputs, labels, index = split.inputs, split.labels, split.index
-    kind, shape = torch.int64, [len(inputs)]
-    if targets is not None:
-        kind, shape = torch.float32, [len(inputs), targets]
-    if inputs.dim() != 2 or inputs.shape[1] != width:
+    kind = np.dtype(np.int64 if targets is None else np.float32)
+    if inputs.ndim != 2 or inputs.shape[1] != width:
         return f"{name} inputs are {list(inputs.shape)}, but the model takes [N, {width}]"
-    if inputs.dtype != torch.float32:
-        return f"{name} inputs are {inputs.dtype}, not torch.float32"
-    if labels.dtype != kind or index.dtype != torch.int64:
+    if inputs.dtype != np.float32:
+        return f"{name} inputs are {inputs.dtype}, not float32"
+    if labels.dtype != kind or index.dtype != np.int64:
         return (
             f"{name} labels and index are {labels.dtype} and {index.dtype}, "
-            f"not {'' if targets is None else f'{kind} and '}torch.int64"
+            f"not {'' if targets is None else f'{kind} and '}int64"
         )
-    if list(labels.shape) != shape or index.dim() != 1:
+    if labels.shape != (len(inputs), *([] if targets is None else [targets])) or index.ndim != 1:
         return (
             f"{name} labels {list(labels.shape)} and index {list(index.shape)} "
             f"do not fit inputs {list(inputs.shape)}"
         )
-    for part, tensor in (("inputs", inputs), ("labels", labels), ("index", index)):
-        if not tensor.is_contiguous():
-            return f"{name} {part} are not contiguous (strides {tensor.stride()})"
+    for part, array in (("inputs", inputs), ("labels", labels), ("index", index)):
+        if not array.flags.c_contiguous or not array.flags.aligned:
+            return f"{name} {part} are not contiguous and aligned (strides {array.strides})"
     return None
 
 
-def check_order(order: Tensor, examples: int) -> Tensor:
-    """Return the order as the library takes it; ValueError if it cannot."""
-    order = memory(order, "the order")
-    if order.dtype != torch.int64 or order.dim() != 1 or not order.is_contiguous():
+def check_order(order: Index, examples: int) -> None:
+    """Raise ValueError for an order that the library cannot take."""
+    if order.dtype != np.int64 or order.ndim != 1 or not order.flags.c_contiguous:
         raise ValueError(
-            f"the order is {order.dtype} {list(order.shape)} with strides {order.stride()}; "
+            f"the order is {order.dtype} {list(order.shape)} with strides {order.strides}; "
             f"it must be contiguous int64 [n]"
         )
     if len(order) > examples:
         raise ValueError(
             f"the order has {len(order)} entries, more than the {examples} training examples"
         )
-    return order
 
 
-def named(state: dict[str, Tensor], name: str) -> Tensor:
+def named(state: State, name: str) -> NDArray[Any]:
     if name not in state:
         raise KeyError(f"the state has no {name}; it holds {', '.join(state)}")
     return state[name]
 
 
-def checked(value: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Return a contiguous copy of a float32 tensor of this shape; ValueError if it is none."""
-    value = memory(value, name)
-    if tuple(value.shape) != shape or value.dtype != torch.float32:
+def checked(value: NDArray[Any], name: str, shape: tuple[int, ...]) -> Array:
+    """Return a contiguous copy of a float32 array of this shape; ValueError if it is none."""
+    if value.shape != shape or value.dtype != np.float32:
         raise ValueError(
             f"{name} is {value.dtype} {list(value.shape)}; it must be float32 {list(shape)}"
         )
-    return memory(value.clone(memory_format=torch.contiguous_format), name)
+    return np.array(value, order="C")
 
 
-def given(numbers: dict[str, Tensor], name: str | None, shape: tuple[int, ...]) -> Tensor:
-    """Return a copy of the float32 tensor of this name and shape; zeros where it has no name."""
+def given(numbers: State, name: str | None, shape: tuple[int, ...]) -> Array:
+    """Return a copy of the float32 array of this name and shape; zeros where it has no name."""
     if name is None:
-        return torch.zeros(shape, dtype=torch.float32, device="cpu")
+        return np.zeros(shape, np.float32)
     return checked(named(numbers, name), name, shape)
 
 
-def checked_steps(value: Tensor) -> int:
-    memory(value, "step")
-    if value.numel() != 1 or not 0 <= float(value) < 2**53:
+def checked_steps(value: NDArray[Any]) -> int:
+    if value.size != 1 or not 0 <= float(value) < 2**53:
         raise ValueError(f"step is {value.tolist()}; it must be one number of steps taken")
     return int(value)
 
@@ -339,12 +297,12 @@ class NativeNetwork:
         """
         if run.batch_size < 1:
             raise ValueError(f"batch_size={run.batch_size} is not possible: at least 1")
-        layers, config = supported.layers(run.model), optimizer_of(run)
+        layers, config = perceptron(run).layers, optimizer_of(run)
         assert config is not None
         self.library = open_library()
-        self.layers = [name for name, _ in linears(run.model)]
-        self.shapes = [(each.out_features, each.in_features) for each, _, _ in layers]  # [O, I]
-        self.biases = [has_bias(each.linear) for each in layers]
+        self.layers = [each.name for each in layers]
+        self.shapes = [(each.outputs, each.inputs) for each in layers]  # [O, I]
+        self.biases = [each.bias is not None for each in layers]
         dropouts = [each.dropout for each in layers]
         self.dropping = sum(p > 0 for p in dropouts)  # layers
         if inputs is not None:
@@ -356,7 +314,7 @@ class NativeNetwork:
         self.seconds = self.cpu_seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
-        kinds = [ACTIVATIONS.index(each.activation) for each in layers]
+        kinds = [TRAINED.index(each.activation) for each in layers]
         self.handle = self.library.nnlab_create(
             len(layers),
             (c_int64 * len(sizes))(*sizes),
@@ -392,7 +350,7 @@ class NativeNetwork:
 
     def read_options(self, run: Run) -> None:
         """Read the options of a run's torch optimizer and its rate, which may have changed."""
-        if isinstance(run.optimizer, torch.optim.Optimizer):
+        if not isinstance(run.optimizer, OptimizerConfig):
             config = optimizer_of(run)
             if config is None or rule(config) != self.rule:
                 raise ValueError(
@@ -402,22 +360,22 @@ class NativeNetwork:
         if run.lr is not None:
             self.optimizer.lr = run.lr
 
-    def train(self, run: Run, order: Tensor) -> Trained:
+    def train(self, run: Run, order: Index) -> Trained:
         """Train once through the examples at these positions, [n] int64, of the training split."""
-        positions = check_order(order, len(run.train))
+        check_order(order, len(run.train))
         split = self.split(run, "train")
-        steps, dropping = -(-len(positions) // self.batch_size), self.dropping
-        keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else torch.empty(0)
+        steps, dropping = -(-len(order) // self.batch_size), self.dropping
+        keys = seeds.draw_keys(run.noise, steps, dropping) if dropping else np.empty(0)
         sums, seconds, bad = self.sums(), (c_double * 2)(), (c_int64 * 3)()
         with self.lock:
             self.gather(run)
             problem = self.library.nnlab_train(
                 self.handle,
                 byref(split),
-                positions.data_ptr(),
-                len(positions),
+                order.ctypes.data,
+                len(order),
                 self.batch_size,
-                keys.data_ptr(),
+                keys.ctypes.data,
                 byref(self.optimizer),
                 self.level,
                 sums,
@@ -427,7 +385,7 @@ class NativeNetwork:
         raise_for(problem, "train", *bad)
         took, used = seconds[0] + self.seconds, seconds[1] + self.cpu_seconds
         self.seconds = self.cpu_seconds = 0.0
-        return Trained(measures(run, "train", list(sums), positions), took, used)
+        return Trained(measures(run, "train", list(sums), order), took, used)
 
     def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
         """Return the measures of one of the run's splits."""
@@ -449,17 +407,17 @@ class NativeNetwork:
         threads = self.library.nnlab_set_threads(self.handle, run.threads)
         run.most_threads = max(run.most_threads, threads)
 
-    def sums(self) -> Array[c_double]:
+    def sums(self) -> ctypes.Array[c_double]:
         """Return room for what the library sums over examples."""
         return (c_double * (3 if self.targets is None else 2 * self.targets))()
 
     # ---- its numbers ----
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """Return weights and optimizer state in torch's names and layout."""
         return self.get()
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Take weights and optimizer state as ``state`` gives them.
 
         Raises KeyError for one that is missing, ValueError for one of another type or shape;
@@ -467,13 +425,12 @@ class NativeNetwork:
         """
         self.put(state)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> State:
         """Return all that ``restore`` needs to go on from here bit for bit; see Engine."""
         with self.lock:
-            steps = np.array(self.library.nnlab_steps(self.handle))
-            return self.get() | {STEP_COUNT: torch.from_numpy(steps)}
+            return self.get() | {STEP_COUNT: np.array(self.library.nnlab_steps(self.handle))}
 
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
+    def restore(self, snapshot: State) -> None:
         """Go back to where ``snapshot`` gave this. Raises as ``load``."""
         self.put(snapshot)
 
@@ -484,32 +441,31 @@ class NativeNetwork:
                 bias = f"{name}.bias{suffix}" if self.biases[layer] else None
                 yield layer, which, f"{name}.weight{suffix}", bias
 
-    def get(self) -> dict[str, Tensor]:
+    def get(self) -> State:
         """Return the library's numbers in torch's names; moments only where a step was taken."""
-        numbers: dict[str, Tensor] = {}
-        moments: dict[str, Tensor] = {}
+        numbers: State = {}
+        moments: State = {}
         with self.lock:
             steps = self.library.nnlab_steps(self.handle)
             for layer, which, weight_name, bias_name in self.entries():
                 shape = self.shapes[layer]
-                # Not torch's: its defaults and modes might have no memory for them.
                 weight, bias = np.empty(shape, np.float32), np.empty(shape[:1], np.float32)
                 arrays = weight.ctypes.data, bias.ctypes.data
                 self.library.nnlab_get(self.handle, layer, which, *arrays)
                 some = numbers if which == 0 else moments
-                some[weight_name] = torch.from_numpy(weight)
+                some[weight_name] = weight
                 if bias_name is not None:
-                    some[bias_name] = torch.from_numpy(bias)
+                    some[bias_name] = bias
         if steps == 0:
             return numbers  # as in torch
         for name in list(numbers):
             if self.rule in ("adam", "adamw"):
-                numbers[f"{name}.step"] = torch.tensor(float(steps))
+                numbers[f"{name}.step"] = np.array(steps, np.float32)
             for key in MOMENTS[self.rule]:
                 numbers[f"{name}.{key}"] = moments[f"{name}.{key}"]
         return numbers
 
-    def put(self, numbers: dict[str, Tensor]) -> None:
+    def put(self, numbers: State) -> None:
         """Give the library numbers as ``get`` returns them. Raises as ``load``."""
         first = f"{self.layers[0]}.weight"
         steps = 0
@@ -528,6 +484,6 @@ class NativeNetwork:
             arrays.append((layer, which, weight, bias))
         with self.lock:
             for layer, which, weight, bias in arrays:
-                addresses = weight.data_ptr(), bias.data_ptr()
+                addresses = weight.ctypes.data, bias.ctypes.data
                 self.library.nnlab_set(self.handle, layer, which, *addresses)
             self.library.nnlab_set_steps(self.handle, steps)

@@ -321,6 +321,23 @@ static double seconds_of(clockid_t clock)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+static void read_clock(const void *seconds, int32_t member, int32_t members)
+{
+    (void)members;
+    (*(double *const *)seconds)[member] = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+}
+
+/* What the members of a team have had of the processors so far. */
+static double processor_seconds(Team *team)
+{
+    const int32_t members = nnlab_members(team);
+    double each[members], *seconds = each, sum = 0;
+    nnlab_divide(team, read_clock, &seconds);
+    for (int32_t i = 0; i < members; i++)
+        sum += each[i];
+    return sum;
+}
+
 /* Have the network train and be evaluated on so many threads, this one included; returns how many
    there are, fewer where the system gives no more. Numbers do not depend on it. */
 int32_t nnlab_set_threads(Network *net, int32_t threads)
@@ -329,21 +346,16 @@ int32_t nnlab_set_threads(Network *net, int32_t threads)
     return nnlab_members(net->team);
 }
 
-static double seconds_of_team(const Network *net)
-{
-    return seconds_of(CLOCK_THREAD_CPUTIME_ID) + nnlab_seconds_of_helpers(net->team);
-}
-
 /* Train once through split->index[order[0..n-1]]. keys: one for each step and layer with dropout,
    from which follows what is dropped. sums: as in Kernels. seconds: that passed, taken here because
-   Python's thread may wait long for the GIL when the call returns, and those of the processor that
-   the team had. */
+   Python's thread may wait long for the GIL when the call returns, and those of the processors that
+   this thread and its team had. */
 int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int64_t n,
                     int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
                     double *sums, double *seconds, int64_t *bad)
 {
     const double started = seconds_of(CLOCK_MONOTONIC);
-    const double used = seconds_of_team(net);
+    const double used = processor_seconds(net->team);
     Examples examples;
     const int32_t problem = copy_examples(net, split, order, n, &examples, bad);
     if (problem == FINE) {
@@ -352,7 +364,7 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
         LEVELS[level]->train(net, split, &examples, smaller(batch, net->rows), optimizer, sums);
         restore_mode(mode);
         seconds[0] = seconds_of(CLOCK_MONOTONIC) - started;
-        seconds[1] = seconds_of_team(net) - used;
+        seconds[1] = processor_seconds(net->team) - used;
     }
     free_examples(&examples);
     return problem;

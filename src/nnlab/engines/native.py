@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from nnlab.datasets import Split
-from nnlab.engines import Engine, Run, Trained, dual, library
+from nnlab.datasets.sampling import Index
+from nnlab.device import Device
+from nnlab.engines import Engine, Run, State, Trained, dual, library
 from nnlab.engines.dual import DualNetwork
-from nnlab.engines.library import NativeNetwork, memory, unsupported_shapes
+from nnlab.engines.library import NativeNetwork, unsupported_shapes
 from nnlab.engines.supported import (
+    hand_over,
     initial_state,
-    linears,
+    perceptron,
     targets_of,
     unsupported_loss,
     unsupported_model,
@@ -35,38 +34,27 @@ FEWEST_PRODUCTS = 1 << 22
 # ---- what the engine takes ----
 
 
-def unsupported_reason(run: Run, device: torch.device) -> str | None:
+def unsupported_reason(run: Run, device: Device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity or nothing and
-    perhaps KeyedDropout between them, in float32 on the CPU, trained by SGD, Adam or AdamW
-    (without amsgrad), on splits with contiguous inputs [N, I].
+    It takes perceptrons in float32 (see ``unsupported_model``) on the CPU, trained by SGD, Adam or
+    AdamW (without amsgrad), on splits with contiguous inputs [N, I].
     """
     if device.type != "cpu":
         return f"the native engine computes on the cpu, not on {device}"
-    reason = unsupported_model(run.model, (torch.float32,)) or unsupported_optimizer(run)
+    reason = unsupported_model(run.model, ("float32",)) or unsupported_optimizer(run)
     reason = reason or unsupported_loss(run)
     if reason is not None:
         return reason
-    for name, tensor in initial_state(run).items():
-        reason = reason or unsupported_memory(tensor, name)
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
-            reason = unsupported_split(split, name, run)
+            width = perceptron(run).layers[0].inputs
+            reason = unsupported_shapes(split, name, width, targets_of(run))
     reason = reason or unsupported_shared_memory(run)
     if reason is None and run.native_level is not None and library.available() is None:
         reason = unsupported_level(run.native_level)
     return reason
-
-
-def unsupported_split(split: Split, name: str, run: Run) -> str | None:
-    for part in ("inputs", "labels", "index"):
-        reason = unsupported_memory(getattr(split, part), f"{name} {part}")
-        if reason is not None:
-            return reason
-    width = linears(run.model)[0][1].in_features
-    return unsupported_shapes(split, name, width, targets_of(run))
 
 
 def unsupported_level(level: str) -> str | None:
@@ -74,15 +62,6 @@ def unsupported_level(level: str) -> str | None:
     if level in possible:
         return None
     return f"native_level={level} is none of {', '.join(possible)}, which this processor can run"
-
-
-def unsupported_memory(tensor: Tensor, name: str) -> str | None:
-    """Return why ``memory`` cannot take a tensor; None if it can."""
-    try:
-        memory(tensor, name)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 # ---- the engine ----
@@ -99,7 +78,7 @@ class NativeEngine(Engine):
     name: ClassVar[str] = "native"
     concurrent: ClassVar[bool] = True  # a call gives up the GIL; a run stays in its core's cache
 
-    def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
+    def __init__(self, runs: Sequence[Run], device: Device) -> None:
         library.open_library()  # an error even without runs
         self.networks: dict[Run, NativeNetwork] = {}
         for run in runs:
@@ -120,8 +99,8 @@ class NativeEngine(Engine):
 
     @staticmethod
     def most_threads(run: Run, form: str | None) -> int:
-        sizes = [linears(run.model)[0][1].in_features]
-        sizes += [layer.out_features for _, layer in linears(run.model)]
+        layers = perceptron(run).layers
+        sizes = [layers[0].inputs, *(layer.outputs for layer in layers)]
         if form == "dual":
             sizes[0] = len(run.train)
         weights = [inputs * outputs for inputs, outputs in itertools.pairwise(sizes)]
@@ -132,7 +111,7 @@ class NativeEngine(Engine):
     def sharing() -> AbstractContextManager[None]:
         return dual.sharing()
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
         results = []
         for run, order in zip(runs, orders):
             self.networks[run].read_options(run)
@@ -143,36 +122,25 @@ class NativeEngine(Engine):
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
         return [self.networks[run].fitting(run, split).evaluate(run, split) for run in runs]
 
-    def snapshot(self, run: Run) -> dict[str, Tensor]:
+    def snapshot(self, run: Run) -> State:
         return self.networks[run].snapshot()
 
-    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+    def restore(self, run: Run, snapshot: State) -> None:
         network, kind = self.networks[run], dual.kind_of(snapshot)
         if type(network) is not kind:  # a new engine, or one whose run came into the usual form
             network = kind(run)
         network.restore(snapshot)
         self.networks[run] = network
 
-    def state(self, run: Run) -> dict[str, Tensor]:
+    def state(self, run: Run) -> State:
         """Return weights and optimizer state as ``TorchEngine.state`` does."""
         return self.networks[run].state()
 
-    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+    def load_state(self, run: Run, state: State) -> None:
         """Take back what ``state`` of any engine gave; up to rounding in the dual form."""
         self.networks[run].load(state)
 
-    @torch.no_grad()
     def release(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            state = self.state(run)
-            for name, parameter in run.model.named_parameters():
-                memory(parameter, name)
-                parameter.copy_(state[name])
-                if isinstance(run.optimizer, torch.optim.Optimizer):
-                    prefix = f"{name}."
-                    kept = {
-                        k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-                    }
-                    if kept:
-                        run.optimizer.state[parameter] = kept
+            hand_over(self.state(run), run)
             del self.networks[run]

@@ -18,23 +18,28 @@ import math
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nnlab import memory, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
-from nnlab.datasets import Split
+from nnlab.datasets.sampling import Index
+from nnlab.datasets.splits import Split
+from nnlab.device import Device
 from nnlab.dropout import multipliers
-from nnlab.engines import Engine, Run, Trained, measures, stacked_losses, supported
+from nnlab.engines import Engine, Run, State, Trained, measures, stacked_losses
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
-    has_bias,
+    hand_over,
     initial_state,
     optimizer_of,
+    perceptron,
     rule,
     targets_of,
     unsupported_loss,
@@ -50,13 +55,11 @@ ALIGNMENT = 32  # numbers; a parameter begins at a multiple, as cuBLAS's fast ke
 Layer: TypeAlias = tuple[Tensor, Tensor | None]  # weight and bias
 aten = torch.ops.aten
 # What follows a layer: in place on its output y, and backward from dy and y.
-ACTIVATIONS: dict[
-    type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
-] = {
-    nn.Identity: (lambda y: y, lambda dy, y: dy),
-    nn.ReLU: (torch.relu_, lambda dy, y: aten.threshold_backward(dy, y, 0)),
-    nn.Tanh: (torch.tanh_, aten.tanh_backward),
-    nn.Sigmoid: (torch.sigmoid_, aten.sigmoid_backward),
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "identity": (lambda y: y, lambda dy, y: dy),
+    "relu": (torch.relu_, lambda dy, y: aten.threshold_backward(dy, y, 0)),
+    "tanh": (torch.tanh_, aten.tanh_backward),
+    "sigmoid": (torch.sigmoid_, aten.sigmoid_backward),
 }
 
 
@@ -64,18 +67,18 @@ class Shape(NamedTuple):
     """The layers of a perceptron."""
 
     sizes: tuple[int, ...]  # I of the first layer, then O of every layer
-    activations: tuple[type[nn.Module], ...]  # after every layer
+    activations: tuple[str, ...]  # after every layer
     biases: tuple[bool, ...]  # whether it has one
     dropouts: tuple[float, ...]  # the probability that an output of it is dropped
 
     @classmethod
-    def of(cls, model: nn.Module) -> Shape:
-        linears, activations, dropouts = zip(*supported.layers(model))
+    def of(cls, run: Run) -> Shape:
+        layers = perceptron(run).layers
         return cls(
-            (linears[0].in_features, *(linear.out_features for linear in linears)),
-            activations,
-            tuple(map(has_bias, linears)),
-            dropouts,
+            (layers[0].inputs, *(layer.outputs for layer in layers)),
+            tuple(layer.activation for layer in layers),
+            tuple(layer.bias is not None for layer in layers),
+            tuple(layer.dropout for layer in layers),
         )
 
     def places(self) -> tuple[list[tuple[int, tuple[int, ...]]], int]:
@@ -104,14 +107,13 @@ class Shape(NamedTuple):
 # ---- what the engine takes ----
 
 
-def unsupported_reason(run: Run, device: torch.device) -> str | None:
+def unsupported_reason(run: Run, device: Device) -> str | None:
     """Return why the engine cannot train this run on this device; None if it can.
 
-    It takes ``nn.Sequential`` of ``nn.Linear``, with ReLU, Tanh, Sigmoid, Identity or nothing and
-    perhaps KeyedDropout between them, in float32 or float64, trained by SGD, Adam or AdamW
-    (without amsgrad), on splits with inputs [N, I].
+    It takes perceptrons in float32 or float64 (see ``unsupported_model``), trained by SGD, Adam or
+    AdamW (without amsgrad), on splits with inputs [N, I].
     """
-    dtypes = (torch.float32,) if device.type == "mps" else (torch.float32, torch.float64)
+    dtypes = ("float32",) if device.type == "mps" else ("float32", "float64")
     reason = unsupported_model(run.model, dtypes) or unsupported_optimizer(run)
     reason = reason or unsupported_loss(run)
     if reason is None and run.batch_size < 1:
@@ -127,7 +129,7 @@ def unsupported_reason(run: Run, device: torch.device) -> str | None:
 
 def unsupported_split(split: Split, name: str, run: Run) -> str | None:
     inputs, labels, index = split.inputs, split.labels, split.index
-    sizes, dtype = Shape.of(run.model).sizes, next(run.model.parameters()).dtype
+    sizes, dtype = Shape.of(run).sizes, dtype_of(run)
     if inputs.shape != (len(labels), sizes[0]) or inputs.dtype != dtype:
         return (
             f"{name} inputs are {inputs.dtype} {list(inputs.shape)}, "
@@ -138,21 +140,26 @@ def unsupported_split(split: Split, name: str, run: Run) -> str | None:
         shape = list(labels.shape)
         return f"{name} targets are {labels.dtype} {shape}, not {dtype} [N, {targets}]"
     classes = {} if targets is not None else {"labels": labels}
-    for part, tensor in (classes | {"index": index}).items():
-        if tensor.dtype != torch.int64 or tensor.dim() != 1:
-            return f"{name} {part} are {tensor.dtype} {list(tensor.shape)}, not torch.int64 [N]"
+    for part, array in (classes | {"index": index}).items():
+        if array.dtype != np.int64 or array.ndim != 1:
+            return f"{name} {part} are {array.dtype} {list(array.shape)}, not int64 [N]"
     if len(index) == 0:
         return f"there are no {name} examples"
     # On a GPU, an index out of bounds would end the process's use of it.
-    low, high = index.aminmax()
+    low, high = index.min(), index.max()
     if low < 0 or high >= len(labels):
         return f"the {name} index holds {low} to {high}; the examples are 0 to {len(labels) - 1}"
     if targets is not None:
         return None
-    low, high = labels[index].aminmax()
+    low, high = labels[index].min(), labels[index].max()
     if low < 0 or high >= sizes[-1]:
         return f"{name} labels are {low} to {high}; the model has classes 0 to {sizes[-1] - 1}"
     return None
+
+
+def dtype_of(run: Run) -> np.dtype[Any]:
+    """Return the type of a perceptron's numbers."""
+    return perceptron(run).layers[0].weight.dtype
 
 
 # ---- the arithmetic ----
@@ -160,7 +167,7 @@ def unsupported_split(split: Split, name: str, run: Run) -> str | None:
 
 def forward(
     layers: Sequence[Layer],
-    activations: Sequence[type[nn.Module]],
+    activations: Sequence[str],
     x: Tensor,
     factors: Sequence[Tensor | None],
 ) -> list[Tensor]:
@@ -180,7 +187,7 @@ def forward(
 
 def backward(
     layers: Sequence[Layer],
-    activations: Sequence[type[nn.Module]],
+    activations: Sequence[str],
     values: Sequence[Tensor],
     factors: Sequence[Tensor | None],
     dy: Tensor,
@@ -297,7 +304,7 @@ class StackedEngine(Engine):
     name: ClassVar[str] = "stacked"
     concurrent: ClassVar[bool] = False  # one stack fills a GPU
 
-    def __init__(self, runs: Sequence[Run], device: torch.device, graph: bool = True) -> None:
+    def __init__(self, runs: Sequence[Run], device: Device, graph: bool = True) -> None:
         for run in runs:
             reason = unsupported_reason(run, device)
             if reason is not None:
@@ -306,7 +313,7 @@ class StackedEngine(Engine):
             raise ValueError(
                 "the runs differ in StackedEngine.group; make an engine for each group"
             )
-        self.device = device
+        self.device = torch.device(str(device))
         self.graph = graph and device.type == "cuda"
         self.rows: dict[Run, int] = {}  # of the runs held
         if not runs:
@@ -316,11 +323,11 @@ class StackedEngine(Engine):
             run: kind(option) for run in runs if (option := optimizer_of(run)) is not None
         }
         first = runs[0]
-        self.shape = Shape.of(first.model)
+        self.shape = Shape.of(first)
         self.kind_of_loss = stacked_losses.kind_of(first)
-        self.dtype = next(first.model.parameters()).dtype
+        self.dtype = getattr(torch, dtype_of(first).name)
         self.wide = torch.float32 if device.type == "mps" else torch.float64
-        self.inputs, self.labels, self.offsets = pool(runs, device)
+        self.inputs, self.labels, self.offsets = pool(runs, self.device)
         self.weights = self._zeros(len(runs), self.shape.places()[1])
         moments = max(len(self._moments(run)) for run in runs)
         self.moments = [torch.zeros_like(self.weights) for _ in range(moments)]
@@ -337,16 +344,16 @@ class StackedEngine(Engine):
         Data, seed, train_size, max_epochs, stopping, and the numbers of the loss and of the
         optimizer may vary.
         """
-        option, dtype = optimizer_of(run), next(run.model.parameters()).dtype
+        option, dtype = optimizer_of(run), dtype_of(run)
         nesterov = isinstance(option, SGD) and option.nesterov
         clipped = option is not None and option.clip_norm is not None
         return (
-            *(Shape.of(run.model), run.batch_size, type(option), nesterov, dtype),
+            *(Shape.of(run), run.batch_size, type(option), nesterov, dtype),
             *(clipped, stacked_losses.kind_of(run)),
         )
 
     @staticmethod
-    def divide(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
+    def divide(runs: Sequence[Run], device: Device) -> list[list[Run]]:
         """Put the runs of a ``group`` into one stack, or into several that fit into memory."""
         groups: dict[Hashable, list[Run]] = {}
         for run in runs:
@@ -367,7 +374,7 @@ class StackedEngine(Engine):
     # ---- the epoch ----
 
     @torch.no_grad()
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
         """Train each run once through its examples; see Engine.
 
         A run's ``seconds`` are its part of the wall time of the whole stack's epoch, in
@@ -383,11 +390,11 @@ class StackedEngine(Engine):
         for run, order in zip(runs, orders):
             if order.shape != run.train.index.shape:
                 raise ValueError(f"an order is {list(order.shape)} for {len(run.train)} examples")
-            self.orders[self.rows[run]] = order
+            self.orders[self.rows[run]] = torch.from_numpy(order)
             self.options[self.rows[run]] = self._option(run)
             if self.dropping:
                 drawn = seeds.draw_keys(run.noise, epoch_steps(run), len(self.dropping))
-                self.drawn[self.rows[run]] = drawn
+                self.drawn[self.rows[run]] = torch.from_numpy(drawn)
         with full_precision():
             self._refill()
             self._launch()
@@ -537,56 +544,46 @@ class StackedEngine(Engine):
         return [measures(run, split, each) for run, each in zip(runs, sums.tolist())]
 
     @torch.no_grad()
-    def state(self, run: Run) -> dict[str, Tensor]:
+    def state(self, run: Run) -> State:
         """Return weights and optimizer state as ``TorchEngine.state`` does."""
-        names = [name for name, _ in run.model.named_parameters()]
-        steps = self.taken[run]
+        names, steps = self.names_of(run), self.taken[run]
         keys = self._moments(run) if steps > 0 else ()
-        state: dict[str, Tensor] = {}
+        state: State = {}
         for rows, suffix in [(self.weights, ""), *zip(self.moments, (f".{key}" for key in keys))]:
             values = self.shape.parameters(rows[self.rows[run]].cpu())
-            state |= {f"{name}{suffix}": value.clone() for name, value in zip(names, values)}
+            state |= {f"{name}{suffix}": value.numpy().copy() for name, value in zip(names, values)}
         if "exp_avg" in keys:
-            state |= {f"{name}.step": torch.tensor(float(steps)) for name in names}
+            state |= {f"{name}.step": np.array(steps, np.float32) for name in names}
         return state
 
     @torch.no_grad()
-    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+    def load_state(self, run: Run, state: State) -> None:
         """Take back what ``state`` of any engine gave."""
-        names = [name for name, _ in run.model.named_parameters()]
-        keys = self._moments(run)
+        names, keys = self.names_of(run), self._moments(run)
         began = bool(keys) and f"{names[0]}.{keys[0]}" in state
         copies = []  # everything is looked at before anything is changed
         for rows, suffix in [(self.weights, ""), *zip(self.moments, (f".{key}" for key in keys))]:
             for name, place in zip(names, self.shape.parameters(rows[self.rows[run]])):
-                value = state[name + suffix] if began or not suffix else torch.zeros_like(place)
+                value = state[name + suffix] if began or not suffix else np.zeros(place.shape)
                 if value.shape != place.shape:
                     shapes = f"{list(value.shape)}, not {list(place.shape)}"
                     raise ValueError(f"{name}{suffix} is {shapes}; this is another model's state")
                 copies.append((place, value))
         for place, value in copies:
-            place.copy_(value)
+            place.copy_(torch.from_numpy(value))
         self.taken[run] = int(state.get(f"{names[0]}.step", began))
 
-    def snapshot(self, run: Run) -> dict[str, Tensor]:
-        return self.state(run) | {STEP_COUNT: torch.tensor(self.taken[run])}
+    def snapshot(self, run: Run) -> State:
+        return self.state(run) | {STEP_COUNT: np.array(self.taken[run])}
 
-    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+    def restore(self, run: Run, snapshot: State) -> None:
         self.load_state(run, snapshot)
         self.taken[run] = int(snapshot[STEP_COUNT])
 
     @torch.no_grad()
     def release(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            state = self.state(run)
-            for name, parameter in run.model.named_parameters():
-                parameter.copy_(state[name])
-                if isinstance(run.optimizer, torch.optim.Optimizer):
-                    run.optimizer.state[parameter] = {
-                        key: state[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
-                        for key in ("step", *self._moments(run))
-                        if f"{name}.{key}" in state
-                    }
+            hand_over(self.state(run), run)
         for run in runs:
             del self.rows[run]
         # A graph costs about as much to capture as two epochs to train, so a few runs that
@@ -600,6 +597,10 @@ class StackedEngine(Engine):
             self.weights = self.weights[kept_rows]
             self.moments = [moment[kept_rows] for moment in self.moments]
             self._lay_out(left)
+
+    def names_of(self, run: Run) -> list[str]:
+        """Return the names of a run's parameters, which may be its own."""
+        return list(perceptron(run).state_dict())
 
     def _zeros(self, *sizes: int) -> Tensor:
         return torch.zeros(sizes, dtype=self.dtype, device=self.device)
@@ -620,7 +621,10 @@ class StackedEngine(Engine):
     def _examples(self, runs: Sequence[Run], split: str) -> tuple[Tensor, Tensor]:
         """Return where the runs' examples lie in ``inputs``, [R, N] padded, and N, [R, 1]."""
         parts = [getattr(run, split) for run in runs]
-        index = [part.index.cpu() + self.offsets[part.inputs, part.labels] for part in parts]
+        index = [
+            torch.from_numpy(part.index + self.offsets[id(part.inputs), id(part.labels)])
+            for part in parts
+        ]
         lengths = torch.tensor([[len(part)] for part in parts])
         return pad_sequence(index, batch_first=True).to(self.device), lengths.to(self.device)
 
@@ -634,13 +638,13 @@ def epoch_steps(run: Run) -> int:
     return -(-len(run.train) // run.batch_size)
 
 
-def free_memory(device: torch.device) -> int:
+def free_memory(device: Device) -> int:
     """Return how many bytes a device has left.
 
     Of other devices than GPUs what this process has, half the machine's where that is not known.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device.index)[0]
     left = memory.free()
     if left is not None:
         return left
@@ -656,9 +660,9 @@ def data_bytes(runs: Sequence[Run]) -> int:
 
 def stacked_bytes(run: Run) -> int:
     """Return about how many bytes a run takes in a stack, beside its data."""
-    shape, config = Shape.of(run.model), optimizer_of(run)
+    shape, config = Shape.of(run), optimizer_of(run)
     assert config is not None
-    size = next(run.model.parameters()).element_size()
+    size = dtype_of(run).itemsize
     # The model, weights, gradients, an optimizer's moments; a batch's inputs, outputs and deltas.
     numbers = (3 + len(MOMENTS[rule(config)])) * shape.places()[1]
     numbers += 3 * run.batch_size * sum(shape.sizes)
@@ -671,22 +675,31 @@ def stacked_bytes(run: Run) -> int:
 
 def pool(
     runs: Sequence[Run], device: torch.device
-) -> tuple[Tensor, Tensor, dict[tuple[Tensor, Tensor], int]]:
+) -> tuple[Tensor, Tensor, dict[tuple[int, int], int]]:
     """Put the data of all splits on the device, each array once, one after another.
 
     Returns inputs [N, I], labels [N] or targets [N, O], and where the examples of each split's
     arrays begin.
     """
     splits = [getattr(run, name) for run in runs for name in ("train", "valid", "test")]
-    arrays = dict.fromkeys((s.inputs, s.labels) for s in splits if s is not None)
-    starts = [0, *itertools.accumulate(len(labels) for _, labels in arrays)]
-    first = runs[0].train.inputs
-    inputs = torch.empty(starts[-1], first.shape[1], dtype=first.dtype, device=device)
-    like = runs[0].train.labels
-    labels = torch.empty(starts[-1], *like.shape[1:], dtype=like.dtype, device=device)
-    for (some_inputs, some_labels), (start, end) in zip(arrays, itertools.pairwise(starts)):
-        inputs[start:end] = some_inputs
-        labels[start:end] = some_labels
+    arrays = {
+        (id(split.inputs), id(split.labels)): (split.inputs, split.labels)
+        for split in splits
+        if split is not None
+    }
+    starts = [0, *itertools.accumulate(len(labels) for _, labels in arrays.values())]
+    first = runs[0].train
+
+    def room(like: NDArray[Any]) -> Tensor:
+        shape, dtype = (starts[-1], *like.shape[1:]), getattr(torch, like.dtype.name)
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    inputs, labels = room(first.inputs), room(first.labels)
+    for (some_inputs, some_labels), (start, end) in zip(
+        arrays.values(), itertools.pairwise(starts)
+    ):
+        inputs[start:end] = torch.from_numpy(some_inputs)
+        labels[start:end] = torch.from_numpy(some_labels)
     return inputs, labels, dict(zip(arrays, starts))
 
 

@@ -20,9 +20,6 @@ void nnlab_free_team(Team *team);
 /* How many members a team has; of NULL: 1. */
 int32_t nnlab_members(const Team *team);
 
-/* The processor's seconds that the helpers have had so far; NaN where the system does not tell. */
-double nnlab_seconds_of_helpers(const Team *team);
-
 /* Does all parts of some work, and returns when they are done. What is written before is seen in
    the parts, and what they write afterwards. */
 void nnlab_divide(Team *team, Part *part, const void *work);

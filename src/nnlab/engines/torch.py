@@ -9,22 +9,35 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, pad
 from torch.nn.utils import clip_grad_norm_
 
 from nnlab import seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
-from nnlab.engines import Engine, Run, Trained
+from nnlab.datasets.sampling import Index
+from nnlab.device import Device
+from nnlab.dropout import keys_from
+from nnlab.engines import Engine, Run, State, Trained
+from nnlab.engines.supported import hand_over
 from nnlab.losses import PLAIN, CrossEntropy, Loss, SquaredError
-from nnlab.model import Shaped
+from nnlab.model import Shaped, as_module
+from nnlab.perceptron import MLP
 
 EVALUATION_BATCH = 8192  # bounds memory, not results: sums are over examples
 EVALUATION_VALUES = 2**24  # that a layer gives meanwhile, likewise
 GATHERED = 1024  # examples copied out at a time: quicker than batch by batch
+# What holds the bits of numbers that NumPy has no type for.
+BITS = {
+    torch.bfloat16: torch.int16,
+    torch.complex32: torch.int32,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+}
 
 
 def train_epoch(
@@ -252,49 +265,70 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     raise ValueError(f"optimizer={config.name} has no torch optimizer")
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """Return a copy on the CPU in torch's usual memory format, which files have."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return a copy of a tensor as an array, in the usual memory format, which files have.
+
+    Of a type that NumPy lacks, as bfloat16, it has the bits.
+    """
+    copied = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    found: NDArray[Any] = copied.view(BITS.get(copied.dtype, copied.dtype)).numpy()
+    return found
+
+
+def as_tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """Return a copy of an array that ``as_array`` made of a tensor of this type."""
+    copied = torch.tensor(array)
+    return copied.view(dtype) if copied.dtype is BITS.get(dtype) else copied
 
 
 class TorchEngine(Engine):
     name: ClassVar = "torch"
     concurrent: ClassVar = False  # Python's lock would have the threads wait for each other
 
-    def __init__(self, runs: Sequence[Run], device: torch.device) -> None:
-        self.device = device
+    def __init__(self, runs: Sequence[Run], device: Device) -> None:
+        self.device = torch.device(str(device))
+        self.models: dict[Run, nn.Module] = {}
         self.optimizers: dict[Run, torch.optim.Optimizer] = {}
         self.moved: dict[int, Tensor] = {}  # the arrays that splits share, moved once
         self.highest: dict[Run, int] = {}  # label of all splits, so that none ends a run late
         for run in runs:
             splits = [split for split in (run.train, run.valid, run.test) if split is not None]
-            self.highest[run] = max(highest_label(s.labels[s.index]) for s in splits)
-            run.model.to(device)
+            labels = (torch.from_numpy(split.labels[split.index]) for split in splits)
+            self.highest[run] = max(map(highest_label, labels))
+            model = as_module(run.model) if isinstance(run.model, MLP) else run.model
+            self.models[run] = model.to(self.device)
             self.optimizers[run] = (
                 run.optimizer
                 if isinstance(run.optimizer, torch.optim.Optimizer)
-                else build_optimizer(run.optimizer, run.model)
+                else build_optimizer(run.optimizer, model)
             )
 
-    def on_device(self, array: Tensor) -> Tensor:
-        if array.device == self.device:
-            return array
+    def examples(self, run: Run, split: str) -> tuple[Tensor, Tensor]:
+        """Return the inputs and labels that a split is of, on the device."""
+        part = getattr(run, split)
+        inputs, labels = self.on_device(part.inputs), self.on_device(part.labels)
+        kind = next((p.dtype for p in self.models[run].parameters()), inputs.dtype)
+        if kind is torch.bfloat16:  # which no array can have
+            return inputs.to(kind), labels.to(kind) if labels.is_floating_point() else labels
+        return inputs, labels
+
+    def on_device(self, array: NDArray[Any]) -> Tensor:
         if id(array) not in self.moved:
-            self.moved[id(array)] = array.to(self.device)
+            self.moved[id(array)] = torch.from_numpy(array).to(self.device)
         return self.moved[id(array)]
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Tensor]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
         results = []
         for run, order in zip(runs, orders):
-            inputs, labels = self.on_device(run.train.inputs), self.on_device(run.train.labels)
-            examples = run.train.index[order].to(self.device)
+            inputs, labels = self.examples(run, "train")
+            examples = torch.from_numpy(run.train.index[order]).to(self.device)
             started, used = time.perf_counter(), time.process_time()
             if run.lr is not None:
                 for group in self.optimizers[run].param_groups:
                     group["lr"] = run.lr
             with self.noise_of(run):
                 measured = train_epoch(
-                    run.model,
+                    self.models[run],
                     inputs,
                     labels,
                     self.optimizers[run],
@@ -309,60 +343,69 @@ class TorchEngine(Engine):
             results.append(Trained(measured, seconds, cpu_seconds if on_cpu else None))
         return results
 
-    def noise_of(self, run: Run) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def noise_of(self, run: Run) -> Iterator[None]:
+        """Have the layers of a run's model draw what its ``noise`` says, inside."""
         if run.noise is None:
-            return contextlib.nullcontext()
-        return seeds.drawing_from(run.noise, self.device)
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(seeds.drawing_from(run.noise, str(self.device)))
+            stack.enter_context(keys_from(source, self.models[run]))
+            yield
 
     def evaluate(self, runs: Sequence[Run], split: str) -> list[tuple[float, ...]]:
         results = []
         for run in runs:
-            part = getattr(run, split)
-            inputs, labels = self.on_device(part.inputs), self.on_device(part.labels)
-            index = part.index.to(self.device)
+            inputs, labels = self.examples(run, split)
+            index = torch.from_numpy(getattr(run, split).index).to(self.device)
             right: list[Tensor] = []
-            results.append(evaluate(run.model, inputs, labels, index, run.loss, right))
+            results.append(evaluate(self.models[run], inputs, labels, index, run.loss, right))
             if right:
                 run.right[split] = torch.cat(right).cpu().numpy()
         return results
 
-    def state(self, run: Run) -> dict[str, Tensor]:
-        """Return weights, buffers and optimizer state, in torch's names and layout, on the CPU.
+    def state(self, run: Run) -> State:
+        """Return weights, buffers and optimizer state, in torch's names and layout.
 
         Parameters carry their name in the model (``0.weight``, [outputs, inputs]),
         optimizer state that name and torch's (``0.weight.momentum_buffer``). What an optimizer
         keeps beside tensors is not in it; torch's SGD, Adam and AdamW keep nothing else.
         """
-        state = {name: copied(tensor) for name, tensor in run.model.state_dict().items()}
-        moments = self.optimizers[run].state
-        for name, parameter in run.model.named_parameters():
+        model, moments = self.models[run], self.optimizers[run].state
+        state = {name: as_array(tensor) for name, tensor in model.state_dict().items()}
+        for name, parameter in model.named_parameters():
             for key, value in moments.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    state[f"{name}.{key}"] = copied(value)
+                    state[f"{name}.{key}"] = as_array(value)
         return state
 
-    def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
+    def load_state(self, run: Run, state: State) -> None:
         """Take back what ``state`` of any engine gave."""
-        run.model.load_state_dict({name: state[name] for name in run.model.state_dict()})
-        moments = self.optimizers[run].state
-        for name, parameter in run.model.named_parameters():
+        model, moments = self.models[run], self.optimizers[run].state
+        now = model.state_dict()
+        model.load_state_dict({name: as_tensor(state[name], now[name].dtype) for name in now})
+        for name, parameter in model.named_parameters():
             prefix = f"{name}."
             kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             # torch keeps step counts on the CPU and everything else beside the weights, in their
             # type but for single numbers.
+            found = {key: as_tensor(value, parameter.dtype) for key, value in kept.items()}
             moments[parameter] = {
-                key: value.clone().to(
+                key: value.to(
                     "cpu" if key == "step" else parameter.device,
                     value.dtype if value.dim() == 0 else parameter.dtype,
                 )
-                for key, value in kept.items()
+                for key, value in found.items()
             }
 
     snapshot = state
 
-    def restore(self, run: Run, snapshot: dict[str, Tensor]) -> None:
+    def restore(self, run: Run, snapshot: State) -> None:
         self.load_state(run, snapshot)
 
     def release(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            del self.optimizers[run]
+            if isinstance(run.model, MLP):  # of a GPU the numbers are not there yet
+                hand_over(self.state(run), run)
+            del self.optimizers[run], self.models[run]

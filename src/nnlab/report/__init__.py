@@ -10,10 +10,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from nnlab import terminal
 from nnlab.report import cells, figure_process, page, summary
 from nnlab.report.runs import distinct, read, read_run
 from nnlab.report.times import duration
-from nnlab.terminal import fitted
 from nnlab.text import visible_lines
 
 __all__ = ["Report", "duration", "look", "read", "read_run", "write_report"]
@@ -30,14 +30,14 @@ class Report(NamedTuple):
     files: list[Path]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield fitted(self.table, options.max_width)
+        yield terminal.fitted(self.table, options.max_width)
         yield from (Text(visible_lines(note)) for note in self.notes)
 
 
 def look(study: Path, predict: Sequence[int] = ()) -> Report:
     """Return what ``write_report`` does, but write nothing and draw nothing."""
     runs = distinct(read(study))
-    return Report(summary.table(runs), summary.notes(runs, predict), [])
+    return Report(summary.table(runs, terminal.width()), summary.notes(runs, predict), [])
 
 
 def write_report(
@@ -62,11 +62,12 @@ def write_report(
     be written to.
     """
     runs, files = distinct(read(study)), [study / "summary.csv", study / "cells.csv"]
-    table, notes = summary.table(runs), summary.notes(runs, predict)
+    table, notes = summary.table(runs, terminal.width()), summary.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
         summary.write_csv(rows, file)
     if "tex" in formats:
-        files.append(summary.write_tex(table, study / "summary.tex"))
+        whole = summary.table(runs, leave_out=False)
+        files.append(summary.write_tex(whole, study / "summary.tex"))
     else:
         (study / "summary.tex").unlink(missing_ok=True)
     drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale, style)

@@ -76,6 +76,7 @@ LABELS = {
     "seeds.weights": "Seed of the weights",
     "device": "Device",
     "engine": "Engine",
+    "random_numbers": "Random numbers",
     "native_level": "Instruction set",
     "threads": "Threads",
     "full_train_metrics": "Training metrics after each epoch",

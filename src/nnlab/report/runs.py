@@ -53,11 +53,11 @@ class RunRecord:
     settings: the configuration by dotted keys as on the command line, with what was really
     used in place of what was asked for (``train_size=null``, ``device=auto``); ``data``: where
     the examples came from that it saw, another name for other content.
-    cpu_seconds: of training, of all threads; None where that is not known. threads: that trained
-    it, at most. computed: equal for runs whose numbers are equal. weights_of_epoch: whose weights
-    were tested and kept. form: of the engine's arithmetic, None for the usual one. concurrent: how
-    many runs trained at a time with it, at most. inputs, outputs: of the network. source: of the
-    data.
+    cpu_seconds: of training, of all threads; None where that is not known. threads: on which
+    it was trained, at most. computed: equal for runs whose numbers are equal. weights_of_epoch:
+    whose weights were tested and kept. form: of the engine's arithmetic, None for the usual one.
+    concurrent: how many runs trained at a time with it, at most. inputs, outputs: of the network.
+    source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
     was tested on. examples: by a split, valid or test, a digest of which they were. right:
     likewise, how many, and which of them were classified rightly, as ``records.packed`` writes it.
@@ -303,6 +303,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
     device = (result.get("device") or {}).get("name")
+    given_threads = (result.get("device") or {}).get("threads")
     settings = ADDED | dict(flatten(result["config"]))
     sizes = dataset.get("sizes") or {}
     if not of_truth_table(settings):  # inputs says as much
@@ -315,6 +316,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
     if title := settings.pop("dataset.title", None):
         settings["dataset"] = title
     settings["data"] = dataset.get("content")
+    # Runs of earlier versions say nothing of them.
+    numbers = settings["random_numbers"] = result.get("random_numbers", 1 if dataset else None)
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
     if engine != "torch":
         settings.pop("threads", None)  # which changed nothing
@@ -339,11 +342,9 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         engine=result.get("engine"),
         form=result.get("engine_form"),
         device=device,
-        threads=(result.get("device") or {}).get("threads")
-        if engine == "torch"
-        else result.get("most_threads"),
+        threads=result.get("most_threads", 1) if engine == "native" else given_threads,
         concurrent=result.get("concurrent_runs"),
-        computed=(identity, settings["data"], engine, level, device, threads),
+        computed=(identity, settings["data"], numbers, engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
         outputs=len(dataset.get("targets") or dataset.get("classes") or ()) or None,
         source=dataset.get("source"),
@@ -467,7 +468,8 @@ def varied(runs: Sequence[RunRecord]) -> list[str]:
             values.setdefault(key, set()).add(value)
     for key in [key for key in values if key.startswith(OWN_OPTIONS)]:
         values[key] |= {run.settings.get(key) for run in runs if "model.function" in run.settings}
-    for key in ("engine", "device", "native_level", "data", "train_size", "valid_size"):
+    of_training = "engine", "device", "native_level", "data", "random_numbers"
+    for key in (*of_training, "train_size", "valid_size"):
         values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
     if "data" in keys:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -44,7 +42,7 @@ from nnlab.report.runs import (
 from nnlab.report.statistics import Array
 from nnlab.report.times import busy, most_concurrent, timings
 from nnlab.storage import write_atomic
-from nnlab.terminal import as_rows
+from nnlab.terminal import as_rows, least_width, natural_width
 from nnlab.text import for_csv, inert, visible, visible_lines
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
@@ -57,6 +55,8 @@ INTERVAL = "±: 95 % confidence interval of the mean over {} (Student's t)"
 WILSON = "number of test examples alone (95 %, Wilson)"
 # Headings of the table.
 ACCURACY, LOSS, BEST, CALIBRATION = TEST_ACCURACY.table, "test\nloss", "best\nepoch", "ECE"
+SAID_ONCE = ("n", "epochs", "stopped by", BEST)  # below the table, if all rows have the same
+LAST = ("time", "epochs", "n", "stopped by")  # that a narrow table does without, in this order
 
 
 def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -108,12 +108,13 @@ def cell(value: Any) -> Any:
     return spell(value) if isinstance(value, (tuple, bool)) else value
 
 
-def table(runs: Sequence[RunRecord]) -> Table:
+def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: bool = True) -> Table:
     """Lay the runs out for a terminal: a row for each setting, many settings of two options as
     a grid. Runs that differ only in their seed are one setting.
 
-    What would be wider than a terminal has its headings in lines, then says once below what all
-    rows have in common; ``terminal.fitted`` lays out what is wider still.
+    What would be wider than the terminal has its headings in lines, then says once below what all
+    rows have in common, then leaves results out (unless not to ``leave_out``) and says which;
+    ``terminal.fitted`` lays out what is wider still.
     """
     keys = factors(runs)
     alone = bool(keys) and all(map(is_seed, keys))
@@ -124,33 +125,66 @@ def table(runs: Sequence[RunRecord]) -> Table:
     if len(keys) == 2 and not alone and len(groups) > TABLE_ROWS:
         (wide, across), (high, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
         if wide <= GRID_COLUMNS and high <= TABLE_ROWS:
-            return grid(runs, down, across)
+            made = grid(runs, down, across, terminal_width)
+            if least_width(made) <= terminal_width:
+                return made
     if alone:
         groups.append((("mean", *[""] * (len(keys) - 1)), list(runs)))
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
-        # Means and intervals of everything do not fit into 80 columns.
-        left_out = [LOSS] * validated(runs)
-        if scored(runs):
-            left_out = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
-        results = [name for name in results if name not in left_out]
+        if terminal_width <= WIDTH:
+            # Means and intervals of everything do not fit into 80 columns.
+            left_out = [LOSS] * validated(runs)
+            if scored(runs):
+                left_out = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
+            results = [name for name in results if name not in left_out]
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
     heads = keys or ["run"]
     made = lay(heads, results)
-    if width(made) > WIDTH:
+    if natural_width(made) > terminal_width:
         heads = [head.replace(".", ".\n").replace("_", "_\n") for head in heads]
         made = lay(heads, results)
-    if width(made) > WIDTH:
-        names = [name for name in ("n", "epochs", "stopped by") if name in results]
-        first, *others = [outcome(group, names) for _, group in groups]
-        common = [name for name in names if all(other[name] == first[name] for other in others)]
-        made = lay(heads, [name for name in results if name not in common])
+    if natural_width(made) > terminal_width:
+        common = in_common([group for _, group in groups], results)
+        results = [name for name in results if name not in common]
+        left_out = []
+        made = whole = lay(heads, results)
+        for name in least_first(runs, results) if leave_out else ():
+            if least_width(made) <= terminal_width:
+                break
+            left_out.append(name)
+            made = lay(heads, [name for name in results if name not in left_out])
+        if left_out and least_width(made) > terminal_width:
+            made, left_out = whole, []  # rows will be lines, in which all have their place
         if common:
-            add_caption(made, "All rows: " + ", ".join(f"{name} {first[name]}" for name in common))
+            said = (f"{one_line(name)} {value}" for name, value in common.items())
+            add_caption(made, f"All rows: {', '.join(said)}")
+        if left_out:
+            names = ", ".join(map(one_line, left_out))
+            add_caption(made, f"Left out: {names}, on the page and in summary.csv")
     name_intervals(made, [group for _, group in groups])
     return made
+
+
+def in_common(groups: Sequence[Sequence[RunRecord]], results: Sequence[str]) -> dict[str, str]:
+    """Return the results, of those that need not stand in each row, that all rows have alike."""
+    names = [name for name in SAID_ONCE if name in results]
+    first, *others = [outcome(group, names) for group in groups]
+    return {name: first[name] for name in names if all(o[name] == first[name] for o in others)}
+
+
+def least_first(runs: Sequence[RunRecord], results: Sequence[str]) -> list[str]:
+    """Order the results in which a narrow terminal does without them; it never does without the
+    accuracy, or R², of the test set."""
+    main = {TESTED[run.main.name].table for run in runs}
+    others = [name for name in reversed(results) if name not in main and name not in LAST]
+    return [*others, *(name for name in LAST if name in results)]
+
+
+def one_line(heading: str) -> str:
+    return heading.replace("\n", " ")
 
 
 def add_caption(made: Table, line: str) -> None:
@@ -205,7 +239,7 @@ def setting_rows(
             made.add_row(*row, end_section=mean and index == len(groups) - 2)
         elif index == hidden.start:
             made.add_row("…")
-            made.caption = f"…: {len(hidden):,} more rows, all of them in summary.csv"
+            made.caption = f"…: {len(hidden):,} more rows, on the page and in summary.csv"
     return made
 
 
@@ -219,16 +253,26 @@ def written(keys: Sequence[str], values: Sequence[Value], run: RunRecord) -> lis
     ]
 
 
-def width(made: Table) -> int:
-    """Return how many columns of a terminal a table takes without breaking a line."""
-    console = Console(width=10_000)
-    return Measurement.get(console, console.options, made).maximum
+def grid(runs: Sequence[RunRecord], down: str, across: str, terminal_width: int) -> Table:
+    """Lay out test accuracy in %, or R², over two options: a line for each value of ``down``.
+    Without intervals where they do not fit into the terminal."""
+    made = cells_of(runs, down, across, intervals=True)
+    narrow = natural_width(made) > terminal_width
+    if narrow:
+        made = cells_of(runs, down, across, intervals=False)
+    main = runs[0].main
+    shown_as = f"Test {main.title}{' in %' if main.percent else ''}"
+    made.caption = f"{shown_as}, a column for each {across}; all else is in summary.csv"
+    groups = list(grouped(runs, [down, across]).values())
+    if narrow and any(len(group) > 1 for group in groups):
+        add_caption(made, f"Means over {repeats(runs)}, whose intervals are in cells.csv")
+    name_intervals(made, groups)
+    return made
 
 
-def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
-    """Lay out test accuracy in %, or R², over two options: a line for each value of ``down``."""
-    made, main = empty(), runs[0].main
-    heading = TESTED[main.name].table
+def cells_of(runs: Sequence[RunRecord], down: str, across: str, intervals: bool) -> Table:
+    made = empty()
+    heading = TESTED[runs[0].main.name].table
     values = sorted((value for (value,) in grouped(runs, [across])), key=rank)
     made.add_column(down, overflow="fold")
     for value in values:
@@ -239,13 +283,11 @@ def grid(runs: Sequence[RunRecord], down: str, across: str) -> Table:
         for group in (cells.get((key,), []) for key in values):
             found = outcome(group, [heading, "stopped by"]) if group else {heading: ""}
             quality = found[heading].removesuffix(" %")
+            quality = quality if intervals else quality.partition(" ±")[0]
             shares.append(Text(found["stopped by"] if quality == "-" else quality, style(group)))
         named = down == "dataset.function" and across != "dataset.inputs"
         named = named and of_truth_table(row[0].settings)
         made.add_row(Text(function(row[0]) if named else brief(value)), *shares)
-    shown_as = f"Test {main.title}{' in %' if main.percent else ''}"
-    made.caption = f"{shown_as}, a column for each {across}; all else is in summary.csv"
-    name_intervals(made, list(grouped(runs, [down, across]).values()))
     return made
 
 

@@ -195,7 +195,7 @@ def busy(runs: Sequence[RunRecord]) -> list[str]:
 
 def clocked(run: RunRecord) -> bool:
     """Return whether a run's time on the clock is that of the processor on a quiet machine."""
-    return bool(run.cpu_seconds) and run.form is None and run.threads in (None, 1)
+    return bool(run.cpu_seconds) and run.form is None and run.threads == 1
 
 
 def fit(values: tuple[Value, ...], runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
