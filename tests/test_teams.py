@@ -27,7 +27,7 @@ from nnlab.fitting import fit
 from nnlab.losses import CrossEntropy, SquaredError
 from tests.test_dual import wide_run
 from tests.test_losses import with_loss
-from tests.test_native import LEVELS, OPTIMIZERS, make_run, needs_library, sgd, shuffled
+from tests.test_native import LEVELS, OPTIMIZERS, make_run, module_of, needs_library, sgd, shuffled
 
 pytestmark = needs_library
 
@@ -198,5 +198,5 @@ def test_fit_uses_the_cores_that_the_process_may_use(
     monkeypatch.setattr(NativeNetwork, "gather", spy)
     run = make_run(sizes=(300, 300, 100, 10), examples=320)
     data = run.train.inputs, run.train.labels
-    fit(run.model, data, optimizer=sgd(), batch_size=64, max_epochs=2, threads=asked)
+    fit(module_of(run), data, optimizer=sgd(), batch_size=64, max_epochs=2, threads=asked)
     assert had == [given] * 2
