@@ -24,6 +24,7 @@ from nnlab.datasets import Split
 from nnlab.device import CPU
 from nnlab.engines import Run, dual
 from nnlab.engines.dual import DualNetwork
+from nnlab.engines.library import inner_products
 from nnlab.engines.native import NativeEngine
 from nnlab.engines.torch import TorchEngine, build_optimizer
 from nnlab.stopping import Patience
@@ -123,6 +124,54 @@ def test_small_updates_are_not_lost(lr: float, batch_size: int) -> None:
     options: dict[str, Any] = {"sizes": (400, 33, 5), "batch_size": batch_size}
     assert DualNetwork.pays(wide_run(**options))
     assert_as_exact_as_torch(wide_run, optimizer=sgd(lr=lr), **options)
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("width", [1, 111, 300])
+def test_inner_products_are_exact_and_do_not_depend_on_where_they_are_cut(
+    width: int, level: str
+) -> None:
+    generator = np.random.default_rng(0)
+    left = generator.standard_normal((700, width), np.float32)  # more than are computed in one go
+    right = generator.standard_normal((600, width), np.float32)
+    rows, columns = generator.permutation(700)[:533], generator.integers(600, size=521)
+    products = inner_products(left, rows, right, columns, level)
+    exact = left[rows].astype(float) @ right[columns].T.astype(float)
+    # A sum of `width` terms is rounded that often, each time by half a unit in the last place.
+    sizes = np.abs(left[rows]).astype(float) @ np.abs(right[columns]).T.astype(float)
+    assert (np.abs(products - exact) <= 2**-24 * width * sizes).all()
+    for cut in (slice(1), slice(1, 8), slice(8, 75), slice(500, 533)):
+        part = inner_products(left, rows[cut], right, columns[cut], level)
+        np.testing.assert_array_equal(part, products[cut, cut])
+    np.testing.assert_array_equal(inner_products(right, columns, left, rows, level).T, products)
+
+
+@needs_library
+def test_inner_products_of_other_matrices_are_refused() -> None:
+    matrix, rows = np.ones((3, 4), np.float32), np.arange(3)
+    for bad in (matrix.astype(float), matrix[:, ::2], matrix[0]):
+        with pytest.raises(ValueError, match="must be contiguous float32"):
+            inner_products(matrix, rows, bad, rows, LEVELS[0])
+    with pytest.raises(ValueError, match="rows of 4 and 5 numbers"):
+        inner_products(matrix, rows, np.ones((3, 5), np.float32), rows, LEVELS[0])
+    for index in ([0, 3], [-1]):
+        with pytest.raises(IndexError, match="of a matrix of 3"):
+            inner_products(matrix, rows, matrix, np.array(index), LEVELS[0])
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_gram_matrix_is_of_one_instruction_set(level: str) -> None:
+    run = wide_run()
+    split = Split.whole(run.train.inputs, run.train.labels)
+    rows = split.inputs, np.arange(len(split))
+    with dual.sharing():
+        gram = dual.gram_of([split], level)
+        assert dual.gram_of([split], level) is gram
+        for other in set(LEVELS) - {level}:
+            assert dual.gram_of([split], other) is not gram
+        np.testing.assert_array_equal(gram.matrix(), inner_products(*rows, *rows, level))
 
 
 @needs_library

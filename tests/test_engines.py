@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
@@ -234,11 +236,11 @@ def weight_doubled(module: nn.Module) -> Any:
     return 2 * vars(module)["_parameters"]["weight"]
 
 
-def data_in_common(run: Run, count: int) -> Tensor:
+def data_in_common(run: Run, count: int) -> NDArray[np.float32]:
     """Examples [count, 6], the last of them the first layer's weight."""
     inputs = torch.rand(count, 6)
     layer(run).weight = nn.Parameter(inputs[-5:])
-    return inputs
+    return inputs.numpy()
 
 
 def scheduled(run: Run) -> None:

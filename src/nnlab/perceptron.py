@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": sigmoid,
     "step": lambda x: (x > 0).astype(x.dtype),
 }
-TRAINED = ("identity", "relu", "tanh", "sigmoid")  # those of networks that are trained
+TRAINED = ("relu", "tanh", "sigmoid", "identity")  # those of networks that are trained
 INITS = ("default", "he", "glorot", "orthogonal", "zeros")
 
 

@@ -68,11 +68,12 @@ def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list
     if done == len(jobs) and any(each.job.config and each.job.config.plan for each in outcomes):
         log.info("plan=true: nothing is left to train")
     if waiting:
+        # What has torch, as notebooks do, mostly has matplotlib, too.
         idle = "torch" not in sys.modules and cores.usable() > 1
         if report and idle and not waiting[0][1].plan:
             from nnlab.report import figure_process
 
-            figure_process.start()  # on a core that is idle while torch is imported
+            figure_process.start()  # on a core that is idle while data are read
         tasks = build.prepare(waiting)
         planned = [task for task in tasks if task.config.plan]
         if planned:

@@ -26,7 +26,17 @@ import numpy as np
 from nnlab.datasets.sampling import Index
 from nnlab.datasets.splits import Split
 from nnlab.engines import Run, State
-from nnlab.engines.library import CSplit, NativeNetwork, c_split, checked, named
+from nnlab.engines.library import (
+    LEVELS,
+    CSplit,
+    NativeNetwork,
+    c_split,
+    checked,
+    inner_products,
+    level,
+    levels,
+    named,
+)
 from nnlab.engines.supported import optimizer_of, perceptron, rule
 from nnlab.perceptron import Array
 
@@ -89,7 +99,7 @@ class DualNetwork(NativeNetwork):
         self.weight_shape = self.shapes[0][0], run.train.inputs.shape[1]  # [H, I]
         self.met = splits_of(run)
         self.parts = parts_of(self.met)
-        matrix = gram_of(self.met).matrix()
+        matrix = gram_of(self.met, level(run)).matrix()
         labels = np.concatenate([split.labels[split.index] for split in self.met])
         index = np.arange(len(labels))
         n = len(run.train)
@@ -158,20 +168,28 @@ class DualNetwork(NativeNetwork):
         """Take W0 [H, I], which nobody else changes; the coefficients are to be zero then."""
         started, used = time.perf_counter(), time.thread_time()
         self.start = weight
-        self.base = np.concatenate([part.inputs() @ weight.T for part in self.parts])
+        right = np.ascontiguousarray(weight), np.arange(len(weight))
+        products = [inner_products(*part.rows(), *right, LEVELS[self.level]) for part in self.parts]
+        self.base = np.concatenate(products)
         self.seconds += time.perf_counter() - started
         self.cpu_seconds += time.thread_time() - used
 
     def weight(self, coefficients: Array) -> Array:
         """Return W [H, I] for the coefficients A^T [H, n]."""
-        return weight_of(self.start, coefficients, self.met[0])
+        return weight_of(self.start, coefficients, self.met[0], LEVELS[self.level])
 
 
-def weight_of(start: Array, coefficients: Array, train: Split) -> Array:
-    """Return W [H, I]: W0, and the training examples times the coefficients A^T [H, n]."""
+def weight_of(start: Array, coefficients: Array, train: Split, level: str) -> Array:
+    """Return W [H, I]: W0, and the training examples times the coefficients A^T [H, n].
+
+    level: the instruction set that computes it.
+    """
     moved = np.zeros_like(start)  # by itself, so that little is not rounded away
     for part in parts_of([train]):
-        moved += coefficients[:, part.here] @ part.inputs()
+        some = np.ascontiguousarray(coefficients[:, part.here])
+        inputs = np.ascontiguousarray(part.inputs().T)
+        of_some, of_inputs = np.arange(len(some)), np.arange(len(inputs))
+        moved += inner_products(some, of_some, inputs, of_inputs, level)
     moved += start
     return moved
 
@@ -180,7 +198,7 @@ def usual(run: Run, snapshot: State) -> State:
     """Return a snapshot of a run as state that any engine takes: with W for the coefficients."""
     if COEFFICIENTS not in snapshot:
         return snapshot
-    weight = weight_of(snapshot[START], snapshot[COEFFICIENTS], run.train)
+    weight = weight_of(snapshot[START], snapshot[COEFFICIENTS], run.train, level(run))
     return snapshot | {f"{perceptron(run).layers[0].name}.weight": weight}
 
 
@@ -226,6 +244,10 @@ class Part:
         found: Array = self.split.inputs[index]
         return found
 
+    def rows(self) -> tuple[Array, Index]:
+        """Return the inputs of all examples, and which of them are these."""
+        return self.split.inputs, self.index
+
 
 def parts_of(splits: Sequence[Split]) -> list[Part]:
     parts, before = [], 0
@@ -252,9 +274,17 @@ class Gram:
     Runs that need it at the same time compute it together, block by block.
     """
 
-    def __init__(self, splits: Sequence[Split], stopped: threading.Event | None = None) -> None:
-        """stopped: set where nobody waits for the matrix any more."""
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        level: str | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        """level: the instruction set that computes it; None: the best.
+        stopped: set where nobody waits for the matrix any more.
+        """
         self.splits = splits
+        self.level = level or levels()[-1]
         self.stopped = stopped or threading.Event()
         rows, columns = sum(len(split) for split in splits), len(splits[0])
         self.entries = np.empty((rows, columns), np.float32)
@@ -266,8 +296,8 @@ class Gram:
             if column.place < columns
         ]
 
-    def fits(self, splits: Sequence[Split]) -> bool:
-        return len(splits) == len(self.splits) and all(
+    def fits(self, splits: Sequence[Split], level: str) -> bool:
+        return (level, len(splits)) == (self.level, len(self.splits)) and all(
             mine.inputs is split.inputs and np.array_equal(mine.index, split.index)
             for mine, split in zip(self.splits, splits)
         )
@@ -293,7 +323,7 @@ class Gram:
             block.done = True
 
     def compute(self, row: Part, column: Part) -> None:
-        products = row.inputs() @ column.inputs().T
+        products = inner_products(*row.rows(), *column.rows(), self.level)
         self.entries[row.here, column.here] = products
         if column.place < row.place < self.entries.shape[1]:  # among the training examples
             self.entries[column.here, row.here] = products.T
@@ -307,10 +337,10 @@ class Sharing:
         self.stopped = threading.Event()
         self.lock = threading.Lock()
 
-    def gram(self, splits: Sequence[Split]) -> Gram:
+    def gram(self, splits: Sequence[Split], level: str) -> Gram:
         with self.lock:
-            found = (each for each in self.latest if each.fits(splits))
-            gram = next(found, None) or Gram(splits, self.stopped)
+            found = (each for each in self.latest if each.fits(splits, level))
+            gram = next(found, None) or Gram(splits, level, self.stopped)
             self.latest = [each for each in self.latest if each is not gram] + [gram]
             limit = splits[0].inputs.nbytes
             while len(self.latest) > 1 and sum(g.entries.nbytes for g in self.latest) > limit:
@@ -339,7 +369,11 @@ def sharing() -> Iterator[None]:
         _sharing = before
 
 
-def gram_of(splits: Sequence[Split]) -> Gram:
-    """Return the Gram matrix of these examples; another run may still be computing it."""
+def gram_of(splits: Sequence[Split], level: str | None = None) -> Gram:
+    """Return the Gram matrix of these examples; another run may still be computing it.
+
+    level: the instruction set that computes it; None: the best.
+    """
+    level = level or levels()[-1]
     shared = _sharing
-    return Gram(splits) if shared is None else shared.gram(splits)
+    return Gram(splits, level) if shared is None else shared.gram(splits, level)

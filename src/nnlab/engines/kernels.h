@@ -3,6 +3,8 @@
      KERNELS  the name of its table,
      V        the number of floats in a vector,
      MR, NR   its register block; NR is a multiple of V,
+     MT, NT   the same for gradients of many examples,
+     EACH_INNER, EACH_OUTER   the sizes of blocks in use, those at the edges too,
    and includes this file. native.h says what the letters and terms mean.
 
    Why it is fast. With a batch of ten, a library call per product costs more than the product,
@@ -10,9 +12,12 @@
    arithmetic. So here
    - an epoch is one call;
    - products go through two small kernels, `inner` and `outer`, whose sums stay in registers;
-   - plain SGD of up to GROUP examples is folded into the gradient product: W += X^T (-lr D), so
+   - plain SGD of up to DEPTH examples is folded into the gradient product: W += X^T (-lr D), so
      a weight is read once and written once; otherwise each panel of the gradient is used while
      it is in L1;
+   - of large layers, what is needed next is prefetched little by little meanwhile, and for the
+     gradients of many examples inputs and deltas are packed: their rows are some kB apart, often a
+     power of two, and would push each other out of L1;
    - a panel of the first layer that was just updated is multiplied with the next batch while it
      is in L1: of a wide first layer, which no nearer cache holds, a step reads each weight once;
    - inputs that are exactly zero (four fifths of an MNIST image) are skipped in the first
@@ -35,6 +40,8 @@
 
 /* Floats of a weight that the second cache, 1 MB or so, does not hold. */
 enum { BEYOND_L2 = 1 << 18 };
+/* Examples whose products with a dense input are summed in registers. */
+enum { DEPTH = 256 };
 /* Examples below which most of a vector of them would be empty. */
 enum { FEW_ROWS = 4 };
 /* Inputs below which looking for zeros does not pay. */
@@ -52,6 +59,7 @@ _Static_assert(MR + 2 <= FEWEST_INPUTS, "the order of sums would depend on the n
 
 #include "vectors.h"
 #include "products.h"
+#include "gram.h"
 
 /* ---- a team ---- */
 
@@ -89,7 +97,7 @@ static Range part_of(int64_t count, int64_t unit, int32_t member, int32_t member
 /* A member's part of a layer's outputs. Where zeros are skipped, panels are whole. */
 static Range outputs_of(const Layer *layer, int sparse, int32_t member, int32_t members)
 {
-    return part_of(layer->padded, sparse ? NC : LANES, member, members);
+    return part_of(layer->padded, sparse ? NC : NT, member, members);
 }
 
 /* A member's part of a layer's inputs: no fewer than FEWEST_INPUTS, unless a panel has fewer. */
@@ -163,7 +171,7 @@ static void drop(const Layer *layer, int64_t rows, Range outputs, uint64_t key)
 
 /* Prefetch columns i to i + KC of some examples: they are too many streams for the hardware
    to foresee. */
-static void prefetch_inputs(const Network *net, const float *const *example, int64_t i,
+INLINE void prefetch_inputs(const Network *net, const float *const *example, int64_t i,
                             int64_t rows)
 {
     const int64_t end = smaller(i + KC, net->layer[0].inputs);
@@ -195,6 +203,19 @@ static void clear_outputs(const Layer *layer, int64_t rows, Range outputs)
                (size_t)part.length * sizeof(float));
 }
 
+/* Whether L2 does not hold a layer's weights. */
+static int beyond_l2(const Layer *layer)
+{
+    return layer->inputs * layer->padded > BEYOND_L2;
+}
+
+/* The panel that follows one in memory, if no near cache holds it. Of a few examples, the processor
+   foresees it as well, and there is little to do meanwhile. */
+static Ahead next_panel(const Layer *layer, const float *weight, int64_t rows)
+{
+    return (Ahead){weight + KC * NC, rows > GROUP && beyond_l2(layer) ? KC * NC : 0};
+}
+
 /* out += x W. */
 static void linear(const Network *net, int32_t l, int64_t rows, int sparse, Range outputs)
 {
@@ -206,11 +227,12 @@ static void linear(const Network *net, int32_t l, int64_t rows, int sparse, Rang
         for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
             const Panel panel = panel_within(layer, i, o, inputs, outputs);
             const float *weight = layer->values.weight + panel.offset;
+            const Ahead ahead = next_panel(layer, weight, rows);
             if (sparse)
                 multiply_sparse(net, i, panel, rows, weight, layer->out + o);
             else
                 multiply(rows, panel.outputs, inputs_of(net, l), i, weight, panel.stride,
-                         layer->out + o, layer->padded, panel.inputs);
+                         layer->out + o, layer->padded, panel.inputs, &ahead);
         }
     }
 }
@@ -406,32 +428,38 @@ static void transpose_part(const void *given, int32_t member, int32_t members)
     const Work *work = given;
     const Network *net = work->net;
     const Layer *layer = &net->layer[work->l];
-    const int64_t stride = round_up(work->rows, LANES);
     const Range outputs = outputs_of(layer, 0, member, members);
-    transpose(net->delta + outputs.from, layer->padded, net->columns + outputs.from * stride,
-              stride, stride, work->rows, smaller(outputs.to, layer->outputs) - outputs.from);
+    for (int64_t r = 0; r < work->rows; r += NC) {
+        const int64_t rows = smaller(NC, work->rows - r), width = round_up(rows, LANES);
+        transpose(net->delta + r * layer->padded + outputs.from, layer->padded,
+                  net->columns + r * layer->outputs + outputs.from * width, width, width, rows,
+                  smaller(outputs.to, layer->outputs) - outputs.from);
+    }
 }
 
-/* delta_below = delta W^T, computed transposed, W delta^T, so that rows of W are read as they
-   lie and the examples are the lanes of a vector. */
-static void backward_many(const Network *net, const Layer *layer, int64_t rows, Range inputs)
+/* delta_below = delta W^T for up to NC examples from `first` on, computed transposed, W delta^T, so
+   that rows of W are read as they lie and the examples are the lanes of a vector. */
+static void backward_many(const Network *net, const Layer *layer, int64_t first, int64_t rows,
+                          Range inputs)
 {
-    const int64_t stride = round_up(rows, LANES);
+    const int64_t stride = round_up(rows, LANES), length = inputs.to - inputs.from;
     const Range outputs = {0, layer->outputs};
-    float *below = net->columns_below + inputs.from * stride;
-    memset(below, 0, (size_t)((inputs.to - inputs.from) * stride) * sizeof(float));
+    const float *columns = net->columns + first * layer->outputs;
+    float *below = net->columns_below + first * layer->inputs + inputs.from * stride;
+    memset(below, 0, (size_t)(length * stride) * sizeof(float));
     for (int64_t i = inputs.from; i < inputs.to; i += KC - i % KC)
         for (int64_t o = 0; o < layer->outputs; o += NC) {
             const Panel panel = panel_within(layer, i, o, inputs, outputs);
-            const float *row[KC];
+            const float *weight = layer->values.weight + panel.offset, *row[KC];
+            const Ahead ahead = next_panel(layer, weight, rows);
             for (int64_t r = 0; r < panel.inputs; r++)
-                row[r] = layer->values.weight + panel.offset + r * panel.stride;
-            multiply(panel.inputs, stride, row, 0, net->columns + o * stride, stride,
-                     net->columns_below + i * stride, stride, panel.outputs);
+                row[r] = weight + r * panel.stride;
+            multiply(panel.inputs, stride, row, 0, columns + o * stride, stride,
+                     below + (i - inputs.from) * stride, stride, panel.outputs, &ahead);
         }
-    const int64_t width = round_up(inputs.to - inputs.from, LANES);
-    transpose(below, stride, net->delta_below + inputs.from, round_up(layer->inputs, LANES), width,
-              inputs.to - inputs.from, rows);
+    const int64_t padded = round_up(layer->inputs, LANES);
+    transpose(below, stride, net->delta_below + first * padded + inputs.from, padded,
+              round_up(length, LANES), length, rows);
 }
 
 /* The same for a few rows, most lanes of which would be empty: dot products along outputs. */
@@ -463,8 +491,8 @@ static void backward_part(const void *given, int32_t member, int32_t members)
         return;
     if (work->rows < FEW_ROWS)
         backward_few(net, layer, work->rows, inputs);
-    else
-        backward_many(net, layer, work->rows, inputs);
+    for (int64_t r = 0; work->rows >= FEW_ROWS && r < work->rows; r += NC)
+        backward_many(net, layer, r, smaller(NC, work->rows - r), inputs);
     const int64_t width = round_up(inputs.to - inputs.from, LANES);
     const Lines part = lines_of(work->rows, width, below->padded);
     for (int64_t r = 0; r < part.lines; r++) {
@@ -620,31 +648,64 @@ static float *weights_of(const Parameters *moment, int64_t from)
     return moment->weight == NULL ? NULL : moment->weight + from;
 }
 
-/* Add x^T delta - shrink sum to `sum`, part of a panel of a layer, which begins at input i, output
-   o. */
-static void add_products(const Network *net, int32_t l, int64_t rows, int sparse, int prefetch,
-                         Panel panel, int64_t i, int64_t o, float *sum, float shrink)
+/* The examples' part in the gradient of a panel, or of part of one. */
+typedef struct {
+    int64_t rows, i;       /* i: the panel's first input */
+    const float *const *x; /* [rows] inputs, of which the panel's are `from` and on */
+    const float *delta;    /* [rows, outputs of the panel], as in multiply_transposed */
+    int64_t from, stride, slice;
+    int sparse, packed; /* whether zeros among the inputs are skipped, and deltas lie in slices */
+} Terms;
+
+/* Whether deltas are packed for an update: where their rows, some kB apart, would push each other out
+   of L1. */
+static int packs(const Work *work)
 {
-    const int64_t stride = net->layer[l].padded;
-    for (int64_t g = 0; g < rows; g += GROUP) {
-        const float *delta = net->delta + g * stride + o;
-        if (sparse)
-            multiply_transposed_sparse(net, i, panel, g / GROUP, sum, delta, shrink);
+    return !work->sparse && work->rows > GROUP;
+}
+
+/* The terms of a panel that begins at input i, output o, from where the network has them. */
+static Terms terms_of(const Work *work, int64_t i, int64_t o)
+{
+    const Network *net = work->net;
+    return (Terms){
+        .rows = work->rows,
+        .i = i,
+        .x = inputs_of(net, work->l),
+        .delta = net->delta + o,
+        .from = i,
+        .stride = net->layer[work->l].padded,
+        .slice = NR,
+        .sparse = work->sparse,
+    };
+}
+
+/* Add x^T delta - shrink sum to `sum`, a panel or part of one. ahead: prefetch what lies so many
+   floats after it; 0: nothing. */
+static void add_products(const Network *net, const Terms *terms, Panel panel, float *sum,
+                         float shrink, int64_t ahead)
+{
+    const int64_t most = terms->sparse ? GROUP : DEPTH;
+    for (int64_t g = 0; g < terms->rows; g += most) {
+        const float *delta = terms->delta + g * terms->stride;
+        if (terms->sparse)
+            multiply_transposed_sparse(net, terms->i, panel, g / GROUP, sum, delta, shrink);
         else
-            multiply_transposed(prefetch, panel, inputs_of(net, l) + g, i, sum, delta, stride,
-                                smaller(GROUP, rows - g), shrink);
+            multiply_transposed(terms->packed ? MT : MR, terms->packed ? NT : NR, panel,
+                                terms->x + g, terms->from, sum, delta, terms->stride, terms->slice,
+                                smaller(most, terms->rows - g), shrink, ahead);
     }
 }
 
-/* Put the gradient of part of a panel, penalties included, into `gradient`, [KC, NC] with the
-   panel's stride. */
-static void sum_products(const Network *net, int32_t l, int64_t rows, int sparse, Panel panel,
-                         int64_t i, int64_t o, const Step *step, float *gradient)
+/* Put the gradient of a panel or part of one, penalties included, into `gradient`, [KC, NC] with
+   the panel's stride. */
+static void sum_products(const Work *work, const Terms *terms, Panel panel, float *gradient)
 {
+    const Step *step = work->step;
     const Lines part = lines_of(panel.inputs, panel.outputs, panel.stride);
-    const float *weight = net->layer[l].values.weight + panel.offset;
+    const float *weight = work->net->layer[work->l].values.weight + panel.offset;
     memset(gradient, 0, (size_t)(panel.inputs * panel.stride) * sizeof(float));
-    add_products(net, l, rows, sparse, 0, panel, i, o, gradient, 0);
+    add_products(work->net, terms, panel, gradient, 0, 0);
     for (int64_t r = 0; step->penalised && r < part.lines; r++)
         add_penalties(step, part.length, weight + r * panel.stride, gradient + r * panel.stride);
 }
@@ -661,20 +722,64 @@ static void update_panel(const Layer *layer, Panel panel, const Step *step, cons
 }
 
 /* Whether plain SGD adds x^T (-lr delta) to the weights at once: where registers hold the sums. More
-   examples than a group, penalties and the other rules need x^T delta by itself: a gradient is
-   summed up before a weight gets any of it. */
-static int updates_at_once(const Step *step, int64_t rows)
+   examples, penalties and the other rules need x^T delta by itself: a gradient is summed up before
+   a weight gets any of it. */
+static int updates_at_once(const Step *step, int64_t rows, int sparse)
 {
-    return step->rule == PLAIN && rows <= GROUP && !step->penalised;
+    return step->rule == PLAIN && rows <= (sparse ? GROUP : DEPTH) && !step->penalised;
+}
+
+/* Put the deltas times a factor into net->columns in slices of NT outputs, [rows, NT] each. */
+static void pack_deltas(const Network *net, const Layer *layer, int64_t rows, float factor,
+                        Range outputs)
+{
+    for (int64_t o = outputs.from; o < outputs.to; o += NT)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < smaller(NT, outputs.to - o); c += V)
+                store(net->columns + o * rows + r * NT + c,
+                      load(net->delta + r * layer->padded + o + c) * factor);
+}
+
+/* Columns i to i + KC of some inputs, without what lies between their rows. */
+typedef struct {
+    const float *row[DEPTH];
+    float inputs[DEPTH * KC];
+} Slice;
+
+static void pack_inputs(const Work *work, int64_t i, Slice *slice)
+{
+    const float *const *x = inputs_of(work->net, work->l);
+    const int64_t count = smaller(KC, work->net->layer[work->l].inputs - i);
+    for (int64_t r = 0; r < work->rows; r++)
+        copy(slice->inputs + r * KC, x[r] + i, count);
+}
+
+/* The same terms with packed deltas and, if they fit in a slice, packed inputs. */
+static Terms packed_terms(const Work *work, const Slice *slice, int64_t i, int64_t o)
+{
+    Terms terms = terms_of(work, i, o);
+    terms.packed = 1;
+    terms.delta = work->net->columns + o * work->rows;
+    terms.stride = NT;
+    terms.slice = work->rows * NT;
+    if (work->rows <= DEPTH) {
+        terms.x = slice->row;
+        terms.from = i % KC;
+    }
+    return terms;
 }
 
 /* Update the bias; delta is then what the weights are to be updated from. */
 static void begin_update(const Work *work, Range outputs)
 {
     const Layer *layer = &work->net->layer[work->l];
+    const int direct = updates_at_once(work->step, work->rows, work->sparse);
+    const float factor = direct ? -work->step->lr : 1;
     update_bias(work->net, layer, work->rows, work->step, outputs);
-    if (updates_at_once(work->step, work->rows))
-        scale_deltas(work->net, layer, work->rows, -work->step->lr, outputs);
+    if (packs(work))
+        pack_deltas(work->net, layer, work->rows, factor, outputs);
+    else if (direct)
+        scale_deltas(work->net, layer, work->rows, factor, outputs);
 }
 
 /* Update weights panel by panel, each while it is in L1. */
@@ -683,28 +788,33 @@ static void update_weights(const Work *work, Range inputs, Range outputs)
     const Network *net = work->net;
     const Step *step = work->step;
     const Layer *layer = &net->layer[work->l];
-    const int direct = updates_at_once(step, work->rows);
-    const int prefetch = direct && layer->inputs * layer->padded > BEYOND_L2;
+    const int direct = updates_at_once(step, work->rows, work->sparse), packed = packs(work);
     const float shrink = direct ? step->shrink : 0;
+    const int64_t ahead = direct && beyond_l2(layer) ? KC * NC : 0;
     _Alignas(64) float gradient[KC * NC];
+    Slice slice;
     if (work->multiply_next)
         clear_outputs(layer, net->next_rows, outputs);
+    for (int64_t r = 0; r < smaller(DEPTH, work->rows); r++)
+        slice.row[r] = slice.inputs + r * KC;
     for (int64_t i = inputs.from; i < inputs.to; i += KC - i % KC) {
         if (work->l == 0)
             prefetch_inputs(net, net->next, i + KC, net->next_rows);
+        if (packed && work->rows <= DEPTH)
+            pack_inputs(work, i - i % KC, &slice);
         for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
             const Panel panel = panel_within(layer, i, o, inputs, outputs);
+            const Terms terms = packed ? packed_terms(work, &slice, i, o) : terms_of(work, i, o);
             float *weight = layer->values.weight + panel.offset;
             if (direct) {
-                add_products(net, work->l, work->rows, work->sparse, prefetch, panel, i, o, weight,
-                             shrink);
+                add_products(net, &terms, panel, weight, shrink, ahead);
             } else {
-                sum_products(net, work->l, work->rows, work->sparse, panel, i, o, step, gradient);
+                sum_products(work, &terms, panel, gradient);
                 update_panel(layer, panel, step, gradient);
             }
             if (work->multiply_next)
                 multiply(net->next_rows, panel.outputs, net->next, i, weight, panel.stride,
-                         layer->out + o, layer->padded, panel.inputs);
+                         layer->out + o, layer->padded, panel.inputs, &(Ahead){0});
         }
     }
 }
@@ -741,7 +851,7 @@ static void update(Network *net, int32_t l, int64_t rows, int sparse, const Step
         .multiply_next = multiply_next,
     };
     if (sparse)
-        find_all_active(net, rows, updates_at_once(step, rows) && step->shrink != 0);
+        find_all_active(net, rows, updates_at_once(step, rows, 1) && step->shrink != 0);
     if (work.by_inputs)
         begin_update(&work, (Range){0, layer->padded});
     divide(update_part, &work, rows * layer->inputs * layer->padded);
@@ -762,7 +872,8 @@ static void squares_part(const void *given, int32_t member, int32_t members)
         const int64_t i = p / across * KC, o = p % across * NC;
         const Panel panel = panel_at(layer, i, o);
         float *squares = net->squares + i * across + p % across * panel.inputs;
-        sum_products(net, work->l, work->rows, work->sparse, panel, i, o, work->step, gradient);
+        const Terms terms = terms_of(work, i, o);
+        sum_products(work, &terms, panel, gradient);
         for (int64_t r = 0; r < panel.inputs; r++) {
             const float *row = gradient + r * panel.stride;
             squares[r] = dot(row, row, smaller(panel.outputs, layer->outputs - o));
@@ -904,7 +1015,7 @@ static void train(Network *net, const Split *split, const Examples *examples, in
             multiplied = 0;
         } else {
             sparse = may_skip && find_nonzero(net, net->next, net->next_rows);
-            multiplied = !sparse;
+            multiplied = !sparse && net->next_rows * first->padded <= BEYOND_L2;
             update(net, 0, rows, 0, &step, multiplied);
         }
         const float **const done = net->example;
@@ -928,4 +1039,4 @@ static void evaluate(Network *net, const Split *split, const Examples *examples,
     }
 }
 
-const Kernels KERNELS = {train, evaluate};
+const Kernels KERNELS = {train, evaluate, inner_products};

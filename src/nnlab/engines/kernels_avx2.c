@@ -14,6 +14,10 @@
 #define V 8  /* floats in a vector */
 #define MR 6 /* 16 registers: 6 x 2 sums, 2 weights, an input */
 #define NR (2 * V)
+#define MT MR
+#define NT NR
+#define EACH_INNER(F) EACH_2(EACH_OF_6, F)
+#define EACH_OUTER(F) EACH_2(EACH_OF_6, F)
 #include "kernels.h"
 
 #if defined(__clang__)

@@ -16,6 +16,10 @@
 #define V 16 /* floats in a vector */
 #define MR 6 /* 32 registers: 6 x 4 sums, 4 weights, an input */
 #define NR (4 * V)
+#define MT 12 /* 12 x 2 sums, 2 deltas, an input: of a narrow block L1 holds more examples */
+#define NT (2 * V)
+#define EACH_INNER(F) EACH_4(EACH_OF_6, F)
+#define EACH_OUTER(F) EACH_2(EACH_OF_12, F) EACH_OF_6(F, 3) EACH_OF_6(F, 4)
 #include "kernels.h"
 
 #if defined(__clang__)

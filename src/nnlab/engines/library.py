@@ -35,10 +35,11 @@ from nnlab.engines.supported import (
     targets_of,
 )
 from nnlab.losses import CrossEntropy
-from nnlab.perceptron import TRAINED, Array
+from nnlab.perceptron import Array
 
-# native.c knows these, and TRAINED, by their positions.
+# native.c knows these by their positions.
 RULES = ("sgd", "momentum", "adam", "adamw")
+ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid")
 LANES = 16  # floats that it may read at once
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
 # A team pauses that has less of the time of its cores, for so many epochs at most.
@@ -58,6 +59,11 @@ class CSplit(Structure):
         ("width", c_int64),
         ("length", c_int64),
     )
+
+
+class CRows(Structure):
+    held: tuple[object, ...]  # what the addresses point into
+    _fields_ = (("matrix", c_void_p), ("index", c_void_p), ("count", c_int64))
 
 
 class COptimizer(Structure):
@@ -112,6 +118,10 @@ def load(path: Path) -> ctypes.CDLL:
             *(POINTER(COptimizer), c_int32),
             *(POINTER(c_double), POINTER(c_double), POINTER(c_int64)),
         ),
+        "inner_products": (
+            c_int32,
+            *(POINTER(CRows), POINTER(CRows), c_int64, c_int32, c_void_p),
+        ),
         "evaluate": (
             c_int32,
             *(c_void_p, POINTER(CSplit), c_int32, POINTER(c_double), c_void_p, POINTER(c_int64)),
@@ -153,6 +163,46 @@ def levels() -> tuple[str, ...]:
 def level(run: Run) -> str:
     """Return the instruction set that a run is trained with."""
     return run.native_level or levels()[-1]
+
+
+# ---- inner products ----
+
+
+def inner_products(
+    left: Array, left_index: Index, right: Array, right_index: Index, level: str
+) -> Array:
+    """Return the inner products [m, n] of m rows of a matrix [M, I] and n rows of another [N, I].
+
+    The bits of each depend on its two rows and on the instruction set alone.
+    Raises ValueError for matrices that are not contiguous float32 of one width, IndexError for a
+    row that is not there, MemoryError.
+    """
+    rows = c_rows(left, left_index), c_rows(right, right_index)
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"rows of {left.shape[1]} and {right.shape[1]} numbers have no products")
+    products = np.empty((len(left_index), len(right_index)), np.float32)
+    addresses = byref(rows[0]), byref(rows[1])
+    problem = open_library().nnlab_inner_products(
+        *addresses, left.shape[1], LEVELS.index(level), products.ctypes.data
+    )
+    if problem == NO_MEMORY:
+        raise MemoryError(f"no memory for inner products of rows of {left.shape[1]} numbers")
+    return products
+
+
+def c_rows(matrix: Array, index: Index) -> CRows:
+    """Describe rows of a matrix to the library, which may use them as long as the result lives."""
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or not matrix.flags.c_contiguous:
+        raise ValueError(
+            f"a matrix is {matrix.dtype} {list(matrix.shape)} with strides {matrix.strides}; "
+            f"it must be contiguous float32 [N, I]"
+        )
+    index = np.array(index, np.int64)  # another thread may change the given ones
+    if len(index) > 0 and not 0 <= index.min() <= index.max() < len(matrix):
+        raise IndexError(f"rows {index.min()} to {index.max()} of a matrix of {len(matrix)}")
+    c = CRows(matrix.ctypes.data, index.ctypes.data, len(index))
+    c.held = matrix, index
+    return c
 
 
 # ---- numbers that it reads ----
@@ -318,7 +368,7 @@ class NativeNetwork:
         self.seconds = self.cpu_seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
-        kinds = [TRAINED.index(each.activation) for each in layers]
+        kinds = [ACTIVATIONS.index(each.activation) for each in layers]
         self.handle = self.library.nnlab_create(
             len(layers),
             (c_int64 * len(sizes))(*sizes),

@@ -97,7 +97,7 @@ static int32_t make_buffers(Network *net)
         widest = larger(widest, layer->padded);
         lines = larger(lines, layer->inputs * count_units(layer->padded, NC));
     }
-    const int64_t rows = net->rows, transposed = widest * round_up(rows, LANES);
+    const int64_t rows = net->rows, transposed = round_up(widest, NC) * round_up(rows, LANES);
 
     net->example = zeros(rows, sizeof(float *));
     net->next = zeros(rows, sizeof(float *));
@@ -368,6 +368,32 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
     }
     free_examples(&examples);
     return problem;
+}
+
+static Rows rows_from(const Rows *rows, int64_t first, int64_t most)
+{
+    return (Rows){rows->matrix, rows->index + first, smaller(most, rows->count - first)};
+}
+
+/* All inner products of some rows of matrices that are `width` wide, whose positions the caller has
+   checked. products: [left, right]. */
+int32_t nnlab_inner_products(const Rows *left, const Rows *right, int64_t width, int32_t level,
+                             float *products)
+{
+    GramRoom *room = zeros(1, sizeof(GramRoom));
+    if (room == NULL)
+        return NO_MEMORY;
+    const uint64_t mode = flush_subnormals();
+    for (int64_t r = 0; r < left->count; r += GRAM_ROWS)
+        for (int64_t c = 0; c < right->count; c += GRAM_COLUMNS) {
+            memset(room->sums, 0, sizeof(room->sums));
+            LEVELS[level]->inner_products(rows_from(left, r, GRAM_ROWS),
+                                          rows_from(right, c, GRAM_COLUMNS), width, room,
+                                          products + r * right->count + c, right->count);
+        }
+    restore_mode(mode);
+    free(room);
+    return FINE;
 }
 
 /* right: [length], of a classification which examples are classified rightly. */

@@ -5,7 +5,8 @@
    Terms, those of BLIS. Where C += A B is computed, as in outputs [B, O] += inputs [B, I] times
    weight [I, O],
    - MR x NR is a register block: so many rows and columns of C stay in registers while a kernel
-     adds up their terms. Each instruction set has its own.
+     adds up their terms. Each instruction set has its own; MT x NT is one for gradients of many
+     examples.
    - KC x NC is a packed panel of B: KC is its depth, the most terms that a kernel adds up before
      it stores a sum, and NC its width.
 
@@ -35,7 +36,8 @@ enum { LANES = 16 };
 enum { KC = 112, NC = 64 };
 /* Examples evaluated at a time: weights are read once for all of them. */
 enum { EVALUATION_ROWS = 48 };
-/* Examples whose products are summed in registers; a bit of ActiveInput.rows each. */
+/* Examples whose products are summed in registers where zeros are skipped; a bit of
+   ActiveInput.rows each. */
 enum { GROUP = 32 };
 /* Zeros are skipped where at most 1/3 of a batch is not zero. */
 enum { SPARSE_SHARE = 3 };
@@ -86,7 +88,8 @@ typedef struct {
     const int64_t *index, *labels;  /* [B] which examples this batch has, and their labels */
     uint8_t *right;                 /* [B] where it is told which of them are right, or NULL */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
-    float *columns, *columns_below; /* the same transposed, [widest, B padded] */
+    float *columns, *columns_below; /* the same transposed, [widest, examples] of NC examples after
+                                       the others; columns: also packed for an update */
     float *gradient;                /* [widest padded] of a bias */
     float *kept_delta;              /* [B, padded] that of the last layer, while it is clipped */
     int32_t *nonzero;      /* which inputs are not zero, counted from the first of their panel */
@@ -102,6 +105,12 @@ typedef struct {
 typedef struct {
     int64_t offset, inputs, outputs, stride;
 } Panel;
+
+/* So many floats that are needed next. */
+typedef struct {
+    const float *from;
+    int64_t count;
+} Ahead;
 
 typedef struct {
     const float *inputs;   /* [N, width] */
@@ -124,13 +133,31 @@ typedef struct {
     double lr, weight_decay, l1, l2, clip_norm, momentum, dampening, beta1, beta2, eps;
 } Optimizer;
 
-/* The kernels of one instruction set: an epoch of training, and an evaluation. Both put into sums
-   the loss, the number of correct predictions and the examples' weight, each summed over examples;
-   of a regression the squared errors of each output, then the absolute ones. */
+/* Some rows of a matrix, [count] of them. */
+typedef struct {
+    const float *matrix;
+    const int64_t *index;
+    int64_t count;
+} Rows;
+
+/* The inner products that are computed in one go. */
+enum { GRAM_ROWS = 512, GRAM_COLUMNS = 512 };
+
+/* Room for what they need meanwhile; so many more rows than there are fill a register block. */
+typedef struct {
+    float left[(GRAM_ROWS + LANES) * KC], right[NC * KC], panel[KC * NC];
+    float sums[(GRAM_ROWS + LANES) * GRAM_COLUMNS];
+} GramRoom;
+
+/* The kernels of one instruction set: an epoch of training, an evaluation, and inner products. The
+   first two put into sums the loss, the number of correct predictions and the examples' weight, each
+   summed over examples; of a regression the squared errors of each output, then the absolute ones. */
 typedef struct {
     void (*train)(Network *, const Split *, const Examples *, int64_t batch, const Optimizer *,
                   double *sums);
     void (*evaluate)(Network *, const Split *, const Examples *, double *sums);
+    void (*inner_products)(Rows left, Rows right, int64_t width, GramRoom *, float *products,
+                           int64_t stride);
 } Kernels;
 
 extern const Kernels nnlab_baseline;

@@ -3,6 +3,27 @@
    A is given by pointers to its rows, which may lie anywhere, so that examples need not be copied.
    A register block has so few rows that even where all map to one set of L1, it holds them. */
 
+/* ---- what is needed next ---- */
+
+/* Prefetch a share of what is needed next, while there are `all` register blocks to compute and
+   `done` of them are: all at once would keep waiting what this one needs. Inlined, or gcc drops the
+   call, which changes nothing that it knows of. */
+INLINE void prefetch_share(const Ahead *ahead, int64_t done, int64_t all)
+{
+    if (ahead->count == 0)
+        return; /* before a division that takes as long as some rows of a block */
+    const int64_t lines = ahead->count / LANES, end = lines * (done + 1) / all;
+    for (int64_t i = lines * done / all; i < end; i++)
+        __builtin_prefetch(ahead->from + i * LANES, 0, 2);
+}
+
+INLINE void prefetch_block(const float *block, int64_t rows, int64_t columns, int64_t stride)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c += LANES)
+            __builtin_prefetch(block + r * stride + c, 0, 2);
+}
+
 /* ---- dense ---- */
 
 INLINE void add_term(const int rows, const int vectors, const float *const *row, int64_t t,
@@ -48,17 +69,16 @@ INLINE void inner(const int rows, const int vectors, const float *const *a, int6
         }
 }
 
-/* B += A^T C - shrink B for a register block of B: `rows` rows and `vectors` vectors. The sums
-   over the rows of A begin with zero and are added to B once, so that B, which may hold much larger
-   numbers, is rounded once. Shapes as above; terms: the rows of A.
-   prefetch: ask meanwhile for the panel that follows b, which no near cache holds. */
-INLINE void outer(const int rows, const int vectors, const int prefetch, const float *const *a,
-                  int64_t from, float *b, int64_t b_stride, const float *c, int64_t c_stride,
-                  int64_t terms, float shrink)
+/* B += A^T C - shrink B for a register block of B: `rows` rows and `vectors` vectors, at most
+   MR x NR or MT x NT. The sums over the rows of A begin with zero and are added to B once, so that
+   B, which may hold much larger numbers, is rounded once. Shapes as above; terms: the rows of A. */
+INLINE void outer(const int rows, const int vectors, const float *const *a, int64_t from, float *b,
+                  int64_t b_stride, const float *c, int64_t c_stride, int64_t terms, float shrink)
 {
-    vec sum[MR][NR / V] = {{{0}}};
+    vec sum[MT][NR / V] = {{{0}}};
     for (int64_t t = 0; t < terms; t++) {
         const float *left = a[t] + from;
+        __asm__("" : "+r"(left)); /* or gcc keeps the addresses of its numbers in registers */
         vec right[NR / V];
         UNROLLED_FOR(v, vectors)
             right[v] = load(c + t * c_stride + v * V);
@@ -69,8 +89,6 @@ INLINE void outer(const int rows, const int vectors, const int prefetch, const f
     UNROLLED_FOR(r, rows)
         UNROLLED_FOR(v, vectors) {
             float *to = b + r * b_stride + v * V;
-            if (prefetch)
-                __builtin_prefetch(to + KC * NC, 0, 2);
             const vec before = load(to);
             store(to, before + (sum[r][v] - shrink * before));
         }
@@ -82,50 +100,43 @@ typedef void Inner(const float *const *a, int64_t from, const float *b, int64_t 
 typedef void Outer(const float *const *a, int64_t from, float *b, int64_t b_stride, const float *c,
                    int64_t c_stride, int64_t terms, float shrink);
 
-#define DEFINE(rows, vectors)                                                                      \
-    static void inner_##rows##_##vectors(const float *const *a, int64_t from, const float *b,      \
-                                         int64_t b_stride, float *c, int64_t c_stride,             \
-                                         int64_t terms)                                            \
-    {                                                                                              \
-        inner(rows, vectors, a, from, b, b_stride, c, c_stride, terms);                            \
-    }                                                                                              \
-    static void outer_##rows##_##vectors(const float *const *a, int64_t from, float *b,            \
-                                         int64_t b_stride, const float *c, int64_t c_stride,       \
-                                         int64_t terms, float shrink)                              \
-    {                                                                                              \
-        outer(rows, vectors, 0, a, from, b, b_stride, c, c_stride, terms, shrink);                 \
-    }                                                                                              \
-    static void prefetching_##rows##_##vectors(const float *const *a, int64_t from, float *b,      \
-                                               int64_t b_stride, const float *c, int64_t c_stride, \
-                                               int64_t terms, float shrink)                        \
-    {                                                                                              \
-        outer(rows, vectors, 1, a, from, b, b_stride, c, c_stride, terms, shrink);                 \
+#define DEFINE_INNER(rows, vectors)                                                           \
+    static void inner_##rows##_##vectors(const float *const *a, int64_t from, const float *b, \
+                                         int64_t b_stride, float *c, int64_t c_stride,        \
+                                         int64_t terms)                                       \
+    {                                                                                         \
+        inner(rows, vectors, a, from, b, b_stride, c, c_stride, terms);                       \
+    }
+#define DEFINE_OUTER(rows, vectors)                                                          \
+    static void outer_##rows##_##vectors(const float *const *a, int64_t from, float *b,      \
+                                         int64_t b_stride, const float *c, int64_t c_stride, \
+                                         int64_t terms, float shrink)                        \
+    {                                                                                        \
+        outer(rows, vectors, a, from, b, b_stride, c, c_stride, terms, shrink);              \
     }
 #define INNER(rows, vectors) inner_##rows##_##vectors,
-#define OUTER(rows, vectors) outer_##rows##_##vectors,
-#define PREFETCHING(rows, vectors) prefetching_##rows##_##vectors,
-#if MR == 6
-#define EACH_ROWS(F, v) F(1, v) F(2, v) F(3, v) F(4, v) F(5, v) F(6, v)
-#else
-#define EACH_ROWS(F, v) F(1, v) F(2, v)
-#endif
-#if NR / V == 4
-#define EACH(F) EACH_ROWS(F, 1) EACH_ROWS(F, 2) EACH_ROWS(F, 3) EACH_ROWS(F, 4)
-#else
-#define EACH(F) EACH_ROWS(F, 1) EACH_ROWS(F, 2)
-#endif
-EACH(DEFINE)
-static Inner *const INNERS[NR / V * MR] = {EACH(INNER)};
-static Outer *const OUTERS[2][NR / V * MR] = {{EACH(OUTER)}, {EACH(PREFETCHING)}};
+#define OUTER(rows, vectors) [((vectors) - 1) * MT + (rows) - 1] = outer_##rows##_##vectors,
+#define EACH_OF_2(F, v) F(1, v) F(2, v)
+#define EACH_OF_6(F, v) EACH_OF_2(F, v) F(3, v) F(4, v) F(5, v) F(6, v)
+#define EACH_OF_12(F, v) EACH_OF_6(F, v) F(7, v) F(8, v) F(9, v) F(10, v) F(11, v) F(12, v)
+#define EACH_2(EACH_ROWS, F) EACH_ROWS(F, 1) EACH_ROWS(F, 2)
+#define EACH_4(EACH_ROWS, F) EACH_2(EACH_ROWS, F) EACH_ROWS(F, 3) EACH_ROWS(F, 4)
+EACH_INNER(DEFINE_INNER)
+EACH_OUTER(DEFINE_OUTER)
+static Inner *const INNERS[NR / V * MR] = {EACH_INNER(INNER)};
+static Outer *const OUTERS[NR / V * MT] = {EACH_OUTER(OUTER)};
 
 /* C += A B for any number of rows of C, cut into register blocks.
    b: [terms, width], c: [rows, width]; width: a multiple of LANES. */
 static void multiply(int64_t rows, int64_t width, const float *const *a, int64_t from,
-                     const float *b, int64_t b_stride, float *c, int64_t c_stride, int64_t terms)
+                     const float *b, int64_t b_stride, float *c, int64_t c_stride, int64_t terms,
+                     const Ahead *ahead)
 {
-    int64_t left = (rows + MR - 1) / MR;
+    const int64_t blocks = count_units(rows, MR);
+    int64_t left = blocks;
     for (int64_t r = 0, height; r < rows; r += height, left--) {
         height = (rows - r + left - 1) / left; /* 10 rows are 5 and 5 rather than 6 and 4 */
+        prefetch_share(ahead, blocks - left, blocks);
         for (int64_t o = 0; o < width; o += NR) {
             const int64_t vectors = smaller(NR / V, (width - o) / V);
             INNERS[(vectors - 1) * MR + height - 1](a + r, from, b + o, b_stride,
@@ -134,19 +145,22 @@ static void multiply(int64_t rows, int64_t width, const float *const *a, int64_t
     }
 }
 
-/* B += A^T C - shrink B for a panel B of a weight. c: [terms, outputs of the panel]. */
-static void multiply_transposed(const int prefetch, Panel panel, const float *const *a,
+/* B += A^T C - shrink B for a panel B of a weight, cut into register blocks of at most `most` x
+   `width`. c: [terms, outputs of the panel] in slices of `width` columns, `slice` floats apart. */
+static void multiply_transposed(int64_t most, int64_t width, Panel panel, const float *const *a,
                                 int64_t from, float *b, const float *c, int64_t c_stride,
-                                int64_t terms, float shrink)
+                                int64_t slice, int64_t terms, float shrink, int64_t ahead)
 {
-    Outer *const *outers = OUTERS[prefetch];
-    int64_t left = (panel.inputs + MR - 1) / MR;
+    int64_t left = count_units(panel.inputs, most);
     for (int64_t r = 0, height; r < panel.inputs; r += height, left--) {
         height = (panel.inputs - r + left - 1) / left;
-        for (int64_t o = 0; o < panel.outputs; o += NR) {
-            const int64_t vectors = smaller(NR / V, (panel.outputs - o) / V);
-            outers[(vectors - 1) * MR + height - 1](a, from + r, b + r * panel.stride + o,
-                                                    panel.stride, c + o, c_stride, terms, shrink);
+        for (int64_t o = 0; o < panel.outputs; o += width) {
+            const int64_t vectors = smaller(width, panel.outputs - o) / V;
+            float *to = b + r * panel.stride + o;
+            if (ahead != 0)
+                prefetch_block(to + ahead, height, vectors * V, panel.stride);
+            OUTERS[(vectors - 1) * MT + height - 1](a, from + r, to, panel.stride,
+                                                    c + o / width * slice, c_stride, terms, shrink);
         }
     }
 }

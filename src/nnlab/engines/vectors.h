@@ -33,6 +33,16 @@ INLINE void store(float *p, vec a)
     *(unaligned_vec *)p = a;
 }
 
+/* memcpy, of which gcc makes an instruction that takes long to begin. */
+INLINE void copy(float *to, const float *from, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + V <= count; i += V)
+        store(to + i, load(from + i));
+    for (; i < count; i++)
+        to[i] = from[i];
+}
+
 /* Lane by lane: yes where mask, else no. */
 INLINE vec blend(ivec mask, vec yes, vec no)
 {

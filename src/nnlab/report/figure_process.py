@@ -1,6 +1,6 @@
 """Drawing the figures, in a second process if one was started in time.
 
-That one imports matplotlib while this one imports torch, which takes a second on one core.
+That one imports matplotlib, which takes half a second, while this one reads data and trains.
 """
 
 from __future__ import annotations
