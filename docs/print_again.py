@@ -27,7 +27,8 @@ MINUTES = 10.0  # that a command may take
 PROGRESS = re.compile(r".*^\[\d+/\d+\] [^\n]*\n", re.MULTILINE | re.DOTALL)
 LEARNING_RATE = "dogset_synthetic_learning_rate"
 FIGURES = {
-    **{f"{name}.png": f"mnist/{name}.png" for name in ("train_time", "accuracy", "loss")},
+    "train_time.png": "mnist/train_time.png",
+    **{f"{name}.png": f"sizes/{name}.png" for name in ("accuracy", "loss")},
     "rates.png": "rates/accuracy.png",
     "dogset_examples.jpg": "dogset_synthetic/examples.png",
     "loss_curves.png": f"{LEARNING_RATE}/loss_curves.png",

@@ -276,6 +276,21 @@ def test_every_batch_size_and_level_equals_torch(batch_size: int, level: str) ->
 
 @needs_library
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("optimizer", ["sgd", "decay", "momentum", "adam"])
+@pytest.mark.parametrize("batch_size", [33, 256, 300])
+def test_large_batches_and_layers_equal_torch(batch_size: int, optimizer: str, level: str) -> None:
+    """Whose operands are packed, whose gradients take several goes, whose weights no L2 holds."""
+    assert_engines_agree(
+        sizes=(150, 530, 520, 5),
+        optimizer=OPTIMIZERS[optimizer],
+        examples=batch_size + 1,
+        batch_size=batch_size,
+        level=level,
+    )
+
+
+@needs_library
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_activations_of_extreme_inputs(activation: str, level: str) -> None:
     run = make_run(sizes=(1, 1, 2), activation=activation, examples=4001)

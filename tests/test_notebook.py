@@ -49,7 +49,7 @@ def test_a_sweep_is_that_of_the_command_line(tmp_path: Path) -> None:
             assert result(ours / name)[key] == result(theirs / name)[key]
     summary = pd.read_csv(ours / "summary.csv")
     pd.testing.assert_frame_equal(frame, summary, check_exact=True)
-    differ = ["train_seconds", "concurrent_runs"]
+    differ = ["train_seconds", "train_cpu_seconds", "concurrent_runs"]
     expected = pd.read_csv(theirs / "summary.csv")
     pd.testing.assert_frame_equal(frame.drop(columns=differ), expected.drop(columns=differ))
 
@@ -85,7 +85,7 @@ def test_an_interrupted_sweep_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> No
             nnlab.sweep(options, study="broken")
     assert "running" in set(nnlab.results("outputs/broken")["status"])
     frame = nnlab.sweep(options, study="broken")
-    differ = ["train_seconds", "concurrent_runs"]
+    differ = ["train_seconds", "train_cpu_seconds", "concurrent_runs"]
     pd.testing.assert_frame_equal(frame.drop(columns=differ), expected.drop(columns=differ))
 
 

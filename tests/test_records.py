@@ -12,9 +12,14 @@ from safetensors.torch import load_file
 
 from nnlab import records
 from nnlab.records import RunFolder, finished_result
+from nnlab.seeds import RANDOM_NUMBERS
 from nnlab.storage import write_atomic
 
-IDENTITY: dict[str, Any] = {"fingerprint": "ours", "config": {"a": 1, "b": {"c": 2}}}
+IDENTITY: dict[str, Any] = {
+    "fingerprint": "ours",
+    "random_numbers": RANDOM_NUMBERS,
+    "config": {"a": 1, "b": {"c": 2}},
+}
 
 
 def test_a_folder_says_whose_it_is_from_the_first_instant(tmp_path: Path) -> None:
@@ -81,7 +86,8 @@ def test_a_new_attempt_removes_the_old_files_but_not_the_log(tmp_path: Path) -> 
     ],
 )
 def test_which_runs_are_done(tmp_path: Path, status: str, done: bool) -> None:
-    (tmp_path / "result.json").write_text(json.dumps({"status": status, "fingerprint": "ours"}))
+    result = IDENTITY | {"status": status, "config": {}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
     assert (finished_result(tmp_path, "ours", {}) is not None) == done
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-import nnlab
 from nnlab import cores
 from nnlab.config import OptimizerConfig
 from nnlab.device import CPU
@@ -91,8 +91,8 @@ def test_every_optimizer(optimizer: OptimizerConfig, density: float, level: str)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 13, 33])
 def test_every_batch_size(batch_size: int, level: str) -> None:
-    sizes = (900, 700, 600, 300)  # even a single example is divided
-    assert_same_bits(sizes=sizes, batch_size=batch_size, examples=40, level=level)
+    sizes = (500, 400, 350, 300)  # even a single example is divided
+    assert_same_bits(sizes=sizes, batch_size=batch_size, examples=2 * batch_size + 3, level=level)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
@@ -102,7 +102,7 @@ def test_every_loss_and_activation(loss: CrossEntropy | SquaredError, activation
     assert_same_bits(sizes=sizes, batch_size=32, loss=loss, activation=activation)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     sizes=st.lists(st.integers(90, 260), min_size=2, max_size=5).map(tuple),
     outputs=st.integers(1, 70),
@@ -197,7 +197,8 @@ def test_fit_uses_the_cores_that_the_process_may_use(
 
     monkeypatch.setattr(cores, "limits", lambda: iter([3]))
     monkeypatch.setattr(NativeNetwork, "gather", spy)
-    run = make_run(sizes=(300, 300, 100, 10), examples=320)
-    model, data = nnlab.mlp(300, [300, 100], 10), (run.train.inputs, run.train.labels)
+    train = make_run(sizes=(300, 10), examples=320).train
+    model = nn.Sequential(nn.Linear(300, 500), nn.ReLU(), nn.Linear(500, 10))
+    data = train.inputs, train.labels
     fit(model, data, optimizer=sgd(), batch_size=64, max_epochs=2, threads=asked)
     assert had == [given] * 2

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LIMIT = 120  # seconds, after which a command is said to hang
-# What differs between two trainings of one run: when, where, and beside what.
-OF_THE_TIME = ("train_seconds", "concurrent_runs", "checksum", "sha256", "git", "engine_reason")
-TIMES = ("train_seconds", "concurrent_runs")  # the same in summary.csv
+# What differs between two trainings of one run: when, where, and beside what; in summary.csv TIMES.
+TIMES = ("train_seconds", "train_cpu_seconds", "concurrent_runs")
+OF_THE_TIME = (*TIMES, "checksum", "sha256", "git", "engine_reason")
 # Names that a study may have or not: locks, and what the last command happened to leave out.
 PASSING = (".lock", ".index.json")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")}

@@ -81,7 +81,7 @@ def judged(
 ) -> Mapping[str, bool]:
     """Say which statements on a case with noise could be wrong, and whether each is.
 
-    quality: accuracy, or r2: of targets of variance 1, so that it is 1 less the loss, noise and all.
+    quality: accuracy, or r2: of targets of variance 1, so that it is 1 less the loss, with noise.
     """
     epochs = len(case.loss)
     t = np.arange(1.0, epochs + 1)

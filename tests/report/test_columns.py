@@ -24,6 +24,7 @@ def test_a_new_result_is_one_entry_for_csv_table_and_page(
         Column(csv="place", table="place", words=True),
     )
     monkeypatch.setattr(columns, "RESULTS", (*columns.RESULTS, *new))
+    monkeypatch.setenv("COLUMNS", "120")
     made = report.write_report(tmp_path)
     with (tmp_path / "summary.csv").open(newline="") as file:
         header, *rows = list(csv.reader(file))

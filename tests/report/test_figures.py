@@ -248,6 +248,22 @@ def test_seeds_become_mean_and_interval(tmp_path: Path) -> None:
     assert axes.figure.texts[1].get_text() == note
 
 
+def test_over_several_numbers_the_intervals_are_a_band(tmp_path: Path) -> None:
+    accuracies = {500: (0.7, 0.8, 0.9), 1000: (0.8, 0.9, 0.85), 2000: (0.9, 0.92, 0.94)}
+    for size, found in accuracies.items():
+        for seed, accuracy in enumerate(found):
+            lay(tmp_path, {"train_size": size, "seed": seed}, test_accuracy=accuracy)
+    axes = only(figures.accuracy(read(tmp_path)))
+    (band,) = axes.collections
+    corners = np.asarray(band.get_paths()[0].vertices)
+    for size, found in accuracies.items():
+        ends = corners[corners[:, 0] == size, 1]
+        expected = 100 * np.array(scipy.stats.ttest_1samp(found, 0).confidence_interval())
+        np.testing.assert_allclose((ends.min(), ends.max()), expected, rtol=1e-7)
+    note = "mean of 3 seeds, band: its 95 % confidence interval"
+    assert axes.figure.texts[1].get_text() == note
+
+
 def test_one_seed_has_the_interval_of_its_test_examples(tmp_path: Path) -> None:
     for size, correct in ((500, 800), (1000, 1000)):
         lay(tmp_path, {"train_size": size}, test_accuracy=correct / 1000)

@@ -250,3 +250,12 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     assert "<" not in page.data
     words = [shlex.quote(visible(f"dataset.variant={name}")) for name in HOSTILE]
     assert set(words) <= set(json.loads(page.data)["words"])
+
+
+def test_a_figure_over_an_option_says_so(tmp_path: Path) -> None:
+    for lr, batch in itertools.product((0.1, 0.2), (5, 10)):
+        lay(tmp_path, {"optimizer.lr": lr, "batch_size": batch})
+    report.write_report(tmp_path)
+    shown = (tmp_path / "index.html").read_text()
+    assert "<figcaption>Test accuracy over batch size</figcaption>" in shown
+    assert "accuracy_over_batch_size.png" in shown

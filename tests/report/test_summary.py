@@ -733,3 +733,14 @@ def test_the_table_for_latex_has_the_cells_of_the_terminal(tmp_path: Path) -> No
     assert r"\toprule" in said
     report.write_report(tmp_path)
     assert not file.exists()
+
+
+def test_the_table_for_latex_is_plain_ascii(tmp_path: Path) -> None:
+    """So that it does not matter which encoding a document has."""
+    table = summary.empty()
+    table.add_column("test\nR²", justify="right")
+    table.add_row("0.5 ± 0.1")
+    said = summary.write_tex(table, tmp_path / "summary.tex").read_text()
+    assert "test R$^2$" in said
+    assert r"0.5 $\pm$ 0.1" in said
+    assert said.isascii()

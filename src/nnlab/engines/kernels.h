@@ -3,6 +3,8 @@
      KERNELS  the name of its table,
      V        the number of floats in a vector,
      MR, NR   its register block; NR is a multiple of V,
+     MT, NT   the same for gradients of many examples,
+     EACH_INNER, EACH_OUTER   the sizes of blocks in use, those at the edges too,
    and includes this file. native.h says what the letters and terms mean.
 
    Why it is fast. With a batch of ten, a library call per product costs more than the product,
@@ -10,9 +12,12 @@
    arithmetic. So here
    - an epoch is one call;
    - products go through two small kernels, `inner` and `outer`, whose sums stay in registers;
-   - plain SGD of up to GROUP examples is folded into the gradient product: W += X^T (-lr D), so
+   - plain SGD of up to DEPTH examples is folded into the gradient product: W += X^T (-lr D), so
      a weight is read once and written once; otherwise each panel of the gradient is used while
      it is in L1;
+   - of large layers, what is needed next is prefetched little by little meanwhile, and for the
+     gradients of many examples inputs and deltas are packed: their rows are some kB apart, often a
+     power of two, and would push each other out of L1;
    - a panel of the first layer that was just updated is multiplied with the next batch while it
      is in L1: of a wide first layer, which no nearer cache holds, a step reads each weight once;
    - inputs that are exactly zero (four fifths of an MNIST image) are skipped in the first
@@ -198,17 +203,17 @@ static void clear_outputs(const Layer *layer, int64_t rows, Range outputs)
                (size_t)part.length * sizeof(float));
 }
 
-/* Whether L2 does not hold a layer's weights and so many moments. */
-static int beyond_l2(const Layer *layer, int moments)
+/* Whether L2 does not hold a layer's weights. */
+static int beyond_l2(const Layer *layer)
 {
-    return layer->inputs * layer->padded * (1 + moments) > BEYOND_L2;
+    return layer->inputs * layer->padded > BEYOND_L2;
 }
 
 /* The panel that follows one in memory, if no near cache holds it. Of a few examples, the processor
    foresees it as well, and there is little to do meanwhile. */
 static Ahead next_panel(const Layer *layer, const float *weight, int64_t rows)
 {
-    return (Ahead){{weight + KC * NC}, rows > GROUP && beyond_l2(layer, 0), KC * NC, 0};
+    return (Ahead){weight + KC * NC, rows > GROUP && beyond_l2(layer) ? KC * NC : 0};
 }
 
 /* out += x W. */
@@ -675,9 +680,10 @@ static Terms terms_of(const Work *work, int64_t i, int64_t o)
     };
 }
 
-/* Add x^T delta - shrink sum to `sum`, a panel or part of one. */
+/* Add x^T delta - shrink sum to `sum`, a panel or part of one. ahead: prefetch what lies so many
+   floats after it; 0: nothing. */
 static void add_products(const Network *net, const Terms *terms, Panel panel, float *sum,
-                         float shrink, const Ahead *ahead)
+                         float shrink, int64_t ahead)
 {
     const int64_t most = terms->sparse ? GROUP : DEPTH;
     for (int64_t g = 0; g < terms->rows; g += most) {
@@ -693,14 +699,13 @@ static void add_products(const Network *net, const Terms *terms, Panel panel, fl
 
 /* Put the gradient of a panel or part of one, penalties included, into `gradient`, [KC, NC] with
    the panel's stride. */
-static void sum_products(const Work *work, const Terms *terms, Panel panel, float *gradient,
-                         const Ahead *ahead)
+static void sum_products(const Work *work, const Terms *terms, Panel panel, float *gradient)
 {
     const Step *step = work->step;
     const Lines part = lines_of(panel.inputs, panel.outputs, panel.stride);
     const float *weight = work->net->layer[work->l].values.weight + panel.offset;
     memset(gradient, 0, (size_t)(panel.inputs * panel.stride) * sizeof(float));
-    add_products(work->net, terms, panel, gradient, 0, ahead);
+    add_products(work->net, terms, panel, gradient, 0, 0);
     for (int64_t r = 0; step->penalised && r < part.lines; r++)
         add_penalties(step, part.length, weight + r * panel.stride, gradient + r * panel.stride);
 }
@@ -777,24 +782,6 @@ static void begin_update(const Work *work, Range outputs)
         scale_deltas(work->net, layer, work->rows, factor, outputs);
 }
 
-/* What an update needs after a panel's products: the panel's weights and moments, or, where they are
-   added to the weights at once, the panel that follows. */
-static Ahead needed_next(const Work *work, Panel panel, int direct)
-{
-    const Layer *layer = &work->net->layer[work->l];
-    const int rule = work->step->rule, moments = rule == PLAIN ? 0 : rule == MOMENTUM ? 1 : 2;
-    if (!beyond_l2(layer, moments))
-        return (Ahead){0};
-    if (direct)
-        return (Ahead){.distance = KC * NC};
-    return (Ahead){
-        .array = {layer->values.weight + panel.offset, weights_of(&layer->moments[0], panel.offset),
-                  weights_of(&layer->moments[1], panel.offset)},
-        .arrays = work->rows > GROUP ? 1 + moments : 0,
-        .count = panel.inputs * panel.stride,
-    };
-}
-
 /* Update weights panel by panel, each while it is in L1. */
 static void update_weights(const Work *work, Range inputs, Range outputs)
 {
@@ -803,6 +790,7 @@ static void update_weights(const Work *work, Range inputs, Range outputs)
     const Layer *layer = &net->layer[work->l];
     const int direct = updates_at_once(step, work->rows, work->sparse), packed = packs(work);
     const float shrink = direct ? step->shrink : 0;
+    const int64_t ahead = direct && beyond_l2(layer) ? KC * NC : 0;
     _Alignas(64) float gradient[KC * NC];
     Slice slice;
     if (work->multiply_next)
@@ -817,12 +805,11 @@ static void update_weights(const Work *work, Range inputs, Range outputs)
         for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
             const Panel panel = panel_within(layer, i, o, inputs, outputs);
             const Terms terms = packed ? packed_terms(work, &slice, i, o) : terms_of(work, i, o);
-            const Ahead ahead = needed_next(work, panel, direct);
             float *weight = layer->values.weight + panel.offset;
             if (direct) {
-                add_products(net, &terms, panel, weight, shrink, &ahead);
+                add_products(net, &terms, panel, weight, shrink, ahead);
             } else {
-                sum_products(work, &terms, panel, gradient, &ahead);
+                sum_products(work, &terms, panel, gradient);
                 update_panel(layer, panel, step, gradient);
             }
             if (work->multiply_next)
@@ -886,7 +873,7 @@ static void squares_part(const void *given, int32_t member, int32_t members)
         const Panel panel = panel_at(layer, i, o);
         float *squares = net->squares + i * across + p % across * panel.inputs;
         const Terms terms = terms_of(work, i, o);
-        sum_products(work, &terms, panel, gradient, &(Ahead){0});
+        sum_products(work, &terms, panel, gradient);
         for (int64_t r = 0; r < panel.inputs; r++) {
             const float *row = gradient + r * panel.stride;
             squares[r] = dot(row, row, smaller(panel.outputs, layer->outputs - o));

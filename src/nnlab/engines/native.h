@@ -5,7 +5,8 @@
    Terms, those of BLIS. Where C += A B is computed, as in outputs [B, O] += inputs [B, I] times
    weight [I, O],
    - MR x NR is a register block: so many rows and columns of C stay in registers while a kernel
-     adds up their terms. Each instruction set has its own.
+     adds up their terms. Each instruction set has its own; MT x NT is one for gradients of many
+     examples.
    - KC x NC is a packed panel of B: KC is its depth, the most terms that a kernel adds up before
      it stores a sum, and NC its width.
 
@@ -87,7 +88,8 @@ typedef struct {
     const int64_t *index, *labels;  /* [B] which examples this batch has, and their labels */
     uint8_t *right;                 /* [B] where it is told which of them are right, or NULL */
     float *delta, *delta_below;     /* [B, widest padded]: d loss / d (x W + b) of a layer */
-    float *columns, *columns_below; /* the same transposed, [widest, B padded] */
+    float *columns, *columns_below; /* the same transposed, [widest, examples] of NC examples after
+                                       the others; columns: also packed for an update */
     float *gradient;                /* [widest padded] of a bias */
     float *kept_delta;              /* [B, padded] that of the last layer, while it is clipped */
     int32_t *nonzero;      /* which inputs are not zero, counted from the first of their panel */
@@ -104,12 +106,10 @@ typedef struct {
     int64_t offset, inputs, outputs, stride;
 } Panel;
 
-/* What is needed next: so many floats of each of some arrays, and what lies some floats after the
-   numbers that are updated. */
+/* So many floats that are needed next. */
 typedef struct {
-    const float *array[3];
-    int arrays;
-    int64_t count, distance;
+    const float *from;
+    int64_t count;
 } Ahead;
 
 typedef struct {
@@ -149,9 +149,9 @@ typedef struct {
     float sums[(GRAM_ROWS + LANES) * GRAM_COLUMNS];
 } GramRoom;
 
-/* The kernels of one instruction set: an epoch of training, and an evaluation, which both put into sums
-   the loss, the number of correct predictions and the examples' weight, each summed over examples;
-   of a regression the squared errors of each output, then the absolute ones. And inner products. */
+/* The kernels of one instruction set: an epoch of training, an evaluation, and inner products. The
+   first two put into sums the loss, the number of correct predictions and the examples' weight, each
+   summed over examples; of a regression the squared errors of each output, then the absolute ones. */
 typedef struct {
     void (*train)(Network *, const Split *, const Examples *, int64_t batch, const Optimizer *,
                   double *sums);

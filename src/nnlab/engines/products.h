@@ -10,12 +10,11 @@
    call, which changes nothing that it knows of. */
 INLINE void prefetch_share(const Ahead *ahead, int64_t done, int64_t all)
 {
-    if (ahead->arrays == 0)
+    if (ahead->count == 0)
         return; /* before a division that takes as long as some rows of a block */
-    const int64_t lines = ahead->count / LANES;
-    for (int a = 0; a < ahead->arrays; a++)
-        for (int64_t i = lines * done / all; i < lines * (done + 1) / all; i++)
-            __builtin_prefetch(ahead->array[a] + i * LANES, 0, 2);
+    const int64_t lines = ahead->count / LANES, end = lines * (done + 1) / all;
+    for (int64_t i = lines * done / all; i < end; i++)
+        __builtin_prefetch(ahead->from + i * LANES, 0, 2);
 }
 
 INLINE void prefetch_block(const float *block, int64_t rows, int64_t columns, int64_t stride)
@@ -71,8 +70,8 @@ INLINE void inner(const int rows, const int vectors, const float *const *a, int6
 }
 
 /* B += A^T C - shrink B for a register block of B: `rows` rows and `vectors` vectors, at most
-   MR x NR or MT x NT. The sums over the rows of A begin with zero and are added to B once, so that B, which may
-   hold much larger numbers, is rounded once. Shapes as above; terms: the rows of A. */
+   MR x NR or MT x NT. The sums over the rows of A begin with zero and are added to B once, so that
+   B, which may hold much larger numbers, is rounded once. Shapes as above; terms: the rows of A. */
 INLINE void outer(const int rows, const int vectors, const float *const *a, int64_t from, float *b,
                   int64_t b_stride, const float *c, int64_t c_stride, int64_t terms, float shrink)
 {
@@ -150,18 +149,16 @@ static void multiply(int64_t rows, int64_t width, const float *const *a, int64_t
    `width`. c: [terms, outputs of the panel] in slices of `width` columns, `slice` floats apart. */
 static void multiply_transposed(int64_t most, int64_t width, Panel panel, const float *const *a,
                                 int64_t from, float *b, const float *c, int64_t c_stride,
-                                int64_t slice, int64_t terms, float shrink, const Ahead *ahead)
+                                int64_t slice, int64_t terms, float shrink, int64_t ahead)
 {
-    const int64_t blocks = count_units(panel.inputs, most);
-    int64_t left = blocks;
+    int64_t left = count_units(panel.inputs, most);
     for (int64_t r = 0, height; r < panel.inputs; r += height, left--) {
         height = (panel.inputs - r + left - 1) / left;
-        prefetch_share(ahead, blocks - left, blocks);
         for (int64_t o = 0; o < panel.outputs; o += width) {
             const int64_t vectors = smaller(width, panel.outputs - o) / V;
             float *to = b + r * panel.stride + o;
-            if (ahead->distance != 0)
-                prefetch_block(to + ahead->distance, height, vectors * V, panel.stride);
+            if (ahead != 0)
+                prefetch_block(to + ahead, height, vectors * V, panel.stride);
             OUTERS[(vectors - 1) * MT + height - 1](a, from + r, to, panel.stride,
                                                     c + o / width * slice, c_stride, terms, shrink);
         }

@@ -147,9 +147,9 @@ def end_of_learning(accuracy: Array, resolution: float = 0.0) -> tuple[str, int 
 
     Stopped: the level is the highest mean of as many epochs in a row as ``rises`` looks at, in
     the smoothed curve; as many epochs as lie more than ``GAIN`` below it come before their end
-    (counted, for the first or the last of them may lie there by noise). Unclear with fewer than ``FEW`` epochs,
-    or where the noise of a mean of ``WINDOW`` epochs, at least ``resolution``, exceeds
-    ``MOST_NOISE``.
+    (counted, for the first or the last of them may lie there by noise). Unclear with fewer than
+    ``FEW`` epochs, or where the noise of a mean of ``WINDOW`` epochs, at least ``resolution``,
+    exceeds ``MOST_NOISE``.
     """
     noise, width = noise_of(accuracy), last_epochs(len(accuracy))
     if rises(accuracy, noise):

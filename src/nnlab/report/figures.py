@@ -222,7 +222,9 @@ def accuracy(
     series = list(grouped(tested, others))
     few = len(series) <= ENTRIES
     kinds = {column.estimate(same).of for same in grouped(tested, keys).values()} if few else set()
-    notes = seeds_note(tested, keys, "bar" if few else None)
+    band = kinds == {"seeds"} and scale != "category" and len(values) > 2
+    drawn = ("band" if band else "bar") if few else None
+    notes = seeds_note(tested, keys, drawn)
     notes += [ONE_SEED] * ("examples" in kinds) + alike_note(series, others) + lost(runs, metric)
     titles = [panel_title(apart, part) for part in parts] if apart else []
     figure, panels = frame(
@@ -239,7 +241,7 @@ def accuracy(
             }
             colour, dash, marker = looks[setting]
             look = (colour, "" if scale == "category" else dash, marker)
-            draw_response(axes, points, column, 100 if metric.percent else 1, look, few)
+            draw_response(axes, points, column, 100 if metric.percent else 1, look, drawn)
     for axes in panels:
         axes.set_xlabel(label(key))
         axes.set_ylabel(y_label(metric.name, "test "))
@@ -379,13 +381,17 @@ def draw_response(
     column: Column,
     factor: int,
     look: Look,
-    bars: bool,
+    drawn: str | None,
 ) -> None:
-    """Draw the mean result of runs over where they lie, in a line, and its intervals."""
+    """Draw the mean result of runs over where they lie, in a line, and its intervals, as a band or
+    as bars if at all."""
     found = {x: column.estimate(same) for x, same in points.items()}
     colour, dash, marker = look
     ends = [(x, factor * each.low, factor * each.high) for x, each in found.items() if each.of]
-    if ends and bars:
+    if ends and drawn == "band":
+        x, low, high = zip(*ends)
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    elif ends and drawn:
         axes.vlines(*zip(*ends), color=colour, lw=1)
     y = [factor * each.mean for each in found.values()]
     axes.plot(list(found), y, marker + dash, color=colour, lw=1.2, ms=4)

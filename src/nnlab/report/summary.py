@@ -96,6 +96,7 @@ def write_tex(made: Table, path: Path) -> Path:
     styler = pd.DataFrame(cells, columns=heads).style.hide(axis="index")
     styler = styler.format(escape="latex").format_index(escape="latex", axis=1)
     text = styler.to_latex(hrules=True, column_format=aligned).replace("±", r"$\pm$")
+    text = text.replace("²", "$^2$")
     notes = "".join(f"% {line}\n" for line in str(made.caption or "").splitlines())
     write_atomic(path, (notes + text).encode())
     return path

@@ -14,7 +14,8 @@ from nnlab.report.statistics import Array, student
 
 BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
 BUSY = 1.15  # times the processor's seconds, from which on a machine had other work
-SHORT = 1.0  # seconds of training that say nothing of that
+SHORT = 0.1  # seconds of training that say nothing of that
+MORE = 1.5  # by which a long run on a busy machine may take longer than short ones say
 MOST_SCATTER = 0.2  # of the logarithms of times per example, for the full set to be told
 # A line is evaluated at one place or at an array of them.
 Abscissa = TypeVar("Abscissa", float, Array)
@@ -125,7 +126,7 @@ class Timing:
 
     def within(self, size: int) -> tuple[float, float, float] | None:
         """Return the seconds that so many examples would take, and the ends of their 95 % interval:
-        on a busy machine from what a quiet one takes to what the busiest time so far tells. None
+        on a busy machine from what a quiet one takes to more than the busiest time tells. None
         where times scatter too much."""
         if self.line is None or self.scattered:
             return None
@@ -133,7 +134,7 @@ class Timing:
         if self.processor is None:
             return seconds, seconds / self.line.factor, seconds * self.line.factor
         quiet, factor = self.processor.at(float(size)), self.processor.factor
-        return seconds, quiet / factor, quiet * factor * self.busiest
+        return seconds, quiet / factor, quiet * factor * self.busiest * MORE
 
     def answer(self, size: int | None = None) -> str | None:
         """Write the time that so many examples would take, by default the full training set, with
