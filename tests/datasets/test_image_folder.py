@@ -24,7 +24,7 @@ from nnlab.config import fingerprint
 from nnlab.datasets import Data, Split, dogset, image_files
 from nnlab.datasets.dogset import DogSetConfig
 from nnlab.report import runs
-from nnlab.report.figures import heading
+from nnlab.report.captions import heading
 from nnlab.trained import load
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
