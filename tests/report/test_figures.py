@@ -19,7 +19,7 @@ from PIL import Image
 
 from nnlab import report
 from nnlab.report import captions, figures, looks, plotting, responses
-from nnlab.report.runs import read
+from nnlab.report.run_folders import read
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, lay
 from tests.report.studies import curves as rows_of
