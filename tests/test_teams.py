@@ -19,7 +19,7 @@ from torch import nn
 from nnlab import cores
 from nnlab.config import OptimizerConfig
 from nnlab.device import CPU
-from nnlab.engines import Run, State, Trained
+from nnlab.engines import Run, State, Trained, library
 from nnlab.engines.dual import DualNetwork
 from nnlab.engines.library import NativeNetwork
 from nnlab.engines.native import NativeEngine
@@ -42,6 +42,12 @@ REGULARISED: dict[str, OptimizerConfig] = {
     "penalties": sgd(l1=0.001, l2=0.01),
     "clipped": sgd(l1=0.001, l2=0.01, clip_norm=0.1, momentum=0.5),
 }
+
+
+@pytest.fixture(autouse=True)
+def own_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A team works on, however busy others keep the machine."""
+    monkeypatch.setattr(library, "OWN_SHARE", 0.0)
 
 
 def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], State]:
@@ -172,6 +178,22 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 
 
 # ---- who gets one ----
+
+
+def test_a_team_pauses_where_others_have_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "OWN_SHARE", 0.75)
+    run = make_run(sizes=SIZES)
+    run.threads = 2
+    network = NativeNetwork(run)
+    had = []
+    for busy in [True] * 14 + [False] * 10:
+        network.gather(run)
+        had.append(network.threads)
+        network.judge_team(1.0, 1.4 if busy and network.threads == 2 else network.threads)
+    # Pauses of 1, 3 and 7 epochs, after each an epoch in which the team tries again.
+    assert had == [2, *[1], 2, *[1] * 3, 2, *[1] * 7, *[2] * 10]
+    network.judge_team(1.0, 1.4)
+    assert network.alone == 1
 
 
 def test_only_long_steps_are_worth_dividing() -> None:

@@ -42,6 +42,8 @@ RULES = ("sgd", "momentum", "adam", "adamw")
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid")
 LANES = 16  # floats that it may read at once
 LEVELS = ("baseline", "avx2", "avx512")  # instruction sets of x86-64; elsewhere the first only
+# A team pauses that has less of the time of its cores, for so many epochs at most.
+OWN_SHARE, LONGEST_PAUSE = 0.75, 63
 FINE, BAD_ORDER, BAD_INDEX, BAD_LABEL, BAD_WIDTH, EMPTY, NO_MEMORY = range(7)
 
 
@@ -361,6 +363,8 @@ class NativeNetwork:
         self.optimizer = c_optimizer(config)
         self.batch_size = max(1, min(run.batch_size, len(run.train.index)))
         self.level = LEVELS.index(level(run))
+        self.threads = 1
+        self.alone = self.pause = 0  # epochs to train on one thread; how many it was the last time
         self.seconds = self.cpu_seconds = 0.0
         self.lock = threading.RLock()  # held while the library uses the network
         sizes = [self.shapes[0][1], *(outputs for outputs, _ in self.shapes)]
@@ -433,6 +437,7 @@ class NativeNetwork:
                 bad,
             )
         raise_for(problem, "train", *bad)
+        self.judge_team(*seconds)
         took, used = seconds[0] + self.seconds, seconds[1] + self.cpu_seconds
         self.seconds = self.cpu_seconds = 0.0
         return Trained(measures(run, "train", list(sums), order), took, used)
@@ -454,8 +459,21 @@ class NativeNetwork:
 
     def gather(self, run: Run) -> None:
         """Gather as many threads as the run may have. They live until there are to be others."""
-        threads = self.library.nnlab_set_threads(self.handle, run.threads)
-        run.most_threads = max(run.most_threads, threads)
+        wanted = 1 if self.alone > 0 else run.threads
+        self.threads = self.library.nnlab_set_threads(self.handle, wanted)
+        run.most_threads = max(run.most_threads, self.threads)
+
+    def judge_team(self, seconds: float, cpu_seconds: float) -> None:
+        """Train the next epochs on one thread, ever more of them, where a team had not its cores.
+
+        Other programs keep them busy then, and its members wait for each other most of the time.
+        """
+        if self.alone > 0:
+            self.alone -= 1
+        elif self.threads > 1 and cpu_seconds < OWN_SHARE * self.threads * seconds:
+            self.alone = self.pause = min(2 * self.pause + 1, LONGEST_PAUSE)
+        else:
+            self.pause = 0
 
     def sums(self) -> ctypes.Array[c_double]:
         """Return room for what the library sums over examples."""
