@@ -144,11 +144,14 @@ def make_jobs(
     first: int,
     functions: Collection[str] = (),
 ) -> list[Job]:
-    """Make a batch's jobs; those answered before, on the data that are there, are not composed."""
+    """Make a batch's jobs; those answered before, on the data that are there, are not composed.
+
+    One alone is: its name is told where the run has another.
+    """
     content: dict[str, str | None] = {}  # of the data now, by what asks for them
     jobs = []
     for number, overrides in enumerate(job_overrides, first):
-        found = loader.find(overrides)
+        found = loader.find(overrides) if len(job_overrides) > 1 else None
         if found is not None and found.data not in content:
             content[found.data] = content_now(loader.template(overrides))
         if found is not None and found.content == content[found.data] is not None:

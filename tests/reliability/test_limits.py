@@ -89,7 +89,7 @@ def test_memory_that_runs_out_unforeseen_is_explained(tmp_path: Path) -> None:
     blind = "\nmemory.free = lambda: None"
     done = limited(room("VmData", 600) + blind, "model.hidden=[20000,10000]", cwd=tmp_path)
     assert done.status == 1
-    assert "there is no memory left to allocate 800000000 bytes; use smaller layers" in done.err
+    assert "there is no memory left to allocate 763. MiB; use smaller layers" in done.err
     assert "Traceback" not in done.said
     assert not (tmp_path / "outputs" / "mnist").exists()
 

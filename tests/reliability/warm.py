@@ -89,4 +89,4 @@ def be(module: str, arguments: Sequence[str], cwd: Path, streams: Path, draw: bo
     if not draw:
         figures.draw_all = lambda *_: []
     sys.argv = [module, *arguments]
-    sys.exit(importlib.import_module(MAINS[module]).main())
+    sys.exit(importlib.import_module(MAINS.get(module, module)).main())
