@@ -17,6 +17,28 @@ from tests.analysis.trained import outcome, trained
 SMALL = ("train_size=200", "test_size=100", "stopping.max_epochs=5", "model.hidden=[16]")
 
 
+def test_predict_takes_examples_of_any_type_and_layout(tmp_path: Path) -> None:
+    trained(tmp_path / "a", *SMALL, "stopping.max_epochs=1")
+    network = nnlab.load(tmp_path / "a")
+    whole = np.random.default_rng(0).integers(0, 2, (3, 28, 28)).astype(np.float32)
+    expected = network.predict(whole)
+    fixed = whole.copy()
+    fixed.flags.writeable = False
+    backwards = whole[::-1].copy()[::-1]
+    tensor = torch.from_numpy(whole)
+    of_types = [tensor.to(dtype) for dtype in (torch.bfloat16, torch.float64, torch.bool)]
+    for given in (
+        fixed,
+        backwards,
+        whole.astype(">f8"),
+        tensor.clone().requires_grad_(),
+        *of_types,
+    ):
+        assert_close(network.predict(given), expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="give pixels from 0 to 1"):
+        network.predict(np.full((1, 28, 28), 1e300))
+
+
 @pytest.mark.parametrize("normalize", ["false", "true"])
 def test_a_loaded_network_gives_the_accuracy_of_its_result(tmp_path: Path, normalize: str) -> None:
     core, data, _ = trained(tmp_path / "a", *SMALL, f"dataset.normalize={normalize}")

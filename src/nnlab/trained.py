@@ -133,7 +133,8 @@ class Trained:
         Raises ValueError for others, for numbers that are not finite, or another shape than the
         network was trained on.
         """
-        pixels: NDArray[np.float32] = np.asarray(examples, np.float32)
+        with np.errstate(over="ignore"):  # it is infinite then, and refused
+            pixels: NDArray[np.float32] = np.asarray(examples, np.float32)
         if pixels.ndim < 2 or math.prod(pixels.shape[1:]) != math.prod(self.shape):
             shape = " x ".join(map(str, self.shape))
             raise ValueError(
