@@ -11,7 +11,9 @@ from torch import nn
 from torch.testing import assert_close
 
 import nnlab
-from nnlab.trained import log_odds
+from nnlab.network import Network
+from nnlab.perceptron import MLP, Layer
+from nnlab.trained import Trained, log_odds
 from tests.analysis.trained import outcome, trained
 
 SMALL = ("train_size=200", "test_size=100", "stopping.max_epochs=5", "model.hidden=[16]")
@@ -131,3 +133,12 @@ def test_frames_and_no_examples_at_all(tmp_path: Path, normalize: str) -> None:
     assert_close(network.predict(frame), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="this network takes 28 x 28"):
         network.predict(torch.zeros(0, 27, 27))
+
+
+def test_outputs_that_overflow_are_nan_without_a_warning() -> None:
+    huge = np.full((2, 3), 3e38, np.float32)
+    shape = {"config": {"dataset": {}}, "result": {"dataset": {"bounded": False}}}
+    model = MLP([Layer("0", np.float32([[2, 2, 2], [2, 2, 2]]), None)])
+    network = Trained(model, classes=["a", "b"], shape=(3,), mean=None, deviation=None, **shape)
+    assert np.isnan(network.predict(huge)).all()
+    assert Network(network).predict(huge).isnan().all()

@@ -125,7 +125,8 @@ class Trained:
         Of a regression the targets in their own units, [B, k]. B may be 0. Raises ValueError as
         ``checked``.
         """
-        return self.answer(self.logits(self.standardised(self.checked(examples))))
+        with np.errstate(over="ignore", invalid="ignore"):  # then it is NaN, as torch has it
+            return self.answer(self.logits(self.standardised(self.checked(examples))))
 
     def checked(self, examples: Any) -> NDArray[np.float32]:
         """Return examples as they are, [B, ...], as an array; pixels lie in [0, 1].
