@@ -104,7 +104,7 @@ def make_runs(
     **options: Any,
 ) -> list[Run]:
     """Make one run per optimizer, on ``sizes`` of the same examples; equal at every call."""
-    x, y = examples(80, inputs, classes, dtype)
+    x, y = (each.numpy() for each in examples(80, inputs, classes, dtype))
     runs = []
     for seed, (optimizer, size) in enumerate(zip(optimizers, sizes)):
         generator = torch.Generator().manual_seed(seed)

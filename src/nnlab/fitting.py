@@ -189,14 +189,14 @@ class Fit:
 
     def plot(self) -> Figure:
         """Draw loss and accuracy, or R², over the epochs: training and, if any, validation."""
-        from nnlab.report import figures, runs
+        from nnlab.report import figures, run_folders
 
         told = ("status", "stop_reason", "weights_of_epoch")
         result: dict[str, Any] = {name: getattr(self, name) for name in told} | {"config": {}}
         result |= {"dataset": {"task": self.task.name}, **self.measures}
         result |= {"epochs": len(self.metrics), "train_seconds": self.metrics["seconds"].max()}
         curves = {str(name): values.to_numpy(float) for name, values in self.metrics.items()}
-        return figures.curves(runs.as_run(Path(), result, curves))
+        return figures.curves(run_folders.as_run(Path(), result, curves))
 
 
 def fit(

@@ -23,7 +23,8 @@ from nnlab import claims, interrupts, records, standing, study, terminal
 from nnlab.losses import CLASSIFICATION, REGRESSION
 from nnlab.records import DONE
 from nnlab.report import columns, summary
-from nnlab.report.runs import Value, brief, factors, flatten, is_number, name_data, rank
+from nnlab.report.run_folders import flatten, name_data
+from nnlab.report.runs import Value, brief, factors, is_number, rank
 from nnlab.report.times import duration
 from nnlab.standing import STATES, Standing
 from nnlab.text import as_label, visible

@@ -26,8 +26,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 from nnlab import claims, standing, terminal
 from nnlab.records import CURVES, DONE, RESULT
-from nnlab.report import page, summary
-from nnlab.report.runs import RunRecord, distinct, read, read_run
+from nnlab.report import page, summary_notes
+from nnlab.report.run_folders import distinct, read, read_run
+from nnlab.report.runs import RunRecord
 from nnlab.runs import by_study
 from nnlab.storage import opened
 from nnlab.study import stamp_of
@@ -110,7 +111,7 @@ class Results:
         self.lock = threading.Lock()
 
     def read_run(self, folder: Path) -> RunRecord:
-        """Do what ``report.runs.read_run`` does, and say of an unfinished run how it stands."""
+        """Do what ``run_folders.read_run`` does, and say of an unfinished run how it stands."""
         stamp = standing.stamp_of(folder)
         if folder not in self.known or self.known[folder][0] != stamp:
             self.known[folder] = stamp, read_run(folder)
@@ -136,7 +137,8 @@ class Results:
             tag = digest(parts)
             if self.pages.get(study, ("", ""))[0] != tag:
                 above = None if study == self.root else "/"
-                made = page.render(runs, summary.notes(runs), drawn, study, live=tag, above=above)
+                notes = summary_notes.notes(runs)
+                made = page.render(runs, notes, drawn, study, live=tag, above=above)
                 self.pages[study] = tag, made
             return self.pages[study]
 

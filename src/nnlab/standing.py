@@ -15,7 +15,8 @@ import numpy as np
 from nnlab import claims, records, storage, study
 from nnlab.losses import TASKS, task_of
 from nnlab.records import DONE, METRICS, NEW, RESULT
-from nnlab.report.runs import RunRecord, as_run, check, read_curves
+from nnlab.report.run_folders import as_run, check, read_curves
+from nnlab.report.runs import RunRecord
 
 STATES = (*DONE, "training", "waiting", "interrupted", "failed", "damaged")
 NO_CURVES = {

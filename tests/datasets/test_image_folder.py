@@ -23,8 +23,8 @@ from nnlab.analysis.pictures import named
 from nnlab.config import fingerprint
 from nnlab.datasets import Data, Split, dogset, image_files
 from nnlab.datasets.dogset import DogSetConfig
-from nnlab.report import runs
-from nnlab.report.figures import heading
+from nnlab.report import run_folders
+from nnlab.report.captions import heading
 from nnlab.trained import load
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -498,7 +498,7 @@ def test_evaluations_and_prediction_take_images(
 def test_the_title_names_the_images_in_figures_and_tables() -> None:
     plant()
     assert command("dataset.size=8", "dataset.title=Leaves") == 0
-    (found,) = runs.read(Path("outputs/images"))
+    (found,) = run_folders.read(Path("outputs/images"))
     assert found.settings["dataset"] == "Leaves"
     assert heading([found]).startswith("Leaves · 19 examples")
     assert named(load(Path("outputs/images/default"))) == "Leaves, trained on 19 examples"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnlab.losses import REGRESSION
 from nnlab.report.comparisons import NETWORKS, NO_CLASSES, ONE_EACH, ONE_SEED, compared
-from nnlab.report.runs import read
+from nnlab.report.run_folders import read
 from nnlab.report.statistics import Array
 from tests.report.studies import computed, lay
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnlab.report import figure_process, figures
-from nnlab.report.runs import read
+from nnlab.report.run_folders import read
 from tests.report.test_figures import size_sweep
 
 
@@ -76,7 +76,7 @@ def test_a_second_process_ends_quietly_when_its_command_is_gone(tmp_path: Path) 
     size_sweep(tmp_path / "study")
     code = (
         "import os, pickle; from nnlab.report import figure_process;"
-        "from nnlab.report.runs import read;"
+        "from nnlab.report.run_folders import read;"
         f"from pathlib import Path; study = Path({str(tmp_path / 'study')!r});"
         "figure_process.start(); artist = figure_process._artist;"
         "pickle.dump((read(study), study, []), artist.stdin); artist.stdin.flush(); os._exit(3)"

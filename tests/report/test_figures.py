@@ -18,8 +18,8 @@ from matplotlib.legend import Legend
 from PIL import Image
 
 from nnlab import report
-from nnlab.report import figures, plotting
-from nnlab.report.runs import read
+from nnlab.report import captions, figures, looks, plotting, responses
+from nnlab.report.run_folders import read
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, lay
 from tests.report.studies import curves as rows_of
@@ -66,14 +66,14 @@ def size_sweep(study: Path, **result: Any) -> None:
 
 def test_train_time_in_the_dual_form_has_points_only(tmp_path: Path) -> None:
     size_sweep(tmp_path, engine_form="dual")
-    axes = only(figures.train_time(read(tmp_path)))
+    axes = only(responses.train_time(read(tmp_path)))
     assert len(lines(axes)) == 1
     assert axes.get_legend() is None
 
 
 def test_train_time_has_points_the_line_and_the_answer(tmp_path: Path) -> None:
     size_sweep(tmp_path)
-    axes = only(figures.train_time(read(tmp_path)))
+    axes = only(responses.train_time(read(tmp_path)))
     points, line = lines(axes)
     assert points == [(500, 0.75), (1000, 1.25), (1500, 1.75), (2000, 2.25)]
     slope = scipy.stats.gmean((0.25 + np.array(SIZES) / 1000) / SIZES)  # the mean of logarithms
@@ -91,7 +91,7 @@ def test_train_time_has_points_the_line_and_the_answer(tmp_path: Path) -> None:
 
 def test_title_states_the_setting(tmp_path: Path) -> None:
     size_sweep(tmp_path)
-    for draw in (figures.train_time, figures.accuracy, figures.loss):
+    for draw in (responses.train_time, responses.accuracy, figures.loss):
         figure = draw(read(tmp_path))
         assert figure is not None
         title = figure.texts[0].get_text()
@@ -101,7 +101,7 @@ def test_title_states_the_setting(tmp_path: Path) -> None:
 def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
     for size, seconds in zip(SIZES, (0.6, 0.9, 1.7, 2.0)):
         lay(tmp_path, {"train_size": size}, train_seconds=seconds)
-    axes = only(figures.train_time(read(tmp_path)))
+    axes = only(responses.train_time(read(tmp_path)))
     # Milliseconds an example are 1.2, 0.9, 1.1333 and 1: their geometric mean is 1.0525, the
     # deviation of their logarithms 0.1288; t(3) is 3.1824, and the interval a factor of
     # exp(sqrt((3.1824 * 0.1288 * sqrt(1.25))**2 + 0.15**2)) = 1.62.
@@ -112,13 +112,13 @@ def test_scattered_times_have_an_interval(tmp_path: Path) -> None:
 def test_times_of_runs_side_by_side_are_called_so(tmp_path: Path) -> None:
     for size, at_once in zip(SIZES, (1, 2, 2, None)):
         lay(tmp_path, {"train_size": size}, concurrent_runs=at_once)
-    note = only(figures.train_time(read(tmp_path))).figure.texts[1].get_text()
+    note = only(responses.train_time(read(tmp_path))).figure.texts[1].get_text()
     assert note == "on AMD EPYC; up to 2 runs at a time"
 
 
 def test_times_of_runs_one_by_one_need_no_word(tmp_path: Path) -> None:
     size_sweep(tmp_path, concurrent_runs=1)
-    assert only(figures.train_time(read(tmp_path))).figure.texts[1].get_text() == (
+    assert only(responses.train_time(read(tmp_path))).figure.texts[1].get_text() == (
         "on AMD EPYC; in brackets the 95 % prediction interval of the fitted line"
     )
 
@@ -126,7 +126,7 @@ def test_times_of_runs_one_by_one_need_no_word(tmp_path: Path) -> None:
 def test_the_legend_lies_above_all_times(tmp_path: Path) -> None:
     for size, seconds in zip(SIZES, (1.9, 2.0, 1.95, 2.0)):
         lay(tmp_path, {"train_size": size}, train_seconds=seconds)
-    axes = only(figures.train_time(read(tmp_path)))
+    axes = only(responses.train_time(read(tmp_path)))
     legend = axes.get_legend()
     assert legend is not None
     box = legend.get_window_extent()
@@ -139,7 +139,7 @@ def test_the_legend_lies_above_all_times(tmp_path: Path) -> None:
 def test_long_times_are_in_hours(tmp_path: Path) -> None:
     for size in (1000, 2000):
         lay(tmp_path, {"train_size": size}, train_seconds=3.6 * size)
-    axes = only(figures.train_time(read(tmp_path)))
+    axes = only(responses.train_time(read(tmp_path)))
     assert axes.get_ylabel() == "Training time of 3 epochs (h)"
     assert lines(axes)[0] == [(1000, 1), (2000, 2)]
 
@@ -149,7 +149,7 @@ def test_train_time_has_a_line_for_each_value_of_a_second_factor(tmp_path: Path)
         for size in (500, 1000):
             options = {"train_size": size, "engine": engine}
             lay(tmp_path, options, engine=engine, train_seconds=slope * size / 1000)
-    axes = only(figures.train_time(read(tmp_path)))
+    axes = only(responses.train_time(read(tmp_path)))
     close(lines(axes)[1::2], [[(0, 0), (1040, 1.04)], [(0, 0), (1040, 4.16)]])
     legend = axes.get_legend()
     assert legend is not None
@@ -164,7 +164,7 @@ def test_train_time_has_a_line_for_each_value_of_a_second_factor(tmp_path: Path)
 def test_no_train_time_without_two_sizes(tmp_path: Path) -> None:
     for lr in (0.1, 0.2):
         lay(tmp_path, {"optimizer.lr": lr})
-    assert figures.train_time(read(tmp_path)) is None
+    assert responses.train_time(read(tmp_path)) is None
 
 
 # Accuracy
@@ -172,7 +172,7 @@ def test_no_train_time_without_two_sizes(tmp_path: Path) -> None:
 
 def test_accuracy_is_in_percent_over_size(tmp_path: Path) -> None:
     size_sweep(tmp_path)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     close(lines(axes), [[(500, 80.5), (1000, 81), (1500, 81.5), (2000, 82)]])
     assert axes.get_xlabel() == "Training-set size (examples)"
     assert axes.get_ylabel() == "Test accuracy (%)"
@@ -183,7 +183,7 @@ def test_accuracy_says_which_runs_it_lacks(tmp_path: Path) -> None:
     lay(tmp_path, {"train_size": 3000}, **DIVERGED)
     for size in (4000, 5000):
         lay(tmp_path, {"train_size": size}, **FAILED)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     bars = "bar of one seed: 95 % interval by the number of test examples"
     note = axes.figure.texts[1].get_text().replace("\n", " ")
     assert note == f"{bars}; not shown: 1 diverged, 2 failed"
@@ -210,7 +210,7 @@ def test_lines_that_look_alike_are_explained(tmp_path: Path) -> None:
 def test_accuracy_over_learning_rate_is_logarithmic(tmp_path: Path) -> None:
     for lr in (0.01, 0.04, 0.02):
         lay(tmp_path, {"optimizer.lr": lr}, test_accuracy=0.5)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "Learning rate")
     close(lines(axes), [[(0.01, 50), (0.02, 50), (0.04, 50)]])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0.01", "0.02", "0.04"]
@@ -219,14 +219,14 @@ def test_accuracy_over_learning_rate_is_logarithmic(tmp_path: Path) -> None:
 def test_a_learning_rate_of_zero_has_its_place(tmp_path: Path) -> None:
     for lr in (0.0, 1e-3):
         lay(tmp_path, {"optimizer.lr": lr})
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.001"]
 
 
 def test_accuracy_over_words_is_points_only(tmp_path: Path) -> None:
     for hidden in ([128, 64], [], [32]):
         lay(tmp_path, {"model.hidden": hidden}, test_accuracy=0.5)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "32", "128-64"]
     close(lines(axes), [[(0, 50), (1, 50), (2, 50)]])
     assert axes.lines[0].get_linestyle() == "None"
@@ -236,7 +236,7 @@ def test_seeds_become_mean_and_interval(tmp_path: Path) -> None:
     for size, accuracies in ((500, (0.7, 0.8, 0.9)), (1000, (0.9, 0.9, 0.9))):
         for seed, accuracy in enumerate(accuracies):
             lay(tmp_path, {"train_size": size, "seed": seed}, test_accuracy=accuracy)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     close(lines(axes)[-1:], [[(500, 80), (1000, 90)]])
     (bars,) = axes.collections
     assert isinstance(bars, LineCollection)
@@ -253,7 +253,7 @@ def test_over_several_numbers_the_intervals_are_a_band(tmp_path: Path) -> None:
     for size, found in accuracies.items():
         for seed, accuracy in enumerate(found):
             lay(tmp_path, {"train_size": size, "seed": seed}, test_accuracy=accuracy)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     (band,) = axes.collections
     corners = np.asarray(band.get_paths()[0].vertices)
     for size, found in accuracies.items():
@@ -267,7 +267,7 @@ def test_over_several_numbers_the_intervals_are_a_band(tmp_path: Path) -> None:
 def test_one_seed_has_the_interval_of_its_test_examples(tmp_path: Path) -> None:
     for size, correct in ((500, 800), (1000, 1000)):
         lay(tmp_path, {"train_size": size}, test_accuracy=correct / 1000)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     (bars,) = axes.collections
     assert isinstance(bars, LineCollection)
     ends = [100 * end for correct in (800, 1000) for end in wilson(correct, 1000)]
@@ -281,7 +281,7 @@ def test_two_factors_make_a_line_for_each_value_of_the_second(tmp_path: Path) ->
     for lr in (0.1, 0.01):
         for size in (500, 1000):
             lay(tmp_path, {"train_size": size, "optimizer.lr": lr}, test_accuracy=lr + size / 1e4)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     close(lines(axes), [[(500, 6), (1000, 11)], [(500, 15), (1000, 20)]])
     (legend,) = axes.figure.legends
     assert legend.get_title().get_text() == "Learning rate"
@@ -293,16 +293,16 @@ def test_runs_without_a_test_have_no_point(tmp_path: Path) -> None:
     size_sweep(tmp_path)
     lay(tmp_path, {"train_size": 3000}, **DIVERGED)
     lay(tmp_path, {"train_size": 4000}, **FAILED)
-    axes = only(figures.accuracy(read(tmp_path)))
+    axes = only(responses.accuracy(read(tmp_path)))
     assert [x for x, _ in lines(axes)[0]] == list(SIZES)
 
 
 def test_no_accuracy_over_seeds_or_without_tests(tmp_path: Path) -> None:
     for seed in range(3):
         lay(tmp_path / "seeds", {"seed": seed})
-    assert figures.accuracy(read(tmp_path / "seeds")) is None
+    assert responses.accuracy(read(tmp_path / "seeds")) is None
     size_sweep(tmp_path / "untested", test_accuracy=None)
-    assert figures.accuracy(read(tmp_path / "untested")) is None
+    assert responses.accuracy(read(tmp_path / "untested")) is None
 
 
 # Loss
@@ -374,10 +374,10 @@ def test_diverged_runs_are_drawn_as_far_as_finite_and_do_not_set_the_range(tmp_p
 
 
 def test_many_runs_have_a_colour_bar_instead_of_a_legend(tmp_path: Path) -> None:
-    for index in range(plotting.ENTRIES + 1):
+    for index in range(looks.ENTRIES + 1):
         lay(tmp_path, {"optimizer.lr": 10.0**-index}, epochs=2)
     figure = figures.loss(read(tmp_path))
-    assert len(only(figure).lines) == plotting.ENTRIES + 1
+    assert len(only(figure).lines) == looks.ENTRIES + 1
     assert figure is not None
     assert not figure.legends
     bar = figure.axes[1]
@@ -618,13 +618,13 @@ def test_layers(
     tmp_path: Path, options: dict[str, Any], dataset: dict[str, Any] | None, expected: str
 ) -> None:
     lay(tmp_path, options, dataset=dataset)
-    assert figures.layers(read(tmp_path)) == expected
+    assert captions.layers(read(tmp_path)) == expected
 
 
 def test_layers_of_several_datasets_are_the_hidden_ones(tmp_path: Path) -> None:
     lay(tmp_path, {"dataset": "mnist"})
     lay(tmp_path, {"dataset": "dogs"}, dataset={"shape": [64, 64, 3], "classes": ["a", "b"]})
-    assert figures.layers(read(tmp_path)) == "128-64"
+    assert captions.layers(read(tmp_path)) == "128-64"
 
 
 def test_heading_of_a_single_run(tmp_path: Path) -> None:
@@ -632,12 +632,12 @@ def test_heading_of_a_single_run(tmp_path: Path) -> None:
     lay(tmp_path, options | {"dataset": "fashion_mnist"})
     expected = "Fashion-MNIST · 1,000 examples · MLP 784-128-64-10 (tanh)"
     expected += " · SGD lr 0.01, momentum 0.9 · batch size 10 · 100 epochs"
-    assert figures.heading(read(tmp_path)) == expected
+    assert captions.heading(read(tmp_path)) == expected
 
 
 def test_synthetic_data_is_called_so(tmp_path: Path) -> None:
     rate_sweep(tmp_path, 0.1, 0.2, dataset="dogset_synthetic")
-    for draw in (figures.loss_curves, figures.accuracy_curves, figures.accuracy, figures.loss):
+    for draw in (figures.loss_curves, figures.accuracy_curves, responses.accuracy, figures.loss):
         figure = draw(read(tmp_path))
         assert figure is not None
         assert figure.texts[0].get_text().startswith("DogSet (synthetic images) · ")
@@ -647,8 +647,8 @@ def test_heading_of_what_is_not_trained(tmp_path: Path) -> None:
     for function in ("and", "or"):
         computed(tmp_path, function)
     runs = read(tmp_path)
-    assert figures.heading(runs) == "Boolean function · 4 examples · perceptrons"
-    axes = only(figures.accuracy(runs))
+    assert captions.heading(runs) == "Boolean function · 4 examples · perceptrons"
+    axes = only(responses.accuracy(runs))
     assert axes.get_xlabel() == "Boolean function"
     close(lines(axes), [[(0, 100), (1, 100)]])
 
@@ -756,7 +756,7 @@ def grid(study: Path, rates: Sequence[float], **options: Sequence[Any]) -> None:
 def test_each_option_has_a_figure_of_the_result_over_it(tmp_path: Path) -> None:
     grid(tmp_path, (0.1, 0.2), batch_size=(5, 20))
     assert written(tmp_path) == ["accuracy.png", "accuracy_over_batch_size.png", "loss.png"]
-    axes = only(figures.accuracy(read(tmp_path), key="batch_size"))
+    axes = only(responses.accuracy(read(tmp_path), key="batch_size"))
     close(lines(axes), [[(5, 10.5), (20, 12)], [(5, 20.5), (20, 22)]])
     assert axes.get_xlabel() == "Batch size (examples)"
     (legend,) = axes.figure.legends
@@ -776,7 +776,7 @@ def test_no_figure_over_an_option_of_which_no_line_has_two_values(tmp_path: Path
 def test_more_lines_than_a_legend_has_are_divided_among_panels(tmp_path: Path) -> None:
     activations, batches = ("relu", "tanh"), (1, 2, 3, 4, 5)
     grid(tmp_path, (0.1, 0.2), batch_size=batches, model__activation=activations)
-    figure = figures.accuracy(read(tmp_path), key="optimizer.lr")
+    figure = responses.accuracy(read(tmp_path), key="optimizer.lr")
     relu, tanh = panels(figure)
     assert [a.get_title(loc="left") for a in (relu, tanh)] == ["activation relu", "activation tanh"]
     expected = [[(0.1, 10 + batch / 10), (0.2, 20 + batch / 10)] for batch in batches]
@@ -791,7 +791,7 @@ def test_more_lines_than_a_legend_has_are_divided_among_panels(tmp_path: Path) -
 
 def test_lines_differ_by_more_than_their_colour(tmp_path: Path) -> None:
     grid(tmp_path, (0.1, 0.2), batch_size=(1, 2, 3, 4))
-    for figure in (figures.loss(read(tmp_path)), figures.accuracy(read(tmp_path))):
+    for figure in (figures.loss(read(tmp_path)), responses.accuracy(read(tmp_path))):
         axes = only(figure)
         looks = [(line.get_linestyle(), tuple(line.get_color())) for line in axes.lines]
         assert len(set(looks)) == len(looks)
@@ -815,7 +815,7 @@ def test_two_numeric_options_make_a_map(tmp_path: Path) -> None:
     rates, batches = (0.1, 0.2, 0.3), (5, 10, 20, 40)
     grid(tmp_path, rates, batch_size=batches)
     shutil.rmtree(tmp_path / "optimizer.lr=0.3,batch_size=40")
-    made = figures.accuracy_map(read(tmp_path))
+    made = responses.accuracy_map(read(tmp_path))
     axes = only(made)
     found: Any = np.ma.filled(np.ma.asarray(axes.images[0].get_array()), np.nan)
     expected = 100 * (np.array(rates)[None] + np.array(batches)[:, None] / 1000)
@@ -832,7 +832,7 @@ def test_two_numeric_options_make_a_map(tmp_path: Path) -> None:
 
 def test_a_map_has_a_panel_for_each_value_of_a_third_option(tmp_path: Path) -> None:
     grid(tmp_path, (0.1, 0.2, 0.3), batch_size=(5, 10, 20), model__activation=("relu", "tanh"))
-    relu, tanh, scale = panels(figures.accuracy_map(read(tmp_path)))
+    relu, tanh, scale = panels(responses.accuracy_map(read(tmp_path)))
     assert [a.get_title(loc="left") for a in (relu, tanh)] == ["activation relu", "activation tanh"]
     assert scale.get_ylabel() == "Test accuracy (%)"
     assert relu.images[0].get_clim() == tanh.images[0].get_clim()
@@ -843,13 +843,13 @@ def test_no_map_of_few_values(
     tmp_path: Path, rates: Sequence[float], batches: Sequence[int]
 ) -> None:
     grid(tmp_path, rates, batch_size=batches)
-    assert figures.accuracy_map(read(tmp_path)) is None
+    assert responses.accuracy_map(read(tmp_path)) is None
 
 
 def test_no_map_where_most_pairs_were_not_run(tmp_path: Path) -> None:
     for lr, batch in ((0.1, 5), (0.2, 10), (0.3, 20)):
         lay(tmp_path, {"optimizer.lr": lr, "batch_size": batch})
-    assert figures.accuracy_map(read(tmp_path)) is None
+    assert responses.accuracy_map(read(tmp_path)) is None
 
 
 def test_many_seeds_are_a_mean_and_a_band_in_each_panel(tmp_path: Path) -> None:
@@ -876,7 +876,7 @@ def test_many_fitted_lines_are_explained_beside_the_figure(tmp_path: Path) -> No
     for size, batch, lr in itertools.product((500, 1000), (1, 2, 3), (0.1, 0.2, 0.3)):
         options = {"train_size": size, "batch_size": batch, "optimizer.lr": lr}
         lay(tmp_path, options, train_seconds=size / 1000 + batch)
-    axes = only(figures.train_time(read(tmp_path)))
+    axes = only(responses.train_time(read(tmp_path)))
     assert axes.get_legend() is None
     shown = [(legend.get_title().get_text(), texts(legend)) for legend in axes.figure.legends]
     assert dict(shown) == {
@@ -923,7 +923,7 @@ def test_a_figure_of_a_paper_is_as_wide_as_its_column(tmp_path: Path) -> None:
 def test_fonts_are_those_of_the_style(tmp_path: Path, name: str, font: float) -> None:
     rate_sweep(tmp_path, 0.1, 0.2)
     runs, style = read(tmp_path), plotting.STYLES[name]
-    drawn = (figures.accuracy(runs, style=style), figures.loss(runs, style=style))
+    drawn = (responses.accuracy(runs, style=style), figures.loss(runs, style=style))
     for figure in (*drawn, figures.loss_curves(runs, style=style)):
         axes = only(figure)
         assert figure is not None
@@ -940,7 +940,9 @@ def test_names_are_shown_as_text_in_every_figure(tmp_path: Path) -> None:
     for name, size in itertools.product(HOSTILE[:6], (500, 1000)):
         options = {"dataset.variant": name, "train_size": size}
         lay(tmp_path, options, name=f"{HOSTILE.index(name)} {size}", train_seconds=size / 1000)
-    drawn = [draw(read(tmp_path)) for draw in (figures.train_time, figures.accuracy, figures.loss)]
+    drawn = [
+        draw(read(tmp_path)) for draw in (responses.train_time, responses.accuracy, figures.loss)
+    ]
     for figure in drawn:
         assert figure is not None
         figure.canvas.draw()

@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize  # type: ignore[import-untyped]
 
 from nnlab.report.learning_curves import Law, fit, laws
-from nnlab.report.runs import read
+from nnlab.report.run_folders import read
 from nnlab.report.statistics import Array
 from tests.report.studies import computed, lay
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from nnlab import identity, network, study
-from nnlab.report import runs, summary
+from nnlab.report import run_folders, runs, summary, summary_notes
 from tests.report.studies import DIVERGED, FAILED, lay
 
 
 def names(folder: Path) -> list[str]:
-    return [run.name for run in runs.read(folder)]
+    return [run.name for run in run_folders.read(folder)]
 
 
 def test_runs_are_ordered_by_number_not_as_text(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_runs_are_ordered_by_number_not_as_text(tmp_path: Path) -> None:
 
 def test_every_field_is_read(tmp_path: Path) -> None:
     folder = lay(tmp_path, {"train_size": 1000}, epochs=2, train_seconds=0.5)
-    (run,) = runs.read(tmp_path)
+    (run,) = run_folders.read(tmp_path)
     assert (run.folder, run.name, run.status) == (folder, "train_size=1000", "finished")
     assert (run.stop_reason, run.error, run.epochs) == ("reached max_epochs=2", None, 2)
     assert (run.train_seconds, run.test_loss, run.test_accuracy) == (0.5, 0.5, 0.847)
@@ -53,7 +53,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
 
 def test_settings_are_spelled_as_on_the_command_line(tmp_path: Path) -> None:
     lay(tmp_path, {"train_size": None, "optimizer": "adam", "model.hidden": []})
-    (run,) = runs.read(tmp_path)
+    (run,) = run_folders.read(tmp_path)
     assert run.settings["optimizer"] == "adam"
     assert run.settings["optimizer.lr"] == 0.01
     assert run.settings["model.hidden"] == ()
@@ -66,7 +66,7 @@ def test_settings_are_spelled_as_on_the_command_line(tmp_path: Path) -> None:
 def test_varied_puts_size_first_and_seed_last(tmp_path: Path) -> None:
     for seed, lr, size in ((0, 0.1, 500), (1, 0.1, 1000), (0, 0.2, 500)):
         lay(tmp_path, {"seed": seed, "optimizer.lr": lr, "train_size": size})
-    assert runs.varied(runs.read(tmp_path)) == ["train_size", "optimizer.lr", "seed"]
+    assert runs.varied(run_folders.read(tmp_path)) == ["train_size", "optimizer.lr", "seed"]
 
 
 def test_folds_share_their_sizes_and_are_repeats_as_seeds_are(tmp_path: Path) -> None:
@@ -79,37 +79,37 @@ def test_folds_share_their_sizes_and_are_repeats_as_seeds_are(tmp_path: Path) ->
             content = json.loads((folder / "result.json").read_text())
             content["config"] |= {"train_size": examples, "valid_size": 0}
             (folder / "result.json").write_text(json.dumps(content))
-    found = runs.read(tmp_path)
+    found = run_folders.read(tmp_path)
     sizes = [(run.settings["train_size"], run.settings["valid_size"]) for run in found]
     assert sizes == [(7, 4)] * 3 + [(14, 8)] * 3
     assert runs.factors(found) == ["train_size", "fold"]
     assert runs.repeats(found) == "folds"
     for seed in (1, 2):
         lay(tmp_path, {"folds": 3, "fold": 0, "seed": seed}, name=f"seed {seed}")
-    assert runs.repeats(runs.read(tmp_path)) == "runs"
+    assert runs.repeats(run_folders.read(tmp_path)) == "runs"
     lay(tmp_path, {"train_size": 7}, name="of an nnlab without folds")
-    assert "folds" in runs.factors(runs.read(tmp_path))
+    assert "folds" in runs.factors(run_folders.read(tmp_path))
 
 
 def test_a_failed_run_without_engine_and_device_does_not_vary_them(tmp_path: Path) -> None:
     lay(tmp_path, {"train_size": 500})
     lay(tmp_path, {"train_size": 1000}, **FAILED)
-    assert runs.varied(runs.read(tmp_path)) == ["train_size"]
+    assert runs.varied(run_folders.read(tmp_path)) == ["train_size"]
 
 
 def test_engines_and_devices_vary_by_what_was_used(tmp_path: Path) -> None:
     lay(tmp_path, {"engine": "auto"}, device={"name": "Tesla T4"})
     lay(tmp_path, {"engine": "native"})
-    assert runs.varied(runs.read(tmp_path)) == ["device"]
+    assert runs.varied(run_folders.read(tmp_path)) == ["device"]
 
 
 def test_runs_that_are_known_already_are_named_again_alike(tmp_path: Path) -> None:
     for seed, content in enumerate(("a1", "b2")):
         lay(tmp_path, {"seed": seed}, dataset={"source": "sample", "content": content})
-    known = {folder: runs.read_run(folder) for folder in tmp_path.iterdir()}
-    named = [run.settings["data"] for run in runs.read(tmp_path, known.__getitem__)]
+    known = {folder: run_folders.read_run(folder) for folder in tmp_path.iterdir()}
+    named = [run.settings["data"] for run in run_folders.read(tmp_path, known.__getitem__)]
     assert sorted(map(str, named)) == ["sample (a1)", "sample (b2)"]
-    assert [run.settings["data"] for run in runs.read(tmp_path, known.__getitem__)] == named
+    assert [run.settings["data"] for run in run_folders.read(tmp_path, known.__getitem__)] == named
 
 
 def test_what_a_choice_brings_along_is_no_factor(tmp_path: Path) -> None:
@@ -117,11 +117,11 @@ def test_what_a_choice_brings_along_is_no_factor(tmp_path: Path) -> None:
         for size in (500, 1000):
             options = {"optimizer": name, "optimizer.lr": lr, "train_size": size}
             lay(tmp_path, options)
-    read = runs.read(tmp_path)
+    read = run_folders.read(tmp_path)
     assert runs.varied(read) == ["train_size", "optimizer", "optimizer.lr"]
     assert runs.factors(read) == ["train_size", "optimizer"]
     lay(tmp_path, {"optimizer": "adam", "optimizer.lr": 0.01, "train_size": 500})
-    assert runs.factors(runs.read(tmp_path)) == ["train_size", "optimizer", "optimizer.lr"]
+    assert runs.factors(run_folders.read(tmp_path)) == ["train_size", "optimizer", "optimizer.lr"]
 
 
 @pytest.mark.parametrize(
@@ -170,20 +170,22 @@ def test_damaged_metrics_are_left_out_and_named(
 
 def test_a_row_still_being_written_is_left_out(tmp_path: Path) -> None:
     folder = lay(tmp_path, rows="1,2.0,0.5,,,0.1\n2,1.5,0.")
-    np.testing.assert_array_equal(runs.read_curves(folder, {})["epoch"], [1])
+    np.testing.assert_array_equal(run_folders.read_curves(folder, {})["epoch"], [1])
 
 
 def test_line_ends_of_windows_are_read(tmp_path: Path) -> None:
     folder = lay(tmp_path)
     path = folder / "metrics.csv"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    np.testing.assert_array_equal(runs.read_curves(path.parent, {})["train_loss"], [2, 1, 2 / 3])
+    np.testing.assert_array_equal(
+        run_folders.read_curves(path.parent, {})["train_loss"], [2, 1, 2 / 3]
+    )
 
 
 def test_missing_metrics_are_no_epochs(tmp_path: Path) -> None:
     folder = lay(tmp_path, **FAILED)
     (folder / "metrics.csv").unlink()
-    (run,) = runs.read(tmp_path)
+    (run,) = run_folders.read(tmp_path)
     assert (run.epochs, run.train_seconds, run.last("train_loss")) == (0, 0, None)
     assert not run.complete
 
@@ -192,7 +194,7 @@ def test_missing_metrics_are_no_epochs(tmp_path: Path) -> None:
 def test_a_running_run_counts_the_epochs_on_disk(tmp_path: Path, known: dict[str, None]) -> None:
     path = lay(tmp_path, epochs=3, train_seconds=0.75, status="running") / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | known))
-    (run,) = runs.read(tmp_path)
+    (run,) = run_folders.read(tmp_path)
     assert (run.epochs, run.train_seconds, run.complete) == (3, 0.75, False)
 
 
@@ -200,7 +202,7 @@ def test_a_failed_run_may_know_nothing_of_itself(tmp_path: Path) -> None:
     path = lay(tmp_path, epochs=2, train_seconds=0.5) / "result.json"
     config = json.loads(path.read_text())["config"]
     path.write_text(json.dumps({"status": "failed", "error": "KeyError: 1", "config": config}))
-    (run,) = runs.read(tmp_path)
+    (run,) = run_folders.read(tmp_path)
     assert (run.name, run.epochs, run.train_seconds) == ("default", 2, 0.5)
     assert (run.error, run.engine, run.device, run.full_size) == ("KeyError: 1", None, None, None)
     assert (run.test_accuracy, run.weights) == (None, None)
@@ -210,18 +212,18 @@ def test_a_failed_run_may_know_nothing_of_itself(tmp_path: Path) -> None:
 
 def test_infinite_and_missing_losses_are_kept_as_such(tmp_path: Path) -> None:
     lay(tmp_path, rows="1,inf,0.1,,,0.1\n2,nan,0.1,,,0.2\n", **DIVERGED)
-    (run,) = runs.read(tmp_path)
+    (run,) = run_folders.read(tmp_path)
     np.testing.assert_array_equal(run.curves["train_loss"], [np.inf, np.nan])
 
 
 def test_a_folder_without_runs_is_an_error_that_helps(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
-        runs.read(tmp_path / "nowhere")
+        run_folders.read(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds no runs$"):
-        runs.read(tmp_path)
+        run_folders.read(tmp_path)
     folder = lay(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"it is a run itself, give {tmp_path}$"):
-        runs.read(folder)
+        run_folders.read(folder)
 
 
 def test_a_dataset_may_bring_its_own_validation_split(tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_a_dataset_may_bring_its_own_validation_split(tmp_path: Path) -> None:
     lay(tmp_path, {"seed": 0, "valid_size": None}, dataset=dataset)
     lay(tmp_path, {"seed": 1, "valid_size": 2000}, dataset=dataset)
     lay(tmp_path, {"seed": 2, "valid_size": None}, dataset=None, **FAILED)
-    read = runs.read(tmp_path)
+    read = run_folders.read(tmp_path)
     found = {run.settings["seed"]: (run.settings["valid_size"], run.synthetic) for run in read}
     assert found == {0: (2000, True), 1: (2000, True), 2: (None, False)}
     assert "valid_size" not in runs.varied(read)
@@ -240,7 +242,7 @@ def test_curves_are_read_with_the_size_of_the_validation_split(tmp_path: Path) -
     falling = "".join(f"{e},{2 / e},0.9,{3 - e / 10},{0.8 - 0.001 * e},{e}\n" for e in range(1, 13))
     lay(tmp_path, {"valid_size": 3}, epochs=12, rows=falling)
     lay(tmp_path, {"valid_size": 1000}, epochs=12, rows=falling)
-    few, many = [run.reading for run in runs.read(tmp_path)]
+    few, many = [run.reading for run in run_folders.read(tmp_path)]
     assert few is not None
     assert many is not None
     assert (few.best_epoch, few.learned_until) == (12, None)
@@ -251,9 +253,9 @@ def test_one_run_under_two_names_counts_once(tmp_path: Path) -> None:
     lay(tmp_path, name="default")
     lay(tmp_path, {"train_size": 500})  # what the default is
     lay(tmp_path, {"seed": 1})
-    found = runs.distinct(runs.read(tmp_path))
+    found = run_folders.distinct(run_folders.read(tmp_path))
     assert sorted(run.settings["seed"] for run in found) == [0, 1]  # type: ignore[type-var]
-    assert len(runs.read(tmp_path)) == 3
+    assert len(run_folders.read(tmp_path)) == 3
 
 
 WRONG: tuple[Any, ...] = (
@@ -283,10 +285,10 @@ def test_values_of_another_kind_are_reported_or_left_out(tmp_path: Path) -> None
                 node = node[key]
             node[path[-1]] = wrong
             file.write_text(json.dumps(changed))
-            found = runs.distinct(runs.read(tmp_path))
+            found = run_folders.distinct(run_folders.read(tmp_path))
             assert len(summary.rows(found)) == len(found) in (2, 3)
             summary.table(found)
-            summary.notes(found)
+            summary_notes.notes(found)
             study.Study(tmp_path).look()
             with contextlib.suppress(ValueError):
                 network.load(file.parent)

@@ -13,10 +13,10 @@ import scipy.stats  # type: ignore[import-untyped]
 from rich.console import Console
 
 from nnlab import report
-from nnlab.report import summary
+from nnlab.report import summary, summary_notes
 from nnlab.report.comparisons import ONE_SEED
 from nnlab.report.curves import RULES
-from nnlab.report.runs import read
+from nnlab.report.run_folders import read
 from nnlab.terminal import as_rows, fitted
 from nnlab.text import as_label
 from tests.names import HOSTILE
@@ -346,7 +346,7 @@ def test_notes_tell_the_time_of_the_full_set_and_the_failures(tmp_path: Path) ->
         lay(tmp_path, {"train_size": size}, train_seconds=size / 100)
     lay(tmp_path, {"train_size": 3000}, **DIVERGED)
     lay(tmp_path, {"train_size": 4000}, **FAILED)
-    assert summary.notes(read(tmp_path)) == [
+    assert summary_notes.notes(read(tmp_path)) == [
         "By the fitted line 3 epochs on all 60,000 examples would take 10 min "
         "(8.6 to 12; 95 % interval).",
         ONE_SEED,
@@ -362,7 +362,7 @@ def test_notes_tell_each_setting_apart(tmp_path: Path) -> None:
             lay(tmp_path, options, train_seconds=size / 100 + error)
     # The logarithms of 5.1, 9.8 and 15.1 s by 5, 10 and 15 deviate by 0.0203; t(2) is 4.303, so the
     # interval is a factor of exp(sqrt((4.303 * 0.0203 * sqrt(4/3))**2 + 0.15**2)) = 1.20.
-    first, second, few = summary.notes(read(tmp_path))
+    first, second, few = summary_notes.notes(read(tmp_path))
     assert few == ONE_SEED
     expected = "3 epochs on all 60,000 examples would take 10 min (8.4 to 12; 95 % interval)"
     assert (first, second) == (f"optimizer.lr=1e-5: {expected}", f"optimizer.lr=0.1: {expected}")
@@ -371,7 +371,7 @@ def test_notes_tell_each_setting_apart(tmp_path: Path) -> None:
 def test_many_failures_are_counted(tmp_path: Path) -> None:
     for size in range(1, 9):
         lay(tmp_path, {"train_size": size}, **FAILED)
-    notes = summary.notes(read(tmp_path))
+    notes = summary_notes.notes(read(tmp_path))
     assert (len(notes), notes[-1]) == (6, "and 3 more failed or diverged")
 
 
@@ -451,7 +451,7 @@ def test_notes_put_each_learning_rate_into_words(tmp_path: Path) -> None:
         "best validation loss at epoch 3, clearly above it from epoch 4: overfitting; "
         "cannot tell when learning ended; gap at the end 2.75 in loss, 23.4 points of accuracy"
     )
-    assert summary.notes(read(tmp_path)) == [
+    assert summary_notes.notes(read(tmp_path)) == [
         ONE_SEED,
         "plateau: validation loss decreased by less than 0.1",
         "optimizer.lr=1e-5: best validation loss at epoch 8; no overfitting seen; "
@@ -467,7 +467,7 @@ def test_notes_of_a_single_run_with_restored_weights(tmp_path: Path) -> None:
     options = {"stopping": "patience", "valid_size": 500}
     result: dict[str, Any] = {"status": "stopped", "stop_reason": reason, "weights_of_epoch": 3}
     lay(tmp_path, options, epochs=8, rows=curves(TURN), **result)
-    first, second, rules = summary.notes(read(tmp_path))
+    first, second, rules = summary_notes.notes(read(tmp_path))
     assert (first, rules) == (f"patience: {reason}", RULES)
     assert second.startswith("Best validation loss at epoch 3, clearly above it from epoch 4")
     assert second.endswith("points of accuracy; tested with the weights of epoch 3")
@@ -479,7 +479,7 @@ def test_plateau_is_doubted_where_noise_exceeds_its_margin(tmp_path: Path) -> No
     for least in (1e-4, 0.1):
         options = PLATEAU | {"stopping.min_delta": least}
         lay(tmp_path, options, epochs=40, rows=curves(losses), **FLAT)
-    (warning,) = [note for note in summary.notes(read(tmp_path)) if "by chance" in note]
+    (warning,) = [note for note in summary_notes.notes(read(tmp_path)) if "by chance" in note]
     expected = (
         r"plateau may have stopped 1 of 2 runs by chance: validation loss changes by 0\.0\d+ "
     )
@@ -491,7 +491,7 @@ def test_notes_tell_reasons_that_differ_run_by_run(tmp_path: Path) -> None:
         reason = f"{lr} s have passed, the budget is 1 s"
         options = {"optimizer.lr": float(lr), "stopping": "budget"}
         lay(tmp_path, options, name=f"lr={lr}", status="stopped", stop_reason=reason)
-    few, *notes = summary.notes(read(tmp_path))
+    few, *notes = summary_notes.notes(read(tmp_path))
     assert few == ONE_SEED
     assert len(notes) == 7
     assert notes[0] == "lr=1 stopped: 1 s have passed, the budget is 1 s"
@@ -503,7 +503,7 @@ def test_notes_read_the_curves_of_six_settings(tmp_path: Path) -> None:
         for seed in (0, 1):
             options = {"optimizer.lr": float(lr), "seed": seed, "valid_size": 500}
             lay(tmp_path, options, rows=curves(TURN[seed:]))
-    few, *lines, more, rules = summary.notes(read(tmp_path))
+    few, *lines, more, rules = summary_notes.notes(read(tmp_path))
     assert few == "Settings are compared from 5 seeds of each on."
     assert [line.partition(":")[0] for line in lines] == [f"optimizer.lr={n}" for n in range(1, 7)]
     assert "best validation loss at epochs 2 to 3, clearly above it from " in lines[0]
@@ -515,13 +515,13 @@ def test_notes_say_what_is_synthetic(tmp_path: Path) -> None:
     dataset = {"sizes": {"train": 500}, "full_size": 7665, "synthetic": True}
     lay(tmp_path, {"dataset": "dogset_synthetic"}, dataset=dataset)
     expected = ["dataset=dogset_synthetic: synthetic data, made by a program"]
-    assert summary.notes(read(tmp_path)) == expected
+    assert summary_notes.notes(read(tmp_path)) == expected
 
 
 def test_a_network_that_is_not_trained_has_a_row(tmp_path: Path) -> None:
     lay(tmp_path, {"stopping.max_epochs": 0}, **UNTRAINED)
     assert shown(tmp_path)[3][1:] == ["0", "not trained", "-", "100.0 %", "0.500"]
-    assert summary.notes(read(tmp_path)) == []
+    assert summary_notes.notes(read(tmp_path)) == []
     assert summary.rows(read(tmp_path))[0]["train_loss"] is None
 
 
@@ -570,14 +570,14 @@ def test_a_function_that_is_not_boolean_is_shown_as_it_is_called(tmp_path: Path)
 
 def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
     computed(tmp_path, "0110")
-    assert summary.notes(read(tmp_path)) == ["Computes 0110 xor"]
+    assert summary_notes.notes(read(tmp_path)) == ["Computes 0110 xor"]
     computed(tmp_path, "0011")
-    assert summary.notes(read(tmp_path)) == ["Computes 2 of 2 functions"]
+    assert summary_notes.notes(read(tmp_path)) == ["Computes 2 of 2 functions"]
     boolean = {"dataset": "boolean", "dataset.inputs": 2, "model": "linear"}
     boolean |= {"train_size": 4, "test_size": None}
     lay(tmp_path, boolean | {"dataset.function": "xor"}, test_accuracy=0.75, test_loss=0.693147)
     lay(tmp_path, boolean | {"dataset.function": "0011"}, test_accuracy=1.0, test_loss=0.01)
-    assert summary.notes(read(tmp_path)) == [
+    assert summary_notes.notes(read(tmp_path)) == [
         "model=linear: computes 1 of 2 functions, not 0110 xor (75.0 %, loss 0.693)",
         "model=perceptron: computes 2 of 2 functions",
         "a loss of ln 2 = 0.693 is chance: 0 and 1 are equally probable in every row, "
@@ -589,7 +589,7 @@ def test_why_networks_do_not_compute_a_function_is_put_into_words(tmp_path: Path
     boolean = {"dataset": "boolean", "dataset.inputs": 2, "test_size": None}
     linear = {"model": "linear", "model.hidden": [], "model.activation": "identity"}
     lay(tmp_path, boolean | linear | {"dataset.function": "xor"}, test_accuracy=0.5, test_loss=0.7)
-    (first, why) = summary.notes(read(tmp_path))
+    (first, why) = summary_notes.notes(read(tmp_path))
     assert first == "Cannot compute 0110 xor (50.0 %, loss 0.700)"
     assert why.startswith("a network without activations parts inputs by one line")
     assert why.endswith("and none has all ones on one side and all zeros on the other: 0110 xor")
@@ -609,7 +609,7 @@ def test_a_network_that_learned_too_short_is_told_so(
         test_accuracy=0.96875,
         test_loss=0.4,
     )
-    first, *more = summary.notes(read(tmp_path))
+    first, *more = summary_notes.notes(read(tmp_path))
     assert first == "Has not learned majority of 5 inputs (96.9 %, loss 0.400)"
     assert more == falls * [
         "training loss still fell when training ended, so more epochs may do "
@@ -622,14 +622,14 @@ def test_a_function_that_some_seeds_learned(tmp_path: Path) -> None:
     options |= {"test_size": None}
     for seed, accuracy in enumerate((1.0, 0.5, 1.0)):
         lay(tmp_path, options | {"seed": seed}, test_accuracy=accuracy, test_loss=0.3)
-    first = summary.notes(read(tmp_path))[0]
+    first = summary_notes.notes(read(tmp_path))[0]
     assert first.startswith("Has not learned 0110 xor (right with 2 of 3 seeds, 83.3 ± 71.7 %")
 
 
 def test_part_of_a_truth_table_proves_nothing(tmp_path: Path) -> None:
     options = {"dataset": "boolean", "dataset.inputs": 2, "dataset.function": "and"}
     lay(tmp_path, options | {"test_size": 2}, test_accuracy=1.0)
-    assert summary.notes(read(tmp_path)) == []
+    assert summary_notes.notes(read(tmp_path)) == []
 
 
 def test_functions_of_several_sizes_have_no_table_of_one(tmp_path: Path) -> None:
@@ -645,17 +645,17 @@ def test_unfinished_runs_are_not_put_into_words(tmp_path: Path) -> None:
     """Their curves end where they were interrupted, which says nothing of when to stop."""
     lay(tmp_path, {"optimizer.lr": 0.1}, rows=curves(TURN))
     lay(tmp_path, {"optimizer.lr": 0.2}, rows=curves(TURN), status="running")
-    said = summary.notes(read(tmp_path))
+    said = summary_notes.notes(read(tmp_path))
     assert [line[:17] for line in said if "best validation" in line] == ["optimizer.lr=0.1:"]
 
 
 def test_notes_say_why_no_line_fits_the_times(tmp_path: Path) -> None:
     for size in (100, 200):
         lay(tmp_path, {"train_size": size}, engine_form="dual")
-    assert summary.notes(read(tmp_path))[0].startswith("no line through training times")
+    assert summary_notes.notes(read(tmp_path))[0].startswith("no line through training times")
     lay(tmp_path, {"train_size": 400})
     lay(tmp_path, {"train_size": 500})
-    assert not any("no line" in note for note in summary.notes(read(tmp_path)))
+    assert not any("no line" in note for note in summary_notes.notes(read(tmp_path)))
 
 
 def test_names_are_text_in_the_table_its_caption_and_the_notes(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats  # type: ignore[import-untyped]
 
-from nnlab.report import summary, times
-from nnlab.report.runs import read
+from nnlab.report import summary, summary_notes, times
+from nnlab.report.run_folders import read
 from tests.report.studies import DIVERGED, FAILED, lay
 
 
@@ -96,7 +96,7 @@ def test_times_that_scatter_are_not_extrapolated(tmp_path: Path) -> None:
         lay(tmp_path, {"train_size": size}, train_seconds=seconds)
     (timing,) = times.timings(read(tmp_path))[2]
     assert (timing.scattered, timing.answer()) == (True, None)
-    assert "Times per example differ too much" in "".join(summary.notes(read(tmp_path)))
+    assert "Times per example differ too much" in "".join(summary_notes.notes(read(tmp_path)))
 
 
 def sweep(study: Path, **options: float) -> None:
@@ -210,7 +210,7 @@ def test_a_busy_machine_is_told(
         f"faster on a quiet one."
         for ratio in expected
     ]
-    assert [line for line in summary.notes(read(tmp_path)) if "busy" in line] == found
+    assert [line for line in summary_notes.notes(read(tmp_path)) if "busy" in line] == found
 
 
 def test_the_processors_seconds_have_a_column_where_they_are_known(tmp_path: Path) -> None:

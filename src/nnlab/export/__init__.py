@@ -14,7 +14,8 @@ from pathlib import Path
 from nnlab import records, storage, study
 from nnlab.analysis import EVALUATION_FILES
 from nnlab.report.columns import Column, shown
-from nnlab.report.runs import RunRecord, Value, distinct, read, varied
+from nnlab.report.run_folders import distinct, read
+from nnlab.report.runs import RunRecord, Value, varied
 from nnlab.text import visible
 
 FILES = (

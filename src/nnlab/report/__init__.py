@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nnlab import terminal
-from nnlab.report import cells, figure_process, page, summary
-from nnlab.report.runs import distinct, read, read_run
+from nnlab.report import cells, figure_process, page, summary, summary_notes
+from nnlab.report.run_folders import distinct, read, read_run
 from nnlab.report.times import duration
 from nnlab.text import visible_lines
 
@@ -37,7 +37,7 @@ class Report(NamedTuple):
 def look(study: Path, predict: Sequence[int] = ()) -> Report:
     """Return what ``write_report`` does, but write nothing and draw nothing."""
     runs = distinct(read(study))
-    return Report(summary.table(runs, terminal.width()), summary.notes(runs, predict), [])
+    return Report(summary.table(runs, terminal.width()), summary_notes.notes(runs, predict), [])
 
 
 def write_report(
@@ -62,7 +62,7 @@ def write_report(
     be written to.
     """
     runs, files = distinct(read(study)), [study / "summary.csv", study / "cells.csv"]
-    table, notes = summary.table(runs, terminal.width()), summary.notes(runs, predict)
+    table, notes = summary.table(runs, terminal.width()), summary_notes.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
         summary.write_csv(rows, file)
     if "tex" in formats:

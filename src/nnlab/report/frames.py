@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnlab.report import summary
-from nnlab.report.runs import RunRecord, distinct, read, varied
+from nnlab.report.run_folders import distinct, read
+from nnlab.report.runs import RunRecord, varied
 
 if TYPE_CHECKING:
     import pandas as pd

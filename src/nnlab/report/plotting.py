@@ -1,4 +1,4 @@
-"""What any figure needs: axes, scales, colours, legends, values as text.
+"""What any figure needs: sizes, axes, scales, colours, values as text.
 
 Never pyplot: its global state is unsafe in threads, and slow to import.
 """
@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
@@ -31,8 +28,8 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from nnlab.report.labels import NAMES, label
-from nnlab.report.runs import Value, is_number, rank, spell
+from nnlab.report.labels import NAMES
+from nnlab.report.runs import Value, is_number, spell
 from nnlab.report.statistics import Array
 from nnlab.storage import write_atomic
 from nnlab.text import shortened, visible
@@ -41,11 +38,9 @@ DPI, FONT = 200, 8
 BESIDE_PNG = ("svg", "pdf")  # formats that a figure can have, too
 LEFT, BOTTOM, RIGHT = 0.625, 0.46, 0.97  # inches, inches, of the width
 EDGE = 0.01  # of the width of a figure, that stays free
-ENTRIES = 8  # that a legend can have; beyond, a colour bar
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
-Look = tuple[Any, str, str]  # colour, dash, marker
 
 
 # Figures and their axes
@@ -209,6 +204,15 @@ def keep_inside(panels: Sequence[Axes]) -> None:
         axes.set_position((start, box.y0, share * box.width, box.height))
 
 
+def narrow(panels: Sequence[Axes], used: float) -> None:
+    """Leave a share of the figure free, right of its panels."""
+    boxes = [axes.get_position() for axes in panels]
+    left = min(box.x0 for box in boxes)
+    share = (RIGHT - left - used) / (RIGHT - left)
+    for axes, box in zip(panels, boxes):
+        axes.set_position((left + share * (box.x0 - left), box.y0, share * box.width, box.height))
+
+
 def save_each(figure: Figure, path: Path, formats: Collection[str]) -> list[Path]:
     """Write a PNG and, where they are among the formats, an SVG and a PDF beside it, in which text
     stays text; remove those that are not. Return what there is."""
@@ -332,180 +336,6 @@ def ticks(axes: Axes, values: Sequence[Any], scale: str) -> None:
         axis.set_major_locator(MaxNLocator(5, integer=whole))
     axis.set_major_formatter(FuncFormatter(number))
     axis.set_minor_formatter(NullFormatter())
-
-
-# Colours and legends
-
-
-def looks_of(settings: Sequence[tuple[Value, ...]]) -> list[Look]:
-    """Give each setting its colour by its first value, dash and marker by the others or, where
-    these do not need them, by the first as well."""
-    firsts, others = legend_values(settings)
-    colours = dict(zip(firsts, palette(firsts, len(others) > 1)))
-    kinds = {other: index for index, other in enumerate(others)}
-    if len(others) < 2:
-        kinds = kinds_of(firsts)
-    part = slice(1, None) if len(others) > 1 else slice(1)
-    found = [(colours[setting[:1]], kinds.get(setting[part], 0)) for setting in settings]
-    return [(colour, DASHES[kind], MARKERS[kind]) for colour, kind in found]
-
-
-def kinds_of(firsts: Sequence[tuple[Value, ...]]) -> dict[tuple[Value, ...], int]:
-    """Number the dashes and markers of few values, beside their colours."""
-    few = len(firsts) <= ENTRIES
-    return {first: index % len(DASHES) for index, first in enumerate(firsts)} if few else {}
-
-
-def legend_values(settings: Sequence[tuple[Value, ...]]) -> tuple[list[Any], list[Any]]:
-    """List what colours tell apart, and what dashes and markers do: nothing where there
-    are more than can be told apart."""
-
-    def distinct(parts: set[tuple[Value, ...]]) -> list[tuple[Value, ...]]:
-        return sorted(parts, key=lambda part: tuple(map(rank, part)))
-
-    others = distinct({setting[1:] for setting in settings})
-    few = len(others) <= len(DASHES) and len(settings) <= 5 * ENTRIES
-    return distinct({setting[:1] for setting in settings}), others if few else []
-
-
-def palette(firsts: Sequence[tuple[Value, ...]], shaded: bool = False) -> list[Any]:
-    """Choose colours: in sequence for numbers and for many, told apart at sight for words.
-
-    shaded: in sequence for words, too, as where nothing but their shade tells them apart in grey.
-    """
-    words = not shaded and not all(is_number(value) for first in firsts for value in first)
-    if len(firsts) == 1 or (len(firsts) <= len(COLOURS) and words):
-        return list(COLOURS[: len(firsts)])
-    # The bright end of viridis is too faint on white.
-    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(firsts))))
-
-
-def explain(
-    figure: Picture,
-    panels: Sequence[Axes],
-    settings: Sequence[tuple[Value, ...]],
-    keys: Sequence[str],
-    markers: bool = False,
-) -> None:
-    """Say right of the axes what colours and dashes mean, and make the axes narrower by it."""
-    firsts, others = legend_values(settings)
-    boxes = [axes.get_position() for axes in panels]
-    bottom = min(box.y0 for box in boxes)
-    height = max(box.y1 for box in boxes) - bottom
-    titles, style = [label(key) for key in keys], figure.style
-    sample: dict[str, Any] = {"xdata": [], "ydata": [], "ms": 4, "lw": 1.2}
-    parts: list[tuple[str, list[Line2D]]] = []
-    if 1 < len(firsts) <= ENTRIES:
-        kinds = kinds_of(firsts) if len(others) < 2 else {}
-        lines = [
-            Line2D(
-                color=colour,
-                ls=DASHES[kinds.get(first, 0)],
-                marker=MARKERS[kinds.get(first, 0)] if markers else "",
-                label=entry(*first),
-                **sample,
-            )
-            for first, colour in zip(firsts, palette(firsts, len(others) > 1))
-        ]
-        parts.append((titles[0], lines))
-    if len(others) > 1:
-        looks = zip(others, DASHES, MARKERS if markers else [""] * len(DASHES))
-        lines = [
-            Line2D(color="0.2", ls=dash, marker=marker, label=", ".join(map(entry, v)), **sample)
-            for v, dash, marker in looks
-        ]
-        parts.append((", ".join(titles[1:]), lines))
-
-    legends, top, used = [], bottom + height, 0.0
-    for title, lines in parts:
-        made = figure.legend(
-            handles=lines,
-            title="\n".join(textwrap.wrap(title, 18)),
-            title_fontsize=style.font,
-            fontsize=style.font,
-            frameon=False,
-            alignment="left",
-            loc="upper left",
-            borderaxespad=0,
-        )
-        extent = made.get_window_extent().transformed(figure.transFigure.inverted())
-        legends.append((made, top))
-        top -= extent.height + 0.02
-        used = max(used, extent.width)
-    if len(firsts) > ENTRIES:
-        used = max(used, 0.9 * style.scale / figure.get_figwidth())
-        head = 0.31 * style.scale / figure.get_figheight()
-        place = figure.add_axes((0.99 - used, bottom, 0.02, top - bottom - head))
-        colour_bar(place, titles[0], [value for (value,) in firsts], style)
-    for made, top in legends:
-        made.set_bbox_to_anchor((0.99 - used, top))
-    narrow(panels, used)
-
-
-def colour_bar(axes: Axes, title: str, values: Sequence[Value], style: Style) -> None:
-    """Fill axes with the colours of many values, from the first at the bottom to the last."""
-    colours = palette([(value,) for value in values])
-    scale = ScalarMappable(Normalize(-0.5, len(values) - 0.5), ListedColormap(colours))
-    shown = np.unique(np.linspace(0, len(values) - 1, 6).round().astype(int))
-    bar = axes.figure.colorbar(scale, cax=axes, ticks=shown)
-    bar.set_ticklabels([entry(values[index]) for index in shown])
-    axes.set_title("\n".join(textwrap.wrap(title, 18)), size=style.font, loc="left")
-    bar.outline.set_visible(False)
-    bar.minorticks_off()
-    axes.tick_params(labelsize=style.font - 1, length=2, width=0.6)
-
-
-# Maps
-
-
-def draw_map(
-    axes: Axes, grid: Array, ends: tuple[float, float], values: Sequence[Sequence[Value]]
-) -> None:
-    """Colour a cell for each value of a grid [rows, columns], from the lower left, and write it
-    there where there is room. ends: of the colours. values: of the columns, and of the rows."""
-    figure, style = picture(axes), picture(axes).style
-    rows, columns = grid.shape
-    scale = Normalize(*ends)
-    image = np.ma.masked_invalid(grid)
-    axes.imshow(image, "viridis", scale, origin="lower", aspect="auto", interpolation="none")
-    axes.grid(False)
-    shown = range(0, rows, -(-rows // 12))
-    axes.set_yticks(shown, [entry(values[1][index]) for index in shown])
-    wide = figure.get_figwidth() * axes.get_position().width / columns
-    high = figure.get_figheight() * axes.get_position().height / rows
-    digits = 1 if np.nanmax(np.abs(grid)) > 2 else 2
-    if wide < 0.45 * style.scale or high < 0.14 * style.scale:
-        return
-    for row, column in zip(*np.nonzero(np.isfinite(grid))):
-        light = scale(grid[row, column]) > 0.6
-        place, text = (column, row), f"{grid[row, column]:.{digits}f}"
-        colour = "black" if light else "white"
-        axes.annotate(text, place, size=style.font - 1, color=colour, ha="center", va="center")
-
-
-def scale_beside(
-    figure: Picture, panels: Sequence[Axes], title: str, ends: tuple[float, float]
-) -> None:
-    """Put the scale of a map's colours right of its panels, and make these narrower by it."""
-    style = figure.style
-    boxes = [axes.get_position() for axes in panels]
-    bottom, top = min(box.y0 for box in boxes), max(box.y1 for box in boxes)
-    used = 0.75 * style.scale / figure.get_figwidth()
-    narrow(panels, used)
-    place = figure.add_axes((1 - used, bottom, 0.02, top - bottom))
-    bar = figure.colorbar(ScalarMappable(Normalize(*ends), "viridis"), cax=place)
-    bar.set_label(title, size=style.font)
-    bar.outline.set_visible(False)
-    place.tick_params(labelsize=style.font - 1, length=2, width=0.6)
-
-
-def narrow(panels: Sequence[Axes], used: float) -> None:
-    """Leave a share of the figure free, right of its panels."""
-    boxes = [axes.get_position() for axes in panels]
-    left = min(box.x0 for box in boxes)
-    share = (RIGHT - left - used) / (RIGHT - left)
-    for axes, box in zip(panels, boxes):
-        axes.set_position((left + share * (box.x0 - left), box.y0, share * box.width, box.height))
 
 
 # Values as text

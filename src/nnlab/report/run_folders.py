@@ -1,0 +1,319 @@
+"""Reading the run folders of a study.
+
+Read with json, float() and numpy rather than pandas: importing pandas takes longer (0.3 s)
+than reading a thousand runs does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnlab import records, storage
+from nnlab.analysis import SCORES
+from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
+from nnlab.losses import CLASSIFICATION, REGRESSION, LearningTask, task_of
+from nnlab.records import DONE, METRICS, RESULT
+from nnlab.report.runs import OWN_OPTIONS, RunRecord, Value, of_truth_table, rank, varied
+from nnlab.report.statistics import Array
+
+NUMBERS = (
+    *("epochs", "weights_of_epoch", "train_seconds", "train_cpu_seconds"),
+    *("test_loss", "test_accuracy"),
+    *("weights", "parameters"),
+    *(f"test_{metric.name}" for metric in REGRESSION.metrics),
+)
+TEXTS = (
+    *("name", "status", "stop_reason", "error", "fingerprint"),
+    *("engine", "engine_form", "engine_level"),
+)
+STUDIES = 40  # that are listed
+log = logging.getLogger("nnlab")
+
+
+def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list[RunRecord]:
+    """Read every run of a study, ordered by what varied.
+
+    A damaged run is left out, with a warning that names its file. reader: does what ``read_run``
+    does, and may know some runs already; the data of what it returns are named here.
+    Raises FileNotFoundError if there is no such folder, or no run in it.
+    """
+    if not study.is_dir():
+        raise FileNotFoundError(f"there is no folder {study}; give a study, say outputs/mnist")
+    runs = []
+    for result in study.glob(f"*/{RESULT}"):
+        try:
+            runs.append((reader or read_run)(result.parent))
+        except (OSError, ValueError) as error:
+            log.warning("left out %s: %s", result, error)
+    if not runs:
+        hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
+        raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
+    name_data(runs)
+    keys = varied(runs)
+    return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+
+
+def name_data(runs: Sequence[RunRecord]) -> None:
+    """Call the data of each run by their source, and tell those of one source apart by content.
+
+    Equal content has one name, that of its first source, wherever its files were.
+    """
+    names: dict[Value, str] = {}
+    for run in sorted(runs, key=lambda run: run.source or ""):
+        names.setdefault(run.content, run.source or "")
+    shared = Counter(names.values())
+    for run in runs:
+        if run.content is not None:
+            name = names[run.content]
+            run.settings["data"] = name if shared[name] == 1 else f"{name} ({run.content})"
+
+
+def studies_below(folder: Path) -> str:
+    """List the studies in a folder that is none, and how many runs each has; "" without any."""
+    found = [*folder.glob(f"*/*/{RESULT}"), *folder.glob(f"*/*/*/{RESULT}")]
+    counts = Counter(str(result.parent.parent) for result in found)
+    lines = [
+        f"{study} ({count:,} run{'s' * (count > 1)})" for study, count in sorted(counts.items())
+    ]
+    more = [f"and {len(lines) - STUDIES:,} more"] if len(lines) > STUDIES else []
+    return "\n".join([", but studies; give one of them:", *lines[:STUDIES], *more]) * bool(lines)
+
+
+def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the runs without those that computed what an earlier one did, under another name,
+    and without what was begun of a run that is whole elsewhere.
+
+    ``python -m nnlab.run`` and the run of a sweep over the same value are one, not two seeds.
+    """
+    seen: dict[tuple[Value, ...], RunRecord] = {}
+    whole = {run.computed[0] for run in runs if run.complete}
+    for run in sorted(runs, key=lambda run: not run.complete):
+        if run.status not in ("failed", "running") or run.computed[0] not in whole:
+            seen.setdefault(run.computed, run)
+    kept = {id(run) for run in seen.values()}
+    return [run for run in runs if id(run) in kept]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read one run folder. Raises ValueError if its files are not what a run writes."""
+    result = records.undamaged(storage.read(folder / RESULT))
+    check(result)
+    done = result.get("status") in DONE
+    task = task_of(result.get("dataset") or {})
+    run = as_run(folder, result, read_curves(folder, result if done else {}, task))
+    run.results.update(read_scores(folder))
+    return run
+
+
+def check(result: dict[str, Any]) -> None:
+    """Raise ValueError where a result is not what a run writes."""
+    if not isinstance(result.get("config"), dict):
+        raise ValueError("it does not hold the result of a run")
+    for key in NUMBERS:
+        check_number(key, result.get(key), finite=not key.startswith("test_"))
+    for key in TEXTS:
+        if not isinstance(result.get(key), (str, type(None))):
+            raise ValueError(f"{key}={result[key]!r} is not a text")
+    if not isinstance(result.get("overrides"), (list, type(None))):
+        raise ValueError(f"overrides={result['overrides']!r} is not a list")
+    for key in ("dataset", "device"):
+        if not isinstance(result.get(key), (dict, type(None))):
+            raise ValueError(f"{key}={result[key]!r} does not describe one")
+    dataset = result.get("dataset") or {}
+    for key in ("shape", "classes", "targets"):
+        if not isinstance(dataset.get(key), (list, type(None))):
+            raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
+    sizes = dataset.get("sizes") or {}
+    if not isinstance(sizes, dict):
+        raise ValueError(f"dataset.sizes={sizes!r} does not hold sizes")
+    for size in sizes.values():
+        check_number("a size in dataset.sizes", size)
+    for name, right in texts(result.get("right")).items():
+        records.unpacked(right, sizes.get(name) or 0)
+    if not all(isinstance(size, int) for size in dataset.get("shape") or ()):
+        raise ValueError(f"dataset.shape={dataset['shape']!r} does not hold whole numbers")
+    for key in ("full_size", "full_test_size"):
+        check_number(f"dataset.{key}", dataset.get(key))
+    device = result.get("device") or {}
+    for text in (dataset.get("source"), dataset.get("content"), device.get("name")):
+        if not isinstance(text, (str, type(None))):
+            raise ValueError(f"{text!r} is not the name of data or of a device")
+    for key, value in flatten(result["config"]):
+        items = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(item, (str, int, float, type(None))) for item in items):
+            raise ValueError(f"{key}={value!r} is not the value of an option")
+
+
+def check_number(key: str, value: object, finite: bool = True) -> None:
+    number = isinstance(value, (int, float)) and (abs(value) < math.inf or not finite)
+    if value is not None and not number:
+        raise ValueError(f"{key}={value!r} is not a number")
+
+
+def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> RunRecord:
+    """Put together what the files of a run say; the result is one that ``check`` lets pass."""
+    dataset = result.get("dataset") or {}
+    status = str(result.get("status"))
+    if status == "interrupted":  # as if it were still under way
+        status = "running"
+    epochs, seconds = result.get("epochs"), result.get("train_seconds")
+    if status == "running" or epochs is None or seconds is None:
+        # Whoever trains it has no time to keep its result.json up to date.
+        epochs = len(curves["epoch"])
+        seconds = curves["seconds"][-1] if epochs else 0.0
+    device = (result.get("device") or {}).get("name")
+    given_threads = (result.get("device") or {}).get("threads")
+    settings = ADDED | dict(flatten(result["config"]))
+    sizes = dataset.get("sizes") or {}
+    if not of_truth_table(settings):  # inputs says as much
+        settings |= used_sizes(sizes, settings)
+    # What only evaluated a network says nothing about an engine.
+    engine = result.get("engine") if epochs else None
+    settings["engine"], settings["device"] = engine, device
+    for key in WHERE:
+        settings.pop(f"dataset.{key}", None)
+    if title := settings.pop("dataset.title", None):
+        settings["dataset"] = title
+    settings["data"] = dataset.get("content")
+    # Runs of earlier versions say nothing of them.
+    numbers = settings["random_numbers"] = result.get("random_numbers", 1 if dataset else None)
+    identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
+    if engine != "torch":
+        settings.pop("threads", None)  # which changed nothing
+    elif "threads" in settings:
+        settings["threads"] = settings["threads"] or 1
+    threads = settings.get("threads")
+    level = settings["native_level"] = result.get("engine_level") if epochs else None
+    return RunRecord(
+        folder=folder,
+        name=str(result.get("name", folder.name)),
+        status=status,
+        stop_reason=result.get("stop_reason"),
+        error=result.get("error"),
+        epochs=int(epochs),
+        weights_of_epoch=result.get("weights_of_epoch"),
+        train_seconds=float(seconds),
+        cpu_seconds=result.get("train_cpu_seconds"),
+        test_loss=result.get("test_loss"),
+        test_accuracy=result.get("test_accuracy"),
+        weights=result.get("weights"),
+        parameters=result.get("parameters"),
+        engine=result.get("engine"),
+        form=result.get("engine_form"),
+        device=device,
+        threads=result.get("most_threads", 1) if engine == "native" else given_threads,
+        concurrent=result.get("concurrent_runs"),
+        computed=(identity, settings["data"], numbers, engine, level, device, threads),
+        inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
+        outputs=len(dataset.get("targets") or dataset.get("classes") or ()) or None,
+        source=dataset.get("source"),
+        full_size=dataset.get("full_size"),
+        full_test_size=dataset.get("full_test_size"),
+        test_examples=sizes.get("test"),
+        examples=texts(dataset.get("examples")),
+        right={name: (sizes[name], text) for name, text in texts(result.get("right")).items()},
+        synthetic=bool(dataset.get("synthetic")),
+        settings=settings,
+        results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
+        overrides=tuple(map(str, result.get("overrides") or ())),
+        versions=texts(result.get("versions")) | texts(result.get("git"), "commit of {}"),
+        hashes=texts(dataset.get("sha256")),
+        curves=curves,
+        task=task_of(dataset),
+    )
+
+
+def texts(found: object, name: str = "{}") -> dict[str, str]:
+    """Return those of the values that are texts, by their names; a text alone has none.
+
+    >>> texts({"nnlab": "ba50af7", "working_directory": None}, "commit of {}"), texts("ba50af7")
+    ({'commit of nnlab': 'ba50af7'}, {'': 'ba50af7'})
+    """
+    if isinstance(found, str):
+        return {"": found}
+    known = found if isinstance(found, dict) else {}
+    return {name.format(key): text for key, text in known.items() if isinstance(text, str)}
+
+
+def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:
+    """Return train_size and valid_size as they really were.
+
+    Of folds, whose sizes differ by one example, those of the largest, which runs on all share.
+    """
+    train, valid = (sizes.get(name, settings.get(f"{name}_size")) for name in ("train", "valid"))
+    folds = settings.get("folds")
+    if isinstance(folds, int) and isinstance(train, int) and isinstance(valid, int):
+        train, valid = train + valid - -(-(train + valid) // folds), -(-(train + valid) // folds)
+    return {"train_size": train, "valid_size": valid}
+
+
+def read_curves(
+    folder: Path, result: dict[str, Any], task: LearningTask = CLASSIFICATION
+) -> dict[str, Array]:
+    """Read ``metrics.csv``: each column [epochs] float64, NaN where empty.
+
+    result: of a run that has ended, which tells damage. A last row still being written is left
+    out; a run that never began has no rows.
+    """
+    # Opening is cheaper than asking first, and a run may vanish in between.
+    try:
+        text = records.read_file(folder, METRICS, result).decode().replace("\r\n", "\n")
+    except FileNotFoundError:
+        if "sha256" in result:
+            raise
+        text = ""
+    header, *lines = text.rpartition("\n")[0].split("\n")
+    rows = [[float(cell or "nan") for cell in line.split(",")] for line in lines]
+    names = header.split(",") if lines else list(task.columns)
+    if not set(names) >= set(task.columns) or any(len(row) != len(names) for row in rows):
+        raise ValueError(f"{METRICS} does not have the columns {','.join(task.columns)}")
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
+    return dict(zip(names, table.T))
+
+
+def flatten(
+    config: dict[str, Any], prefix: str = "", left_out: Collection[str] = NOT_IDENTITY
+) -> Iterable[tuple[str, Value]]:
+    """Spell a nested configuration as on the command line; a group's name is its choice.
+
+    >>> dict(flatten({"optimizer": {"name": "sgd", "lr": 0.01}, "seed": 0, "study": "mnist"}))
+    {'optimizer': 'sgd', 'optimizer.lr': 0.01, 'seed': 0}
+    """
+    for key, value in config.items():
+        if not prefix and key in left_out:
+            continue
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        elif prefix and key == "name":
+            yield prefix[:-1], value
+        elif prefix.startswith(OWN_OPTIONS) and isinstance(value, list):
+            yield prefix + key, json.dumps(value)  # its items may be anything
+        else:
+            yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+
+def read_scores(folder: Path) -> dict[str, Value]:
+    """Return what evaluation=[metrics] has found of a run, if it was asked; ``split`` is a text.
+
+    A file that is damaged is left out, with a warning that names it.
+    """
+    path = folder / SCORES
+    try:
+        header, values = storage.read(path).decode().split()
+        found = dict(zip(header.split(","), values.split(","), strict=True))
+        known: dict[str, Value] = {"scored_split": found.pop("split")}
+        known["top_k"] = int(found.pop("top_k"))
+        return known | {name: float(value) if value else None for name, value in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("left out %s, which is not as nnlab wrote it: %s", path, error)
+        return {}
