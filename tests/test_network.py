@@ -137,7 +137,7 @@ def test_frames_and_no_examples_at_all(tmp_path: Path, normalize: str) -> None:
 
 def test_outputs_that_overflow_are_nan_without_a_warning() -> None:
     huge = np.full((2, 3), 3e38, np.float32)
-    config, result = {"dataset": {}}, {"dataset": {"bounded": False}}
+    config, result = {"dataset": {"name": "own"}}, {"dataset": {"bounded": False}}
     model = MLP([Layer("0", np.full((2, 3), 2, np.float32), None)])
     network = Trained(model, config, result, ["a", "b"], (3,), None, None)
     assert np.isnan(network.predict(huge)).all()
