@@ -11,10 +11,34 @@ from torch import nn
 from torch.testing import assert_close
 
 import nnlab
-from nnlab.trained import log_odds
+from nnlab.network import Network
+from nnlab.perceptron import MLP, Layer
+from nnlab.trained import Trained, log_odds
 from tests.analysis.trained import outcome, trained
 
 SMALL = ("train_size=200", "test_size=100", "stopping.max_epochs=5", "model.hidden=[16]")
+
+
+def test_predict_takes_examples_of_any_type_and_layout(tmp_path: Path) -> None:
+    trained(tmp_path / "a", *SMALL, "stopping.max_epochs=1")
+    network = nnlab.load(tmp_path / "a")
+    whole = np.random.default_rng(0).integers(0, 2, (3, 28, 28)).astype(np.float32)
+    expected = network.predict(whole)
+    fixed = whole.copy()
+    fixed.flags.writeable = False
+    backwards = whole[::-1].copy()[::-1]
+    tensor = torch.from_numpy(whole)
+    of_types = [tensor.to(dtype) for dtype in (torch.bfloat16, torch.float64, torch.bool)]
+    for given in (
+        fixed,
+        backwards,
+        whole.astype(">f8"),
+        tensor.clone().requires_grad_(),
+        *of_types,
+    ):
+        assert_close(network.predict(given), expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="give pixels from 0 to 1"):
+        network.predict(np.full((1, 28, 28), 1e300))
 
 
 @pytest.mark.parametrize("normalize", ["false", "true"])
@@ -109,3 +133,12 @@ def test_frames_and_no_examples_at_all(tmp_path: Path, normalize: str) -> None:
     assert_close(network.predict(frame), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="this network takes 28 x 28"):
         network.predict(torch.zeros(0, 27, 27))
+
+
+def test_outputs_that_overflow_are_nan_without_a_warning() -> None:
+    huge = np.full((2, 3), 3e38, np.float32)
+    config, result = {"dataset": {"name": "own"}}, {"dataset": {"bounded": False}}
+    model = MLP([Layer("0", np.full((2, 3), 2, np.float32), None)])
+    network = Trained(model, config, result, ["a", "b"], (3,), None, None)
+    assert np.isnan(network.predict(huge)).all()
+    assert Network(network).predict(huge).isnan().all()

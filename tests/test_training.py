@@ -1285,3 +1285,24 @@ def test_a_batch_of_one_is_not_normalised() -> None:
     accepted: list[dict[str, Any]] = [{"batch_size": 14, "drop_last": True}, {"batch_size": 13}]
     for fine in accepted:
         assert nnlab.fit(model(), examples(), **options, **fine).status == "finished"
+
+
+@pytest.mark.parametrize("engine", ["native", "torch", "stacked"])
+def test_a_split_is_taken_in_any_types_and_read_only(engine: str) -> None:
+    inputs = np.random.default_rng(0).random((20, 5)).astype(np.float32)
+    labels = np.arange(20) % 2
+    fixed = inputs.copy()
+    fixed.flags.writeable = False
+    losses = []
+    for split in (
+        Split.whole(inputs, labels),
+        Split.whole(fixed, labels),
+        Split.whole(inputs.astype(np.float64), labels.astype(np.int32)),
+        Split(inputs, labels, np.arange(20, dtype=np.int32)),
+    ):
+        torch.manual_seed(0)
+        sgd = nnlab.SGD(lr=0.1)
+        model = nn.Sequential(nn.Linear(5, 2))
+        fitted = nnlab.fit(model, split, optimizer=sgd, max_epochs=2, engine=engine)
+        losses.append(fitted.train_loss)
+    assert losses == losses[:1] * 4

@@ -489,14 +489,19 @@ class Examples(NamedTuple):
 def as_split(data: Data, model: nn.Module) -> Split:
     """Gather examples into one Split, which shares their memory where that is the CPU's; data: as
     for ``gathered``."""
-    if isinstance(data, Split):
-        gathered(data, model)
-        return data
-    inputs, labels, _ = (each.cpu() for each in gathered(data, model))
+    inputs, labels, places = (each.cpu() for each in gathered(data, model))
     inputs, labels = (
         each.float() if each.dtype is torch.bfloat16 else each for each in (inputs, labels)
     )
-    return Split.whole(inputs.numpy(), labels.numpy())
+    found = Split(inputs, labels, places)
+    # Splits of the same arrays, which are not to be moved twice, stay so.
+    return data if isinstance(data, Split) and same_arrays(found, data) else found
+
+
+def same_arrays(a: Split, b: Split) -> bool:
+    """Return whether two splits are of the same memory, in the same types and shapes."""
+    pairs = (a.inputs, b.inputs), (a.labels, b.labels), (a.index, b.index)
+    return all(mine.__array_interface__ == other.__array_interface__ for mine, other in pairs)
 
 
 def gathered(data: Data, model: nn.Module) -> Examples:
@@ -518,7 +523,8 @@ def gathered(data: Data, model: nn.Module) -> Examples:
         )
     with torch.inference_mode(False):
         if isinstance(data, Split):
-            found = Examples(*map(torch.from_numpy, (data.inputs, data.labels, data.index)))
+            inputs, labels = gather((data.inputs, data.labels), model)
+            found = Examples(inputs, labels, numbers(data.index, "the index").long())
         else:
             inputs, labels = gather(data, model)
             found = Examples(inputs, labels, torch.arange(len(labels)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -87,8 +88,9 @@ class Network:
         Raises ValueError for others, for numbers that are not finite, or another shape than the
         network was trained on.
         """
-        given = examples.detach() if isinstance(examples, Tensor) else examples
-        pixels = torch.from_numpy(self.numbers.checked(given))
+        given = examples.detach().cpu().float() if isinstance(examples, Tensor) else examples
+        # What torch takes without a warning.
+        pixels = torch.from_numpy(np.require(self.numbers.checked(given), requirements=["C", "W"]))
         return self.answer(self.logits(self.standardised(pixels)))
 
 

@@ -125,7 +125,8 @@ class Trained:
         Of a regression the targets in their own units, [B, k]. B may be 0. Raises ValueError as
         ``checked``.
         """
-        return self.answer(self.logits(self.standardised(self.checked(examples))))
+        with np.errstate(over="ignore", invalid="ignore"):  # then it is NaN, as torch has it
+            return self.answer(self.logits(self.standardised(self.checked(examples))))
 
     def checked(self, examples: Any) -> NDArray[np.float32]:
         """Return examples as they are, [B, ...], as an array; pixels lie in [0, 1].
@@ -133,7 +134,8 @@ class Trained:
         Raises ValueError for others, for numbers that are not finite, or another shape than the
         network was trained on.
         """
-        pixels: NDArray[np.float32] = np.asarray(examples, np.float32)
+        with np.errstate(over="ignore"):  # it is infinite then, and refused
+            pixels: NDArray[np.float32] = np.asarray(examples, np.float32)
         if pixels.ndim < 2 or math.prod(pixels.shape[1:]) != math.prod(self.shape):
             shape = " x ".join(map(str, self.shape))
             raise ValueError(
