@@ -282,7 +282,7 @@ def test_another_version_of_ray(
 def test_options_that_ray_would_refuse(option: str, tmp_path: Path) -> None:
     launcher = ("hydra/launcher=ray", f"hydra.launcher.{option}")
     ended = studies.run(*QUICK, *launcher, MULTIRUN, cwd=tmp_path)
-    refused(ended, tmp_path, f"hydra.launcher.{option}", "it must be at least")
+    refused(ended, tmp_path, f"hydra.launcher.{option}", "it must be a finite number, at least")
 
 
 def refused(ended: studies.Ended, folder: Path, *words: str) -> None:
