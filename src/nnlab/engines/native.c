@@ -354,8 +354,8 @@ int32_t nnlab_train(Network *net, const Split *split, const int64_t *order, int6
                     int64_t batch, const uint64_t *keys, const Optimizer *optimizer, int32_t level,
                     double *sums, double *seconds, int64_t *bad)
 {
-    const double started = seconds_of(CLOCK_MONOTONIC);
     const double used = processor_seconds(net->team);
+    const double started = seconds_of(CLOCK_MONOTONIC);
     Examples examples;
     const int32_t problem = copy_examples(net, split, order, n, &examples, bad);
     if (problem == FINE) {
