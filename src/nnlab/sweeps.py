@@ -69,11 +69,11 @@ def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list
         log.info("plan=true: nothing is left to train")
     if waiting:
         # What has torch, as notebooks do, mostly has matplotlib, too.
-        idle = "torch" not in sys.modules and cores.usable() > 1
+        idle = "torch" not in sys.modules and cores.usable() > len(waiting)
         if report and idle and not waiting[0][1].plan:
             from nnlab.report import figure_process
 
-            figure_process.start()  # on a core that is idle while data are read
+            figure_process.start()  # on a core that no run needs, whose time it would lengthen
         tasks = build.prepare(waiting)
         planned = [task for task in tasks if task.config.plan]
         if planned:

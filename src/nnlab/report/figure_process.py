@@ -1,6 +1,7 @@
 """Drawing the figures, in a second process if one was started in time.
 
-That one imports matplotlib, which takes half a second, while this one reads data and trains.
+That one imports matplotlib, which takes half a second, while this one reads data and trains on
+other cores.
 """
 
 from __future__ import annotations
