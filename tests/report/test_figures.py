@@ -767,6 +767,14 @@ def test_each_option_has_a_figure_of_the_result_over_it(tmp_path: Path) -> None:
     assert written(tmp_path) == ["accuracy.png", "loss.png"]
 
 
+def test_pictures_of_others_stay(tmp_path: Path) -> None:
+    lay(tmp_path)
+    picture = tmp_path / "examples_cats_over_dogs.png"  # as nnlab.describe calls them
+    picture.write_bytes(b"")
+    figures.draw_all(read(tmp_path), tmp_path)
+    assert picture.exists()
+
+
 def test_no_figure_over_an_option_of_which_no_line_has_two_values(tmp_path: Path) -> None:
     for lr, batch in ((0.1, 5), (0.2, 10), (0.3, 20)):  # as a random search draws them
         lay(tmp_path, {"optimizer.lr": lr, "batch_size": batch})

@@ -259,3 +259,9 @@ def test_a_figure_over_an_option_says_so(tmp_path: Path) -> None:
     shown = (tmp_path / "index.html").read_text()
     assert "<figcaption>Test accuracy over batch size</figcaption>" in shown
     assert "accuracy_over_batch_size.png" in shown
+
+
+def test_a_picture_of_others_is_called_by_its_file(tmp_path: Path) -> None:
+    shutil.copy(PICTURE, lay(tmp_path) / "cats_over_dogs.png")
+    report.write_report(tmp_path)
+    assert "<summary>cats_over_dogs " in (tmp_path / "index.html").read_text()

@@ -83,9 +83,13 @@ def draw_all(
     drawings: dict[str, Callable[..., Figure | None]] = {"train_time": train_time}
     for metric in (METRICS["accuracy"], METRICS["r2"]):
         drawings[metric.name] = functools.partial(accuracy, metric=metric)
+        over = metric.name + OVER
         for key in ordered_factors(runs)[1:]:
-            name = metric.name + OVER + re.sub(r"[^\w.]", "_", key)
+            name = over + re.sub(r"[^\w.]", "_", key)
             drawings[name] = functools.partial(accuracy, metric=metric, key=key)
+        for path in study.glob(f"{over}*.png"):
+            if path.stem not in drawings:  # over what no longer varies
+                remove(path)
         drawings[f"{metric.name}_map"] = functools.partial(accuracy_map, metric=metric)
     drawings |= {
         "loss": functools.partial(loss, scale=loss_scale),
@@ -93,9 +97,6 @@ def draw_all(
         "accuracy_curves": accuracy_curves,
         "r2_curves": functools.partial(panel_curves, quantity="r2"),
     }
-    for path in study.glob(f"*{OVER}*.png"):
-        if path.stem not in drawings:  # over what no longer varies
-            remove(path)
     files = []
     for name, draw in drawings.items():
         path = study / f"{name}.png"

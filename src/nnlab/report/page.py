@@ -358,7 +358,9 @@ def picture(file: Path, study: Path, inline: bool) -> dict[str, Any]:
 def caption(name: str) -> str:
     stem = Path(name).stem
     what, over, key = stem.partition(OVER)
-    return f"{CAPTIONS[what]} over {phrase(key)}" if over else CAPTIONS.get(stem, stem)
+    if over and what in CAPTIONS:
+        return f"{CAPTIONS[what]} over {phrase(key)}"
+    return CAPTIONS.get(stem, stem)
 
 
 def link(file: Path, study: Path) -> str:
