@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nnlab.losses import METRICS, Metric
+from nnlab.report import columns
 from nnlab.report.labels import phrase
 from nnlab.report.looks import Setting, legend_values
 from nnlab.report.plotting import entry
@@ -75,23 +76,24 @@ def layers(runs: Sequence[RunRecord]) -> str:
     return "-".join(map(str, sizes)) or "without hidden layers"
 
 
-def panel_title(keys: Sequence[str], values: Sequence[Value]) -> str:
-    """Write a setting, as in "learning rate 1e-5, batch size 10"."""
-    return ", ".join(f"{phrase(key)} {entry(value)}" for key, value in zip(keys, values))
+def panel_titles(keys: Sequence[str], settings: Iterable[Setting]) -> list[str]:
+    """Write settings, each as in "learning rate 1e-5, batch size 10"; nothing without options."""
+    if not keys:
+        return []
+    return [
+        ", ".join(f"{phrase(key)} {entry(value)}" for key, value in zip(keys, values))
+        for values in settings
+    ]
 
 
 def y_label(quantity: str, of: str = "") -> str:
-    text = of + (METRICS[quantity].title if quantity in METRICS else quantity)
-    return text[0].upper() + text[1:] + " (%)" * is_percent(quantity)
-
-
-def is_percent(quantity: str) -> bool:
-    return quantity in METRICS and METRICS[quantity].percent
+    text = of + (columns.heading(METRICS[quantity]) if quantity in METRICS else quantity)
+    return text[0].upper() + text[1:]
 
 
 def percent(quantity: str) -> int:
     """Return what values of a quantity are multiplied by in figures."""
-    return 100 if is_percent(quantity) else 1
+    return 100 if quantity in METRICS and METRICS[quantity].percent else 1
 
 
 def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str | None) -> list[str]:
@@ -117,8 +119,8 @@ def uneven_note(runs: Sequence[RunRecord], keys: Sequence[str], few: bool) -> li
 
 def lost(runs: Sequence[RunRecord], metric: Metric) -> list[str]:
     """Say how many runs a figure lacks, for they have no result."""
-    lost = [run.status for run in runs if run.tested(metric) is None]
-    counts = [f"{lost.count(s):,} {s}" for s in ("diverged", "failed") if s in lost]
+    ends = [run.status for run in runs if run.tested(metric) is None]
+    counts = [f"{ends.count(end):,} {end}" for end in ("diverged", "failed") if end in ends]
     return [f"not shown: {', '.join(counts)}"] if counts else []
 
 

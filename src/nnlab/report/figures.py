@@ -22,12 +22,13 @@ from nnlab.losses import METRICS
 from nnlab.report.captions import (
     alike_note,
     heading,
-    panel_title,
+    panel_titles,
     percent,
     seeds_note,
     uneven_note,
     y_label,
 )
+from nnlab.report.columns import TESTED
 from nnlab.report.labels import OVER
 from nnlab.report.looks import (
     ENTRIES,
@@ -136,7 +137,7 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     apart = panel_keys(runs, keys)
     rest = [key for key in keys if key not in apart]
     parts = in_order(grouped(runs, apart))
-    titles = [panel_title(apart, values) for values in parts] if apart else []
+    titles = panel_titles(apart, parts)
     settings = list(in_order(grouped(runs, rest)))
     few = len(settings) <= ENTRIES
     notes = seeds_note(runs, keys, "band" if few else None) + uneven_note(runs, keys, few)
@@ -232,7 +233,7 @@ def panel_curves(
         notes = seeds_note(drawn, keys, "band") + uneven_note(drawn, keys, True)
     else:
         notes = [f"a line for each of {seeds} {repeats(drawn)}"] if seeds > 1 else []
-    titles = [panel_title(keys, values) for values in groups] if keys else []
+    titles = panel_titles(keys, groups)
     handles = marks(drawn, quantity == "loss", means)
     figure, panels = frame(heading(runs), notes, len(groups), handles, titles, style)
     kept = [run for run in drawn if run.status != "diverged"] or drawn
@@ -257,10 +258,8 @@ def panel_curves(
 def curves(run: RunRecord, scale: str = "auto", style: Style = NOTEBOOK) -> Figure:
     """Draw loss and accuracy (or R²) of one run over epochs: training and, if any, validation."""
     notes = [run.stop_reason or ("unfinished" if run.status == "running" else run.status)]
-    tested = run.tested(run.main)
-    if tested is not None:
-        shown = f"{100 * tested:.1f} %" if run.main.percent else f"{tested:.3f}"
-        notes.append(f"test {run.main.title} {shown}")
+    if run.tested(run.main) is not None:
+        notes.append(f"test {run.main.title} {TESTED[run.main.name].text([run])}")
         if run.weights_of_epoch not in (None, run.epochs):
             notes[-1] += f" with the weights of epoch {run.weights_of_epoch}"
     figure, panels = frame(heading([run]), notes, 2, marks([run], True), style=style)

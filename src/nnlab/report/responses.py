@@ -12,7 +12,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from nnlab.losses import METRICS, Metric
-from nnlab.report.captions import alike_note, heading, lost, panel_title, seeds_note, y_label
+from nnlab.report.captions import (
+    alike_note,
+    heading,
+    lost,
+    panel_titles,
+    percent,
+    seeds_note,
+    y_label,
+)
 from nnlab.report.columns import TESTED, Column
 from nnlab.report.labels import label, phrase
 from nnlab.report.looks import (
@@ -141,7 +149,7 @@ def accuracy(
     drawn = ("band" if band else "bar") if few else None
     notes = seeds_note(tested, keys, drawn)
     notes += [ONE_SEED] * ("examples" in kinds) + alike_note(series, others) + lost(runs, metric)
-    titles = [panel_title(apart, part) for part in parts] if apart else []
+    titles = panel_titles(apart, parts)
     figure, panels = frame(
         heading(runs), notes, len(parts), titles=titles, style=style, beside=True
     )
@@ -156,7 +164,7 @@ def accuracy(
             }
             colour, dash, marker = looks[setting]
             look = (colour, "" if scale == "category" else dash, marker)
-            draw_response(axes, points, column, 100 if metric.percent else 1, look, drawn)
+            draw_response(axes, points, column, percent(metric.name), look, drawn)
     for axes in panels:
         axes.set_xlabel(label(key))
         axes.set_ylabel(y_label(metric.name, "test "))
@@ -219,10 +227,10 @@ def accuracy_map(
         apart = []
     parts = in_order(grouped(tested, apart))
     grids = [grid_of(part, column, values, across, down) for part in parts.values()]
-    factor = 100 if metric.percent else 1
+    factor = percent(metric.name)
     ends = factor * np.nanmin(grids), factor * np.nanmax(grids)
     notes += ["white: no result"] * bool(np.isnan(grids).any()) + lost(runs, metric)
-    titles = [panel_title(apart, part) for part in parts] if apart else []
+    titles = panel_titles(apart, parts)
     figure, panels = frame(
         heading(runs), notes, len(parts), titles=titles, style=style, beside=True
     )
