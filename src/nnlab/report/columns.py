@@ -215,7 +215,7 @@ def folded(runs: Sequence[RunRecord]) -> bool:
     return any(run.settings.get("folds") for run in runs)
 
 
-def clocked(runs: Sequence[RunRecord]) -> bool:
+def with_cpu_seconds(runs: Sequence[RunRecord]) -> bool:
     """Tell whether of any run the processor's seconds are known."""
     return any(run.cpu_seconds is not None for run in runs)
 
@@ -255,7 +255,7 @@ RESULTS = (
     Column(csv="weights_of_epoch"),
     Column(table="stopped by", value=ending, words=True),
     Column(csv="train_seconds", value=attrgetter("train_seconds")),
-    Column(csv="train_cpu_seconds", value=attrgetter("cpu_seconds"), when=clocked),
+    Column(csv="train_cpu_seconds", value=attrgetter("cpu_seconds"), when=with_cpu_seconds),
     Column(
         table="time",
         value=lambda run: run.train_seconds if run.epochs else None,

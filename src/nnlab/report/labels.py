@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnlab.datasets import DATASETS
+from nnlab.report.runs import OWN_OPTIONS
 from nnlab.stopping import RULES
 
 OVER = "_over_"  # in the names of figures, before the option that lies across
@@ -95,7 +96,7 @@ def label(key: str) -> str:
     >>> label("optimizer.lr"), label("model.options.width")
     ('Learning rate', 'width')
     """
-    return LABELS.get(key) or key.removeprefix("model.options.")
+    return LABELS.get(key) or key.removeprefix(OWN_OPTIONS)
 
 
 def phrase(key: str) -> str:

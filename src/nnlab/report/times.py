@@ -180,17 +180,22 @@ def most_concurrent(runs: Sequence[RunRecord]) -> int:
 
 
 def busy(runs: Sequence[RunRecord]) -> list[str]:
-    """Say whether the machine had other work while single threads trained: their time on the
-    clock then exceeds the processor's."""
+    """Say whether the machine had other work while these runs trained."""
+    if (factor := slowdown(runs)) is None:
+        return []
+    return [
+        f"The machine was busy: training took {factor:.1f} times the processor's "
+        f"seconds, and would be faster on a quiet one."
+    ]
+
+
+def slowdown(runs: Sequence[RunRecord]) -> float | None:
+    """Return by which factor other work on the machine made training on single threads longer, by
+    the clock and the processor's seconds; None where it did not, or that is not known."""
     known = [run for run in runs if clocked(run)]
     clock = sum(run.train_seconds for run in known)
     processor = sum(run.cpu_seconds or 0.0 for run in known)
-    if clock < SHORT or clock <= BUSY * processor:
-        return []
-    return [
-        f"The machine was busy: training took {clock / processor:.1f} times the processor's "
-        f"seconds, and would be faster on a quiet one."
-    ]
+    return None if clock < SHORT or clock <= BUSY * processor else clock / processor
 
 
 def clocked(run: RunRecord) -> bool:
@@ -205,7 +210,7 @@ def fit(values: tuple[Value, ...], runs: Sequence[RunRecord], per_epoch: bool) -
     if len(set(x[usual])) < 2:
         return Timing(values, x, y, None, runs[0].full_size)
     line, processor, busiest = fit_line(x[usual], y[usual]), None, 1.0
-    if busy(runs) and all(clocked(run) for run, counts in zip(runs, usual) if counts):
+    if slowdown(runs) and all(clocked(run) for run, counts in zip(runs, usual) if counts):
         ratios = np.array([run.train_seconds / (run.cpu_seconds or 1.0) for run in runs])[usual]
         processor, busiest = fit_line(x[usual], y[usual] / ratios), float(ratios.max())
     return Timing(values, x, y, line, runs[0].full_size, processor, busiest)
