@@ -155,14 +155,13 @@ class Results:
         for folder in folders:
             times += [part[0] / 1e9 for part in standing.stamp_of(folder) if part]
             try:
-                states.append(self.read_run(folder).results["status"])
+                states.append(str(self.read_run(folder).results["status"]))
             except (OSError, ValueError):
                 states.append(state_of(folder, "waiting"))
         name = study.relative_to(self.root).as_posix()
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(times))) if times else "-"
-        count, _, said = page.counted_runs(map(str, states)).partition(": ")
         link = quote(f"/{name}/", errors="surrogateescape")
-        return [link, name, count.partition(" ")[0], said, changed]
+        return [link, name, f"{len(states):,}", page.counted_states(states), changed]
 
 
 def state_of(folder: Path, otherwise: str) -> str:

@@ -123,7 +123,7 @@ def render(
         title=study.resolve().name,
         live=live,
         above=above,
-        states=counted_runs(str(run.results["status"]) for run in runs),
+        states=counted_runs([str(run.results["status"]) for run in runs]),
         command=provenance.last_command(study) or provenance.command(runs),
         facts=provenance.facts(runs),
         written=written_notes(study),
@@ -272,16 +272,18 @@ def thinning(curves: Mapping[str, Any]) -> str:
     )
 
 
-def counted_runs(states: Iterable[str]) -> str:
+def counted_runs(states: Sequence[str]) -> str:
     """Write how many runs there are, and of each state.
 
     >>> counted_runs(["finished", "failed", "finished"])
     '3 runs: 2 finished, 1 failed'
     """
-    counts = Counter(states)
-    runs = "run" if counts.total() == 1 else "runs"
-    said = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
-    return f"{counts.total():,} {runs}: {said}"
+    runs = "run" if len(states) == 1 else "runs"
+    return f"{len(states):,} {runs}: {counted_states(states)}"
+
+
+def counted_states(states: Iterable[str]) -> str:
+    return ", ".join(f"{count:,} {state}" for state, count in Counter(states).most_common())
 
 
 def written_notes(study: Path) -> Markup | None:
