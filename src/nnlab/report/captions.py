@@ -8,9 +8,9 @@ from typing import Any
 from nnlab.losses import METRICS, Metric
 from nnlab.report import columns
 from nnlab.report.labels import phrase
-from nnlab.report.looks import Setting, legend_values
+from nnlab.report.looks import legend_values
 from nnlab.report.plotting import entry
-from nnlab.report.runs import RunRecord, Value, factors, grouped, repeats, spell
+from nnlab.report.runs import RunRecord, Setting, Value, factors, grouped, repeats, spell
 
 LIMITS = {  # of a stopping rule, what tells most
     "plateau": "min_delta",

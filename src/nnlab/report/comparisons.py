@@ -10,13 +10,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from nnlab.losses import REGRESSION
 from nnlab.report.runs import (
     RunRecord,
-    Value,
+    Setting,
     assignments,
     brief,
     factors,
@@ -48,8 +49,7 @@ NETWORKS = (
 )
 SURE = 0.05  # below it a p-value tells settings apart
 
-Seeds = tuple[Value, ...]
-Results = dict[Seeds, RunRecord]  # the runs of one setting, by their seeds
+BySeeds: TypeAlias = "dict[Setting, RunRecord]"  # the runs of a setting, by their seeds
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ def compared(runs: Sequence[RunRecord]) -> list[str]:
     return said or too_few(runs, [*apart, *keys], measure.over)
 
 
-def results(
+def by_setting(
     runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure
-) -> dict[Seeds, Results]:
+) -> dict[Setting, BySeeds]:
     """Return the runs of each setting that have a result, by their seeds."""
     seeds = [key for key in runs[0].settings if is_seed(key)]
-    found: dict[Seeds, Results] = {}
+    found: dict[Setting, BySeeds] = {}
     for run in runs:
         setting = tuple(run.settings.get(key) for key in keys)
         if measure.of(run) is not None:
@@ -128,7 +128,7 @@ def results(
     return found
 
 
-def compare(ones: Results, others: Results, measure: Measure) -> Difference | Disagreement | None:
+def compare(ones: BySeeds, others: BySeeds, measure: Measure) -> Difference | Disagreement | None:
     """Compare two settings by the seeds that both have, or the one network that each has by the
     test examples; None where neither can be."""
     if len(ones) == len(others) == 1:
@@ -160,7 +160,7 @@ def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) 
     others = [key for key in keys if key != "train_size"]
     steps = []
     for values, group in itertools.islice(grouped(runs, others).items(), SHOWN):
-        settings = results(group, ["train_size"], measure)
+        settings = by_setting(group, ["train_size"], measure)
         sizes = sorted(size for (size,) in settings if isinstance(size, int))
         if len(sizes) > 1:
             found = compare(settings[sizes[-1],], settings[sizes[-2],], measure)
@@ -201,11 +201,11 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
     sizes = [size for run in runs if isinstance(size := run.settings["train_size"], int)]
     if sized:
         runs = [run for run in runs if run.settings["train_size"] == max(sizes)]
-    settings = results(runs, keys, measure)
+    settings = by_setting(runs, keys, measure)
     if not keys or not 2 <= len(settings) <= MOST:
         return []
 
-    def mean(setting: Seeds) -> float:
+    def mean(setting: Setting) -> float:
         return measure.sign * float(quality(list(settings[setting].values()), measure).mean())
 
     best, *others = sorted(settings, key=mean, reverse=True)
@@ -232,7 +232,7 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
     return [f"{head}: {'; '.join([*said[:SHOWN], *more])}"]
 
 
-def named(keys: Sequence[str], setting: Seeds) -> str:
+def named(keys: Sequence[str], setting: Setting) -> str:
     return brief(setting[0]) if len(keys) == 1 else assignments(keys, setting)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlab.report.columns import Column
-from nnlab.report.runs import RunRecord, Value, grouped, is_number, is_seed, rank, varied
+from nnlab.report.runs import RunRecord, Setting, Value, grouped, is_number, is_seed, rank, varied
 from nnlab.report.statistics import LEVEL, Array
 
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
@@ -31,7 +31,7 @@ class Results:
     runs, missing: [S], how many runs a setting has, and how many of them no result.
     """
 
-    settings: list[tuple[Value, ...]]
+    settings: list[Setting]
     values: Array
     runs: NDArray[np.int64]
     missing: NDArray[np.int64]

@@ -34,7 +34,6 @@ from nnlab.report.looks import (
     ENTRIES,
     PANELS,
     Look,
-    Setting,
     explain,
     in_order,
     looks_of,
@@ -58,7 +57,7 @@ from nnlab.report.plotting import (
     save_each,
 )
 from nnlab.report.responses import accuracy, accuracy_map, train_time
-from nnlab.report.runs import RunRecord, grouped, repeats
+from nnlab.report.runs import RunRecord, Setting, grouped, repeats
 from nnlab.report.statistics import Array, half_interval
 
 PARTS = {"train": "training", "valid": "validation"}

@@ -18,9 +18,17 @@ from matplotlib.lines import Line2D
 
 from nnlab.report.labels import label
 from nnlab.report.plotting import COLOURS, DASHES, MARKERS, Picture, Style, entry, narrow
-from nnlab.report.runs import RunRecord, Value, factors, grouped, is_number, is_seed, rank
+from nnlab.report.runs import (
+    RunRecord,
+    Setting,
+    Value,
+    factors,
+    grouped,
+    is_number,
+    is_seed,
+    rank,
+)
 
-Setting = tuple[Value, ...]
 Look = tuple[Any, str, str]  # colour, dash, marker
 
 ENTRIES = 8  # that a legend can have; beyond, a colour bar
@@ -90,7 +98,7 @@ def looks_of(settings: Sequence[Setting]) -> list[Look]:
     return [(colour, DASHES[kind], MARKERS[kind]) for colour, kind in found]
 
 
-def kinds_of(firsts: Sequence[tuple[Value, ...]]) -> dict[tuple[Value, ...], int]:
+def kinds_of(firsts: Sequence[Setting]) -> dict[Setting, int]:
     """Number the dashes and markers of few values, beside their colours."""
     few = len(firsts) <= ENTRIES
     return {first: index % len(DASHES) for index, first in enumerate(firsts)} if few else {}
@@ -100,7 +108,7 @@ def legend_values(settings: Sequence[Setting]) -> tuple[list[Any], list[Any]]:
     """List what colours tell apart, and what dashes and markers do: nothing where there
     are more than can be told apart."""
 
-    def distinct(parts: set[tuple[Value, ...]]) -> list[tuple[Value, ...]]:
+    def distinct(parts: set[Setting]) -> list[Setting]:
         return sorted(parts, key=lambda part: tuple(map(rank, part)))
 
     others = distinct({setting[1:] for setting in settings})
@@ -108,7 +116,7 @@ def legend_values(settings: Sequence[Setting]) -> tuple[list[Any], list[Any]]:
     return distinct({setting[:1] for setting in settings}), others if few else []
 
 
-def palette(firsts: Sequence[tuple[Value, ...]], shaded: bool = False) -> list[Any]:
+def palette(firsts: Sequence[Setting], shaded: bool = False) -> list[Any]:
     """Choose colours: in sequence for numbers and for many, told apart at sight for words.
 
     shaded: in sequence for words, too, as where nothing but their shade tells them apart in grey.

@@ -27,7 +27,7 @@ from nnlab.report.columns import Column, heading, shown
 from nnlab.report.labels import OVER, phrase
 from nnlab.report.runs import (
     RunRecord,
-    Value,
+    Setting,
     assignments,
     factors,
     grouped,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
 
-Group: TypeAlias = "tuple[tuple[Value, ...], list[RunRecord]]"  # a setting and its runs
+Group: TypeAlias = "tuple[Setting, list[RunRecord]]"  # a setting and its runs
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = TEMPLATES / "page.js"

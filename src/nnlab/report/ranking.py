@@ -31,7 +31,7 @@ from nnlab.report.effects import (
     shares,
 )
 from nnlab.report.run_folders import distinct, read, studies_below
-from nnlab.report.runs import RunRecord, Value, factors, grouped, is_seed, repeats, spell
+from nnlab.report.runs import RunRecord, Setting, Value, factors, grouped, is_seed, repeats, spell
 from nnlab.report.statistics import Array, holm
 from nnlab.text import nearest
 
@@ -275,7 +275,7 @@ def differences(values: Array, reference: int) -> dict[str, Array]:
 
 
 def only_runs(
-    runs: Sequence[RunRecord], by: Sequence[str], settings: Sequence[tuple[Value, ...]]
+    runs: Sequence[RunRecord], by: Sequence[str], settings: Sequence[Setting]
 ) -> list[RunRecord]:
     """Return the run of each setting, if none has another one; nothing otherwise."""
     of_setting = grouped(runs, by)
@@ -321,9 +321,7 @@ def verdicts(columns: Mapping[str, Any], best: int, over: str) -> list[str]:
     return said
 
 
-def place_of(
-    baseline: Mapping[str, Any], settings: Sequence[tuple[Value, ...]], by: Sequence[str]
-) -> int:
+def place_of(baseline: Mapping[str, Any], settings: Sequence[Setting], by: Sequence[str]) -> int:
     """Return which setting has the values of the baseline; it is to be one."""
     for key in baseline:
         if key not in by:

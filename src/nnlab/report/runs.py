@@ -20,6 +20,7 @@ from nnlab.report.statistics import Array
 from nnlab.text import as_label
 
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
+Setting: TypeAlias = "tuple[Value, ...]"  # values of options, which runs have in common
 
 OWN_OPTIONS = "model.options."  # of a function of the user's
 
@@ -203,11 +204,9 @@ def factors(runs: Sequence[RunRecord]) -> list[str]:
     return [key for key in keys if not follows(key)]
 
 
-def grouped(
-    runs: Iterable[RunRecord], keys: Sequence[str]
-) -> dict[tuple[Value, ...], list[RunRecord]]:
+def grouped(runs: Iterable[RunRecord], keys: Sequence[str]) -> dict[Setting, list[RunRecord]]:
     """Put runs with equal values of ``keys`` together, in the order they come."""
-    groups: dict[tuple[Value, ...], list[RunRecord]] = {}
+    groups: dict[Setting, list[RunRecord]] = {}
     for run in runs:
         groups.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
     return groups

@@ -19,6 +19,7 @@ from nnlab.report.columns import TEST_ACCURACY, TESTED, folded, scored, shown, v
 from nnlab.report.curves import extent
 from nnlab.report.runs import (
     RunRecord,
+    Setting,
     Value,
     brief,
     factors,
@@ -109,7 +110,7 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
     alone = bool(keys) and all(map(is_seed, keys))
     if not alone:
         keys = [key for key in keys if not is_seed(key)]
-    groups: list[tuple[tuple[Value, ...], list[RunRecord]]]
+    groups: list[tuple[Setting, list[RunRecord]]]
     groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
     if len(keys) == 2 and not alone and len(groups) > TABLE_ROWS:
         (wide, across), (high, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
@@ -202,7 +203,7 @@ def setting_rows(
     results: Sequence[str],
     *,
     keys: Sequence[str],
-    groups: Sequence[tuple[tuple[Value, ...], list[RunRecord]]],
+    groups: Sequence[tuple[Setting, list[RunRecord]]],
     mean: bool,
 ) -> Table:
     """Make a table of a row per setting, TABLE_ROWS at most.

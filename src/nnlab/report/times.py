@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnlab.report.runs import RunRecord, Value, factors, grouped, is_seed
+from nnlab.report.runs import RunRecord, Setting, factors, grouped, is_seed
 from nnlab.report.statistics import Array, student
 
 BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
@@ -116,7 +116,7 @@ class Timing:
     None on a quiet machine. busiest: by which factor that made them longer, at most.
     """
 
-    values: tuple[Value, ...]
+    values: Setting
     x: Array
     y: Array
     line: Line | None
@@ -203,7 +203,7 @@ def clocked(run: RunRecord) -> bool:
     return bool(run.cpu_seconds) and run.form is None and run.threads == 1
 
 
-def fit(values: tuple[Value, ...], runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
+def fit(values: Setting, runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
     x = np.array([run.settings["train_size"] for run in runs], dtype=np.float64)
     y = np.array([run.train_seconds / (run.epochs if per_epoch else 1) for run in runs])
     usual = np.array([run.form is None for run in runs]) & (x > 0) & (y > 0)
