@@ -47,6 +47,7 @@ NETWORKS = (
     f"One seed each: McNemar's test tells two networks apart, not others of their settings, which "
     f"takes {FEWEST} seeds."
 )
+ALONE = "one seed each"  # of what networks, not settings, are compared
 SURE = 0.05  # below it a p-value tells settings apart
 
 BySeeds: TypeAlias = "dict[Setting, RunRecord]"  # the runs of a setting, by their seeds
@@ -83,7 +84,7 @@ class Measure:
 
     def basis(self, found: Difference | Disagreement) -> str:
         """Say by how many seeds, or folds, two settings were compared."""
-        return "one seed each" if isinstance(found, Disagreement) else f"{found.count} {self.over}"
+        return ALONE if isinstance(found, Disagreement) else f"{found.count} {self.over}"
 
 
 ACCURACY = Measure("test_accuracy", 1, 100, ".1f", " points")
@@ -110,7 +111,7 @@ def compared(runs: Sequence[RunRecord]) -> list[str]:
         place = f"{assignments(apart, values)}: " if apart else ""
         lines = more_data(group, keys, measure) + ranked(group, keys, measure)
         said += [place + line for line in lines]
-    if any("one seed each" in line for line in said):
+    if any(ALONE in line for line in said):
         said.append(NETWORKS)
     return said or too_few(runs, [*apart, *keys], measure.over)
 
@@ -252,8 +253,3 @@ def too_few(runs: Sequence[RunRecord], keys: Sequence[str], over: str) -> list[s
     if all(run.task is REGRESSION for run in runs):
         return [NO_CLASSES]
     return [ONE_EACH if any(run.right for run in runs) else ONE_SEED]
-
-
-def as_in(over: str) -> str:
-    """Write the option that gives a setting as many runs as a comparison takes."""
-    return f"folds={FEWEST}" if over == "folds" else f"seed=range({FEWEST})"

@@ -20,7 +20,7 @@ from nnlab.identity import NOT_IDENTITY
 from nnlab.losses import METRICS
 from nnlab.records import RESULT
 from nnlab.report.columns import RESULTS, TESTED, Column, learned
-from nnlab.report.comparisons import FEWEST, SURE, as_in, compare_networks
+from nnlab.report.comparisons import FEWEST, SURE, compare_networks
 from nnlab.report.effects import (
     COMPUTED,
     estimates,
@@ -413,6 +413,11 @@ def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
             f"{missing:,} {were} no {made.metric}: diverged, failed, not done, or of another task"
         )
     return said
+
+
+def as_in(over: str) -> str:
+    """Write the option that gives a setting as many runs as a comparison takes."""
+    return f"folds={FEWEST}" if over == "folds" else f"seed=range({FEWEST})"
 
 
 def named(row: pd.Series[Any], by: Sequence[str]) -> str:
