@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,12 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
         results = ["n", *results]
         if terminal_width <= WIDTH:
             # Means and intervals of everything do not fit into 80 columns.
-            left_out = [LOSS] * validated(runs)
+            hidden = [LOSS] * validated(runs)
             if scored(runs):
-                left_out = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
-            results = [name for name in results if name not in left_out]
+                hidden = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
+            results = [name for name in results if name not in hidden]
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
+    of_settings = [group for _, group in groups]
 
     heads = keys or ["run"]
     made = lay(heads, results)
@@ -137,25 +138,36 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
         heads = [head.replace(".", ".\n").replace("_", "_\n") for head in heads]
         made = lay(heads, results)
     if natural_width(made) > terminal_width:
-        common = in_common([group for _, group in groups], results)
+        common = in_common(of_settings, results)
         results = [name for name in results if name not in common]
-        left_out = []
-        made = whole = lay(heads, results)
-        for name in least_first(runs, results) if leave_out else ():
-            if least_width(made) <= terminal_width:
-                break
-            left_out.append(name)
-            made = lay(heads, [name for name in results if name not in left_out])
-        if left_out and least_width(made) > terminal_width:
-            made, left_out = whole, []  # rows will be lines, in which all have their place
+        dispensable = least_first(runs, results) if leave_out else []
+        made, left_out = fitting(
+            functools.partial(lay, heads), results, dispensable, terminal_width
+        )
         if common:
             said = (f"{one_line(name)} {value}" for name, value in common.items())
             add_caption(made, f"All rows: {', '.join(said)}")
         if left_out:
             names = ", ".join(map(one_line, left_out))
             add_caption(made, f"Left out: {names}, on the page and in summary.csv")
-    name_intervals(made, [group for _, group in groups])
+    name_intervals(made, of_settings)
     return made
+
+
+def fitting(
+    lay: Callable[[Sequence[str]], Table],
+    results: Sequence[str],
+    dispensable: Sequence[str],
+    terminal_width: int,
+) -> tuple[Table, Sequence[str]]:
+    """Lay out a table of results, and return which of the dispensable ones it does without to fit
+    into the terminal: none where all of them are not enough, for its rows will be lines then."""
+    for count in range(len(dispensable) + 1):
+        left_out = dispensable[:count]
+        made = lay([name for name in results if name not in left_out])
+        if least_width(made) <= terminal_width:
+            return made, left_out
+    return lay(results), []
 
 
 def in_common(groups: Sequence[Sequence[RunRecord]], results: Sequence[str]) -> dict[str, str]:
