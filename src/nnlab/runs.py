@@ -31,7 +31,7 @@ from nnlab.text import as_label, visible
 
 REFRESH = 2.0  # seconds between two looks, or more where a look takes long
 NOTES = 10  # lines below a table
-NUMBERS = ("test_accuracy", "test_loss", "train_seconds", "stop_reason")
+RESULTS = ("test_accuracy", "test_loss", "train_seconds", "stop_reason")  # in --json
 
 log = logging.getLogger("nnlab")
 
@@ -336,12 +336,12 @@ def table(runs: Runs) -> Table:
     made.add_column("folder", overflow="fold")
     now = time.time()
     for each in runs.listed:
-        made.add_row(*(Text(cell) for cell in cells(each, runs.varied, now, results)))
+        made.add_row(*(Text(cell) for cell in cells(each, runs.varied, now, results.values())))
     return made
 
 
 def cells(
-    each: Standing, keys: Sequence[str], now: float, shown: dict[str, columns.Column]
+    each: Standing, keys: Sequence[str], now: float, results: Iterable[columns.Column]
 ) -> list[str]:
     """Write a run's row of the table."""
     settings = settings_of(each)
@@ -349,9 +349,9 @@ def cells(
     varied = [brief(settings[key]) if key in settings else "-" for key in keys]
     most = each.max_epochs
     epochs = f"{each.epochs}/{most}" if most and each.state not in DONE else str(each.epochs)
-    results = [column.text([each.run]) if each.run else "-" for column in shown.values()]
+    came = [column.text([each.run]) if each.run else "-" for column in results]
     age = duration(max(0.0, now - each.changed)) if each.changed else "-"
-    return [state, *varied, epochs if each.run else "-", *results, age, as_label(each.folder.name)]
+    return [state, *varied, epochs if each.run else "-", *came, age, as_label(each.folder.name)]
 
 
 def notes(runs: Sequence[Standing]) -> list[str]:
@@ -406,8 +406,8 @@ def as_json(each: Standing, runs: Runs, now: float) -> dict[str, Any]:
         "process": owner.get("process"),
         "error": each.error,
         "damaged": None if each.file is None else str(each.file),
-        **{name: getattr(run, name, None) for name in NUMBERS},
-        **{f"test_{each.name}": run and run.tested(each) for each in REGRESSION.metrics},
+        **{name: getattr(run, name, None) for name in RESULTS},
+        **{f"test_{metric.name}": run and run.tested(metric) for metric in REGRESSION.metrics},
         "changed": each.changed,
         "age": None if each.changed is None else max(0.0, now - each.changed),
         "varied": {key: settings[key] for key in runs.varied if key in settings},
