@@ -212,18 +212,26 @@ def natural_width(table: Table) -> int:
 
 
 def narrowed(table: Table) -> Table:
-    """Return a table whose headings are broken where words end, its numbers as they are."""
+    """Return a table whose headings of numbers are broken where words end, these as they are."""
     made = copy.copy(table)
     made.pad_edge = False  # a blank at the end of each line
     made.columns = []
     for column, head in zip(table.columns, as_rows(table)[0]):
-        head = re.sub(r"(?<=[._])(?=.)|\s+", "\n", head)
-        cells = max(map(longest_line, map(str, column.cells)), default=0)
         if column.justify == "right":
-            most = max(longest_line(head), cells)
+            head = re.sub(r"\s+", "\n", broken(head))
+            most = max(map(longest_line, map(str, [head, *column.cells])))
             column = dataclasses.replace(column, header=head, width=most, no_wrap=False)
         made.columns.append(column)
     return made
+
+
+def broken(name: str) -> str:
+    """Break the name of an option where its words end.
+
+    >>> broken("optimizer.weight_decay")
+    'optimizer.\\nweight_\\ndecay'
+    """
+    return re.sub(r"(?<=[._])(?=.)", "\n", name)
 
 
 def least_width(table: Table) -> int:
@@ -272,7 +280,7 @@ def longest_line(text: str) -> int:
 def as_rows(table: Table) -> list[list[str]]:
     """Return what a table holds: its header and its rows."""
     heads = [str(column.header) for column in table.columns]
-    # A name was broken after a dot or an underscore, words between them.
+    # Names were broken by ``broken``, words between them.
     header = [re.sub(r"(?<=[._])\n", "", head).replace("\n", " ") for head in heads]
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     return [header, *(list(row) for row in zip(*cells))]

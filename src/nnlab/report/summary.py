@@ -33,7 +33,7 @@ from nnlab.report.runs import (
     varied,
 )
 from nnlab.storage import write_atomic
-from nnlab.terminal import as_rows, least_width, natural_width
+from nnlab.terminal import as_rows, broken, least_width, natural_width
 from nnlab.text import for_csv, inert, visible, visible_lines
 
 STYLES = {"failed": "red", "diverged": "yellow", "running": "dim"}
@@ -135,7 +135,7 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
     heads = keys or ["run"]
     made = lay(heads, results)
     if natural_width(made) > terminal_width:
-        heads = [head.replace(".", ".\n").replace("_", "_\n") for head in heads]
+        heads = list(map(broken, heads))
         made = lay(heads, results)
     if natural_width(made) > terminal_width:
         common = in_common(of_settings, results)
