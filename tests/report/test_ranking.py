@@ -253,6 +253,18 @@ def test_nothing_is_chosen_by_the_test_set_unasked(tmp_path: Path) -> None:
     assert list(compare(tmp_path, metric="test_accuracy").ranking["mean"]) == [0.9]
 
 
+def test_nothing_is_best_before_a_run_has_ended(tmp_path: Path) -> None:
+    rows = "1,0.2,0.8,0.4,0.9,0.1\n"
+    for seed in (0, 1):
+        options = {"seed": seed, "valid_size": 500}
+        lay(tmp_path, options, status="running", rows=rows, weights_of_epoch=None)
+    with pytest.raises(ValueError, match="none of the 2 runs has come to its end"):
+        compare(tmp_path)
+    lay(tmp_path, {"seed": 2})  # was not validated, so that accuracy is known of no whole run
+    with pytest.raises(ValueError, match="nothing was validated"):
+        compare(tmp_path)
+
+
 def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.DataFrame]) -> None:
     folder, _ = study
     command = [sys.executable, "-m", "nnlab.compare", str(folder), "--test"]

@@ -204,6 +204,11 @@ def gather(
         kept += theirs
     if not kept:
         raise FileNotFoundError("give one or more studies, say outputs/mnist")
+    if not any(run.complete for run in kept):
+        raise ValueError(
+            f"none of the {len(kept):,} runs has come to its end, and no others are compared; "
+            f"train them first"
+        )
     return kept
 
 
@@ -215,8 +220,8 @@ def matching(pattern: str) -> list[Path]:
 
 def chosen_metric(runs: Sequence[RunRecord], metric: str | None) -> Column:
     """Return the column of ``summary.csv`` that ranks settings."""
-    numbers = [c for c in RESULTS if c.csv and any(is_result(c.of(run)) for run in runs)]
-    names = [column.csv for column in numbers]
+    whole = [run for run in runs if run.complete]
+    names = [c.csv for c in RESULTS if c.csv and any(is_result(c.of(run)) for run in whole)]
     for name in [metric] if metric else CHOICES:
         if name in names:
             return column_named(name)
