@@ -32,8 +32,8 @@ FEWEST = 5  # seeds that settings are compared by
 MOST = 20  # settings that are compared in words
 SHOWN = 6  # settings or comparisons that get a line
 ONE_SEED = (
-    f"One seed of each setting: to compare them takes {FEWEST}, as in seed=0,1,2,3,4 (or the "
-    f"predictions of each network, for McNemar's test, which are not kept)."
+    f"One seed of each setting: to compare them takes {FEWEST}, as in seed=0,1,2,3,4 (or which "
+    f"examples each network has right, for McNemar's test, which earlier versions did not keep)."
 )
 ONE_EACH = (  # where predictions are kept
     f"One seed of each setting: to compare settings takes {FEWEST}, as in seed=0,1,2,3,4. Networks "
