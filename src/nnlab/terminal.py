@@ -187,9 +187,8 @@ def fitted(table: Table, width: int) -> Table:
     heads, *rows = as_rows(table)
     if not rows or natural_width(table) <= width:
         return table
-    made = narrowed(table)
     if least_width(table) <= width:
-        return made
+        return narrowed(table)
     made = Table.grid(padding=(0, 1, 0, 0))
     made.add_column(overflow="fold", no_wrap=True)
     made.add_column(overflow="fold")

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from nnlab import terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
-from nnlab.report.run_folders import distinct, read, read_run
+from nnlab.report.run_folders import distinct, read
 from nnlab.report.times import duration
 from nnlab.text import visible_lines
 
-__all__ = ["Report", "duration", "look", "read", "read_run", "write_report"]
+__all__ = ["Report", "duration", "look", "read", "write_report"]
 
 
 class Report(NamedTuple):
