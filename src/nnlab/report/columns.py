@@ -88,6 +88,12 @@ def counted(texts: Sequence[object]) -> str:
     return ",\n".join(f"{n} {text}" if len(counts) > 1 else f"{text}" for text, n in counts.items())
 
 
+def counting(group: Sequence[RunRecord]) -> Sequence[RunRecord]:
+    """Return which runs of a setting count in its results: the complete ones, or all where none
+    is."""
+    return [run for run in group if run.complete] or group
+
+
 @dataclass(frozen=True)
 class Column:
     """One result of a run, and where it is shown.
@@ -114,16 +120,15 @@ class Column:
 
     def text(self, group: Sequence[RunRecord]) -> str:
         """Write the results of runs that differ only in their seeds: texts are counted, numbers
-        are those of the complete runs, if any is; "-" where there are none."""
+        are those of the runs that count; "-" where there are none."""
         if self.words:
             return counted([value for run in group if (value := self.of(run)) is not None]) or "-"
         known = self.known(group)
         return self.write(known) if len(known) else "-"
 
     def known(self, group: Sequence[RunRecord]) -> Array:
-        """Return the numbers of the complete runs, if any is, else of all; what is finite."""
-        runs = [run for run in group if run.complete] or group
-        values = [value for run in runs if (value := self.of(run)) is not None]
+        """Return the numbers of the runs that count, those that are finite."""
+        values = [value for run in counting(group) if (value := self.of(run)) is not None]
         return np.array([value for value in values if math.isfinite(value)])
 
     def estimate(self, group: Sequence[RunRecord]) -> Estimate:

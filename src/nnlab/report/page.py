@@ -23,7 +23,7 @@ from urllib.parse import quote
 from nnlab import storage
 from nnlab.records import CURVES, LOG, METRICS, RESULT
 from nnlab.report import provenance
-from nnlab.report.columns import Column, heading, shown
+from nnlab.report.columns import Column, counting, heading, shown
 from nnlab.report.labels import OVER, phrase
 from nnlab.report.runs import (
     RunRecord,
@@ -185,8 +185,7 @@ def sheet(
     cells = {column.page: [column.text(group) for _, group in groups] for column in columns}
     words = {column.page for column in columns if column.words}
     if any(len(group) > 1 for _, group in groups):
-        counts = [sum(run.complete for run in group) or len(group) for _, group in groups]
-        cells = {"n": list(map(str, counts))} | cells
+        cells = {"n": [str(len(counting(group))) for _, group in groups]} | cells
     same = {head for head, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
     empty = {head for head, texts in cells.items() if set(texts) == {"-"}}
     left = {head: texts for head, texts in cells.items() if head not in same | empty}

@@ -316,7 +316,6 @@ def outcome(group: Sequence[RunRecord], names: Collection[str]) -> dict[str, str
 
     names: the headings of the table, or "n", by which it is returned.
     """
-    count = sum(run.complete for run in group) or len(group)
-    return {"n": str(count)} | {
+    return {"n": str(len(columns.counting(group)))} | {
         column.table: column.text(group) for column in columns.RESULTS if column.table in names
     }

@@ -55,9 +55,7 @@ def notes(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
             time = f"{what} on all {fit.full_size:,} examples would take {answer}"
             said.append(f"{setting}: {time}" if setting else f"By the fitted line {time}.")
         elif fit.scattered:
-            said.append(
-                f"{setting}: {SCATTERED}" if setting else f"{SCATTERED[0].upper()}{SCATTERED[1:]}."
-            )
+            said.append(said_of(keys, fit.values, SCATTERED) + "." * (not setting))
     if fits and any(run.form for run in runs) and all(fit.line is None for fit in fits):
         form = "the dual form (docs/engines.md)"
         said.append(f"no line through training times of {form}, which grow faster")
