@@ -3,7 +3,7 @@
 Axes: I inputs and O outputs of a layer, N examples, B examples in a batch.
 
 It is optional. It is loaded with ctypes, which gives up the GIL during a call, and it has no
-global state: networks in different threads train at the same time, each on one core.
+global state: networks in different threads train at the same time, each on one core or several.
 """
 
 from __future__ import annotations

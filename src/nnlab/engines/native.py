@@ -1,7 +1,7 @@
 """The native engine: multilayer perceptrons on the CPU, an epoch in one call of native.c.
 
 The C library is optional; ``library.py`` has what touches it. Runs in different threads train at
-the same time, each on one core.
+the same time, each on one core or several.
 """
 
 from __future__ import annotations
