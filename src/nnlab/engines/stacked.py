@@ -535,9 +535,10 @@ class StackedEngine(Engine):
             for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
                 inputs = self.inputs[part]
                 outputs = forward(layers, self.shape.activations, inputs, everything)[-1]
-                sums += self.loss.evaluate(rows, outputs, self.labels[part], kept)
-                if not self.labels.is_floating_point():
-                    right.append(outputs.argmax(2) == self.labels[part])
+                found, correct = self.loss.evaluate(rows, outputs, self.labels[part], kept)
+                sums += found
+                if correct is not None:
+                    right.append(correct)
         if right:
             for run, mine in zip(runs, torch.cat(right, 1).cpu().numpy()):
                 run.right[split] = mine[: len(getattr(run, split))]
