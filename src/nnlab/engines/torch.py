@@ -289,7 +289,8 @@ class TorchEngine(Engine):
         self.device = torch.device(str(device))
         self.models: dict[Run, nn.Module] = {}
         self.optimizers: dict[Run, torch.optim.Optimizer] = {}
-        self.moved: dict[int, Tensor] = {}  # the arrays that splits share, moved once
+        # The arrays that splits share, moved once, as they are or in bfloat16.
+        self.moved: dict[tuple[int, bool], Tensor] = {}
         self.highest: dict[Run, int] = {}  # label of all splits, so that none ends a run late
         for run in runs:
             splits = [split for split in (run.train, run.valid, run.test) if split is not None]
@@ -306,16 +307,18 @@ class TorchEngine(Engine):
     def examples(self, run: Run, split: str) -> tuple[Tensor, Tensor]:
         """Return the inputs and labels that a split is of, on the device."""
         part = getattr(run, split)
-        inputs, labels = self.on_device(part.inputs), self.on_device(part.labels)
-        kind = next((p.dtype for p in self.models[run].parameters()), inputs.dtype)
-        if kind is torch.bfloat16:  # which no array can have
-            return inputs.to(kind), labels.to(kind) if labels.is_floating_point() else labels
-        return inputs, labels
+        kind = next((p.dtype for p in self.models[run].parameters()), None)
+        narrow = kind is torch.bfloat16
+        targets = part.labels.dtype.kind == "f"
+        return self.on_device(part.inputs, narrow), self.on_device(part.labels, narrow and targets)
 
-    def on_device(self, array: NDArray[Any]) -> Tensor:
-        if id(array) not in self.moved:
-            self.moved[id(array)] = torch.from_numpy(array).to(self.device)
-        return self.moved[id(array)]
+    def on_device(self, array: NDArray[Any], narrow: bool) -> Tensor:
+        """narrow: whether it becomes bfloat16, which no array can have."""
+        key = id(array), narrow
+        if key not in self.moved:
+            moved = torch.from_numpy(array).to(self.device)
+            self.moved[key] = moved.bfloat16() if narrow else moved
+        return self.moved[key]
 
     def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
         results = []
