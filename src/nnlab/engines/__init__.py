@@ -215,6 +215,12 @@ def measures(
     return run.loss.measures(sums[:half], sums[half:], part.labels[index])
 
 
+def below(numbers: State, prefix: str) -> State:
+    """Return the numbers whose names begin so, by the rest of their names."""
+    found = numbers.items()
+    return {name.removeprefix(prefix): each for name, each in found if name.startswith(prefix)}
+
+
 @contextlib.contextmanager
 def sharing(kinds: Iterable[type[Engine]]) -> Iterator[None]:
     """Let engines of each kind share what their runs have in common, inside."""

@@ -22,7 +22,7 @@ from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets.sampling import Index
 from nnlab.device import Device
 from nnlab.dropout import keys_from
-from nnlab.engines import Engine, Run, State, Trained
+from nnlab.engines import Engine, Run, State, Trained, below
 from nnlab.engines.supported import hand_over
 from nnlab.losses import PLAIN, CrossEntropy, Loss, SquaredError
 from nnlab.model import Shaped, as_module
@@ -389,8 +389,7 @@ class TorchEngine(Engine):
         now = model.state_dict()
         model.load_state_dict({name: as_tensor(state[name], now[name].dtype) for name in now})
         for name, parameter in model.named_parameters():
-            prefix = f"{name}."
-            kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            kept = below(state, f"{name}.")
             # torch keeps step counts on the CPU and everything else beside the weights, in their
             # type but for single numbers.
             found = {key: as_tensor(value, parameter.dtype) for key, value in kept.items()}
