@@ -144,10 +144,8 @@ def draw(
     limit = f"choose one of {', '.join(TRAINED)}"
     require(activation in TRAINED, "activation", activation, limit)
     require(init in INITS, "init", init, f"choose one of {', '.join(INITS)}")
-    if not 0 <= dropout < 1:
-        raise ValueError(
-            f"dropout={dropout:g} is not possible: it is a fraction, at least 0 and below 1"
-        )
+    limit = "it is a fraction, at least 0 and below 1"
+    require(0 <= dropout < 1, "dropout", f"{dropout:g}", limit)
     network = MLP()
     for number, shape in enumerate((o, i) for i, o in itertools.pairwise(sizes)):
         name = str(number * (3 if dropout else 2))
