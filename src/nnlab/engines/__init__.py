@@ -95,7 +95,7 @@ class Run:
         return self.epochs[epoch - 1] if epoch else None
 
 
-class Trained(NamedTuple):
+class TrainedEpoch(NamedTuple):
     """An epoch's measures as it trained (``loss.task.measures``), and the seconds that it took.
 
     cpu_seconds: of all threads that trained the run; None where it shares them with other runs, or
@@ -162,7 +162,7 @@ class Engine(Protocol):
         """
         return contextlib.nullcontext()
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         """Train each run once through its examples.
 
         orders: per run [n] int64, positions in ``run.train.index``, all but with ``drop_last``;

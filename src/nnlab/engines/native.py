@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from nnlab.datasets.sampling import Index
 from nnlab.device import Device
-from nnlab.engines import Engine, Run, State, Trained, dual, library
+from nnlab.engines import Engine, Run, State, TrainedEpoch, dual, library
 from nnlab.engines.dual import DualNetwork
 from nnlab.engines.library import NativeNetwork, unsupported_shapes
 from nnlab.engines.supported import (
@@ -111,7 +111,7 @@ class NativeEngine(Engine):
     def sharing() -> AbstractContextManager[None]:
         return dual.sharing()
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         results = []
         for run, order in zip(runs, orders):
             self.networks[run].read_options(run)

@@ -32,7 +32,7 @@ from nnlab.datasets.sampling import Index
 from nnlab.datasets.splits import Split
 from nnlab.device import Device
 from nnlab.dropout import multipliers
-from nnlab.engines import Engine, Run, State, Trained, measures, stacked_losses
+from nnlab.engines import Engine, Run, State, TrainedEpoch, measures, stacked_losses
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
@@ -374,7 +374,7 @@ class StackedEngine(Engine):
     # ---- the epoch ----
 
     @torch.no_grad()
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         """Train each run once through its examples; see Engine.
 
         A run's ``seconds`` are its part of the wall time of the whole stack's epoch, in
@@ -404,7 +404,9 @@ class StackedEngine(Engine):
             self.taken[run] += epoch_steps(run)
         share = seconds / sum(epoch_steps(run) for run in runs)
         return [
-            Trained(measures(run, "train", sums[self.rows[run]], order), share * epoch_steps(run))
+            TrainedEpoch(
+                measures(run, "train", sums[self.rows[run]], order), share * epoch_steps(run)
+            )
             for run, order in zip(runs, orders)
         ]
 

@@ -22,7 +22,7 @@ from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets.sampling import Index
 from nnlab.device import Device
 from nnlab.dropout import keys_from
-from nnlab.engines import Engine, Run, State, Trained, below
+from nnlab.engines import Engine, Run, State, TrainedEpoch, below
 from nnlab.engines.supported import hand_over
 from nnlab.losses import PLAIN, CrossEntropy, Loss, SquaredError
 from nnlab.model import Shaped, as_module
@@ -320,7 +320,7 @@ class TorchEngine(Engine):
             self.moved[key] = moved.bfloat16() if narrow else moved
         return self.moved[key]
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         results = []
         for run, order in zip(runs, orders):
             inputs, labels = self.examples(run, "train")
@@ -343,7 +343,7 @@ class TorchEngine(Engine):
                 )
             seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
             on_cpu = self.device.type == "cpu"
-            results.append(Trained(measured, seconds, cpu_seconds if on_cpu else None))
+            results.append(TrainedEpoch(measured, seconds, cpu_seconds if on_cpu else None))
         return results
 
     @contextlib.contextmanager
