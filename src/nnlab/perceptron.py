@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from nnlab.boolean import inputs_of
+from nnlab.boolean import inputs_of, rows_of
 from nnlab.options import require
 
 if TYPE_CHECKING:
@@ -205,12 +205,11 @@ def perceptrons(table: str) -> MLP:
     array([0, 1, 1, 0])
     """
     inputs = inputs_of(table)
-    rows = [row for row, value in enumerate(table) if value == "1"]
-    if not rows:  # one that never fires
+    rows = rows_of(inputs)[[value == "1" for value in table]]
+    if len(rows) == 0:  # one that never fires
         return of_steps((np.zeros((1, inputs)), [-0.5]))
-    bits = binary(np.array(rows), inputs)
     # Of all inputs only the row itself brings the sum to its number of ones.
-    return of_steps((2 * bits - 1, 0.5 - bits.sum(1)), (np.ones((1, len(rows))), [-0.5]))
+    return of_steps((2 * rows - 1, 0.5 - rows.sum(1)), (np.ones((1, len(rows))), [-0.5]))
 
 
 def classic_xor() -> MLP:
@@ -227,15 +226,6 @@ def of_steps(*layers: tuple[object, object]) -> MLP:
         for number, (weight, bias) in enumerate(layers)
     ]
     return MLP(made, verdict=True)
-
-
-def binary(numbers: NDArray[np.int64], digits: int) -> NDArray[np.int64]:
-    """Write numbers [N] in binary, the highest digit first: [N, digits] of 0 and 1.
-
-    >>> binary(np.array([1, 6]), 3).tolist()
-    [[0, 0, 1], [1, 1, 0]]
-    """
-    return numbers[:, None] >> np.arange(digits - 1, -1, -1) & 1
 
 
 # ---- how large a network is ----
