@@ -79,6 +79,11 @@ class MLP:
     layers: list[Layer] = field(default_factory=list)
     verdict: bool = False
 
+    @property
+    def sizes(self) -> list[int]:
+        """The inputs of the first layer, and the outputs of each."""
+        return [self.layers[0].inputs, *(layer.outputs for layer in self.layers)]
+
     def state_dict(self) -> dict[str, Array]:
         """Return weights and biases, by torch's names, in their own memory."""
         found = {}

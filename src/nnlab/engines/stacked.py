@@ -73,9 +73,10 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, run: Run) -> Shape:
-        layers = perceptron(run).layers
+        network = perceptron(run)
+        layers = network.layers
         return cls(
-            (layers[0].inputs, *(layer.outputs for layer in layers)),
+            tuple(network.sizes),
             tuple(layer.activation for layer in layers),
             tuple(layer.bias is not None for layer in layers),
             tuple(layer.dropout for layer in layers),
