@@ -36,7 +36,7 @@ from nnlab.engines.modules import is_torchs
 from nnlab.losses import CLASSIFICATION, PLAIN, REGRESSION, LearningTask, Loss, SquaredError
 from nnlab.progress import EpochBar
 from nnlab.stopping import Epoch, StoppingRule, watches
-from nnlab.training import in_whole_batches, train_runs
+from nnlab.training import check_batch_norm, in_whole_batches, train_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -340,16 +340,11 @@ def check_labels(run: Run) -> None:
 def check_batches(run: Run) -> None:
     """Raise ValueError where a batch of an MLP is a single example, which cannot be normalised."""
     assert isinstance(run.model, nn.Module)
-    layers, count = parts(run.model), len(run.train)
-    normalised = (
-        any(type(layer) is nn.BatchNorm1d for layer in layers) and run.train.inputs.ndim == 2
-    )
-    if normalised and of_mlps(layers) and (run.batch_size == 1 or count % run.batch_size == 1):
-        raise ValueError(
-            f"BatchNorm1d is not possible: batch_size={run.batch_size} makes a batch of 1 of the "
-            f"{count:,} training examples, and one has no deviation; change batch_size, or leave "
-            f"the last batch out with drop_last=True"
-        )
+    layers = parts(run.model)
+    normalised = any(type(layer) is nn.BatchNorm1d for layer in layers)
+    if normalised and of_mlps(layers) and run.train.inputs.ndim == 2:
+        remedy = ", or leave the last batch out with drop_last=True"
+        check_batch_norm("BatchNorm1d", len(run.train), run.batch_size, remedy)
 
 
 def check_scheduler(
