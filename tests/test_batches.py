@@ -258,6 +258,30 @@ def test_force_trains_once_also_where_its_batch_is_lost(train: Train) -> None:
     assert [log.count("2 epochs in") for log in logs] == [1] * 4
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_batch_has_trained_that_is_lost_for_good_counts(force: bool, train: Train) -> None:
+    class Elsewhere(Inline):
+        """Workers that are processes of their own: the command sees not what they look at."""
+
+        def train(self, batch: worker.Batch) -> Any:
+            seen = study.known(batch.study)
+            before = dict(seen.entries)
+            try:
+                return super().train(batch)
+            finally:
+                seen.entries = before
+
+    if force:
+        train(Inline(), some_jobs())
+    outcomes = train(Elsewhere(losses=9), some_jobs(f"force={force}"), max_retries=1)
+    assert [each.error for each in outcomes] == [None] * 4
+    logs = [(each.folder / records.LOG).read_text() for each in outcomes]
+    assert [log.count("2 epochs in") for log in logs] == [1] * 4
+    assert [each.result for each in outcomes] == [
+        records.read_result(each.folder) for each in outcomes
+    ]
+
+
 def test_a_batch_that_is_lost_for_good_is_told_with_its_log(train: Train) -> None:
     class Lost(Inline):
         def train(self, batch: worker.Batch) -> Any:

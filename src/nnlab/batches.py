@@ -381,8 +381,7 @@ def take(task: Task, answer: Answer) -> None:
 def settle(task: Task) -> None:
     """Make what is in a task's folder its outcome, if that came to its end there."""
     try:
-        if not task.config.force:
-            task.outcome.result = schedule.trained_meanwhile(task)
+        task.outcome.result = schedule.trained_meanwhile(task)
     except (OSError, ValueError) as error:
         task.outcome.error = error
 

@@ -376,11 +376,10 @@ def open_folder(task: Task, claimed: Claims) -> bool:
             task.owner = claims.owner(path)
             if task.owner is not None:
                 return False
-            force = task.config.force
-            task.outcome.result = trained_anew(task) if force else trained_meanwhile(task)
+            task.outcome.result = trained_meanwhile(task)
             if task.outcome.result is not None:
                 return False
-            aside = force and records.holds_run(path, job.hydra_files)
+            aside = task.config.force and records.holds_run(path, job.hydra_files)
             where = path / records.NEW if aside else path
             notes = go_on(task, where)
             owner = claimed[path.parent].owner
@@ -421,7 +420,24 @@ def begin_log(task: Task, notes: Sequence[str]) -> None:
 
 
 def trained_meanwhile(task: Task) -> dict[str, Any] | None:
-    """Return the result of a run that another process has trained since this one looked.
+    """Return the result of a run that another process has trained since this command looked.
+
+    What its study had then is not what force=true asks for, and neither is another run.
+    Raises ValueError as ``trained`` does, without that.
+    """
+    if not task.config.force:
+        return trained(task)
+    path = task.outcome.folder
+    seen = study.known(path.parent).entries.get(path.name)
+    if seen is not None and seen.stamp[0] == study.stamp_of(path / records.RESULT):
+        return None
+    with contextlib.suppress(ValueError):
+        return trained(task)
+    return None
+
+
+def trained(task: Task) -> dict[str, Any] | None:
+    """Return the result of a run that has come to its end, by whichever process.
 
     Raises ValueError where what is in its folder is another run, or on other data.
     """
@@ -435,18 +451,6 @@ def trained_meanwhile(task: Task) -> dict[str, Any] | None:
             f"train it anew with force=true, or give it another study=NAME"
         )
     return result
-
-
-def trained_anew(task: Task) -> dict[str, Any] | None:
-    """Return the result of a run that another process has trained since this command looked at
-    its study; what was there then is not what force=true asks for, and neither is another run."""
-    path = task.outcome.folder
-    seen = study.known(path.parent).entries.get(path.name)
-    if seen is not None and seen.stamp[0] == study.stamp_of(path / records.RESULT):
-        return None
-    with contextlib.suppress(ValueError):
-        return trained_meanwhile(task)
-    return None
 
 
 def go_on(task: Task, path: Path) -> list[str]:
