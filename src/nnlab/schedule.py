@@ -176,8 +176,7 @@ class Training:
     """A group's training, which any thread may take on for an epoch.
 
     place: among all, the longest first. epochs: trains an epoch and yields, as ``train_group``
-    does. most: among how many threads an epoch is worth dividing at most, threads: among how many
-    it is.
+    does. most: among how many threads an epoch is worth dividing at most.
     """
 
     def __init__(self, place: int, group: Sequence[Task], epochs: Iterator[bool]) -> None:
@@ -185,7 +184,11 @@ class Training:
         self.group = group
         self.epochs = epochs
         self.most = min(task.most_threads() for task in group)
-        self.threads = 1
+
+    @property
+    def threads(self) -> int:
+        """Among how many its next epoch is divided."""
+        return self.group[0].threads
 
     def left(self) -> float:
         """Return what is left of its cost, if nothing ends it early."""
@@ -193,7 +196,6 @@ class Training:
 
     def divide(self, threads: int) -> None:
         """Have its next epoch divided among so many threads."""
-        self.threads = threads
         for task in self.group:
             task.threads = threads
             if task.run is not None:
