@@ -85,11 +85,11 @@ class Trials:
     def job(self, params: Mapping[str, Any], number: int = 0) -> Job:
         """Compose one run. Raises Hydra's errors."""
         overrides = self.overrides(params)
-        composed = hydra_jobs.compose_job(self.loader, self.master, overrides, number)
-        with hydra_jobs.current(composed):
-            folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)
+        template = Template(self.loader.load_sweep_config(self.master, overrides))
+        with hydra_jobs.current(template.composed):
+            folder = template.set_number(number)
             functions = getattr(self.command, "functions", ())
-            return hydra_jobs.as_job(Template(composed), folder, overrides, {}, functions)
+            return hydra_jobs.as_job(template, folder, overrides, {}, functions)
 
     def with_each_size(self, params: Mapping[str, Any], metric: str) -> list[Job]:
         """Compose a run for each size that is searched of the split that the metric is measured
