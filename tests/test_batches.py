@@ -16,7 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlab import batches, claims, clusters, compose, records, storage, study, sweeps, worker
+from nnlab import (
+    batches,
+    claims,
+    clusters,
+    compose,
+    plan,
+    records,
+    storage,
+    study,
+    sweeps,
+    worker,
+)
 from nnlab.clusters import cluster
 from nnlab.jobs import Job, Outcome
 from tests.reliability import warm
@@ -581,6 +592,19 @@ def test_the_number_of_batches_follows_from_their_time(
 def test_the_number_of_batches_can_be_given() -> None:
     assert batches.how_many([1.0] * 5, options(batches=3), 1, None) == 3
     assert batches.how_many([1.0] * 5, options(batches=30), 1, None) == 5
+
+
+def test_a_large_run_has_all_cores_of_its_batch(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs of two steps that take a second each on two of four cores: alone half of that."""
+    monkeypatch.setattr(plan, "measure", lambda *_: plan.Rate(step=1.0, example=0.0))
+    large = ("engine=native", "train_size=128", "batch_size=64", "model.hidden=[256,256]")
+    workers = Inline()
+    workers.cores = 4
+    jobs = some_jobs(*large, "stopping.max_epochs=1", "plan=true", count=2)
+    assert [each.error for each in train(workers, jobs)] == [None] * 2
+    assert "2 runs are 2 batches of 1.0 s on 4 cores: 1.0 s, 2 at a time" in capsys.readouterr().out
 
 
 def test_a_record_that_is_damaged_is_in_nobodys_way(train: Train) -> None:
