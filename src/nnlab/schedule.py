@@ -425,20 +425,20 @@ def trained_meanwhile(task: Task) -> dict[str, Any] | None:
     """Return the result of a run that another process has trained since this command looked.
 
     What its study had then is not what force=true asks for, and neither is another run.
-    Raises ValueError as ``trained`` does, without that.
+    Raises ValueError as ``ended_result`` does, without that.
     """
     if not task.config.force:
-        return trained(task)
+        return ended_result(task)
     path = task.outcome.folder
     seen = study.known(path.parent).entries.get(path.name)
     if seen is not None and seen.stamp[0] == study.stamp_of(path / records.RESULT):
         return None
     with contextlib.suppress(ValueError):
-        return trained(task)
+        return ended_result(task)
     return None
 
 
-def trained(task: Task) -> dict[str, Any] | None:
+def ended_result(task: Task) -> dict[str, Any] | None:
     """Return the result of a run that has come to its end, by whichever process.
 
     Raises ValueError where what is in its folder is another run, or on other data.
