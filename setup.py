@@ -5,7 +5,7 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-# Not a Python module: src/nnlab/engines/native.py opens it with ctypes. Without a compiler the
+# Not a Python module: src/nnlab/engines/library.py opens it with ctypes. Without a compiler the
 # installation goes on (optional) and nnlab trains with torch.
 folder = "src/nnlab/engines"
 native = Extension(

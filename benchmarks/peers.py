@@ -424,7 +424,7 @@ class Job:
 
     def __init__(self, run: Run, engine: Engine) -> None:
         self.run = run
-        self.most = engine.most_threads(run, None)
+        self.most = engine.most_threads(run, engine.form(run))
         self.progress = train_runs([run], engine)
         self.left = 0  # epochs
         self.threads = self.concurrent = 1

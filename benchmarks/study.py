@@ -55,8 +55,8 @@ def measure(options: Options) -> Result:
         ["nnlab, the whole command", number(study), "1.00"],
         [
             f"eager PyTorch on {cores()} cores",
-            number(alone / cores()),
-            ratio(alone / cores(), study),
+            number(shared),
+            ratio(shared, study),
         ],
         ["eager PyTorch, one after another", number(alone), ratio(alone, study)],
     ]

@@ -16,7 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlab import batches, claims, clusters, compose, records, storage, study, sweeps, worker
+from nnlab import (
+    batches,
+    claims,
+    clusters,
+    compose,
+    plan,
+    records,
+    storage,
+    study,
+    sweeps,
+    worker,
+)
 from nnlab.clusters import cluster
 from nnlab.jobs import Job, Outcome
 from tests.reliability import warm
@@ -256,6 +267,30 @@ def test_force_trains_once_also_where_its_batch_is_lost(train: Train) -> None:
     assert [each.error for each in outcomes] == [None] * 4
     logs = [(each.folder / records.LOG).read_text() for each in outcomes]
     assert [log.count("2 epochs in") for log in logs] == [1] * 4
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_batch_has_trained_that_is_lost_for_good_counts(force: bool, train: Train) -> None:
+    class Elsewhere(Inline):
+        """Workers that are processes of their own: the command sees not what they look at."""
+
+        def train(self, batch: worker.Batch) -> Any:
+            seen = study.known(batch.study)
+            before = dict(seen.entries)
+            try:
+                return super().train(batch)
+            finally:
+                seen.entries = before
+
+    if force:
+        train(Inline(), some_jobs())
+    outcomes = train(Elsewhere(losses=9), some_jobs(f"force={force}"), max_retries=1)
+    assert [each.error for each in outcomes] == [None] * 4
+    logs = [(each.folder / records.LOG).read_text() for each in outcomes]
+    assert [log.count("2 epochs in") for log in logs] == [1] * 4
+    assert [each.result for each in outcomes] == [
+        records.read_result(each.folder) for each in outcomes
+    ]
 
 
 def test_a_batch_that_is_lost_for_good_is_told_with_its_log(train: Train) -> None:
@@ -557,6 +592,19 @@ def test_the_number_of_batches_follows_from_their_time(
 def test_the_number_of_batches_can_be_given() -> None:
     assert batches.how_many([1.0] * 5, options(batches=3), 1, None) == 3
     assert batches.how_many([1.0] * 5, options(batches=30), 1, None) == 5
+
+
+def test_a_large_run_has_all_cores_of_its_batch(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs of two steps that take a second each on two of four cores: alone half of that."""
+    monkeypatch.setattr(plan, "measure", lambda *_: plan.Rate(step=1.0, example=0.0))
+    large = ("engine=native", "train_size=128", "batch_size=64", "model.hidden=[256,256]")
+    workers = Inline()
+    workers.cores = 4
+    jobs = some_jobs(*large, "stopping.max_epochs=1", "plan=true", count=2)
+    assert [each.error for each in train(workers, jobs)] == [None] * 2
+    assert "2 runs are 2 batches of 1.0 s on 4 cores: 1.0 s, 2 at a time" in capsys.readouterr().out
 
 
 def test_a_record_that_is_damaged_is_in_nobodys_way(train: Train) -> None:

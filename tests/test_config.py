@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nnlab import compose, config, identity
-from nnlab.config import CONF, Config
+from nnlab.config import CONF, Config, ReportConfig
 from nnlab.datasets import DATASETS
 from nnlab.options import plain
 from nnlab.report.plotting import entry
@@ -108,6 +108,14 @@ def test_defaults_live_in_yaml_only(schema: type) -> None:
 def test_optimizers_in_python_have_the_defaults_of_yaml(schema: type) -> None:
     given = dataclasses.asdict(schema())
     assert given == plain(composed(f"optimizer={given['name']}"))["optimizer"]
+
+
+def test_a_report_is_usual_as_yaml_has_it() -> None:
+    report = composed().report
+    assert report == ReportConfig.usual()
+    assert not report.asks
+    for asked in ("predict=[5000]", "formats=[svg]", "loss_scale=log", "style=paper"):
+        assert composed(f"report.{asked}").report.asks
 
 
 @pytest.mark.parametrize(

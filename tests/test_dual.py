@@ -45,6 +45,8 @@ from tests.test_native import (
     train,
 )
 
+BEST = LEVELS[-1] if LEVELS else "baseline"
+
 
 def wide_run(
     sizes: tuple[int, ...] = (200, 33, 5),
@@ -453,12 +455,12 @@ def test_runs_on_the_same_examples_share_a_matrix() -> None:
     split = wide_run().train
     other = dataclasses.replace(split, index=split.index[::-1])
     with dual.sharing():
-        first = dual.gram_of([split])
-        assert dual.gram_of([dataclasses.replace(split, index=split.index.copy())]) is first
+        first = dual.gram_of([split], BEST)
+        assert dual.gram_of([dataclasses.replace(split, index=split.index.copy())], BEST) is first
         copy = dataclasses.replace(split, inputs=split.inputs.copy())
         for unlike in ([split, other], [other], [copy]):
-            assert dual.gram_of(unlike) is not first
-    assert dual.gram_of([split]) is not first
+            assert dual.gram_of(unlike, BEST) is not first
+    assert dual.gram_of([split], BEST) is not first
 
 
 @needs_library
@@ -478,19 +480,19 @@ def test_matrices_are_kept_that_take_no_more_memory_than_the_inputs() -> None:
     inputs, labels = drawn.random((100, 120), np.float32), np.zeros(100, np.int64)
     splits = [Split(inputs, labels, drawn.permutation(100)[:60]) for _ in range(4)]
     with dual.sharing():
-        first, *last = [dual.gram_of([split]) for split in splits]
+        first, *last = [dual.gram_of([split], BEST) for split in splits]
         # 3 x 60 x 60 numbers of 100 x 120, and the latest goes last
-        assert dual.gram_of([splits[1]]) is last[0]
+        assert dual.gram_of([splits[1]], BEST) is last[0]
         assert dual._sharing is not None
         assert dual._sharing.latest == [last[1], last[2], last[0]]
-        assert dual.gram_of([splits[0]]) is not first
+        assert dual.gram_of([splits[0]], BEST) is not first
 
 
 def test_runs_that_wait_for_a_block_compute_it_where_it_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = wide_run(train=50)
-    gram = dual.Gram([run.train])
+    gram = dual.Gram([run.train], BEST)
     (block,) = gram.blocks
     begun, waiting = threading.Event(), threading.Event()
     computed, lock = gram.compute, block.lock
@@ -537,7 +539,7 @@ def test_the_end_of_sharing_stops_who_is_at_a_matrix(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(dual.Gram, "compute", compute)
     with ThreadPoolExecutor(1) as pool:
         with dual.sharing():
-            making = pool.submit(lambda: dual.gram_of([run.train]).matrix())
+            making = pool.submit(lambda: dual.gram_of([run.train], BEST).matrix())
             assert begun.wait(10)
         ended.set()
         with pytest.raises(KeyboardInterrupt):
@@ -547,7 +549,7 @@ def test_the_end_of_sharing_stops_who_is_at_a_matrix(monkeypatch: pytest.MonkeyP
 
 def test_nothing_shared_is_kept_after_its_end() -> None:
     with dual.sharing():
-        matrices = [weakref.ref(dual.gram_of([wide_run(seed=seed).train])) for seed in (0, 1)]
+        matrices = [weakref.ref(dual.gram_of([wide_run(seed=seed).train], BEST)) for seed in (0, 1)]
         gc.collect()
         assert all(matrix() is not None for matrix in matrices)
     gc.collect()
@@ -557,7 +559,7 @@ def test_nothing_shared_is_kept_after_its_end() -> None:
 def test_a_block_that_failed_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dual, "CHUNK", 16)
     run = wide_run(train=50)
-    gram = dual.Gram([run.train])
+    gram = dual.Gram([run.train], BEST)
     computed, begun, failed = gram.compute, threading.Event(), threading.Event()
 
     def compute(row: dual.Part, column: dual.Part) -> None:

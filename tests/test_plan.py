@@ -129,6 +129,15 @@ def test_a_large_run_is_measured_on_the_cores_that_it_will_have(tmp_path: Path) 
         assert [task.threads for task in planned] == threads
 
 
+def test_a_single_run_is_not_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "measure", lambda *_: plan.Rate(step=1.0, example=0.0))
+    large = ("engine=native", "train_size=128", "batch_size=64", "model.hidden=[256,256]")
+    plan.show(plan.make(tasks(tmp_path, (*large, "stopping.max_epochs=1")), cores=2))
+    assert "1 run takes about 2.0 s on 2 cores, if no rule" in capsys.readouterr().out
+
+
 def test_the_size_of_memory() -> None:
     assert [memory.size(count) for count in (0, 999, 999_499, 1e9)] == [
         "0 B",

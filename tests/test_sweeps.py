@@ -27,7 +27,7 @@ from nnlab.datasets import splits
 from nnlab.datasets.arrays import Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.datasets.sampling import Index
-from nnlab.engines import Run, Trained, dual, library, native
+from nnlab.engines import Run, TrainedEpoch, dual, library, native
 from nnlab.engines.torch import TorchEngine
 from nnlab.footprint import Footprint
 from nnlab.jobs import Job, Outcome, Task
@@ -55,7 +55,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> dict[int, BaseException]:
 
     def train_epoch(
         self: TorchEngine, runs: Sequence[Run], orders: Sequence[Index]
-    ) -> list[Trained]:
+    ) -> list[TrainedEpoch]:
         for run in runs:
             if len(run.epochs) == 1 and run.batch_size in errors:
                 raise errors[run.batch_size]

@@ -19,7 +19,7 @@ from torch import nn
 from nnlab import cores
 from nnlab.config import OptimizerConfig
 from nnlab.device import CPU
-from nnlab.engines import Run, State, Trained, library
+from nnlab.engines import Run, State, TrainedEpoch, library
 from nnlab.engines.dual import DualNetwork
 from nnlab.engines.library import NativeNetwork
 from nnlab.engines.native import NativeEngine
@@ -50,12 +50,12 @@ def own_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "OWN_SHARE", 0.0)
 
 
-def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[Trained], State]:
+def outcome(run: Run, threads: tuple[int, ...]) -> tuple[list[TrainedEpoch], State]:
     """Train an epoch on each number of threads; return what was measured, and the numbers."""
     engine, measured = NativeEngine([run], CPU), []
     for epoch, run.threads in enumerate(threads):
         measured += engine.train_epoch([run], [shuffled(run, epoch)])
-        measured += [Trained(each, 0.0) for each in engine.evaluate([run], "valid")]
+        measured += [TrainedEpoch(each, 0.0) for each in engine.evaluate([run], "valid")]
     timeless = [each._replace(seconds=0.0, cpu_seconds=None) for each in measured]
     return timeless, engine.state(run)
 
@@ -64,7 +64,7 @@ def assert_same_bits(make: Callable[..., Run] = make_run, **options: Any) -> Non
     """Compare every number with those of the same run on one thread, without a tolerance."""
     level, loss = options.pop("level", None), options.pop("loss", CrossEntropy())
 
-    def trained(*threads: int) -> tuple[list[Trained], State]:
+    def trained(*threads: int) -> tuple[list[TrainedEpoch], State]:
         run = with_loss(make(**options), loss)
         run.native_level = level
         return outcome(run, threads)

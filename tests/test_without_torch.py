@@ -74,3 +74,7 @@ def test_evaluations_and_predictions_of_perceptrons(tmp_path: Path) -> None:
     assert "torch" not in imported(tmp_path, "nnlab.run", *boolean)
     rows = ("dataset=sklearn", "dataset.name=wine", "stopping.max_epochs=3")
     assert "torch" not in imported(tmp_path, "nnlab.run", *rows, "evaluation=[importance]")
+
+
+def test_a_description_without_pictures(tmp_path: Path) -> None:
+    assert not {"torch", "matplotlib"} & imported(tmp_path, "nnlab.describe", "dataset=boolean")

@@ -52,10 +52,15 @@ class Batches(sweeps.Here):
         with contextlib.closing(clusters.choose(self.name, self.options)) as cluster:
             each, workers = cluster.cores or cores.usable(), cluster.workers
             made = plan.make(tasks, each)
-            seconds = [estimate.seconds for estimate in made.estimates]
+            seconds = [estimate.on_one_core for estimate in made.estimates]
             some = cut(tasks, seconds, how_many(seconds, self.options, each, workers))
         by_task = dict(zip(tasks, seconds))
-        took = [plan.makespan([by_task[task] for task in batch], each) for batch in some]
+        took = [
+            plan.makespan(
+                [by_task[task] for task in batch], each, [task.most_threads() for task in batch]
+            )
+            for batch in some
+        ]
         plan.show(made, plan.of_batches(took, len(tasks), each, workers))
 
     def train(self, tasks: Sequence[Task]) -> None:
@@ -138,7 +143,7 @@ class Dispatch:
             return [float(task.cost()) for task in tasks]
         from nnlab import plan
 
-        return [each.seconds for each in plan.make(tasks, self.cores()).estimates]
+        return [each.on_one_core for each in plan.make(tasks, self.cores()).estimates]
 
     def cores(self) -> int:
         return self.cluster.cores or cores.usable()
@@ -381,8 +386,7 @@ def take(task: Task, answer: Answer) -> None:
 def settle(task: Task) -> None:
     """Make what is in a task's folder its outcome, if that came to its end there."""
     try:
-        if not task.config.force:
-            task.outcome.result = schedule.trained_meanwhile(task)
+        task.outcome.result = schedule.trained_meanwhile(task)
     except (OSError, ValueError) as error:
         task.outcome.error = error
 

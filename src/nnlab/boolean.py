@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 MOST_INPUTS = 12
 # From how many of the inputs are 1, and how many there are.
 FUNCTIONS: dict[str, Callable[[int, int], bool]] = {
@@ -69,6 +72,15 @@ def inputs_of(table: str) -> int:
     return len(table).bit_length() - 1
 
 
+def rows_of(inputs: int) -> NDArray[np.int64]:
+    """Return the inputs of every row of a truth table: [2**inputs, inputs] of 0 and 1.
+
+    >>> rows_of(2).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    return np.arange(2**inputs)[:, None] >> np.arange(inputs - 1, -1, -1) & 1
+
+
 def separable(table: str) -> bool:
     """Say whether a line, or with more inputs a hyperplane, parts a function's ones from its zeros.
 
@@ -80,7 +92,7 @@ def separable(table: str) -> bool:
     from scipy.optimize import linprog  # type: ignore[import-untyped]
 
     inputs = inputs_of(table)
-    rows = [[*map(int, f"{row:0{inputs}b}"), 1] for row in range(len(table))]
+    rows = [[*row, 1] for row in rows_of(inputs).tolist()]
     # Weights w and a bias b with s (w x + b) >= 1 in every row, s being 1 or -1.
     sides = [
         [-number if value == "1" else number for number in row] for row, value in zip(rows, table)

@@ -164,11 +164,15 @@ def build_run(config: Config, data: Data, network: MLP | nn.Module) -> Run:
     from nnlab import seeds
     from nnlab.engines import Run
     from nnlab.losses import PLAIN
+    from nnlab.training import check_batch_norm
 
-    check_batches(config, len(data.train))
-    computed = isinstance(config.model, PerceptronConfig)  # from its truth table
-    drops = isinstance(config.model, MLPConfig) and config.model.dropout > 0
-    draws = drops or isinstance(config.model, OwnNetworkConfig)  # whose layers may
+    options = config.model
+    if isinstance(options, MLPConfig) and options.batch_norm and options.hidden:
+        what, remedy = "model.batch_norm=true", " or train_size"
+        check_batch_norm(what, len(data.train), config.batch_size, remedy)
+    computed = isinstance(options, PerceptronConfig)  # from its truth table
+    drops = isinstance(options, MLPConfig) and options.dropout > 0
+    draws = drops or isinstance(options, OwnNetworkConfig)  # whose layers may
     return Run(
         model=network,
         optimizer=config.optimizer,
@@ -184,18 +188,6 @@ def build_run(config: Config, data: Data, network: MLP | nn.Module) -> Run:
         full_train_metrics=config.full_train_metrics,
         native_level=None if config.native_level is None else config.native_level.name,
     )
-
-
-def check_batches(config: Config, examples: int) -> None:
-    """Raise ValueError where a batch of the training examples is too small to be normalised."""
-    options = config.model
-    normalised = isinstance(options, MLPConfig) and options.batch_norm and options.hidden
-    if normalised and (config.batch_size == 1 or examples % config.batch_size == 1):
-        raise ValueError(
-            f"model.batch_norm=true is not possible: batch_size={config.batch_size} makes a batch "
-            f"of 1 of the {examples:,} training examples, and one has no deviation; change "
-            f"batch_size or train_size"
-        )
 
 
 def loss_of(config: Config, data: Data) -> Loss:

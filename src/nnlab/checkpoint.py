@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnlab import storage
-from nnlab.engines import Engine, Run, State, dual
+from nnlab.engines import Engine, Run, State, below, dual
 
 ENGINE, BEST = "engine/", "best/"
 SAME = ("fingerprint", "content", "random_numbers")  # of the run that may go on from it
@@ -48,14 +48,6 @@ class Checkpoint:
     exact: bool = True
     cpu_seconds: float | None = None  # not known to earlier versions
 
-    def part(self, prefix: str) -> State:
-        """Return the numbers whose names begin so, by the rest of their names."""
-        return {
-            name.removeprefix(prefix): array
-            for name, array in self.numbers.items()
-            if name.startswith(prefix)
-        }
-
     def restore(self, run: Run, engine: Engine) -> None:
         """Put a run that an engine has just taken to where it was."""
         run.epochs = [run.loss.task.epoch(*row) for row in self.epochs]
@@ -67,7 +59,7 @@ class Checkpoint:
             run.order.bit_generator.state = self.order
         if run.noise is not None:
             run.noise.bit_generator.state = self.noise
-        state, best = self.part(ENGINE), self.part(BEST)
+        state, best = below(self.numbers, ENGINE), below(self.numbers, BEST)
         best = state | best if best else best
         if self.exact:
             engine.restore(run, state)

@@ -54,7 +54,7 @@ def quick_hydra() -> Iterator[None]:
     such as ``${dataset.name}`` each time that it is read: of a job that was 1 ms. Before 1.4 it
     composes each command once more for ``hydra.mode``, 0.1 s.
     """
-    listed = ConfigLoaderImpl.get_group_options
+    listed, composed_mode = ConfigLoaderImpl.get_group_options, Hydra.get_mode
     parse = omegaconf_base.parse  # type: ignore[attr-defined]
 
     @functools.wraps(listed)
@@ -65,12 +65,10 @@ def quick_hydra() -> Iterator[None]:
         kind = others[0] if others else named.get("results_filter", ObjectType.CONFIG)
         return self.repository.get_group_options(group_name, kind)
 
-    composed_mode = Hydra.get_mode
-
     @functools.wraps(composed_mode)
     def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
         places = [element.path for element in self.config_loader.get_search_path().get_path()]
-        named = any(map(re.compile(r"[+~]*hydra(\.mode|\.searchpath)?(=|$)").match, overrides))
+        named = any(re.match(r"[+~]*hydra(\.mode|\.searchpath)?(=|$)", each) for each in overrides)
         if named or places != ["pkg://hydra.conf", str(CONF), "structured://"]:
             return composed_mode(self, config_name, overrides)
         return RunMode.MULTIRUN
@@ -208,17 +206,19 @@ class Template:
         hydra_yaml = self.hydra_yaml
         for key, value in self.own.items():
             hydra_yaml = hydra_yaml.replace(f"{MARK}{key}", as_json(value))
-        parts = [self.part_yaml(str(key)) for key in self.composed if key != "hydra"]
         return {
-            f"{folder}/config.yaml": "".join(parts),
+            f"{folder}/config.yaml": self.task_yaml(),
             f"{folder}/hydra.yaml": hydra_yaml,
             f"{folder}/overrides.yaml": as_json(self.own["overrides.task"]) + "\n",
         }
 
     def environment(self) -> dict[str, str]:
         """Return the texts that an environment variable is part of, as they were written."""
-        parts = [self.part_yaml(str(key)) for key in self.composed if key != "hydra"]
-        return from_environment(self.composed) if "oc.env:" in "".join(parts) else {}
+        return from_environment(self.composed) if "oc.env:" in self.task_yaml() else {}
+
+    def task_yaml(self) -> str:
+        """Return the YAML of all but Hydra's node."""
+        return "".join(self.part_yaml(str(key)) for key in self.composed if key != "hydra")
 
     def part_yaml(self, key: str) -> str:
         if key not in self.yaml:

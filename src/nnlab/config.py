@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -311,11 +311,15 @@ class ReportConfig:
     loss_scale: LossScale = MISSING
     style: FigureStyle = MISSING
 
+    @classmethod
+    def usual(cls) -> ReportConfig:
+        """Return what every report has."""
+        return cls([], ["png"], LossScale.auto, FigureStyle.notebook)
+
     @property
     def asks(self) -> bool:
         """Whether it asks for more than every report has."""
-        drawn = (self.loss_scale, self.style) != (LossScale.auto, FigureStyle.notebook)
-        return bool(self.predict) or set(self.formats) != {"png"} or drawn
+        return replace(self, formats=sorted(set(self.formats))) != self.usual()
 
     def check(self) -> None:
         limit = f"give some of {', '.join(FORMATS)}; png is always there, for the page"
@@ -374,7 +378,7 @@ class Config(EvaluationOptions, RunConfig):
         return 1 if self.threads is None else self.threads
 
     def load_data(self) -> Data:
-        """Draw the splits of the run, as ``datasets.load`` does, which imports torch."""
+        """Draw the splits of the run, as ``datasets.load`` does."""
         return datasets.load(
             self.dataset,
             self.sizes,

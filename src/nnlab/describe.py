@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
@@ -28,6 +27,7 @@ from nnlab.perceptron import MLP
 from nnlab.text import as_label
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import nn
 
 EXAMPLES = 8  # images of each class in the sheet
@@ -275,9 +275,11 @@ def plain_table(*columns: str) -> Table:
 
 def sheet(content: dict[str, Any], arrays: Arrays) -> Figure:
     """Draw the first training images of each class, a row each."""
-    shown = list(range(min(ROWS, len(arrays.classes))))
+    from matplotlib.figure import Figure
+
     from nnlab.report.plotting import plain
 
+    shown = list(range(min(ROWS, len(arrays.classes))))
     names = [plain(arrays.classes[label], 24) for label in shown]
     edge, top, size = 0.62, 0.34, 8
     left = max(1.15, 0.2 + 0.075 * max(map(len, names)))

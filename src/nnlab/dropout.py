@@ -13,6 +13,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 
 from nnlab import seeds
+from nnlab.options import require
 
 WORD = 2**32 - 1  # the bits of a mixed number; products stay below 2^63, in int64
 STEPS = 2**24  # of a probability
@@ -30,10 +31,8 @@ class KeyedDropout(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(
-                f"dropout={p:g} is not possible: it is a fraction, at least 0 and below 1"
-            )
+        limit = "it is a fraction, at least 0 and below 1"
+        require(0 <= p < 1, "dropout", f"{p:g}", limit)
         self.p = p
         self.source: Generator | None = None
 

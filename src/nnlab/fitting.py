@@ -36,7 +36,7 @@ from nnlab.engines.modules import is_torchs
 from nnlab.losses import CLASSIFICATION, PLAIN, REGRESSION, LearningTask, Loss, SquaredError
 from nnlab.progress import EpochBar
 from nnlab.stopping import Epoch, StoppingRule, watches
-from nnlab.training import in_whole_batches, train_runs
+from nnlab.training import check_batch_norm, in_whole_batches, train_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -340,17 +340,11 @@ def check_labels(run: Run) -> None:
 def check_batches(run: Run) -> None:
     """Raise ValueError where a batch of an MLP is a single example, which cannot be normalised."""
     assert isinstance(run.model, nn.Module)
-    layers, count = parts(run.model), len(run.train)
-    normalised = (
-        any(type(layer) is nn.BatchNorm1d for layer in layers) and run.train.inputs.ndim == 2
-    )
-    mlp = all(type(layer).__module__ in MLP_MODULES for layer in layers)
-    if normalised and mlp and (run.batch_size == 1 or count % run.batch_size == 1):
-        raise ValueError(
-            f"BatchNorm1d is not possible: batch_size={run.batch_size} makes a batch of 1 of the "
-            f"{count:,} training examples, and one has no deviation; change batch_size, or leave "
-            f"the last batch out with drop_last=True"
-        )
+    layers = parts(run.model)
+    normalised = any(type(layer) is nn.BatchNorm1d for layer in layers)
+    if normalised and of_mlps(layers) and run.train.inputs.ndim == 2:
+        remedy = ", or leave the last batch out with drop_last=True"
+        check_batch_norm("BatchNorm1d", len(run.train), run.batch_size, remedy)
 
 
 def check_scheduler(
@@ -535,10 +529,9 @@ def gathered(data: Data, model: nn.Module) -> Examples:
         raise ValueError(
             f"the index holds {low} to {high}; the examples are 0 to {len(found.labels) - 1}"
         )
-    highest = reference.highest_label(found.labels[found.places])
-    last = parts(model)[-1:]
-    if last and type(last[0]) is nn.Linear and not found.labels.is_floating_point():
-        reference.check_classes(highest, last[0].out_features)
+    highest, outputs = reference.highest_label(found.labels[found.places]), outputs_of(model)
+    if outputs is not None and not found.labels.is_floating_point():
+        reference.check_classes(highest, outputs)
     return found
 
 
@@ -663,9 +656,8 @@ def targets_of(targets: Tensor, model: nn.Module) -> Tensor:
             f"first that of example {lacking[0]} (counted from 0): "
             f"{targets[lacking[0]].tolist()}; leave such examples out"
         )
-    last = parts(model)[-1:]
-    outputs = last[0].out_features if last and type(last[0]) is nn.Linear else targets.shape[1]
-    if outputs != targets.shape[1]:
+    outputs = outputs_of(model)
+    if outputs not in (None, targets.shape[1]):
         raise ValueError(
             f"labels of type {targets.dtype} are numbers to predict, {targets.shape[1]} of each "
             f"example, but the model has {outputs} outputs; give it as many, or class numbers of "
@@ -681,8 +673,8 @@ def fitting(inputs: Tensor, model: nn.Module) -> Tensor:
         return inputs
     width = first.in_features
     # What follows may want the other axes, which an MLP has no use for.
-    mlp = all(type(part).__module__ in MLP_MODULES for part in others)
-    if inputs.dim() > 1 and inputs.shape[-1] == width and (inputs.dim() == 2 or not mlp):
+    kept = inputs.dim() == 2 or not of_mlps(others)
+    if inputs.dim() > 1 and inputs.shape[-1] == width and kept:
         return inputs
     if math.prod(inputs.shape[1:]) != width:
         raise ValueError(f"the inputs are {list(inputs.shape)}, but the model takes [N, {width}]")
@@ -694,6 +686,17 @@ def parts(model: nn.Module) -> list[nn.Module]:
     if type(model) is not nn.Sequential:
         return [model]
     return [part for module in model for part in parts(module)]
+
+
+def outputs_of(model: nn.Module) -> int | None:
+    """Return how many outputs a model has that ends with an ``nn.Linear``; else None."""
+    last = parts(model)[-1:]
+    return last[0].out_features if last and type(last[0]) is nn.Linear else None
+
+
+def of_mlps(layers: Sequence[nn.Module]) -> bool:
+    """Return whether these are layers that MLPs are made of."""
+    return all(type(layer).__module__ in MLP_MODULES for layer in layers)
 
 
 def type_of(model: nn.Module) -> torch.dtype:

@@ -82,8 +82,8 @@ def note_elsewhere(command: TaskFunction, returns: Sequence[JobReturn]) -> None:
     if isinstance(command, Command) and not command.outcomes:
         for each in returns:
             assert each.hydra_cfg is not None
-            study = os.path.relpath(Path(each.hydra_cfg.hydra.runtime.output_dir).parent)
-            line = f"trained in other processes: python -m nnlab.report {study} makes the table"
+            folder = os.path.relpath(Path(each.hydra_cfg.hydra.runtime.output_dir).parent)
+            line = f"trained in other processes: python -m nnlab.report {folder} makes the table"
             if line not in command.last_lines:
                 command.last_lines.append(line)
 
@@ -131,11 +131,11 @@ def launch(
 
 def record_command(master: DictConfig, jobs: Sequence[Job]) -> None:
     """Write Hydra's record of a command, where it has trained runs of a study."""
-    study = Path(master.hydra.sweep.dir)
+    folder = Path(master.hydra.sweep.dir)
     planned = any(job.config is not None and job.config.plan for job in jobs)
-    if study.is_dir() and not planned:
+    if folder.is_dir() and not planned:
         with contextlib.suppress(OSError):  # what it is a record of has been said
-            storage.write_atomic(study / MULTIRUN, OmegaConf.to_yaml(master).encode())
+            storage.write_atomic(folder / MULTIRUN, OmegaConf.to_yaml(master).encode())
 
 
 def make_jobs(

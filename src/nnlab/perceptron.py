@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from nnlab.boolean import inputs_of
+from nnlab.boolean import inputs_of, rows_of
 from nnlab.options import require
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class MLP:
 
     layers: list[Layer] = field(default_factory=list)
     verdict: bool = False
+
+    @property
+    def sizes(self) -> list[int]:
+        """The inputs of the first layer, and the outputs of each."""
+        return [self.layers[0].inputs, *(layer.outputs for layer in self.layers)]
 
     def state_dict(self) -> dict[str, Array]:
         """Return weights and biases, by torch's names, in their own memory."""
@@ -144,10 +149,8 @@ def draw(
     limit = f"choose one of {', '.join(TRAINED)}"
     require(activation in TRAINED, "activation", activation, limit)
     require(init in INITS, "init", init, f"choose one of {', '.join(INITS)}")
-    if not 0 <= dropout < 1:
-        raise ValueError(
-            f"dropout={dropout:g} is not possible: it is a fraction, at least 0 and below 1"
-        )
+    limit = "it is a fraction, at least 0 and below 1"
+    require(0 <= dropout < 1, "dropout", f"{dropout:g}", limit)
     network = MLP()
     for number, shape in enumerate((o, i) for i, o in itertools.pairwise(sizes)):
         name = str(number * (3 if dropout else 2))
@@ -207,12 +210,11 @@ def perceptrons(table: str) -> MLP:
     array([0, 1, 1, 0])
     """
     inputs = inputs_of(table)
-    rows = [row for row, value in enumerate(table) if value == "1"]
-    if not rows:  # one that never fires
+    rows = rows_of(inputs)[[value == "1" for value in table]]
+    if len(rows) == 0:  # one that never fires
         return of_steps((np.zeros((1, inputs)), [-0.5]))
-    bits = binary(np.array(rows), inputs)
     # Of all inputs only the row itself brings the sum to its number of ones.
-    return of_steps((2 * bits - 1, 0.5 - bits.sum(1)), (np.ones((1, len(rows))), [-0.5]))
+    return of_steps((2 * rows - 1, 0.5 - rows.sum(1)), (np.ones((1, len(rows))), [-0.5]))
 
 
 def classic_xor() -> MLP:
@@ -229,15 +231,6 @@ def of_steps(*layers: tuple[object, object]) -> MLP:
         for number, (weight, bias) in enumerate(layers)
     ]
     return MLP(made, verdict=True)
-
-
-def binary(numbers: NDArray[np.int64], digits: int) -> NDArray[np.int64]:
-    """Write numbers [N] in binary, the highest digit first: [N, digits] of 0 and 1.
-
-    >>> binary(np.array([1, 6]), 3).tolist()
-    [[0, 0, 1], [1, 1, 0]]
-    """
-    return numbers[:, None] >> np.arange(digits - 1, -1, -1) & 1
 
 
 # ---- how large a network is ----

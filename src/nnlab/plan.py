@@ -43,7 +43,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One run's steps and the seconds that it takes if nothing ends it early."""
+    """One run's steps and the seconds that it takes if nothing ends it early.
+
+    threads: among how many it is divided in these seconds.
+    """
 
     name: str
     weights: int
@@ -51,6 +54,12 @@ class Estimate:
     rate: Rate
     shared: float  # seconds in which it makes what other runs use as well
     seconds: float
+    threads: int
+
+    @property
+    def on_one_core(self) -> float:
+        """The seconds that it takes of a single core."""
+        return self.seconds * self.threads
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
     concurrent, most, sequential = [], [], 0.0
     for task, found in zip(tasks, estimates):
         if task.engine.concurrent:
-            concurrent.append(found.seconds * task.threads)
+            concurrent.append(found.on_one_core)
             most.append(task.most_threads())
         else:
             sequential += found.seconds
@@ -243,7 +252,7 @@ def estimate(task: Task, rate: Rate, first: bool = True) -> Estimate:
     seconds = min(seconds, task.config.stopping.most_seconds)
     name = task.outcome.job.name
     weights = task.identity["weights"]
-    return Estimate(name, weights, steps, rate, shared, seconds)
+    return Estimate(name, weights, steps, rate, shared, seconds, task.threads)
 
 
 def makespan(seconds: Sequence[float], cores: int, most: Sequence[int] | None = None) -> float:
@@ -313,7 +322,8 @@ def show(plan: Plan, in_batches: str | None = None) -> None:
     runs = "1 run takes" if len(plan.estimates) == 1 else f"{len(plan.estimates):,} runs take"
     cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
     single = sum(each.seconds for each in plan.estimates)
-    after = f" ({duration(single)} one after another)" if plan.cores > 1 else ""
+    several = plan.cores > 1 and len(plan.estimates) > 1
+    after = f" ({duration(single)} one after another)" if several else ""
     here = f"{runs} about {duration(plan.seconds)} on {cores}{after}"
     print(f"{in_batches or here}, if no rule ends one early.")
     shared = sum(each.shared for each in plan.estimates)

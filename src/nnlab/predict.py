@@ -114,7 +114,7 @@ def target_of(path: Path) -> Path:
 
 
 def write(path: Path, found: Floats, network: Trained) -> str:
-    """Write what is predicted of each row, as ``Network.predict`` returns it, into a CSV file here;
+    """Write what is predicted of each row, as ``Trained.predict`` returns it, into a CSV file here;
     say which, and what."""
     header, lines, said = (
         numbers_predicted(found, network.targets)

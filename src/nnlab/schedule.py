@@ -176,8 +176,7 @@ class Training:
     """A group's training, which any thread may take on for an epoch.
 
     place: among all, the longest first. epochs: trains an epoch and yields, as ``train_group``
-    does. most: among how many threads an epoch is worth dividing at most, threads: among how many
-    it is.
+    does. most: among how many threads an epoch is worth dividing at most.
     """
 
     def __init__(self, place: int, group: Sequence[Task], epochs: Iterator[bool]) -> None:
@@ -185,7 +184,11 @@ class Training:
         self.group = group
         self.epochs = epochs
         self.most = min(task.most_threads() for task in group)
-        self.threads = 1
+
+    @property
+    def threads(self) -> int:
+        """Among how many its next epoch is divided."""
+        return self.group[0].threads
 
     def left(self) -> float:
         """Return what is left of its cost, if nothing ends it early."""
@@ -193,7 +196,6 @@ class Training:
 
     def divide(self, threads: int) -> None:
         """Have its next epoch divided among so many threads."""
-        self.threads = threads
         for task in self.group:
             task.threads = threads
             if task.run is not None:
@@ -376,11 +378,10 @@ def open_folder(task: Task, claimed: Claims) -> bool:
             task.owner = claims.owner(path)
             if task.owner is not None:
                 return False
-            force = task.config.force
-            task.outcome.result = trained_anew(task) if force else trained_meanwhile(task)
+            task.outcome.result = trained_meanwhile(task)
             if task.outcome.result is not None:
                 return False
-            aside = force and records.holds_run(path, job.hydra_files)
+            aside = task.config.force and records.holds_run(path, job.hydra_files)
             where = path / records.NEW if aside else path
             notes = go_on(task, where)
             owner = claimed[path.parent].owner
@@ -421,7 +422,24 @@ def begin_log(task: Task, notes: Sequence[str]) -> None:
 
 
 def trained_meanwhile(task: Task) -> dict[str, Any] | None:
-    """Return the result of a run that another process has trained since this one looked.
+    """Return the result of a run that another process has trained since this command looked.
+
+    What its study had then is not what force=true asks for, and neither is another run.
+    Raises ValueError as ``ended_result`` does, without that.
+    """
+    if not task.config.force:
+        return ended_result(task)
+    path = task.outcome.folder
+    seen = study.known(path.parent).entries.get(path.name)
+    if seen is not None and seen.stamp[0] == study.stamp_of(path / records.RESULT):
+        return None
+    with contextlib.suppress(ValueError):
+        return ended_result(task)
+    return None
+
+
+def ended_result(task: Task) -> dict[str, Any] | None:
+    """Return the result of a run that has come to its end, by whichever process.
 
     Raises ValueError where what is in its folder is another run, or on other data.
     """
@@ -435,18 +453,6 @@ def trained_meanwhile(task: Task) -> dict[str, Any] | None:
             f"train it anew with force=true, or give it another study=NAME"
         )
     return result
-
-
-def trained_anew(task: Task) -> dict[str, Any] | None:
-    """Return the result of a run that another process has trained since this command looked at
-    its study; what was there then is not what force=true asks for, and neither is another run."""
-    path = task.outcome.folder
-    seen = study.known(path.parent).entries.get(path.name)
-    if seen is not None and seen.stamp[0] == study.stamp_of(path / records.RESULT):
-        return None
-    with contextlib.suppress(ValueError):
-        return trained_meanwhile(task)
-    return None
 
 
 def go_on(task: Task, path: Path) -> list[str]:

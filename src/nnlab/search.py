@@ -85,23 +85,22 @@ class Trials:
     def job(self, params: Mapping[str, Any], number: int = 0) -> Job:
         """Compose one run. Raises Hydra's errors."""
         overrides = self.overrides(params)
-        composed = hydra_jobs.compose_job(self.loader, self.master, overrides, number)
-        with hydra_jobs.current(composed):
-            folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)
+        template = Template(self.loader.load_sweep_config(self.master, overrides))
+        with hydra_jobs.current(template.composed):
+            folder = template.set_number(number)
             functions = getattr(self.command, "functions", ())
-            return hydra_jobs.as_job(Template(composed), folder, overrides, {}, functions)
+            return hydra_jobs.as_job(template, folder, overrides, {}, functions)
 
-    def with_each_size(self, example: Job) -> list[Job]:
-        """Compose a run for each size that is searched of the split whose result is the objective:
-        the search may come to each."""
+    def with_each_size(self, params: Mapping[str, Any], metric: str) -> list[Job]:
+        """Compose a run for each size that is searched of the split that the metric is measured
+        on: the search may come to each."""
         from optuna.distributions import CategoricalDistribution
 
-        size = f"{example.objective.partition('_')[0]}_size"
+        size = f"{metric.partition('_')[0]}_size"
         found = self.space.get(size)
         if not isinstance(found, CategoricalDistribution):
             return []
-        params = open_study(rehearsing()).ask(self.space).params
-        return [self.job(params | {size: choice}) for choice in found.choices]
+        return [self.job({**params, size: choice}) for choice in found.choices]
 
     def launch(self, trials: Sequence[Trial], first: int) -> Sequence[JobReturn]:
         """Train the runs of trials together. first: the number of the first of them."""
@@ -118,9 +117,13 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
     Raises ValueError for what keeps a search from beginning, and what kept a run in another
     process from its end; the command tells what did so in this one.
     """
-    rehearsal = open_study(rehearsing())
-    example = trials.job(rehearsal.ask(trials.space).params)
-    objective.refuse(trials.master.hydra, [example, *trials.with_each_size(example)])
+    import optuna
+
+    rehearsal = open_study(optuna.samplers.RandomSampler(0))
+    params = rehearsal.ask(trials.space).params
+    example = trials.job(params)
+    others = trials.with_each_size(params, example.objective)
+    objective.refuse(trials.master.hydra, [example, *others])
     if trials.master.plan:
         trials.launch([rehearsal.ask(trials.space) for _ in range(options.n_trials)], 0)
         return
@@ -172,13 +175,6 @@ def distribution(override: Override) -> BaseDistribution:
         return kind(**limits, log="log" in value.tags)
     except ValueError as error:
         raise ValueError(f"{override.input_line}: {error}") from None
-
-
-def rehearsing() -> BaseSampler:
-    """Make a sampler for runs that are only composed."""
-    import optuna
-
-    return optuna.samplers.RandomSampler(0)
 
 
 def open_study(sampler: BaseSampler, **options: Any) -> optuna.Study:
@@ -259,7 +255,7 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
     return failed
 
 
-def tell_best(search: optuna.Study, trials: Trials, objective: str) -> None:
+def tell_best(search: optuna.Study, trials: Trials, metric: str) -> None:
     """Have the command tell the best trial, and write it where Hydra's own sweepers do."""
     from optuna.trial import TrialState
 
@@ -279,7 +275,7 @@ def tell_best(search: optuna.Study, trials: Trials, objective: str) -> None:
     storage.write_atomic(results, OmegaConf.to_yaml(found).encode())
     ended = len(search.get_trials(states=[TrialState.COMPLETE]))
     trials.command.last_lines += [
-        f"best of {ended} trials: {objective}={best.value:.6g}",
+        f"best of {ended} trials: {metric}={best.value:.6g}",
         command_line(job.overrides),
         str(folder),
     ]

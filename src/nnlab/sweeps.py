@@ -22,7 +22,7 @@ from nnlab import (
     study,
     terminal,
 )
-from nnlab.config import Config, FigureStyle, LossScale, ReportConfig
+from nnlab.config import Config, ReportConfig
 from nnlab.jobs import Job, Outcome, Task
 
 if TYPE_CHECKING:
@@ -46,10 +46,6 @@ class Here:
 
 
 HERE = Here()
-# What jobs ask for that were not composed, as they were answered before.
-NOTHING_MORE = ReportConfig(
-    predict=[], formats=["png"], loss_scale=LossScale.auto, style=FigureStyle.notebook
-)
 
 
 def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list[Outcome]:
@@ -219,7 +215,8 @@ def write_reports(
         ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
         clear_up(folder, [outcome.folder for outcome in ours if outcome.result])
         configs = [outcome.job.config for outcome in ours if outcome.job.config is not None]
-        asked = configs[0].report if configs else NOTHING_MORE
+        # Jobs that were not composed, as they were answered before, asked for no more.
+        asked = configs[0].report if configs else ReportConfig.usual()
         runs = study.look(folder)
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []

@@ -129,6 +129,18 @@ def in_whole_batches(examples: int, batch_size: int) -> int:
     return examples - examples % batch_size
 
 
+def check_batch_norm(what: str, examples: int, batch_size: int, remedy: str) -> None:
+    """Raise ValueError where a batch is a single example, which cannot be normalised.
+
+    what: is to normalise it. remedy: what helps beside another batch_size.
+    """
+    if batch_size == 1 or examples % batch_size == 1:
+        raise ValueError(
+            f"{what} is not possible: batch_size={batch_size} makes a batch of 1 of the "
+            f"{examples:,} training examples, and one has no deviation; change batch_size{remedy}"
+        )
+
+
 def judge(run: Run) -> tuple[str, str]:
     """Return the status of a run after its latest epoch, and why it ended if it did."""
     last = run.epochs[-1]

@@ -2,9 +2,9 @@
 
 Each is the module of its name, with a function ``evaluate(network, data, config, folder)`` that
 writes files into a run's folder and returns them. This package imports none of these modules:
-they need torch and matplotlib, and configurations are checked without. Hence what is known of
-each before it is run stands here: an entry of ``EVALUATIONS``, and where it has options, these and
-a field of its name in ``EvaluationOptions``.
+they need matplotlib, some also torch, and configurations are checked without. Hence what is known
+of each before it is run stands here: an entry of ``EVALUATIONS``, and where it has options, these
+and a field of its name in ``EvaluationOptions``.
 """
 
 from __future__ import annotations

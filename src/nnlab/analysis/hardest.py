@@ -54,7 +54,7 @@ def evaluate(network: Trained, data: Data, config: Config, folder: Path) -> list
     hard = hardest(labels, logits, config.hardest.labels(data.classes), config.hardest.per_class)
     about = pictures.evaluated(network, len(labels), name)
     origins = origin(hard, split)
-    cells = [*origins, *cells_of(hard, network, split)]
+    cells = [*origins, *cells_of(hard, network, inputs)]
     files = [
         write_confusion(matrix, network.classes, folder / "confusion.csv"),
         plotting.save(draw_confusion(matrix, network.classes, about), folder / "confusion.png"),
@@ -113,12 +113,12 @@ def origin(hard: Sequence[Hard], split: Split) -> Columns:
     return [("file", [for_csv(split.files[row]) for row in rows])]
 
 
-def cells_of(hard: Sequence[Hard], network: Trained, split: Split) -> Columns:
+def cells_of(hard: Sequence[Hard], network: Trained, inputs: NDArray[Any]) -> Columns:
     """Return the cells of examples that are rows of a table; else nothing."""
     if not network.columns:
         return []
-    inputs = network.pixels(split.inputs[split.index[[each.place for each in hard]]])
-    cells = list(table.decode(inputs, network.columns))
+    rows = network.pixels(inputs[[each.place for each in hard]])
+    cells = list(table.decode(rows, network.columns))
     return [(inert(name), each) for name, each in zip(network.columns, zip(*cells))]
 
 

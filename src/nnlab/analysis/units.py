@@ -19,8 +19,8 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from nnlab.analysis import pictures
-from nnlab.boolean import function_name, inputs_of
-from nnlab.perceptron import MLP, binary
+from nnlab.boolean import function_name, inputs_of, rows_of
+from nnlab.perceptron import MLP
 from nnlab.report import plotting
 from nnlab.text import for_csv
 from nnlab.trained import Trained
@@ -61,8 +61,7 @@ def units_of(network: Trained) -> list[Unit]:
     model = network.model if isinstance(network.model, MLP) else merged(network.model)
     if model is None:
         raise ValueError("evaluation=[weights] needs a network of linear layers, one after another")
-    inputs = math.prod(network.shape)
-    rows = binary(np.arange(2**inputs), inputs).astype(np.float32)
+    rows = rows_of(math.prod(network.shape)).astype(np.float32)
     made: list[Unit] = []
     outputs = model.forward(network.standardised(rows))
     for depth, (layer, values) in enumerate(zip(model.layers, outputs), 1):

@@ -5,13 +5,12 @@ Axes: N = 2**I rows, I inputs.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nnlab.boolean import function_name, inputs_of, truth_table
+from nnlab.boolean import function_name, inputs_of, rows_of, truth_table
 from nnlab.datasets.arrays import Arrays, DataSource, Partition, Sizes
 from nnlab.datasets.dataset import DatasetConfig
 from nnlab.options import MISSING
@@ -52,7 +51,7 @@ def make(table: str) -> Arrays:
     ([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], [0, 1, 1, 0])
     """
     inputs = inputs_of(table)
-    rows = np.array(list(itertools.product((0, 1), repeat=inputs)), np.float32)
+    rows = rows_of(inputs).astype(np.float32)
     whole = Partition(rows, np.array(list(map(int, table)), np.int64))
     return Arrays(
         train=whole,

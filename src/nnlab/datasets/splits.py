@@ -328,12 +328,8 @@ def _draw(
     if sizes.train is not None:
         train = pick("train", sizes.train, examples())
     else:
-        among = parts["train"][1]
-        left = np.zeros(len(parts["train"][0].labels), bool)
-        left[among] = True
-        if validated == "train":
-            left[valid] = False
-        train = np.flatnonzero(left)
+        train = parts["train"][1]
+        train = train[~np.isin(train, valid)] if validated == "train" else train
     test = parts["test"][1]
     if sizes.test is not None:
         test = pick("test", sizes.test, seeds.generator(test_seed, "test"))

@@ -95,7 +95,7 @@ class Run:
         return self.epochs[epoch - 1] if epoch else None
 
 
-class Trained(NamedTuple):
+class TrainedEpoch(NamedTuple):
     """An epoch's measures as it trained (``loss.task.measures``), and the seconds that it took.
 
     cpu_seconds: of all threads that trained the run; None where it shares them with other runs, or
@@ -162,7 +162,7 @@ class Engine(Protocol):
         """
         return contextlib.nullcontext()
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         """Train each run once through its examples.
 
         orders: per run [n] int64, positions in ``run.train.index``, all but with ``drop_last``;
@@ -213,6 +213,12 @@ def measures(
     index = part.index if order is None else part.index[order]
     half = len(sums) // 2
     return run.loss.measures(sums[:half], sums[half:], part.labels[index])
+
+
+def below(numbers: State, prefix: str) -> State:
+    """Return the numbers whose names begin so, by the rest of their names."""
+    found = numbers.items()
+    return {name.removeprefix(prefix): each for name, each in found if name.startswith(prefix)}
 
 
 @contextlib.contextmanager

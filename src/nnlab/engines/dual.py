@@ -34,7 +34,6 @@ from nnlab.engines.library import (
     checked,
     inner_products,
     level,
-    levels,
     named,
 )
 from nnlab.engines.supported import optimizer_of, perceptron, rule
@@ -277,14 +276,13 @@ class Gram:
     def __init__(
         self,
         splits: Sequence[Split],
-        level: str | None = None,
+        level: str,
         stopped: threading.Event | None = None,
     ) -> None:
-        """level: the instruction set that computes it; None: the best.
+        """level: the instruction set that computes it.
         stopped: set where nobody waits for the matrix any more.
         """
-        self.splits = splits
-        self.level = level or levels()[-1]
+        self.splits, self.level = splits, level
         self.stopped = stopped or threading.Event()
         rows, columns = sum(len(split) for split in splits), len(splits[0])
         self.entries = np.empty((rows, columns), np.float32)
@@ -369,11 +367,10 @@ def sharing() -> Iterator[None]:
         _sharing = before
 
 
-def gram_of(splits: Sequence[Split], level: str | None = None) -> Gram:
+def gram_of(splits: Sequence[Split], level: str) -> Gram:
     """Return the Gram matrix of these examples; another run may still be computing it.
 
-    level: the instruction set that computes it; None: the best.
+    level: the instruction set that computes it.
     """
-    level = level or levels()[-1]
     shared = _sharing
     return Gram(splits, level) if shared is None else shared.gram(splits, level)

@@ -95,7 +95,7 @@ static Range part_of(int64_t count, int64_t unit, int32_t member, int32_t member
 }
 
 /* A member's part of a layer's outputs. Where zeros are skipped, panels are whole. */
-static Range outputs_of(const Layer *layer, int sparse, int32_t member, int32_t members)
+static Range outputs_for(const Layer *layer, int sparse, int32_t member, int32_t members)
 {
     return part_of(layer->padded, sparse ? NC : NT, member, members);
 }
@@ -252,7 +252,7 @@ static void forward_part(const void *given, int32_t member, int32_t members)
     const Work *work = given;
     const Network *net = work->net;
     const Layer *layer = &net->layer[work->l];
-    const Range outputs = outputs_of(layer, work->sparse, member, members);
+    const Range outputs = outputs_for(layer, work->sparse, member, members);
     if (!work->multiplied) {
         clear_outputs(layer, work->rows, outputs);
         linear(net, work->l, work->rows, work->sparse, outputs);
@@ -428,7 +428,7 @@ static void transpose_part(const void *given, int32_t member, int32_t members)
     const Work *work = given;
     const Network *net = work->net;
     const Layer *layer = &net->layer[work->l];
-    const Range outputs = outputs_of(layer, 0, member, members);
+    const Range outputs = outputs_for(layer, 0, member, members);
     for (int64_t r = 0; r < work->rows; r += NC) {
         const int64_t rows = smaller(NC, work->rows - r), width = round_up(rows, LANES);
         transpose(net->delta + r * layer->padded + outputs.from, layer->padded,
@@ -611,10 +611,10 @@ static void sum_deltas(const Network *net, const Layer *layer, int64_t rows, Ran
     }
 }
 
-/* Part of the biases of a moment; NULL if the optimizer has no such moment. */
-static float *biases_of(const Parameters *moment, int64_t from)
+/* The numbers of a moment from one on; NULL if the optimizer has no such moment. */
+static float *moment_from(float *moment, int64_t from)
 {
-    return moment->bias == NULL ? NULL : moment->bias + from;
+    return moment == NULL ? NULL : moment + from;
 }
 
 static void update_bias(const Network *net, const Layer *layer, int64_t rows, const Step *step,
@@ -624,8 +624,8 @@ static void update_bias(const Network *net, const Layer *layer, int64_t rows, co
         return;
     sum_deltas(net, layer, rows, outputs);
     apply_rule(step, outputs.to - outputs.from, layer->values.bias + outputs.from,
-               net->gradient + outputs.from, biases_of(&layer->moments[0], outputs.from),
-               biases_of(&layer->moments[1], outputs.from));
+               net->gradient + outputs.from, moment_from(layer->moments[0].bias, outputs.from),
+               moment_from(layer->moments[1].bias, outputs.from));
 }
 
 static void scale(float *values, int64_t count, float factor)
@@ -640,12 +640,6 @@ static void scale_deltas(const Network *net, const Layer *layer, int64_t rows, f
     const Lines part = lines_of(rows, outputs.to - outputs.from, layer->padded);
     for (int64_t r = 0; r < part.lines; r++)
         scale(net->delta + r * layer->padded + outputs.from, part.length, factor);
-}
-
-/* Part of a moment of a weight; NULL if the optimizer has no such moment. */
-static float *weights_of(const Parameters *moment, int64_t from)
-{
-    return moment->weight == NULL ? NULL : moment->weight + from;
 }
 
 /* The examples' part in the gradient of a panel, or of part of one. */
@@ -717,7 +711,8 @@ static void update_panel(const Layer *layer, Panel panel, const Step *step, cons
     for (int64_t r = 0; r < part.lines; r++) {
         const int64_t at = panel.offset + r * panel.stride;
         apply_rule(step, part.length, layer->values.weight + at, gradient + r * panel.stride,
-                   weights_of(&layer->moments[0], at), weights_of(&layer->moments[1], at));
+                   moment_from(layer->moments[0].weight, at),
+                   moment_from(layer->moments[1].weight, at));
     }
 }
 
@@ -828,7 +823,7 @@ static void update_part(const void *given, int32_t member, int32_t members)
         update_weights(work, inputs_for(layer, member, members), outputs);
     } else {
         const Range inputs = {0, layer->inputs};
-        const Range outputs = outputs_of(layer, work->sparse, member, members);
+        const Range outputs = outputs_for(layer, work->sparse, member, members);
         begin_update(work, outputs);
         update_weights(work, inputs, outputs);
     }
@@ -933,7 +928,7 @@ static void coefficients_part(const void *given, int32_t member, int32_t members
     const Work *work = given;
     const Network *net = work->net;
     const Layer *layer = &net->layer[0];
-    const Range inputs = {0, layer->inputs}, outputs = outputs_of(layer, 0, member, members);
+    const Range inputs = {0, layer->inputs}, outputs = outputs_for(layer, 0, member, members);
     update_bias(net, layer, work->rows, work->step, outputs);
     for (int64_t r = 0; r < work->rows; r++) {
         const int64_t row = net->index[r] % KC, i = net->index[r] - row;

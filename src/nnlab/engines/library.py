@@ -3,7 +3,7 @@
 Axes: I inputs and O outputs of a layer, N examples, B examples in a batch.
 
 It is optional. It is loaded with ctypes, which gives up the GIL during a call, and it has no
-global state: networks in different threads train at the same time, each on one core.
+global state: networks in different threads train at the same time, each on one core or several.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nnlab import seeds
 from nnlab.config import SGD, Adam, OptimizerConfig
 from nnlab.datasets.sampling import Index
 from nnlab.datasets.splits import Split
-from nnlab.engines import Run, State, Trained, measures
+from nnlab.engines import Run, State, TrainedEpoch, measures
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
@@ -414,7 +414,7 @@ class NativeNetwork:
         if run.lr is not None:
             self.optimizer.lr = run.lr
 
-    def train(self, run: Run, order: Index) -> Trained:
+    def train(self, run: Run, order: Index) -> TrainedEpoch:
         """Train once through the examples at these positions, [n] int64, of the training split."""
         check_order(order, len(run.train))
         split = self.split(run, "train")
@@ -440,7 +440,7 @@ class NativeNetwork:
         self.judge_team(*seconds)
         took, used = seconds[0] + self.seconds, seconds[1] + self.cpu_seconds
         self.seconds = self.cpu_seconds = 0.0
-        return Trained(measures(run, "train", list(sums), order), took, used)
+        return TrainedEpoch(measures(run, "train", list(sums), order), took, used)
 
     def evaluate(self, run: Run, name: str) -> tuple[float, ...]:
         """Return the measures of one of the run's splits."""

@@ -22,7 +22,7 @@ from torch.optim import optimizer as all_optimizers
 
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.dropout import KeyedDropout
-from nnlab.engines import Run, State
+from nnlab.engines import Run, State, below
 from nnlab.model import ACTIVATIONS as MODULES
 from nnlab.model import Shaped
 from nnlab.perceptron import MLP, TRAINED, Layer
@@ -369,14 +369,12 @@ def hand_over(state: State, run: Run) -> None:
     for name, parameter in run.model.named_parameters():
         numbers(parameter, name)
         parameter.copy_(torch.from_numpy(state[name]))
-        if isinstance(run.optimizer, torch.optim.Optimizer):
-            prefix = f"{name}."
-            kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            if kept:
-                run.optimizer.state[parameter] = {
-                    key: torch.tensor(v).to("cpu" if key == "step" else parameter.device)
-                    for key, v in kept.items()
-                }
+        kept = below(state, f"{name}.")
+        if kept and isinstance(run.optimizer, torch.optim.Optimizer):
+            run.optimizer.state[parameter] = {
+                key: torch.tensor(v).to("cpu" if key == "step" else parameter.device)
+                for key, v in kept.items()
+            }
 
 
 def numbers(tensor: Tensor, name: str) -> NDArray[Any]:

@@ -42,7 +42,7 @@ enum { GROUP = 32 };
 /* Zeros are skipped where at most 1/3 of a batch is not zero. */
 enum { SPARSE_SHARE = 3 };
 
-enum { IDENTITY, RELU, TANH, SIGMOID }; /* the order is that of ACTIVATIONS in supported.py */
+enum { IDENTITY, RELU, TANH, SIGMOID }; /* the order is that of ACTIVATIONS in library.py */
 enum { PLAIN, MOMENTUM, ADAM, ADAMW };  /* the order is that of RULES in library.py */
 
 /* An input of a panel that is not zero in some examples of a group. */

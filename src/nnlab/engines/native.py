@@ -1,7 +1,7 @@
 """The native engine: multilayer perceptrons on the CPU, an epoch in one call of native.c.
 
 The C library is optional; ``library.py`` has what touches it. Runs in different threads train at
-the same time, each on one core.
+the same time, each on one core or several.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from nnlab.datasets.sampling import Index
 from nnlab.device import Device
-from nnlab.engines import Engine, Run, State, Trained, dual, library
+from nnlab.engines import Engine, Run, State, TrainedEpoch, dual, library
 from nnlab.engines.dual import DualNetwork
 from nnlab.engines.library import NativeNetwork, unsupported_shapes
 from nnlab.engines.supported import (
@@ -46,11 +46,11 @@ def unsupported_reason(run: Run, device: Device) -> str | None:
     reason = reason or unsupported_loss(run)
     if reason is not None:
         return reason
+    width, targets = perceptron(run).sizes[0], targets_of(run)
     for name in ("train", "valid", "test"):
         split = getattr(run, name)
         if reason is None and split is not None:
-            width = perceptron(run).layers[0].inputs
-            reason = unsupported_shapes(split, name, width, targets_of(run))
+            reason = unsupported_shapes(split, name, width, targets)
     reason = reason or unsupported_shared_memory(run)
     if reason is None and run.native_level is not None and library.available() is None:
         reason = unsupported_level(run.native_level)
@@ -99,8 +99,7 @@ class NativeEngine(Engine):
 
     @staticmethod
     def most_threads(run: Run, form: str | None) -> int:
-        layers = perceptron(run).layers
-        sizes = [layers[0].inputs, *(layer.outputs for layer in layers)]
+        sizes = perceptron(run).sizes
         if form == "dual":
             sizes[0] = len(run.train)
         weights = [inputs * outputs for inputs, outputs in itertools.pairwise(sizes)]
@@ -111,7 +110,7 @@ class NativeEngine(Engine):
     def sharing() -> AbstractContextManager[None]:
         return dual.sharing()
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         results = []
         for run, order in zip(runs, orders):
             self.networks[run].read_options(run)

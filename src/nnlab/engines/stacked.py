@@ -32,7 +32,7 @@ from nnlab.datasets.sampling import Index
 from nnlab.datasets.splits import Split
 from nnlab.device import Device
 from nnlab.dropout import multipliers
-from nnlab.engines import Engine, Run, State, Trained, measures, stacked_losses
+from nnlab.engines import Engine, Run, State, TrainedEpoch, measures, stacked_losses
 from nnlab.engines.supported import (
     MOMENTS,
     STEP_COUNT,
@@ -73,9 +73,10 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, run: Run) -> Shape:
-        layers = perceptron(run).layers
+        network = perceptron(run)
+        layers = network.layers
         return cls(
-            (layers[0].inputs, *(layer.outputs for layer in layers)),
+            tuple(network.sizes),
             tuple(layer.activation for layer in layers),
             tuple(layer.bias is not None for layer in layers),
             tuple(layer.dropout for layer in layers),
@@ -374,7 +375,7 @@ class StackedEngine(Engine):
     # ---- the epoch ----
 
     @torch.no_grad()
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         """Train each run once through its examples; see Engine.
 
         A run's ``seconds`` are its part of the wall time of the whole stack's epoch, in
@@ -404,7 +405,9 @@ class StackedEngine(Engine):
             self.taken[run] += epoch_steps(run)
         share = seconds / sum(epoch_steps(run) for run in runs)
         return [
-            Trained(measures(run, "train", sums[self.rows[run]], order), share * epoch_steps(run))
+            TrainedEpoch(
+                measures(run, "train", sums[self.rows[run]], order), share * epoch_steps(run)
+            )
             for run, order in zip(runs, orders)
         ]
 
@@ -535,9 +538,10 @@ class StackedEngine(Engine):
             for part, kept in zip(index.split(chunk, 1), real.split(chunk, 1)):
                 inputs = self.inputs[part]
                 outputs = forward(layers, self.shape.activations, inputs, everything)[-1]
-                sums += self.loss.evaluate(rows, outputs, self.labels[part], kept)
-                if not self.labels.is_floating_point():
-                    right.append(outputs.argmax(2) == self.labels[part])
+                found, correct = self.loss.evaluate(rows, outputs, self.labels[part], kept)
+                sums += found
+                if correct is not None:
+                    right.append(correct)
         if right:
             for run, mine in zip(runs, torch.cat(right, 1).cpu().numpy()):
                 run.right[split] = mine[: len(getattr(run, split))]

@@ -63,14 +63,17 @@ class PlainCrossEntropy:
         right = self.predicted == self.targets.squeeze(3)
         return totals(-self.picked.squeeze(3), right, None, self.real, self.wide)
 
-    def evaluate(self, rows: list[int], logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
-        """Return the same of some examples: logits [R, N, K], labels and real [R, N].
+    def evaluate(
+        self, rows: list[int], logits: Tensor, labels: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the same of some examples, and which of them are classified rightly, [R, N]; None
+        of a regression.
 
-        rows: which runs these are.
+        rows: which runs these are. logits: [R, N, K], labels and real: [R, N].
         """
         picked = log_softmax(logits, 2).gather(2, labels[..., None]).squeeze(2)
         right = logits.argmax(2) == labels
-        return totals(-picked[None], right[None], None, real[None], self.wide)
+        return totals(-picked[None], right[None], None, real[None], self.wide), right
 
 
 class WeightedCrossEntropy(PlainCrossEntropy):
@@ -110,14 +113,16 @@ class WeightedCrossEntropy(PlainCrossEntropy):
         right = self.predicted == self.targets.squeeze(3)
         return totals(losses, right, self.weight.squeeze(3), self.real, self.wide)
 
-    def evaluate(self, rows: list[int], logits: Tensor, labels: Tensor, real: Tensor) -> Tensor:
+    def evaluate(
+        self, rows: list[int], logits: Tensor, labels: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         base, peak, weight = self.base[rows], self.peaks[rows], self.weights[rows]
         likely = log_softmax(logits, 2)
         picked = likely.gather(2, labels[..., None]).squeeze(2)
         losses = -(peak.gather(1, labels) * picked + (likely * base[:, None]).sum(2))
         right = logits.argmax(2) == labels
         weights = weight.gather(1, labels)
-        return totals(losses[None], right[None], weights[None], real[None], self.wide)
+        return totals(losses[None], right[None], weights[None], real[None], self.wide), right
 
 
 class SquaredErrors:
@@ -143,8 +148,10 @@ class SquaredErrors:
         """Return each run's sums: squared errors of each output, then absolute ones."""
         return self.total(self.wrong, self.real)
 
-    def evaluate(self, rows: list[int], outputs: Tensor, labels: Tensor, real: Tensor) -> Tensor:
-        return self.total((outputs - labels)[None], real[None, ..., None])
+    def evaluate(
+        self, rows: list[int], outputs: Tensor, labels: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.total((outputs - labels)[None], real[None, ..., None]), None
 
     def total(self, wrong: Tensor, real: Tensor) -> Tensor:
         """Sum errors [T, R, B, K] of real examples."""

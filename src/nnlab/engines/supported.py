@@ -59,7 +59,7 @@ def perceptron(run: Run) -> MLP:
 
 def unsupported_loss(run: Run) -> str | None:
     """Return why a run's loss does not fit its perceptron; None if it does."""
-    outputs = perceptron(run).layers[-1].outputs
+    outputs = perceptron(run).sizes[-1]
     weights = run.loss.weights if isinstance(run.loss, CrossEntropy) else None
     if weights is not None and len(weights) != outputs:
         return f"the loss has weights of {len(weights)} classes, the model {outputs} outputs"
@@ -68,7 +68,7 @@ def unsupported_loss(run: Run) -> str | None:
 
 def targets_of(run: Run) -> int | None:
     """Return how many numbers a perceptron is to predict; None where it is to tell classes."""
-    return None if isinstance(run.loss, CrossEntropy) else perceptron(run).layers[-1].outputs
+    return None if isinstance(run.loss, CrossEntropy) else perceptron(run).sizes[-1]
 
 
 def unsupported_optimizer(run: Run) -> str | None:

@@ -22,7 +22,7 @@ from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets.sampling import Index
 from nnlab.device import Device
 from nnlab.dropout import keys_from
-from nnlab.engines import Engine, Run, State, Trained
+from nnlab.engines import Engine, Run, State, TrainedEpoch, below
 from nnlab.engines.supported import hand_over
 from nnlab.losses import PLAIN, CrossEntropy, Loss, SquaredError
 from nnlab.model import Shaped, as_module
@@ -289,7 +289,8 @@ class TorchEngine(Engine):
         self.device = torch.device(str(device))
         self.models: dict[Run, nn.Module] = {}
         self.optimizers: dict[Run, torch.optim.Optimizer] = {}
-        self.moved: dict[int, Tensor] = {}  # the arrays that splits share, moved once
+        # The arrays that splits share, moved once, as they are or in bfloat16.
+        self.moved: dict[tuple[int, bool], Tensor] = {}
         self.highest: dict[Run, int] = {}  # label of all splits, so that none ends a run late
         for run in runs:
             splits = [split for split in (run.train, run.valid, run.test) if split is not None]
@@ -306,18 +307,20 @@ class TorchEngine(Engine):
     def examples(self, run: Run, split: str) -> tuple[Tensor, Tensor]:
         """Return the inputs and labels that a split is of, on the device."""
         part = getattr(run, split)
-        inputs, labels = self.on_device(part.inputs), self.on_device(part.labels)
-        kind = next((p.dtype for p in self.models[run].parameters()), inputs.dtype)
-        if kind is torch.bfloat16:  # which no array can have
-            return inputs.to(kind), labels.to(kind) if labels.is_floating_point() else labels
-        return inputs, labels
+        kind = next((p.dtype for p in self.models[run].parameters()), None)
+        narrow = kind is torch.bfloat16
+        targets = part.labels.dtype.kind == "f"
+        return self.on_device(part.inputs, narrow), self.on_device(part.labels, narrow and targets)
 
-    def on_device(self, array: NDArray[Any]) -> Tensor:
-        if id(array) not in self.moved:
-            self.moved[id(array)] = torch.from_numpy(array).to(self.device)
-        return self.moved[id(array)]
+    def on_device(self, array: NDArray[Any], narrow: bool) -> Tensor:
+        """narrow: whether it becomes bfloat16, which no array can have."""
+        key = id(array), narrow
+        if key not in self.moved:
+            moved = torch.from_numpy(array).to(self.device)
+            self.moved[key] = moved.bfloat16() if narrow else moved
+        return self.moved[key]
 
-    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[Trained]:
+    def train_epoch(self, runs: Sequence[Run], orders: Sequence[Index]) -> list[TrainedEpoch]:
         results = []
         for run, order in zip(runs, orders):
             inputs, labels = self.examples(run, "train")
@@ -340,7 +343,7 @@ class TorchEngine(Engine):
                 )
             seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
             on_cpu = self.device.type == "cpu"
-            results.append(Trained(measured, seconds, cpu_seconds if on_cpu else None))
+            results.append(TrainedEpoch(measured, seconds, cpu_seconds if on_cpu else None))
         return results
 
     @contextlib.contextmanager
@@ -386,8 +389,7 @@ class TorchEngine(Engine):
         now = model.state_dict()
         model.load_state_dict({name: as_tensor(state[name], now[name].dtype) for name in now})
         for name, parameter in model.named_parameters():
-            prefix = f"{name}."
-            kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            kept = below(state, f"{name}.")
             # torch keeps step counts on the CPU and everything else beside the weights, in their
             # type but for single numbers.
             found = {key: as_tensor(value, parameter.dtype) for key, value in kept.items()}
