@@ -178,22 +178,26 @@ def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) 
 def whether_it_helps(
     sizes: Sequence[int], found: Difference | Disagreement, sure: bool, measure: Measure
 ) -> str:
-    """Say whether the larger of two training sets is better."""
+    """Say whether the larger of two training sets is better, or with one seed each its network."""
     less, more = names = [f"{size:,}" for size in sizes]
-    step, seeds = f"from {less} to {more} examples", measure.basis(found)
-    if not sure:
-        written = measure.write(found, names[::-1])
-        return f"cannot tell whether more data still helps {step} ({written}, {seeds})"
-    sign = 1 if found.mean > 0 else -1
     by = f"{measure.scale * abs(found.mean):{measure.style}}{measure.unit}"
+    written = f"({measure.write(found, names[::-1])}, {measure.basis(found)})"
     if isinstance(found, Disagreement):
-        interval = right_alone(found, names[::-1])
-    else:
-        low, high = sorted(sign * measure.scale * end for end in (found.low, found.high))
-        interval = f"95 % {low:{measure.style}} to {high:{measure.style}}"
+        networks = f"the network of {more} examples", f"that of {less}"
+        if not sure:
+            return f"cannot tell {' from '.join(networks)} {written}"
+        better, higher = ("better", "higher") if found.mean > 0 else ("worse", "lower")
+        alone = f"({right_alone(found, names[::-1])}, {ALONE})"
+        return f"{f' is {better} than '.join(networks)}: {measure.title} {by} {higher} {alone}"
+    step = f"from {less} to {more} examples"
+    if not sure:
+        return f"cannot tell whether more data still helps {step} {written}"
+    sign = 1 if found.mean > 0 else -1
+    low, high = sorted(sign * measure.scale * end for end in (found.low, found.high))
+    interval = f"(95 % {low:{measure.style}} to {high:{measure.style}}, {measure.basis(found)})"
     verdict = "still helps" if sign == measure.sign else "does harm"
     verb = "rises" if sign > 0 else "falls"
-    return f"more data {verdict}: {step} {measure.title} {verb} by {by} ({interval}, {seeds})"
+    return f"more data {verdict}: {step} {measure.title} {verb} by {by} {interval}"
 
 
 def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
