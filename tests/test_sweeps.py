@@ -374,6 +374,27 @@ def test_force_takes_what_another_process_trains_meanwhile(
     assert again["fingerprint"] == ours[2].identity["fingerprint"]
 
 
+def test_one_process_puts_a_new_run_in_the_place_of_the_former(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another that finds it whole would do so as well, which has to wait."""
+    study = tmp_path / "mnist"
+    sweeps.train([job(study / "0")])
+    replace, replaced = records.replace_run, []
+
+    def while_another_looks(folder: Path) -> None:
+        with pytest.raises(Timeout):
+            claims.acquire(study / claims.LOCK, timeout=0)
+        replace(folder)
+        replaced.append(folder)
+
+    monkeypatch.setattr(records, "replace_run", while_another_looks)
+    (outcome,) = sweeps.train([job(study / "0", "force=true")])
+    assert outcome.error is None
+    assert outcome.trained
+    assert replaced == [study / "0"]
+
+
 @pytest.mark.parametrize("name", [".process-dead.lock", ".process-dead.json"])
 def test_what_a_dead_process_left_of_a_study_that_is_done_is_removed(
     name: str, tmp_path: Path

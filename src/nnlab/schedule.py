@@ -517,16 +517,20 @@ def finish(task: Task, run: Run) -> None:
         **run.test_measures,
     }
     folder.log(in_words(run))
-    task.outcome.result = folder.finish(
+    outcome = (
         {"status": run.status, "stop_reason": run.stop_reason, "epochs": len(run.epochs)}
         | {"weights_of_epoch": run.restored or len(run.epochs)}
         | {"concurrent_runs": max(task.concurrent, task.outcome.job.concurrent)}
         | {"most_threads": run.most_threads}
         # JSON has no NaN or infinity: a loss that is no number is null.
         | {k: v if v is not None and math.isfinite(v) else None for k, v in measures.items()}
-        | classified(run),
-        run.model.state_dict() if task.config.save_weights else None,
+        | classified(run)
     )
+    weights = run.model.state_dict() if task.config.save_weights else None
+    with contextlib.ExitStack() as stack:
+        if folder.path.name == records.NEW:  # another that finds it whole would replace, too
+            stack.enter_context(claims.exclusive(task.outcome.folder.parent))
+        task.outcome.result = folder.finish(outcome, weights)
 
 
 def classified(run: Run) -> dict[str, dict[str, str]]:
