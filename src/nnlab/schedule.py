@@ -64,19 +64,9 @@ def by_study(tasks: Sequence[Task]) -> dict[Path, list[Task]]:
 
 def computation(task: Task) -> str:
     """Return a key that tasks of a study share whose numbers are the same."""
-    known, folder = task.identity, str(task.outcome.job.folder.parent)
-    level, content = known.get("engine_level"), known["dataset"]["content"]
-    threads = known["device"]["threads"] if known["engine"] == "torch" else None
-    parts = (
-        folder,
-        known["fingerprint"],
-        content,
-        known["engine"],
-        level,
-        task.device.type,
-        threads,
-    )
-    return json.dumps(parts)
+    how = computing(task)
+    ways = ("fingerprint", "content", "engine", "engine_level", "device", "threads")
+    return json.dumps([str(task.outcome.job.folder.parent), *map(how.get, ways)])
 
 
 def train_others(tasks: Sequence[Task], claimed: Claims) -> None:
@@ -482,7 +472,10 @@ def go_on(task: Task, path: Path) -> list[str]:
 
 
 def computing(task: Task) -> dict[str, Any]:
-    """Return what tells a run from others, and in which way it is computed."""
+    """Return what tells a run from others, and in which way it is computed.
+
+    threads: where the numbers depend on how many there are.
+    """
     known = task.identity
     return {
         "fingerprint": known["fingerprint"],
@@ -492,7 +485,7 @@ def computing(task: Task) -> dict[str, Any]:
         "engine_form": known["engine_form"],
         "engine_level": known["engine_level"],
         "device": task.device.type,
-        "threads": known["device"]["threads"],
+        "threads": known["device"]["threads"] if known["engine"] == "torch" else None,
         "versions": known["versions"],
         "continued": known.get("continued", []),
     }
