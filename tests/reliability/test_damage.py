@@ -207,17 +207,22 @@ def look_by_report(study: Path, damaged: dict[Path, str], note: str, base: Base)
 
 
 def look_by_loading(study: Path, damaged: dict[Path, str], note: str, base: Base) -> None:
-    for name, weights in base.weights.items():
+    whole = {base.content[name]["result"]["fingerprint"]: name for name in base.weights}
+    swapped = (records.RESULT, "swapped") in ((path.name, kind) for path, kind in damaged.items())
+    for name in base.weights:
         try:
             network = nnlab.load(study / name)
         except (ValueError, OSError) as error:
             if name in str(error):
                 continue
             raise AssertionError(note) from error
+        # A result that came with its weights from another folder is that of its own run.
+        run = whole[network.result["fingerprint"]]
+        assert run == name or swapped, note
         for key, tensor in network.model.state_dict().items():
-            assert torch.equal(tensor, weights[key]), note
+            assert torch.equal(tensor, base.weights[run][key]), note
         # What is told of the network is that of its training, too.
-        told = base.content[name]["result"]
+        told = base.content[run]["result"]
         assert {k: v for k, v in network.result.items() if k in told} == told, note
 
 
