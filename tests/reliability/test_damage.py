@@ -125,11 +125,8 @@ def kept_file(path: Path) -> Path:
 def swap(path: Path, chance: random.Random) -> None:
     """Exchange a file with that of the same name in another run."""
     run = path.parent if path.parent.name != ".hydra" else path.parent.parent
-    others = [
-        other / path.relative_to(run)
-        for other in runs_of(run.parent)
-        if other != run and (other / path.relative_to(run)).is_file()
-    ]
+    found = [other / path.relative_to(run) for other in runs_of(run.parent) if other != run]
+    others = [other for other in found if other.is_file() and not other.is_symlink()]
     if run.name.startswith("train_size=") and others:
         other = chance.choice(others)
         mine, theirs = path.read_bytes(), other.read_bytes()
