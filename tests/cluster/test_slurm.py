@@ -136,6 +136,15 @@ def test_in_any_number_of_batches_the_numbers_are_the_same(
     assert not (tmp_path / STUDY / claims.BATCHES).exists()
 
 
+def test_a_plan_counts_how_many_batches_of_an_array_may_run(tmp_path: Path) -> None:
+    options = ("hydra.launcher.batches=8", "hydra.launcher.array_parallelism=1")
+    ended = run(*SWEEP, SLURM, *options, "plan=true", cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    assert "8 runs are 8 batches" in ended.out
+    assert "2 at a time" in ended.out  # of two arrays
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("cores", [1, 2])
 def test_a_batch_uses_the_cores_that_it_was_given(cores: int, tmp_path: Path) -> None:
     ended = run(

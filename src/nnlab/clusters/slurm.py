@@ -89,6 +89,11 @@ class Slurm(Cluster):
         self.attempts: dict[str, list[SlurmJob]] = {}  # at each batch, by its name
         self.cancelled: list[SlurmJob] = []
 
+    def at_once(self, batches: int) -> int:
+        """Raises ValueError where Slurm does not answer."""
+        parallelism: int = self.options.array_parallelism
+        return math.ceil(batches / most_tasks()) * parallelism
+
     def submit(self, batches: Sequence[Batch]) -> Sequence[SlurmJob]:
         self.most = self.most or most_tasks()
         jobs: list[SlurmJob] = []
