@@ -351,6 +351,11 @@ def test_what_accounts_do_not_allow_is_told_in_slurms_words(
     assert ended.status == 0, ended.said
 
 
+def test_a_folder_in_whose_name_slurm_would_read_a_pattern_is_refused(tmp_path: Path) -> None:
+    ended = run("seed=0,1", epochs(2), *EACH, cwd=tmp_path / "50%A")
+    assert_refused(ended, tmp_path / "50%A", "Slurm gives % a meaning", "50%A/outputs/mnist")
+
+
 def test_without_sbatch_one_message_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
