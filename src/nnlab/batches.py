@@ -361,7 +361,7 @@ class Dispatch:
         if self.sent:
             log.info(
                 "%s: the same command without hydra.launcher.detach follows them, and makes the "
-                "table at the end; python -m nnlab.runs shows how they stand",
+                "table at the end; python -m nnlab.runs shows what has begun",
                 self.cluster.named(len(self.sent)),
             )
 
