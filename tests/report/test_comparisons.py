@@ -68,6 +68,17 @@ def test_settings_are_told_apart_from_the_best_or_not(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mean_over_other_seeds_does_not_make_a_setting_better(tmp_path: Path) -> None:
+    """By the seeds that both have it is worse."""
+    worse, better = drawn(0.8, 0.82)
+    easy = np.concatenate([worse, np.full(5, 0.95)])
+    sweep(tmp_path, "optimizer.lr", {0.1: easy, 0.2: better})
+    assert compared(read(tmp_path)) == [
+        "optimizer.lr by test accuracy (the same test examples): 0.2 is better than 0.1 "
+        f"(difference {points(better, worse)}, paired by 5 seeds)"
+    ]
+
+
 def test_too_few_folds_are_called_folds(tmp_path: Path) -> None:
     for rate, fold in itertools.product((0.01, 0.1), range(3)):
         lay(tmp_path, {"optimizer.lr": rate, "folds": 3, "fold": fold}, test_accuracy=rate + fold)

@@ -214,14 +214,17 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
         return measure.sign * float(quality(list(settings[setting].values()), measure).mean())
 
     best, *others = sorted(settings, key=mean, reverse=True)
-    found = {
-        pair: difference
-        for pair in itertools.combinations([best, *others], 2)
-        if (difference := compare(settings[pair[0]], settings[pair[1]], measure)) is not None
-    }
+    found = {}
+    for one, other in itertools.combinations([best, *others], 2):
+        difference = compare(settings[one], settings[other], measure)
+        if difference is not None and measure.sign * difference.mean < 0:
+            one, other = other, one  # by the seeds that both have
+            difference = compare(settings[one], settings[other], measure)
+        if difference is not None:
+            found[one, other] = difference
     adjusted = dict(zip(found, holm([each.p for each in found.values()])))
     said = []
-    for pair in [(best, other) for other in others if (best, other) in found]:
+    for pair in [pair for pair in found if best in pair]:
         top, other = names = [named(keys, setting) for setting in pair]
         by = "" if isinstance(found[pair], Disagreement) else "paired by "
         written = f"({measure.write(found[pair], names)}, {by}{measure.basis(found[pair])})"
