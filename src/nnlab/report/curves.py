@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnlab.report.statistics import Array, student
+from nnlab.text import decimal
 
 GAIN = 0.01  # of validation accuracy or R²: a smaller one is no learning
 WINDOW = 5  # epochs that a median is taken over, and that a turn of the loss must last
@@ -337,7 +338,5 @@ def epochs(numbers: Sequence[int]) -> str:
 
 def extent(values: Sequence[float], style: str) -> str:
     """Write the smallest and the largest value, once where they look the same."""
-    ends = [format(value, style) for value in (min(values), max(values))]
-    # A gap of -0.001 is none.
-    low, high = (end.lstrip("-") if not end.strip("-0.") else end for end in ends)
+    low, high = (decimal(value, style) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

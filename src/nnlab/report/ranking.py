@@ -33,7 +33,7 @@ from nnlab.report.effects import (
 from nnlab.report.run_folders import distinct, name_data, read, studies_below
 from nnlab.report.runs import RunRecord, Setting, Value, factors, grouped, is_seed, repeats, spell
 from nnlab.report.statistics import Array, holm
-from nnlab.text import nearest
+from nnlab.text import decimal, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -420,7 +420,7 @@ def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
         parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
         said.append(
             f"shares of the variance: {parts}"
-            + (f"; interactions and noise {max(0.0, rest):.0%}" if made.balanced else "")
+            + (f"; all else {max(0.0, rest):.0%}" if made.balanced else "")
         )
     if not made.balanced:
         said.append(f"not every combination has a result of every {over[:-1]}: shares overlap")
@@ -455,4 +455,4 @@ def interval(row: Mapping[Any, Any], name: str) -> str:
 
 
 def number(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+    return decimal(100 * value, ".1f") if percent else f"{value:.4g}"
