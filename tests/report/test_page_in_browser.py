@@ -7,8 +7,10 @@ system's.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,6 +137,24 @@ def test_tables_sort_filter_and_hide_columns(page: Page) -> None:
     page.locator("#runs-columns").get_by_label("engine").uncheck()
     assert not head(page, "runs", "engine").is_visible()
     assert head(page, "runs", "device").is_visible()
+
+
+def test_texts_that_begin_with_a_number_are_none(browser: Browser, tmp_path: Path) -> None:
+    """Dates, and the studies that are called by them."""
+    days = ["2026-11-24", "2026-11-25", "2026-11-26"]
+    for number, day in enumerate(days):
+        run = lay(tmp_path / f"{day} rates", name="default")
+        when = time.mktime((2026, 11, 26 - number, 12, 0, 0, 0, 0, -1))
+        for name in ("result.json", "metrics.csv"):
+            os.utime(run / name, (when, when))
+    with serving(tmp_path) as server, opened(browser, server.address) as page:
+        for name, expected in (("changed", days[::-1]), ("study", days)):
+            head(page, "studies", name).click()
+            assert [text[:10] for text in column(page, "studies", "study")] == expected
+            head(page, "studies", name).click()
+            assert [text[:10] for text in column(page, "studies", "study")] == expected[::-1]
+        page.locator("#studies-filter").fill("changed>2026-11-25")
+        assert [text[:10] for text in column(page, "studies", "study")] == days[1::-1]
 
 
 def test_runs_are_chosen_and_their_curves_read(page: Page) -> None:
