@@ -20,7 +20,7 @@ import nnlab
 from nnlab.text import visible, visible_lines
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 NAME = 20  # columns of a terminal that a name is given before its line is broken
@@ -170,9 +170,20 @@ def show(*parts: RenderableType) -> None:
     console = Console()
     for part in parts:
         if isinstance(part, Table):
-            console.print(fitted(part, console.width))
+            console.print(laid_out(part, console.width))
         else:
             console.print(Text(visible_lines(part)) if isinstance(part, str) else part)
+
+
+def laid_out(table: Table, width: int) -> Group:
+    """Return a table as ``fitted`` makes it, and its caption, whose lines are as wide as the
+    terminal where the table is not."""
+    from rich.console import Group
+    from rich.text import Text
+
+    made = copy.copy(fitted(table, width))
+    made.caption = None
+    return Group(made, *[Text(str(table.caption), "table.caption")] * bool(table.caption))
 
 
 def fitted(table: Table, width: int) -> Table:

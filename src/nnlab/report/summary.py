@@ -45,6 +45,7 @@ WILSON = "number of test examples alone (95 %, Wilson)"
 # Headings of the table.
 ACCURACY, LOSS, BEST, CALIBRATION = TEST_ACCURACY.table, "test\nloss", "best\nepoch", "ECE"
 SAID_ONCE = ("n", "epochs", "stopped by", BEST)  # below a table of which all rows have the same
+NO_RULE = ("not trained", "unfinished", "diverged", "failed")  # ended a run
 LAST = ("time", "epochs", "n", "stopped by")  # that a narrow table does without, in this order
 
 
@@ -144,8 +145,8 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
             functools.partial(lay, heads), results, dispensable, terminal_width
         )
     if common:
-        said = (f"{one_line(name)} {value}" for name, value in common.items())
-        add_caption(made, f"All rows: {', '.join(said)}")
+        said = ", ".join(said_once(*each) for each in common.items())
+        add_caption(made, f"All rows: {said}")
     if left_out:
         names = ", ".join(map(one_line, left_out))
         add_caption(made, f"Left out: {names}, on the page and in summary.csv")
@@ -171,9 +172,25 @@ def fitting(
 
 def in_common(groups: Sequence[Sequence[RunRecord]], results: Sequence[str]) -> dict[str, str]:
     """Return the results, of those that need not stand in each row, that several rows share."""
-    names = [name for name in SAID_ONCE if name in results] if len(groups) > 1 else []
-    first, *others = [outcome(group, names) for group in groups]
-    return {name: first[name] for name in names if all(o[name] == first[name] for o in others)}
+    first, *others = groups
+    names = [name for name in SAID_ONCE if name in results] if others else []
+    found = {name: outcome(first, [name])[name] for name in names}
+    return {
+        name: text
+        for name, text in found.items()
+        if "\n" not in text and all(outcome(group, [name])[name] == text for group in others)
+    }
+
+
+def said_once(heading: str, value: str) -> str:
+    """Write a result that all rows have alike.
+
+    >>> said_once("best\\nepoch", "3"), said_once("stopped by", "plateau")
+    ('best epoch 3', 'stopped by plateau')
+    >>> said_once("stopped by", "failed")
+    'failed'
+    """
+    return value if value in NO_RULE else f"{one_line(heading)} {value}"
 
 
 def least_first(runs: Sequence[RunRecord], results: Sequence[str]) -> list[str]:
