@@ -41,6 +41,24 @@ def add_function(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_figures(parser: argparse.ArgumentParser, *others: str, more: str = "") -> None:
+    """Let ``--formats`` and ``--style`` say what figures are to be like; others: formats that are
+    none of figures, more: what these are."""
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("png", "svg", "pdf", *others),
+        default=[],
+        help=f"of the figures, beside PNG, which the page shows{more}",
+    )
+    parser.add_argument(
+        "--style",
+        choices=("notebook", "paper", "slides"),
+        default="notebook",
+        help="what sizes and fonts of the figures are for: a screen, one column of a paper, slides",
+    )
+
+
 def version() -> str:
     return f"nnlab {nnlab.__version__}"
 
