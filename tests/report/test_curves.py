@@ -125,6 +125,21 @@ def test_a_network_at_chance_level_never_learned() -> None:
     assert reading(flat + 2.2, flat + 0.5, 1 / EPOCHS).learning == "stopped"
 
 
+def test_a_network_that_only_ever_guesses_never_learned() -> None:
+    """As with a rate of 30 on MNIST: the loss falls from a huge one, far above that of guessing."""
+    flat = np.full(100, 0.1)
+    losses = np.where(EPOCHS == 1, 1e16, 12 + np.sin(EPOCHS))
+
+    def learning(train_loss: Array, accuracy: Array) -> str:
+        found = interpret(columns(losses, accuracy, train_loss), 1000, classes=10)
+        assert found is not None
+        return found.learning
+
+    assert learning(losses, flat) == "never"
+    assert learning(losses, flat + 0.5) == "stopped"  # overconfident, but mostly right
+    assert learning(losses / EPOCHS, flat) == "stopped"  # learned by heart
+
+
 def test_a_single_high_epoch_is_no_learning() -> None:
     accuracy = np.minimum(0.1 + 0.05 * EPOCHS, 0.6)
     accuracy[[3, 79]] = 0.9
