@@ -125,10 +125,12 @@ def interpret(
     learning, learned = "unclear", None  # as of one validation example, which has no R²
     if np.isfinite(quality_curve).all():
         learning, learned = end_of_learning(quality_curve, 1 / counted if counted else 0.0)
+    noise = noise_of(valid_loss)
+    if learning == "stopped" and quality == "accuracy" and rises(-valid_loss, noise):
+        learning, learned = "unclear", None  # accuracy may rise again while the loss falls
     chance = classes is not None and guesses(train_loss, quality_curve, classes)
     if learning != "still" and (chance or not falls(train_loss)):
         learning, learned = "never", None
-    noise = noise_of(valid_loss)
     hidden = RISE * noise.error(np.full(WINDOW, 1 / math.sqrt(WINDOW)))
     turn = begin_of_overfitting(train_loss, valid_loss, hidden)
     gap = difference(curves[f"train_{quality}"], curves[f"valid_{quality}"])
@@ -177,7 +179,7 @@ def last_epochs(count: int) -> int:
 
 def rises(values: Array, noise: Noise) -> bool:
     """Tell whether the least-squares line through the last epochs rises by ``GAIN`` or more, and
-    its slope lies above zero (95 %, two-sided)."""
+    its slope lies above zero (95 %, two-sided). noise: of the values."""
     width = last_epochs(len(values))
     if len(values) < width:
         return False
