@@ -81,6 +81,9 @@ class Comparison:
     @property
     def title(self) -> str:
         """The metric in words."""
+        split, _, name = self.metric.partition("_")
+        if name in METRICS:
+            return f"{'validation' if split == 'valid' else split} {METRICS[name].title}"
         return self.metric.replace("_", " ").replace("valid ", "validation ")
 
     @property
