@@ -195,7 +195,10 @@ def sheet(
     return Sheet(
         heads=[*keys, *left],
         numeric=[
-            *(all(map(is_number, values)) for values in zip(*(values for values, _ in groups))),
+            *(
+                all(value is None or is_number(value) for value in values)
+                for values in zip(*(values for values, _ in groups))
+            ),
             *(head not in words for head in left),
         ],
         settings=len(keys),
