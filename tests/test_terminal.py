@@ -157,6 +157,16 @@ def test_a_table_that_fits_is_left_alone() -> None:
     ]
 
 
+@pytest.mark.parametrize("width", [40, 200])
+def test_a_caption_is_as_wide_as_the_terminal(width: int) -> None:
+    table, out = results(), io.StringIO()
+    table.caption = "a b " * 30
+    Console(file=out, width=width).print(terminal.laid_out(table, width))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("a b")]
+    assert len(lines) == {40: 3, 200: 1}[width]
+    assert " ".join(" ".join(lines).split()) == table.caption.strip()
+
+
 def test_text_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.show("[/b] [red]no\x1b colour[/red] :dog:")
     assert capsys.readouterr().out == "[/b] [red]no\\x1b colour[/red] :dog:\n"

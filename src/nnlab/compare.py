@@ -31,7 +31,7 @@ def main(given: Sequence[str] | None = None) -> int:
             label=options.label,
         )
         folder = options.into or place(options.study, options.merge)
-        written = ranking_files.write(found, folder)
+        written = ranking_files.write(found, folder, options.formats, options.style)
     except (ValueError, OSError) as error:
         terminal.complain(as_flags(messages.explain(error) or str(error)))
         return 1
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         help="where files go; without it into the study or, of several, into comparison beside "
         "them",
     )
+    terminal.add_figures(made)
     return made
 
 

@@ -20,7 +20,7 @@ import nnlab
 from nnlab.text import visible, visible_lines
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 NAME = 20  # columns of a terminal that a name is given before its line is broken
@@ -38,6 +38,24 @@ def add_function(parser: argparse.ArgumentParser) -> None:
         "--function",
         metavar="MODULE:NAME",
         help="of a run with model=function: what makes its network, in the working directory",
+    )
+
+
+def add_figures(parser: argparse.ArgumentParser, *others: str, more: str = "") -> None:
+    """Let ``--formats`` and ``--style`` say what figures are to be like; others: formats that are
+    none of figures, more: what these are."""
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("png", "svg", "pdf", *others),
+        default=[],
+        help=f"of the figures, beside PNG, which the page shows{more}",
+    )
+    parser.add_argument(
+        "--style",
+        choices=("notebook", "paper", "slides"),
+        default="notebook",
+        help="what sizes and fonts of the figures are for: a screen, one column of a paper, slides",
     )
 
 
@@ -170,9 +188,20 @@ def show(*parts: RenderableType) -> None:
     console = Console()
     for part in parts:
         if isinstance(part, Table):
-            console.print(fitted(part, console.width))
+            console.print(laid_out(part, console.width))
         else:
             console.print(Text(visible_lines(part)) if isinstance(part, str) else part)
+
+
+def laid_out(table: Table, width: int) -> Group:
+    """Return a table as ``fitted`` makes it, and its caption, whose lines are as wide as the
+    terminal where the table is not."""
+    from rich.console import Group
+    from rich.text import Text
+
+    made = copy.copy(fitted(table, width))
+    made.caption = None
+    return Group(made, *[Text(str(table.caption), "table.caption")] * bool(table.caption))
 
 
 def fitted(table: Table, width: int) -> Table:

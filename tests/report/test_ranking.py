@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import subprocess
@@ -18,9 +19,11 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from nnlab.losses import REGRESSION
 from nnlab.report import ranking_files
+from nnlab.report.plotting import STYLES, Style
 from nnlab.report.ranking import (
     ALIKE,
     BEST,
+    BETTER,
     UNTESTED,
     WORSE,
     column_named,
@@ -136,6 +139,34 @@ def test_an_option_that_some_runs_do_not_have_is_null(tmp_path: Path) -> None:
     assert list(ranking_files.table(found).columns[0].cells) == ["3", "null"]
 
 
+def test_truth_values_are_settings(tmp_path: Path) -> None:
+    for balanced, seed in itertools.product((True, False), range(2)):
+        lay(tmp_path, {"dataset.balanced": balanced, "seed": seed}, epochs=1 + seed + 2 * balanced)
+    found = compare(tmp_path, metric="train_loss")
+    assert found.notes[0].startswith("best by train loss: dataset.balanced=true (")
+    assert list(ranking_files.table(found).columns[0].cells) == ["true", "false"]
+    ranking_files.write(found, tmp_path)
+    assert (tmp_path / "comparison.csv").read_text().splitlines()[1].startswith("true,")
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("valid_accuracy", 1), ("valid_loss", -1)])
+def test_a_mean_over_other_seeds_does_not_make_a_setting_better(
+    tmp_path: Path, metric: str, sign: int
+) -> None:
+    """By the seeds that both have it is worse."""
+    results = {0.1: [*np.linspace(0.5, 0.51, 5), *[0.5 + 0.3 * sign] * 5]}
+    results[0.2] = [value + sign * (0.02 + 0.001 * (value % 2)) for value in results[0.1][:5]]
+    for rate, values in results.items():
+        for seed, value in enumerate(values):
+            options = {"optimizer.lr": rate, "seed": seed, "valid_size": 500}
+            lay(tmp_path, options, epochs=1, rows=f"1,0.5,0.8,{value},{value},0.1\n")
+    found = compare(tmp_path, metric=metric)
+    assert list(found.ranking["optimizer.lr"]) == [0.1, 0.2]
+    assert list(found.ranking["verdict"]) == [BEST, BETTER]
+    assert "by the seeds that both have: optimizer.lr=0.2" in found.notes[1]
+    assert "worse" not in " ".join(found.notes)
+
+
 def test_of_which_results_more_is_better() -> None:
     names = {"ece": False, "brier": False, "valid_mae": False, "valid_r2": True, "auc": True}
     assert {name: larger_is_better(column_named(name)) for name in names} == names
@@ -202,6 +233,7 @@ def test_the_test_results_of_regressions_are_theirs(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.ranking["test_r2"], means, rtol=1e-9)
     np.testing.assert_allclose(found.ranking["test_mae"], 1.9 - np.array(means), rtol=1e-9)
     assert "test_accuracy" not in found.ranking
+    assert found.title == "validation R²"
     assert "test R² of the best: 0.55, 95 %" in " ".join(found.notes)
     heads = [str(column.header) for column in ranking_files.table(found).columns]
     assert heads[-5:-1] == ["test\nr2", "test\nmae", "test\nrmse", "test\nloss"]
@@ -269,6 +301,7 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
     folder, _ = study
     command = [sys.executable, "-m", "nnlab.compare", str(folder), "--test"]
     command += ["--baseline", "optimizer.lr=0.01", "--baseline", "model.hidden=[32]"]
+    command += ["--formats", "svg", "--style", "paper"]
     environment = {**os.environ, "COLUMNS": "140"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -280,6 +313,11 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
     )
     for name in ("effects.csv", "comparison.png", "effects.png", "comparison.html"):
         assert (folder / name).stat().st_size > 100
+    drawn = (folder / "effects.svg").read_text()
+    assert "Learning rate" in drawn
+    assert f'width="{72 * STYLES["paper"].wide}pt"' in drawn
+    ranking_files.write(expected, folder)
+    assert not (folder / "effects.svg").exists()
     page = (folder / "comparison.html").read_text()
     assert "cannot tell" in page
     refused = subprocess.run([*command, "--by", "x"], capture_output=True, text=True, check=False)
@@ -288,12 +326,92 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
     assert "Traceback" not in refused.stderr
 
 
+def lay_settings(study: Path, seeds: int, **options: list[Any]) -> None:
+    """Lay a run for each combination of options and seeds."""
+    for number, values in enumerate(itertools.product(*options.values(), range(seeds))):
+        named = {key.replace("__", "."): v for key, v in zip((*options, "seed"), values)}
+        value = 0.5 + number % 7 / 100
+        line = f"1,{1 - value},0.8,0.4,{value},0.1\n"
+        lay(study, named | {"valid_size": 500}, epochs=1, rows=line, name=f"{number}")
+
+
+def test_the_figures_call_options_as_those_of_a_report_do(study: tuple[Path, pd.DataFrame]) -> None:
+    folder, frame = study
+    found = compare(folder)
+    figures = ranking_files.ranking(found), ranking_files.effects(found)
+    (axes,) = figures[0].axes
+    assert axes.get_ylabel().replace("\n", " ") == "Hidden layers (units), Learning rate"
+    assert [text.get_text() for text in axes.get_yticklabels()][-1] == "128-64, 0.1"
+    assert figures[1] is not None
+    hidden, rate = figures[1].axes
+    assert (hidden.get_xlabel(), rate.get_xlabel()) == ("Hidden layers (units)", "Learning rate")
+    assert rate.get_xscale() == "log"
+    means = frame.groupby("optimizer.lr")["value"].mean()
+    x, y = map(np.asarray, rate.lines[0].get_data())
+    np.testing.assert_allclose(x, np.array(RATES))
+    np.testing.assert_allclose(y, 100 * means.to_numpy(), rtol=1e-9)
+
+
+def test_no_figure_of_effects_where_no_factor_has_two_values(tmp_path: Path) -> None:
+    lay_settings(tmp_path, 3, optimizer__lr=[0.1])
+    (tmp_path / "effects.png").touch()
+    files = ranking_files.write(compare(tmp_path), tmp_path)
+    assert "effects.png" not in [path.name for path in files]
+    assert not (tmp_path / "effects.png").exists()
+    assert "effects.png" not in (tmp_path / "comparison.html").read_text()
+
+
+LONG = [f"data/measurements_of_{'many_' * 9}years_{year}.csv" for year in range(2024, 2027)]
+
+
+@pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer__lr": [0.001 * 3**power for power in range(8)]},
+        {"dataset__variant": LONG, "model__hidden": [[1024, 512, 256, 128, 64, 32], []]},
+        {"model__hidden": [[2**power] for power in range(12)], "optimizer": ["sgd", "adam"]},
+    ],
+)
+def test_all_text_of_the_figures_can_be_read(
+    tmp_path: Path, style: Style, options: dict[str, list[Any]]
+) -> None:
+    lay_settings(tmp_path, 2, **options)
+    found = compare(tmp_path)
+    for figure in (ranking_files.ranking(found, style), ranking_files.effects(found, style)):
+        assert figure is not None
+        figure.canvas.draw()
+        for axes in figure.axes:
+            box = axes.get_tightbbox()
+            assert box is not None
+            assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
+            assert 0 <= box.y0 <= box.y1 <= figure.bbox.y1
+            for row in (axes.get_xticklabels(), axes.get_yticklabels()):
+                upright = [text for text in row if text.get_rotation() in (0, 90)]
+                for one, other in itertools.pairwise(upright):
+                    assert not one.get_window_extent().overlaps(other.get_window_extent())
+
+
 def test_the_table_shows_the_best(study: tuple[Path, pd.DataFrame]) -> None:
     made = ranking_files.table(compare(study[0]))
     cells = [list(column.cells) for column in made.columns]
     assert cells[1][0] == "0.1"
     assert cells[-1][0] == BEST
     assert len(cells[0]) == 6
+
+
+def test_data_of_several_studies_are_told_apart_by_content(tmp_path: Path) -> None:
+    """Whatever the files were called from which each study had them."""
+    contents = {"ada": ("a.csv", "1" * 16), "bob": ("b.csv", "1" * 16), "cy": ("a.csv", "2" * 16)}
+    for person, (source, content) in contents.items():
+        folder = lay(tmp_path / person, {"seed": 0})
+        result = json.loads((folder / "result.json").read_text())
+        result["dataset"] |= {"source": source, "content": content}
+        (folder / "result.json").write_text(json.dumps(result))
+    same = compare(merge=[tmp_path / "ada", tmp_path / "bob"], metric="test_loss")
+    other = compare(merge=[tmp_path / "ada", tmp_path / "cy"], metric="test_loss", by=["data"])
+    assert same.by == ["study"]
+    assert set(other.ranking["data"]) == {f"a.csv ({digit * 16})" for digit in "12"}
 
 
 def test_people_are_not_told_apart_by_what_is_an_option(tmp_path: Path) -> None:

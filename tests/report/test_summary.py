@@ -17,7 +17,7 @@ from nnlab.report import summary, summary_notes
 from nnlab.report.comparisons import ONE_SEED
 from nnlab.report.curves import RULES
 from nnlab.report.run_folders import read
-from nnlab.terminal import as_rows, fitted
+from nnlab.terminal import as_rows, laid_out
 from nnlab.text import as_label
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, curves, lay
@@ -48,11 +48,13 @@ RESULTS = [
     *("concurrent_runs", "folder"),
 ]
 
+FLAT = {"status": "stopped", "stop_reason": "validation loss decreased by less than 0.1"}
+
 
 def shown(study: Path, width: int = 80) -> list[list[str]]:
     """Return the table's lines as a pipe sees them, each cut where two blanks are."""
     out = io.StringIO()
-    Console(file=out, width=width).print(fitted(summary.table(read(study), width), width))
+    Console(file=out, width=width).print(laid_out(summary.table(read(study), width), width))
     text = out.getvalue()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -117,10 +119,11 @@ def test_table_of_sizes(tmp_path: Path) -> None:
         seconds = size / 1000
         lay(tmp_path, {"train_size": size}, test_accuracy=accuracy, train_seconds=seconds)
     table = shown(tmp_path)
-    assert table[1] == ["train_size", "epochs", "stopped by", "time", "accuracy", "loss"]
+    assert table[1] == ["train_size", "time", "accuracy", "loss"]
     assert table[3:] == [
-        ["500", "3", "max_epochs", "0.50 s", "84.7 %", "0.500"],
-        ["1000", "3", "max_epochs", "1.0 s", "87.8 %", "0.500"],
+        ["500", "0.50 s", "84.7 %", "0.500"],
+        ["1000", "1.0 s", "87.8 %", "0.500"],
+        ["All rows: epochs 3, stopped by max_epochs"],
     ]
 
 
@@ -153,21 +156,49 @@ def sweep(study: Path, **options: list[Any]) -> None:
 
 def test_a_table_too_wide_has_its_headings_in_lines(tmp_path: Path) -> None:
     sweep(tmp_path, train_size=[500, 1000], model__hidden=[[500], [1000]])
-    lay(tmp_path, {"train_size": 500, "model.hidden": [7], "seed": 0}, epochs=2)
+    stopped: dict[str, Any] = {"status": "stopped", "epochs": 2}
+    lay(tmp_path, {"train_size": 500, "model.hidden": [7], "seed": 0}, **stopped)
     table = shown(tmp_path)
     assert table[0] == ["train_", "model.", "test", "test"]
     assert table[1] == ["size", "hidden", "n", "epochs", "stopped by", "time", "accuracy", "loss"]
-    assert table[3][:5] == ["500", "[7]", "1", "2", "max_epochs"]
+    assert table[3][:5] == ["500", "[7]", "1", "2", "epochs"]
     assert len(table) == 3 + 5
 
 
-def test_a_wider_one_says_once_what_all_rows_have_in_common(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [70, 200])
+def test_what_all_rows_have_in_common_is_said_once(tmp_path: Path, width: int) -> None:
     sweep(tmp_path, train_size=[500, 1000], model__hidden=[[7], [8]], optimizer__lr=[0.01, 0.1])
-    table = shown(tmp_path)
-    assert table[1] == ["size", "hidden", "lr", "time", "accuracy", "loss"]
+    table = shown(tmp_path, width)
+    assert table[1][-4:] == ["lr" if width == 70 else "optimizer.lr", "time", "accuracy", "loss"]
     result = ["2 ± 6 s", "85.0 ± 63.5 %", "0.500 ± 0.000"]
     assert table[3] == ["500", "[7]", "0.01", *result]
-    assert table[11:] == [["All rows: n 2, epochs 3, stopped by max_epochs"]]
+    assert table[-1] == ["All rows: n 2, epochs 3, stopped by max_epochs"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (FAILED, "epochs 0, failed"),
+        (UNTRAINED, "epochs 0, not trained"),
+        (FLAT, "epochs 3, stopped by plateau"),
+    ],
+)
+def test_how_all_runs_ended_is_said_in_a_sentence(
+    tmp_path: Path, ending: dict[str, Any], said: str
+) -> None:
+    for rate in (0.01, 0.1):
+        lay(tmp_path, {"optimizer.lr": rate, "stopping": "plateau"}, **ending)
+    assert shown(tmp_path)[-1] == [f"All rows: {said}"]
+
+
+def test_ends_that_differ_between_seeds_stay_in_the_rows(tmp_path: Path) -> None:
+    for rate in (0.01, 0.1):
+        lay(tmp_path, {"optimizer.lr": rate, "seed": 0})
+        lay(tmp_path, {"optimizer.lr": rate, "seed": 1}, **DIVERGED)
+    table = shown(tmp_path)
+    assert table[1][:2] == ["optimizer.lr", "stopped by"]
+    assert table[3][1] == "1 max_epochs,"
+    assert table[-1] == ["All rows: n 1, epochs 3"]
 
 
 def test_the_widest_has_a_line_for_each_value(tmp_path: Path) -> None:
@@ -241,7 +272,7 @@ def test_no_width_breaks_a_number_or_loses_a_factor(
     for width in (40, 50, 60, 72, 80, 120, 200):
         table = summary.table(runs, width)
         out = io.StringIO()
-        Console(file=out, width=width).print(fitted(table, width))
+        Console(file=out, width=width).print(laid_out(table, width))
         lines = out.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         heads, *rows = as_rows(table)
@@ -277,8 +308,9 @@ def test_seeds_share_a_row_of_mean_and_interval(tmp_path: Path) -> None:
         )
     lay(tmp_path, {"train_size": 1000, "seed": 0})
     assert shown(tmp_path)[3:] == [
-        ["500", "3", "3", "max_epochs", "2 ± 2 s", "84.0 ± 9.9 %", "0.600 ± 0.248"],
-        ["1000", "1", "3", "max_epochs", "0.25 s", "84.7 %", "0.500"],
+        ["500", "3", "2 ± 2 s", "84.0 ± 9.9 %", "0.600 ± 0.248"],
+        ["1000", "1", "0.25 s", "84.7 %", "0.500"],
+        ["All rows: epochs 3, stopped by max_epochs"],
     ]
 
 
@@ -289,6 +321,7 @@ def test_the_caption_says_what_the_intervals_are(tmp_path: Path) -> None:
     oracle = scipy.stats.binomtest(500, 1000).proportion_ci(0.95, method="wilson")
     points = f"{50 * (oracle.high - oracle.low):.1f}"
     assert str(summary.table(read(tmp_path)).caption).splitlines() == [
+        "All rows: epochs 3, stopped by max_epochs",
         "±: 95 % confidence interval of the mean over seeds (Student's t)",
         f"Accuracy of one seed: ± {points} points by the number of test examples alone "
         "(95 %, Wilson)",
@@ -299,9 +332,10 @@ def test_seeds_alone_are_shown_each_and_as_a_mean(tmp_path: Path) -> None:
     for seed, accuracy in ((0, 0.8), (1, 0.9)):
         lay(tmp_path, {"seed": seed}, test_accuracy=accuracy)
     assert shown(tmp_path)[3:] == [
-        ["0", "1", "3", "max_epochs", "0.25 s", "80.0 %", "0.500"],
-        ["1", "1", "3", "max_epochs", "0.25 s", "90.0 %", "0.500"],
-        ["mean", "2", "3", "max_epochs", "0.25 s", "85.0 ± 63.5 %", "0.500 ± 0.000"],
+        ["0", "1", "0.25 s", "80.0 %", "0.500"],
+        ["1", "1", "0.25 s", "90.0 %", "0.500"],
+        ["mean", "2", "0.25 s", "85.0 ± 63.5 %", "0.500 ± 0.000"],
+        ["All rows: epochs 3, stopped by max_epochs"],
     ]
 
 
@@ -311,8 +345,9 @@ def test_a_mean_is_of_the_seeds_that_ended(tmp_path: Path) -> None:
         lay(tmp_path, {"train_size": size, "seed": 1})
     lay(tmp_path, {"train_size": 500, "seed": 2}, train_seconds=9.0, **DIVERGED)
     table = shown(tmp_path)
-    assert table[3] == ["500", "2", "3", "2 max_epochs,", "0.25 s", "84.7 ± 0.0 %", "0.500 ± 0.000"]
+    assert table[3] == ["500", "2 max_epochs,", "0.25 s", "84.7 ± 0.0 %", "0.500 ± 0.000"]
     assert table[4] == ["1 diverged"]
+    assert table[-1] == ["All rows: n 2, epochs 3"]
 
 
 def test_a_single_run_is_shown_by_name(tmp_path: Path) -> None:
@@ -326,18 +361,18 @@ def test_a_long_table_is_cut_in_the_middle(tmp_path: Path) -> None:
     for size in range(1, 1 + summary.TABLE_ROWS + 2):
         lay(tmp_path, {"train_size": size}, epochs=1)
     table = shown(tmp_path)
-    sizes = [row[0] for row in table[3:-1]]
+    sizes = [row[0] for row in table[3:-2]]
     half = summary.TABLE_ROWS // 2
     first, last = range(1, half + 1), range(half + 3, 2 * half + 3)
     assert sizes == [*map(str, first), "…", *map(str, last)]
-    assert table[-1] == ["…: 2 more rows, on the page and in summary.csv"]
+    assert table[-2] == ["…: 2 more rows, on the page and in summary.csv"]
     assert len(summary.rows(read(tmp_path))) == summary.TABLE_ROWS + 2
 
 
 def test_a_table_of_the_limit_is_whole(tmp_path: Path) -> None:
     for size in range(1, 1 + summary.TABLE_ROWS):
         lay(tmp_path, {"train_size": size}, epochs=1)
-    sizes = [row[0] for row in shown(tmp_path)[3:]]
+    sizes = [row[0] for row in shown(tmp_path)[3:-1]]
     assert sizes == [str(size) for size in range(1, 1 + summary.TABLE_ROWS)]
 
 
@@ -379,7 +414,7 @@ def test_many_failures_are_counted(tmp_path: Path) -> None:
 def test_losses_that_are_no_number_do_not_stop_the_table(tmp_path: Path, loss: float) -> None:
     for seed in range(3):
         lay(tmp_path, {"seed": seed}, test_loss=loss if seed else 0.5)
-    assert [row[-1] for row in shown(tmp_path)[3:]] == ["0.500", "-", "-", "0.500"]
+    assert [row[-1] for row in shown(tmp_path)[3:-1]] == ["0.500", "-", "-", "0.500"]
 
 
 # Studies with a validation split
@@ -387,7 +422,6 @@ def test_losses_that_are_no_number_do_not_stop_the_table(tmp_path: Path, loss: f
 
 TURN = [2.0, 1.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]  # the best is epoch 3
 PLATEAU = {"stopping": "plateau", "valid_size": 500}
-FLAT = {"status": "stopped", "stop_reason": "validation loss decreased by less than 0.1"}
 
 
 def rate_sweep(study: Path, **options: int) -> None:
@@ -404,12 +438,13 @@ def test_table_of_learning_rates_has_the_best_epoch(tmp_path: Path) -> None:
     rate_sweep(tmp_path)
     table = shown(tmp_path)
     assert table[0] == ["test", "test", "best"]
-    columns = ["optimizer.lr", "epochs", "stopped by", "time", "accuracy", "loss", "epoch"]
+    columns = ["optimizer.lr", "stopped by", "time", "accuracy", "loss", "epoch"]
     assert table[1] == columns
     assert table[3:] == [
-        ["1e-5", "8", "max_epochs", "0.25 s", "84.7 %", "0.500", "8"],
-        ["2e-5", "8", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
-        ["1e-4", "8", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
+        ["1e-5", "max_epochs", "0.25 s", "84.7 %", "0.500", "8"],
+        ["2e-5", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
+        ["1e-4", "plateau", "0.25 s", "84.7 %", "0.500", "3"],
+        ["All rows: epochs 8"],
     ]
 
 
@@ -420,15 +455,16 @@ def test_table_of_seeds_with_validation_fits_by_leaving_out_the_loss(tmp_path: P
         options = PLATEAU | {"optimizer.lr": 0.5, "seed": seed}
         lay(tmp_path, options, train_seconds=1.0 + seed, rows=curves(loss))
     table = shown(tmp_path)
-    assert table[1] == ["optimizer.lr", "n", "epochs", "stopped by", "time", "accuracy", "epoch"]
-    assert table[4] == ["2e-5", "2", "8", "plateau", "0.25 s", "84.7 ± 0.0 %", "3"]
-    assert table[6] == ["0.5", "2", "3", "max_epochs", "2 ± 6 s", "84.7 ± 0.0 %", "2 ± 13"]
+    assert table[1] == ["optimizer.lr", "epochs", "stopped by", "time", "accuracy", "epoch"]
+    assert table[4] == ["2e-5", "8", "plateau", "0.25 s", "84.7 ± 0.0 %", "3"]
+    assert table[6] == ["0.5", "3", "max_epochs", "2 ± 6 s", "84.7 ± 0.0 %", "2 ± 13"]
+    assert table[7] == ["All rows: n 2"]
 
 
 def test_a_run_without_validation_has_no_best_epoch(tmp_path: Path) -> None:
     lay(tmp_path, {"optimizer.lr": 0.1})
     lay(tmp_path, {"optimizer.lr": 0.2, "valid_size": 500}, rows=curves(TURN))
-    assert [row[-1] for row in shown(tmp_path)[3:]] == ["-", "3"]
+    assert [row[-1] for row in shown(tmp_path)[3:-1]] == ["-", "3"]
     assert [row["best_epoch"] for row in summary.rows(read(tmp_path))] == [None, 3]
 
 
@@ -544,11 +580,11 @@ def test_many_settings_of_two_options_make_a_grid(tmp_path: Path) -> None:
                 lay(tmp_path, options, test_accuracy=accuracy)
     table = shown(tmp_path)
     assert table[0] == ["optimizer.lr", "[]", "[8]", "[8,8]", "[16]"]
-    assert len(table) == 2 + 11 + 2
+    assert len(table) == 2 + 11 + 1
     # t(1) is 12.706, so half the interval of two values that lie 1 point apart is 6.4.
     assert table[2] == ["0.1", "5.5 ± 6.4", "6.5 ± 6.4", "7.5 ± 6.4", "6.5 ± 6.4"]
     caption = "Test accuracy in %, a column for each model.hidden; all else is in summary.csv"
-    assert " ".join(" ".join(line) for line in table[-2:]) == caption
+    assert table[-1] == [caption]
 
 
 def test_a_grid_has_gaps_where_nothing_ran(tmp_path: Path) -> None:
@@ -729,7 +765,7 @@ def test_the_table_for_latex_has_the_cells_of_the_terminal(tmp_path: Path) -> No
             cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in row
         ]
         assert line.removesuffix(r"\\").strip().split(" & ") == expected
-    assert said.startswith("% ±: 95 % confidence interval")
+    assert said.startswith("% All rows: n 2, epochs 3, stopped by max_epochs\n% ±: 95 % confidence")
     assert r"\toprule" in said
     report.write_report(tmp_path)
     assert not file.exists()

@@ -30,7 +30,7 @@ class Report(NamedTuple):
     files: list[Path]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield terminal.fitted(self.table, options.max_width)
+        yield terminal.laid_out(self.table, options.max_width)
         yield from (Text(visible_lines(note)) for note in self.notes)
 
 

@@ -30,24 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SIZE",
         help="training-set sizes of which the test accuracy is to be predicted",
     )
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        choices=("png", "svg", "pdf", "tex"),
-        default=[],
-        help="of the figures, beside PNG, which the page shows; tex: of the table, summary.tex",
-    )
+    terminal.add_figures(parser, "tex", more="; tex: of the table, summary.tex")
     parser.add_argument(
         "--loss-scale",
         choices=("auto", "log", "linear"),
         default="auto",
         help="of the figures of losses; without it logarithmic where they span a factor of ten",
-    )
-    parser.add_argument(
-        "--style",
-        choices=("notebook", "paper", "slides"),
-        default="notebook",
-        help="what sizes and fonts of the figures are for: a screen, one column of a paper, slides",
     )
     status = 0
     options = parser.parse_args(arguments)

@@ -6,6 +6,7 @@ Never pyplot: its global state is unsafe in threads, and slow to import.
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FixedLocator,
@@ -37,6 +39,7 @@ from nnlab.text import shortened, visible
 DPI, FONT = 200, 8
 BESIDE_PNG = ("svg", "pdf")  # formats that a figure can have, too
 LEFT, BOTTOM, RIGHT = 0.625, 0.46, 0.97  # inches, inches, of the width
+NAME = 32  # letters of a name
 EDGE = 0.01  # of the width of a figure, that stays free
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -102,19 +105,22 @@ def frame(
     titles: Sequence[str] = (),
     style: Style = NOTEBOOK,
     beside: bool = False,
+    alike: bool = True,
 ) -> tuple[Picture, list[Axes]]:
     """Make a figure with its title, and below that notes in grey and a legend of handles,
     above empty axes.
 
     titles: of each panel; panels with titles share their axes, as many in a row as the style has.
     beside: whether something will stand right of them, so that their titles get less room.
+    alike: whether they share their abscissas, too.
     """
     scale, font = style.scale, style.font
     rows = -(-panels // style.columns) if titles else 1
     columns = -(-panels // rows)
     width, height = style.width, style.height
     if panels > 1:
-        width, height = style.wide, 1.2 * scale + style.panel * rows
+        own = 0 if alike else BOTTOM * (rows - 1)  # of abscissas
+        width, height = style.wide, (1.2 + own) * scale + style.panel * rows
     figure = Picture((width, height), dpi=style.dpi)
     figure.style = style
     FigureCanvasAgg(figure)
@@ -149,7 +155,7 @@ def frame(
     top -= line / 2 + head
     bottom = BOTTOM * scale / height
     # matplotlib wants the gaps in units of a panel's width and height.
-    aside, below = 0.03 if titles else 0.1, head + line
+    aside, below = 0.03 if titles else 0.1, head + line + (0 if alike else bottom)
     across = (RIGHT - left + aside) / columns - aside
     up = (top - bottom + below) / rows - below
     grid = {"left": left, "right": RIGHT, "bottom": bottom, "top": top}
@@ -157,7 +163,7 @@ def frame(
     shared = bool(titles)
     made = list(
         figure.subplots(
-            rows, columns, sharex=shared, sharey=shared, squeeze=False, gridspec_kw=grid
+            rows, columns, sharex=shared and alike, sharey=shared, squeeze=False, gridspec_kw=grid
         ).flat
     )
     for axes in made:
@@ -175,13 +181,25 @@ def frame(
     return figure, made[:panels]
 
 
+def place_of(axes: Axes) -> SubplotSpec:
+    """Return where axes stand among the panels that ``frame`` has made."""
+    place = axes.get_subplotspec()
+    assert place is not None
+    return place
+
+
+def label_below(axes: Axes, label: str) -> None:
+    """Label the abscissa, without a unit for which there is no room."""
+    figure = picture(axes)
+    room = 12 * figure.get_figwidth() * axes.get_position().width / figure.style.scale
+    axes.set_xlabel(label if len(label) <= room else label.partition(" (")[0])
+
+
 def label_outer(panels: Sequence[Axes]) -> None:
     """Label only the outer axes of panels that share them."""
-    label, figure = panels[0].get_xlabel(), picture(panels[0])
-    room = 12 * figure.get_figwidth() * panels[0].get_position().width / figure.style.scale
-    if len(label) > room:
-        label = label.partition(" (")[0]
-    columns = panels[0].get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    label_below(panels[0], panels[0].get_xlabel())
+    label = panels[0].get_xlabel()
+    columns = place_of(panels[0]).get_gridspec().ncols
     for index, axes in enumerate(panels):
         axes.label_outer()
         if index + columns >= len(panels):  # the last row may be shorter
@@ -192,7 +210,7 @@ def label_outer(panels: Sequence[Axes]) -> None:
 def keep_inside(panels: Sequence[Axes]) -> None:
     """Make axes narrower where their labels would lie left of the figure."""
     figure = picture(panels[0])
-    outer = [axes.yaxis.get_tightbbox() for axes in panels]
+    outer = [axis.get_tightbbox() for axes in panels for axis in (axes.xaxis, axes.yaxis)]
     least = min(box.x0 for box in outer if box is not None) / figure.bbox.width
     if least >= EDGE:
         return
@@ -303,18 +321,21 @@ def scale_of(key: str, values: Sequence[Value]) -> str:
     return "linear"
 
 
-def ticks(axes: Axes, values: Sequence[Any], scale: str) -> None:
-    """Label the abscissa at the values themselves where they lie far enough apart."""
+def ticks(axes: Axes, values: Sequence[Any], scale: str, most: int = NAME) -> None:
+    """Label the abscissa at the values themselves where they lie far enough apart; words by
+    ``most`` letters."""
     axis, figure = axes.xaxis, picture(axes)
     size = figure.style.scale
     inches = figure.get_figwidth() * axes.get_position().width
     if scale == "category":
         shown = range(0, len(values), -(-len(values) // 16))
-        labels = [entry(values[index]) for index in shown]
+        labels = [entry(values[index], most) for index in shown]
         axes.set_xlim(-0.5, len(values) - 0.5)
         axes.set_xticks(shown, labels)
-        if sum(map(len, labels)) > 12 * inches / size:
-            steep = len(labels) > 12
+        room = inches / size / len(labels)
+        pairs = itertools.pairwise(map(len, labels))
+        if any((one + other) / 2 + 1 > 13 * room for one, other in pairs):
+            steep = room < 0.33
             axis.set_tick_params(rotation=90 if steep else 20)
             for label in axis.get_ticklabels():
                 label.set_horizontalalignment("center" if steep else "right")
@@ -341,24 +362,24 @@ def ticks(axes: Axes, values: Sequence[Any], scale: str) -> None:
 # Values as text
 
 
-def entry(value: Value) -> str:
-    """Write a value for a reader, as short as a legend needs.
+def entry(value: Value, most: int = NAME) -> str:
+    """Write a value for a reader, as short as a legend needs, a name by ``most`` letters.
 
     >>> [entry(value) for value in (60000, 1e-5, 0.0123456, "sgd", (128, 64), (), None)]
     ['60,000', '1e-5', '0.01235', 'SGD', '128-64', 'none', '-']
     """
     if isinstance(value, tuple):
-        return "-".join(map(entry, value)) or "none"
+        return shortened("-".join(map(entry, value)), most) or "none"
     if value is None:
         return "-"
     if isinstance(value, float):
         return number(float(f"{value:.4g}"))
     if is_number(value):
         return number(value)
-    return plain(NAMES.get(spell(value), spell(value)))
+    return plain(NAMES.get(spell(value), spell(value)), most)
 
 
-def plain(text: str, most: int = 32) -> str:
+def plain(text: str, most: int = NAME) -> str:
     r"""Write a name that others chose as a text for matplotlib, which shows it as it is.
 
     Shortened; characters that its font lacks as Python would write them.

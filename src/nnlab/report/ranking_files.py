@@ -2,45 +2,75 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
+import textwrap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from rich.table import Table
 
 from nnlab.losses import METRICS
 from nnlab.report import summary
+from nnlab.report.labels import label as label_of
 from nnlab.report.page import SCRIPT, Sheet, page, text_of
-from nnlab.report.plotting import COLOURS, DPI, FONT, Picture, save
-from nnlab.report.ranking import ALIKE, BEST, Comparison, is_percent, named, number
+from nnlab.report.plotting import (
+    COLOURS,
+    NOTEBOOK,
+    STYLES,
+    Picture,
+    Style,
+    entry,
+    frame,
+    keep_inside,
+    label_below,
+    place_of,
+    remove,
+    save_each,
+    scale_of,
+    ticks,
+)
+from nnlab.report.ranking import ALIKE, BEST, WORSE, Comparison, is_percent, number
 from nnlab.report.runs import brief, is_number, spell
 from nnlab.storage import make_folder, write_atomic
-from nnlab.text import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 20  # settings in the table and in a figure
-PANELS = 3  # in a row
 LOOKS = {BEST: "o", ALIKE: "s"}  # markers by verdict; others are crosses
+FIGURES = {"comparison.png": "The best settings", "effects.png": "What each factor does"}
+LETTERS = 14  # of a name below a panel
+DOT: dict[str, Any] = {"ms": 4, "lw": 1}
 
 
-def write(found: Comparison, folder: Path) -> list[Path]:
-    """Write ``comparison.csv``, ``effects.csv``, both figures and the page; return their paths."""
+def write(
+    found: Comparison, folder: Path, formats: Collection[str] = (), style: str = "notebook"
+) -> list[Path]:
+    """Write ``comparison.csv``, ``effects.csv``, figures and the page; return their paths.
+
+    formats, style: of the figures, see ``report.write_report``.
+    """
     make_folder(folder)
     paths = [folder / name for name in ("comparison.csv", "effects.csv")]
-    for path, frame in zip(paths, (found.ranking, found.effects)):
+    for path, table_of in zip(paths, (found.ranking, found.effects)):
         rows = [
             {str(name): None if missing(value) else value for name, value in row.items()}
-            for row in frame.to_dict("records")
+            for row in table_of.to_dict("records")
         ]
         summary.write_csv(rows, path)
-    drawn = [
-        save(ranking(found), folder / "comparison.png"),
-        save(effects(found), folder / "effects.png"),
-    ]
-    return [*paths, *drawn, write_page(found, folder)]
+    drawn = []
+    for name, draw in zip(FIGURES, (ranking, effects)):
+        figure = draw(found, STYLES[style])
+        if figure is None:
+            remove(folder / name)
+        else:
+            drawn += save_each(figure, folder / name, formats)
+    return [*paths, *drawn, write_page(found, folder, drawn)]
 
 
 def missing(value: Any) -> bool:
@@ -104,84 +134,119 @@ def difference(row: pd.Series[Any], prefix: str, percent: bool) -> str:
 # Figures
 
 
-def ranking(found: Comparison) -> Figure:
+def ranking(found: Comparison, style: Style = NOTEBOOK) -> Picture:
     """Draw the mean and interval of the best settings, a row each."""
     shown = found.ranking.head(SHOWN)[::-1]
-    figure = picture(6.8, 1.2 + 0.22 * len(shown))
-    axes = figure.subplots()
+    settings = list(shown[found.by].itertuples(index=False, name=None))
+    letters = int(7 * style.wide / style.scale)  # half the width
+    rows = ["\n".join(textwrap.wrap(", ".join(map(entry, each)), letters)) for each in settings]
+    lines = sum(row.count("\n") + 1.5 for row in rows)
+    height = (1.6 + 0.14 * lines) * style.scale
+    notes = [f"the best {len(shown)} of {len(found.ranking):,} settings"] * (
+        len(shown) < len(found.ranking)
+    )
+    looks = {verdict: look_of(verdict) for verdict in dict.fromkeys(shown["verdict"][::-1])}
+    if ALIKE in looks or WORSE in looks:
+        notes.append(f"compared {found.how}")
+    notes += interval_note(found, shown)
+    handles = [Line2D([], [], label=verdict, **look) for verdict, look in looks.items()]
+    style = dataclasses.replace(style, width=style.wide, height=height)
+    figure, (axes,) = frame(f"Settings by {found.title}", notes, handles=handles, style=style)
     label, factor = axis_of(found)
     for place, (_, row) in enumerate(shown.iterrows()):
-        best = row["verdict"] in LOOKS
-        half = (row["ci95_high"] - row["ci95_low"]) / 2
-        axes.errorbar(
-            factor * row["mean"],
-            place,
-            xerr=None if math.isnan(half) else factor * half,
-            fmt=LOOKS.get(row["verdict"], "x"),
-            color=COLOURS[0] if best else "0.5",
-            ms=4,
-            lw=1,
-        )
-    labels = [shortened(named(row, found.by), 60) for _, row in shown.iterrows()]
-    axes.set_yticks(range(len(shown)), labels, fontsize=FONT)
-    axes.tick_params(labelsize=FONT)
-    axes.set_xlabel(f"{label}; bar: 95 % interval over {found.over}", fontsize=FONT + 1)
-    axes.set_title(
-        f"circle: the best; square: cannot be told from it, {found.how}; cross: other",
-        fontsize=FONT,
-        loc="left",
-    )
+        half = factor * (row["ci95_high"] - row["ci95_low"]) / 2
+        look = look_of(row["verdict"])
+        axes.errorbar(factor * row["mean"], place, xerr=None if math.isnan(half) else half, **look)
+    if found.percent:
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, -2), min(high, 102))  # beyond are ends of intervals alone
+    axes.set_yticks(range(len(shown)), rows)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    named = ", ".join(map(label_of, found.by))
+    letters = int(13 * axes.get_position().height * figure.get_figheight() / style.scale)
+    axes.set_ylabel("\n".join(textwrap.wrap(named, letters)))
+    axes.set_xlabel(label)
+    keep_inside([axes])
     return figure
 
 
-def effects(found: Comparison) -> Figure:
-    """Draw the mean over all else at each value of each factor, a panel for each."""
-    factors = list(found.effects.groupby("factor", sort=False))
-    rows = -(-len(factors) // PANELS)
-    columns = min(PANELS, len(factors))
-    figure = picture(2.4 * columns + 1, 2.2 * rows + 0.6)
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+def look_of(verdict: str) -> dict[str, Any]:
+    """Return how a setting is marked: in colour where none is better."""
+    marker = LOOKS.get(verdict, "x")
+    return {"marker": marker, "color": COLOURS[0] if verdict in LOOKS else "0.5", **DOT}
+
+
+def interval_note(found: Comparison, rows: pd.DataFrame) -> list[str]:
+    known = bool(rows["ci95_low"].notna().any())
+    return [f"bar: 95 % confidence interval of the mean over {found.over}"] * known
+
+
+def effects(found: Comparison, style: Style = NOTEBOOK) -> Picture | None:
+    """Draw the mean over all else at each value of each factor, a panel for each. None where no
+    factor has two values."""
+    factors = [
+        (str(factor), rows)
+        for factor, rows in found.effects.groupby("factor", sort=False)
+        if len(rows) > 1
+    ]
+    if not factors:
+        return None
+    kinds = [scale_of(factor, list(rows["value"])) for factor, rows in factors]
+    words = [rows["value"] for (_, rows), kind in zip(factors, kinds) if kind == "category"]
+    longest = max((len(entry(value, LETTERS)) for values in words for value in values), default=0)
+    style = dataclasses.replace(style, panel=style.panel + 0.06 * longest * style.scale)
     share = dict(zip(found.shares["factor"], found.shares["share"]))
+    titles = [f"{100 * share[factor]:.0f} % of the variance" for factor, _ in factors]
+    notes = ["means over all else"] * (len(found.by) > 1)
+    notes += interval_note(found, found.effects)
+    title = f"What each factor does to {found.title}"
+    figure, panels = frame(title, notes, len(factors), titles=titles, style=style, alike=False)
     label, scale = axis_of(found)
-    for axes, (factor, values) in zip(panels, factors):
-        places = range(len(values))
-        half = scale * (values["ci95_high"] - values["ci95_low"]).fillna(0) / 2
-        axes.errorbar(places, scale * values["mean"], yerr=half, fmt="o-", ms=3, lw=1, capsize=2)
-        axes.tick_params(labelsize=FONT)
-        labels = [shortened(spell(value), 14) for value in values["value"]]
-        step = -(-len(labels) // 8)  # more do not fit
-        axes.set_xticks(list(places)[::step], labels[::step], fontsize=FONT, rotation=30)
-        axes.set_title(f"{factor}: {share[factor]:.0%} of the variance", fontsize=FONT, loc="left")
-    for axes in list(panels):
-        axes.remove()
-    figure.supylabel(label, fontsize=FONT + 1)
-    figure.suptitle(f"mean over all else, with its 95 % interval over {found.over}", fontsize=FONT)
+    for axes, (factor, rows), kind in zip(panels, factors, kinds):
+        values = list(rows["value"])
+        x = range(len(values)) if kind == "category" else values
+        half = scale * (rows["ci95_high"] - rows["ci95_low"]).fillna(0) / 2
+        look = {"ls": "" if kind == "category" else "-", "marker": "o", **DOT}
+        axes.errorbar(x, scale * rows["mean"], yerr=half, color=COLOURS[0], **look)
+        ticks(axes, values, kind, LETTERS)
+        label_below(axes, label_of(factor))
+        if place_of(axes).is_first_col():
+            axes.set_ylabel(label)
+    same_bottoms(panels)
+    keep_inside(panels)
     return figure
+
+
+def same_bottoms(panels: Sequence[Axes]) -> None:
+    """Let panels in a row begin at the same height, above the longest of their labels."""
+    rows = itertools.groupby(panels, key=lambda axes: place_of(axes).rowspan.start)
+    for row in (list(each) for _, each in rows):
+        bottom = max(axes.get_position().y0 for axes in row)
+        for axes in row:
+            box = axes.get_position()
+            axes.set_position((box.x0, bottom, box.width, box.y1 - bottom))
 
 
 def axis_of(found: Comparison) -> tuple[str, float]:
     """Return what an axis of the metric is called, and what its values are multiplied by."""
-    name = found.title.capitalize()
+    name = found.title[0].upper() + found.title[1:]
     return (f"{name} (%)", 100.0) if found.percent else (name, 1.0)
-
-
-def picture(width: float, height: float) -> Figure:
-    return Picture((width, height), dpi=DPI, layout="constrained")
 
 
 # The page
 
 
-def write_page(found: Comparison, folder: Path) -> Path:
-    """Write ``comparison.html`` and return it."""
+def write_page(found: Comparison, folder: Path, drawn: Sequence[Path]) -> Path:
+    """Write ``comparison.html``, with those of the figures that were drawn, and return it."""
     made = page(
         "comparison.html",
         [text_of(SCRIPT)],
         title=f"Settings by {found.title}",
         notes=found.notes,
         figures=[
-            {"name": "comparison.png", "caption": "The best settings"},
-            {"name": "effects.png", "caption": "What each factor does"},
+            {"name": path.name, "caption": FIGURES[path.name]}
+            for path in drawn
+            if path.name in FIGURES
         ],
         tables=[
             {"id": name, "heading": heading, "sheet": sheet(frame)}

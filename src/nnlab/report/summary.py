@@ -44,7 +44,8 @@ INTERVAL = "±: 95 % confidence interval of the mean over {} (Student's t)"
 WILSON = "number of test examples alone (95 %, Wilson)"
 # Headings of the table.
 ACCURACY, LOSS, BEST, CALIBRATION = TEST_ACCURACY.table, "test\nloss", "best\nepoch", "ECE"
-SAID_ONCE = ("n", "epochs", "stopped by", BEST)  # below the table, if all rows have the same
+SAID_ONCE = ("n", "epochs", "stopped by", BEST)  # below a table of which all rows have the same
+NO_RULE = ("not trained", "unfinished", "diverged", "failed")  # ended a run
 LAST = ("time", "epochs", "n", "stopped by")  # that a narrow table does without, in this order
 
 
@@ -102,8 +103,8 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
     """Lay the runs out for a terminal: a row for each setting, many settings of two options as
     a grid. Runs that differ only in their seed are one setting.
 
-    What would be wider than the terminal has its headings in lines, then says once below what all
-    rows have in common, then leaves results out (unless not to ``leave_out``) and says which;
+    What several rows have in common is said once below. What would be wider than the terminal has
+    its headings in lines, then leaves results out (unless not to ``leave_out``) and says which;
     ``terminal.fitted`` lays out what is wider still.
     """
     keys = factors(runs)
@@ -129,27 +130,26 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
             if scored(runs):
                 hidden = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
             results = [name for name in results if name not in hidden]
-    lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
     of_settings = [group for _, group in groups]
+    common = in_common(of_settings, results)
+    results = [name for name in results if name not in common]
+    lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
     heads = keys or ["run"]
+    left_out: Sequence[str] = []
     made = lay(heads, results)
     if natural_width(made) > terminal_width:
         heads = list(map(broken, heads))
-        made = lay(heads, results)
-    if natural_width(made) > terminal_width:
-        common = in_common(of_settings, results)
-        results = [name for name in results if name not in common]
         dispensable = least_first(runs, results) if leave_out else []
         made, left_out = fitting(
             functools.partial(lay, heads), results, dispensable, terminal_width
         )
-        if common:
-            said = (f"{one_line(name)} {value}" for name, value in common.items())
-            add_caption(made, f"All rows: {', '.join(said)}")
-        if left_out:
-            names = ", ".join(map(one_line, left_out))
-            add_caption(made, f"Left out: {names}, on the page and in summary.csv")
+    if common:
+        said = ", ".join(said_once(*each) for each in common.items())
+        add_caption(made, f"All rows: {said}")
+    if left_out:
+        names = ", ".join(map(one_line, left_out))
+        add_caption(made, f"Left out: {names}, on the page and in summary.csv")
     name_intervals(made, of_settings)
     return made
 
@@ -171,10 +171,26 @@ def fitting(
 
 
 def in_common(groups: Sequence[Sequence[RunRecord]], results: Sequence[str]) -> dict[str, str]:
-    """Return the results, of those that need not stand in each row, that all rows have alike."""
-    names = [name for name in SAID_ONCE if name in results]
-    first, *others = [outcome(group, names) for group in groups]
-    return {name: first[name] for name in names if all(o[name] == first[name] for o in others)}
+    """Return the results, of those that need not stand in each row, that several rows share."""
+    first, *others = groups
+    names = [name for name in SAID_ONCE if name in results] if others else []
+    found = {name: outcome(first, [name])[name] for name in names}
+    return {
+        name: text
+        for name, text in found.items()
+        if "\n" not in text and all(outcome(group, [name])[name] == text for group in others)
+    }
+
+
+def said_once(heading: str, value: str) -> str:
+    """Write a result that all rows have alike.
+
+    >>> said_once("best\\nepoch", "3"), said_once("stopped by", "plateau")
+    ('best epoch 3', 'stopped by plateau')
+    >>> said_once("stopped by", "failed")
+    'failed'
+    """
+    return value if value in NO_RULE else f"{one_line(heading)} {value}"
 
 
 def least_first(runs: Sequence[RunRecord], results: Sequence[str]) -> list[str]:
