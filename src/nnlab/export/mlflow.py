@@ -85,8 +85,8 @@ def experiment_of(client: Any, name: str, uri: str) -> str:
     known: str = found.experiment_id
     if found.lifecycle_stage == "deleted":
         raise ValueError(
-            f"{uri}: the experiment {name} was deleted there; `mlflow experiments restore -x {known}` "
-            f"restores it, `mlflow gc` removes it for good"
+            f"{uri}: the experiment {name} was deleted there; "
+            f"`mlflow experiments restore -x {known}` restores it, `mlflow gc` removes it for good"
         )
     return known
 
