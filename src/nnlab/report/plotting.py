@@ -285,16 +285,14 @@ def fit_loss(axes: Axes, losses: Sequence[Array], scale: str = "auto") -> None:
     """Fit the ordinate to these losses, on a log scale where they span a factor of ten, or as
     ``scale`` says, log or linear.
 
-    What falls below 1e-5 of the loss that a curve typically begins with is as good as none.
+    What falls below 1e-5 of the loss that any curve begins with, at the least, is as good as none.
     Leave out of them the runs that diverged, or those press all others flat.
     """
     known = np.concatenate(losses)
     known = known[np.isfinite(known) & (known > 0)]
     if not len(known):
         return
-    begin = np.median(
-        [curve[np.isfinite(curve)][:1] for curve in losses if np.isfinite(curve).any()]
-    )
+    begin = min(curve[np.isfinite(curve)][0] for curve in losses if np.isfinite(curve).any())
     low, high = max(float(known.min()), 1e-5 * float(begin)), float(known.max())
     if scale == "linear" or (scale == "auto" and high <= 10 * low):
         low = float(known.min())
