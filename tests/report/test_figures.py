@@ -927,6 +927,17 @@ def test_a_figure_of_a_paper_is_as_wide_as_its_column(tmp_path: Path) -> None:
         )  # 3.4 inches of 72 points
 
 
+@pytest.mark.parametrize(("count", "size"), [(6, (3.4, 4.65)), (7, (7.0, 3.45)), (12, (7.0, 4.65))])
+def test_a_page_of_a_paper_holds_many_panels(count: int, size: tuple[float, float]) -> None:
+    """More than three rows of a column's two are four in a row of both columns."""
+    titles = [f"batch size {number}" for number in range(count)]
+    figure, panels = plotting.frame("", [], count, titles=titles, style=plotting.STYLES["paper"])
+    np.testing.assert_allclose(figure.get_size_inches(), size, rtol=1e-9)
+    assert len({round(axes.get_position().x0, 6) for axes in panels}) == (2 if count == 6 else 4)
+    texts = [text for axes in panels for text in (axes.title, *axes.get_xticklabels())]
+    assert min(text.get_fontsize() for text in texts) >= 6
+
+
 @pytest.mark.parametrize(("name", "font"), [("notebook", 8), ("paper", 7), ("slides", 10)])
 def test_fonts_are_those_of_the_style(tmp_path: Path, name: str, font: float) -> None:
     rate_sweep(tmp_path, 0.1, 0.2)
