@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from nnlab import messages
+from nnlab import messages, storage
 
 
 def test_memory_that_runs_out_names_the_remedy() -> None:
@@ -22,6 +22,16 @@ def test_memory_that_runs_out_names_the_remedy() -> None:
 
 def test_what_is_not_theirs_to_mend_is_not_explained() -> None:
     assert messages.explain(RuntimeError("a bug")) is None
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    """Not the temporary file that was to take its name."""
+    place = tmp_path / "result.json"
+    place.mkdir()
+    with pytest.raises(OSError, match="tmp") as caught:
+        storage.write_atomic(place, b"")
+    said = f"{place}: Is a directory; move away this folder, which is in the place of a file"
+    assert messages.explain(caught.value) == said
 
 
 def test_an_error_of_the_system_without_a_file_says_its_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +238,17 @@ def test_the_best_run_is_told_with_its_command(capsys: pytest.CaptureFixture[str
     assert line == f"best of 3 trials: valid_loss={result['valid_loss']:.6g}"
     assert folder == "outputs/mnist/default"
     assert again == f"python -m nnlab.run {' '.join(QUICK)} optimizer.lr=0.1"
+
+
+def test_a_stored_search_whose_runs_are_gone_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["hydra.sweeper.n_trials=2", STORED, SPACE[0]]
+    assert command(*options) == 0
+    told = capsys.readouterr().out.splitlines()[-3:-1]
+    shutil.rmtree("outputs")
+    assert command(*options) == 0
+    gone = f"its run is gone from {Path('outputs/mnist')}: this trains it anew"
+    assert capsys.readouterr().out.splitlines()[-3:] == [*told, gone]
+    assert Path("outputs/mnist/optimization_results.yaml").is_file()
 
 
 def test_a_plan_is_of_all_trials_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,8 @@ def test_nothing_else_is_served(outputs: Path, tmp_path: Path) -> None:
 def test_another_site_that_points_here_is_refused(outputs: Path) -> None:
     """By its name in Host (DNS rebinding); where others may ask, any name is right."""
     with serving(outputs) as server:
-        assert ask(server, "/", Host="evil.example")[0] == 421
+        for name in ("evil.example", "127.0.0.1.evil.example", "[", ""):
+            assert ask(server, "/", Host=name)[0] == 421
         assert ask(server, "/", Host="localhost:8000")[0] == 200
     with serving(outputs, "0.0.0.0") as server:
         assert ask(server, "/", Host="workstation.example")[0] == 200

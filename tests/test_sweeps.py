@@ -20,7 +20,8 @@ import pytest
 from filelock import Timeout
 from hydra import compose, initialize_config_dir
 
-from nnlab import claims, config, cores, datasets, hydra_jobs, records, schedule, sweeps
+from nnlab import checkpoint, claims, config, cores, datasets, hydra_jobs, records, schedule, sweeps
+from nnlab.checkpoint import Checkpoint
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF
 from nnlab.datasets import splits
@@ -115,6 +116,31 @@ def test_an_interrupted_sweep_is_taken_up_by_the_same_command(
     for ours, theirs in zip(jobs, undisturbed):
         weights = [each.folder / "model.safetensors" for each in (ours, theirs)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.skipif(library.available() is not None, reason="no compiled library")
+def test_a_native_run_goes_on_on_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which changes none of its numbers; how many it had at most is told of all its epochs."""
+    options = ("engine=native", "checkpoint.seconds=0", "model.hidden=[8]")
+
+    def break_off(path: Path, state: Checkpoint) -> None:
+        state.most_threads = 3
+        save(path, state)
+        raise KeyboardInterrupt
+
+    save = checkpoint.save
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "save", break_off)
+        sweeps.train([job(tmp_path / "0", *options, "threads=2")])
+    (outcome,) = sweeps.train([job(tmp_path / "0", *options, "threads=1")])
+    result = records.read_result(tmp_path / "0")
+    assert outcome.trained
+    assert result is not None
+    assert "goes on after epoch 1" in (tmp_path / "0" / "run.log").read_text()
+    assert "continued" not in result
+    assert result["most_threads"] == 3
 
 
 @pytest.mark.skipif(library.available() is not None, reason="no compiled library")
@@ -372,6 +398,27 @@ def test_force_takes_what_another_process_trains_meanwhile(
     again = records.read_result(ours[2].folder)
     assert again is not None
     assert again["fingerprint"] == ours[2].identity["fingerprint"]
+
+
+def test_one_process_puts_a_new_run_in_the_place_of_the_former(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another that finds it whole would do so as well, which has to wait."""
+    study = tmp_path / "mnist"
+    sweeps.train([job(study / "0")])
+    replace, replaced = records.replace_run, []
+
+    def while_another_looks(folder: Path) -> None:
+        with pytest.raises(Timeout):
+            claims.acquire(study / claims.LOCK, timeout=0)
+        replace(folder)
+        replaced.append(folder)
+
+    monkeypatch.setattr(records, "replace_run", while_another_looks)
+    (outcome,) = sweeps.train([job(study / "0", "force=true")])
+    assert outcome.error is None
+    assert outcome.trained
+    assert replaced == [study / "0"]
 
 
 @pytest.mark.parametrize("name", [".process-dead.lock", ".process-dead.json"])

@@ -54,6 +54,7 @@ class Batches(sweeps.Here):
             made = plan.make(tasks, each)
             seconds = [estimate.on_one_core for estimate in made.estimates]
             some = cut(tasks, seconds, how_many(seconds, self.options, each, workers))
+            at_once = cluster.at_once(len(some))
         by_task = dict(zip(tasks, seconds))
         took = [
             plan.makespan(
@@ -61,7 +62,7 @@ class Batches(sweeps.Here):
             )
             for batch in some
         ]
-        plan.show(made, plan.of_batches(took, len(tasks), each, workers))
+        plan.show(made, plan.of_batches(took, len(tasks), each, at_once))
 
     def train(self, tasks: Sequence[Task]) -> None:
         """Send all tasks in batches, and wait for what becomes of them."""
@@ -360,7 +361,7 @@ class Dispatch:
         if self.sent:
             log.info(
                 "%s: the same command without hydra.launcher.detach follows them, and makes the "
-                "table at the end; python -m nnlab.runs shows how they stand",
+                "table at the end; python -m nnlab.runs shows what has begun",
                 self.cluster.named(len(self.sent)),
             )
 

@@ -46,13 +46,14 @@ class Checkpoint:
     noise: Any
     numbers: State
     exact: bool = True
-    cpu_seconds: float | None = None  # not known to earlier versions
+    cpu_seconds: float | None = None  # not known to earlier versions, as is the next
+    most_threads: int = 1
 
     def restore(self, run: Run, engine: Engine) -> None:
         """Put a run that an engine has just taken to where it was."""
         run.epochs = [run.loss.task.epoch(*row) for row in self.epochs]
         run.status, run.stop_reason = self.status, self.stop_reason
-        run.cpu_seconds = self.cpu_seconds
+        run.cpu_seconds, run.most_threads = self.cpu_seconds, self.most_threads
         if run.stopping is not None:
             vars(run.stopping).update(self.rule)
         if run.order is not None:
@@ -84,7 +85,8 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
     epochs: list[tuple[float | None, ...]] = list(run.epochs)
     told = dict(identity), epochs, run.status, run.stop_reason
-    return Checkpoint(*told, rule, order, noise, numbers, cpu_seconds=run.cpu_seconds)
+    used = {"cpu_seconds": run.cpu_seconds, "most_threads": run.most_threads}
+    return Checkpoint(*told, rule, order, noise, numbers, **used)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -72,7 +72,8 @@ def explain(error: Exception, study: Path | None = None) -> str | None:
 
 def refused(error: OSError, study: Path | None) -> str:
     """Say what the system refused, where, and what helps."""
-    where = None if error.filename is None else Path(os.fsdecode(error.filename))
+    named = error.filename2 or error.filename  # of a file that was to be renamed: what it was to be
+    where = None if named is None else Path(os.fsdecode(named))
     if error.errno in OF_FOLDERS:
         where = study or (where and where.parent)
     remedy = REMEDIES.get(error.errno or 0, ELSEWHERE)

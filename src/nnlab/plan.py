@@ -278,24 +278,27 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def of_batches(seconds: Sequence[float], runs: int, cores: int, workers: int | None) -> str:
+def of_batches(seconds: Sequence[float], runs: int, cores: int, at_once: int | None) -> str:
     """Say what a sweep takes that is trained in batches.
 
-    seconds: of each batch. workers: how many batches train at a time, None where that is not
+    seconds: of each batch. at_once: how many of them train at a time, None where that is not
     known: then all do.
 
     >>> of_batches([60.0, 30.0], 10, 4, 1)
     '10 runs are 2 batches of 30 s to 60 s on 4 cores: 90 s, 1 at a time; 0.1 core-hours'
+    >>> of_batches([60.0], 1, 1, None)
+    '1 run is 1 batch of 60 s on 1 core: 60 s, 1 at a time; 0.017 core-hours'
     """
     from nnlab.report import duration
 
-    at_once = min(workers or len(seconds), len(seconds))
+    at_once = min(at_once or len(seconds), len(seconds))
     shortest, longest = duration(min(seconds)), duration(max(seconds))
     each = longest if shortest == longest else f"{shortest} to {longest}"
     batches = f"{len(seconds):,} batch{'es' * (len(seconds) != 1)}"
+    given = "1 run is" if runs == 1 else f"{runs:,} runs are"
     wall = duration(makespan(seconds, at_once))
     return (
-        f"{runs:,} runs are {batches} of {each} on {cores} core{'s' * (cores != 1)}: {wall}, "
+        f"{given} {batches} of {each} on {cores} core{'s' * (cores != 1)}: {wall}, "
         f"{at_once:,} at a time; {sum(seconds) * cores / 3600:,.2g} core-hours"
     )
 

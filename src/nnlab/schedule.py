@@ -64,19 +64,9 @@ def by_study(tasks: Sequence[Task]) -> dict[Path, list[Task]]:
 
 def computation(task: Task) -> str:
     """Return a key that tasks of a study share whose numbers are the same."""
-    known, folder = task.identity, str(task.outcome.job.folder.parent)
-    level, content = known.get("engine_level"), known["dataset"]["content"]
-    threads = known["device"]["threads"] if known["engine"] == "torch" else None
-    parts = (
-        folder,
-        known["fingerprint"],
-        content,
-        known["engine"],
-        level,
-        task.device.type,
-        threads,
-    )
-    return json.dumps(parts)
+    how = computing(task)
+    ways = ("fingerprint", "content", "engine", "engine_level", "device", "threads")
+    return json.dumps([str(task.outcome.job.folder.parent), *map(how.get, ways)])
 
 
 def train_others(tasks: Sequence[Task], claimed: Claims) -> None:
@@ -482,7 +472,10 @@ def go_on(task: Task, path: Path) -> list[str]:
 
 
 def computing(task: Task) -> dict[str, Any]:
-    """Return what tells a run from others, and in which way it is computed."""
+    """Return what tells a run from others, and in which way it is computed.
+
+    threads: where the numbers depend on how many there are.
+    """
     known = task.identity
     return {
         "fingerprint": known["fingerprint"],
@@ -492,7 +485,7 @@ def computing(task: Task) -> dict[str, Any]:
         "engine_form": known["engine_form"],
         "engine_level": known["engine_level"],
         "device": task.device.type,
-        "threads": known["device"]["threads"],
+        "threads": known["device"]["threads"] if known["engine"] == "torch" else None,
         "versions": known["versions"],
         "continued": known.get("continued", []),
     }
@@ -517,16 +510,20 @@ def finish(task: Task, run: Run) -> None:
         **run.test_measures,
     }
     folder.log(in_words(run))
-    task.outcome.result = folder.finish(
+    outcome = (
         {"status": run.status, "stop_reason": run.stop_reason, "epochs": len(run.epochs)}
         | {"weights_of_epoch": run.restored or len(run.epochs)}
         | {"concurrent_runs": max(task.concurrent, task.outcome.job.concurrent)}
         | {"most_threads": run.most_threads}
         # JSON has no NaN or infinity: a loss that is no number is null.
         | {k: v if v is not None and math.isfinite(v) else None for k, v in measures.items()}
-        | classified(run),
-        run.model.state_dict() if task.config.save_weights else None,
+        | classified(run)
     )
+    weights = run.model.state_dict() if task.config.save_weights else None
+    with contextlib.ExitStack() as stack:
+        if folder.path.name == records.NEW:  # another that finds it whole would replace, too
+            stack.enter_context(claims.exclusive(task.outcome.folder.parent))
+        task.outcome.result = folder.finish(outcome, weights)
 
 
 def classified(run: Run) -> dict[str, dict[str, str]]:

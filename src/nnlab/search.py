@@ -266,16 +266,17 @@ def tell_best(search: optuna.Study, trials: Trials, metric: str) -> None:
     except ValueError:  # there is none
         return
     job = trials.job(best.params, best.number)
-    runs = study.look(job.folder.parent).find(job.identity["fingerprint"])
-    names = [run.folder for run in runs if run.done]
-    folder = job.folder if job.name in names else job.folder.with_name(names[0])
+    parent = job.folder.parent
+    runs = study.look(parent).find(job.identity["fingerprint"])
+    names = sorted((run.folder for run in runs if run.done), key=job.name.__ne__)
     values = trials.values(best.params)
     found = {"name": "optuna", "best_params": values, "best_value": best.value}
     results = Path(trials.master.hydra.sweep.dir) / RESULTS
+    storage.make_folder(results.parent)
     storage.write_atomic(results, OmegaConf.to_yaml(found).encode())
     ended = len(search.get_trials(states=[TrialState.COMPLETE]))
     trials.command.last_lines += [
         f"best of {ended} trials: {metric}={best.value:.6g}",
         command_line(job.overrides),
-        str(folder),
+        str(parent / names[0]) if names else f"its run is gone from {parent}: this trains it anew",
     ]

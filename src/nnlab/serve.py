@@ -229,8 +229,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def asked_here(self) -> bool:
         """Tell whether it was this machine that was asked for: a name that another site has for
         it would let that site read the results."""
-        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        return name in LOCAL or name == self.server.host
+        with contextlib.suppress(ValueError):  # of what is no name
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+            return name in LOCAL or name == self.server.host
+        return False
 
     def path_asked(self) -> Path:
         """Return the file or folder asked for. Raises FileNotFoundError where there is none to be

@@ -1,4 +1,4 @@
-"""Names that others chose, of classes and folders, as text for terminals, tables and files."""
+"""Names that others chose, of classes and folders, and numbers as text for people and files."""
 
 from __future__ import annotations
 
@@ -78,6 +78,16 @@ def class_for_csv(name: str) -> str:
     ('7', "'007'")
     """
     return name if re.fullmatch(r"0|[1-9]\d{0,17}", name, re.ASCII) else for_csv(name)
+
+
+def decimal(value: float, style: str) -> str:
+    """Format a number, without the sign of one that is written as zero.
+
+    >>> decimal(-0.04, ".1f"), decimal(-0.06, ".1f")
+    ('0.0', '-0.1')
+    """
+    text = format(value, style)
+    return text if text.strip("-0.") else text.lstrip("-")
 
 
 def nearest(name: str, names: Collection[str]) -> str:

@@ -1,6 +1,7 @@
 """A real Slurm on this machine: its daemons from the system's packages, two nodes on loopback.
 
     apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
+    apt-get install --no-install-recommends slurmdbd mariadb-server  # where it has accounts
     python -m tests.cluster.real_slurm nnlab hydra/launcher=slurm seed=range(0,100)
 
 runs one command with it, as root or any user, also in a container without systemd. Everything is
@@ -25,7 +26,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
+OF_ACCOUNTS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db")
 NODES, CPUS, MEMORY = ("n1", "n2"), 2, 8000  # of each node; megabytes
+URGENT = "urgent"  # the partition whose jobs displace those of others
 BLIND = "n3"  # does not see the folder ``hidden``; where the system allows such a node
 MOST_JOBS, MOST_TASKS = 60, 6  # in the queue, in an array
 PATIENCE = 30.0  # seconds that the daemons have to start, and jobs to end
@@ -55,39 +58,77 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2
 MpiDefault=none
 ReturnToService=2
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MinJobAge=60
 KillWait=5
 OverTimeLimit=0
 MaxJobCount={jobs}
 MaxArraySize={tasks}
 """
+ACCOUNTED = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={dbd}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageEnforce=associations,limits,qos
+"""
+SLURMDBD = """\
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={dbd}
+SlurmUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database}
+StorageUser=root
+"""
+ACCOUNT, QOS, MOST_OF_QOS = "lab", "few", 2  # the latter: jobs that a user has in it
+ACCOUNTS = (
+    "add cluster nnlab",
+    f"add account {ACCOUNT}",
+    f"add qos {QOS} set MaxSubmitJobsPerUser={MOST_OF_QOS} Flags=DenyOnLimit",
+    f"add user {{user}} account={ACCOUNT} qos=normal,{QOS}",
+)
 NODE = (
     "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} "
     "RealMemory={memory}\n"
 )
-PARTITION = "PartitionName={name} Nodes={nodes} Default={default} MaxTime=60 DefMemPerCPU=500\n"
+PARTITION = (
+    "PartitionName={name} Nodes={nodes} Default={default} PriorityTier={tier} MaxTime=60 "
+    "DefMemPerCPU=500\n"
+)
 
 
-def missing() -> list[str]:
+def missing(programs: Sequence[str] = PROGRAMS) -> list[str]:
     """Return which of its programs are not installed."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
+    return [name for name in programs if shutil.which(name) is None]
 
 
 @contextlib.contextmanager
-def running(jobs: int = MOST_JOBS, tasks: int = MOST_TASKS) -> Iterator[dict[str, str]]:
+def running(
+    jobs: int = MOST_JOBS, tasks: int = MOST_TASKS, accounts: bool = False
+) -> Iterator[dict[str, str]]:
     """Lend a Slurm that takes jobs: the environment variables by which commands find it.
 
-    jobs: the most in its queue. tasks: in an array.
+    jobs: the most in its queue. tasks: in an array. accounts: whether it has slurmdbd, and only
+    takes jobs of the accounts there.
     Its jobs and daemons end with this block. Raises TimeoutError, with what the daemons say,
     where it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="slurm-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         os.chmod(folder, 0o755)  # munged refuses a socket that others could not reach
-        configure(folder, jobs, tasks)
+        ports = configure(folder, jobs, tasks, accounts)
         found = {"SLURM_CONF": str(folder / "slurm.conf")}
         stack.enter_context(daemon(munged(folder), folder / "munged.out"))
         until(lambda: (folder / "munge.socket").exists(), folder)
+        if accounts:
+            keep_accounts(folder, ports["database"], found, stack)
         stack.enter_context(daemon(["slurmctld", "-D"], folder / "slurmctld.out", found))
         for node in NODES:
             command = ["slurmd", "-D", "-N", node]
@@ -106,17 +147,25 @@ def running(jobs: int = MOST_JOBS, tasks: int = MOST_TASKS) -> Iterator[dict[str
             until(lambda: not ask("squeue -h -t R,CG,S", found).strip(), folder)
 
 
-def configure(folder: Path, jobs: int, tasks: int) -> None:
-    """Write its files, with ports that are free and a key of its own."""
+def configure(folder: Path, jobs: int, tasks: int, accounts: bool) -> dict[str, int]:
+    """Write its files, with a key of its own and ports that are free; return those."""
     nodes = (*NODES, BLIND)
-    host, ports = socket.gethostname().partition(".")[0], free_ports(1 + len(nodes))
-    text = CONFIGURATION.format(
-        folder=folder, host=host, port=ports.pop(), user=user(), jobs=jobs, tasks=tasks
-    )
-    for node, port in zip(nodes, ports):
-        text += NODE.format(node=node, host=host, port=port, cpus=CPUS, memory=MEMORY)
-    text += PARTITION.format(name="main", nodes=",".join(NODES), default="YES")
-    text += PARTITION.format(name="blind", nodes=BLIND, default="NO")
+    names = ("port", "dbd", "database", *nodes)
+    ports = dict(zip(names, free_ports(len(names))))
+    host = socket.gethostname().partition(".")[0]
+    given = {**ports, "folder": folder, "host": host, "user": user()}
+    text = CONFIGURATION.format(**given, jobs=jobs, tasks=tasks)
+    if accounts:
+        text += ACCOUNTED.format(**given)
+        dbd = folder / "slurmdbd.conf"
+        dbd.touch(mode=0o600)  # it takes no other
+        dbd.write_text(SLURMDBD.format(**given))
+    for node in nodes:
+        text += NODE.format(node=node, host=host, port=ports[node], cpus=CPUS, memory=MEMORY)
+    main = ",".join(NODES)
+    text += PARTITION.format(name="main", nodes=main, default="YES", tier=1)
+    text += PARTITION.format(name=URGENT, nodes=main, default="NO", tier=2)
+    text += PARTITION.format(name="blind", nodes=BLIND, default="NO", tier=1)
     (folder / "slurm.conf").write_text(text)
     for name in (*nodes, "state", "hidden"):
         (folder / name).mkdir()
@@ -128,6 +177,23 @@ def configure(folder: Path, jobs: int, tasks: int) -> None:
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(1024))
+    return ports
+
+
+def keep_accounts(
+    folder: Path, port: int, found: Mapping[str, str], stack: contextlib.ExitStack
+) -> None:
+    """Start what keeps accounts, a database and slurmdbd, until the stack is closed; make them."""
+    own = ["--no-defaults", f"--datadir={folder}/database", f"--user={user()}"]
+    install = ["mariadb-install-db", *own, "--auth-root-authentication-method=normal"]
+    subprocess.run([*install, "--skip-test-db"], check=True, capture_output=True)
+    where = [f"--socket={folder}/database.socket", f"--port={port}", "--bind-address=127.0.0.1"]
+    stack.enter_context(daemon(["mariadbd", *own, *where], folder / "mariadbd.log"))
+    until(lambda: (folder / "database.socket").exists(), folder)
+    stack.enter_context(daemon(["slurmdbd", "-D"], folder / "slurmdbd.out", found))
+    until(lambda: ask("sacctmgr -n list qos", found), folder)
+    for each in ACCOUNTS:
+        ask(f"sacctmgr -i {each.format(user=user())}", found)
 
 
 def user() -> str:

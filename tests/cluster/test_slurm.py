@@ -136,6 +136,15 @@ def test_in_any_number_of_batches_the_numbers_are_the_same(
     assert not (tmp_path / STUDY / claims.BATCHES).exists()
 
 
+def test_a_plan_counts_how_many_batches_of_an_array_may_run(tmp_path: Path) -> None:
+    options = ("hydra.launcher.batches=8", "hydra.launcher.array_parallelism=1")
+    ended = run(*SWEEP, SLURM, *options, "plan=true", cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    assert "8 runs are 8 batches" in ended.out
+    assert "2 at a time" in ended.out  # of two arrays
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("cores", [1, 2])
 def test_a_batch_uses_the_cores_that_it_was_given(cores: int, tmp_path: Path) -> None:
     ended = run(
@@ -229,18 +238,49 @@ def test_a_batch_that_was_killed_is_sent_again(
     assert not (tmp_path / "slurm" / STUDY / claims.BATCHES).exists()
 
 
+@pytest.mark.parametrize("grace", [0, 20])  # seconds that a job has to end by itself
+def test_a_batch_that_a_more_urgent_job_displaces_goes_on(
+    grace: int, start: Start, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    given = (*LONG, epochs(80), "-m")
+    real_slurm.ask(f"scontrol update PartitionName=main GraceTime={grace}", slurm)
+    process = start(
+        *(*given, SLURM, "hydra.launcher.batches=2", "hydra.launcher.max_retries=0"),
+        f"hydra.launcher.cpus_per_task={real_slurm.CPUS}",
+        cwd=tmp_path / "slurm",
+    )
+    until(lambda: len(under_way(tmp_path / "slurm" / STUDY)) == 2)
+    sent = set(jobs(slurm, "-t R"))
+    urgent = f"--partition={real_slurm.URGENT} -c {real_slurm.CPUS} --output=/dev/null"
+    real_slurm.ask(f"sbatch {urgent} --wrap='sleep 2'", slurm)
+    displaced = until(lambda: set(jobs(slurm, "-t PD")) & sent)
+    ended = process.end(LIMIT)
+    real_slurm.ask("scontrol update PartitionName=main GraceTime=0", slurm)
+    assert ended.status == 0, ended.said
+    assert len(displaced) == 1
+    assert "was lost" not in ended.said
+    expected = trained_here(*given, cwd=tmp_path / "local")
+    assert_same(numbers(tmp_path / "slurm" / STUDY), expected)
+    folders = runs_of(tmp_path / "slurm" / STUDY)
+    assert [trained(each) for each in folders] == [1, 1, 1]
+    logs = [(each / "run.log").read_text() for each in folders]
+    assert sum("goes on after epoch" in log for log in logs) == 1
+
+
 def test_batches_wait_for_their_turn(start: Start, slurm: dict[str, str], tmp_path: Path) -> None:
     for _ in real_slurm.NODES:
         real_slurm.ask(f"sbatch -c {real_slurm.CPUS} --output=/dev/null --wrap='sleep 600'", slurm)
     until(lambda: len(jobs(slurm, "-t R")) == len(real_slurm.NODES))
     others = jobs(slurm, "-t R")
+    real_slurm.ask("sbatch --hold --output=/dev/null --wrap=true", slurm)
     process = start("seed=0,1", epochs(2), *EACH, cwd=tmp_path)
-    until(lambda: len(jobs(slurm, "-t PD")) == 2)
+    until(lambda: len(jobs(slurm, "-t PD")) == 1 + 2)
     time.sleep(2)
     real_slurm.ask(f"scancel {' '.join(others)}", slurm)
     ended = process.end(LIMIT)
     assert ended.status == 0, ended.said
     assert "0 of 2 runs done, 2 queued" in ended.out
+    assert "JobHeldUser" not in ended.said  # that is another's
 
 
 def test_a_full_queue_is_told_before_anything_is_written(
@@ -282,6 +322,38 @@ def test_what_slurm_does_not_have_is_told_in_its_words(
     given = [re.sub(r"^(\+?)", r"\1hydra.launcher.", option) for option in options]
     ended = run("seed=0,1", epochs(2), *EACH, *given, cwd=tmp_path)
     assert_refused(ended, tmp_path, "Slurm refuses 2 batches", *words)
+
+
+@pytest.mark.skipif(
+    bool(real_slurm.missing(real_slurm.OF_ACCOUNTS)), reason="slurmdbd, or its database, is missing"
+)
+def test_what_accounts_do_not_allow_is_told_in_slurms_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sweep = ("seed=0,1,2", epochs(2), *EACH)
+    allowed = [
+        f"hydra.launcher.account={real_slurm.ACCOUNT}",
+        f"hydra.launcher.qos={real_slurm.QOS}",
+    ]
+    yours, limits = "lists your accounts, partitions and qos", "lower hydra.launcher.batches"
+    with real_slurm.running(accounts=True) as found:
+        for name, value in found.items():
+            monkeypatch.setitem(studies.ENVIRONMENT, name, value)
+        for options, words in (
+            (["hydra.launcher.account=none"], ["Invalid account", yours]),
+            ([allowed[0], "hydra.launcher.qos=none"], ["Invalid qos specification", yours]),
+            (allowed, ["Job violates accounting/QOS policy", limits]),
+        ):
+            ended = run(*sweep, *options, cwd=tmp_path)
+            assert_refused(ended, tmp_path, "Slurm refuses 3 batches", *words)
+        fewer = f"hydra.launcher.batches={real_slurm.MOST_OF_QOS}"
+        ended = run(*sweep, *allowed, fewer, cwd=tmp_path)
+    assert ended.status == 0, ended.said
+
+
+def test_a_folder_in_whose_name_slurm_would_read_a_pattern_is_refused(tmp_path: Path) -> None:
+    ended = run("seed=0,1", epochs(2), *EACH, cwd=tmp_path / "50%A")
+    assert_refused(ended, tmp_path / "50%A", "Slurm gives % a meaning", "50%A/outputs/mnist")
 
 
 def test_without_sbatch_one_message_says_so(

@@ -125,11 +125,8 @@ def kept_file(path: Path) -> Path:
 def swap(path: Path, chance: random.Random) -> None:
     """Exchange a file with that of the same name in another run."""
     run = path.parent if path.parent.name != ".hydra" else path.parent.parent
-    others = [
-        other / path.relative_to(run)
-        for other in runs_of(run.parent)
-        if other != run and (other / path.relative_to(run)).is_file()
-    ]
+    found = [other / path.relative_to(run) for other in runs_of(run.parent) if other != run]
+    others = [other for other in found if other.is_file() and not other.is_symlink()]
     if run.name.startswith("train_size=") and others:
         other = chance.choice(others)
         mine, theirs = path.read_bytes(), other.read_bytes()
@@ -142,11 +139,14 @@ def files_of(study: Path) -> list[Path]:
 
 
 def fits(shown: dict[str, str], expected: list[dict[str, str]]) -> bool:
-    """Say whether a row of a table is one of a finished run, or of one that has not ended."""
-    whole = {row["folder"]: row for row in expected}[shown["folder"]]
+    """Say whether a row of a table is one of a finished run, or of one that has not ended.
+
+    A result may have come from another folder with its metrics: it is that of its own run.
+    """
+    whole = {row["train_size"]: row for row in expected}[shown["train_size"]]
     if shown["status"] in ("running", "failed"):
         return True
-    return all(whole.get(key, value) == value for key, value in shown.items())
+    return all(whole.get(key, value) == value for key, value in shown.items() if key != "folder")
 
 
 def check(seed: int, base: Base, folder: Path) -> None:
@@ -207,17 +207,22 @@ def look_by_report(study: Path, damaged: dict[Path, str], note: str, base: Base)
 
 
 def look_by_loading(study: Path, damaged: dict[Path, str], note: str, base: Base) -> None:
-    for name, weights in base.weights.items():
+    whole = {base.content[name]["result"]["fingerprint"]: name for name in base.weights}
+    swapped = (records.RESULT, "swapped") in ((path.name, kind) for path, kind in damaged.items())
+    for name in base.weights:
         try:
             network = nnlab.load(study / name)
         except (ValueError, OSError) as error:
             if name in str(error):
                 continue
             raise AssertionError(note) from error
+        # A result that came with its weights from another folder is that of its own run.
+        run = whole[network.result["fingerprint"]]
+        assert run == name or swapped, note
         for key, tensor in network.model.state_dict().items():
-            assert torch.equal(tensor, weights[key]), note
+            assert torch.equal(tensor, base.weights[run][key]), note
         # What is told of the network is that of its training, too.
-        told = base.content[name]["result"]
+        told = base.content[run]["result"]
         assert {k: v for k, v in network.result.items() if k in told} == told, note
 
 

@@ -58,6 +58,13 @@ def test_whether_more_data_helps_may_be_open(tmp_path: Path) -> None:
     ]
 
 
+def test_a_difference_of_nothing_has_no_sign(tmp_path: Path) -> None:
+    changes = np.array([0.01, -0.01, 0.005, -0.005, -0.001])  # by -0.02 points in the mean
+    sweep(tmp_path, "train_size", {500: np.full(5, 0.8), 1000: 0.8 + changes})
+    (said,) = compared(read(tmp_path))
+    assert "(difference 0.0 points, 95 % -1.0 to 1.0, 5 seeds)" in said
+
+
 def test_settings_are_told_apart_from_the_best_or_not(tmp_path: Path) -> None:
     poor, good, best = drawn(0.8, 0.879, 0.88)
     sweep(tmp_path, "optimizer.lr", {0.003: poor, 0.01: good, 0.03: best})
@@ -65,6 +72,17 @@ def test_settings_are_told_apart_from_the_best_or_not(tmp_path: Path) -> None:
         "optimizer.lr by test accuracy (the same test examples, 3 comparisons by Holm): "
         f"cannot tell 0.01 from 0.03 (difference {points(best, good)}, paired by 5 seeds); "
         f"0.03 is better than 0.003 (difference {points(best, poor)}, paired by 5 seeds)"
+    ]
+
+
+def test_a_mean_over_other_seeds_does_not_make_a_setting_better(tmp_path: Path) -> None:
+    """By the seeds that both have it is worse."""
+    worse, better = drawn(0.8, 0.82)
+    easy = np.concatenate([worse, np.full(5, 0.95)])
+    sweep(tmp_path, "optimizer.lr", {0.1: easy, 0.2: better})
+    assert compared(read(tmp_path)) == [
+        "optimizer.lr by test accuracy (the same test examples): 0.2 is better than 0.1 "
+        f"(difference {points(better, worse)}, paired by 5 seeds)"
     ]
 
 

@@ -285,7 +285,7 @@ def plain_learning(accuracy: list[float], examples: int) -> tuple[str, int | Non
         if clear and end.slope * (width - 1) >= 0.01:
             return "still", len(accuracy)
     doubt = max(plain_error(noise, [0.2] * 5), 1 / examples)
-    if len(accuracy) < width or doubt > 0.008:
+    if len(accuracy) < width or doubt > 0.01:
         return "unclear", None
     smooth = plain_smooth(accuracy)
     starts = range(len(smooth) - width + 1)

@@ -78,6 +78,20 @@ def test_a_network_without_an_error_counts_as_half_of_one() -> None:
     np.testing.assert_array_equal(found.coefficients, half.coefficients)
 
 
+def test_networks_that_are_always_wrong_have_a_law() -> None:
+    """As of one test example; with an error of 1 nothing would vary."""
+    found = fit({size: np.ones(2) for size in (500, 1000, 2000)}, 1000)
+    assert found is not None
+    np.testing.assert_allclose(found.coefficients, [math.log(0.9995), 0], atol=1e-12)
+
+
+def test_no_prediction_is_below_no_right_answer() -> None:
+    """Where errors grow with the training set, the line goes above 1."""
+    found = fit({10: np.array([0.5]), 20: np.array([0.6]), 40: np.array([0.7])}, 1000)
+    assert found is not None
+    assert found.predict(1e6)[0] == found.predict(1e6)[2] == 1
+
+
 # Back-tests: the share of predictions whose interval holds what was then measured
 
 

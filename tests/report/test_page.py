@@ -126,6 +126,46 @@ def test_the_best_is_chosen_by_validation_where_there_was_any(tmp_path: Path) ->
     assert best == "optimizer.lr=0.2: valid accuracy 62.50 %, test accuracy 50.00 %."
 
 
+def test_there_is_no_best_of_settings_that_learn_other_things(tmp_path: Path) -> None:
+    """The easiest function is no finding; of one function there is, and no new examples."""
+    functions = ("0110", "0001")
+    for function, lr in itertools.product(functions, (0.1, 0.2)):
+        accuracy = 1.0 if function == "0001" else lr
+        options = {"dataset": "boolean", "optimizer.lr": lr, "test_size": None}
+        for study in ("all", function):
+            folder = lay(tmp_path / study, options, name=f"{function},{lr}", test_accuracy=accuracy)
+            result = json.loads((folder / "result.json").read_text())
+            result["config"]["dataset"] = {"name": "boolean", "function": function, "inputs": 2}
+            result["fingerprint"] = f"{function}{lr}"
+            (folder / "result.json").write_text(json.dumps(result))
+    said = {}
+    for study in ("all", *functions):
+        report.write_report(tmp_path / study)
+        page = Page(tmp_path / study / "index.html")
+        said[study] = [line for line in page.paragraphs if "highest mean" in line]
+        assert ("best" in page.sections) == (study != "all")
+    line = "Of 2 settings it has the highest mean test accuracy (of equal ones the least loss)."
+    assert said == {"all": [], "0110": [line], "0001": [line]}
+
+
+def test_the_best_of_a_regression_is_told_where_a_run_failed(tmp_path: Path) -> None:
+    """One that failed before anything was known of its data, first in the order of runs."""
+    lay(tmp_path, {"optimizer.lr": 0.01}, **{**FAILED, "dataset": None})
+    data = {"task": "regression", "targets": ["price"], "sizes": {"train": 500, "test": 50}}
+    header = "epoch,train_loss,train_r2,train_mae,train_rmse,valid_loss,valid_r2,valid_mae,"
+    rows = "1,0.5,0.5,9000.0,12345.6,,,,,0.1\n"
+    for lr, r2 in ((0.1, 0.5), (0.2, 0.75)):
+        scores = {"test_r2": r2, "test_mae": 9999.4, "test_rmse": 12345.6, "test_accuracy": None}
+        run = lay(tmp_path, {"optimizer.lr": lr}, epochs=1, dataset=data, **scores)
+        (run / "metrics.csv").write_text(f"{header}valid_rmse,seconds\n{rows}")
+    report.write_report(tmp_path)
+    page = Page(tmp_path / "index.html")
+    assert any(line.startswith("optimizer.lr=0.2: test R² 0.7500") for line in page.paragraphs)
+    for head, expected in (("test MAE", "9999"), ("test RMSE", "12346")):
+        column = page.rows[0].index(head)
+        assert [row[column] for row in page.rows[1:4]] == ["-", expected, expected]
+
+
 def test_notes_are_markdown_without_html_or_pictures_from_elsewhere(tmp_path: Path) -> None:
     lay(tmp_path, name="default")
     text = "# Why\n**bold** <script>alert(1)</script>\n\n![x](https://example.org/x.png)\n\n"

@@ -7,8 +7,10 @@ system's.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +139,24 @@ def test_tables_sort_filter_and_hide_columns(page: Page) -> None:
     assert head(page, "runs", "device").is_visible()
 
 
+def test_texts_that_begin_with_a_number_are_none(browser: Browser, tmp_path: Path) -> None:
+    """Dates, and the studies that are called by them."""
+    days = ["2026-11-24", "2026-11-25", "2026-11-26"]
+    for number, day in enumerate(days):
+        run = lay(tmp_path / f"{day} rates", name="default")
+        when = time.mktime((2026, 11, 26 - number, 12, 0, 0, 0, 0, -1))
+        for name in ("result.json", "metrics.csv"):
+            os.utime(run / name, (when, when))
+    with serving(tmp_path) as server, opened(browser, server.address) as page:
+        for name, expected in (("changed", days[::-1]), ("study", days)):
+            head(page, "studies", name).click()
+            assert [text[:10] for text in column(page, "studies", "study")] == expected
+            head(page, "studies", name).click()
+            assert [text[:10] for text in column(page, "studies", "study")] == expected[::-1]
+        page.locator("#studies-filter").fill("changed>2026-11-25")
+        assert [text[:10] for text in column(page, "studies", "study")] == days[1::-1]
+
+
 def test_runs_are_chosen_and_their_curves_read(page: Page) -> None:
     # The best setting is chosen at first; its command is a sweep over its seeds.
     assert "python -m nnlab.run optimizer.lr=0.1 seed=0,1" in page.locator("#best").inner_text()
@@ -246,6 +266,10 @@ def test_what_is_printed_has_all_rows_and_the_light_colours(browser: Browser, st
         assert (
             page.locator("figure").first.evaluate("f => getComputedStyle(f).breakInside") == "avoid"
         )
+        # Paper may be narrower than the screen that the charts were drawn for, and is laid out
+        # before they are drawn anew.
+        width = "(chart.parentNode.style.width = '9rem', chart.offsetWidth)"
+        assert page.locator("#scatter").evaluate(f"chart => {width}") == 9 * 16
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         ink = "Chart.getChart('curves').options.scales.x.title.color"
         assert page.evaluate(ink) == "#222222"

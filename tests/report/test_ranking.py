@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import subprocess
@@ -22,6 +23,7 @@ from nnlab.report.plotting import STYLES, Style
 from nnlab.report.ranking import (
     ALIKE,
     BEST,
+    BETTER,
     UNTESTED,
     WORSE,
     column_named,
@@ -135,6 +137,34 @@ def test_an_option_that_some_runs_do_not_have_is_null(tmp_path: Path) -> None:
     assert list(found.ranking["folds"]) == [3, None]
     assert set(found.effects["value"]) == {3, None}
     assert list(ranking_files.table(found).columns[0].cells) == ["3", "null"]
+
+
+def test_truth_values_are_settings(tmp_path: Path) -> None:
+    for balanced, seed in itertools.product((True, False), range(2)):
+        lay(tmp_path, {"dataset.balanced": balanced, "seed": seed}, epochs=1 + seed + 2 * balanced)
+    found = compare(tmp_path, metric="train_loss")
+    assert found.notes[0].startswith("best by train loss: dataset.balanced=true (")
+    assert list(ranking_files.table(found).columns[0].cells) == ["true", "false"]
+    ranking_files.write(found, tmp_path)
+    assert (tmp_path / "comparison.csv").read_text().splitlines()[1].startswith("true,")
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("valid_accuracy", 1), ("valid_loss", -1)])
+def test_a_mean_over_other_seeds_does_not_make_a_setting_better(
+    tmp_path: Path, metric: str, sign: int
+) -> None:
+    """By the seeds that both have it is worse."""
+    results = {0.1: [*np.linspace(0.5, 0.51, 5), *[0.5 + 0.3 * sign] * 5]}
+    results[0.2] = [value + sign * (0.02 + 0.001 * (value % 2)) for value in results[0.1][:5]]
+    for rate, values in results.items():
+        for seed, value in enumerate(values):
+            options = {"optimizer.lr": rate, "seed": seed, "valid_size": 500}
+            lay(tmp_path, options, epochs=1, rows=f"1,0.5,0.8,{value},{value},0.1\n")
+    found = compare(tmp_path, metric=metric)
+    assert list(found.ranking["optimizer.lr"]) == [0.1, 0.2]
+    assert list(found.ranking["verdict"]) == [BEST, BETTER]
+    assert "by the seeds that both have: optimizer.lr=0.2" in found.notes[1]
+    assert "worse" not in " ".join(found.notes)
 
 
 def test_of_which_results_more_is_better() -> None:
@@ -368,6 +398,20 @@ def test_the_table_shows_the_best(study: tuple[Path, pd.DataFrame]) -> None:
     assert cells[1][0] == "0.1"
     assert cells[-1][0] == BEST
     assert len(cells[0]) == 6
+
+
+def test_data_of_several_studies_are_told_apart_by_content(tmp_path: Path) -> None:
+    """Whatever the files were called from which each study had them."""
+    contents = {"ada": ("a.csv", "1" * 16), "bob": ("b.csv", "1" * 16), "cy": ("a.csv", "2" * 16)}
+    for person, (source, content) in contents.items():
+        folder = lay(tmp_path / person, {"seed": 0})
+        result = json.loads((folder / "result.json").read_text())
+        result["dataset"] |= {"source": source, "content": content}
+        (folder / "result.json").write_text(json.dumps(result))
+    same = compare(merge=[tmp_path / "ada", tmp_path / "bob"], metric="test_loss")
+    other = compare(merge=[tmp_path / "ada", tmp_path / "cy"], metric="test_loss", by=["data"])
+    assert same.by == ["study"]
+    assert set(other.ranking["data"]) == {f"a.csv ({digit * 16})" for digit in "12"}
 
 
 def test_people_are_not_told_apart_by_what_is_an_option(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def unpacked(made: dict[str, object], column: str) -> list[list[float]]:
     assert isinstance(epochs, list)
     assert isinstance(points, int)
     assert isinstance(columns, dict)
-    values = np.frombuffer(base64.b64decode(columns[column]), "<f2").astype(float)
+    found = columns[column]
+    halves = np.frombuffer(base64.b64decode(found["values"]), "<f2")
+    values = found["unit"] * halves.astype(float)
     ends = np.cumsum([min(count, points) for count in epochs])
     assert ends[-1] == len(values)
     return [part.tolist() for part in np.split(values, ends[:-1])]
@@ -36,6 +38,19 @@ def test_all_epochs_are_kept_where_there_is_room(tmp_path: Path) -> None:
     assert first == pytest.approx(losses[0], rel=5e-4, abs=1e-7)
     assert second == [1.5, float("inf")]  # beyond half precision: not drawn
     assert third == []
+
+
+def test_errors_in_any_unit_have_three_digits(tmp_path: Path) -> None:
+    """Half precision alone ends at 65,504 and has no digits left of 1e-8."""
+    losses = {0: [4e9, 3e9, 2.5e7], 1: [3e9, 1e26, 2e9]}
+    trained = {0: [3e-8, 1e-8, 0.0], 1: [3e-8, 2e-8, 1e-9]}
+    for seed, values in losses.items():
+        lay(tmp_path, {"seed": seed}, rows=curves(values, trained[seed]))
+    made = thinned.thinned(report.read(tmp_path))
+    losses[1][1] = float("inf")  # of a network that diverged: not drawn
+    for column, oracle in (("valid_loss", losses), ("train_loss", trained)):
+        for found, expected in zip(unpacked(made, column), oracle.values()):
+            assert found == pytest.approx(expected, rel=5e-4)
 
 
 def test_a_column_that_no_run_has_is_left_out(tmp_path: Path) -> None:
@@ -59,4 +74,4 @@ def test_fewer_epochs_are_kept_where_there_is_no_room(
     epochs = [1 + index * 99 // 22 for index in range(23)]
     assert (epochs[0], epochs[-1]) == (1, 100)
     assert long == pytest.approx([1 / epoch for epoch in epochs], rel=5e-4)
-    assert sum(map(len, made["columns"].values())) <= 600
+    assert sum(len(column["values"]) for column in made["columns"].values()) <= 600

@@ -42,8 +42,8 @@ class Future(Protocol):
 class Cluster:
     """Trains batches in workers, by a library that queues and places them.
 
-    cores: what a batch is given there; None: whatever it finds. workers: how many batches train
-    at a time, None where that is not known. stays: whether batches go on when this process has
+    cores: what a batch is given there; None: whatever it finds. workers: how many there are, None
+    where that is not known. stays: whether batches go on when this process has
     ended. repeats: whether it sends batches again itself that were lost.
     """
 
@@ -58,6 +58,10 @@ class Cluster:
     def named(self, count: int) -> str:
         """Return so many batches in words."""
         return f"{count} batch{'es' * (count != 1)} of {self.name}"
+
+    def at_once(self, batches: int) -> int | None:
+        """Return how many of so many batches train at a time; None where that is not known."""
+        return self.workers
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[Future]:
         """Have ``worker.train`` called with each batch. Raises ValueError where the cluster

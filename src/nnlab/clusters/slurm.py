@@ -14,12 +14,14 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from nnlab import worker
@@ -40,6 +42,11 @@ PASSING = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "C
 # What helps, by what sbatch says.
 REMEDIES = (
     ("partition name", "sinfo lists the partitions, for hydra.launcher.partition"),
+    (
+        "accounting/qos policy",
+        "wait until other jobs have ended, or lower hydra.launcher.batches or what each asks for; "
+        "sacctmgr show qos, associations user=$USER lists the limits",
+    ),
     ("account", "sacctmgr show associations user=$USER lists your accounts, partitions and qos"),
     ("qos", "sacctmgr show associations user=$USER lists your accounts, partitions and qos"),
     (
@@ -82,6 +89,11 @@ class Slurm(Cluster):
         self.attempts: dict[str, list[SlurmJob]] = {}  # at each batch, by its name
         self.cancelled: list[SlurmJob] = []
 
+    def at_once(self, batches: int) -> int:
+        """Raises ValueError where Slurm does not answer."""
+        parallelism: int = self.options.array_parallelism
+        return math.ceil(batches / most_tasks()) * parallelism
+
     def submit(self, batches: Sequence[Batch]) -> Sequence[SlurmJob]:
         self.most = self.most or most_tasks()
         jobs: list[SlurmJob] = []
@@ -101,6 +113,11 @@ class Slurm(Cluster):
         """Send batches as one array."""
         first = batches[0]
         folder = first.place / first.record.parent / first.name.rpartition("-")[0]
+        if "%" in str(folder):  # which would be replaced in the names of logs and pickles
+            raise ValueError(
+                f"Slurm gives % a meaning of its own in {first.place / first.study}; give the study "
+                f"a folder without it (study=, output_dir=)"
+            )
         executor = self.submitit.SlurmExecutor(folder, max_num_timeout=self.options.max_num_timeout)
         try:
             executor.update_parameters(**self.parameters)
@@ -179,6 +196,7 @@ class Training:
     def __call__(self, batch: Batch) -> list[Answer | None] | Refusal:
         if not worker.sees(batch):
             return Refusal(f"batch {batch.name} started, but its command had given it up")
+        signal.signal(signal.SIGTERM, queue_again)
         return worker.train(batch)
 
     def checkpoint(self, batch: Batch) -> Any:
@@ -187,6 +205,21 @@ class Training:
         from submitit.core.utils import DelayedSubmission
 
         return DelayedSubmission(self, batch)
+
+
+def queue_again(number: int, frame: FrameType | None) -> None:
+    """Have a job queued again whose place another needs, as submitit does where its time is up.
+
+    Slurm itself does so only with one that has not ended within the partition's GraceTime. What
+    it has cancelled or queued again already is no longer running.
+    """
+    from submitit import JobEnvironment
+
+    state = ["squeue", "--noheader", "--format=%T", "--jobs", os.environ["SLURM_JOB_ID"]]
+    answer = subprocess.run(state, capture_output=True, text=True, check=False)
+    if answer.stdout.strip() == "RUNNING":
+        time_is_up: Any = signal.getsignal(getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
+        time_is_up(number, frame)
 
 
 class SlurmJob:
@@ -203,6 +236,7 @@ class SlurmJob:
         self.queue = cluster.queue
         self.folder = folder
         self.job_id = job_id
+        self.queue.ours.add(job_id)
         self.since = since
         self.attempts = [self]
         self.log = folder / f"{job_id}_0_log.out"
@@ -280,12 +314,14 @@ class SlurmJob:
 class Queue:
     """What Slurm says of this user's jobs.
 
-    states: by their ids, of those that it still knows. answered: when it said so.
+    states: by their ids, of those that it still knows. answered: when it said so. ours: the ids
+    of this command's batches.
     """
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
         self.answered = self.next_question = float("-inf")
+        self.ours: set[str] = set()
         self.told: set[str] = set()  # what a person has been told already
 
     def look(self) -> float:
@@ -313,7 +349,9 @@ class Queue:
         jobs = [line.split("|", 2) for line in answer.stdout.splitlines()]
         self.states = {job_id: state for job_id, state, _ in jobs}
         self.answered = started
-        waits = Counter(reason for _, state, reason in jobs if state == "PENDING")
+        waits = Counter(
+            reason for job_id, state, reason in jobs if state == "PENDING" and job_id in self.ours
+        )
         for reason in waits.keys() - PASSING:
             self.tell(f"{waits[reason]} jobs wait in Slurm's queue: {reason}")
 

@@ -26,17 +26,22 @@ ENDS = {"finished": "max_epochs", "running": "unfinished"}  # words for a status
 
 def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> str:
     """Write numbers, one or more, as mean ± half its 95 % interval over seeds; a count that all
-    share as it is. With more decimals than the style has where half an interval would be 0 or 1.
+    share as it is. With more decimals than the style has where half an interval would be 0 or 1,
+    without an exponent where that is of a large number.
 
     >>> mean(np.array([0.8, 0.9]), ".1f", 100, " %"), mean(np.array([7, 7])), mean(np.array([7, 9]))
     ('85.0 ± 63.5 %', '7', '8 ± 12.7')
     >>> mean(np.array([4] * 20 + [5]), ".0f")
     '4.05 ± 0.10'
+    >>> mean(np.array([9_000.0, 12_345.0])), mean(np.array([1e20]))
+    ('10672 ± 21251', '1e+20')
     """
     known = scale * known
     if known.dtype.kind == "i" and len(set(known)) == 1:
         return f"{known[0]}{unit}"
     found = over_seeds(known)
+    if style[-1] == "g" and 10 ** int(style[1:-1]) <= abs(found.mean) < 1e9:
+        style = ".0f"
     style = fine_enough(style, found.margin)
     text = format(found.mean, style)
     return f"{text} ± {found.margin:{style}}{unit}" if found.count > 1 else text + unit

@@ -27,6 +27,7 @@ from nnlab.report.runs import (
     said_of,
 )
 from nnlab.report.statistics import Array, Difference, Disagreement, disagreement, holm, paired
+from nnlab.text import decimal
 
 FEWEST = 5  # seeds that settings are compared by
 MOST = 20  # settings that are compared in words
@@ -75,11 +76,11 @@ class Measure:
 
     def write(self, found: Difference | Disagreement, names: Sequence[str]) -> str:
         """Write a difference and its interval, or what it is of. names: of the two settings."""
-        mean = f"difference {self.scale * found.mean:{self.style}}{self.unit}"
+        mean = f"difference {decimal(self.scale * found.mean, self.style)}{self.unit}"
         if isinstance(found, Disagreement):
             return f"{mean}, {right_alone(found, names)}"
         ends = sorted(self.scale * end for end in (found.low, found.high))
-        low, high = (format(end, self.style) for end in ends)
+        low, high = (decimal(end, self.style) for end in ends)
         return f"{mean}, 95 % {low} to {high}"
 
     def basis(self, found: Difference | Disagreement) -> str:
@@ -194,7 +195,8 @@ def whether_it_helps(
         return f"cannot tell whether more data still helps {step} {written}"
     sign = 1 if found.mean > 0 else -1
     low, high = sorted(sign * measure.scale * end for end in (found.low, found.high))
-    interval = f"(95 % {low:{measure.style}} to {high:{measure.style}}, {measure.basis(found)})"
+    ends = f"{decimal(low, measure.style)} to {decimal(high, measure.style)}"
+    interval = f"(95 % {ends}, {measure.basis(found)})"
     verdict = "still helps" if sign == measure.sign else "does harm"
     verb = "rises" if sign > 0 else "falls"
     return f"more data {verdict}: {step} {measure.title} {verb} by {by} {interval}"
@@ -214,14 +216,17 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
         return measure.sign * float(quality(list(settings[setting].values()), measure).mean())
 
     best, *others = sorted(settings, key=mean, reverse=True)
-    found = {
-        pair: difference
-        for pair in itertools.combinations([best, *others], 2)
-        if (difference := compare(settings[pair[0]], settings[pair[1]], measure)) is not None
-    }
+    found = {}
+    for one, two in itertools.combinations([best, *others], 2):
+        difference = compare(settings[one], settings[two], measure)
+        if difference is not None and measure.sign * difference.mean < 0:
+            one, two = two, one  # by the seeds that both have
+            difference = compare(settings[one], settings[two], measure)
+        if difference is not None:
+            found[one, two] = difference
     adjusted = dict(zip(found, holm([each.p for each in found.values()])))
     said = []
-    for pair in [(best, other) for other in others if (best, other) in found]:
+    for pair in [pair for pair in found if best in pair]:
         top, other = names = [named(keys, setting) for setting in pair]
         by = "" if isinstance(found[pair], Disagreement) else "paired by "
         written = f"({measure.write(found[pair], names)}, {by}{measure.basis(found[pair])})"

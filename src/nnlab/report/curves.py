@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from nnlab.report.statistics import Array, student
+from nnlab.text import decimal
 
 GAIN = 0.01  # of validation accuracy or R²: a smaller one is no learning
 WINDOW = 5  # epochs that a median is taken over, and that a turn of the loss must last
 FEW = 10  # epochs, with fewer of which the end of learning is not told
-MOST_NOISE = 0.008  # of validation accuracy, with more of which it is not told either
 LEARNED = 0.02  # share by which training loss falls where a network learns at all
 RISE = 2.2  # of validation loss above its lowest, in units of its noise
 SEEN = 0.2  # a rise of validation loss that is overfitting beyond doubt
@@ -149,13 +149,13 @@ def end_of_learning(accuracy: Array, resolution: float = 0.0) -> tuple[str, int 
     the smoothed curve; as many epochs as lie more than ``GAIN`` below it come before their end
     (counted, for the first or the last of them may lie there by noise). Unclear with fewer than
     ``FEW`` epochs, or where the noise of a mean of ``WINDOW`` epochs, at least ``resolution``,
-    exceeds ``MOST_NOISE``.
+    exceeds ``GAIN``.
     """
     noise, width = noise_of(accuracy), last_epochs(len(accuracy))
     if rises(accuracy, noise):
         return "still", len(accuracy) - 1
     doubt = max(noise.error(np.full(WINDOW, 1 / WINDOW)), resolution)
-    if len(accuracy) < width or doubt > MOST_NOISE:
+    if len(accuracy) < width or doubt > GAIN:
         return "unclear", None
     smooth = smoothed(accuracy)
     means = np.convolve(smooth, np.full(width, 1 / width), "valid")
@@ -337,7 +337,5 @@ def epochs(numbers: Sequence[int]) -> str:
 
 def extent(values: Sequence[float], style: str) -> str:
     """Write the smallest and the largest value, once where they look the same."""
-    ends = [format(value, style) for value in (min(values), max(values))]
-    # A gap of -0.001 is none.
-    low, high = (end.lstrip("-") if not end.strip("-0.") else end for end in ends)
+    low, high = (decimal(value, style) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

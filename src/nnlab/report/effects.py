@@ -117,7 +117,7 @@ def levels(found: Results, by: Sequence[str]) -> Iterator[tuple[str, dict[Value,
 
 def shares(found: Results, by: Sequence[str], over: str) -> list[dict[str, Any]]:
     """Return of each factor, and of the seeds, the share of the variance of all results that lies
-    between its values (eta squared); what is left are their interactions and noise."""
+    between its values (eta squared); what is left are interactions, other options and noise."""
     whole = found.values[np.isfinite(found.values)]
     total = float(((whole - whole.mean()) ** 2).sum())
 

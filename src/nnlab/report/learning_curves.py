@@ -50,8 +50,8 @@ class Law:
         place = np.array([1.0, beyond])
         spread = math.hypot(math.sqrt(place @ self.covariance @ place), BEND * beyond)
         middle, margin = float(place @ self.coefficients), NORMAL * spread
-        low, high = (math.exp(middle + side * margin) for side in (-1, 1))
-        return math.exp(middle), low, min(1.0, high)
+        error, low, high = (min(1.0, math.exp(middle + side * margin)) for side in (0, -1, 1))
+        return error, low, high
 
 
 def fit(errors: dict[int, Array], examples: int) -> Law | None:
@@ -61,8 +61,9 @@ def fit(errors: dict[int, Array], examples: int) -> Law | None:
     three sizes are near enough to the largest, or no network erred.
     """
     near = {size: found for size, found in sorted(errors.items()) if size >= NEAR * max(errors)}
-    # Half an error, where there is none: its logarithm is finite.
-    logs = [np.log(np.maximum(found, 0.5 / examples)) for found in near.values()]
+    # Half an error, or half an example that is right, where there is none: all stays finite.
+    half = 0.5 / examples
+    logs = [np.log(np.clip(found, half, 1 - half)) for found in near.values()]
     if len(near) < FEWEST or all((found == 0).all() for found in near.values()):
         return None
     freedom = sum(len(each) - 1 for each in logs)

@@ -53,6 +53,8 @@ NOTES = "notes.md"  # which a person may lay into a study
 FILES = (RESULT, METRICS, LOG)  # of a run, that the page leads to
 LINKED = 300  # runs; where there are more, only the result of each is linked, the rest by script
 PICTURES = 120  # of runs, that stand in the page; those of others appear as these are chosen
+# Options by which runs learn other things, of which none is better for being easier.
+PROBLEMS = {"dataset", "data", "dataset.function", "dataset.inputs", "dataset.label"}
 CAPTIONS = {
     "train_time": "Training time over training-set size",
     "accuracy": "Test accuracy",
@@ -218,10 +220,13 @@ def best(
     numbers: Mapping[int, int],
 ) -> Best | None:
     """Return the setting with the best mean accuracy, or R², of validation where there was any; of
-    equal ones that of the least loss. None where no complete run has that."""
+    equal ones that of the least loss. None where no complete run has that, or the settings differ
+    in what is learned."""
+    complete = [run for _, group in groups for run in group if run.complete]
+    if not complete or PROBLEMS & set(keys):
+        return None
     of = {column.page: column for column in columns}
-    validated = any(run.reading for _, group in groups for run in group)
-    main = groups[0][1][0].main
+    validated, main = any(run.reading for run in complete), complete[0].main
     split = "valid" if validated else "test"
     quality, loss = of[f"{split} {heading(main)}"], of[f"{split} loss"]
 
@@ -237,14 +242,19 @@ def best(
     unit = " %" * main.percent
     results = {each.page.removesuffix(" (%)"): each.text(group) + unit for each in told}
     seeds = f", {len(group)} runs" if len(group) > 1 else ""
+    chosen_by = (
+        f"Of {len(groups):,} settings it has the highest mean "
+        f"{'validation' if validated else 'test'} {main.title} (of equal ones the least loss)."
+    )
+    if not validated and not all(run.tested_whole for run in group):
+        chosen_by += (
+            " As it was chosen by that, expect less of new examples; valid_size=… sets some apart "
+            "to choose by."
+        )
     return Best(
         setting=assignments(keys, values),
         results=", ".join(map(" ".join, results.items())) + seeds,
-        chosen_by=f"Of {len(groups):,} settings it has the highest mean validation {main.title} "
-        f"(of equal ones the least loss)."
-        if validated
-        else f"Of {len(groups):,} settings it has the highest mean test {main.title}. As it was "
-        f"chosen by that, expect less of new examples; valid_size=… sets some apart to choose by.",
+        chosen_by=chosen_by,
         command=provenance.command(group),
         runs=[numbers[id(run)] for run in group],
     )

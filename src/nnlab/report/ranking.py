@@ -30,15 +30,16 @@ from nnlab.report.effects import (
     results,
     shares,
 )
-from nnlab.report.run_folders import distinct, read, studies_below
+from nnlab.report.run_folders import distinct, name_data, read, studies_below
 from nnlab.report.runs import RunRecord, Setting, Value, factors, grouped, is_seed, repeats, spell
 from nnlab.report.statistics import Array, holm
-from nnlab.text import nearest
+from nnlab.text import decimal, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BEST, ALIKE, WORSE, UNTESTED = "best", "cannot tell", "worse", "too few"
+BETTER = "better, paired"  # than the best, whose mean is of other seeds
 CHOICES = ("valid_accuracy", "valid_r2", "valid_loss")  # the first there is ranks settings
 # Words in the names of results of which less is better.
 SMALLER_IS_BETTER = (
@@ -148,7 +149,7 @@ def compare(
     best = int(order[0])
     networks = only_runs(runs, by, found.settings)
     columns |= differences(found.values, best) | by_examples(networks, best, split_of(column))
-    columns["verdict"] = verdicts(columns, best, over)
+    columns["verdict"] = verdicts(columns, best, over, larger_is_better(column))
     if baseline is not None:
         reference = place_of(baseline, found.settings, by)
         against = differences(found.values, reference)
@@ -175,13 +176,15 @@ def compare(
 
 
 def frame(columns: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
-    """Make a frame in which None stays None; pandas would make it NaN among numbers."""
+    """Make a frame in which None stays None, which pandas would make NaN among numbers, and True
+    True, which would be numpy's."""
     import pandas as pd
 
     series = {}
     for name, values in columns.items():
         listed = list(values)
-        series[name] = pd.Series(listed, dtype=object if None in listed else None)
+        kept = any(value is None or isinstance(value, bool) for value in listed)
+        series[name] = pd.Series(listed, dtype=object if kept else None)
     made: pd.DataFrame = pd.DataFrame(series)
     return made
 
@@ -205,6 +208,7 @@ def gather(
                 raise ValueError(f"label={label} is an option already; give another name")
             run.settings[label] = folder.name
         kept += theirs
+    name_data(kept)
     if not kept:
         raise FileNotFoundError("give one or more studies, say outputs/mnist")
     if not any(run.complete for run in kept):
@@ -321,10 +325,15 @@ def corrected(p: Array) -> Array:
     return adjusted
 
 
-def verdicts(columns: Mapping[str, Any], best: int, over: str) -> list[str]:
-    """Say of each setting how it stands beside the best."""
+def verdicts(columns: Mapping[str, Any], best: int, over: str, larger: bool) -> list[str]:
+    """Say of each setting how it stands beside the best. larger: whether larger results are
+    better."""
     untested = f"{UNTESTED} {over}"
-    said = [untested if math.isnan(p) else ALIKE if p >= SURE else WORSE for p in columns["p_holm"]]
+    differ = [BETTER if (each > 0) == larger else WORSE for each in columns["difference"]]
+    said = [
+        untested if math.isnan(p) else ALIKE if p >= SURE else clearly
+        for p, clearly in zip(columns["p_holm"], differ)
+    ]
     said[best] = BEST
     return said
 
@@ -367,13 +376,16 @@ def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
     alike = ranking[ranking["verdict"] == ALIKE]
     untested = int(ranking["verdict"].str.startswith(UNTESTED).sum())
     if len(alike):
-        shown = "; ".join(named(row, by) for _, row in alike.head(MENTIONED).iterrows())
-        more = f" and {len(alike) - MENTIONED:,} more" * (len(alike) > MENTIONED)
         said.append(
-            f"cannot be told from the best, {made.how} at the level of 5 % (Holm): {shown}{more}"
+            f"cannot be told from the best, {made.how} at the level of 5 % (Holm): "
+            f"{several(alike, by)}"
         )
-    elif len(ranking) > 1 and not untested:
+    elif len(ranking) > 1 and set(ranking["verdict"]) == {BEST, WORSE}:
         said.append(f"all other settings are worse, {made.how} at the level of 5 % (Holm)")
+    if len(better := ranking[ranking["verdict"] == BETTER]):
+        said.append(
+            f"better than that, {made.how}, by the {over} that both have: {several(better, by)}"
+        )
     if made.of_networks:
         said.append(
             f"McNemar's test tells these networks apart, not others of their settings: that takes "
@@ -411,7 +423,7 @@ def in_words(made: Comparison, runs: Sequence[RunRecord]) -> list[str]:
         parts = ", ".join(f"{row.factor} {row.share:.0%}" for row in made.shares.itertuples())
         said.append(
             f"shares of the variance: {parts}"
-            + (f"; interactions and noise {max(0.0, rest):.0%}" if made.balanced else "")
+            + (f"; all else {max(0.0, rest):.0%}" if made.balanced else "")
         )
     if not made.balanced:
         said.append(f"not every combination has a result of every {over[:-1]}: shares overlap")
@@ -432,6 +444,12 @@ def named(row: pd.Series[Any], by: Sequence[str]) -> str:
     return ", ".join(f"{key}={spell(row[key])}" for key in by)
 
 
+def several(rows: pd.DataFrame, by: Sequence[str]) -> str:
+    """Name the first settings, and say how many more there are."""
+    shown = "; ".join(named(row, by) for _, row in rows.head(MENTIONED).iterrows())
+    return shown + f" and {len(rows) - MENTIONED:,} more" * (len(rows) > MENTIONED)
+
+
 def interval(row: Mapping[Any, Any], name: str) -> str:
     """Write the mean of a result and its interval."""
     mean, *ends = (number(row[key], is_percent(name)) for key in ("mean", "ci95_low", "ci95_high"))
@@ -440,4 +458,4 @@ def interval(row: Mapping[Any, Any], name: str) -> str:
 
 
 def number(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+    return decimal(100 * value, ".1f") if percent else f"{value:.4g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
     epochs: [R] how many each run has. points: how many are kept of a run at most, those of
     ``kept``. columns: by its name what is kept of a column of metrics.csv, one run after the
-    other, as base64 of half-precision numbers (three digits), little endian, NaN where empty; a
-    column that is empty in all runs is left out.
+    other, in units of ``unit``: as base64 of half-precision numbers (three digits), little endian,
+    NaN where empty; a column that is empty in all runs is left out.
     """
     epochs = [len(run.curves["epoch"]) for run in runs]
     none = {count: np.full(count, np.nan) for count in epochs}  # of a column that a run lacks
@@ -36,14 +37,29 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     columns = {}
     for name in names:
         parts = [curve[kept(count, points)] for curve, count in zip(curves[name], epochs)]
+        values = np.concatenate(parts)
+        unit = unit_of(values)
         with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
-            values = np.concatenate(parts).astype("<f2")
-        columns[name] = base64.b64encode(values.tobytes()).decode()
+            halves = (values / unit).astype("<f2")
+        columns[name] = {"unit": unit, "values": base64.b64encode(halves.tobytes()).decode()}
     return {"epochs": epochs, "points": points, "columns": columns}
 
 
 def has_numbers(curve: Array) -> bool:
     return bool(np.isfinite(curve).any())
+
+
+def unit_of(values: Array) -> float:
+    """Return a power of two near most values, which half precision has to three digits then: an
+    error in the user's units, of a price say, may be above its 65,504.
+
+    >>> unit_of(np.array([0.0, 5.0, 80_000.0, 90_000.0])), unit_of(np.array([0.0, np.nan]))
+    (65536.0, 1.0)
+    """
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    if not len(sizes):
+        return 1.0
+    return float(2.0 ** math.floor(math.log2(np.quantile(sizes, 0.5, method="lower"))))
 
 
 def kept(epochs: int, points: int) -> NDArray[np.int64]:

@@ -35,9 +35,9 @@ const text = cell => cell.textContent.trim();
 const named = head => (head.dataset.name ??= text(head).replace(/ \(.*\)$/, "").replaceAll(" ", "_"));
 const numeric = head => head.classList.contains("number");
 
-// The number in front of "97.31 ± 0.42"; what is none is not a number.
+// The number in "97.31 ± 0.42"; a date is none, nor is another text that begins with a digit.
 function number(written) {
-  return /^-?[\d.]/.test(written) ? parseFloat(written.replaceAll(",", "")) : NaN;
+  return /^-?[\d,]*\.?\d+(e[-+]?\d+)?( ?%| ±.*)?$/.test(written) ? parseFloat(written.replaceAll(",", "")) : NaN;
 }
 
 function compare(one, other) {
@@ -72,7 +72,8 @@ function condition(word, table) {
   }[relation];
   return row => {
     const cell = text(row.cells[column]);
-    if (relation !== "=" && relation !== "!=" && isNaN(number(cell))) return false;
+    const ordered = isNaN(number(cell)) === isNaN(number(value)); // no number is above a text
+    if (relation !== "=" && relation !== "!=" && !ordered) return false;
     return holds(compare(cell, value));
   };
 }
@@ -236,13 +237,14 @@ function half(bits) {
 
 // The points of every run in a column of metrics.csv; which epochs are kept: as thinned.py has it.
 function points(column) {
-  const bytes = Uint8Array.from(atob(data.curves.columns[column]), letter => letter.charCodeAt(0));
+  const { unit, values } = data.curves.columns[column];
+  const bytes = Uint8Array.from(atob(values), letter => letter.charCodeAt(0));
   let next = 0;
   return data.curves.epochs.map(epochs => {
     const count = Math.min(epochs, data.curves.points);
     return Array.from({ length: count }, (_, index) => {
       const x = 1 + Math.floor(index * (epochs - 1) / Math.max(1, count - 1));
-      const y = half(bytes[next] | bytes[next + 1] << 8);
+      const y = unit * half(bytes[next] | bytes[next + 1] << 8);
       next += 2;
       return { x, y: isFinite(y) ? y : NaN };
     });
@@ -341,7 +343,7 @@ function sayPoint(chart, element) {
 // Numbers over a wide range stand on a logarithmic axis, words side by side. The few values of an
 // option are written at the axis, and no others.
 function axis(values, name, option = false) {
-  const numbers = values.map(value => /^-?[\d.]+(e-?\d+)?$/.test(value) ? Number(value) : NaN);
+  const numbers = values.map(number);
   if (numbers.some(isNaN)) {
     const labels = [...new Set(values)].sort(compare);
     return { type: "category", labels, offset: true, title: titled(name) };
