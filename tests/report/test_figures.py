@@ -935,7 +935,7 @@ def test_a_page_of_a_paper_holds_many_panels(count: int, size: tuple[float, floa
     np.testing.assert_allclose(figure.get_size_inches(), size, rtol=1e-9)
     assert len({round(axes.get_position().x0, 6) for axes in panels}) == (2 if count == 6 else 4)
     texts = [text for axes in panels for text in (axes.title, *axes.get_xticklabels())]
-    assert min(text.get_fontsize() for text in texts) >= 6
+    assert min(float(text.get_fontsize()) for text in texts) >= 6
 
 
 @pytest.mark.parametrize(("name", "font"), [("notebook", 8), ("paper", 7), ("slides", 10)])
