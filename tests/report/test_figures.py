@@ -518,6 +518,15 @@ def test_each_learning_rate_has_a_panel(tmp_path: Path) -> None:
     below_each_other(figure.texts[0], legend, axes[0]._left_title, axes[0])  # type: ignore[attr-defined]
 
 
+def test_panels_of_two_options_are_in_the_order_of_their_titles(tmp_path: Path) -> None:
+    for hidden, rate in itertools.product(([], [8], [16]), (0.01, 0.1)):
+        options = {"model.hidden": hidden, "optimizer.lr": rate, "valid_size": 500}
+        lay(tmp_path, options, rows="1,2.0,0.5,2.0,0.4,0.1\n")
+    titles = [axes.get_title(loc="left") for axes in panels(figures.loss_curves(read(tmp_path)))]
+    expected = [f"{rate} {layers}" for rate in (0.01, 0.1) for layers in ("none", "8", "16")]
+    assert [" ".join(title.split()[2::3]).replace(",", "") for title in titles] == expected
+
+
 def test_accuracies_have_the_same_panels_in_percent(tmp_path: Path) -> None:
     rate_sweep(tmp_path, 1e-5, 2e-5)
     figure = figures.accuracy_curves(read(tmp_path))
