@@ -449,16 +449,17 @@ def test_table_of_learning_rates_has_the_best_epoch(tmp_path: Path) -> None:
     ]
 
 
-def test_table_of_seeds_with_validation_fits_by_leaving_out_the_loss(tmp_path: Path) -> None:
+def test_table_of_seeds_with_validation(tmp_path: Path) -> None:
     for seed in range(2):
         rate_sweep(tmp_path, seed=seed)
     for seed, loss in ((0, TURN), (1, TURN[2:])):  # best in epochs 3 and 1
         options = PLATEAU | {"optimizer.lr": 0.5, "seed": seed}
         lay(tmp_path, options, train_seconds=1.0 + seed, rows=curves(loss))
     table = shown(tmp_path)
-    assert table[1] == ["optimizer.lr", "epochs", "stopped by", "time", "accuracy", "epoch"]
-    assert table[4] == ["2e-5", "8", "plateau", "0.25 s", "84.7 ± 0.0 %", "3"]
-    assert table[6] == ["0.5", "3", "max_epochs", "2 ± 6 s", "84.7 ± 0.0 %", "2 ± 13"]
+    assert table[1] == ["optimizer.lr", "epochs", "stopped by", "time", "accuracy", "loss", "epoch"]
+    assert table[4] == ["2e-5", "8", "plateau", "0.25 s", "84.7 ± 0.0 %", "0.500 ± 0.000", "3"]
+    assert table[6][:4] == ["0.5", "3", "max_epochs", "2 ± 6 s"]
+    assert table[6][4:] == ["84.7 ± 0.0 %", "0.500 ± 0.000", "2 ± 13"]
     assert table[7] == ["All rows: n 2"]
 
 

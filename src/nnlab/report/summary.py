@@ -16,7 +16,7 @@ from rich.text import Text
 
 from nnlab.boolean import function_name
 from nnlab.report import columns
-from nnlab.report.columns import TEST_ACCURACY, TESTED, folded, scored, shown, validated
+from nnlab.report.columns import TEST_ACCURACY, TESTED, shown
 from nnlab.report.curves import extent
 from nnlab.report.runs import (
     RunRecord,
@@ -44,7 +44,7 @@ GRID_COLUMNS = 8
 INTERVAL = "±: 95 % confidence interval of the mean over {} (Student's t)"
 WILSON = "number of test examples alone (95 %, Wilson)"
 # Headings of the table.
-ACCURACY, LOSS, BEST, CALIBRATION = TEST_ACCURACY.table, "test\nloss", "best\nepoch", "ECE"
+ACCURACY, LOSS, BEST = TEST_ACCURACY.table, "test\nloss", "best\nepoch"
 SAID_ONCE = ("n", "epochs", "stopped by", BEST)  # below a table of which all rows have the same
 LATEX = {  # what pandas leaves as it is
     "±": r"$\pm$",
@@ -146,12 +146,6 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
     results = [column.table for column in shown("table", runs)]
     if any(len(group) > 1 for _, group in groups):
         results = ["n", *results]
-        if terminal_width <= WIDTH:
-            # Means and intervals of everything do not fit into 80 columns.
-            hidden = [LOSS] * validated(runs)
-            if scored(runs):
-                hidden = [LOSS, BEST, CALIBRATION, *["time"] * folded(runs)]
-            results = [name for name in results if name not in hidden]
     of_settings = [group for _, group in groups]
     common = in_common(of_settings, results)
     results = [name for name in results if name not in common]
