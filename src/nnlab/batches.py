@@ -194,7 +194,8 @@ class Dispatch:
                 self.sent.append(Sent(batch, order, future))
                 attached.update(self.sent[-1].asked())
         if attached:
-            log.info("%d runs are on their way already", len(attached))
+            runs = "1 run is" if len(attached) == 1 else f"{len(attached)} runs are"
+            log.info("%s on their way already", runs)
         return attached
 
     def send(self, folder: Path, tasks: Sequence[Task]) -> None:

@@ -115,8 +115,8 @@ class Slurm(Cluster):
         folder = first.place / first.record.parent / first.name.rpartition("-")[0]
         if "%" in str(folder):  # which would be replaced in the names of logs and pickles
             raise ValueError(
-                f"Slurm gives % a meaning of its own in {first.place / first.study}; give the study "
-                f"a folder without it (study=, output_dir=)"
+                f"Slurm gives % a meaning of its own in {first.place / first.study}; give the "
+                f"study a folder without it (study=, output_dir=)"
             )
         executor = self.submitit.SlurmExecutor(folder, max_num_timeout=self.options.max_num_timeout)
         try:
