@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import markupsafe
@@ -155,7 +156,12 @@ def test_the_best_of_a_regression_is_told_where_a_run_failed(tmp_path: Path) -> 
     header = "epoch,train_loss,train_r2,train_mae,train_rmse,valid_loss,valid_r2,valid_mae,"
     rows = "1,0.5,0.5,9000.0,12345.6,,,,,0.1\n"
     for lr, r2 in ((0.1, 0.5), (0.2, 0.75)):
-        scores = {"test_r2": r2, "test_mae": 9999.4, "test_rmse": 12345.6, "test_accuracy": None}
+        scores: dict[str, Any] = {
+            "test_r2": r2,
+            "test_mae": 9999.4,
+            "test_rmse": 12345.6,
+            "test_accuracy": None,
+        }
         run = lay(tmp_path, {"optimizer.lr": lr}, epochs=1, dataset=data, **scores)
         (run / "metrics.csv").write_text(f"{header}valid_rmse,seconds\n{rows}")
     report.write_report(tmp_path)
@@ -258,7 +264,7 @@ def test_the_page_of_one_run_shows_its_curves(tmp_path: Path) -> None:
 
 def test_headings_in_lines_are_whole_names_on_the_page(tmp_path: Path) -> None:
     study = tmp_path / "wide"
-    for size, hidden, seed in itertools.product((500, 1000), ([7], [8]), (0, 1)):
+    for size, hidden, seed in itertools.product((500, 1000), ([7] * 12, [8] * 12), (0, 1)):
         options = {"train_size": size, "model.hidden": hidden, "seed": seed}
         lay(study, options, train_seconds=1.0 + seed, test_accuracy=0.8 + 0.1 * seed)
     lay(study, {"train_size": 500, "model.hidden": [900, 100], "seed": 0}, epochs=2)
