@@ -80,6 +80,14 @@ def test_all_studies_and_the_page_of_each(outputs: Path) -> None:
     assert after == before  # it only reads
 
 
+def test_a_study_of_which_nothing_can_be_read_leads_nowhere(outputs: Path) -> None:
+    (lay(outputs / "broken", name="default") / "result.json").write_text('{"config": 3')
+    with serving(outputs) as server:
+        page = ask(server, "/")[2].decode()
+    assert "<td>1 damaged</td>" in page
+    assert '<th scope="row">broken</th>' in page
+
+
 def test_a_page_is_made_anew_when_a_run_has_changed(outputs: Path) -> None:
     with serving(outputs) as server:
         for path, change in (

@@ -131,9 +131,10 @@ def test_a_native_run_goes_on_on_other_threads(
         raise KeyboardInterrupt
 
     save = checkpoint.save
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, "save", break_off)
+    monkeypatch.setattr(checkpoint, "save", break_off)
+    with pytest.raises(KeyboardInterrupt):
         sweeps.train([job(tmp_path / "0", *options, "threads=2")])
+    monkeypatch.setattr(checkpoint, "save", save)
     (outcome,) = sweeps.train([job(tmp_path / "0", *options, "threads=1")])
     result = records.read_result(tmp_path / "0")
     assert outcome.trained

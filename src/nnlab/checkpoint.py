@@ -85,8 +85,9 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
     rule = {} if run.stopping is None else vars(copy.copy(run.stopping))
     epochs: list[tuple[float | None, ...]] = list(run.epochs)
     told = dict(identity), epochs, run.status, run.stop_reason
-    used = {"cpu_seconds": run.cpu_seconds, "most_threads": run.most_threads}
-    return Checkpoint(*told, rule, order, noise, numbers, **used)
+    made = Checkpoint(*told, rule, order, noise, numbers)
+    made.cpu_seconds, made.most_threads = run.cpu_seconds, run.most_threads
+    return made
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

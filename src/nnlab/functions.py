@@ -55,7 +55,7 @@ class Function:
         raises an error."""
         try:
             return function(*arguments, **options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{self.option} raised {self.told(error)}") from error
 
     def of(self, module: ModuleType) -> Callable[..., Any]:
@@ -85,7 +85,7 @@ class Function:
         try:
             try:
                 exec(compile(self.source, self.path, "exec"), vars(module))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ValueError(
                     f"{self.option}: {self.path} cannot be imported: {self.told(error)}"
                 ) from error
@@ -97,7 +97,7 @@ class Function:
             if before is not None:
                 sys.modules[self.module] = before
 
-    def told(self, error: Exception) -> str:
+    def told(self, error: BaseException) -> str:
         """Say what an error is, and in which line of the module it came up."""
         lines = [
             each.lineno

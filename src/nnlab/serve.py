@@ -150,17 +150,19 @@ class Results:
         return tag, page.render_studies(visible(str(self.root)), rows, live=tag)
 
     def row(self, study: Path, folders: Sequence[Path]) -> list[str]:
-        """Return what the page of all studies says of one."""
-        states, times = [], []
+        """Return what the page of all studies says of one, without a link where no run can be
+        read, of which a page would be."""
+        states, times, readable = [], [], False
         for folder in folders:
             times += [part[0] / 1e9 for part in standing.stamp_of(folder) if part]
             try:
                 states.append(str(self.read_run(folder).results["status"]))
+                readable = True
             except (OSError, ValueError):
                 states.append(state_of(folder, "waiting"))
         name = study.relative_to(self.root).as_posix()
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(times))) if times else "-"
-        link = quote(f"/{name}/", errors="surrogateescape")
+        link = quote(f"/{name}/", errors="surrogateescape") if readable else ""
         return [link, name, f"{len(states):,}", page.counted_states(states), changed]
 
 

@@ -116,6 +116,7 @@ def test_a_package_may_hold_it() -> None:
         ("return np.array([['a']] * 4), np.array([0, 0, 1, 1])", "examples are of type"),
         ("return [[1, 2], [3]], [0, 1]", "made:load returned what is no data"),
         ("return 1 / 0", r"made:load raised ZeroDivisionError: .*\(line 5 of made.py\)"),
+        ("raise SystemExit(0)", r"made:load raised SystemExit: 0 \(line 5 of made.py\)"),
     ],
 )
 def test_what_it_returns_otherwise_is_said(body: str, said: str) -> None:
@@ -135,6 +136,7 @@ def test_what_it_returns_otherwise_is_said(body: str, said: str) -> None:
             r"no_such.* \(line 1 of broken.py\)",
         ),
         ("broken:load", "def load(:", r"cannot be imported: SyntaxError: .*\(line 1 of broken"),
+        ("broken:load", "raise SystemExit(2)", r"imported: SystemExit: 2 \(line 1 of broken"),
         ("my_data", "", "dataset.function=my_data is not possible: name a module"),
         ("../x:load", "", "is not possible: name a module"),
     ],

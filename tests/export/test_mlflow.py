@@ -163,3 +163,20 @@ def test_a_store_that_is_not_there_is_one_message(
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_experiment_that_was_deleted_is_one_message(
+    stored: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, uri = stored
+    lay(tmp_path / "gone")
+    assert export(tmp_path / "gone", "--into", uri) == 0
+    client = mlflow.MlflowClient(uri)
+    number = client.get_experiment_by_name("gone").experiment_id
+    client.delete_experiment(number)
+    assert export(tmp_path / "gone", "--into", uri) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"gone was deleted there; `mlflow experiments restore -x {number}`" in line
+    client.restore_experiment(number)
+    assert export(tmp_path / "gone", "--into", uri) == 0
+    assert capsys.readouterr().out.endswith(": 0 runs written, 1 there before\n")

@@ -110,6 +110,16 @@ def test_a_curve_that_rises_to_its_end_is_still_learning() -> None:
     assert found.learning == "stopped"
 
 
+def test_accuracy_may_wait_while_the_loss_falls() -> None:
+    """As at the begin of slow training: the loss fell from 2.306 to 2.236, on MNIST with a rate of
+    0.003, and accuracy was 15 % for half of the epochs."""
+    accuracy = np.minimum(0.05 + 0.01 * EPOCHS, 0.15)
+    found = reading(2.3 - 0.07 * EPOCHS / 100, accuracy)
+    assert (found.learning, found.learned_until) == ("unclear", None)
+    found = reading(2.3 - 0.04 * EPOCHS / 100, accuracy)  # by less than 0.01 at the end
+    assert (found.learning, found.learned_until) == ("stopped", 9)
+
+
 def test_few_validation_examples_leave_it_open() -> None:
     accuracy = np.where(EPOCHS < 30, 0.5, 0.55)  # 11, then 12 of 20
     assert reading(2 - accuracy, accuracy).learned_until == 30
@@ -123,6 +133,21 @@ def test_a_network_at_chance_level_never_learned() -> None:
     assert (found.learning, found.learned_until) == ("never", None)
     # It had learned all it could in its first epoch, as its training loss says.
     assert reading(flat + 2.2, flat + 0.5, 1 / EPOCHS).learning == "stopped"
+
+
+def test_a_network_that_only_ever_guesses_never_learned() -> None:
+    """As with a rate of 30 on MNIST: the loss falls from a huge one, far above that of guessing."""
+    flat = np.full(100, 0.1)
+    losses = np.where(EPOCHS == 1, 1e16, 12 + np.sin(EPOCHS))
+
+    def learning(train_loss: Array, accuracy: Array) -> str:
+        found = interpret(columns(losses, accuracy, train_loss), 1000, classes=10)
+        assert found is not None
+        return found.learning
+
+    assert learning(losses, flat) == "never"
+    assert learning(losses, flat + 0.5) == "stopped"  # overconfident, but mostly right
+    assert learning(losses / EPOCHS, flat) == "stopped"  # learned by heart
 
 
 def test_a_single_high_epoch_is_no_learning() -> None:
@@ -271,19 +296,29 @@ def plain_smooth(values: list[float]) -> list[float]:
     return made
 
 
-def plain_learning(accuracy: list[float], examples: int) -> tuple[str, int | None]:
+def plain_rises(values: list[float]) -> bool:
+    noise, width = plain_noise(values), max(10, len(values) // 5)
+    if len(values) < width:
+        return False
+    end = scipy.stats.linregress(range(width), values[-width:])
+    rest = [y - end.intercept - end.slope * x for x, y in enumerate(values[-width:])]
+    deviation = max(noise[0], math.sqrt(sum(r * r for r in rest) / (width - 2)))
+    middle = (width - 1) / 2
+    squares = sum((x - middle) ** 2 for x in range(width))
+    weights = [(x - middle) / squares for x in range(width)]
+    error = plain_error((deviation, noise[1]), weights)
+    clear = end.slope > scipy.stats.t.ppf(0.975, width - 2) * error
+    return bool(clear and end.slope * (width - 1) >= 0.01)
+
+
+def plain_learning(
+    accuracy: list[float], loss: list[float], examples: int
+) -> tuple[str, int | None]:
     noise, width = plain_noise(accuracy), max(10, len(accuracy) // 5)
-    if len(accuracy) >= width:
-        end = scipy.stats.linregress(range(width), accuracy[-width:])
-        rest = [y - end.intercept - end.slope * x for x, y in enumerate(accuracy[-width:])]
-        deviation = max(noise[0], math.sqrt(sum(r * r for r in rest) / (width - 2)))
-        middle = (width - 1) / 2
-        squares = sum((x - middle) ** 2 for x in range(width))
-        weights = [(x - middle) / squares for x in range(width)]
-        error = plain_error((deviation, noise[1]), weights)
-        clear = end.slope > scipy.stats.t.ppf(0.975, width - 2) * error
-        if clear and end.slope * (width - 1) >= 0.01:
-            return "still", len(accuracy)
+    if plain_rises(accuracy):
+        return "still", len(accuracy)
+    if plain_rises([-each for each in loss]):
+        return "unclear", None
     doubt = max(plain_error(noise, [0.2] * 5), 1 / examples)
     if len(accuracy) < width or doubt > 0.01:
         return "unclear", None
@@ -321,7 +356,7 @@ def test_random_curves_are_read_as_the_rules_say() -> None:
         found = reading(valid, accuracy, train, examples=500)
         turns.append(found.overfits_from)
         assert found.best_epoch == valid.tolist().index(min(valid)) + 1
-        expected = plain_learning(accuracy.tolist(), 500)
+        expected = plain_learning(accuracy.tolist(), valid.tolist(), 500)
         if (
             expected[0] == "still"
             or plain_smooth(train.tolist())[0] > min(plain_smooth(train.tolist())) * 1.03

@@ -518,6 +518,15 @@ def test_each_learning_rate_has_a_panel(tmp_path: Path) -> None:
     below_each_other(figure.texts[0], legend, axes[0]._left_title, axes[0])  # type: ignore[attr-defined]
 
 
+def test_panels_of_two_options_are_in_the_order_of_their_titles(tmp_path: Path) -> None:
+    for hidden, rate in itertools.product(([], [8], [16]), (0.01, 0.1)):
+        options = {"model.hidden": hidden, "optimizer.lr": rate, "valid_size": 500}
+        lay(tmp_path, options, rows="1,2.0,0.5,2.0,0.4,0.1\n")
+    titles = [axes.get_title(loc="left") for axes in panels(figures.loss_curves(read(tmp_path)))]
+    expected = [f"{rate} {layers}" for rate in (0.01, 0.1) for layers in ("none", "8", "16")]
+    assert [" ".join(title.split()[2::3]).replace(",", "") for title in titles] == expected
+
+
 def test_accuracies_have_the_same_panels_in_percent(tmp_path: Path) -> None:
     rate_sweep(tmp_path, 1e-5, 2e-5)
     figure = figures.accuracy_curves(read(tmp_path))
@@ -925,6 +934,17 @@ def test_a_figure_of_a_paper_is_as_wide_as_its_column(tmp_path: Path) -> None:
         assert (
             'width="244.8pt"' in (tmp_path / f"{name}.svg").read_text()
         )  # 3.4 inches of 72 points
+
+
+@pytest.mark.parametrize(("count", "size"), [(6, (3.4, 4.65)), (7, (7.0, 3.45)), (12, (7.0, 4.65))])
+def test_a_page_of_a_paper_holds_many_panels(count: int, size: tuple[float, float]) -> None:
+    """More than three rows of a column's two are four in a row of both columns."""
+    titles = [f"batch size {number}" for number in range(count)]
+    figure, panels = plotting.frame("", [], count, titles=titles, style=plotting.STYLES["paper"])
+    np.testing.assert_allclose(figure.get_size_inches(), size, rtol=1e-9)
+    assert len({round(axes.get_position().x0, 6) for axes in panels}) == (2 if count == 6 else 4)
+    texts = [text for axes in panels for text in (axes.title, *axes.get_xticklabels())]
+    assert min(float(text.get_fontsize()) for text in texts) >= 6
 
 
 @pytest.mark.parametrize(("name", "font"), [("notebook", 8), ("paper", 7), ("slides", 10)])

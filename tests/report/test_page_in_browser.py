@@ -228,6 +228,19 @@ def test_a_point_is_a_run_that_a_click_chooses(page: Page) -> None:
     page.locator("#chosen summary", has_text="optimizer.lr=0.1,seed=0").wait_for()
 
 
+def test_words_that_look_like_numbers_stand_side_by_side(browser: Browser, tmp_path: Path) -> None:
+    """The bits of truth tables; other options are numbers, though some runs do not have them."""
+    names = ("0110", "1000", "1110")
+    for name, momentum in zip(names, (0.5, 0.9, None)):
+        lay(tmp_path, {"dataset": name, "optimizer.momentum": momentum})
+    pages.write_page(report.read(tmp_path), [], [], tmp_path)
+    with opened(browser, (tmp_path / "index.html").as_uri()) as page:
+        for option, kind in (("dataset", "category"), ("optimizer.momentum", "linear")):
+            page.locator("#x").select_option(option)
+            assert page.evaluate("Chart.getChart('scatter').scales.x.type") == kind
+        assert page.evaluate("Chart.getChart('scatter').scales.y.type") == "linear"
+
+
 def test_axe_finds_nothing_and_nothing_is_too_wide(browser: Browser, study: Path) -> None:
     """In both widths and colour schemes; of the second scheme the contrasts are all that differ."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()

@@ -315,7 +315,7 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
         assert (folder / name).stat().st_size > 100
     drawn = (folder / "effects.svg").read_text()
     assert "Learning rate" in drawn
-    assert f'width="{72 * STYLES["paper"].wide}pt"' in drawn
+    assert f'width="{72 * STYLES["paper"].wide:.1f}pt"' in drawn
     ranking_files.write(expected, folder)
     assert not (folder / "effects.svg").exists()
     page = (folder / "comparison.html").read_text()
@@ -347,7 +347,7 @@ def test_the_figures_call_options_as_those_of_a_report_do(study: tuple[Path, pd.
     assert (hidden.get_xlabel(), rate.get_xlabel()) == ("Hidden layers (units)", "Learning rate")
     assert rate.get_xscale() == "log"
     means = frame.groupby("optimizer.lr")["value"].mean()
-    x, y = map(np.asarray, rate.lines[0].get_data())
+    x, y = (np.asarray(each, float) for each in rate.lines[0].get_data())
     np.testing.assert_allclose(x, np.array(RATES))
     np.testing.assert_allclose(y, 100 * means.to_numpy(), rtol=1e-9)
 

@@ -239,7 +239,7 @@ def test_a_dataset_may_bring_its_own_validation_split(tmp_path: Path) -> None:
 
 def test_curves_are_read_with_the_size_of_the_validation_split(tmp_path: Path) -> None:
     # Validation accuracy falls by no more than half an example of three.
-    falling = "".join(f"{e},{2 / e},0.9,{3 - e / 10},{0.8 - 0.001 * e},{e}\n" for e in range(1, 13))
+    falling = "".join(f"{e},{2 / e},0.9,{3 - e / 9999},{0.8 - 0.001 * e},{e}\n" for e in range(1, 13))
     lay(tmp_path, {"valid_size": 3}, epochs=12, rows=falling)
     lay(tmp_path, {"valid_size": 1000}, epochs=12, rows=falling)
     few, many = [run.reading for run in run_folders.read(tmp_path)]

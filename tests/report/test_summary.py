@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import scipy.stats  # type: ignore[import-untyped]
 from rich.console import Console
+from rich.text import Text
 
 from nnlab import report
 from nnlab.report import summary, summary_notes
@@ -771,12 +772,38 @@ def test_the_table_for_latex_has_the_cells_of_the_terminal(tmp_path: Path) -> No
     assert not file.exists()
 
 
+def test_no_cell_of_the_table_for_latex_is_a_command(tmp_path: Path) -> None:
+    """After the end of a row a bracket would begin a length, a star be part of the command; < and >
+    and | are other letters in older encodings of fonts."""
+    table = summary.empty()
+    table.add_column("model.\nhidden")
+    table.add_column("", justify="right")
+    cells = ["[128,64]", "[]", "* a", "my_file 100%", "'0110'", "a<b>c|d", "1e-5", "~^\\{}#&$"]
+    for cell in cells:
+        table.add_row(Text(cell), Text("1"))
+    said = summary.write_tex(table, tmp_path / "summary.tex").read_text()
+    rows = [line.partition(" & ")[0] for line in said.splitlines() if line.endswith(r"& 1 \\")]
+    assert rows == [
+        "{}[128,64]",
+        "{}[]",
+        "{}* a",
+        r"my\_file 100\%",
+        "'0110'",
+        r"a\textless{}b\textgreater{}c\textbar{}d",
+        "1e-5",
+        r"\textasciitilde \textasciicircum \textbackslash \{\}\#\&\$",
+    ]
+
+
 def test_the_table_for_latex_is_plain_ascii(tmp_path: Path) -> None:
     """So that it does not matter which encoding a document has."""
     table = summary.empty()
     table.add_column("test\nR²", justify="right")
     table.add_row("0.5 ± 0.1")
+    table.add_row("-0.5 ± 0.1")
+    table.add_row("…")
     said = summary.write_tex(table, tmp_path / "summary.tex").read_text()
     assert "test R$^2$" in said
     assert r"0.5 $\pm$ 0.1" in said
+    assert r"$-$0.5 $\pm$ 0.1" in said
     assert said.isascii()

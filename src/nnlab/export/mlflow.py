@@ -72,7 +72,8 @@ def refused(mlflow: Any, uri: str) -> Iterator[None]:
 def experiment_of(client: Any, name: str, uri: str) -> str:
     """Return the id of an experiment, made where it is not there.
 
-    The files of one in SQLite lie beside it, not in the working directory.
+    The files of one in SQLite lie beside it, not in the working directory. Raises ValueError for
+    one that was deleted there, whose name MLflow keeps.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -82,6 +83,11 @@ def experiment_of(client: Any, name: str, uri: str) -> str:
         )
         return made
     known: str = found.experiment_id
+    if found.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"{uri}: the experiment {name} was deleted there; "
+            f"`mlflow experiments restore -x {known}` restores it, `mlflow gc` removes it for good"
+        )
     return known
 
 

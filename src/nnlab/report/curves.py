@@ -94,13 +94,17 @@ class Noise:
 
 
 def interpret(
-    curves: Mapping[str, Array], examples: int | None = None, quality: str = "accuracy"
+    curves: Mapping[str, Array],
+    examples: int | None = None,
+    quality: str = "accuracy",
+    classes: int | None = None,
 ) -> Reading | None:
     """Read the curves of one run; return None where nothing was validated.
 
     curves: the columns of metrics.csv, [E] float64, NaN where empty; epochs in which
     a loss is not finite are passed over. examples: the size of the validation set; the noise
     of its accuracy counts as one example or more. quality: accuracy, or r2 of a regression.
+    classes: how many there are; None of a regression, or where that is not known.
 
     >>> epoch = np.arange(1.0, 41.0)
     >>> loss, accuracy = 1 + abs(epoch - 5) / 10, np.minimum(epoch, 8) / 10
@@ -121,9 +125,12 @@ def interpret(
     learning, learned = "unclear", None  # as of one validation example, which has no R²
     if np.isfinite(quality_curve).all():
         learning, learned = end_of_learning(quality_curve, 1 / counted if counted else 0.0)
-    if learning != "still" and not falls(train_loss):
-        learning, learned = "never", None
     noise = noise_of(valid_loss)
+    if learning == "stopped" and quality == "accuracy" and rises(-valid_loss, noise):
+        learning, learned = "unclear", None  # accuracy may rise again while the loss falls
+    chance = classes is not None and guesses(train_loss, quality_curve, classes)
+    if learning != "still" and (chance or not falls(train_loss)):
+        learning, learned = "never", None
     hidden = RISE * noise.error(np.full(WINDOW, 1 / math.sqrt(WINDOW)))
     turn = begin_of_overfitting(train_loss, valid_loss, hidden)
     gap = difference(curves[f"train_{quality}"], curves[f"valid_{quality}"])
@@ -172,7 +179,7 @@ def last_epochs(count: int) -> int:
 
 def rises(values: Array, noise: Noise) -> bool:
     """Tell whether the least-squares line through the last epochs rises by ``GAIN`` or more, and
-    its slope lies above zero (95 %, two-sided)."""
+    its slope lies above zero (95 %, two-sided). noise: of the values."""
     width = last_epochs(len(values))
     if len(values) < width:
         return False
@@ -190,6 +197,14 @@ def falls(train_loss: Array) -> bool:
     """Tell whether a training loss fell by more than a trace."""
     smooth = smoothed(train_loss)
     return bool(smooth[0] - smooth.min() > LEARNED * abs(smooth[0]))
+
+
+def guesses(train_loss: Array, accuracy: Array, classes: int) -> bool:
+    """Tell whether a network was never better than one to which all classes are equally probable:
+    its losses may have fallen from huge ones."""
+    best = smoothed(accuracy).max()
+    alike = math.log(classes)
+    return bool(train_loss.min() >= (1 - LEARNED) * alike and best <= 1 / classes + GAIN)
 
 
 def begin_of_overfitting(train_loss: Array, valid_loss: Array, clear: float) -> int | None:

@@ -223,7 +223,7 @@ def panel_curves(
 ) -> Figure | None:
     keys = ordered_factors(runs)
     drawn = [run for run in runs if run.reading and quantity in run.task.measures]
-    groups = grouped(drawn, keys)
+    groups = in_order(grouped(drawn, keys))
     if len(runs) < 2 or not 0 < len(groups) <= PANELS:
         return None
     seeds = max(map(len, groups.values()))

@@ -195,7 +195,10 @@ def sheet(
     return Sheet(
         heads=[*keys, *left],
         numeric=[
-            *(all(map(is_number, values)) for values in zip(*(values for values, _ in groups))),
+            *(
+                all(value is None or is_number(value) for value in values)
+                for values in zip(*(values for values, _ in groups))
+            ),
             *(head not in words for head in left),
         ],
         settings=len(keys),
@@ -435,7 +438,8 @@ def scripts_of_study() -> list[str]:
 def render_studies(title: str, studies: Sequence[Sequence[str]], live: str) -> str:
     """Return the page of all studies. live: its tag, see ``render``.
 
-    studies: of each its link, its name, how many runs it has, their states, and when it changed.
+    studies: of each its link ("" where it has no page), its name, how many runs it has, their
+    states, and when it changed.
     """
     heads, numeric = ["study", "runs", "states", "changed"], [False, True, False, False]
     table = Sheet(heads, numeric, 1, [list(row) for row in studies], [], [])

@@ -39,6 +39,7 @@ from nnlab.text import shortened, visible
 DPI, FONT = 200, 8
 BESIDE_PNG = ("svg", "pdf")  # formats that a figure can have, too
 LEFT, BOTTOM, RIGHT = 0.625, 0.46, 0.97  # inches, inches, of the width
+ROWS = 3  # of panels, beyond which a figure is as wide as its style allows
 NAME = 32  # letters of a name
 EDGE = 0.01  # of the width of a figure, that stays free
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
@@ -54,7 +55,8 @@ class Style:
     """The sizes of figures, in inches; what stands in them grows with the font.
 
     font: in points. width, height: of a figure with one panel. wide: the width of one with
-    several, of which ``columns`` stand in a row, each ``panel`` high. dpi: of PNG files.
+    several, of which ``columns`` stand in a row, each ``panel`` high. dpi: of PNG files. widest:
+    the width where ROWS of them do not hold all, with as many more in a row; None: as ever.
     """
 
     font: float
@@ -64,6 +66,7 @@ class Style:
     columns: int
     panel: float
     dpi: int
+    widest: float | None = None
 
     @property
     def scale(self) -> float:
@@ -73,8 +76,8 @@ class Style:
 NOTEBOOK = Style(FONT, 5.0, 3.4, 6.8, 3, 1.8, DPI)
 STYLES = {
     "notebook": NOTEBOOK,
-    # One column of a paper.
-    "paper": Style(7, 3.4, 2.5, 3.4, 2, 1.2, 400),
+    # One column of a paper, or both.
+    "paper": Style(7, 3.4, 2.5, 3.4, 2, 1.2, 400, 7.0),
     # On a screen of 1920 pixels, where the font is as one of 21 points on a slide of 13 inches.
     "slides": Style(10, 6.4, 3.6, 6.4, 3, 1.2, 300),
 }
@@ -110,17 +113,21 @@ def frame(
     """Make a figure with its title, and below that notes in grey and a legend of handles,
     above empty axes.
 
-    titles: of each panel; panels with titles share their axes, as many in a row as the style has.
+    titles: of each panel; panels with titles share their axes, as many in a row as the style has,
+    and where these are many rows as its greatest width has.
     beside: whether something will stand right of them, so that their titles get less room.
     alike: whether they share their abscissas, too.
     """
     scale, font = style.scale, style.font
-    rows = -(-panels // style.columns) if titles else 1
+    wide, most = style.wide, style.columns
+    if style.widest and panels > ROWS * most:
+        wide, most = style.widest, int(most * style.widest / style.wide)
+    rows = -(-panels // most) if titles else 1
     columns = -(-panels // rows)
     width, height = style.width, style.height
     if panels > 1:
         own = 0 if alike else BOTTOM * (rows - 1)  # of abscissas
-        width, height = style.wide, (1.2 + own) * scale + style.panel * rows
+        width, height = wide, (1.2 + own) * scale + style.panel * rows
     figure = Picture((width, height), dpi=style.dpi)
     figure.style = style
     FigureCanvasAgg(figure)
@@ -285,16 +292,14 @@ def fit_loss(axes: Axes, losses: Sequence[Array], scale: str = "auto") -> None:
     """Fit the ordinate to these losses, on a log scale where they span a factor of ten, or as
     ``scale`` says, log or linear.
 
-    What falls below 1e-5 of the loss that a curve typically begins with is as good as none.
+    What falls below 1e-5 of the loss that any curve begins with, at the least, is as good as none.
     Leave out of them the runs that diverged, or those press all others flat.
     """
     known = np.concatenate(losses)
     known = known[np.isfinite(known) & (known > 0)]
     if not len(known):
         return
-    begin = np.median(
-        [curve[np.isfinite(curve)][:1] for curve in losses if np.isfinite(curve).any()]
-    )
+    begin = min(curve[np.isfinite(curve)][0] for curve in losses if np.isfinite(curve).any())
     low, high = max(float(known.min()), 1e-5 * float(begin)), float(known.max())
     if scale == "linear" or (scale == "auto" and high <= 10 * low):
         low = float(known.min())

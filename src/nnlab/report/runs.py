@@ -107,7 +107,8 @@ class RunRecord:
     @functools.cached_property
     def reading(self) -> Reading | None:
         """What the curves say; None where nothing was validated."""
-        return interpret(self.curves, self.valid_examples, self.main.name)
+        classes = self.outputs if self.task is CLASSIFICATION else None
+        return interpret(self.curves, self.valid_examples, self.main.name, classes)
 
     @property
     def valid_examples(self) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ WILSON = "number of test examples alone (95 %, Wilson)"
 # Headings of the table.
 ACCURACY, LOSS, BEST, CALIBRATION = TEST_ACCURACY.table, "test\nloss", "best\nepoch", "ECE"
 SAID_ONCE = ("n", "epochs", "stopped by", BEST)  # below a table of which all rows have the same
+LATEX = {  # what pandas leaves as it is
+    "±": r"$\pm$",
+    "²": "$^2$",
+    "…": r"\dots{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 NO_RULE = ("not trained", "unfinished", "diverged", "failed")  # ended a run
 LAST = ("time", "epochs", "n", "stopped by")  # that a narrow table does without, in this order
 
@@ -84,12 +93,25 @@ def write_tex(made: Table, path: Path) -> Path:
     heads, *cells = as_rows(made)
     aligned = "".join("r" if column.justify == "right" else "l" for column in made.columns)
     styler = pd.DataFrame(cells, columns=heads).style.hide(axis="index")
-    styler = styler.format(escape="latex").format_index(escape="latex", axis=1)
-    text = styler.to_latex(hrules=True, column_format=aligned).replace("±", r"$\pm$")
-    text = text.replace("²", "$^2$")
+    styler = styler.format(for_latex, escape="latex")
+    styler = styler.format_index(for_latex, escape="latex", axis=1)
+    text = styler.to_latex(hrules=True, column_format=aligned)
     notes = "".join(f"% {line}\n" for line in str(made.caption or "").splitlines())
     write_atomic(path, (notes + text).encode())
     return path
+
+
+def for_latex(escaped: str) -> str:
+    r"""Write what pandas has escaped so that it stands in a table as it is, whatever its fonts.
+
+    >>> for_latex("[128,64]"), for_latex("-0.5 ± 0.1"), for_latex("a<b")
+    ('{}[128,64]', '$-$0.5 $\\pm$ 0.1', 'a\\textless{}b')
+    """
+    text = re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", escaped)
+    for letter, command in LATEX.items():
+        text = text.replace(letter, command)
+    # After the end of a row a bracket would begin a length, a star forbid a break of the page.
+    return "{}" + text if text.startswith(("[", "*")) else text
 
 
 def cell(value: Any) -> Any:

@@ -310,7 +310,7 @@ function drawScatter(chosen) {
   }
   const everything = [...groups.values()].flat();
   const names = [...groups.keys()].sort(compare);
-  const across = axis(everything.map(point => point.x), x, column(x) < Number(table.dataset.settings));
+  const across = axis(everything.map(point => point.x), x, table);
   if (across.type !== "category") for (const point of everything) point.x = number(point.x);
   draw("scatter", {
     type: "scatter",
@@ -326,7 +326,7 @@ function drawScatter(chosen) {
       }),
     },
     options: {
-      ...options({ x: across, y: axis(everything.map(point => String(point.y)), y) }),
+      ...options({ x: across, y: axis(everything.map(point => String(point.y)), y, table) }),
       onClick: (_, [element], chart) => element && toggle(pointOf(chart, element).run),
     },
   }, sayPoint, names.length > 1);
@@ -342,16 +342,18 @@ function sayPoint(chart, element) {
 
 // Numbers over a wide range stand on a logarithmic axis, words side by side. The few values of an
 // option are written at the axis, and no others.
-function axis(values, name, option = false) {
+function axis(values, name, table) {
+  const index = heads(table).findIndex(head => named(head) === name);
   const numbers = values.map(number);
-  if (numbers.some(isNaN)) {
+  const words = index >= 0 && !numeric(heads(table)[index]); // as the bits of a truth table are
+  if (words || numbers.some(isNaN)) {
     const labels = [...new Set(values)].sort(compare);
     return { type: "category", labels, offset: true, title: titled(name) };
   }
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
   const type = low > 0 && high / low >= 10 && !QUALITY.test(name) ? "logarithmic" : "linear";
   const few = [...new Set(numbers)].sort((one, other) => one - other);
-  if (!option || few.length > 10) return { type, title: titled(name) };
+  if (index >= Number(table.dataset.settings) || few.length > 10) return { type, title: titled(name) };
   const afterBuildTicks = scale => scale.ticks = few.map(value => ({ value }));
   return { type, title: titled(name), afterBuildTicks, callback: short };
 }
