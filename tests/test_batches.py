@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
 import shutil
@@ -605,6 +606,27 @@ def test_a_large_run_has_all_cores_of_its_batch(
     jobs = some_jobs(*large, "stopping.max_epochs=1", "plan=true", count=2)
     assert [each.error for each in train(workers, jobs)] == [None] * 2
     assert "2 runs are 2 batches of 1.0 s on 4 cores: 1.0 s, 2 at a time" in capsys.readouterr().out
+
+
+def test_cores_by_hand_come_before_those_that_the_cluster_gives(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[int | None] = []
+
+    def note(jobs: list[Job], **_: Any) -> list[Outcome]:
+        found.extend(job.config.cores for job in jobs if job.config is not None)
+        return []
+
+    workers = Inline()
+    workers.cores = 4
+    train(workers, some_jobs("cores=3", "plan=true"))
+    assert "on 3 cores" in capsys.readouterr().out
+    monkeypatch.setattr(worker.sweeps, "train", note)
+    for asked in ("cores=3", "cores=null"):
+        batch = worker.Batch("a-0000", some_jobs(asked, count=1), Path.cwd(), cores=4)
+        with contextlib.suppress(KeyError):  # of answers, of which there are none
+            worker.train_here(batch, shared=False)
+    assert found == [3, 4]
 
 
 def test_a_record_that_is_damaged_is_in_nobodys_way(train: Train) -> None:

@@ -50,7 +50,7 @@ class Batches(sweeps.Here):
         from nnlab import plan
 
         with contextlib.closing(clusters.choose(self.name, self.options)) as cluster:
-            each, workers = cluster.cores or cores.usable(), cluster.workers
+            each, workers = cores_of(tasks, cluster), cluster.workers
             made = plan.make(tasks, each)
             seconds = [estimate.on_one_core for estimate in made.estimates]
             some = cut(tasks, seconds, how_many(seconds, self.options, each, workers))
@@ -144,10 +144,8 @@ class Dispatch:
             return [float(task.cost()) for task in tasks]
         from nnlab import plan
 
-        return [each.on_one_core for each in plan.make(tasks, self.cores()).estimates]
-
-    def cores(self) -> int:
-        return self.cluster.cores or cores.usable()
+        made = plan.make(tasks, cores_of(tasks, self.cluster))
+        return [each.on_one_core for each in made.estimates]
 
     # Sending
 
@@ -203,7 +201,8 @@ class Dispatch:
         if not tasks:
             return
         seconds = [self.seconds[task] for task in tasks]
-        count = how_many(seconds, self.options, self.cores(), self.cluster.workers)
+        each, workers = cores_of(tasks, self.cluster), self.cluster.workers
+        count = how_many(seconds, self.options, each, workers)
         sent = []
         for some in cut(tasks, seconds, count):
             jobs = [task.outcome.job for task in some]
@@ -415,6 +414,11 @@ def wait_to_see(folders: Sequence[Path]) -> None:
             unseen[0],
             unseen[0].parent,
         )
+
+
+def cores_of(tasks: Sequence[Task], cluster: Cluster) -> int:
+    """Return how many cores a batch has: as asked for by hand, or as the cluster gives them."""
+    return cores.usable(tasks[0].config.cores or cluster.cores)
 
 
 def how_many(seconds: Sequence[float], options: Options, each: int, workers: int | None) -> int:

@@ -184,7 +184,7 @@ def train_here(batch: Batch, shared: bool) -> list[Answer | None]:
     ended = ended_runs(batch, shared)
     for job in batch.jobs:
         assert job.config is not None
-        job.config.cores = batch.cores or job.config.cores
+        job.config.cores = job.config.cores or batch.cores
         job.config.force = job.config.force and job.name not in ended
     left = [job for job in batch.jobs if shared or job.name not in ended]
     outcomes = {each.job.name: each for each in sweeps.train(left, where=Telling(batch, shared))}
