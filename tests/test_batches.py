@@ -621,7 +621,7 @@ def test_cores_by_hand_come_before_those_that_the_cluster_gives(
     workers.cores = 4
     train(workers, some_jobs("cores=3", "plan=true"))
     assert "on 3 cores" in capsys.readouterr().out
-    monkeypatch.setattr(worker.sweeps, "train", note)
+    monkeypatch.setattr(sweeps, "train", note)
     for asked in ("cores=3", "cores=null"):
         batch = worker.Batch("a-0000", some_jobs(asked, count=1), Path.cwd(), cores=4)
         with contextlib.suppress(KeyError):  # of answers, of which there are none

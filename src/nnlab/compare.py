@@ -35,7 +35,7 @@ def main(given: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         terminal.complain(as_flags(messages.explain(error) or str(error)))
         return 1
-    terminal.show(ranking_files.table(found))
+    terminal.show(ranking_files.table(found, terminal.width()))
     terminal.say(*found.notes, *written)
     return 0
 

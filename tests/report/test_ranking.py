@@ -30,6 +30,7 @@ from nnlab.report.ranking import (
     compare,
     larger_is_better,
 )
+from nnlab.terminal import least_width
 from tests.report.studies import lay
 
 RATES, WIDTHS, SEEDS = (0.01, 0.03, 0.1), ([32], [128, 64]), range(6)
@@ -398,6 +399,22 @@ def test_the_table_shows_the_best(study: tuple[Path, pd.DataFrame]) -> None:
     assert cells[1][0] == "0.1"
     assert cells[-1][0] == BEST
     assert len(cells[0]) == 6
+
+
+def test_a_narrow_table_names_what_it_leaves_out(study: tuple[Path, pd.DataFrame]) -> None:
+    baseline = {"optimizer.lr": 0.01, "model.hidden": [32]}
+    found = compare(study[0], test=True, baseline=baseline)
+    whole = ranking_files.table(found, 200)
+    assert "Left out" not in str(whole.caption)
+    for width in (80, 70, 60, 50):
+        made = ranking_files.table(found, width)
+        assert least_width(made) <= width
+        heads = [" ".join(str(column.header).split()) for column in made.columns]
+        left_out = str(made.caption).partition("Left out: ")[2].partition(", on the page")[0]
+        known = [" ".join(str(column.header).split()) for column in whole.columns]
+        missing = [head for head in known if head not in heads]
+        assert sorted(left_out.replace("_", " ").split(", ")) == sorted(missing or [""])
+        assert heads[-1] == ""  # the verdict stays
 
 
 def test_data_of_several_studies_are_told_apart_by_content(tmp_path: Path) -> None:

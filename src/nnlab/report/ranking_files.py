@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 20  # settings in the table and in a figure
+TESTS = (*METRICS, "loss")  # results of the test set
 LOOKS = {BEST: "o", ALIKE: "s"}  # markers by verdict; others are crosses
 FIGURES = {"comparison.png": "The best settings", "effects.png": "What each factor does"}
 LETTERS = 14  # of a name below a panel
@@ -77,35 +79,57 @@ def missing(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def table(found: Comparison) -> Table:
-    """Lay out the best settings for a terminal."""
-    made = summary.empty()
-    shown = found.ranking.head(SHOWN)
-    for key in found.by:
-        numeric = all(map(is_number, shown[key]))
-        made.add_column(broken(key), justify="right" if numeric else "left")
-    percent = found.percent
-    tests = [f"test_{name}" for name in (*METRICS, "loss") if f"test_{name}" in shown]
-    prefixes = {"difference from\nthe best (95 %)": ""}
-    if "baseline_difference" in shown:
-        prefixes["difference from\nthe baseline"] = "baseline_"
-    for head in (found.metric, "n", *prefixes, *tests):
-        made.add_column(broken(head), justify="right", no_wrap=True)
-    made.add_column("")
-    for _, row in shown.iterrows():
-        half = (row["ci95_high"] - row["ci95_low"]) / 2
-        made.add_row(
-            *(brief(row[key]) for key in found.by),
-            within(row["mean"], half, percent),
-            str(row["n"]),
-            *(difference(row, prefix, percent) for prefix in prefixes.values()),
-            *(within(row[name], math.nan, is_percent(name)) for name in tests),
-            row["verdict"],
-        )
+def table(found: Comparison, terminal_width: int = summary.WIDTH) -> Table:
+    """Lay out the best settings for a terminal; what does not fit is left out, and named below."""
+    differences = {"difference from\nthe best (95 %)": ""}
+    if "baseline_difference" in found.ranking:
+        differences["difference from\nthe baseline"] = "baseline_"
+    tests = [name for name in (f"test_{each}" for each in TESTS) if name in found.ranking]
+    made, left_out = summary.fitting(
+        functools.partial(rows_of, found, differences),
+        [found.metric, "n", *differences, *tests],
+        ["n", *differences, *tests],
+        terminal_width,
+    )
     made.caption = f"±: 95 % confidence interval of the mean over {found.over} (Student's t)"
     if len(found.ranking) > SHOWN:
         made.caption += f"; {len(found.ranking) - SHOWN:,} more settings in comparison.csv"
+    if left_out:
+        names = ", ".join(summary.one_line(name) for name in left_out)
+        made.caption += f"\nLeft out: {names}, on the page and in comparison.csv"
     return made
+
+
+def rows_of(found: Comparison, differences: Mapping[str, str], results: Sequence[str]) -> Table:
+    """Make a table of a row per setting, with its results by their headings.
+
+    differences: what the columns of a difference begin with, by its heading.
+    """
+    made, shown = summary.empty(), found.ranking.head(SHOWN)
+    for key in found.by:
+        numeric = all(map(is_number, shown[key]))
+        made.add_column(broken(key), justify="right" if numeric else "left")
+    for head in results:
+        made.add_column(broken(head), justify="right", no_wrap=True)
+    made.add_column("")
+    for _, row in shown.iterrows():
+        cells = {found.metric: within(row["mean"], margin_of(row), found.percent)}
+        cells["n"] = str(row["n"])
+        for head in results:
+            if head in differences:
+                cells[head] = difference(row, differences[head], found.percent)
+            elif head not in cells:
+                cells[head] = within(row[head], math.nan, is_percent(head))
+        made.add_row(
+            *(brief(row[key]) for key in found.by),
+            *(cells[head] for head in results),
+            row["verdict"],
+        )
+    return made
+
+
+def margin_of(row: pd.Series[Any]) -> float:
+    return float(row["ci95_high"] - row["ci95_low"]) / 2
 
 
 def broken(head: str) -> str:
@@ -123,7 +147,7 @@ def within(value: float, half: float, percent: bool) -> str:
 def difference(row: pd.Series[Any], prefix: str, percent: bool) -> str:
     """Write a difference and its interval; nothing for what it is from."""
     value, low, high = (row[f"{prefix}difference{end}"] for end in ("", "_low", "_high"))
-    if value == low == high == 0 or math.isnan(value):
+    if math.isnan(value) or (value == 0 and not low < 0 < high):
         return ""
     text = f"{'+' * (value > 0)}{number(value, percent)}"
     if math.isnan(low):
@@ -154,7 +178,7 @@ def ranking(found: Comparison, style: Style = NOTEBOOK) -> Picture:
     figure, (axes,) = frame(f"Settings by {found.title}", notes, handles=handles, style=style)
     label, factor = axis_of(found)
     for place, (_, row) in enumerate(shown.iterrows()):
-        half = factor * (row["ci95_high"] - row["ci95_low"]) / 2
+        half = factor * margin_of(row)
         look = look_of(row["verdict"])
         axes.errorbar(factor * row["mean"], place, xerr=None if math.isnan(half) else half, **look)
     if found.percent:
