@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from nnlab.losses import REGRESSION
-from nnlab.report import ranking_files
+from nnlab.report import effects, ranking_files
 from nnlab.report.plotting import STYLES, Style
 from nnlab.report.ranking import (
     ALIKE,
@@ -415,6 +415,20 @@ def test_a_narrow_table_names_what_it_leaves_out(study: tuple[Path, pd.DataFrame
         missing = [head for head in known if head not in heads]
         assert sorted(left_out.replace("_", " ").split(", ")) == sorted(missing or [""])
         assert heads[-1] == ""  # the verdict stays
+
+
+def test_settings_that_share_nothing_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a random search over two options, of which one is asked for."""
+    for seed in range(4):
+        options = {"optimizer.lr": 0.1 + seed / 100, "model.dropout": seed / 10, "seed": seed % 2}
+        lay(tmp_path, options | {"valid_size": 500}, epochs=1, rows="1,0.4,0.8,0.4,0.9,0.1\n")
+    assert len(compare(tmp_path, by=["optimizer.lr"]).ranking) == 4
+    monkeypatch.setattr(effects, "MOST_CELLS", 31)
+    expected = "by=optimizer.lr: 4 settings with 8 combinations of all else; add model.dropout to"
+    with pytest.raises(ValueError, match=expected):
+        compare(tmp_path, by=["optimizer.lr"])
 
 
 def test_data_of_several_studies_are_told_apart_by_content(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from nnlab.report.runs import RunRecord, Setting, Value, grouped, is_number, is_
 from nnlab.report.statistics import LEVEL, Array
 
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
+MOST_CELLS = 20_000_000  # of the table of results, 160 MB each in a handful of arrays
 
 
 def is_result(value: Any) -> bool:
@@ -43,7 +45,11 @@ class Results:
 
 
 def results(runs: Sequence[RunRecord], by: Sequence[str], column: Column) -> Results:
-    """Put a result of all runs into a table, settings in the order of their values."""
+    """Put a result of all runs into a table, settings in the order of their values.
+
+    Raises ValueError where nearly all of it would be empty, as of a random search over options
+    that are not all factors.
+    """
     of_setting = grouped(runs, by).values()
     # What follows from the setting, as a rate does from an optimizer, is no circumstance.
     others = [
@@ -55,7 +61,13 @@ def results(runs: Sequence[RunRecord], by: Sequence[str], column: Column) -> Res
     axes = (by, [k for k in others if is_seed(k)], [k for k in others if not is_seed(k)])
     names = [sorted(grouped(runs, keys), key=lambda each: list(map(rank, each))) for keys in axes]
     places = [{name: place for place, name in enumerate(each)} for each in names]
-    total, count = np.zeros((2, *map(len, names)))
+    settings, *all_else = map(len, names)
+    if settings * math.prod(all_else) > MOST_CELLS:
+        raise ValueError(
+            f"by={','.join(by)}: {settings:,} settings with {math.prod(all_else):,} combinations "
+            f"of all else; add {', '.join(axes[2])} to by, or leave by out"
+        )
+    total, count = np.zeros((2, settings, *all_else))
     number, missing = np.zeros((2, len(names[0])), np.int64)
     for run in runs:
         place = tuple(
