@@ -88,6 +88,14 @@ def test_a_study_of_which_nothing_can_be_read_leads_nowhere(outputs: Path) -> No
     assert '<th scope="row">broken</th>' in page
 
 
+def test_a_run_that_cannot_be_read_is_named(outputs: Path) -> None:
+    with serving(outputs) as server:
+        assert "damaged" not in ask(server, "/mnist/")[2].decode()
+        (outputs / "mnist" / "train_size=500" / "result.json").write_text("{")
+        page = ask(server, "/mnist/")[2].decode()
+    assert "Left out, as their files are damaged: train_size=500" in page
+
+
 def test_a_page_is_made_anew_when_a_run_has_changed(outputs: Path) -> None:
     with serving(outputs) as server:
         for path, change in (

@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, urlsplit
 from nnlab import claims, standing, terminal
 from nnlab.records import CURVES, DONE, RESULT
 from nnlab.report import page, summary_notes
-from nnlab.report.run_folders import distinct, read, read_run
+from nnlab.report.run_folders import distinct, left_out, read, read_run
 from nnlab.report.runs import RunRecord
 from nnlab.runs import by_study
 from nnlab.storage import opened
@@ -125,7 +125,8 @@ class Results:
     def page(self, study: Path) -> tuple[str, str]:
         """Return the page of a study and its tag, which is another when the page is."""
         with self.lock:
-            runs = distinct(read(study, self.read_run))
+            found = read(study, self.read_run)
+            runs, damaged = distinct(found), left_out(study, found)
             drawn = sorted(path for path in study.glob("*.png") if not path.is_symlink())
             curves = runs[0].folder / CURVES
             if len(runs) == 1 and curves.is_file():
@@ -133,11 +134,12 @@ class Results:
             parts = [
                 *((run.folder, self.known[run.folder][0], run.results["status"]) for run in runs),
                 *(stamp_of(path) for path in (*drawn, study / page.NOTES)),
+                *damaged,
             ]
             tag = digest(parts)
             if self.pages.get(study, ("", ""))[0] != tag:
                 above = None if study == self.root else "/"
-                notes = summary_notes.notes(runs)
+                notes = damaged + summary_notes.notes(runs)
                 made = page.render(runs, notes, drawn, study, live=tag, above=above)
                 self.pages[study] = tag, made
             return self.pages[study]

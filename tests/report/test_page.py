@@ -149,6 +149,16 @@ def test_there_is_no_best_of_settings_that_learn_other_things(tmp_path: Path) ->
     assert said == {"all": [], "0110": [line], "0001": [line]}
 
 
+def test_damaged_runs_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for lr in (0.1, 0.2, 0.3):
+        lay(tmp_path, {"optimizer.lr": lr})
+    (tmp_path / "optimizer.lr=0.2" / "result.json").write_text("{")
+    report.write_report(tmp_path)
+    assert "left out" in caplog.text
+    page = Page(tmp_path / "index.html")
+    assert "Left out, as their files are damaged: optimizer.lr=0.2" in page.paragraphs
+
+
 def test_the_best_of_a_regression_is_told_where_a_run_failed(tmp_path: Path) -> None:
     """One that failed before anything was known of its data, first in the order of runs."""
     lay(tmp_path, {"optimizer.lr": 0.01}, **{**FAILED, "dataset": None})

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nnlab import terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
-from nnlab.report.run_folders import distinct, read
+from nnlab.report.run_folders import distinct, left_out, read
 from nnlab.report.times import duration
 from nnlab.text import visible_lines
 
@@ -61,17 +61,19 @@ def write_report(
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
-    runs, files = distinct(read(study)), [study / "summary.csv", study / "cells.csv"]
+    found, files = read(study), [study / "summary.csv", study / "cells.csv"]
+    runs = distinct(found)
     table, notes = summary.table(runs, terminal.width()), summary_notes.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
         summary.write_csv(rows, file)
     if "tex" in formats:
-        whole = summary.table(runs, leave_out=False)
-        files.append(summary.write_tex(whole, study / "summary.tex"))
+        made = summary.table(runs, leave_out=False)
+        files.append(summary.write_tex(made, study / "summary.tex"))
     else:
         (study / "summary.tex").unlink(missing_ok=True)
     drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale, style)
-    made = [page.write_page(runs, notes, drawn, study)]
+    said = left_out(study, found) + notes
+    pages = [page.write_page(runs, said, drawn, study)]
     if single_file:
-        made.append(page.write_page(runs, notes, drawn, study, single_file=True))
-    return Report(table, notes, [*files, *drawn, *made])
+        pages.append(page.write_page(runs, said, drawn, study, single_file=True))
+    return Report(table, notes, [*files, *drawn, *pages])

@@ -34,7 +34,7 @@ TEXTS = (
     *("name", "status", "stop_reason", "error", "fingerprint"),
     *("engine", "engine_form", "engine_level"),
 )
-STUDIES = 40  # that are listed
+STUDIES = 40  # or runs, that are listed
 log = logging.getLogger("nnlab")
 
 
@@ -59,6 +59,15 @@ def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list
     name_data(runs)
     keys = varied(runs)
     return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+
+
+def left_out(study: Path, runs: Sequence[RunRecord]) -> list[str]:
+    """Name the runs of a study that are not among these, which are all that could be read."""
+    found = {result.parent for result in study.glob(f"*/{RESULT}")}
+    names = sorted(folder.name for folder in found - {run.folder for run in runs})
+    more = f" and {len(names) - STUDIES:,} more" * (len(names) > STUDIES)
+    said = f"Left out, as their files are damaged: {', '.join(names[:STUDIES])}{more}"
+    return [said] if names else []
 
 
 def name_data(runs: Sequence[RunRecord]) -> None:
