@@ -218,7 +218,7 @@ def test_the_index_is_a_help_and_never_the_truth(tmp_path: Path, run: Run) -> No
     assert {entry["folder"] for entry in content["runs"]} == {"seed=0", "seed=1"}
     first = content["runs"][0]
     damaged = ["", "{", "[]", json.dumps({"nnlab": "0"}), json.dumps(content | {"runs": [1]})]
-    wrongs: list[dict[str, object]] = [{"asked": None}, {"asked": [[1]]}, {"stamp": 3}]
+    wrongs: list[dict[str, object]] = [{"commands": None}, {"commands": [[1]]}, {"stamp": 3}]
     for wrong in [*wrongs, {"result": []}, {"result": {}}]:
         damaged.append(json.dumps(content | {"runs": [first | wrong]}))
     damaged.append(json.dumps(content | {"report": {"of": 1, "files": [2]}}))
@@ -232,6 +232,22 @@ def test_the_index_is_a_help_and_never_the_truth(tmp_path: Path, run: Run) -> No
     del changed["checksum"]
     (mnist / "seed=0" / "result.json").write_text(json.dumps(changed))
     assert "already done: 1 of 2" in run("seed=0,1", "train_size=40", *QUICK)
+
+
+def test_a_refused_command_is_refused_again(tmp_path: Path, run: Run) -> None:
+    """The run whose folder it would have is another one, and no answer to it."""
+    mnist = tmp_path / "outputs" / "mnist"
+    run("seed=0,1", "train_size=40", *QUICK)
+    before = {path: path.read_bytes() for path in mnist.glob("*/result.json")}
+    for _ in range(2):
+        said = run("seed=0,1,2", "train_size=40", "optimizer.lr=0.5", *QUICK, status=1)
+        assert "seed=0 holds a run with optimizer.lr=0.01; this one has optimizer.lr=0.5" in said
+    assert {path: path.read_bytes() for path in before} == before
+    assert "already done: 2 of 2" in run("seed=0,1", "train_size=40", *QUICK)
+    # Nor where another command has replaced the run since.
+    run("seed=0,1", "train_size=40", "optimizer.lr=0.5", "force=true", *QUICK)
+    said = run("seed=0,1", "train_size=40", *QUICK, status=1)
+    assert "seed=0 holds a run with optimizer.lr=0.5; this one has optimizer.lr=0.01" in said
 
 
 def test_what_is_derived_is_made_again_where_it_is_missing_or_old(tmp_path: Path, run: Run) -> None:

@@ -347,10 +347,9 @@ class SweepLoader:
             config, asked = outcome.job.config, self.asked(overrides)
             if config is None or isinstance(config.model, OwnNetworkConfig):
                 continue  # the source of the latter may change
-            if asked and not (
-                config.evaluation or config.report.asks or config.plan or config.force
-            ):
-                runs.remember(asked, outcome.folder)
+            asks = config.evaluation or config.report.asks or config.plan or config.force
+            if asked and not asks and outcome.error is None and outcome.result is not None:
+                runs.remember(asked, outcome.folder, outcome.result["fingerprint"])
 
     def asked(self, overrides: Sequence[str]) -> str | None:
         """Return a digest of all that a job's configuration is composed of.

@@ -31,7 +31,7 @@ class Entry:
 
     folder: its name in the study. stamp: what tells whether its FILES have changed. result:
     without its LONG parts. content: of the data that the run saw. data: what it asked for, see
-    ``data_key``. asked: digests of the commands that it answered, see ``SweepLoader.asked``.
+    ``data_key``. commands: digests of those that it answered, see ``SweepLoader.asked``.
     """
 
     folder: str
@@ -39,7 +39,7 @@ class Entry:
     result: dict[str, Any]
     content: str | None
     data: str
-    asked: list[str]
+    commands: list[str]
 
     @property
     def done(self) -> bool:
@@ -89,20 +89,25 @@ class Study:
                 self.entries[name] = entry_of(name, stamp, result)
         self.changed = self.changed or self.entries.get(name) is not before
 
-    def remember(self, asked: str, folder: Path) -> None:
-        """Note that a command was answered by the run in a folder, which was just written."""
+    def remember(self, asked: str, folder: Path, fingerprint: str) -> None:
+        """Note that a command was answered by the run in a folder, unless that is another by now.
+
+        asked: the command's digest. fingerprint: of the run that it asked for.
+        """
         if folder.parent.absolute() != self.folder:
             return
         self.update(folder.name, trusted=True)
         entry = self.entries.get(folder.name)
-        if entry is not None and entry.done and asked not in entry.asked:
-            entry.asked.append(asked)
+        if entry is None or not entry.done or entry.result["fingerprint"] != fingerprint:
+            return
+        if asked not in entry.commands:
+            entry.commands.append(asked)
             self.changed = True
 
     def answers(self) -> dict[str, Entry]:
         """Return the runs by the commands that they answered."""
         ours = filter(lambda entry: records.same_numbers(entry.result), self.entries.values())
-        return {asked: entry for entry in ours for asked in entry.asked}
+        return {asked: entry for entry in ours for asked in entry.commands}
 
     def find(self, fingerprint: str) -> list[Entry]:
         """Return the runs that compute this, by their folders' names."""
@@ -200,7 +205,7 @@ def sound(entry: Entry) -> bool:
     names = [
         entry.folder,
         entry.data,
-        *entry.asked,
+        *entry.commands,
         *map(entry.result.get, ("fingerprint", "status")),
     ]
     content = entry.content is None or isinstance(entry.content, str)
