@@ -184,7 +184,7 @@ def test_joblibs_workers_stop_with_the_command(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = (
         *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02", "train_size=1000"),
-        *("stopping.max_epochs=400", *SMALL),
+        *("stopping.max_epochs=2000", *SMALL),
     )
     study = tmp_path / "outputs" / "s"
     process = start(*command, cwd=tmp_path)
