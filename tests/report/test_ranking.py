@@ -417,6 +417,12 @@ def test_a_narrow_table_names_what_it_leaves_out(study: tuple[Path, pd.DataFrame
         assert heads[-1] == ""  # the verdict stays
 
 
+def test_a_test_result_that_ranks_has_one_column(study: tuple[Path, pd.DataFrame]) -> None:
+    found = compare(study[0], test=True, metric="test_accuracy")
+    heads = [str(column.header) for column in ranking_files.table(found, 200).columns]
+    assert heads.count("test\naccuracy") == 1
+
+
 def test_settings_that_share_nothing_are_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

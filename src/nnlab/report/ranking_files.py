@@ -84,7 +84,8 @@ def table(found: Comparison, terminal_width: int = summary.WIDTH) -> Table:
     differences = {"difference from\nthe best (95 %)": ""}
     if "baseline_difference" in found.ranking:
         differences["difference from\nthe baseline"] = "baseline_"
-    tests = [name for name in (f"test_{each}" for each in TESTS) if name in found.ranking]
+    tests = [f"test_{name}" for name in TESTS if f"test_{name}" in found.ranking]
+    tests = [name for name in tests if name != found.metric]
     made, left_out = summary.fitting(
         functools.partial(rows_of, found, differences),
         [found.metric, "n", *differences, *tests],
