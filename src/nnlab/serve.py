@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, urlsplit
 from nnlab import claims, standing, terminal
 from nnlab.records import CURVES, DONE, RESULT
 from nnlab.report import page, summary_notes
-from nnlab.report.run_folders import distinct, left_out, read, read_run
+from nnlab.report.run_folders import distinct, read_all, read_run
 from nnlab.report.runs import RunRecord
 from nnlab.runs import by_study
 from nnlab.storage import opened
@@ -125,8 +125,8 @@ class Results:
     def page(self, study: Path) -> tuple[str, str]:
         """Return the page of a study and its tag, which is another when the page is."""
         with self.lock:
-            found = read(study, self.read_run)
-            runs, damaged = distinct(found), left_out(study, found)
+            found, damaged = read_all(study, self.read_run)
+            runs = distinct(found)
             drawn = sorted(path for path in study.glob("*.png") if not path.is_symlink())
             curves = runs[0].folder / CURVES
             if len(runs) == 1 and curves.is_file():

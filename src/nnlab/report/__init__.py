@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nnlab import terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
-from nnlab.report.run_folders import distinct, left_out, read
+from nnlab.report.run_folders import distinct, read, read_all
 from nnlab.report.times import duration
 from nnlab.text import visible_lines
 
@@ -61,7 +61,7 @@ def write_report(
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
-    found, files = read(study), [study / "summary.csv", study / "cells.csv"]
+    (found, damaged), files = read_all(study), [study / "summary.csv", study / "cells.csv"]
     runs = distinct(found)
     table, notes = summary.table(runs, terminal.width()), summary_notes.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
@@ -72,7 +72,7 @@ def write_report(
     else:
         (study / "summary.tex").unlink(missing_ok=True)
     drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale, style)
-    said = left_out(study, found) + notes
+    said = damaged + notes
     pages = [page.write_page(runs, said, drawn, study)]
     if single_file:
         pages.append(page.write_page(runs, said, drawn, study, single_file=True))

@@ -45,29 +45,35 @@ def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list
     does, and may know some runs already; the data of what it returns are named here.
     Raises FileNotFoundError if there is no such folder, or no run in it.
     """
+    return read_all(study, reader)[0]
+
+
+def read_all(
+    study: Path, reader: Callable[[Path], RunRecord] | None = None
+) -> tuple[list[RunRecord], list[str]]:
+    """Do what ``read`` does, and name the runs that were left out, in a sentence."""
     if not study.is_dir():
         raise FileNotFoundError(f"there is no folder {study}; give a study, say outputs/mnist")
-    runs = []
+    runs, damaged = [], []
     for result in study.glob(f"*/{RESULT}"):
         try:
             runs.append((reader or read_run)(result.parent))
         except (OSError, ValueError) as error:
+            damaged.append(result.parent.name)
             log.warning("left out %s: %s", result, error)
     if not runs:
         hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
         raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
     name_data(runs)
     keys = varied(runs)
-    return sorted(runs, key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+    runs.sort(key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+    return runs, left_out(damaged)
 
 
-def left_out(study: Path, runs: Sequence[RunRecord]) -> list[str]:
-    """Name the runs of a study that are not among these, which are all that could be read."""
-    found = {result.parent for result in study.glob(f"*/{RESULT}")}
-    names = sorted(folder.name for folder in found - {run.folder for run in runs})
-    more = f" and {len(names) - STUDIES:,} more" * (len(names) > STUDIES)
-    said = f"Left out, as their files are damaged: {', '.join(names[:STUDIES])}{more}"
-    return [said] if names else []
+def left_out(damaged: Sequence[str]) -> list[str]:
+    more = f" and {len(damaged) - STUDIES:,} more" * (len(damaged) > STUDIES)
+    named = ", ".join(sorted(damaged)[:STUDIES])
+    return [f"Left out, as their files are damaged: {named}{more}"] if damaged else []
 
 
 def name_data(runs: Sequence[RunRecord]) -> None:
