@@ -119,6 +119,33 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("number", interrupts.SIGNALS, ids=lambda number: number.name)
+def test_a_signal_while_a_process_ends_changes_nothing(number: signal.Signals) -> None:
+    """Also one that comes when Python has dropped its handlers and clears its modules."""
+    ended = in_process(
+        "import atexit\n"
+        "class Last:\n"
+        "    def __del__(self, kill=os.kill, me=os.getpid(), out=os.write):\n"
+        f"        kill(me, {int(number)}); out(1, b'to the end')\n"
+        "last = Last()\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
+        "interrupts.heed_to_the_end()\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "to the end", "")
+
+
+def test_a_process_that_does_not_end_is_left() -> None:
+    ended = in_process(
+        "import atexit\n"
+        "interrupts.heed_to_the_end()\n"
+        "atexit.register(hold, 50)\n"
+        "later(signal.SIGTERM)\n"
+    )
+    assert ended.returncode == 143
+    assert ended.stderr.count("stopped by SIGTERM") == 1
+
+
 def test_a_worker_stops_when_its_parent_is_gone() -> None:
     """The worker's parent ends at once; the worker's output stays open until it ends, too."""
     ended = in_process(

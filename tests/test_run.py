@@ -379,6 +379,22 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
     assert (other.stdout.splitlines()[-1] == line) == (launcher != "basic")
 
 
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_hydras_launchers_clear_what_a_killed_process_left_of_a_study_that_is_done(
+    launcher: str, tmp_path: Path
+) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    command = ("seed=0,1", "train_size=40", "stopping.max_epochs=2", f"hydra/launcher={launcher}")
+    assert nnlab_run(*command, cwd=tmp_path, fresh=True).returncode == 0
+    study = tmp_path / "outputs" / "mnist"
+    left = {".process-dead.lock", ".process-dead.json", "seed=0/.checkpoint.safetensors"}
+    for name in left:
+        (study / name).touch()
+    assert nnlab_run(*command, cwd=tmp_path, fresh=True).returncode == 0
+    assert not files(study) & left
+
+
 def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) -> None:
     command = ("train_size=99999,40", *QUICK[::2], "dataset.source=bundled", "hydra/launcher=basic")
     done = nnlab_run(*command, "hydra.sweeper.max_batch_size=1", cwd=tmp_path)

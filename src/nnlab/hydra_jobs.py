@@ -69,8 +69,11 @@ class Command:
                 os._exit(stopped.status)  # nobody is there to be told
             raise
         self.outcomes.append(outcome)
-        if outcome.error is not None and os.getpid() != self.process:
-            raise outcome.error
+        if os.getpid() != self.process:
+            if outcome.error is not None:
+                raise outcome.error
+            if outcome.result is not None:
+                sweeps.clear_up(folder.parent, [outcome.folder])
         if {path.name for path in job.folder.iterdir()} <= OF_HYDRA:
             shutil.rmtree(job.folder, ignore_errors=True)  # the run was refused, or is elsewhere
         searched = hydra.runtime.choices["hydra/sweeper"] == SEARCH

@@ -7,6 +7,7 @@ and only the epoch under way is lost.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -43,17 +44,19 @@ class Request:
     """Whether a signal asked the command to stop.
 
     number: of the first one. patient: see ``patient``. unsaved: whoever trained epochs that are on
-    no disk yet. saving: held while they are being put there.
+    no disk yet. saving: held while they are being put there. told: whether the user knows.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.patient = False
+        self.told = False
         self.unsaved: set[Hashable] = set()
         self.saving = threading.RLock()
 
     def clear(self) -> None:
         self.number = None
+        self.told = False
         self.unsaved.clear()
 
 
@@ -92,9 +95,22 @@ def patient() -> Iterator[None]:
         request.patient = False
 
 
+def heed_to_the_end() -> None:
+    """Let signals ask for a stop until this process ends, in whose last instants none does."""
+    heeding = contextlib.ExitStack()
+    heeding.enter_context(heeded(afterwards=signal.SIG_IGN))
+    atexit.register(heeding.close)
+
+
 @contextlib.contextmanager
-def heeded(parent: int | None = None, patience: float | None = None) -> Iterator[None]:
+def heeded(
+    parent: int | None = None,
+    patience: float | None = None,
+    afterwards: signal.Handlers | None = None,
+) -> Iterator[None]:
     """Let signals ask for a stop in this block; parent: a process whose end does so too.
+
+    afterwards: what signals then do; None: what they did before.
 
     Signals that are ignored (nohup does so), or that have another handler, are left alone; not
     so the latter where a patience is given, the seconds that the epochs under way then have to
@@ -127,7 +143,7 @@ def heeded(parent: int | None = None, patience: float | None = None) -> Iterator
         yield
     finally:
         for number in ours:
-            signal.signal(number, before[number])
+            signal.signal(number, before[number] if afterwards is None else afterwards)
         signal.set_wakeup_fd(woken)
         writer.close()
         watcher.join()
@@ -173,7 +189,8 @@ def leave() -> None:
     """End the process, but not while it saves."""
     assert request.number is not None
     with request.saving:
-        tell(str(Stopped(request.number)))
+        if not request.told:
+            tell(str(Stopped(request.number)))
         os._exit(128 + request.number)
 
 

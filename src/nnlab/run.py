@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from nnlab.hydra_jobs import Command
 
 
+def command_line() -> None:
+    """Be a command in a process of its own."""
+    interrupts.heed_to_the_end()
+    main()
+
+
 @terminal.standard_streams()
 def main() -> None:
+    """Do what the command line says, and leave the process as it was."""
     if "--version" in sys.argv[1:]:
         terminal.say(terminal.version())
         return
@@ -30,6 +37,7 @@ def main() -> None:
             status = run(sys.argv[1:])
     except interrupts.Stopped as stopped:
         terminal.complain(str(stopped))
+        interrupts.request.told = True
         sys.exit(stopped.status)
     except Exception as error:
         from nnlab import messages
@@ -118,4 +126,4 @@ def forget() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.reliability.studies import LIMIT, Ended
 
-MAINS = {"nnlab.run": "nnlab.run", "nnlab.report": "nnlab.report.__main__"}
+MODULES = {"nnlab.run": "nnlab.run", "nnlab.report": "nnlab.report.__main__"}
 HEAVY = (
     *("nnlab.build", "nnlab.training", "nnlab.network", "nnlab.sweeps", "nnlab.hydra_jobs"),
     *("nnlab.report.figures", "nnlab.report.page", "nnlab.engines.native", "nnlab.engines.stacked"),
@@ -23,7 +23,7 @@ HEAVY = (
 )
 
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["tests.reliability.warm", *MAINS.values(), *HEAVY])
+server.set_forkserver_preload(["tests.reliability.warm", *MODULES.values(), *HEAVY])
 
 
 class Command:
@@ -89,4 +89,5 @@ def be(module: str, arguments: Sequence[str], cwd: Path, streams: Path, draw: bo
     if not draw:
         figures.draw_all = lambda *_: []
     sys.argv = [module, *arguments]
-    sys.exit(importlib.import_module(MAINS.get(module, module)).main())
+    command = importlib.import_module(MODULES.get(module, module))
+    sys.exit(getattr(command, "command_line", command.main)())
