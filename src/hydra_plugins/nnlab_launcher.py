@@ -151,13 +151,13 @@ class BatchLauncher(NnlabLauncher):
 
     def where(self) -> Any:
         """Raises ValueError for an option that the launcher does not have, given with a +."""
-        from nnlab import messages
         from nnlab.batches import Batches
+        from nnlab.options import did_you_mean
 
         known = [each.name for each in fields(LAUNCHERS[self.cluster])]
         for name in vars(self.options).keys() - set(known):
             raise ValueError(
                 f"hydra.launcher.{name}: hydra/launcher={self.cluster} has no such option"
-                f"{messages.did_you_mean(name, known)}"
+                f"{did_you_mean(name, known)}"
             )
         return Batches(self.cluster, self.options)

@@ -7,6 +7,7 @@ sweep's rerun must start fast.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 import json
 import math
@@ -103,3 +104,10 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def did_you_mean(given: str, names: list[str]) -> str:
+    """Return a hint at the name that a mistyped one is nearest to, or nothing."""
+    leaves = {name.rpartition(".")[2]: name for name in reversed(names) if name != given}
+    near = difflib.get_close_matches(given.rpartition(".")[2], leaves, n=1, cutoff=0.55)
+    return f"\nDid you mean '{leaves[near[0]]}'?" if near else ""

@@ -257,7 +257,7 @@ def check_keys(studies: Sequence[Runs], keys: Sequence[str]) -> None:
     }
     for key in keys:
         if names and key not in names:
-            from nnlab.messages import did_you_mean
+            from nnlab.options import did_you_mean
 
             raise ValueError(
                 f"--where {key}=: none of these runs has {key}{did_you_mean(key, sorted(names))}"

@@ -19,9 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nnlab import claims, cores, messages, worker
+from nnlab import claims, cores, worker
 from nnlab.clusters.cluster import Cluster, Options
 from nnlab.extras import needed
+from nnlab.options import did_you_mean
 from nnlab.worker import Answer, Batch, Refusal
 
 
@@ -33,7 +34,7 @@ class Pool(Cluster):
         if given.executor not in POOLS:
             raise ValueError(
                 f"hydra.launcher.executor={given.executor} is not known; choose one of "
-                f"{', '.join(POOLS)}{messages.did_you_mean(given.executor, list(POOLS))}"
+                f"{', '.join(POOLS)}{did_you_mean(given.executor, list(POOLS))}"
             )
         self.name = given.executor
         self.stack = contextlib.ExitStack()
