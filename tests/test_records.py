@@ -28,7 +28,10 @@ def test_a_folder_says_whose_it_is_from_the_first_instant(tmp_path: Path) -> Non
     assert (tmp_path / "run" / ".hydra" / "config.yaml").read_text() == "a: 1\n"
 
 
-def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
+def test_rows_of_long_epochs_are_in_the_file_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "ROWS", 0.0)
     folder = RunFolder(tmp_path, IDENTITY).begin({})
     header = "epoch,train_loss,train_accuracy,valid_loss,valid_accuracy,seconds\n"
     assert (tmp_path / "metrics.csv").read_text() == header
@@ -37,6 +40,21 @@ def test_a_row_is_on_disk_as_soon_as_its_epoch_ends(tmp_path: Path) -> None:
     folder.append((2, 1 / 3, float("nan"), 0.1, 1.0, 2.0))
     last = (tmp_path / "metrics.csv").read_text().splitlines()[-1]
     assert last == "2,0.333333333,nan,0.1,1,2"
+
+
+@pytest.mark.parametrize("end", ["write_rows", "finish", "fail"])
+def test_rows_of_short_epochs_are_written_together(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "ROWS", 1000.0)
+    folder = RunFolder(tmp_path, IDENTITY).begin({})
+    for epoch in (1, 2):
+        folder.append((epoch, 0.5, 0.25, None, None, 1.5))
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 1
+    given = {"finish": ({"status": "finished"}, None), "fail": (ValueError(),)}
+    getattr(folder, end)(*given.get(end, ()))
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
+    assert rows == ["1,0.5,0.25,,,1.5", "2,0.5,0.25,,,1.5"]
 
 
 def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:

@@ -127,9 +127,7 @@ class Dispatch:
             self.detach()
             return
         with BatchProgress(len(tasks), sum(self.seconds.values())) as progress:
-            while self.sent or self.theirs:
-                self.receive()
-                self.look_at_theirs()
+            while self.under_way():
                 self.show(progress, tasks)
                 if interrupts.requested():
                     progress.stop()
@@ -137,6 +135,12 @@ class Dispatch:
                 time.sleep(POLL)
             self.show(progress, tasks)
         wait_to_see([task.outcome.folder for task in tasks if task.outcome.trained])
+
+    def under_way(self) -> bool:
+        """Take what has come back; return whether something is still to come."""
+        self.receive()
+        self.look_at_theirs()
+        return bool(self.sent or self.theirs)
 
     def estimate(self, tasks: Sequence[Task]) -> list[float]:
         """Return what tasks take: in seconds on one core, where the number of batches is free."""

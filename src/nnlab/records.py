@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -41,6 +42,7 @@ CHECKPOINT = ".checkpoint.safetensors"
 NEW = ".new"  # the run that is to take the place of the folder's
 LEFT = (CHECKPOINT, NEW)  # what a kill in the last moment may leave of a run that has ended
 CURVES = "curves.png"
+ROWS = 0.1  # seconds between two writings of metrics: of the shortest epochs each took 4 %
 DONE = ("finished", "stopped", "diverged")
 
 
@@ -99,13 +101,20 @@ class RunFolder:
         content = "".join(f"{line}\n" for line in [header, *map(as_row, rows)]).encode()
         storage.write_atomic(self.path / METRICS, content, durable=False)
         self.metrics = hashlib.sha256(content)
+        self.rows, self.written = b"", time.monotonic()
         return self
 
     def append(self, row: Sequence[float | None]) -> None:
-        """Add an epoch's row."""
-        line = f"{as_row(row)}\n".encode()
-        storage.append(self.path / METRICS, line)
-        self.metrics.update(line)
+        """Add an epoch's row; it is in the file at once, or after ROWS seconds."""
+        self.rows += f"{as_row(row)}\n".encode()
+        if time.monotonic() - self.written >= ROWS:
+            self.write_rows()
+
+    def write_rows(self) -> None:
+        """Write the rows that are not in the file yet."""
+        storage.append(self.path / METRICS, self.rows)
+        self.metrics.update(self.rows)
+        self.rows, self.written = b"", time.monotonic()
 
     def log(self, *texts: str) -> None:
         """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
@@ -115,6 +124,7 @@ class RunFolder:
 
     def finish(self, outcome: dict[str, Any], weights: dict[str, Any] | None) -> dict[str, Any]:
         """Write the trained weights, if any are to be kept, then the result; return it."""
+        self.write_rows()
         files = {METRICS: self.metrics.hexdigest()}
         if weights is not None:
             content = serialised(weights)
@@ -129,10 +139,13 @@ class RunFolder:
 
     def interrupt(self, epochs: int) -> None:
         """Record that the run was stopped, and will go on from its checkpoint."""
+        self.write_rows()
         self.write_result(status="interrupted", epochs=epochs)
 
     def fail(self, error: BaseException) -> None:
         """Record that the run broke off: the traceback in its log, the error in its result."""
+        with contextlib.suppress(OSError):  # they may be why
+            self.write_rows()
         self.log("".join(traceback.format_exception(error)).rstrip())
         self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
 

@@ -341,6 +341,7 @@ class Keeper:
         started = time.monotonic()
         state = checkpoint.of(task.run, self.engine, computing(task))
         with interrupts.request.saving:
+            record(task).write_rows()
             checkpoint.save(record(task).path / records.CHECKPOINT, state)
         self.saved[task] = time.monotonic()
         self.cost = self.saved[task] - started

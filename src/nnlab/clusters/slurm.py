@@ -240,6 +240,7 @@ class SlurmJob:
         self.since = since
         self.attempts = [self]
         self.log = folder / f"{job_id}_0_log.out"
+        self.answer = folder / f"{job_id}_0_result.pkl"
         self.gone: float | None = None  # since when it is known to have ended
         self.state = ""
         self.outcome: tuple[str, Any] | None = None  # "success" and answers, or "error" and a trace
@@ -248,6 +249,8 @@ class SlurmJob:
         return self.queue.states.get(self.job_id) in ("RUNNING", "COMPLETING")
 
     def done(self) -> bool:
+        if self.answer.exists():  # Slurm itself may take seconds to say that it has ended
+            self.read()
         if self.outcome is not None and self.outcome[0] == "success":
             return True
         answered = self.queue.look()
@@ -283,7 +286,7 @@ class SlurmJob:
         )  # or of another nnlab
         with contextlib.suppress(OSError, *unreadable):
             os.listdir(self.folder)  # has a network file system look again
-            self.outcome = pickle.loads((self.folder / f"{self.job_id}_0_result.pkl").read_bytes())
+            self.outcome = pickle.loads(self.answer.read_bytes())
 
     def cancel(self) -> None:
         """Have it cancelled, with all others at once, when the cluster is closed."""
