@@ -52,8 +52,7 @@ class NnlabSweeper(BasicSweeper):
         for batch in self.split_arguments(overrides, self.max_batch_size):
             if not isinstance(self.launcher, NnlabLauncher):  # which looks at all jobs first, too
                 self.validate_batch_is_legal(batch)
-            results = self.launcher.launch(batch, initial_job_idx=count)
-            hydra_jobs.note_elsewhere(self.task_function, results)
+            results = hydra_jobs.launch_by(self.launcher, self.task_function, batch, count)
             for each in results:
                 _ = each.return_value  # raises where the job failed, as in Hydra's
             count += len(batch)

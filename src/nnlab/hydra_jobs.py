@@ -20,6 +20,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -78,6 +79,17 @@ class Command:
             shutil.rmtree(job.folder, ignore_errors=True)  # the run was refused, or is elsewhere
         searched = hydra.runtime.choices["hydra/sweeper"] == SEARCH
         return math.nan if searched and outcome.error is not None else outcome.objective()
+
+
+def launch_by(
+    launcher: Launcher, command: TaskFunction, job_overrides: Sequence[Sequence[str]], first: int
+) -> Sequence[JobReturn]:
+    """Have a launcher train a command's jobs; first: the number of the first of them."""
+    pool = type(launcher).__name__ == "JoblibLauncher"
+    with interrupts.heeded_here_only() if pool else contextlib.nullcontext():
+        returns = launcher.launch(job_overrides, initial_job_idx=first)
+    note_elsewhere(command, returns)
+    return returns
 
 
 def note_elsewhere(command: TaskFunction, returns: Sequence[JobReturn]) -> None:

@@ -151,6 +151,27 @@ def heeded(
         request.clear()
 
 
+@contextlib.contextmanager
+def heeded_here_only() -> Iterator[None]:
+    """Have processes that are started in this block not heed signals; this one's end ends them.
+
+    A terminal sends them to all. A worker that has nothing to save would end first, at which
+    joblib kills those that are saving.
+    """
+    ours = [number for number in SIGNALS if signal.getsignal(number) is note]
+    if not ours or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # else joblib starts it, which unblocks some of them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # ``watch`` gets them nevertheless
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def note(number: int, _: object) -> None:
     if request.number is None:
         request.number = number
@@ -179,7 +200,8 @@ def watch(
             if leaving is None and number in ours:
                 note(number, None)
                 leaving = time.monotonic() + (patience or (LONG if request.unsaved else SHORT))
-                if request.unsaved and patience is None:  # others tell of what workers do
+                alone = parent is None and patience is None  # others tell of what workers do
+                if alone and request.unsaved:
                     tell(f"{signal.Signals(number).name}: saving what trains; Ctrl-C leaves now")
             elif number == signal.SIGINT:
                 os._exit(128 + number)

@@ -104,11 +104,8 @@ class Trials:
 
     def launch(self, trials: Sequence[Trial], first: int) -> Sequence[JobReturn]:
         """Train the runs of trials together. first: the number of the first of them."""
-        returns = self.launcher.launch(
-            [self.overrides(trial.params) for trial in trials], initial_job_idx=first
-        )
-        hydra_jobs.note_elsewhere(self.command, returns)
-        return returns
+        overrides = [self.overrides(trial.params) for trial in trials]
+        return hydra_jobs.launch_by(self.launcher, self.command, overrides, first)
 
 
 def run(options: NnlabSearchConf, trials: Trials) -> None:
