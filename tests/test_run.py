@@ -391,6 +391,8 @@ def test_hydras_launchers_clear_what_a_killed_process_left_of_a_study_that_is_do
     left = {".process-dead.lock", ".process-dead.json", "seed=0/.checkpoint.safetensors"}
     for name in left:
         (study / name).touch()
+    assert nnlab_run(*command, "plan=true", cwd=tmp_path, fresh=True).returncode == 0
+    assert files(study) >= left
     assert nnlab_run(*command, cwd=tmp_path, fresh=True).returncode == 0
     assert not files(study) & left
 

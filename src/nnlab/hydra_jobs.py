@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -60,8 +61,9 @@ class Command:
         job = as_job(Template(task), folder, overrides, {}, self.functions)
         job.concurrent = jobs_at_once(hydra)
         objective.check(hydra, [job])
-        # In a process of another launcher's, which may outlive this command's.
-        parent = self.process if os.getppid() == self.process else None
+        # joblib's workers may outlive this command's process, of which they are children.
+        made_by = multiprocessing.parent_process()
+        parent = self.process if made_by is not None and made_by.pid == self.process else None
         try:
             with interrupts.heeded(parent):
                 (outcome,) = sweeps.train([job])
@@ -73,7 +75,7 @@ class Command:
         if os.getpid() != self.process:
             if outcome.error is not None:
                 raise outcome.error
-            if outcome.result is not None:
+            if outcome.result is not None and not task.plan:
                 sweeps.clear_up(folder.parent, [outcome.folder])
         if {path.name for path in job.folder.iterdir()} <= OF_HYDRA:
             shutil.rmtree(job.folder, ignore_errors=True)  # the run was refused, or is elsewhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nnlab import claims
 from tests.reliability import warm
 from tests.reliability.studies import (
     Ended,
@@ -208,6 +210,36 @@ def test_joblibs_workers_stop_with_the_command(
     study.rename(tmp_path / "disturbed")
     assert warm.run(*command[1:], cwd=tmp_path).status == 0
     assert numbers(study) == found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_joblibs_workers_that_begin_when_the_command_is_killed_end(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    command = (
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "train_size=900,1000"),
+        *("model.hidden=[500]", "stopping.max_epochs=1000", "test_size=20", "study=s"),
+    )
+    process = start(*command, cwd=tmp_path)
+    workers: list[str] = []
+    while len(workers) < 2:
+        workers = children(process.pid, "LokyProcess")
+        time.sleep(0.01)
+    time.sleep(0.8)  # they have got their runs, and import what these need
+    process.kill()
+    process.end()
+    until = time.monotonic() + 8
+    while time.monotonic() < until and any(map(os.path.exists, map("/proc/{}".format, workers))):
+        time.sleep(0.1)
+    runs = runs_of(tmp_path / "outputs" / "s") if (tmp_path / "outputs" / "s").exists() else []
+    assert [run.name for run in runs if claims.owner(run) is not None] == []
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def children(pid: int, name: str) -> list[str]:
+    """Return the processes that one has started, of those whose command line has a name."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for each in found if name in Path(f"/proc/{each}/cmdline").read_text()]
 
 
 def numbers(study: Path) -> dict[str, Any]:
