@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nnlab import records
+from nnlab import records, storage
 from nnlab.records import RunFolder, finished_result
 from nnlab.seeds import RANDOM_NUMBERS
 from nnlab.storage import write_atomic
@@ -55,6 +56,25 @@ def test_rows_of_short_epochs_are_written_together(
     getattr(folder, end)(*given.get(end, ()))
     rows = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
     assert rows == ["1,0.5,0.25,,,1.5", "2,0.5,0.25,,,1.5"]
+
+
+def test_rows_that_a_full_disk_has_cut_are_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path, IDENTITY).begin({})
+    append = storage.append
+
+    def cut(path: Path, content: bytes) -> None:
+        append(path, content[:7])
+        monkeypatch.setattr(storage, "append", append)  # there is room again
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr(records, "ROWS", 0.0)
+    monkeypatch.setattr(storage, "append", cut)
+    with pytest.raises(OSError, match="full") as raised:
+        folder.append((1, 0.5, 0.25, None, None, 1.5))
+    folder.fail(raised.value)
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["1,0.5,0"]
 
 
 def test_the_result_comes_last_and_whole(tmp_path: Path) -> None:

@@ -111,10 +111,10 @@ class RunFolder:
             self.write_rows()
 
     def write_rows(self) -> None:
-        """Write the rows that are not in the file yet."""
-        storage.append(self.path / METRICS, self.rows)
-        self.metrics.update(self.rows)
-        self.rows, self.written = b"", time.monotonic()
+        """Write the rows that are not in the file yet; once, for a full disk may have taken some."""
+        rows, self.rows, self.written = self.rows, b"", time.monotonic()
+        storage.append(self.path / METRICS, rows)
+        self.metrics.update(rows)
 
     def log(self, *texts: str) -> None:
         """Add to run.log. Not by ``logging``: runs train side by side, and it is global."""
