@@ -111,7 +111,7 @@ class RunFolder:
             self.write_rows()
 
     def write_rows(self) -> None:
-        """Write the rows that are not in the file yet; once, for a full disk may have taken some."""
+        """Write the rows that wait; once, for a full disk may have taken a part of them."""
         rows, self.rows, self.written = self.rows, b"", time.monotonic()
         storage.append(self.path / METRICS, rows)
         self.metrics.update(rows)
