@@ -263,7 +263,10 @@ def test_damage_is_told(tmp_path: Path) -> None:
 
 def test_epochs_are_kept_to_the_last_bit(tmp_path: Path) -> None:
     """What was not measured stays None beside what became NaN, and numbers of epochs integers."""
-    rows = [(1, 0.1, math.nan, None, 1 / 3), (2, math.inf, 5e-324, None, 2.0)]
+    rows: list[tuple[float | None, ...]] = [
+        (1, 0.1, math.nan, None, 1 / 3),
+        (2, math.inf, 5e-324, None, 2.0),
+    ]
     made = checkpoint.Checkpoint({}, rows, "running", "", {}, None, None, {})
     for kept in (rows, []):
         made.epochs = kept
