@@ -160,3 +160,17 @@ def test_a_worker_stops_when_its_parent_is_gone() -> None:
         "os._exit(0)\n"
     )
     assert ended.stdout == f"{int(signal.SIGTERM)}\n"
+
+
+def test_a_worker_that_does_not_end_with_its_parent_is_left_in_silence() -> None:
+    ended = in_process(
+        "if os.fork() == 0:\n"
+        "    parent = os.getppid()\n"
+        "    with interrupts.heeded(parent):\n"
+        "        interrupts.request.unsaved.add('a run')\n"
+        "        interrupts.LONG = 0.1\n"
+        "        hold(50)\n"
+        "time.sleep(0.5)\n"
+        "os._exit(0)\n"
+    )
+    assert (ended.stdout, ended.stderr) == ("", "")

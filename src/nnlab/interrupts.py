@@ -200,8 +200,8 @@ def watch(
             if leaving is None and number in ours:
                 note(number, None)
                 leaving = time.monotonic() + (patience or (LONG if request.unsaved else SHORT))
-                alone = parent is None and patience is None  # others tell of what workers do
-                if alone and request.unsaved:
+                request.told |= parent is not None  # others tell of what workers do
+                if request.unsaved and patience is None and not request.told:
                     tell(f"{signal.Signals(number).name}: saving what trains; Ctrl-C leaves now")
             elif number == signal.SIGINT:
                 os._exit(128 + number)
