@@ -1,5 +1,4 @@
-"""A sweep with its report, in the process that commands are forked from: what takes longer for
-the first time, such as the parser's tables, the fonts and the templates, each of them then has."""
+"""What takes longer for the first time, done once in the process that commands are forked from."""
 
 from __future__ import annotations
 
@@ -11,7 +10,9 @@ import torch
 
 import nnlab
 
-torch.set_num_threads(1)  # a process with threads cannot be forked
+torch.set_num_threads(1)  # a process with more cannot be forked
+torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # the first one imports a lot
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-    sizes = {"seed": [0, 1], "train_size": 20, "test_size": 20, "stopping.max_epochs": 1}
-    nnlab.sweep(sizes, output_dir=folder)
+    # On a GPU none of the forked processes could use it.
+    small = {"device": "cpu", "train_size": 20, "test_size": 20, "stopping.max_epochs": 1}
+    nnlab.sweep({"seed": [0, 1], **small}, output_dir=folder)
