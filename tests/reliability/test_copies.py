@@ -29,7 +29,7 @@ from tests.reliability.studies import (
 # Some hundredths of a second a run, and one long one.
 SWEEP = (
     *("train_size=1000,100,110,120,130,140", "optimizer.momentum=0.9", "model.hidden=[32]"),
-    *("stopping.max_epochs=100", "test_size=100", "study=s", "checkpoint.seconds=0"),
+    *("stopping.max_epochs=50", "test_size=100", "study=s", "checkpoint.seconds=0"),
 )
 
 
