@@ -326,6 +326,50 @@ def test_what_slurm_does_not_have_is_told_in_its_words(
     assert_refused(ended, tmp_path, "Slurm refuses 2 batches", *words)
 
 
+@pytest.mark.parametrize(
+    ("given", "requeue"),
+    [
+        (["requeue=false", "comment=null", "nice=0"], "0"),
+        (["no-requeue=true"], "0"),
+        (["exclusive=false", "comment=none"], "1"),
+    ],
+)
+def test_false_and_null_leave_an_option_of_sbatch_out(
+    given: Sequence[str], requeue: str, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    given = [f"+hydra.launcher.additional_parameters.{each}" for each in given]
+    before = set(jobs(slurm))
+    ended = run("seed=0,1", epochs(2), *EACH, *given, cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    for job in set(jobs(slurm)) - before:
+        told = real_slurm.ask(f"scontrol show job {job}", slurm)
+        assert f"Requeue={requeue} " in told
+        assert ("Comment=none" in told) == ("comment=none" in given[-1])
+
+
+@pytest.mark.parametrize("partition", [[], ["hydra.launcher.partition=urgent"]])
+def test_a_time_that_a_partition_does_not_allow_is_refused(
+    partition: Sequence[str], tmp_path: Path
+) -> None:
+    """Slurm itself would have such a job wait for ever."""
+    ended = run(*EACH, "seed=0,1", *partition, "hydra.launcher.timeout_min=61", cwd=tmp_path)
+    assert_refused(ended, tmp_path, "hydra.launcher.timeout_min=61 exceeds the 60 minutes of")
+
+
+def test_another_of_several_partitions_may_allow_the_time(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    real_slurm.ask("scontrol update PartitionName=main MaxTime=1-00:01:00", slurm)
+    try:
+        options = ("hydra.launcher.partition='urgent,main'", "hydra.launcher.timeout_min=1441")
+        ended = run("seed=0,1", epochs(2), *EACH, *options, cwd=tmp_path / "both")
+        assert ended.status == 0, ended.said
+        ended = run("seed=0,1", *EACH, "hydra.launcher.timeout_min=1442", cwd=tmp_path)
+    finally:
+        real_slurm.ask("scontrol update PartitionName=main MaxTime=60", slurm)
+    assert_refused(ended, tmp_path, "exceeds the 1441 minutes of partition main")
+
+
 @pytest.mark.skipif(
     bool(real_slurm.missing(real_slurm.OF_ACCOUNTS)), reason="slurmdbd, or its database, is missing"
 )
