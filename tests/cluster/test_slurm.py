@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pty
@@ -517,6 +518,18 @@ def test_a_command_may_leave_and_another_conclude(slurm: dict[str, str], tmp_pat
     assert [trained(each) for each in runs_of(tmp_path / STUDY)] == [1, 1, 1]
 
 
+def test_a_report_concludes_what_a_command_has_left(slurm: dict[str, str], tmp_path: Path) -> None:
+    options = ("hydra.launcher.batches=2", "hydra.launcher.detach=true")
+    ended = run("seed=0,1", epochs(2), SLURM, *options, "-m", cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    until(lambda: not jobs(slurm, "-t PD,R,CG"))
+    assert (tmp_path / STUDY / claims.BATCHES).exists()
+    ended = run(str(STUDY), cwd=tmp_path, module="nnlab.report")
+    assert ended.status == 0, ended.said
+    assert (tmp_path / STUDY / "summary.csv").exists()
+    assert not (tmp_path / STUDY / claims.BATCHES).exists()
+
+
 def test_from_within_a_job_batches_get_what_they_ask_for(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
@@ -532,3 +545,35 @@ def test_from_within_a_job_batches_get_what_they_ask_for(
         text=True,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+needs_jobqueue = pytest.mark.skipif(
+    importlib.util.find_spec("dask_jobqueue") is None, reason="needs dask_jobqueue: 'nnlab[pools]'"
+)
+JOBQUEUE = {"cluster": "SLURMCluster", "cores": 1, "processes": 1, "memory": "1GB"}
+BY_DASK = (
+    *("hydra/launcher=batches", "hydra.launcher.executor=dask", "hydra.launcher.batches=2"),
+    *("hydra.launcher.workers=2", "-m"),
+    *(f"+hydra.launcher.options.{name}={value}" for name, value in JOBQUEUE.items()),
+)
+
+
+@needs_jobqueue
+def test_jobs_of_dask_that_end_are_replaced(
+    start: Start, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    given = (*LONG, epochs(100), "-m")
+    process = start(*given, *BY_DASK, cwd=tmp_path / "slurm")
+    study = tmp_path / "slurm" / STUDY
+    until(lambda: len(list((study / claims.BATCHES).glob("*.log"))) == 2)  # each in its own job
+    until(lambda: len(under_way(study)) >= 2)
+    real_slurm.ask("scancel --me", slurm)
+    ended = process.end(LIMIT)
+    assert ended.status == 0, ended.said
+    assert_same(numbers(study), trained_here(*given, cwd=tmp_path / "local"))
+
+
+@needs_jobqueue
+def test_what_slurm_refuses_dask_is_told(tmp_path: Path) -> None:
+    ended = run("seed=0,1", *BY_DASK, "+hydra.launcher.options.queue=nowhere", cwd=tmp_path)
+    assert_refused(ended, tmp_path, "hydra.launcher.executor=dask", "Invalid partition name")
