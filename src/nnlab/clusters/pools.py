@@ -185,10 +185,9 @@ def send_one(jobs: Any) -> None:
     try:
         jobs.sync(send)
     except RuntimeError:
+        failed = needed("distributed", "pools").Status.failed
         for job in jobs.workers.values():
-            job.status = needed(
-                "distributed", "pools"
-            ).Status.failed  # which closing the cluster insists on
+            job.status = failed  # which closing the cluster insists on
         raise
 
 
