@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from pathlib import Path
 
 from benchmarks import race, results
@@ -25,6 +26,8 @@ SECTIONS = (
 
 
 def main() -> None:
+    # Commands start as users' do, with compiled modules.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument(
         "sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}; default: all"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -250,10 +251,26 @@ def test_damage_is_told(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="state is damaged"):
             checkpoint.load(path)
-    state = {"epochs": [], "of_the_future": 1}
-    text = json.dumps(state)
-    path.write_bytes(safetensors({}, {"state": text, "sha256": checkpoint.digest_of(text, {})}))
+    numbers = {"epochs": np.empty((0, 6))}
+    text = json.dumps({"empty": [], "of_the_future": 1})
+    digest = checkpoint.digest_of(text, numbers)
+    path.write_bytes(safetensors(numbers, {"state": text, "sha256": digest}))
     with pytest.raises(ValueError, match="state is damaged, or another nnlab's"):
         checkpoint.load(path)
     path.unlink()
     assert checkpoint.load(path) is None
+
+
+def test_epochs_are_kept_to_the_last_bit(tmp_path: Path) -> None:
+    """What was not measured stays None beside what became NaN, and numbers of epochs integers."""
+    rows: list[tuple[float | None, ...]] = [
+        (1, 0.1, math.nan, None, 1 / 3),
+        (2, math.inf, 5e-324, None, 2.0),
+    ]
+    made = checkpoint.Checkpoint({}, rows, "running", "", {}, None, None, {})
+    for kept in (rows, []):
+        made.epochs = kept
+        checkpoint.save(tmp_path / "state", made)
+        found = checkpoint.load(tmp_path / "state")
+        assert found is not None
+        assert repr(found.epochs) == repr(kept)

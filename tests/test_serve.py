@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,10 +15,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
-from nnlab import serve
+from nnlab import report, serve
 from tests.names import HOSTILE
 from tests.report.studies import lay
 
@@ -80,6 +83,19 @@ def test_all_studies_and_the_page_of_each(outputs: Path) -> None:
     assert after == before  # it only reads
 
 
+def test_every_link_leads_somewhere(outputs: Path) -> None:
+    """Also that of a study without a report."""
+    lay(outputs / "reported", {"seed": 0})
+    report.write_report(outputs / "reported")
+    with serving(outputs) as server:
+        for page in ("/", "/mnist/", "/reported/"):
+            links = re.findall(r'(?:href|src)="([^"#:]+)"', ask(server, page)[2].decode())
+            assert links
+            for link in links:
+                assert ask(server, urljoin(page, html.unescape(link)))[0] == 200, link
+    assert "summary.csv" in links
+
+
 def test_a_study_of_which_nothing_can_be_read_leads_nowhere(outputs: Path) -> None:
     (lay(outputs / "broken", name="default") / "result.json").write_text('{"config": 3')
     with serving(outputs) as server:
@@ -132,6 +148,7 @@ def test_nothing_else_is_served(outputs: Path, tmp_path: Path) -> None:
         "/mnist/train_size=500/program.py",
         "/mnist/train_size=500/page.html",
         "/mnist/train_size=500/nothing.json",
+        "//[/mnist/",
         "/mnist/train_size=500/",
         "/mnist/%00.json",
         "/older/",

@@ -1,8 +1,8 @@
 """The state of a run in mid-training, from which it goes on as if it had not been interrupted.
 
-One file of the safetensors format: the engine's numbers, those of the best epoch, and as text
-the epochs so far, the generators and the state of the stopping rule. Nothing is unpickled, and a
-checksum tells damage.
+One file of the safetensors format: the engine's numbers, those of the best epoch, what was measured
+in each epoch so far, and as text the generators and the state of the stopping rule. Nothing is
+unpickled, and a checksum tells damage.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from nnlab import storage
 from nnlab.engines import Engine, Run, State, below, dual
+from nnlab.records import EPOCHS
 
 ENGINE, BEST = "engine/", "best/"
 SAME = ("fingerprint", "content", "random_numbers")  # of the run that may go on from it
@@ -93,9 +94,12 @@ def of(run: Run, engine: Engine, identity: Mapping[str, Any]) -> Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     from safetensors.numpy import save as serialised
 
-    text = json.dumps({k: v for k, v in vars(checkpoint).items() if k != "numbers"})
-    digest = digest_of(text, checkpoint.numbers)
-    content = serialised(checkpoint.numbers, {"state": text, "sha256": digest})
+    rows = checkpoint.epochs
+    empty = [column for column, value in enumerate(rows[0] if rows else ()) if value is None]
+    state = {k: v for k, v in vars(checkpoint).items() if k not in ("numbers", "epochs")}
+    text = json.dumps({"empty": empty, **state})
+    numbers = {**checkpoint.numbers, EPOCHS: np.array(rows, np.float64)}  # of None it makes NaN
+    content = serialised(numbers, {"state": text, "sha256": digest_of(text, numbers)})
     storage.write_atomic(path, content)
 
 
@@ -119,7 +123,11 @@ def load(path: Path, parameters: int = 0) -> Checkpoint | None:
         if told["sha256"] != digest_of(told["state"], numbers):
             raise ValueError("its checksum differs")
         state = json.loads(told["state"])
-        epochs = [tuple(row) for row in state.pop("epochs")]
+        empty, rows = state.pop("empty"), numbers.pop(EPOCHS)
+        epochs = [
+            (int(epoch), *(None if k in empty else value for k, value in enumerate(values, 1)))
+            for epoch, *values in rows.tolist()
+        ]
         return Checkpoint(**state, epochs=epochs, numbers=numbers)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or another nnlab's ({error})") from None

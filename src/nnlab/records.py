@@ -39,6 +39,7 @@ METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
 LOG = "run.log"
 CHECKPOINT = ".checkpoint.safetensors"
+EPOCHS = "epochs"  # the array in it of what was measured, [epochs, columns] float64
 NEW = ".new"  # the run that is to take the place of the folder's
 LEFT = (CHECKPOINT, NEW)  # what a kill in the last moment may leave of a run that has ended
 CURVES = "curves.png"

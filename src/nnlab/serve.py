@@ -241,7 +241,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def path_asked(self) -> Path:
         """Return the file or folder asked for. Raises FileNotFoundError where there is none to be
         served: it is hidden, above the folder, or reached by a link."""
-        asked = unquote(urlsplit(self.path).path, errors="surrogateescape")
+        try:
+            asked = unquote(urlsplit(self.path).path, errors="surrogateescape")
+        except ValueError:  # it is no address
+            raise FileNotFoundError from None
         parts = [part for part in asked.split("/") if part]
         if parts and parts[-1] == page.INDEX:
             parts.pop()

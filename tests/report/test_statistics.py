@@ -42,6 +42,23 @@ def test_the_interval_over_seeds_is_scipys(count: int) -> None:
     assert found.margin == pytest.approx((oracle.high - oracle.low) / 2, rel=CLOSE)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 1e-30, 7.0])
+def test_equal_results_have_no_deviation(value: float) -> None:
+    """Their mean, as numpy takes it, may be another by rounding."""
+    found = over_seeds(np.full(3, value))
+    assert (found.deviation, found.margin) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("by", [0.0, 0.001, -0.25])
+def test_equal_differences_have_no_deviation(by: float) -> None:
+    """0.868 - 0.867 and 0.901 - 0.9 differ by rounding."""
+    ones = np.array([0.868, 0.901, 0.777, 0.5])
+    found = paired(ones, ones - by)
+    assert (found.low, found.high) == (found.mean, found.mean)
+    assert found.mean == pytest.approx(by, rel=1e-12, abs=0)
+    assert found.p == (0.0 if by else 1.0)
+
+
 def test_one_seed_has_no_interval() -> None:
     found = over_seeds(np.array([0.9]))
     assert (found.mean, found.count, found.of) == (0.9, 1, "")

@@ -213,25 +213,26 @@ static int find_nonzero(Network *net, const float *const *example, int64_t rows)
 /* Of some inputs, which examples of a group each is not zero in, as bits, and in how many.
    x: [rows], of which the inputs are columns `from` to `from + inputs`; bits, sizes: [inputs]. */
 INLINE void mark_active(const float *const *x, int64_t rows, int64_t from, int64_t inputs,
-                        int32_t *bits, int32_t *sizes)
+                        int32_t *bits, float *sizes)
 {
     int64_t i = 0;
     for (; i + V <= inputs; i += V) {
-        ivec set = {0}, size = {0};
+        ivec set = {0};
+        vec size = {0};
         for (int64_t r = 0; r < rows; r++) {
             const ivec yes = load(x[r] + from + i) != 0.f; /* -1 */
             set |= yes & (int32_t)(UINT32_C(1) << r);
-            size -= yes;
+            size += blend(yes, broadcast(1.f), (vec){0});
         }
         memcpy(bits + i, &set, sizeof(ivec));
-        memcpy(sizes + i, &size, sizeof(ivec));
+        store(sizes + i, size);
     }
     for (; i < inputs; i++) {
         uint32_t set = 0;
         for (int64_t r = 0; r < rows; r++)
             set |= (uint32_t)(x[r][from + i] != 0) << r;
         bits[i] = (int32_t)set;
-        sizes[i] = __builtin_popcount(set);
+        sizes[i] = (float)__builtin_popcount(set);
     }
 }
 
@@ -241,19 +242,23 @@ INLINE void mark_active(const float *const *x, int64_t rows, int64_t from, int64
 static int64_t find_active(const float *const *x, int64_t rows, int64_t from, int64_t inputs,
                            int all, ActiveInput *active)
 {
-    int32_t bits[KC], sizes[KC];
+    int32_t bits[KC], list[KC];
+    float sizes[KC];
     int64_t begin[GROUP + 2] = {0}; /* where those that are not zero in k examples begin */
     mark_active(x, rows, from, inputs, bits, sizes);
-    for (int64_t i = 0; i < inputs; i++)
-        begin[sizes[i] + 1]++;
-    const int64_t left_out = all ? 0 : begin[1];
-    begin[1] -= left_out;
-    for (int32_t k = 2; k <= GROUP; k++)
+    int64_t count = append_nonzero(sizes, inputs, list, 0);
+    for (int64_t i = 0; all && i < inputs; i++)
+        list[i] = (int32_t)i;
+    count = all ? inputs : count;
+    for (int64_t n = 0; n < count; n++)
+        begin[(int32_t)sizes[list[n]] + 1]++;
+    for (int32_t k = 1; k <= GROUP; k++)
         begin[k] += begin[k - 1];
-    for (int64_t i = 0; i < inputs; i++)
-        if (all || sizes[i] > 0)
-            active[begin[sizes[i]]++] = (ActiveInput){(int32_t)i, (uint32_t)bits[i]};
-    return inputs - left_out;
+    for (int64_t n = 0; n < count; n++) {
+        const int32_t i = list[n];
+        active[begin[(int32_t)sizes[i]]++] = (ActiveInput){i, (uint32_t)bits[i]};
+    }
+    return count;
 }
 
 /* The same for a single example, whose nonzero inputs are listed already. */

@@ -138,6 +138,7 @@ def render(
         names=[run.name for run in runs],
         links=None if single_file else links(runs, files, study),
         linked=len(runs) <= LINKED,
+        tables=not single_file and (study / "summary.csv").is_file(),
         thinning=thinning(curves),
         notes=[*one_seed([group for _, group in groups]), *notes],
         figures=[picture(file, study, single_file) for file in figures if file.suffix == ".png"],

@@ -52,15 +52,28 @@ def over_seeds(values: Array) -> Estimate:
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return Estimate(mean, math.nan, count, math.nan, math.nan, "")
-    deviation, margin = float(np.std(values, ddof=1)), float(half_interval(values))
+    deviation, margin = float(deviations(values)), float(half_interval(values))
     return Estimate(mean, deviation, count, mean - margin, mean + margin, "seeds")
 
 
 def half_interval(values: Array) -> Array:
     """Return half Student's interval of the mean of values [N, ...], a seed each: [...]."""
     count = len(values)
-    half: Array = student(count - 1) * np.std(values, axis=0, ddof=1) / math.sqrt(count)
+    half: Array = student(count - 1) * deviations(values) / math.sqrt(count)
     return half
+
+
+def deviations(values: Array) -> Array:
+    """Return the standard deviations of values [N, ...], a seed each: [...].
+
+    Exactly 0 of equal values, from which their mean may differ by rounding.
+
+    >>> float(deviations(np.array([0.1, 0.1, 0.1])))
+    0.0
+    """
+    equal = (values == values[0]).all(axis=0)
+    found: Array = np.where(equal, 0.0, np.std(values, axis=0, ddof=1))
+    return found
 
 
 def over_examples(share: float, examples: int) -> Estimate:
@@ -137,7 +150,11 @@ def paired(ones: Array, others: Array) -> Difference:
     >>> round(found.mean, 3), round(found.p, 3)
     (0.2, 0.074)
     """
-    found = over_seeds(ones - others)
+    differences = ones - others
+    rounding = 4 * np.finfo(np.float64).eps * max(np.abs(ones).max(), np.abs(others).max())
+    if np.ptp(differences) <= rounding:  # the same, but for that
+        differences[:] = differences[0] if abs(differences[0]) > rounding else 0.0
+    found = over_seeds(differences)
     error = found.deviation / math.sqrt(found.count)
     # Equal differences of all seeds leave no doubt, but that there is none at 0.
     t = found.mean / error if error else math.copysign(math.inf, found.mean)
