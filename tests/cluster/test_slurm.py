@@ -530,6 +530,21 @@ def test_a_report_concludes_what_a_command_has_left(slurm: dict[str, str], tmp_p
     assert not (tmp_path / STUDY / claims.BATCHES).exists()
 
 
+def test_a_report_leaves_what_is_sent_to_be_trained_anew(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    command = ("seed=0,1", epochs(2), SLURM, "hydra.launcher.batches=1", "-m")
+    assert run(*command, cwd=tmp_path).status == 0
+    later = "+hydra.launcher.additional_parameters.begin=now+600"
+    ended = run(*command, "force=true", "hydra.launcher.detach=true", later, cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    for _ in range(2):
+        assert run(str(STUDY), cwd=tmp_path, module="nnlab.report").status == 0
+    assert len(list((tmp_path / STUDY / claims.BATCHES).glob("*.json"))) == 1
+    assert run(*command, cwd=tmp_path).status == 0  # done already, as it was
+    assert len(list((tmp_path / STUDY / claims.BATCHES).glob("*.json"))) == 1
+
+
 def test_from_within_a_job_batches_get_what_they_ask_for(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:

@@ -164,7 +164,7 @@ class Slurm(Cluster):
         given = {**self.parameters, **self.parameters["additional_parameters"]}
         limit = most_minutes(partition)
         asked = self.options.timeout_min
-        if "qos" in given or given["time"] != asked or "," in given.get("partition", ""):
+        if "qos" in given or given["time"] != asked or "," in str(given.get("partition")):
             return
         if asked > limit:
             raise ValueError(
