@@ -28,6 +28,7 @@ def spied(tasks):
     train(tasks)
     peak = memory.kilobytes(memory.PROC / "self/status")["VmHWM"]
     print("MEASURED", peak - before, task.needed.own + task.needed.data)
+    sys.exit()  # no figures
 schedule.train = spied
 run.main()
 """

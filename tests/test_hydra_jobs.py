@@ -92,9 +92,13 @@ def master(loader: ConfigLoader, *overrides: str) -> DictConfig:
 
 
 @pytest.fixture(scope="module")
-def used(loader: ConfigLoader) -> tuple[DictConfig, SweepLoader]:
+def swept(loader: ConfigLoader) -> DictConfig:
+    return master(loader)
+
+
+@pytest.fixture(scope="module")
+def used(loader: ConfigLoader, swept: DictConfig) -> tuple[DictConfig, SweepLoader]:
     """A sweep and a loader that has composed all of JOBS before."""
-    swept = master(loader)
     ours = SweepLoader(loader, swept)
     for overrides in JOBS:
         ours.load_sweep_config(swept, overrides)
@@ -168,8 +172,7 @@ def test_most_typed_options_are_shared(
     assert second.model is first.model  # not made again
 
 
-def test_a_job_does_not_change_the_next(loader: ConfigLoader) -> None:
-    swept = master(loader)
+def test_a_job_does_not_change_the_next(loader: ConfigLoader, swept: DictConfig) -> None:
     ours = SweepLoader(loader, swept)
     jobs = [["seed=1"], ["seed=1", "optimizer.lr=0.1"], ["optimizer.lr=0.1"]]
     expected = [list(nodes(loader.load_sweep_config(swept, job))) for job in jobs]
@@ -182,8 +185,7 @@ def test_a_job_does_not_change_the_next(loader: ConfigLoader) -> None:
     assert found == expected
 
 
-def test_what_jobs_set_alike_is_kept_and_no_more(loader: ConfigLoader) -> None:
-    swept = master(loader)
+def test_what_jobs_set_alike_is_kept_and_no_more(loader: ConfigLoader, swept: DictConfig) -> None:
     ours = SweepLoader(loader, swept)
     keys = ("fgsm.eps", "fgsm.eps.1", "fgsm.shown", "output_dir", "device", "optimizer.lr")
     for values in (
@@ -227,9 +229,8 @@ def test_a_job_may_refer_to_hydras_own_node(loader: ConfigLoader) -> None:
 
 
 def test_jobs_that_differ_in_values_are_one_composition(
-    loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch
+    loader: ConfigLoader, swept: DictConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept = master(loader)
     ours = SweepLoader(loader, swept)
     calls = []
     original = loader.load_sweep_config
@@ -258,8 +259,9 @@ def test_jobs_that_differ_in_values_are_one_composition(
         ["hardest.per_class=1", "hardest={per_clas:2}"],
     ],
 )
-def test_errors_are_hydras_own(loader: ConfigLoader, overrides: list[str]) -> None:
-    swept = master(loader)
+def test_errors_are_hydras_own(
+    loader: ConfigLoader, swept: DictConfig, overrides: list[str]
+) -> None:
     with pytest.raises(Exception) as expected:  # noqa: PT011
         loader.load_sweep_config(swept, overrides)
     with pytest.raises(type(expected.value)) as found:
@@ -270,10 +272,13 @@ def test_errors_are_hydras_own(loader: ConfigLoader, overrides: list[str]) -> No
 
 @pytest.mark.parametrize("overrides", JOBS, ids=" ".join)
 def test_hydras_files_are_those_that_run_job_writes(
-    loader: ConfigLoader, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loader: ConfigLoader,
+    swept: DictConfig,
+    overrides: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    swept = master(loader)
     ours = SweepLoader(loader, swept)
     found = []
     for before in (JOBS[0], overrides):
@@ -301,8 +306,7 @@ def test_hydras_files_are_those_that_run_job_writes(
     assert found == [{path: yaml.safe_load(text) for path, text in files.items()}] * 2
 
 
-def test_a_return_shows_the_configurations(loader: ConfigLoader) -> None:
-    swept = master(loader)
+def test_a_return_shows_the_configurations(loader: ConfigLoader, swept: DictConfig) -> None:
     composer = functools.partial(hydra_jobs.compose_job, loader, swept, ["seed=4"], 0)
     job = Job(Path("somewhere"), ["seed=4"], "test_accuracy", {})
     returned = hydra_jobs.RunReturn(composer, Outcome(job, error=ValueError("no")))
@@ -314,14 +318,12 @@ def test_a_return_shows_the_configurations(loader: ConfigLoader) -> None:
     assert list(returned.hydra_cfg) == ["hydra"]
 
 
-def test_hydra_errors_are_composition_errors(loader: ConfigLoader) -> None:
-    swept = master(loader)
+def test_hydra_errors_are_composition_errors(loader: ConfigLoader, swept: DictConfig) -> None:
     with pytest.raises(ConfigCompositionException):
         SweepLoader(loader, swept).load_sweep_config(swept, ["nothing=1"])
 
 
-def test_what_is_not_nnlabs_is_refused(loader: ConfigLoader) -> None:
-    swept = master(loader)
+def test_what_is_not_nnlabs_is_refused(loader: ConfigLoader, swept: DictConfig) -> None:
     context = HydraContext(cast(Any, SweepLoader(loader, swept)), Callbacks())
     with pytest.raises(ValueError, match="choose another, say hydra/launcher=basic"):
         hydra_jobs.launch(context, print, swept, [["seed=1"]], 0)
@@ -331,9 +333,9 @@ def test_the_singleton_is_put_back() -> None:
     assert HydraConfig.instance().cfg is None
 
 
-def test_a_return_can_be_pickled(loader: ConfigLoader, tmp_path: Path) -> None:
+def test_a_return_can_be_pickled(loader: ConfigLoader, swept: DictConfig, tmp_path: Path) -> None:
     """As Hydra's PickleJobInfoCallback does."""
-    composer = functools.partial(hydra_jobs.compose_job, loader, master(loader), ["seed=1"], 0)
+    composer = functools.partial(hydra_jobs.compose_job, loader, swept, ["seed=1"], 0)
     outcome = Outcome(Job(tmp_path, ["seed=1"], "test_loss", {}))
     found = pickle.loads(pickle.dumps(hydra_jobs.RunReturn(composer, outcome)))
     assert found.cfg.seed == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import random
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,16 +44,18 @@ def on(executor: str, **options: Any) -> list[str]:
     return ["hydra/launcher=batches", *(f"hydra.launcher.{k}={v}" for k, v in given.items())]
 
 
-def local(folder: Path, *overrides: str) -> dict[str, Any]:
+@functools.cache
+def local(*overrides: str) -> dict[str, Any]:
     """Train as the local launcher does; return the study's content."""
-    ended = warm.run(*overrides, cwd=folder, draw=False)
-    assert ended.status == 0, ended.said
-    return without_launcher(content_of(folder / "outputs/mnist"))
+    with tempfile.TemporaryDirectory() as folder:
+        ended = warm.run(*overrides, cwd=Path(folder), draw=False)
+        assert ended.status == 0, ended.said
+        return without_launcher(content_of(Path(folder) / "outputs/mnist"))
 
 
 @each_executor
 def test_the_numbers_are_those_of_the_local_launcher(executor: str, tmp_path: Path) -> None:
-    expected = local(tmp_path / "local", *SWEEP)
+    expected = local(*SWEEP)
     ended = warm.run(*SWEEP, *on(executor), cwd=tmp_path, draw=False)
     assert ended.status == 0, ended.said
     assert_same(without_launcher(content_of(tmp_path / "outputs/mnist")), expected)
@@ -60,7 +64,7 @@ def test_the_numbers_are_those_of_the_local_launcher(executor: str, tmp_path: Pa
 
 @each_executor
 def test_a_worker_that_is_killed_costs_no_finished_run(executor: str, tmp_path: Path) -> None:
-    expected = local(tmp_path / "local", *SLOW)
+    expected = local(*SLOW)
     command = warm.Command([*SLOW, *on(executor)], cwd=tmp_path, draw=False)
     study = tmp_path / "outputs/mnist"
     try:
@@ -76,7 +80,7 @@ def test_a_worker_that_is_killed_costs_no_finished_run(executor: str, tmp_path: 
 @pytest.mark.long
 def test_twenty_killed_workers_change_nothing_of_two_thousand_runs(tmp_path: Path) -> None:
     many = ("seed=range(2000)", "train_size=100", "test_size=50", "stopping.max_epochs=40", "-m")
-    expected = local(tmp_path / "local", *many)
+    expected = local(*many)
     given = on("processes", batches=40, cores_per_worker=1)
     command = warm.Command([*many, *given], cwd=tmp_path, draw=False)
     study, chance, killed = tmp_path / "outputs/mnist", random.Random(0), set[int]()

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -145,7 +144,7 @@ def test_a_sweep_and_its_rerun(tmp_path: Path) -> None:
         for size in (40, 60)
     }
 
-    again = nnlab_run(*command, cwd=tmp_path, fresh=True)
+    again = nnlab_run(*command, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "already done: 2 of 2" in again.stdout
     for size, times in before.items():
@@ -366,7 +365,8 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
     sweep = ("train_size=40,60", "stopping.max_epochs=2", "test_size=100")
     ours = nnlab_run(*sweep, "study=ours", cwd=tmp_path)
     launched = (*sweep, "study=other", f"hydra/launcher={launcher}")
-    other = nnlab_run(*launched, cwd=tmp_path, fresh=True)  # as its workers are
+    fresh = launcher != "basic"  # as its workers are
+    other = nnlab_run(*launched, cwd=tmp_path, fresh=fresh)
     assert ours.returncode == other.returncode == 0, ours.stderr + other.stderr
     for size in (40, 60):
         pair = [tmp_path / "outputs" / study / f"train_size={size}" for study in ("ours", "other")]
@@ -377,23 +377,14 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
     report = "python -m nnlab.report outputs/other"
     line = f"trained in other processes: {report} makes the table"
     assert (other.stdout.splitlines()[-1] == line) == (launcher != "basic")
-
-
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_hydras_launchers_clear_what_a_killed_process_left_of_a_study_that_is_done(
-    launcher: str, tmp_path: Path
-) -> None:
-    if launcher != "basic":
-        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
-    command = ("seed=0,1", "train_size=40", "stopping.max_epochs=2", f"hydra/launcher={launcher}")
-    assert nnlab_run(*command, cwd=tmp_path, fresh=True).returncode == 0
-    study = tmp_path / "outputs" / "mnist"
-    left = {".process-dead.lock", ".process-dead.json", "seed=0/.checkpoint.safetensors"}
+    # What a killed process left of the study, which is done, is cleared.
+    study = tmp_path / "outputs" / "other"
+    left = {".process-dead.lock", ".process-dead.json", "train_size=40/.checkpoint.safetensors"}
     for name in left:
         (study / name).touch()
-    assert nnlab_run(*command, "plan=true", cwd=tmp_path, fresh=True).returncode == 0
+    assert nnlab_run(*launched, "plan=true", cwd=tmp_path, fresh=fresh).returncode == 0
     assert files(study) >= left
-    assert nnlab_run(*command, cwd=tmp_path, fresh=True).returncode == 0
+    assert nnlab_run(*launched, cwd=tmp_path, fresh=fresh).returncode == 0
     assert not files(study) & left
 
 
@@ -411,15 +402,13 @@ def test_a_killed_sweep_is_taken_up_by_the_same_command(tmp_path: Path) -> None:
     """Killed without warning in the middle of two runs; the end is as if nothing happened."""
     command = ("train_size=400,800", "stopping.max_epochs=120", "test_size=100")
     study = tmp_path / "outputs" / "mnist"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nnlab.run", *command], cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
+    process = warm.Command(command, tmp_path)
     longer = study / "train_size=800" / "metrics.csv"  # the longest run is first
     while not longer.exists() or len(longer.read_text().splitlines()) < 5:
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.end()
     assert result(longer.parent)["status"] == "running"
     assert "unfinished" in nnlab_run(str(study), cwd=tmp_path, module="nnlab.report").stdout
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +25,7 @@ from optuna.distributions import (  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
 from nnlab import run, search, sweeps  # noqa: E402
+from tests.reliability import studies, warm  # noqa: E402
 
 QUICK = ("stopping.max_epochs=2", "train_size=40", "valid_size=50", "test_size=50")
 SPACE = (
@@ -158,14 +156,12 @@ def test_a_killed_search_goes_on(
     """Killed in its second batch, against a search that nothing disturbed."""
     options = ["hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=2", *storage, "model.hidden=[64]"]
     arguments = [*options, "stopping.max_epochs=150", "train_size=400", SPACE[0]]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nnlab.run", "hydra/sweeper=search", *QUICK, *arguments]
-    )
+    process = warm.Command(["hydra/sweeper=search", *QUICK, *arguments], Path.cwd(), draw=False)
     while len(list(Path("outputs/mnist").glob("*/metrics.csv"))) < 3:
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.end()
     before = {path.parent.name for path in Path("outputs/mnist").glob("*/result.json")}
     trained = [each for each in results() if each["status"] == "finished"]
     assert 2 <= len(trained) < 8
@@ -211,12 +207,11 @@ def test_a_failed_run_is_told_as_failed(launcher: str) -> None:
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     options = [f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=6"]
     arguments = ["hydra/sweeper=search", *QUICK, *options, STORED, "optimizer.lr=choice(-1,0.1)"]
-    done = subprocess.run(
-        [sys.executable, "-m", "nnlab.run", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "optimizer.lr=-1.0 is not possible" in done.stderr
-    assert "Traceback" not in done.stderr
+    start = studies.run if launcher == "joblib" else warm.run
+    done = start(*arguments, cwd=Path.cwd())
+    assert done.status == 1
+    assert "optimizer.lr=-1.0 is not possible" in done.err
+    assert "Traceback" not in done.err
     found = [(each.params["optimizer.lr"], each.state, each.value) for each in stored()]
     (loss,) = (each["valid_loss"] for each in results())
     expected = {"-1": (TrialState.FAIL, None), "0.1": (TrialState.COMPLETE, loss)}
@@ -224,7 +219,7 @@ def test_a_failed_run_is_told_as_failed(launcher: str) -> None:
     assert {lr for lr, *_ in found} == {"-1", "0.1"}
     assert all((state, value) == expected[lr] for lr, state, value in found)
     good = sum(lr == "0.1" for lr, *_ in found)
-    assert f"best of {good} trials: valid_loss={loss:.6g}" in done.stdout
+    assert f"best of {good} trials: valid_loss={loss:.6g}" in done.out
 
 
 def test_the_best_run_is_told_with_its_command(capsys: pytest.CaptureFixture[str]) -> None:

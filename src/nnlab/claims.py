@@ -113,7 +113,8 @@ def clear_batches(study: Path, ended: Set[str]) -> None:
     for path in (study / BATCHES).glob("*.json"):
         record = batch(path)
         followed = record is not None and alive(study, record["owner"])
-        if followed or (record and not {name for name, _ in record["runs"]} <= ended):
+        names = {name for name, _ in record["runs"]} if record else set()
+        if followed or not names <= ended or any(is_older(study / name, path) for name in names):
             continue
         forget_batch(path)
         sent_together = path.stem.rpartition("-")[0]
@@ -121,6 +122,14 @@ def clear_batches(study: Path, ended: Set[str]) -> None:
             shutil.rmtree(path.parent / sent_together, ignore_errors=True)
     with contextlib.suppress(OSError):  # others are in it, or it is not there
         (study / BATCHES).rmdir()
+
+
+def is_older(run: Path, record: Path) -> bool:
+    """Return whether a run ended before a batch was sent: that is to train it anew."""
+    try:
+        return (run / records.RESULT).stat().st_mtime < record.stat().st_mtime
+    except FileNotFoundError:
+        return True
 
 
 def forget_batch(record: Path) -> None:

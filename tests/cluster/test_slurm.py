@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pty
@@ -326,6 +327,50 @@ def test_what_slurm_does_not_have_is_told_in_its_words(
     assert_refused(ended, tmp_path, "Slurm refuses 2 batches", *words)
 
 
+@pytest.mark.parametrize(
+    ("given", "requeue"),
+    [
+        (["requeue=false", "comment=null", "nice=0"], "0"),
+        (["no-requeue=true"], "0"),
+        (["exclusive=false", "comment=none"], "1"),
+    ],
+)
+def test_false_and_null_leave_an_option_of_sbatch_out(
+    given: Sequence[str], requeue: str, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    given = [f"+hydra.launcher.additional_parameters.{each}" for each in given]
+    before = set(jobs(slurm))
+    ended = run("seed=0,1", epochs(2), *EACH, *given, cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    for job in set(jobs(slurm)) - before:
+        told = real_slurm.ask(f"scontrol show job {job}", slurm)
+        assert f"Requeue={requeue} " in told
+        assert ("Comment=none" in told) == ("comment=none" in given[-1])
+
+
+@pytest.mark.parametrize("partition", [[], ["hydra.launcher.partition=urgent"]])
+def test_a_time_that_a_partition_does_not_allow_is_refused(
+    partition: Sequence[str], tmp_path: Path
+) -> None:
+    """Slurm itself would have such a job wait for ever."""
+    ended = run(*EACH, "seed=0,1", *partition, "hydra.launcher.timeout_min=61", cwd=tmp_path)
+    assert_refused(ended, tmp_path, "hydra.launcher.timeout_min=61 exceeds the 60 minutes of")
+
+
+def test_another_of_several_partitions_may_allow_the_time(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    real_slurm.ask("scontrol update PartitionName=main MaxTime=1-00:01:00", slurm)
+    try:
+        options = ("hydra.launcher.partition='urgent,main'", "hydra.launcher.timeout_min=1441")
+        ended = run("seed=0,1", epochs(2), *EACH, *options, cwd=tmp_path / "both")
+        assert ended.status == 0, ended.said
+        ended = run("seed=0,1", *EACH, "hydra.launcher.timeout_min=1442", cwd=tmp_path)
+    finally:
+        real_slurm.ask("scontrol update PartitionName=main MaxTime=60", slurm)
+    assert_refused(ended, tmp_path, "exceeds the 1441 minutes of partition main")
+
+
 @pytest.mark.skipif(
     bool(real_slurm.missing(real_slurm.OF_ACCOUNTS)), reason="slurmdbd, or its database, is missing"
 )
@@ -473,6 +518,33 @@ def test_a_command_may_leave_and_another_conclude(slurm: dict[str, str], tmp_pat
     assert [trained(each) for each in runs_of(tmp_path / STUDY)] == [1, 1, 1]
 
 
+def test_a_report_concludes_what_a_command_has_left(slurm: dict[str, str], tmp_path: Path) -> None:
+    options = ("hydra.launcher.batches=2", "hydra.launcher.detach=true")
+    ended = run("seed=0,1", epochs(2), SLURM, *options, "-m", cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    until(lambda: not jobs(slurm, "-t PD,R,CG"))
+    assert (tmp_path / STUDY / claims.BATCHES).exists()
+    ended = run(str(STUDY), cwd=tmp_path, module="nnlab.report")
+    assert ended.status == 0, ended.said
+    assert (tmp_path / STUDY / "summary.csv").exists()
+    assert not (tmp_path / STUDY / claims.BATCHES).exists()
+
+
+def test_a_report_leaves_what_is_sent_to_be_trained_anew(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    command = ("seed=0,1", epochs(2), SLURM, "hydra.launcher.batches=1", "-m")
+    assert run(*command, cwd=tmp_path).status == 0
+    later = "+hydra.launcher.additional_parameters.begin=now+600"
+    ended = run(*command, "force=true", "hydra.launcher.detach=true", later, cwd=tmp_path)
+    assert ended.status == 0, ended.said
+    for _ in range(2):
+        assert run(str(STUDY), cwd=tmp_path, module="nnlab.report").status == 0
+    assert len(list((tmp_path / STUDY / claims.BATCHES).glob("*.json"))) == 1
+    assert run(*command, cwd=tmp_path).status == 0  # done already, as it was
+    assert len(list((tmp_path / STUDY / claims.BATCHES).glob("*.json"))) == 1
+
+
 def test_from_within_a_job_batches_get_what_they_ask_for(
     slurm: dict[str, str], tmp_path: Path
 ) -> None:
@@ -488,3 +560,35 @@ def test_from_within_a_job_batches_get_what_they_ask_for(
         text=True,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+needs_jobqueue = pytest.mark.skipif(
+    importlib.util.find_spec("dask_jobqueue") is None, reason="needs dask_jobqueue: 'nnlab[pools]'"
+)
+JOBQUEUE = {"cluster": "SLURMCluster", "cores": 1, "processes": 1, "memory": "1GB"}
+BY_DASK = (
+    *("hydra/launcher=batches", "hydra.launcher.executor=dask", "hydra.launcher.batches=2"),
+    *("hydra.launcher.workers=2", "-m"),
+    *(f"+hydra.launcher.options.{name}={value}" for name, value in JOBQUEUE.items()),
+)
+
+
+@needs_jobqueue
+def test_jobs_of_dask_that_end_are_replaced(
+    start: Start, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    given = (*LONG, epochs(100), "-m")
+    process = start(*given, *BY_DASK, cwd=tmp_path / "slurm")
+    study = tmp_path / "slurm" / STUDY
+    until(lambda: len(list((study / claims.BATCHES).glob("*.log"))) == 2)  # each in its own job
+    until(lambda: len(under_way(study)) >= 2)
+    real_slurm.ask("scancel --me", slurm)
+    ended = process.end(LIMIT)
+    assert ended.status == 0, ended.said
+    assert_same(numbers(study), trained_here(*given, cwd=tmp_path / "local"))
+
+
+@needs_jobqueue
+def test_what_slurm_refuses_dask_is_told(tmp_path: Path) -> None:
+    ended = run("seed=0,1", *BY_DASK, "+hydra.launcher.options.queue=nowhere", cwd=tmp_path)
+    assert_refused(ended, tmp_path, "hydra.launcher.executor=dask", "Invalid partition name")

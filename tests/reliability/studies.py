@@ -96,7 +96,7 @@ def runs_of(study: Path) -> list[Path]:
 
 
 def content_of(study: Path) -> dict[str, Any]:
-    """Return all that must be the same in two studies of one command, by what it is."""
+    """Return all that must be the same in two studies of one command, wherever it was given."""
     names = (p.relative_to(study).as_posix() for p in study.rglob("*") if not p.is_dir())
     content: dict[str, Any] = {"files": sorted(set(names) - set(PASSING))}
     for folder in runs_of(study):
@@ -147,8 +147,9 @@ def content_of_run(folder: Path) -> dict[str, Any]:
         for path in folder.iterdir()
         if path.name != "metrics.csv" and path.suffix == ".csv"
     }
+    place = str(folder.parents[2].resolve())  # where the command was given
     hydra = {
-        path.name: path.read_text(errors="replace")
+        path.name: path.read_text(errors="replace").replace(place, ".")
         for path in (folder / ".hydra").iterdir()
         if path.is_file()
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +29,17 @@ from tests.reliability.studies import (
 # Some hundredths of a second a run, and one long one.
 SWEEP = (
     *("train_size=1000,100,110,120,130,140", "optimizer.momentum=0.9", "model.hidden=[32]"),
-    *("stopping.max_epochs=100", "test_size=100", "study=s", "checkpoint.seconds=0"),
+    *("stopping.max_epochs=50", "test_size=100", "study=s", "checkpoint.seconds=0"),
 )
+
+
+@functools.cache
+def undisturbed() -> dict[str, Any]:
+    """Return what one command alone leaves."""
+    with tempfile.TemporaryDirectory() as folder:
+        alone = warm.run(*SWEEP, cwd=Path(folder))
+        assert alone.status == 0, alone.said
+        return content_of(Path(folder) / "outputs" / "s")
 
 
 def copies(count: int, apart: float, cwd: Path) -> list[Ended]:
@@ -42,14 +54,10 @@ def copies(count: int, apart: float, cwd: Path) -> list[Ended]:
 @pytest.mark.parametrize(("count", "apart"), [(2, 0.4), (4, 0.0)])
 def test_copies_of_a_sweep_train_each_run_once(count: int, apart: float, tmp_path: Path) -> None:
     study = tmp_path / "outputs" / "s"
-    alone = warm.run(*SWEEP, cwd=tmp_path)
-    assert alone.status == 0, alone.said
-    expected = content_of(study)
-    study.rename(tmp_path / "undisturbed")
     for ended in copies(count, apart, tmp_path):
         assert ended.status == 0, ended.said
         assert "Traceback" not in ended.said
-    assert_same(content_of(study), expected)
+    assert_same(content_of(study), undisturbed())
     assert [trained(folder) for folder in runs_of(study)] == [1] * 6
 
 
@@ -76,11 +84,7 @@ def need_machines() -> None:
 def test_two_machines_on_one_folder_train_each_run_once(seed: int, tmp_path: Path) -> None:
     """Two processes on each, all of the same number: only their claims tell them apart."""
     need_machines()
-    alone = warm.run(*SWEEP, cwd=tmp_path)
-    assert alone.status == 0, alone.said
     study = tmp_path / "outputs" / "s"
-    expected = content_of(study)
-    study.rename(tmp_path / "undisturbed")
     chance = random.Random(seed)
     processes = []
     for host in ("alpha", "beta") * 2:
@@ -89,7 +93,7 @@ def test_two_machines_on_one_folder_train_each_run_once(seed: int, tmp_path: Pat
     for ended in [process.end() for process in processes]:
         assert ended.status == 0, ended.said
         assert "Traceback" not in ended.said
-    assert_same(content_of(study), expected)
+    assert_same(content_of(study), undisturbed())
     assert [trained(folder) for folder in runs_of(study)] == [1] * 6
 
 
@@ -111,9 +115,6 @@ def test_two_machines_of_which_one_dies(tmp_path: Path) -> None:
 def some_are_killed(seed: int, tmp_path: Path, here: str = "", there: str = "") -> None:
     """What a dead copy had begun, another goes on with."""
     study = tmp_path / "outputs" / "s"
-    assert warm.run(*SWEEP, cwd=tmp_path).status == 0
-    expected = content_of(study)
-    study.rename(tmp_path / "undisturbed")
     chance = random.Random(seed)
     doomed = copy(tmp_path, here)
     time.sleep(chance.uniform(0, 0.7))
@@ -126,7 +127,7 @@ def some_are_killed(seed: int, tmp_path: Path, here: str = "", there: str = "") 
     ended = other.end()
     assert ended.status == 0, ended.said
     assert "Traceback" not in ended.said
-    assert_same(content_of(study), expected)
+    assert_same(content_of(study), undisturbed())
     assert all(trained(folder) <= 1 + (seed != 1000) for folder in runs_of(study))
 
 

@@ -21,15 +21,15 @@ from tests.reliability import warm
 from tests.reliability.studies import Process, assert_same, content_of, runs_of
 
 EACH, OFTEN = "checkpoint.seconds=0", "checkpoint.seconds=0.2"
-PATIENCE = ("valid_size=100", "stopping=patience", "stopping.patience=20")
+PATIENCE = ("valid_size=100", "stopping=patience", "stopping.patience=8")
 CASES = {
-    "native": ("train_size=1000", "stopping.max_epochs=60", EACH),
+    "native": ("train_size=1000", "stopping.max_epochs=30", EACH),
     "native, dual form, best weights": (
-        *("train_size=100", "batch_size=5", "stopping.max_epochs=100", *PATIENCE, EACH),
+        *("train_size=100", "batch_size=5", "stopping.max_epochs=50", *PATIENCE, EACH),
         "valid_size=50",  # more would take the usual form
     ),
     "native, several runs, questions": (
-        *("optimizer.lr=0.01,0.02,0.05", "optimizer.momentum=0.5", "train_size=300"),
+        *("optimizer.lr=0.01,0.05", "optimizer.momentum=0.5", "train_size=300"),
         *("valid_size=100", "stopping=target", "stopping.max_epochs=30", EACH),
         *("evaluation=[hardest]", "hardest.per_class=1"),
     ),
@@ -59,8 +59,8 @@ CASES = {
         *("stopping.patience=4", "seed=0,1", EACH),
     ),
     "Hydra's basic launcher": (
-        *("hydra/launcher=basic", "optimizer.lr=0.01,0.02,0.05", "train_size=300"),
-        *("stopping.max_epochs=40", EACH),
+        *("hydra/launcher=basic", "optimizer.lr=0.01,0.02", "train_size=300"),
+        *("stopping.max_epochs=30", EACH),
     ),
     "joblib": (
         *("hydra/launcher=joblib", "optimizer.lr=0.01,0.02,0.05", "train_size=300"),

@@ -10,13 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nnlab import checkpoint, memory, records, storage
-from tests.reliability import studies
-from tests.reliability.studies import ENVIRONMENT, LIMIT, Ended, runs_of
+from tests.reliability.studies import ENVIRONMENT, LIMIT, Ended, content_of, runs_of
 from tests.reliability.warm import run
 
 QUICK = ("train_size=40", "test_size=20", "stopping.max_epochs=3", "checkpoint.seconds=0")
@@ -31,14 +29,6 @@ def limited(code: str, *arguments: str, cwd: Path) -> Ended:
         command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT
     )
     return Ended(done.returncode, done.stdout, done.stderr)
-
-
-def content_of(study: Path) -> dict[str, Any]:
-    """Return what two studies have in common that were trained in different folders."""
-    content = studies.content_of(study)
-    for folder in runs_of(study):
-        del content[folder.name]["hydra"]
-    return content
 
 
 def room(kind: str, mebibytes: int) -> str:

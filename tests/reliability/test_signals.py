@@ -73,20 +73,20 @@ def statuses(study: Path) -> set[str]:
 @pytest.mark.parametrize(("name", "number"), AGAINST)
 def test_a_stopped_command_goes_on(name: str, number: int, tmp_path: Path) -> None:
     command, study = (*CASES[name], *SMALL), tmp_path / "outputs" / "s"
-    done = warm.run(*command, cwd=tmp_path)
+    done = warm.run(*command, cwd=tmp_path, draw=False)
     assert done.status == 0, done.said
     expected = content_of(study)
     study.rename(tmp_path / "undisturbed")
     if name == "force":
-        assert warm.run(*command, "seed=5", cwd=tmp_path).status == 0
+        assert warm.run(*command, "seed=5", cwd=tmp_path, draw=False).status == 0
         (study / "default" / "metrics.csv").write_text("")  # so that ``trains`` does not see it
-    process = warm.Command(command, tmp_path)
+    process = warm.Command(command, tmp_path, draw=False)
     trains(study)
     signal_to(process, number)
     assert_stopped(process.end(), number)
     assert "interrupted" in statuses(study)
     assert not list(study.rglob(".*.tmp"))
-    done = warm.run(*command, cwd=tmp_path)
+    done = warm.run(*command, cwd=tmp_path, draw=False)
     assert done.status == 0, done.said
     assert "goes on after epoch" in "".join((run / "run.log").read_text() for run in runs_of(study))
     assert_same(content_of(study), expected)

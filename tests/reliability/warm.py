@@ -20,6 +20,7 @@ HEAVY = (
     *("nnlab.report.figures", "nnlab.report.page", "nnlab.engines.native", "nnlab.engines.stacked"),
     *("safetensors.torch", "hydra_plugins.nnlab_launcher", "hydra_plugins.nnlab_sweeper"),
     *("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher"),
+    "tests.reliability.rehearsal",
 )
 
 server = multiprocessing.get_context("forkserver")

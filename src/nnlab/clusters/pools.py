@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -158,15 +159,36 @@ def dask(
         if address is not None:
             client = distributed.Client(address, **options)
         elif cluster is not None:
+            # A worker trains one batch at a time; with more threads it would take others' as well.
+            threads = ["--nthreads", "1", *options.pop("worker_extra_args", [])]
             kind = getattr(needed("dask_jobqueue", "pools"), cluster)
-            jobs = stack.enter_context(kind(**options))
-            jobs.scale(workers)
+            jobs = stack.enter_context(kind(worker_extra_args=threads, **options))
+            send_one(jobs)
+            count = math.ceil(workers / len(jobs.plan)) * len(jobs.plan)
+            jobs.adapt(minimum=count, maximum=count)  # sends others for jobs that have ended
             client = distributed.Client(jobs)
         else:
             given = {"threads_per_worker": 1, "dashboard_address": ":0", **options}
             local = stack.enter_context(distributed.LocalCluster(n_workers=workers, **given))
             client = distributed.Client(local)
         yield stack.enter_context(client).get_executor(pure=False)
+
+
+def send_one(jobs: Any) -> None:
+    """Have a cluster of dask-jobqueue send its first job. Raises RuntimeError with what its
+    scheduler says where that refuses it; of other jobs only a log would tell."""
+
+    async def send() -> None:
+        jobs.worker_spec.update(jobs.new_worker_spec())
+        await jobs
+
+    try:
+        jobs.sync(send)
+    except RuntimeError:
+        failed = needed("distributed", "pools").Status.failed
+        for job in jobs.workers.values():
+            job.status = failed  # which closing the cluster insists on
+        raise
 
 
 @contextlib.contextmanager

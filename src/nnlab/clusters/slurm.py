@@ -19,7 +19,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -152,6 +152,26 @@ class Slurm(Cluster):
         )
         if answer.returncode:
             raise ValueError(refusal(count, answer.stderr, self.options))
+        if chosen := re.search(r"in partition (\S+)", answer.stderr):
+            self.refuse_too_long(chosen[1])
+
+    def refuse_too_long(self, partition: str) -> None:
+        """Raise ValueError for a time that a partition does not allow: Slurm, unless it was set up
+        otherwise, would take the job, and have it wait for ever.
+
+        Another of several partitions may allow it, or a quality of service.
+        """
+        given = {**self.parameters, **self.parameters["additional_parameters"]}
+        limit = most_minutes(partition)
+        asked = self.options.timeout_min
+        if "qos" in given or given["time"] != asked or "," in str(given.get("partition")):
+            return
+        if asked > limit:
+            raise ValueError(
+                f"hydra.launcher.timeout_min={asked} exceeds the {limit:g} minutes of partition "
+                f"{partition}; lower it (a batch whose time is up goes on in another job, up to "
+                f"max_num_timeout times), or choose another partition: sinfo lists the limits"
+            )
 
     def ticket(self, future: Any) -> str:
         return str(future.folder / future.job_id)
@@ -376,7 +396,7 @@ def parameters(options: Any) -> dict[str, Any]:
         "gpus_per_node": options.gpus_per_node,
         "time": options.timeout_min,
         "array_parallelism": options.array_parallelism,
-        "additional_parameters": {"requeue": True, **options.additional_parameters},
+        "additional_parameters": flags(options.additional_parameters),
     }
     return {key: value for key, value in given.items() if value is not None} | {
         "job_name": "nnlab",
@@ -385,6 +405,28 @@ def parameters(options: Any) -> dict[str, Any]:
         # Slurm 22.05 and later do not hand what a job was given on to its steps.
         "srun_args": [f"--cpus-per-task={options.cpus_per_task}"],
     }
+
+
+def flags(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of sbatch as submitit writes them: it would give null and false as words.
+
+    Jobs may be queued again, if nothing else was asked for.
+    """
+    given = {"requeue": not options.keys() & {"no-requeue", "no_requeue"}, **options}
+    given["no-requeue"] = given["requeue"] is False
+    return {key: value for key, value in given.items() if value is not None and value is not False}
+
+
+def most_minutes(partition: str) -> float:
+    """Return how long a job may take in a partition; infinity where nothing says so."""
+    answer = subprocess.run(
+        ["scontrol", "show", "partition", partition], capture_output=True, text=True, check=False
+    )
+    found = re.search(r"MaxTime=(?:(\d+)-)?(\d+):(\d+):(\d+)", answer.stdout)
+    if found is None:
+        return math.inf
+    days, hours, minutes, seconds = (int(number or 0) for number in found.groups())
+    return 60 * (24 * days + hours) + minutes + seconds / 60
 
 
 def most_tasks() -> int:
