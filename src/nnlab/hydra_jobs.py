@@ -64,6 +64,8 @@ class Command:
         # joblib's workers may outlive this command's process, of which they are children.
         made_by = multiprocessing.parent_process()
         parent = self.process if made_by is not None and made_by.pid == self.process else None
+        if parent is not None:
+            interrupts.end_with(parent)
         try:
             with interrupts.heeded(parent):
                 (outcome,) = sweeps.train([job])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -213,27 +212,30 @@ def test_joblibs_workers_stop_with_the_command(
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
-def test_joblibs_workers_that_begin_when_the_command_is_killed_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("training", [False, True], ids=["begin", "train or wait"])
+def test_joblibs_workers_end_after_a_command_that_is_killed(training: bool, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = (
-        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "train_size=900,1000"),
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "train_size=20,1000"),
         *("model.hidden=[500]", "stopping.max_epochs=1000", "test_size=20", "study=s"),
     )
+    study = tmp_path / "outputs" / "s"
     process = start(*command, cwd=tmp_path)
     workers: list[str] = []
     while len(workers) < 2:
         workers = children(process.pid, "LokyProcess")
         time.sleep(0.01)
     time.sleep(0.8)  # they have got their runs, and import what these need
+    while training and statuses(study) != {"finished", "running"}:
+        time.sleep(0.01)
     process.kill()
     process.end()
-    until = time.monotonic() + 8
-    while time.monotonic() < until and any(map(os.path.exists, map("/proc/{}".format, workers))):
+    until = time.monotonic() + 20
+    while any(map(os.path.exists, map("/proc/{}".format, workers))):
+        assert time.monotonic() < until, "they are there still"
         time.sleep(0.1)
-    runs = runs_of(tmp_path / "outputs" / "s") if (tmp_path / "outputs" / "s").exists() else []
+    runs = runs_of(study) if study.exists() else []
     assert [run.name for run in runs if claims.owner(run) is not None] == []
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def children(pid: int, name: str) -> list[str]:
