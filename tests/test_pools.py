@@ -85,7 +85,7 @@ def test_twenty_killed_workers_change_nothing_of_two_thousand_runs(tmp_path: Pat
     command = warm.Command([*many, *given], cwd=tmp_path, draw=False)
     study, chance, killed = tmp_path / "outputs/mnist", random.Random(0), set[int]()
     while command.poll() is None and len(killed) < 20:
-        time.sleep(chance.uniform(1, 8))
+        time.sleep(chance.uniform(0.3, 2))
         logs = [path.read_text() for path in (study / claims.BATCHES).glob("*.log")]
         begun = {int(pid) for log in logs for pid in re.findall(r"process (\d+): \d+ runs", log)}
         if living := sorted(each for each in begun - killed if alive(each)):
