@@ -127,7 +127,7 @@ class Dispatch:
             self.detach()
             return
         with BatchProgress(len(tasks), sum(self.seconds.values())) as progress:
-            while self.under_way():
+            while self.advance():
                 self.show(progress, tasks)
                 if interrupts.requested():
                     progress.stop()
@@ -136,7 +136,7 @@ class Dispatch:
             self.show(progress, tasks)
         wait_to_see([task.outcome.folder for task in tasks if task.outcome.trained])
 
-    def under_way(self) -> bool:
+    def advance(self) -> bool:
         """Take what has come back; return whether something is still to come."""
         self.receive()
         self.look_at_theirs()

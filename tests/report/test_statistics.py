@@ -10,7 +10,7 @@ import scipy.stats  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnlab.report import statistics
+from nnlab.report import effects, statistics
 from nnlab.report.statistics import disagreement, holm, over_examples, over_seeds, paired
 
 # The quadrature of 20,000 steps is exact to about 1e-7.
@@ -47,6 +47,15 @@ def test_equal_results_have_no_deviation(value: float) -> None:
     """Their mean, as numpy takes it, may be another by rounding."""
     found = over_seeds(np.full(3, value))
     assert (found.deviation, found.margin) == (0.0, 0.0)
+
+
+def test_equal_effects_have_no_deviation() -> None:
+    """Among rows of which some values are missing."""
+    values = np.array([[0.1, 0.1, 0.1], [0.1, np.nan, 0.1], [0.1, np.nan, np.nan], [0.1, 0.2, 0.3]])
+    found = effects.estimates(values)["sd"]
+    assert found[:2].tolist() == [0.0, 0.0]
+    assert math.isnan(found[2])
+    assert found[3] == pytest.approx(0.1, rel=1e-9)
 
 
 @pytest.mark.parametrize("by", [0.0, 0.001, -0.25])

@@ -162,10 +162,10 @@ class Slurm(Cluster):
         Another of several partitions may allow it, or a quality of service.
         """
         given = {**self.parameters, **self.parameters["additional_parameters"]}
-        limit = most_minutes(partition)
         asked = self.options.timeout_min
         if "qos" in given or given["time"] != asked or "," in str(given.get("partition")):
             return
+        limit = most_minutes(partition)
         if asked > limit:
             raise ValueError(
                 f"hydra.launcher.timeout_min={asked} exceeds the {limit:g} minutes of partition "

@@ -211,7 +211,8 @@ static int find_nonzero(Network *net, const float *const *example, int64_t rows)
 }
 
 /* Of some inputs, which examples of a group each is not zero in, as bits, and in how many.
-   x: [rows], of which the inputs are columns `from` to `from + inputs`; bits, sizes: [inputs]. */
+   x: [rows], of which the inputs are columns `from` to `from + inputs`; bits, sizes: [inputs], these
+   as floats, for `append_nonzero`. */
 INLINE void mark_active(const float *const *x, int64_t rows, int64_t from, int64_t inputs,
                         int32_t *bits, float *sizes)
 {

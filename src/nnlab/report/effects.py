@@ -99,7 +99,8 @@ def estimates(values: Array) -> dict[str, Array]:
     count, mean = np.isfinite(values).sum(1), mean_over(values, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of rows with fewer than two
-        deviation = np.nanstd(values, 1, ddof=1)
+        equal = np.nanmin(values, 1) == np.nanmax(values, 1)  # as in ``statistics.deviations``
+        deviation = np.where(equal & (count > 1), 0.0, np.nanstd(values, 1, ddof=1))
         half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * deviation / np.sqrt(count)
     ends = {"ci95_low": mean - half, "ci95_high": mean + half}
     return {"mean": mean, "sd": deviation, "n": count, **ends}
