@@ -290,7 +290,7 @@ def test_what_a_batch_has_trained_that_is_lost_for_good_counts(force: bool, trai
     logs = [(each.folder / records.LOG).read_text() for each in outcomes]
     assert [log.count("2 epochs in") for log in logs] == [1] * 4
     assert [each.result for each in outcomes] == [
-        records.read_result(each.folder) for each in outcomes
+        study.short(records.read_result(each.folder) or {}) for each in outcomes
     ]
 
 

@@ -210,7 +210,8 @@ def test_what_jobs_set_alike_is_kept_and_no_more(loader: ConfigLoader, swept: Di
         for each in (template, hydras):
             each.set_number(1)
         assert list(nodes(template.composed)) == list(nodes(hydras.composed))
-        assert yaml.safe_load(template.files()[".hydra/config.yaml"]) == OmegaConf.to_container(
+        text = "".join(template.files()[".hydra/config.yaml"])
+        assert yaml.safe_load(text) == OmegaConf.to_container(
             without_hydra(hydras.composed), enum_to_str=True
         )
         assert read(template.config) == read(hydras.config)
@@ -287,7 +288,7 @@ def test_hydras_files_are_those_that_run_job_writes(
             monkeypatch.setattr(HydraConfig.instance(), "cfg", template.composed)
             template.set_number(number)
             files = template.files()
-        found.append({path: yaml.safe_load(text) for path, text in files.items()})
+        found.append({path: yaml.safe_load("".join(parts)) for path, parts in files.items()})
 
     composed = loader.load_sweep_config(swept, overrides)
     composed.hydra.job.id, composed.hydra.job.num = "7", 7
@@ -301,9 +302,9 @@ def test_hydras_files_are_those_that_run_job_writes(
     )
     assert returned.hydra_cfg is not None
     folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
-    files = {f".hydra/{path.name}": path.read_text() for path in folder.glob(".hydra/*")}
-    assert files.keys() == {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
-    assert found == [{path: yaml.safe_load(text) for path, text in files.items()}] * 2
+    texts = {f".hydra/{path.name}": path.read_text() for path in folder.glob(".hydra/*")}
+    assert texts.keys() == {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
+    assert found == [{path: yaml.safe_load(text) for path, text in texts.items()}] * 2
 
 
 def test_a_return_shows_the_configurations(loader: ConfigLoader, swept: DictConfig) -> None:

@@ -20,7 +20,18 @@ import pytest
 from filelock import Timeout
 from hydra import compose, initialize_config_dir
 
-from nnlab import checkpoint, claims, config, cores, datasets, hydra_jobs, records, schedule, sweeps
+from nnlab import (
+    checkpoint,
+    claims,
+    config,
+    cores,
+    datasets,
+    hydra_jobs,
+    records,
+    schedule,
+    study,
+    sweeps,
+)
 from nnlab.checkpoint import Checkpoint
 from nnlab.compose import VERSION_BASE, Template, register
 from nnlab.config import CONF
@@ -395,7 +406,7 @@ def test_force_takes_what_another_process_trains_meanwhile(
     monkeypatch.setattr(schedule, "train", while_they_train)
     outcomes = sweeps.train(ours)
     assert [outcome.trained for outcome in outcomes] == [False, True, True]
-    assert outcomes[0].result == records.read_result(theirs[0].folder)
+    assert outcomes[0].result == study.short(records.read_result(theirs[0].folder) or {})
     again = records.read_result(ours[2].folder)
     assert again is not None
     assert again["fingerprint"] == ours[2].identity["fingerprint"]

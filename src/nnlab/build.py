@@ -20,7 +20,7 @@ from nnlab.config import (
     PerceptronConfig,
 )
 from nnlab.jobs import Outcome, Task
-from nnlab.losses import count_outputs
+from nnlab.options import shared
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nnlab.perceptron import MLP
 
 log = logging.getLogger("nnlab")
-# Standardised copies, kept while a sweep trains: the next run often is on the same examples.
+# What was drawn last, kept while a sweep trains: the next run often is on the same examples.
 latest: list[Data] = []
 KEPT, SMALL = 8, 2**18  # networks to choose engines by: how many are kept, of what size
 
@@ -105,10 +105,8 @@ def make_task(
     if not config.plan:
         if shape not in shapes:
             shapes[shape] = without_numbers(network)
-        run = dataclasses.replace(run, model=shapes[shape])
+        run = sketched(run, shapes[shape], config.dataset.normalize)
         del network
-    if config.dataset.normalize and not config.plan:
-        run = without_copies(run)
     needed = footprint.of(config, engine.name, *sizes, identity["engine_form"], run.model)
     footprint.check(config, needed, where)
     return Task(outcome, config, run, engine, where, identity, needed)
@@ -134,29 +132,36 @@ def keep_traceback(outcome: Outcome, error: Exception) -> None:
         records.RunFolder(outcome.folder, identity).begin(job.hydra_files).fail(error)
 
 
-def without_copies(run: Run) -> Run:
-    """Return a run whose splits, standardised copies of its own, have only their lengths left."""
+def sketched(run: Run, shapes: MLP | nn.Module, copied: bool) -> Run:
+    """Return a run that keeps no memory of its own: of its examples the number is left.
+
+    shapes: its network, without numbers. copied: whether its inputs are a copy for it.
+    """
     import numpy as np
 
     from nnlab.datasets import Split
 
-    def bare(split: Split | None) -> Split | None:
-        return None if split is None else Split.whole(np.empty(0), split.index)
+    def bare(split: Split) -> Split:
+        nowhere = np.broadcast_to(np.int64(0), len(split))  # as long, in 8 bytes
+        return Split(np.empty(0) if copied else split.inputs, np.empty(0), nowhere)
 
-    train = Split.whole(np.empty(0), run.train.index)
-    return dataclasses.replace(run, train=train, valid=bare(run.valid), test=bare(run.test))
+    return dataclasses.replace(
+        run,
+        model=shapes,
+        train=bare(run.train),
+        valid=None if run.valid is None else bare(run.valid),
+        test=None if run.test is None else bare(run.test),
+        order=None,
+        noise=None,
+    )
 
 
 def whole_run(task: Task) -> Run:
     """Build the run that a task sketches: with its own network, and its data."""
-    config, sketch = task.config, task.sketch
-    if config.dataset.normalize:
-        data = config.load_data()
-        latest[:] = [data]
-        sketch = dataclasses.replace(sketch, train=data.train, valid=data.valid, test=data.test)
-    dataset = task.identity["dataset"]
-    model = build_model(config, dataset["shape"], count_outputs(dataset))
-    return dataclasses.replace(sketch, model=model)
+    config = task.config
+    data = config.load_data()
+    latest[:] = [data]
+    return build_run(config, data, build_model(config, data.provenance["shape"], data.outputs))
 
 
 def build_run(config: Config, data: Data, network: MLP | nn.Module) -> Run:
@@ -271,7 +276,7 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
         "weights": perceptron.weights(run.model),
         "parameters": perceptron.parameters(run.model),
         **special,
-        "dataset": data.provenance | {"source": job.concealed(data.provenance["source"])},
+        "dataset": shared(data.provenance) | {"source": job.concealed(data.provenance["source"])},
         "random_numbers": seeds.RANDOM_NUMBERS,
         "versions": records.versions(),
         "git": records.git_revisions(),

@@ -194,31 +194,30 @@ class Template:
         self.known = {k: v for k, v in vars(config).items() if "${" not in self.part_yaml(k)}
         return config
 
-    def files(self) -> dict[str, str]:
+    def files(self) -> dict[str, tuple[str, ...]]:
         """Return what Hydra keeps of a job in a folder of its own, by the files' paths.
 
-        To be called after ``set_overrides`` and ``set_number``. Nothing where
-        hydra.output_subdir is null.
+        Each in parts; those that are the same in other jobs are in memory once. To be called after
+        ``set_overrides`` and ``set_number``. Nothing where hydra.output_subdir is null.
         """
         folder = self.composed.hydra.output_subdir
         if folder is None:
             return {}
-        hydra_yaml = self.hydra_yaml
-        for key, value in self.own.items():
-            hydra_yaml = hydra_yaml.replace(f"{MARK}{key}", as_json(value))
+        own = {f"{MARK}{key}": as_json(value) for key, value in self.own.items()}
         return {
             f"{folder}/config.yaml": self.task_yaml(),
-            f"{folder}/hydra.yaml": hydra_yaml,
-            f"{folder}/overrides.yaml": as_json(self.own["overrides.task"]) + "\n",
+            f"{folder}/hydra.yaml": tuple(own.get(part, part) for part in self.hydra_yaml),
+            f"{folder}/overrides.yaml": (as_json(self.own["overrides.task"]), "\n"),
         }
 
     def environment(self) -> dict[str, str]:
         """Return the texts that an environment variable is part of, as they were written."""
-        return from_environment(self.composed) if "oc.env:" in self.task_yaml() else {}
+        given = any("oc.env:" in part for part in self.task_yaml())
+        return from_environment(self.composed) if given else {}
 
-    def task_yaml(self) -> str:
-        """Return the YAML of all but Hydra's node."""
-        return "".join(self.part_yaml(str(key)) for key in self.composed if key != "hydra")
+    def task_yaml(self) -> tuple[str, ...]:
+        """Return the YAML of all but Hydra's node, in parts."""
+        return tuple(self.part_yaml(str(key)) for key in self.composed if key != "hydra")
 
     def part_yaml(self, key: str) -> str:
         if key not in self.yaml:
@@ -226,14 +225,15 @@ class Template:
         return self.yaml[key]
 
     @functools.cached_property
-    def hydra_yaml(self) -> str:
-        """The YAML of Hydra's node, with marks where a job's own values belong."""
+    def hydra_yaml(self) -> list[str]:
+        """The YAML of Hydra's node in parts, with marks where a job's own values belong."""
         shown = OmegaConf.masked_copy(self.composed, "hydra")
         tree: Any = OmegaConf.to_container(shown, enum_to_str=True)
         for key in self.own:
             parent, _, name = key.partition(".")
             tree["hydra"][parent][name] = f"{MARK}{key}"
-        return OmegaConf.to_yaml(tree)
+        marks = "|".join(re.escape(f"{MARK}{key}") for key in self.own)
+        return re.split(f"({marks})", OmegaConf.to_yaml(tree))
 
 
 def from_environment(composed: DictConfig) -> dict[str, str]:

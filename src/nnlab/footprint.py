@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ class Footprint:
     copies: int
     saving: int
     data: int
-    examples: str
+    examples: Hashable
 
     @property
     def own(self) -> int:
@@ -94,12 +94,13 @@ def of(
     read = state if saved or best or engine != "torch" else weights
     data = FLOAT * inputs * sum(lengths) if config.dataset.normalize else 0
     seeds = config.seed_of("data"), config.seed_of("test")
+    drawn = repr((config.dataset, config.sizes, seeds, config.folds, config.fold))
     return Footprint(
         training=training + FLOAT * values,
         copies=weights + read + best,
         saving=2 * (state + best) if saved else 0,
         data=data,
-        examples=repr((config.dataset, config.sizes, seeds)),
+        examples=hash(drawn),
     )
 
 

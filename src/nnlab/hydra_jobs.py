@@ -29,6 +29,7 @@ from nnlab import cores, datasets, interrupts, objective, storage, study, sweeps
 from nnlab.compose import Template
 from nnlab.config import CONF, OwnNetworkConfig
 from nnlab.jobs import Job, Outcome
+from nnlab.records import HydraFiles
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
@@ -213,7 +214,7 @@ def as_job(
     template: Template,
     folder: Path,
     overrides: list[str],
-    hydra_files: dict[str, str],
+    hydra_files: HydraFiles,
     functions: Collection[str] = (),
 ) -> Job:
     """Make a job of a composed configuration; what is wrong with it is kept in the job.

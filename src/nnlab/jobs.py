@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nnlab import records, study
 from nnlab.config import Config, fingerprint
 from nnlab.losses import worst
-from nnlab.options import plain
+from nnlab.options import plain, shared
+from nnlab.records import HydraFiles
 
 # Texts that are read in a result again, to build its network or to find what it was trained with.
 READ = ("device", "objective", "dataset.function")
@@ -28,7 +29,8 @@ class Job:
     """One configuration, and the folder where its run goes.
 
     overrides: what Hydra composed it from. objective: the metric for Hydra's sweepers.
-    hydra_files: content of the files that Hydra keeps in the folder, by their path there.
+    hydra_files: content of the files that Hydra keeps in the folder, by their path there, in parts
+    that jobs share.
     refused: why there is no configuration. found: the run that it is, where that is known
     without one. concurrent: how many jobs its launcher has train at a time. environment: as they
     were written, the options that environment variables are part of.
@@ -37,7 +39,7 @@ class Job:
     folder: Path
     overrides: list[str]
     objective: str
-    hydra_files: dict[str, str]
+    hydra_files: HydraFiles
     config: Config | None = None
     refused: Exception | None = None
     found: study.Entry | None = None
@@ -61,7 +63,7 @@ class Job:
             group, _, name = key.rpartition(".")
             if key not in READ:
                 (config[group] if group else config)[name] = text
-        return {"fingerprint": fingerprint(self.config), "config": config}
+        return {"fingerprint": fingerprint(self.config), "config": shared(config)}
 
     def concealed(self, source: str) -> str:
         """Return the name of a source of data without what came from the environment."""
@@ -76,10 +78,10 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of a job: the content of its result.json, or why there is none."""
+    """What became of a job: its result, or why there is none."""
 
     job: Job
-    result: dict[str, Any] | None = None  # of an earlier run what the study's index has of it
+    result: dict[str, Any] | None = None  # without its long parts, as the study's index has it
     error: Exception | None = None
     trained: bool = False  # by this command, not by an earlier one
     elsewhere: bool = False  # a worker trained it, and has evaluated it

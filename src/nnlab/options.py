@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import json
 import math
 import operator
@@ -95,6 +96,23 @@ def plain(options: Any) -> dict[str, Any]:
 
     tree: dict[str, Any] = value(options)
     return tree
+
+
+def shared(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the same JSON values; dicts and lists in it are those of other trees, where they are
+    equal, as a sweep's mostly are. So they are not to be changed.
+
+    >>> one, other = shared({"a": {"b": 1}, "c": 1}), shared({"a": {"b": 1}, "c": 2})
+    >>> one["a"] is other["a"], other
+    (True, {'a': {'b': 1}, 'c': 2})
+    """
+    return {
+        key: _latest(json.dumps(value)) if isinstance(value, (dict, list)) else value
+        for key, value in tree.items()
+    }
+
+
+_latest = functools.lru_cache(1024)(json.loads)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -92,7 +92,7 @@ def make(tasks: Sequence[Task], cores: int) -> Plan:
     seen: set[Hashable] = set()
     estimates = []
     for task in tasks:
-        data = same_examples(task.sketch) if form_of(task) else None
+        data = task.needed.examples if form_of(task) else None
         estimates.append(estimate(task, rates[kind(task)], first=data not in seen))
         seen.add(data)
     concurrent, most, sequential = [], [], 0.0
@@ -193,12 +193,6 @@ def building(tasks: Sequence[Task]) -> float:
     started = time.perf_counter()
     tasks[0].engine([task.sketch for task in tasks], tasks[0].device)
     return time.perf_counter() - started
-
-
-def same_examples(run: Run) -> Hashable:
-    """Return a key that runs share which train on, and are validated on, the same examples."""
-    splits = [split for split in (run.train, run.valid) if split is not None]
-    return tuple((id(split.inputs), split.index.tobytes()) for split in splits)
 
 
 def timed(tasks: Sequence[Task]) -> tuple[float, float]:

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ LEFT = (CHECKPOINT, NEW)  # what a kill in the last moment may leave of a run th
 CURVES = "curves.png"
 ROWS = 0.1  # seconds between two writings of metrics: of the shortest epochs each took 4 %
 DONE = ("finished", "stopped", "diverged")
+
+HydraFiles: TypeAlias = "Mapping[str, Sequence[str]]"
 
 
 class DamagedError(ValueError):
@@ -75,15 +77,15 @@ class RunFolder:
 
     def begin(
         self,
-        hydra_files: Mapping[str, str],
+        hydra_files: HydraFiles,
         rows: Sequence[Sequence[float | None]] = (),
         more: Sequence[str] = (),
     ) -> RunFolder:
         """Write what stands there before the first epoch; an earlier attempt's checkpoint stays.
 
-        hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder. rows: of
-        the epochs that the run goes on after. more: columns of its metrics, beside those of its
-        task.
+        hydra_files: content of Hydra's own record (``.hydra/``), by path in the folder, each in
+        parts. rows: of the epochs that the run goes on after. more: columns of its metrics, beside
+        those of its task.
         """
         for folder in {(self.path / name).parent for name in hydra_files}:
             if folder.is_symlink():
@@ -91,7 +93,9 @@ class RunFolder:
             folder.mkdir(exist_ok=True)
             storage.clear_left_overs(folder)
         storage.sync_folder(self.path)
-        storage.write_each({self.path / name: text.encode() for name, text in hydra_files.items()})
+        storage.write_each(
+            {self.path / name: "".join(parts).encode() for name, parts in hydra_files.items()}
+        )
         # The log goes on.
         for name in {METRICS, WEIGHTS, CURVES, *EVALUATION_FILES}.intersection(
             os.listdir(self.path)
@@ -232,9 +236,7 @@ def replace_run(folder: Path) -> None:
     shutil.rmtree(new)
 
 
-def install(
-    folder: Path, files: Mapping[str, bytes], hydra_files: dict[str, str], force: bool
-) -> None:
+def install(folder: Path, files: Mapping[str, bytes], hydra_files: HydraFiles, force: bool) -> None:
     """Put a run that was trained elsewhere in its place, whole or not at all.
 
     files: by their paths in the folder. To be called with the study's lock held.
@@ -395,7 +397,7 @@ def apart(weights: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_free(path: Path, hydra_files: dict[str, str]) -> None:
+def check_free(path: Path, hydra_files: HydraFiles) -> None:
     """Raise ValueError where a folder without a result holds what may not be this run's."""
     try:
         names = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
@@ -403,7 +405,7 @@ def check_free(path: Path, hydra_files: dict[str, str]) -> None:
         return
     overrides = next((name for name in hydra_files if name.endswith("/overrides.yaml")), None)
     with contextlib.suppress(OSError):
-        if overrides and storage.read(path / overrides) == hydra_files[overrides].encode():
+        if overrides and storage.read(path / overrides) == "".join(hydra_files[overrides]).encode():
             return  # this run's, whose result.json was removed or has lost its content
     strange = [name for name in names if name != LOG and not empty(path / name)]
     if strange:
@@ -413,7 +415,7 @@ def check_free(path: Path, hydra_files: dict[str, str]) -> None:
         )
 
 
-def holds_run(path: Path, hydra_files: dict[str, str]) -> bool:
+def holds_run(path: Path, hydra_files: HydraFiles) -> bool:
     """Return whether a folder holds a run, which may be damaged.
 
     Raises ValueError where it holds anything else, see ``check_free``.

@@ -301,7 +301,7 @@ def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> I
                 )
     finally:
         for task in opened:
-            task.run = task.checkpoint = None
+            task.run = task.checkpoint = task.folder = None
             interrupts.request.unsaved.discard(task)
 
 
@@ -443,7 +443,7 @@ def ended_result(task: Task) -> dict[str, Any] | None:
             f"{path} was trained by another process, on other data; "
             f"train it anew with force=true, or give it another study=NAME"
         )
-    return result
+    return None if result is None else study.short(result)
 
 
 def go_on(task: Task, path: Path) -> list[str]:
@@ -524,7 +524,7 @@ def finish(task: Task, run: Run) -> None:
     with contextlib.ExitStack() as stack:
         if folder.path.name == records.NEW:  # another that finds it whole would replace, too
             stack.enter_context(claims.exclusive(task.outcome.folder.parent))
-        task.outcome.result = folder.finish(outcome, weights)
+        task.outcome.result = study.short(folder.finish(outcome, weights))
 
 
 def classified(run: Run) -> dict[str, dict[str, str]]:

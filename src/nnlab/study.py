@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,9 +172,13 @@ def stamp_of(path: Path) -> list[int]:
 
 
 def entry_of(folder: str, stamp: list[list[int]], result: dict[str, Any]) -> Entry:
-    short = {key: value for key, value in result.items() if key not in LONG}
     content = (result.get("dataset") or {}).get("content")
-    return Entry(folder, stamp, short, content, data_key(result.get("config") or {}), [])
+    return Entry(folder, stamp, short(result), content, data_key(result.get("config") or {}), [])
+
+
+def short(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without its LONG parts. Its keys are in memory once, whatever read it."""
+    return {sys.intern(key): value for key, value in result.items() if key not in LONG}
 
 
 def data_key(config: dict[str, Any]) -> str:

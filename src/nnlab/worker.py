@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import nnlab
-from nnlab import interrupts, storage, study, sweeps
+from nnlab import interrupts, storage, sweeps
 from nnlab.claims import BATCHES
 from nnlab.jobs import Job, Outcome, Task
 
@@ -83,8 +83,8 @@ class Batch:
 class Answer:
     """What became of a job on its worker.
 
-    result: without its long parts. files: those of the run by their paths in its folder, where
-    the command cannot see them.
+    result: as in its ``Outcome``. files: those of the run by their paths in its folder, where the
+    command cannot see them.
     """
 
     result: dict[str, Any] | None = None
@@ -275,7 +275,7 @@ def answer(outcome: Outcome, shared: bool) -> Answer:
         paths = [path for path in outcome.folder.rglob("*") if path.is_file()]
         files = {str(path.relative_to(outcome.folder)): path.read_bytes() for path in paths}
     return Answer(
-        result and {key: value for key, value in result.items() if key not in study.LONG},
+        result,
         told,
         None if outcome.twin is None else outcome.twin.name,
         outcome.trained,

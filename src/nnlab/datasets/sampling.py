@@ -29,14 +29,20 @@ def balanced(labels: Index, size: int, generator: Generator, back: bool = False)
     if size == 0:
         return np.empty(0, np.int64)
     shuffled = permutation(len(labels), generator, back)
-    # NumPy sorts 16 bits by radix, five to ten times as fast as 64.
-    by_class = shuffled[labels[shuffled].astype(np.int16).argsort(kind="stable")]
     counts = np.bincount(labels)
-    members = np.split(by_class, counts[counts > 0].cumsum()[:-1])
-    rounds = min((len(indices) for indices in members), default=0)
-    _require(size, len(members) * rounds, f"{len(members)} classes x {rounds} of the rarest")
+    there = np.flatnonzero(counts)
+    rounds = min(counts[there], default=0)
+    _require(size, len(there) * rounds, f"{len(there)} classes x {rounds} of the rarest")
+    needed = -(-size // len(there))
+    # A part of them mostly has enough of each class, and is sorted in less time.
+    for some in (shuffled[: 2 * size], shuffled):
+        # NumPy sorts 16 bits by radix, five to ten times as fast as 64.
+        classes = labels[some].astype(np.int16)
+        found = np.bincount(classes, minlength=len(counts))[there]
+        if found.min() >= needed:
+            break
+    members = np.split(some[classes.argsort(kind="stable")], found.cumsum()[:-1])
     # Row r holds the r-th example of every class; each row is dealt out in its own order.
-    needed = -(-size // len(members))
     rows = np.stack([indices[:needed] for indices in members], axis=1)
     order = generator.random(rows.shape).argsort(axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1).ravel()[:size]

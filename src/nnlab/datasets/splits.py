@@ -5,6 +5,7 @@ Axes: N examples of the arrays, n of a split, I inputs (an image's pixels, flatt
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from nnlab.datasets.sampling import Index
 from nnlab.losses import REGRESSION
 
 Floats = NDArray[np.float32]
+LATEST = 8  # test sets that are kept
 
 
 @dataclass(eq=False, init=False)
@@ -124,13 +126,14 @@ def load(
     be, OSError if the files are neither here nor to be downloaded.
     """
     source, arrays = read(config, sizes)
-    parts = partitions(arrays, config.held_out, test_seed)
-    counts = {name: count(arrays, *part) for name, part in parts.items()}
+    parts, counts = _counted(arrays, config.held_out, test_seed)
     too_many = excess(config.name, Counts(**counts), sizes, config.balanced)
     if too_many is not None:
         raise ValueError("; ".join(too_many))
     stratified = config.stratified and not arrays.targets
-    drawn = _draw(parts, sizes, config.balanced, stratified, seed, test_seed)
+    how = config.balanced, stratified
+    drawn = _draw(parts, sizes, *how, seed)
+    drawn.append(_draw_test(arrays, config.held_out, sizes.test, *how, test_seed))
     if fold is not None:
         drawn[:2] = _divide(arrays, *drawn[0], *fold, seed)
     with _lock:
@@ -179,6 +182,15 @@ def load(
         provenance,
         list(arrays.targets),
     )
+
+
+@functools.lru_cache(LATEST)
+def _counted(
+    arrays: Arrays, held_out: float, test_seed: int
+) -> tuple[dict[str, tuple[Partition, Index]], dict[str, tuple[int, ...]]]:
+    """Return the ``partitions`` and the ``count`` of each, which the runs of a sweep share."""
+    parts = partitions(arrays, held_out, test_seed)
+    return parts, {name: count(arrays, *part) for name, part in parts.items()}
 
 
 class Scale(NamedTuple):
@@ -301,40 +313,62 @@ def _draw(
     balanced: bool,
     stratified: bool,
     seed: int,
-    test_seed: int,
 ) -> list[tuple[Partition, Index]]:
-    """Draw the training, validation and test split; the last two may be empty.
+    """Draw the training and the validation split; the latter may be empty.
 
     parts: as ``partitions`` returns them. Returns for each split the partition that it is of, and
     its examples' positions there.
     """
 
-    def pick(name: str, size: int, generator: Generator, back: bool = False) -> Index:
-        part, among = parts[name]
-        labels: NDArray[Any] = part.labels[among]
-        if balanced:
-            return among[sampling.balanced(labels, size, generator, back)]
-        if stratified:
-            return among[sampling.stratified(labels, size, generator, back)]
-        return among[sampling.plain(len(labels), size, generator, back)]
-
-    def examples() -> Generator:
-        return seeds.generator(seed, "examples")
+    def pick(name: str, size: int, back: bool = False) -> Index:
+        generator = seeds.generator(seed, "examples")
+        return _pick(*parts[name], size, balanced, stratified, generator, back)
 
     validated = "valid" if "valid" in parts else "train"
     valid = parts[validated][1]
     if sizes.valid is not None:
-        valid = pick(validated, sizes.valid, examples(), back=True)
+        valid = pick(validated, sizes.valid, back=True)
     if sizes.train is not None:
-        train = pick("train", sizes.train, examples())
+        train = pick("train", sizes.train)
     else:
         train = parts["train"][1]
         train = train[~np.isin(train, valid)] if validated == "train" else train
-    test = parts["test"][1]
-    if sizes.test is not None:
-        test = pick("test", sizes.test, seeds.generator(test_seed, "test"))
-    drawn = (("train", train), (validated, valid), ("test", test))
-    return [(parts[name][0], index) for name, index in drawn]
+    return [(parts["train"][0], train), (parts[validated][0], valid)]
+
+
+@functools.lru_cache(LATEST)
+def _draw_test(
+    arrays: Arrays,
+    held_out: float,
+    size: int | None,
+    balanced: bool,
+    stratified: bool,
+    test_seed: int,
+) -> tuple[Partition, Index]:
+    """Draw the test split, which the runs of a sweep mostly share; it may be empty."""
+    part, among = _counted(arrays, held_out, test_seed)[0]["test"]
+    if size is None:
+        return part, among
+    generator = seeds.generator(test_seed, "test")
+    return part, _pick(part, among, size, balanced, stratified, generator)
+
+
+def _pick(
+    part: Partition,
+    among: Index,
+    size: int,
+    balanced: bool,
+    stratified: bool,
+    generator: Generator,
+    back: bool = False,
+) -> Index:
+    """Draw so many of some examples of a partition."""
+    labels: NDArray[Any] = part.labels[among]
+    if balanced:
+        return among[sampling.balanced(labels, size, generator, back)]
+    if stratified:
+        return among[sampling.stratified(labels, size, generator, back)]
+    return among[sampling.plain(len(labels), size, generator, back)]
 
 
 def _divide(

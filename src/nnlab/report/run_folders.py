@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -237,7 +238,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         right={name: (sizes[name], text) for name, text in texts(result.get("right")).items()},
         synthetic=bool(dataset.get("synthetic")),
         settings=settings,
-        results={k: v for k, v in result.items() if not isinstance(v, (dict, list))},
+        results={sys.intern(k): v for k, v in result.items() if not isinstance(v, (dict, list))},
         overrides=tuple(map(str, result.get("overrides") or ())),
         versions=texts(result.get("versions")) | texts(result.get("git"), "commit of {}"),
         hashes=texts(dataset.get("sha256")),
@@ -255,7 +256,11 @@ def texts(found: object, name: str = "{}") -> dict[str, str]:
     if isinstance(found, str):
         return {"": found}
     known = found if isinstance(found, dict) else {}
-    return {name.format(key): text for key, text in known.items() if isinstance(text, str)}
+    return {
+        sys.intern(name.format(key)): sys.intern(text)
+        for key, text in known.items()
+        if isinstance(text, str)
+    }
 
 
 def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:
@@ -299,6 +304,8 @@ def flatten(
 ) -> Iterable[tuple[str, Value]]:
     """Spell a nested configuration as on the command line; a group's name is its choice.
 
+    Keys, which many runs have, are in memory once.
+
     >>> dict(flatten({"optimizer": {"name": "sgd", "lr": 0.01}, "seed": 0, "study": "mnist"}))
     {'optimizer': 'sgd', 'optimizer.lr': 0.01, 'seed': 0}
     """
@@ -308,11 +315,11 @@ def flatten(
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         elif prefix and key == "name":
-            yield prefix[:-1], value
+            yield sys.intern(prefix[:-1]), value
         elif prefix.startswith(OWN_OPTIONS) and isinstance(value, list):
-            yield prefix + key, json.dumps(value)  # its items may be anything
+            yield sys.intern(prefix + key), json.dumps(value)  # its items may be anything
         else:
-            yield prefix + key, tuple(value) if isinstance(value, list) else value
+            yield sys.intern(prefix + key), tuple(value) if isinstance(value, list) else value
 
 
 def read_scores(folder: Path) -> dict[str, Value]:
