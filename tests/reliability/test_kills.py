@@ -16,6 +16,7 @@ import pytest
 
 import nnlab
 from nnlab import checkpoint as checkpoints
+from nnlab import cores
 from nnlab.engines import library
 from tests.reliability import warm
 from tests.reliability.studies import Process, assert_same, content_of, runs_of
@@ -35,6 +36,10 @@ CASES = {
     ),
     "native, dual and usual form, without checkpoints": (
         *("train_size=100,1000,200", "stopping.max_epochs=40", "checkpoint.seconds=null"),
+    ),
+    "native, a team of threads": (
+        *("train_size=400", "batch_size=100", "model.hidden=[256]", "optimizer.momentum=0.9"),
+        *(*PATIENCE, "stopping.max_epochs=40", EACH),
     ),
     "torch, Adam": (
         *("engine=torch", "optimizer=adam", "train_size=200", *PATIENCE[:2]),
@@ -95,7 +100,7 @@ def command_of(name: str) -> tuple[str, ...]:
         pytest.skip(str(library.available()))
     if name == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    return (*CASES[name], *SMALL, "study=s")
+    return (*SMALL, *CASES[name], "study=s")
 
 
 def begin(name: str, folder: Path) -> Command:
@@ -136,6 +141,8 @@ def undisturbed(name: str, folder: Path) -> Undisturbed:
     seconds, content = time.monotonic() - began, content_of(study)
     forms = {content[run.name]["result"]["engine_form"] for run in runs_of(study)}
     assert "dual" in forms or "dual" not in name
+    teams = {content[run.name]["result"]["most_threads"] > 1 for run in runs_of(study)}
+    assert teams == {"team" in name} or cores.usable() == 1
     return Undisturbed(content, seconds)
 
 
@@ -197,7 +204,7 @@ def assert_a_whole_run(study: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_command_ends_as_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     # 60 in all; starting joblib's workers takes long, as do 16 runs.
-    disturb(name, {"joblib": 1, "native": 6, "16 runs": 3}.get(name, 5), 0, tmp_path)
+    disturb(name, {"joblib": 1, "native": 1, "16 runs": 3}.get(name, 5), 0, tmp_path)
 
 
 @pytest.mark.long
