@@ -33,6 +33,40 @@ def start(study: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.parametrize(
+    ("mount", "local"),
+    [
+        ("ext4 /dev/sda1 rw", None),
+        ("nfs4 server:/home rw,vers=4.2,proto=tcp,local_lock=none,addr=10.0.0.1", None),
+        ("nfs server:/home rw,vers=3,nolock,proto=tcp,local_lock=all", "nolock"),
+        ("nfs server:/home rw,vers=3,local_lock=flock", "local_lock=flock"),
+        ("lustre 10.0.0.1@tcp:/scratch rw,localflock", "localflock"),
+        ("lustre 10.0.0.1@tcp:/scratch rw,flock", None),
+        ("cifs //server/share rw,nobrl", "nobrl"),
+        ("fuse.sshfs me@host:/home rw,user_id=0", "fuse.sshfs"),
+    ],
+)
+@pytest.mark.parametrize("place", ["{}", "{}/a\\040study"])
+def test_locks_that_others_do_not_see_are_told(
+    mount: str,
+    local: str | None,
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = [
+        "22 27 0:21 / / rw,relatime shared:1 - overlay overlay rw",
+        f"36 35 98:0 / {place.format(tmp_path.resolve())} rw,noatime master:1 - {mount}",
+        f"37 35 98:0 / {tmp_path.resolve()}/other rw - nfs server:/other rw,nolock",
+    ]
+    monkeypatch.setattr(claims, "MOUNTS", tmp_path / "mounts")
+    claims.MOUNTS.write_text("\n".join(lines))
+    with claims.Claim(tmp_path / "a study"):
+        told = [message for message in caplog.messages if f"see ({local})" in message]
+    assert len(told) == len(caplog.messages) == (local is not None)
+
+
 def test_a_run_is_its_process_s_until_that_ends(tmp_path: Path) -> None:
     with start(tmp_path) as process:
         found = claims.owner(tmp_path / "run")

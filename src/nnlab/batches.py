@@ -34,12 +34,14 @@ from nnlab.progress import BatchProgress
 from nnlab.worker import SEEN, Answer, Batch, Refusal, ended_in
 
 log = logging.getLogger("nnlab")
-POLL = 0.5  # seconds between two looks at the batches
+POLL = 0.1  # seconds between two looks at the batches, at least
 FEWEST = 10.0  # seconds that a batch trains at least, where their number is free: it starts too
 
 
 class Batches(sweeps.Here):
     """Trains sweeps in batches on a cluster, the one of ``hydra/launcher=name``."""
+
+    waits = True
 
     def __init__(self, name: str, options: Options) -> None:
         self.name = name
@@ -127,12 +129,15 @@ class Dispatch:
             self.detach()
             return
         with BatchProgress(len(tasks), sum(self.seconds.values())) as progress:
+            started = time.monotonic()
             while self.advance():
                 self.show(progress, tasks)
                 if interrupts.requested():
                     progress.stop()
                     self.leave()
-                time.sleep(POLL)
+                took = time.monotonic() - started
+                time.sleep(min(max(POLL, 10 * took), 20 * POLL))
+                started = time.monotonic()
             self.show(progress, tasks)
         wait_to_see([task.outcome.folder for task in tasks if task.outcome.trained])
 
@@ -325,7 +330,7 @@ class Dispatch:
                     left += [] if ended else [task]
         self.share_out(left)
         now = time.monotonic()
-        self.next_look = now + max(4 * POLL, 20 * (now - started))
+        self.next_look = now + max(20 * POLL, 20 * (now - started))
 
     # What a person sees
 
@@ -408,7 +413,7 @@ def wait_to_see(folders: Sequence[Path]) -> None:
         for parent in {folder.parent for folder in unseen}:
             with tempfile.TemporaryFile(dir=parent):
                 pass
-        time.sleep(POLL)
+        time.sleep(5 * POLL)
         unseen = [folder for folder in unseen if not (folder / records.RESULT).exists()]
     if unseen:
         log.warning(

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -22,10 +24,14 @@ from filelock import FileLock, Timeout
 
 from nnlab import records, storage
 
+log = logging.getLogger("nnlab")
 LOCK = ".lock"  # of the study
 PROCESS = ".process-{}.lock"
 PROCESSES = ".process-*"  # the files of all processes, of either kind
 RUNS = ".json"  # in the place of .lock: the file that says what a process means to train
+MOUNTS = Path("/proc/self/mountinfo")  # on Linux
+# Kinds of file systems, and options of NFS, Lustre and CIFS, whose locks hold on one machine only.
+LOCAL = {"fuse.sshfs", "nolock", "local_lock=flock", "local_lock=all", "localflock", "nobrl"}
 BATCHES = ".batches"  # the folder of a study in which its command and its workers tell their state
 
 
@@ -40,6 +46,12 @@ class Claim:
         host = socket.gethostname()
         self.owner = {"host": host, "process": os.getpid(), "claim": secrets.token_hex(8)}
         storage.make_folder(study)
+        if (local := local_locks(study)) is not None:
+            log.warning(
+                "%s is on a file system whose locks other machines do not see (%s): start commands "
+                "of this study on one machine at a time",
+                *(study, local),
+            )
         self.path = study / PROCESS.format(self.owner["claim"])
         with exclusive(study):
             clear_dead(study)
@@ -84,6 +96,23 @@ def acquire(path: Path, timeout: float) -> FileLock:
             raise OSError(error.errno, reason, str(path.parent)) from error
         raise
     return lock
+
+
+def local_locks(folder: Path) -> str | None:
+    """Return what makes the locks of a folder's file system hold on this machine only; None where
+    nothing is known to."""
+    try:
+        lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:  # not on Linux
+        return None
+    mounts = {}
+    for line in lines:
+        mount, _, system = line.partition(" - ")
+        place = re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), mount.split()[4])
+        mounts[place] = re.split("[ ,]", system)  # its kind, its source, options
+    resolved = folder.resolve()
+    above = [str(each) for each in (resolved, *resolved.parents) if str(each) in mounts]
+    return next((each for each in mounts[above[0]] if each in LOCAL), None) if above else None
 
 
 def clear_dead(study: Path) -> None:

@@ -32,7 +32,12 @@ log = logging.getLogger("nnlab")
 
 
 class Here:
-    """Trains on this machine, in this process."""
+    """Trains on this machine, in this process.
+
+    waits: whether it trains elsewhere, and this process waits for it.
+    """
+
+    waits = False
 
     def plan(self, tasks: Sequence[Task]) -> None:
         """Tell what training would cost."""
@@ -65,7 +70,7 @@ def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list
         log.info("plan=true: nothing is left to train")
     if waiting:
         # What has torch, as notebooks do, mostly has matplotlib, too.
-        idle = "torch" not in sys.modules and cores.usable() > len(waiting)
+        idle = "torch" not in sys.modules and (where.waits or cores.usable() > len(waiting))
         if report and idle and not waiting[0][1].plan:
             from nnlab.report import figure_process
 
