@@ -41,11 +41,10 @@ FEWEST = 10.0  # seconds that a batch trains at least, where their number is fre
 class Batches(sweeps.Here):
     """Trains sweeps in batches on a cluster, the one of ``hydra/launcher=name``."""
 
-    waits = True
-
     def __init__(self, name: str, options: Options) -> None:
         self.name = name
         self.options = options
+        self.waits = not getattr(options, "detach", False)
 
     def plan(self, tasks: Sequence[Task]) -> None:
         """Tell how many batches there would be, and what they would cost."""
