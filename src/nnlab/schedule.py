@@ -246,6 +246,8 @@ class Turns:
 
     def share(self, chosen: Training) -> int:
         """Return among how many of the cores an active training is to be divided."""
+        if chosen.most == 1:
+            return 1
         beginning = self.waiting[: self.workers - len(self.active)]
         those = sorted([*self.active, *beginning], key=lambda each: each.place)
         fair = cores.divided(self.cores, [each.most for each in those])[those.index(chosen)]

@@ -99,7 +99,7 @@ def own_rule(run: Run) -> StoppingRule | None:
 def evaluated(runs: Sequence[Run], engine: Engine, split: str) -> dict[Run, tuple[float, ...]]:
     """Return the measures of the runs that have such a split."""
     having = [run for run in runs if getattr(run, split) is not None]
-    return dict(zip(having, engine.evaluate(having, split)))
+    return dict(zip(having, engine.evaluate(having, split))) if having else {}
 
 
 def validated_otherwise(run: Run) -> bool:

@@ -216,6 +216,17 @@ static Ahead next_panel(const Layer *layer, const float *weight, int64_t rows)
     return (Ahead){weight + KC * NC, rows > GROUP && beyond_l2(layer) ? KC * NC : 0};
 }
 
+/* The panel at an input and an output; pairing: with the next one, if that is as wide and the
+   registers hold the sums of both. */
+static Panel panel_or_pair(const Layer *layer, int64_t i, int64_t o, Range inputs, Range outputs,
+                           int pairing)
+{
+    Panel panel = panel_within(layer, i, o, inputs, outputs);
+    if (pairing && WIDEST == 2 * NC && o % NC == 0 && o + 2 * NC <= outputs.to)
+        panel.outputs = 2 * NC;
+    return panel;
+}
+
 /* out += x W. */
 static void linear(const Network *net, int32_t l, int64_t rows, int sparse, Range outputs)
 {
@@ -224,8 +235,9 @@ static void linear(const Network *net, int32_t l, int64_t rows, int sparse, Rang
     for (int64_t i = 0; i < layer->inputs; i += KC) {
         if (l == 0 && !sparse)
             prefetch_inputs(net, net->example, i + KC, rows);
-        for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
-            const Panel panel = panel_within(layer, i, o, inputs, outputs);
+        Panel panel;
+        for (int64_t o = outputs.from; o < outputs.to; o += panel.outputs) {
+            panel = panel_or_pair(layer, i, o, inputs, outputs, sparse);
             const float *weight = layer->values.weight + panel.offset;
             const Ahead ahead = next_panel(layer, weight, rows);
             if (sparse)
@@ -797,8 +809,9 @@ static void update_weights(const Work *work, Range inputs, Range outputs)
             prefetch_inputs(net, net->next, i + KC, net->next_rows);
         if (packed && work->rows <= DEPTH)
             pack_inputs(work, i - i % KC, &slice);
-        for (int64_t o = outputs.from; o < outputs.to; o += NC - o % NC) {
-            const Panel panel = panel_within(layer, i, o, inputs, outputs);
+        Panel panel;
+        for (int64_t o = outputs.from; o < outputs.to; o += panel.outputs) {
+            panel = panel_or_pair(layer, i, o, inputs, outputs, direct && work->sparse);
             const Terms terms = packed ? packed_terms(work, &slice, i, o) : terms_of(work, i, o);
             float *weight = layer->values.weight + panel.offset;
             if (direct) {

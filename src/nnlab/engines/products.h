@@ -285,22 +285,29 @@ static void find_all_active(Network *net, int64_t rows, int all)
         }
 }
 
-/* Every number of outputs that a panel may have: the multiples of LANES up to NC. */
+/* Every number of outputs that a panel may have: the multiples of LANES up to NC. With registers for
+   the sums of 2 NC, zeros are skipped once for two panels, of which the second is `apart`. */
+#if V == 16
+enum { WIDEST = 2 * NC };
+#define EACH_WIDTH(F) F(16) F(32) F(48) F(64) F(128)
+#else
+enum { WIDEST = NC };
 #define EACH_WIDTH(F) F(16) F(32) F(48) F(64)
+#endif
 
 /* y += x W over the listed inputs of a panel. x: its inputs; w: [KC, width], y: [width]. */
 INLINE void sparse_inner(const int width, const float *x, const int32_t *list, int64_t count,
-                         const float *w, float *y)
+                         const float *w, int64_t apart, float *y)
 {
-    vec sum[NC / V];
-    const int vectors = width / V;
+    vec sum[WIDEST / V];
+    const int vectors = width / V, stride = width < NC ? width : NC;
     UNROLLED_FOR(v, vectors)
         sum[v] = (vec){0};
     for (int64_t n = 0; n < count; n++) {
         const float input = x[list[n]];
-        const float *weight = w + list[n] * (int64_t)width;
+        const float *weight = w + list[n] * (int64_t)stride, *second = weight + apart;
         UNROLLED_FOR(v, vectors)
-            sum[v] += input * load(weight + v * V);
+            sum[v] += input * load(v * V < NC ? weight + v * V : second + (v * V - NC));
     }
     UNROLLED_FOR(v, vectors)
         store(y + v * V, load(y + v * V) + sum[v]);
@@ -310,12 +317,12 @@ INLINE void sparse_inner(const int width, const float *x, const int32_t *list, i
    x: rows of the group; from: the panel's first input; d: [rows of the group, stride]. */
 INLINE void sparse_outer(const int width, const float *const *x, int64_t from,
                          const ActiveInput *active, int64_t count, const float *d, int64_t stride,
-                         float *w, float shrink)
+                         float *w, int64_t apart, float shrink)
 {
-    const int vectors = width / V;
+    const int vectors = width / V, w_stride = width < NC ? width : NC;
     for (int64_t n = 0; n < count; n++) {
         const int64_t input = active[n].input;
-        vec sum[NC / V];
+        vec sum[WIDEST / V];
         UNROLLED_FOR(v, vectors)
             sum[v] = (vec){0};
         for (uint32_t left = active[n].rows; left != 0; left &= left - 1) {
@@ -324,10 +331,13 @@ INLINE void sparse_outer(const int width, const float *const *x, int64_t from,
             UNROLLED_FOR(v, vectors)
                 sum[v] += value * load(d + r * stride + v * V);
         }
-        float *weight = w + input * width;
+        float *weight = w + input * w_stride, *second = weight + apart;
         UNROLLED_FOR(v, vectors) {
-            const vec before = load(weight + v * V);
-            store(weight + v * V, before + (sum[v] - shrink * before));
+            float *to = v * V < NC ? weight + v * V : second + (v * V - NC);
+            const vec before = load(to);
+            if (shrink != 0)
+                sum[v] -= shrink * before;
+            store(to, before + sum[v]);
         }
     }
 }
@@ -337,16 +347,16 @@ INLINE void sparse_outer(const int width, const float *const *x, int64_t from,
 static void multiply_sparse(const Network *net, int64_t from, Panel panel, int64_t rows,
                             const float *w, float *y)
 {
-    const int64_t panels = count_panels(net->layer[0].inputs);
+    const int64_t panels = count_panels(net->layer[0].inputs), apart = panel.inputs * NC;
     for (int64_t r = 0; r < rows; r++) {
         const int64_t *start = net->start + r * panels + from / KC;
         const int32_t *list = net->nonzero + start[0];
         const int64_t count = start[1] - start[0];
         const float *x = net->example[r] + from;
         float *row = y + r * net->layer[0].padded;
-#define CASE(width)                                  \
-    case width:                                      \
-        sparse_inner(width, x, list, count, w, row); \
+#define CASE(width)                                         \
+    case width:                                             \
+        sparse_inner(width, x, list, count, w, apart, row); \
         break;
         switch (panel.outputs) {
             EACH_WIDTH(CASE)
@@ -364,9 +374,10 @@ static void multiply_transposed_sparse(const Network *net, int64_t from, Panel p
     const ActiveInput *active = net->active + group * inputs + from;
     const int64_t count = net->active_count[group * count_panels(inputs) + from / KC];
     const float *const *x = net->example + group * GROUP;
-#define CASE(width)                                                        \
-    case width:                                                            \
-        sparse_outer(width, x, from, active, count, d, stride, w, shrink); \
+    const int64_t apart = panel.inputs * NC;
+#define CASE(width)                                                               \
+    case width:                                                                   \
+        sparse_outer(width, x, from, active, count, d, stride, w, apart, shrink); \
         break;
     switch (panel.outputs) {
         EACH_WIDTH(CASE)
