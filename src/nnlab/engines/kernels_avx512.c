@@ -18,7 +18,7 @@
 #define NR (4 * V)
 #define MT 12 /* 12 x 2 sums, 2 deltas, an input: of a narrow block L1 holds more examples */
 #define NT (2 * V)
-#define EACH_INNER(F) EACH_4(EACH_OF_6, F)
+#define EACH_INNER(F) EACH_OF_12(F, 1) EACH_OF_6(F, 2) EACH_OF_6(F, 3) EACH_OF_6(F, 4)
 #define EACH_OUTER(F) EACH_2(EACH_OF_12, F) EACH_OF_6(F, 3) EACH_OF_6(F, 4)
 #include "kernels.h"
 

@@ -48,8 +48,8 @@ INLINE void inner(const int rows, const int vectors, const float *const *a, int6
     /* Few rows leave registers for several sums each: shorter ones, which are more exact and do
        not wait for one another. */
     const int partials = rows * 4 <= MR ? 4 : rows * 2 <= MR ? 2 : 1;
-    const float *row[MR];
-    vec sum[MR][NR / V] = {{{0}}}; /* row r has those at r, r + rows, ... */
+    const float *row[MT];
+    vec sum[MT][NR / V] = {{{0}}}; /* row r has those at r, r + rows, ... */
     int64_t t = 0;
     UNROLLED_FOR(r, rows)
         row[r] = a[r] + from;
@@ -114,7 +114,7 @@ typedef void Outer(const float *const *a, int64_t from, float *b, int64_t b_stri
     {                                                                                        \
         outer(rows, vectors, a, from, b, b_stride, c, c_stride, terms, shrink);              \
     }
-#define INNER(rows, vectors) inner_##rows##_##vectors,
+#define INNER(rows, vectors) [((vectors) - 1) * MT + (rows) - 1] = inner_##rows##_##vectors,
 #define OUTER(rows, vectors) [((vectors) - 1) * MT + (rows) - 1] = outer_##rows##_##vectors,
 #define EACH_OF_2(F, v) F(1, v) F(2, v)
 #define EACH_OF_6(F, v) EACH_OF_2(F, v) F(3, v) F(4, v) F(5, v) F(6, v)
@@ -123,7 +123,7 @@ typedef void Outer(const float *const *a, int64_t from, float *b, int64_t b_stri
 #define EACH_4(EACH_ROWS, F) EACH_2(EACH_ROWS, F) EACH_ROWS(F, 3) EACH_ROWS(F, 4)
 EACH_INNER(DEFINE_INNER)
 EACH_OUTER(DEFINE_OUTER)
-static Inner *const INNERS[NR / V * MR] = {EACH_INNER(INNER)};
+static Inner *const INNERS[NR / V * MT] = {EACH_INNER(INNER)};
 static Outer *const OUTERS[NR / V * MT] = {EACH_OUTER(OUTER)};
 
 /* C += A B for any number of rows of C, cut into register blocks.
@@ -132,14 +132,17 @@ static void multiply(int64_t rows, int64_t width, const float *const *a, int64_t
                      const float *b, int64_t b_stride, float *c, int64_t c_stride, int64_t terms,
                      const Ahead *ahead)
 {
-    const int64_t blocks = count_units(rows, MR);
+    /* Of a single vector there are registers for more rows, whose sums wait less for one another;
+       where that leaves each of them one sum. */
+    const int64_t most = V == 16 && width == V && rows > MR + 1 ? MT : MR;
+    const int64_t blocks = count_units(rows, most);
     int64_t left = blocks;
     for (int64_t r = 0, height; r < rows; r += height, left--) {
         height = (rows - r + left - 1) / left; /* 10 rows are 5 and 5 rather than 6 and 4 */
         prefetch_share(ahead, blocks - left, blocks);
         for (int64_t o = 0; o < width; o += NR) {
             const int64_t vectors = smaller(NR / V, (width - o) / V);
-            INNERS[(vectors - 1) * MR + height - 1](a + r, from, b + o, b_stride,
+            INNERS[(vectors - 1) * MT + height - 1](a + r, from, b + o, b_stride,
                                                     c + r * c_stride + o, c_stride, terms);
         }
     }
