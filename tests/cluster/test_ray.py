@@ -171,8 +171,8 @@ def test_what_has_arrived_of_a_lost_node_is_not_trained_again(
     fragile: ray_cluster.Cluster, local: Any, tmp_path: Path
 ) -> None:
     node = fragile.add(hidden=tmp_path.parent, cpus=MORE)
-    one = ("batches=1", f"num_cpus={MORE}")
-    command = studies.start(*LONG, *on(fragile, *one), cwd=tmp_path)
+    one, sweep = ("batches=1", f"num_cpus={MORE}"), (*LONG, "stopping.max_epochs=1500")
+    command = studies.start(*sweep, *on(fragile, *one), cwd=tmp_path)
     wait_for_rows(tmp_path, 1)
     node.kill()
     time.sleep(2)  # what was sent arrives
@@ -181,7 +181,7 @@ def test_what_has_arrived_of_a_lost_node_is_not_trained_again(
     fragile.add(hidden=tmp_path.parent, cpus=MORE)
     ended = command.end()
     assert ended.status == 0, ended.said
-    assert_same(numbers(tmp_path), local(*LONG))
+    assert_same(numbers(tmp_path), local(*sweep))
     assert arrived.items() <= states(tmp_path).items()
 
 
