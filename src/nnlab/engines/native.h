@@ -101,7 +101,7 @@ typedef struct {
 } Network;
 
 /* A panel of a weight or part of one: [inputs, outputs] floats that begin at `offset`, in rows
-   `stride` apart. */
+   `stride` apart. Where zeros are skipped, maybe two panels, with the outputs of both. */
 typedef struct {
     int64_t offset, inputs, outputs, stride;
 } Panel;
