@@ -16,8 +16,8 @@ Run = Callable[..., str]
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: tests wait for disks and for other processes."""
-    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else 2
+    """One more than there are cores: tests wait for disks and for other processes."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
 
 
 @pytest.fixture(autouse=True)
