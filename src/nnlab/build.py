@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nnlab.perceptron import MLP
 
 log = logging.getLogger("nnlab")
-# What was drawn last, kept while a sweep trains: the next run often is on the same examples.
+# Standardised copies, kept while a sweep trains: the next run often is on the same examples.
 latest: list[Data] = []
 KEPT, SMALL = 8, 2**18  # networks to choose engines by: how many are kept, of what size
 
@@ -160,7 +160,8 @@ def whole_run(task: Task) -> Run:
     """Build the run that a task sketches: with its own network, and its data."""
     config = task.config
     data = config.load_data()
-    latest[:] = [data]
+    if config.dataset.normalize:
+        latest[:] = [data]
     return build_run(config, data, build_model(config, data.provenance["shape"], data.outputs))
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,6 +112,16 @@ def remove(letters: mnist.ImageSet, *names: str) -> None:
     for file in letters.files:
         if not names or file.name in names:
             Path("data", "letters", file.name).unlink()
+
+
+def test_what_was_read_is_let_go(letters: mnist.ImageSet) -> None:
+    """The next command in this process may ask for other data."""
+    read = weakref.ref(load().train.inputs)
+    gc.collect()
+    assert read() is not None  # for the next run
+    datasets.forget()
+    gc.collect()
+    assert read() is None
 
 
 def test_mnist_works_with_no_files_and_no_network(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -138,3 +139,5 @@ def forget() -> None:
     with _lock:
         for memory in (_sources, _contents, _arrays):
             memory.clear()
+    if (splits := sys.modules.get("nnlab.datasets.splits")) is not None:
+        splits.forget()

@@ -193,6 +193,12 @@ def _counted(
     return parts, {name: count(arrays, *part) for name, part in parts.items()}
 
 
+def forget() -> None:
+    """Let go of data that the next command may not ask for."""
+    _counted.cache_clear()
+    _draw_test.cache_clear()
+
+
 class Scale(NamedTuple):
     """What the targets of a regression are standardised with, [k] each: network and loss have
     (target - mean) / deviation."""
