@@ -50,8 +50,9 @@ run.main()
     ids=["adam", "unsaved", "dual", "torch", "stacked", "dropout", "cnn"],
 )
 def test_it_is_foreseen_what_a_run_takes(options: tuple[str, ...], tmp_path: Path) -> None:
-    """Up to 1.8 times: peaks that do not coincide are added up. Large blocks go back to the
-    system as soon as they are freed; else the peak tells how they happened to lie in memory."""
+    """Within a half, of a convolutional network 1.8 times: peaks that do not coincide are added up,
+    there those of a batch and of saving. Large blocks go back to the system as soon as they are
+    freed; else the peak tells how they happened to lie in memory."""
     if "engine=native" in options and library.available() is not None:
         pytest.skip("no compiled library")
     quick = ("train_size=100", "test_size=100", "stopping.max_epochs=2", "checkpoint.seconds=0")
@@ -64,7 +65,8 @@ def test_it_is_foreseen_what_a_run_takes(options: tuple[str, ...], tmp_path: Pat
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("MEASURED"))
     taken, foreseen = map(int, line.split()[1:])
-    assert taken / 1.25 <= foreseen <= 1.8 * taken, f"{foreseen / taken:.2f}"
+    most = 1.8 if "model=cnn" in options else 1.5
+    assert taken / 1.25 <= foreseen <= most * taken, f"{foreseen / taken:.2f}"
 
 
 def test_by_hand_what_a_small_network_takes() -> None:
