@@ -329,7 +329,7 @@ class Dispatch:
                     left += [] if ended else [task]
         self.share_out(left)
         now = time.monotonic()
-        self.next_look = now + max(20 * POLL, 20 * (now - started))
+        self.next_look = now + 20 * max(POLL, now - started)
 
     # What a person sees
 

@@ -50,7 +50,8 @@ class Claim:
             log.warning(
                 "%s is on a file system whose locks other machines do not see (%s): start commands "
                 "of this study on one machine at a time",
-                *(study, local),
+                study,
+                local,
             )
         self.path = study / PROCESS.format(self.owner["claim"])
         with exclusive(study):

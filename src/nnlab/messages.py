@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 
 GO_ON = "and the same command goes on"
-MOUNT = f"its disk or file server does not answer: see that it does, {GO_ON}"
+NO_ANSWER = f"its disk or file server does not answer: see that it does, {GO_ON}"
 # What helps where the system refused something, by the number of its error.
 REMEDIES = {
     errno.ENOSPC: f"free some space, {GO_ON}",
     errno.EDQUOT: f"remove files of yours there, {GO_ON}",
     errno.EMFILE: f"raise the limit with ulimit -n, {GO_ON}",
     errno.ENFILE: f"end other programs, which have the rest, {GO_ON}",
-    errno.EIO: MOUNT,
-    errno.ESTALE: MOUNT,
-    errno.ENOTCONN: MOUNT,
+    errno.EIO: NO_ANSWER,
+    errno.ESTALE: NO_ANSWER,
+    errno.ENOTCONN: NO_ANSWER,
     errno.ENAMETOOLONG: "choose a shorter study=, output_dir= or hydra.sweep.subdir=",
     errno.ENOTDIR: "move away what is in the place of this folder, or choose another output_dir=",
     errno.EISDIR: "move away this folder, which is in the place of a file",
@@ -26,7 +26,10 @@ REMEDIES = {
 }
 ELSEWHERE = "results go to output_dir/study, choose a folder that can be written with output_dir="
 # These are of all that lies in a folder: of many runs, they are told once.
-OF_FOLDERS = {number for number, remedy in REMEDIES.items() if GO_ON in remedy} | {errno.EROFS}
+OF_FOLDERS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
+)
 NO_MEMORY = "use smaller layers, a smaller batch_size or fewer examples, or end other programs"
 
 

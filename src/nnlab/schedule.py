@@ -445,7 +445,7 @@ def ended_result(task: Task) -> dict[str, Any] | None:
             f"{path} was trained by another process, on other data; "
             f"train it anew with force=true, or give it another study=NAME"
         )
-    return None if result is None else study.short(result)
+    return result and study.short(result)
 
 
 def go_on(task: Task, path: Path) -> list[str]:
