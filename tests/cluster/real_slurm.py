@@ -31,6 +31,8 @@ NODES, CPUS, MEMORY = ("n1", "n2"), 2, 8000  # of each node; megabytes
 URGENT = "urgent"  # the partition whose jobs displace those of others
 BLIND = "n3"  # does not see the folder ``hidden``; where the system allows such a node
 MOST_JOBS, MOST_TASKS = 60, 6  # in the queue, in an array
+# Slurm's own are 3 and 60 seconds: it looks for jobs to start no more often.
+AT_ONCE = "SchedulerParameters=batch_sched_delay=0,sched_interval=2\n"
 PATIENCE = 30.0  # seconds that the daemons have to start, and jobs to end
 # AuthInfo: a job that is requeued waits as long as credentials last. SlurmdParameters: the nodes
 # may have more than the machine.
@@ -54,8 +56,7 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_interval=2
-MpiDefault=none
+{scheduling}MpiDefault=none
 ReturnToService=2
 JobRequeue=1
 PreemptType=preempt/partition_prio
@@ -111,19 +112,23 @@ def missing(programs: Sequence[str] = PROGRAMS) -> list[str]:
 
 @contextlib.contextmanager
 def running(
-    jobs: int = MOST_JOBS, tasks: int = MOST_TASKS, accounts: bool = False
+    jobs: int = MOST_JOBS,
+    tasks: int = MOST_TASKS,
+    accounts: bool = False,
+    scheduling: str = AT_ONCE,
 ) -> Iterator[dict[str, str]]:
     """Lend a Slurm that takes jobs: the environment variables by which commands find it.
 
     jobs: the most in its queue. tasks: in an array. accounts: whether it has slurmdbd, and only
-    takes jobs of the accounts there.
+    takes jobs of the accounts there. scheduling: how often it looks for jobs to start; "": as Slurm
+    does if nobody says otherwise.
     Its jobs and daemons end with this block. Raises TimeoutError, with what the daemons say,
     where it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="slurm-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         os.chmod(folder, 0o755)  # munged refuses a socket that others could not reach
-        ports = configure(folder, jobs, tasks, accounts)
+        ports = configure(folder, jobs, tasks, accounts, scheduling)
         found = {"SLURM_CONF": str(folder / "slurm.conf")}
         stack.enter_context(daemon(munged(folder), folder / "munged.out"))
         until(lambda: (folder / "munge.socket").exists(), folder)
@@ -147,14 +152,16 @@ def running(
             until(lambda: not ask("squeue -h -t R,CG,S", found).strip(), folder)
 
 
-def configure(folder: Path, jobs: int, tasks: int, accounts: bool) -> dict[str, int]:
+def configure(
+    folder: Path, jobs: int, tasks: int, accounts: bool, scheduling: str
+) -> dict[str, int]:
     """Write its files, with a key of its own and ports that are free; return those."""
     nodes = (*NODES, BLIND)
     names = ("port", "dbd", "database", *nodes)
     ports = dict(zip(names, free_ports(len(names))))
     host = socket.gethostname().partition(".")[0]
     given = {**ports, "folder": folder, "host": host, "user": user()}
-    text = CONFIGURATION.format(**given, jobs=jobs, tasks=tasks)
+    text = CONFIGURATION.format(**given, jobs=jobs, tasks=tasks, scheduling=scheduling)
     if accounts:
         text += ACCOUNTED.format(**given)
         dbd = folder / "slurmdbd.conf"

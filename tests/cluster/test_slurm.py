@@ -592,3 +592,23 @@ def test_jobs_of_dask_that_end_are_replaced(
 def test_what_slurm_refuses_dask_is_told(tmp_path: Path) -> None:
     ended = run("seed=0,1", *BY_DASK, "+hydra.launcher.options.queue=nowhere", cwd=tmp_path)
     assert_refused(ended, tmp_path, "hydra.launcher.executor=dask", "Invalid partition name")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("executorlib") is None, reason="needs executorlib: 'nnlab[pools]'"
+)
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("slurm_cmd_args: ['--partition=nowhere']", "Invalid partition name"),
+        ("cores: 999", "Requested node configuration is not available"),
+        ("gpus_per_core: 1", "Invalid generic resource"),
+    ],
+)
+def test_what_slurm_refuses_executorlib_is_told(asked: str, said: str, tmp_path: Path) -> None:
+    """It would wait for such workers for ever."""
+    given = ("hydra/launcher=batches", "hydra.launcher.executor=executorlib")
+    kind = "+hydra.launcher.options.executor=SlurmJobExecutor"
+    resources = f"+hydra.launcher.options.resource_dict={{{asked}}}"
+    ended = run("seed=0,1", *given, kind, resources, "-m", cwd=tmp_path)
+    assert_refused(ended, tmp_path, "hydra.launcher.executor=executorlib", said)

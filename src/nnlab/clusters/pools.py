@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -238,8 +239,27 @@ def executorlib(
 ) -> Iterator[Any]:
     """Lend one of executorlib's executors, by its name; each batch has a process of its own."""
     kind = getattr(needed("executorlib", "pools"), executor)
+    if executor == "SlurmJobExecutor":
+        ask_srun(**options.get("resource_dict", {}))
     with kind(max_workers=workers, **options) as pool:
         yield SimpleNamespace(submit=functools.partial(pool.submit, following))
+
+
+def ask_srun(
+    cores: int = 1,
+    threads_per_core: int = 1,
+    gpus_per_core: int = 0,
+    slurm_cmd_args: Sequence[str] = (),
+    **_: Any,
+) -> None:
+    """Raise RuntimeError with Slurm's words where it refuses a worker that asks for so much:
+    executorlib would wait for it for ever."""
+    size = [f"--ntasks={cores}", f"--cpus-per-task={threads_per_core}"]
+    gpus = [f"--gpus-per-task={gpus_per_core}"] if gpus_per_core else []
+    command = ["srun", "--test-only", *size, *gpus, *slurm_cmd_args, "true"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise RuntimeError(answer.stderr.strip())
 
 
 def following(function: Callable[[Batch], Any], batch: Batch) -> Any:
