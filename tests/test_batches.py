@@ -556,15 +556,14 @@ def test_batches_are_of_equal_cost(costs: list[float], sizes: list[int], count: 
     assert took == sorted(took, reverse=True)
     assert took[0] <= sum(costs) / count + max(costs) + 1e-9
     # Runs on the same images are together: each batch but for its first and last images has all.
-    changes = sum(
-        len({each.identity["config"]["train_size"] for each in some}) - 1 for some in found
-    )
+    asked = [[each.outcome.job.identity["config"]["train_size"] for each in some] for some in found]
+    changes = sum(len(set(some)) - 1 for some in asked)
     assert changes <= len(set(sizes[: len(costs)])) - 1
 
 
 def task(size: int) -> Any:
     return SimpleNamespace(
-        identity={"config": {"train_size": size}},
+        outcome=SimpleNamespace(job=SimpleNamespace(identity={"config": {"train_size": size}})),
         config=SimpleNamespace(seed_of=lambda part: 0),
         engine="native",
         device="cpu",
