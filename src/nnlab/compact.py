@@ -1,8 +1,9 @@
-"""Mappings for many things of one kind: the names that these have in common are in memory once."""
+"""What many things of one kind have in common, in memory once: names of mappings, and texts."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -51,6 +52,11 @@ class Compact(Mapping[str, Item]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Compact, (self._places, self._values)  # of many a pickle has the names once
+
+
+def once(value: Any) -> Any:
+    """Return a value; if it is a text, the one that is in memory of all that are equal."""
+    return sys.intern(value) if type(value) is str else value
 
 
 @functools.lru_cache(1024)

@@ -225,8 +225,9 @@ class Template:
         between two of them."""
         keys = (str(key) for key in self.composed if key != "hydra")
         texts: list[str] = []
-        for written, some in itertools.groupby(keys, self.written.__contains__):
-            texts += map(self.part_yaml, some) if written else [self.joined(tuple(some))]
+        for written, group in itertools.groupby(keys, self.written.__contains__):
+            some = tuple(group)
+            texts += map(self.part_yaml, some) if written else [self.joined(some)]
         return tuple(texts)
 
     def joined(self, keys: tuple[str, ...]) -> str:

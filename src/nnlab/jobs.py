@@ -120,10 +120,10 @@ class Task:
     """A job that is to be trained now.
 
     sketch: its run without the numbers of its network, and without copies of data: what an
-    engine is chosen by, and its cost; whole where it is only planned. needed: the memory that it
-    takes. run: the whole, from its turn to its end; so a sweep holds the networks of the runs
-    that train, not of all. identity: what its result says of it before it has any, but for its
-    configuration, see ``whole_identity``. concurrent: how many runs trained at a time with it, at most: they
+    engine is chosen by, and its cost; whole where it is only planned. identity: what its result
+    says before there is any, but for the configuration, see ``whole_identity``. needed: the memory
+    that it takes. run: the whole, from its turn to its end; so a sweep holds the networks of the
+    runs that train, not of all. concurrent: how many runs trained at a time with it, at most: they
     share the machine. threads: among how many its next epoch is divided.
     """
 

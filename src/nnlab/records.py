@@ -433,7 +433,7 @@ def empty(path: Path) -> bool:
     return path.is_file() and path.stat().st_size == 0
 
 
-def same_numbers(result: dict[str, Any]) -> bool:
+def same_numbers(result: Mapping[str, Any]) -> bool:
     """Return whether a run drew the random numbers that this nnlab draws from its seeds."""
     numbers: int = result.get("random_numbers", 1)
     return numbers == RANDOM_NUMBERS
@@ -447,7 +447,7 @@ def told_numbers(path: Path) -> str:
     )
 
 
-def serves(result: dict[str, Any], config: dict[str, Any]) -> bool:
+def serves(result: Mapping[str, Any], config: dict[str, Any]) -> bool:
     """Return whether a run computed with what a configuration (JSON values) asks for.
 
     These options are not part of the fingerprint: auto asks for nothing, which GPU of several

@@ -119,7 +119,7 @@ class Results:
         if run.status in DONE:
             return run
         return dataclasses.replace(
-            run, results=run.results | {"status": state_of(folder, run.status)}
+            run, results={**run.results, "status": state_of(folder, run.status)}
         )
 
     def page(self, study: Path) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nnlab import records, storage
-from nnlab.compact import Compact
+from nnlab.compact import Compact, once
 from nnlab.options import shared
 
 INDEX = ".index.json"
@@ -32,9 +32,10 @@ LONG = ("config", "dataset", "git", "overrides", "right", "sha256", "versions")
 class Entry:
     """What the index says of a run.
 
-    folder: its name in the study. stamp: what tells whether its FILES have changed, the
-    ``stamp_of`` each as JSON. result: without its LONG parts. content: of the data that the run saw. data: what it asked for, see
-    ``data_key``. commands: digests of those that it answered, see ``SweepLoader.asked``.
+    folder: its name in the study. stamp: what tells whether its FILES have changed, ``stamp_of``
+    each as JSON. result: without its LONG parts. content: of the data that the run saw. data: what
+    it asked for, see ``data_key``. commands: digests of those that it answered, see
+    ``SweepLoader.asked``.
     """
 
     folder: str
@@ -108,7 +109,7 @@ class Study:
 
     def answers(self) -> dict[str, Entry]:
         """Return the runs by the commands that they answered."""
-        ours = filter(lambda entry: records.same_numbers(entry.result), self.entries.values())
+        ours = [each for each in self.entries.values() if records.same_numbers(each.result)]
         return {asked: entry for entry in ours for asked in entry.commands}
 
     def find(self, fingerprint: str) -> list[Entry]:
@@ -121,9 +122,7 @@ class Study:
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        stamps = sorted(
-            [entry.folder, *json.loads(entry.stamp)] for entry in self.entries.values()
-        )
+        stamps = sorted([entry.folder, *json.loads(entry.stamp)] for entry in self.entries.values())
         text = json.dumps([importlib.metadata.version("nnlab"), stamps])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -193,18 +192,13 @@ def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a result without its LONG parts. Its keys, and texts that are those of others, are in
     memory once, whatever read it."""
     kept = shared({key: value for key, value in result.items() if key not in LONG})
-    return Compact.of({sys.intern(key): once(value) for key, value in kept.items()})
-
-
-def once(value: Any) -> Any:
-    """Return a value that is in memory once, if it is a text."""
-    return sys.intern(value) if isinstance(value, str) else value
+    return Compact.of({once(key): once(value) for key, value in kept.items()})
 
 
 def data_key(config: dict[str, Any]) -> str:
     """Return what a configuration (JSON values) says of the data, as text."""
     keys = ("dataset", "train_size", "valid_size", "test_size")
-    return once(json.dumps([config.get(key) for key in keys], sort_keys=True))
+    return sys.intern(json.dumps([config.get(key) for key in keys], sort_keys=True))
 
 
 def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
@@ -231,8 +225,13 @@ def as_entry(
     """Do the opposite of ``as_json``."""
     if not isinstance(stamp, list):
         raise TypeError
-    found = {"stamp": json.dumps(stamp), "data": once(data), "commands": tuple(commands)}
-    return Entry(result=short(result), **found, **others)
+    return Entry(
+        stamp=json.dumps(stamp),
+        result=short(result),
+        data=once(data),
+        commands=tuple(commands),
+        **others,
+    )
 
 
 def sound(entry: Entry) -> bool:
