@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -11,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -134,8 +133,11 @@ def train_concurrently(
     if not groups:
         return
     threads = how_many_threads(groups)
-    trainings = [Training(place, group) for place, group in enumerate(groups)]
-    begin = functools.partial(train_group, progress=progress, claimed=claimed)
+
+    def begin(group: Sequence[Task]) -> Iterator[bool]:
+        return train_group(group, progress, claimed)
+
+    trainings = (Training(place, group) for place, group in enumerate(groups))
     turns = Turns(trainings, threads, cores.usable(groups[0][0].config.cores), begin)
 
     sharing = engines.sharing({group[0].engine for group in groups})
@@ -210,7 +212,7 @@ class Turns:
 
     def __init__(
         self,
-        trainings: Sequence[Training],
+        trainings: Iterable[Training],
         workers: int,
         cores: int,
         begin: Callable[[Sequence[Task]], Iterator[bool]],
