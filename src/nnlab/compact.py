@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -38,6 +38,16 @@ class Compact(Mapping[str, Item]):
     def __setitem__(self, name: str, value: Item) -> None:
         self._values[self._places[name]] = value
 
+    def get(self, name: str, default: Any = None) -> Any:
+        place = self._places.get(name)
+        return default if place is None else self._values[place]
+
+    def keys(self) -> KeysView[str]:
+        return self._places.keys()
+
+    def items(self) -> ItemsView[str, Item]:
+        return dict(zip(self._places, self._values)).items()  # not one call of Python's for each
+
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
@@ -55,8 +65,16 @@ class Compact(Mapping[str, Item]):
 
 
 def once(value: Any) -> Any:
-    """Return a value; if it is a text, the one that is in memory of all that are equal."""
-    return sys.intern(value) if type(value) is str else value
+    """Return the same JSON value, whose texts are in memory once of all that are equal.
+
+    >>> once({"a": ["b", 1]})
+    {'a': ['b', 1]}
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {once(key): once(item) for key, item in value.items()}
+    return [once(item) for item in value] if isinstance(value, list) else value
 
 
 @functools.lru_cache(1024)

@@ -89,7 +89,7 @@ class Study:
             elif (result := records.read_result(path)) is not None:
                 if result["status"] in records.DONE and not trusted:
                     records.check_files(path, result)
-                self.entries[name] = entry_of(name, stamp, result)
+                self.entries[name] = entry_of(sys.intern(name), stamp, result)
         self.changed = self.changed or self.entries.get(name) is not before
 
     def remember(self, asked: str, folder: Path, fingerprint: str) -> None:
@@ -122,8 +122,10 @@ class Study:
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        stamps = sorted([entry.folder, *json.loads(entry.stamp)] for entry in self.entries.values())
-        text = json.dumps([importlib.metadata.version("nnlab"), stamps])
+        # As JSON, [version, [[folder, *stamps], ...]], of which a stamp is a text already.
+        entries = sorted(self.entries.values(), key=lambda entry: entry.folder)
+        stamps = ", ".join(f"[{json.dumps(each.folder)}, {each.stamp[1:]}" for each in entries)
+        text = f"[{json.dumps(importlib.metadata.version('nnlab'))}, [{stamps}]]"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def reported(self) -> bool:
@@ -143,9 +145,9 @@ class Study:
             self.report = {"of": self.digest(), "files": stamps}
             self.changed = True
         if self.changed and self.entries:
-            runs = [as_json(entry) for entry in self.entries.values()]
+            runs = map(as_json, self.entries.values())
             version = importlib.metadata.version("nnlab")
-            content = records.sealed({"nnlab": version, "report": self.report, "runs": runs})
+            content = records.sealed_list({"nnlab": version, "report": self.report}, "runs", runs)
             with contextlib.suppress(OSError):
                 storage.write_atomic(self.folder / INDEX, content, durable=False)
                 self.changed = False
@@ -191,8 +193,8 @@ def as_json(entry: Entry) -> dict[str, Any]:
 def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a result without its LONG parts. Its keys, and texts that are those of others, are in
     memory once, whatever read it."""
-    kept = shared({key: value for key, value in result.items() if key not in LONG})
-    return Compact.of({once(key): once(value) for key, value in kept.items()})
+    kept = {key: value for key, value in result.items() if key not in LONG}
+    return Compact.of(once(shared(kept)))
 
 
 def data_key(config: dict[str, Any]) -> str:

@@ -226,6 +226,10 @@ def write_reports(
         # Jobs that were not composed, as they were answered before, asked for no more.
         asked = configs[0].report if configs else ReportConfig.usual()
         runs = study.look(folder)
+        for outcome in ours:  # what both have is kept once
+            entry = runs.entries.get(outcome.folder.name)
+            if entry is not None and entry.result == outcome.result:
+                outcome.result = entry.result
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
         drawn = all((each / records.CURVES).is_file() for each in curves)

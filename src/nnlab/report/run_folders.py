@@ -180,6 +180,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
 
     What runs have in common is in memory once.
     """
+    result = once(result)
     dataset = result.get("dataset") or {}
     status = str(result.get("status"))
     if status == "interrupted":  # as if it were still under way
@@ -243,10 +244,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         right=Compact.of({name: (sizes[name], text) for name, text in right.items()}),
         synthetic=bool(dataset.get("synthetic")),
         settings=Compact.of(settings),
-        results=Compact.of(
-            {once(k): once(v) for k, v in result.items() if not isinstance(v, (dict, list))}
-        ),
-        overrides=tuple(once(str(each)) for each in result.get("overrides") or ()),
+        results=Compact.of({k: v for k, v in result.items() if not isinstance(v, (dict, list))}),
+        overrides=tuple(map(str, result.get("overrides") or ())),
         versions=in_common(versions | texts(result.get("git"), "commit of {}")),
         hashes=in_common(texts(dataset.get("sha256"))),
         curves=curves,
@@ -263,9 +262,7 @@ def texts(found: object, name: str = "{}") -> dict[str, str]:
     if isinstance(found, str):
         return {"": found}
     known = found if isinstance(found, dict) else {}
-    return {
-        once(name.format(key)): once(text) for key, text in known.items() if isinstance(text, str)
-    }
+    return {once(name.format(key)): text for key, text in known.items() if isinstance(text, str)}
 
 
 def in_common(found: Mapping[str, str]) -> Mapping[str, str]:
