@@ -65,16 +65,8 @@ class Compact(Mapping[str, Item]):
 
 
 def once(value: Any) -> Any:
-    """Return the same JSON value, whose texts are in memory once of all that are equal.
-
-    >>> once({"a": ["b", 1]})
-    {'a': ['b', 1]}
-    """
-    if type(value) is str:
-        return sys.intern(value)
-    if isinstance(value, dict):
-        return {once(key): once(item) for key, item in value.items()}
-    return [once(item) for item in value] if isinstance(value, list) else value
+    """Return a value; if it is a text, the one that is in memory of all that are equal."""
+    return sys.intern(value) if type(value) is str else value
 
 
 @functools.lru_cache(1024)

@@ -194,7 +194,7 @@ def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a result without its LONG parts. Its keys, and texts that are those of others, are in
     memory once, whatever read it."""
     kept = {key: value for key, value in result.items() if key not in LONG}
-    return Compact.of(once(shared(kept)))
+    return Compact.of({once(key): once(value) for key, value in shared(kept).items()})
 
 
 def data_key(config: dict[str, Any]) -> str:

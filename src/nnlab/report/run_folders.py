@@ -180,7 +180,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
 
     What runs have in common is in memory once.
     """
-    result = once(result)
+    result = {once(key): once(value) for key, value in result.items()}
     dataset = result.get("dataset") or {}
     status = str(result.get("status"))
     if status == "interrupted":  # as if it were still under way
@@ -190,9 +190,10 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         # Whoever trains it has no time to keep its result.json up to date.
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
-    device = (result.get("device") or {}).get("name")
+    device = once((result.get("device") or {}).get("name"))
+    config = {key: value for key, value in result["config"].items() if key not in NOT_IDENTITY}
     given_threads = (result.get("device") or {}).get("threads")
-    settings = ADDED | dict(flatten(shared(result["config"])))
+    settings = ADDED | dict(flatten(shared(config)))
     sizes = dataset.get("sizes") or {}
     if not of_truth_table(settings):  # inputs says as much
         settings |= used_sizes(sizes, settings)
@@ -203,7 +204,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         settings.pop(f"dataset.{key}", None)
     if title := settings.pop("dataset.title", None):
         settings["dataset"] = title
-    settings["data"] = dataset.get("content")
+    settings["data"] = once(dataset.get("content"))
     # Runs of earlier versions say nothing of them.
     numbers = settings["random_numbers"] = result.get("random_numbers", 1 if dataset else None)
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
@@ -236,7 +237,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         computed=(identity, settings["data"], numbers, engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
         outputs=len(dataset.get("targets") or dataset.get("classes") or ()) or None,
-        source=dataset.get("source"),
+        source=once(dataset.get("source")),
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),
         test_examples=sizes.get("test"),
@@ -245,7 +246,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         synthetic=bool(dataset.get("synthetic")),
         settings=Compact.of(settings),
         results=Compact.of({k: v for k, v in result.items() if not isinstance(v, (dict, list))}),
-        overrides=tuple(map(str, result.get("overrides") or ())),
+        overrides=tuple(once(str(each)) for each in result.get("overrides") or ()),
         versions=in_common(versions | texts(result.get("git"), "commit of {}")),
         hashes=in_common(texts(dataset.get("sha256"))),
         curves=curves,
@@ -262,7 +263,9 @@ def texts(found: object, name: str = "{}") -> dict[str, str]:
     if isinstance(found, str):
         return {"": found}
     known = found if isinstance(found, dict) else {}
-    return {once(name.format(key)): text for key, text in known.items() if isinstance(text, str)}
+    return {
+        once(name.format(key)): once(text) for key, text in known.items() if isinstance(text, str)
+    }
 
 
 def in_common(found: Mapping[str, str]) -> Mapping[str, str]:
