@@ -170,6 +170,10 @@ def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> 
         assert {records.RESULT, records.METRICS, records.LOG, ".hydra", "weights.png"} <= names
         assert records.NEW not in names
         assert each.evaluation_files == [each.folder / "weights.png"]
+        # As the command gave it: that a worker has a core of its own is not told.
+        kept = records.read_result(each.folder)
+        assert kept is not None
+        assert kept["config"] == each.job.identity["config"]
         assert study.look(each.folder.parent).find(each.job.identity["fingerprint"])
 
 

@@ -293,5 +293,5 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
         "random_numbers": seeds.RANDOM_NUMBERS,
         "versions": records.versions(),
         "git": records.git_revisions(),
-        "config": None,
+        "config": None,  # in its place among the others
     }

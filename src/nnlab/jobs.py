@@ -29,10 +29,10 @@ class Job:
 
     overrides: what Hydra composed it from. objective: the metric for Hydra's sweepers.
     hydra_files: content of the files that Hydra keeps in the folder, by their path there, in parts
-    that jobs share.
-    refused: why there is no configuration. found: the run that it is, where that is known
-    without one. concurrent: how many jobs its launcher has train at a time. environment: as they
-    were written, the options that environment variables are part of.
+    that jobs share; none once they are written. refused: why there is no configuration. found: the
+    run that it is, where that is known without one. concurrent: how many jobs its launcher has
+    train at a time. environment: as they were written, the options that environment variables are
+    part of. asked: what the command gave to options of which its worker has other values.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class Job:
     found: study.Entry | None = None
     concurrent: int = 1
     environment: dict[str, str] = field(default_factory=dict)
+    asked: Mapping[str, Any] | None = None
     _fingerprint: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -67,7 +68,7 @@ class Job:
         but for what a result cannot be read without.
         """
         assert self.config is not None
-        config = plain(self.config)
+        config = plain(self.config) | dict(self.asked or {})
         for key, text in self.environment.items():
             group, _, name = key.rpartition(".")
             if key not in READ:

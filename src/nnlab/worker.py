@@ -184,6 +184,8 @@ def train_here(batch: Batch, shared: bool) -> list[Answer | None]:
     ended = ended_runs(batch, shared)
     for job in batch.jobs:
         assert job.config is not None
+        if job.asked is None:
+            job.asked = {"cores": job.config.cores, "force": job.config.force}
         job.config.cores = job.config.cores or batch.cores
         job.config.force = job.config.force and job.name not in ended
     left = [job for job in batch.jobs if shared or job.name not in ended]
