@@ -31,7 +31,8 @@ class Footprint:
 
     training: weights, gradients, moments and a batch's values, where it trains, maybe on a GPU.
     copies: of the weights in the machine's memory: the model, the best epoch's. saving: a
-    checkpoint's. data: standardised copies, which runs on the same ``examples`` share.
+    checkpoint's. data: standardised copies, which runs on the same ``examples`` share, as they do
+    the set-up of the dual form.
     """
 
     training: int
@@ -95,7 +96,9 @@ def of(
     read = state if saved or best or engine != "torch" else weights
     data = FLOAT * inputs * sum(lengths) if config.dataset.normalize else 0
     seeds = config.seed_of("data"), config.seed_of("test")
-    drawn = repr((config.dataset, config.sizes, seeds, config.folds, config.fold)) if data else ""
+    drawn = ""  # equal where runs share nothing that follows from their examples
+    if data or form == "dual":
+        drawn = repr((config.dataset, config.sizes, seeds, config.folds, config.fold))
     found = Footprint(
         training=training + FLOAT * values,
         copies=weights + read + best,
