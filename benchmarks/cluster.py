@@ -224,7 +224,7 @@ def command_cost(folder: Path, runs: int) -> float:
         job = replace(first, folder=study / str(seed))
         identity = {**task.identity, "fingerprint": f"{seed:016x}"}
         tasks.append(replace(task, outcome=Outcome(job), identity=identity))
-        _ = job.identity  # known since the runs were sorted out
+        _ = job.fingerprint  # known since the runs were sorted out
     count = batches.how_many([1.0] * runs, DEFAULTS, 1, 100)
     given = SimpleNamespace(**vars(DEFAULTS) | {"batches": count})
     with claims.Claim(study) as held:

@@ -454,8 +454,12 @@ def nnlab_concurrent(problem: Problem, build: Callable[..., Engine]) -> Peer:
     pool = ThreadPoolExecutor(workers)
 
     def train(epochs: int) -> None:
-        trainings = [Training(at, [job], job.train(epochs)) for at, job in enumerate(jobs)]
-        turns = Turns(trainings, workers, threads)
+        def begin(group: Sequence[Any]) -> Iterator[bool]:
+            begun: Iterator[bool] = group[0].train(epochs)
+            return begun
+
+        trainings = [Training(at, [job]) for at, job in enumerate(jobs)]
+        turns = Turns(trainings, workers, threads, begin)
         for future in [pool.submit(turns.work) for _ in range(workers)]:
             future.result()
 

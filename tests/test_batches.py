@@ -170,6 +170,10 @@ def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> 
         assert {records.RESULT, records.METRICS, records.LOG, ".hydra", "weights.png"} <= names
         assert records.NEW not in names
         assert each.evaluation_files == [each.folder / "weights.png"]
+        # As the command gave it: that a worker has a core of its own is not told.
+        kept = records.read_result(each.folder)
+        assert kept is not None
+        assert kept["config"] == each.job.identity["config"]
         assert study.look(each.folder.parent).find(each.job.identity["fingerprint"])
 
 
@@ -556,15 +560,14 @@ def test_batches_are_of_equal_cost(costs: list[float], sizes: list[int], count: 
     assert took == sorted(took, reverse=True)
     assert took[0] <= sum(costs) / count + max(costs) + 1e-9
     # Runs on the same images are together: each batch but for its first and last images has all.
-    changes = sum(
-        len({each.identity["config"]["train_size"] for each in some}) - 1 for some in found
-    )
+    asked = [[each.outcome.job.identity["config"]["train_size"] for each in some] for some in found]
+    changes = sum(len(set(some)) - 1 for some in asked)
     assert changes <= len(set(sizes[: len(costs)])) - 1
 
 
 def task(size: int) -> Any:
     return SimpleNamespace(
-        identity={"config": {"train_size": size}},
+        outcome=SimpleNamespace(job=SimpleNamespace(identity={"config": {"train_size": size}})),
         config=SimpleNamespace(seed_of=lambda part: 0),
         engine="native",
         device="cpu",

@@ -31,8 +31,8 @@ class Epochs:
 
 def turns(runs: list[Epochs], workers: int, cores: int) -> Turns:
     runs = sorted(runs, key=lambda run: -run.left)
-    trainings = [Training(place, [run], iter(())) for place, run in enumerate(runs)]  # type: ignore[list-item]
-    return Turns(trainings, workers, cores)
+    trainings = [Training(place, [run]) for place, run in enumerate(runs)]  # type: ignore[list-item]
+    return Turns(trainings, workers, cores, lambda group: iter(()))
 
 
 def task(training: Training) -> Epochs:

@@ -239,7 +239,7 @@ class Dispatch:
 
     def record(self, batch: Batch, ticket: str | None = None) -> None:
         """Write down that a batch is sent: for its worker, and for the next command."""
-        runs = [(job.name, job.identity["fingerprint"]) for job in batch.jobs]
+        runs = [(job.name, job.fingerprint) for job in batch.jobs]
         owner = self.held[batch.study].owner
         content = records.sealed({"owner": owner, "ticket": ticket, "runs": runs})
         storage.make_folder(batch.record.parent)
@@ -453,7 +453,7 @@ def cut(tasks: Sequence[Task], seconds: Sequence[float], count: int) -> list[lis
     """
     on_same: dict[Hashable, list[tuple[float, Task]]] = {}
     for task, cost in zip(tasks, seconds):
-        asked = study.data_key(task.identity["config"])
+        asked = study.data_key(task.outcome.job.identity["config"])
         key = (asked, task.config.seed_of("data"), task.engine, str(task.device))
         on_same.setdefault(key, []).append((cost, task))
     each, before = sum(seconds) / count, 0.0

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnlab import interrupts, messages, records
+from nnlab.compact import Compact
 from nnlab.config import (
     CNNConfig,
     Config,
@@ -25,7 +26,7 @@ from nnlab.options import shared
 if TYPE_CHECKING:
     from torch import nn
 
-    from nnlab.datasets import Data
+    from nnlab.datasets import Data, Split
     from nnlab.engines import Run
     from nnlab.losses import Loss
     from nnlab.model import Shaped
@@ -44,10 +45,11 @@ def prepare(waiting: Sequence[tuple[Outcome, Config]]) -> list[Task]:
     fallbacks: set[str] = set()
     networks: dict[str, MLP | nn.Module] = {}
     shapes: dict[str, MLP | nn.Module] = {}
+    splits: dict[tuple[int, int], Split] = {}
     for outcome, config in waiting:
         interrupts.check()
         try:
-            task = make_task(outcome, config, networks, shapes)
+            task = make_task(outcome, config, networks, shapes, splits)
         except Exception as error:
             outcome.error = error
             if messages.explain(error) is None and not config.plan:
@@ -67,11 +69,12 @@ def make_task(
     config: Config,
     networks: dict[str, MLP | nn.Module],
     shapes: dict[str, MLP | nn.Module],
+    splits: dict[tuple[int, int], Split],
 ) -> Task:
     """Look at a run's data and choose its engine.
 
     networks: the latest to choose by, of different shapes, without large ones. shapes: the same
-    without their numbers, all of them. To both a new one is added.
+    without their numbers, all of them. splits: see ``sketched``. To each a new one is added.
     Raises ValueError where the run cannot be trained, or does not fit into memory.
     """
     from nnlab import device, engines, footprint, perceptron
@@ -91,13 +94,14 @@ def make_task(
     network = networks.get(shape) or build_model(config, example, outputs)
     run = build_run(config, data, network)
     engine, reason = engines.choose_engine(config.engine, run, where)
-    identity = describe(outcome, config, run, data) | {
+    with_engine = {
         "engine": engine.name,
         "engine_reason": reason,
         "engine_form": engine.form(run),
         "engine_level": engine.level(run),
         "device": {**device.describe(where), "threads": config.torch_threads},
     }
+    identity = Compact.of(describe(outcome, config, run, data) | shared(with_engine))
     if shape not in networks and perceptron.parameters(network) <= SMALL:
         if len(networks) == KEPT:
             networks.clear()
@@ -105,7 +109,7 @@ def make_task(
     if not config.plan:
         if shape not in shapes:
             shapes[shape] = without_numbers(network)
-        run = sketched(run, shapes[shape], config.dataset.normalize)
+        run = sketched(run, shapes[shape], config.dataset.normalize, splits)
         del network
     needed = footprint.of(config, engine.name, *sizes, identity["engine_form"], run.model)
     footprint.check(config, needed, where)
@@ -132,18 +136,24 @@ def keep_traceback(outcome: Outcome, error: Exception) -> None:
         records.RunFolder(outcome.folder, identity).begin(job.hydra_files).fail(error)
 
 
-def sketched(run: Run, shapes: MLP | nn.Module, copied: bool) -> Run:
+def sketched(
+    run: Run, shapes: MLP | nn.Module, copied: bool, splits: dict[tuple[int, int], Split]
+) -> Run:
     """Return a run that keeps no memory of its own: of its examples the number is left.
 
-    shapes: its network, without numbers. copied: whether its inputs are a copy for it.
+    shapes: its network, without numbers. copied: whether its inputs are a copy for it. splits:
+    those of other such runs, which it shares, by whose inputs and how many they are.
     """
     import numpy as np
 
     from nnlab.datasets import Split
 
     def bare(split: Split) -> Split:
-        nowhere = np.broadcast_to(np.int64(0), len(split))  # as long, in 8 bytes
-        return Split(np.empty(0) if copied else split.inputs, np.empty(0), nowhere)
+        key = (0 if copied else id(split.inputs), len(split))
+        if key not in splits:
+            nowhere = np.broadcast_to(np.int64(0), len(split))  # as long, in 8 bytes
+            splits[key] = Split(np.empty(0) if copied else split.inputs, np.empty(0), nowhere)
+        return splits[key]
 
     return dataclasses.replace(
         run,
@@ -261,7 +271,8 @@ def build_model(config: Config, shape: Sequence[int], outputs: int) -> MLP | nn.
 
 
 def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str, Any]:
-    """Return what result.json says of a run before it has any results."""
+    """Return what result.json says of a run before it has any results, but for its configuration,
+    which the job has."""
     from nnlab import perceptron, seeds
 
     job = outcome.job
@@ -269,17 +280,18 @@ def describe(outcome: Outcome, config: Config, run: Run, data: Data) -> dict[str
     special: dict[str, Any] = {} if weights is None else {"class_weights": weights}
     if isinstance(config.model, OwnNetworkConfig):
         special["model_source_sha256"] = config.model.found.sha256
+    provenance = shared(data.provenance) | {"source": job.concealed(data.provenance["source"])}
     return {
         "name": outcome.folder.name,
         "overrides": job.overrides,
-        "fingerprint": job.identity["fingerprint"],
+        "fingerprint": job.fingerprint,
         "seed": config.seed,
         "weights": perceptron.weights(run.model),
         "parameters": perceptron.parameters(run.model),
         **special,
-        "dataset": shared(data.provenance) | {"source": job.concealed(data.provenance["source"])},
+        "dataset": Compact.of(provenance),
         "random_numbers": seeds.RANDOM_NUMBERS,
         "versions": records.versions(),
         "git": records.git_revisions(),
-        "config": job.identity["config"],
+        "config": None,  # in its place among the others
     }

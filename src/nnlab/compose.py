@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import itertools
 import json
 import re
 import uuid
@@ -24,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf import base as omegaconf_base
 
+from nnlab.compact import Compact
 from nnlab.config import CONF, GROUPS, Config
 from nnlab.options import flat
 
@@ -141,6 +143,7 @@ class Template:
         self.composed = composed
         self.written: dict[str, list[Any]] = {}  # what the latest job set, by parts
         self.yaml: dict[str, str] = {}
+        self.between: dict[tuple[str, ...], str] = {}  # YAML of parts that no job writes
         self.known: dict[str, Any] = {}  # typed values
         self.own: dict[str, Any] = {}  # what of Hydra's node is the latest job's
 
@@ -191,10 +194,11 @@ class Template:
         """Return the job's configuration. Raises ValueError as ``from_hydra`` does."""
         config = from_hydra(self.composed, self.known)
         # An interpolation may lead to what the next job changes.
-        self.known = {k: v for k, v in vars(config).items() if "${" not in self.part_yaml(k)}
+        keys = [field.name for field in dataclasses.fields(Config)]
+        self.known = {k: getattr(config, k) for k in keys if "${" not in self.part_yaml(k)}
         return config
 
-    def files(self) -> dict[str, tuple[str, ...]]:
+    def files(self) -> Mapping[str, tuple[str, ...]]:
         """Return what Hydra keeps of a job in a folder of its own, by the files' paths.
 
         Each in parts; those that are the same in other jobs are in memory once. To be called after
@@ -204,11 +208,12 @@ class Template:
         if folder is None:
             return {}
         own = {f"{MARK}{key}": as_json(value) for key, value in self.own.items()}
-        return {
+        files = {
             f"{folder}/config.yaml": self.task_yaml(),
             f"{folder}/hydra.yaml": tuple(own.get(part, part) for part in self.hydra_yaml),
-            f"{folder}/overrides.yaml": (as_json(self.own["overrides.task"]), "\n"),
+            f"{folder}/overrides.yaml": (own[f"{MARK}overrides.task"], "\n"),
         }
+        return Compact.of(files)
 
     def environment(self) -> dict[str, str]:
         """Return the texts that an environment variable is part of, as they were written."""
@@ -216,8 +221,20 @@ class Template:
         return from_environment(self.composed) if given else {}
 
     def task_yaml(self) -> tuple[str, ...]:
-        """Return the YAML of all but Hydra's node, in parts."""
-        return tuple(self.part_yaml(str(key)) for key in self.composed if key != "hydra")
+        """Return the YAML of all but Hydra's node, in parts: those that jobs write, and one of all
+        between two of them."""
+        keys = (str(key) for key in self.composed if key != "hydra")
+        texts: list[str] = []
+        for written, group in itertools.groupby(keys, self.written.__contains__):
+            some = tuple(group)
+            texts += map(self.part_yaml, some) if written else [self.joined(some)]
+        return tuple(texts)
+
+    def joined(self, keys: tuple[str, ...]) -> str:
+        """Return the YAML of parts that no job writes."""
+        if keys not in self.between:
+            self.between[keys] = "".join(map(self.part_yaml, keys))
+        return self.between[keys]
 
     def part_yaml(self, key: str) -> str:
         if key not in self.yaml:

@@ -127,13 +127,14 @@ def launch(
             f"choose another, say hydra/launcher=basic"
         )
     loader, callbacks = cast(SweepLoader, context.config_loader), context.callbacks
-    composers = [
-        functools.partial(compose_job, loader.hydras, master, list(overrides), number)
-        for number, overrides in enumerate(job_overrides, first)
-    ]
+
+    def composer(place: int) -> functools.partial[DictConfig]:
+        overrides = list(job_overrides[place])
+        return functools.partial(compose_job, loader.hydras, master, overrides, first + place)
+
     if callbacks.callbacks:  # else a composition of each job, 0.1 s, would be for nobody
-        for composer in composers:
-            callbacks.on_job_start(config=composer(), task_function=command)
+        for place in range(len(job_overrides)):
+            callbacks.on_job_start(config=composer(place)(), task_function=command)
     jobs = make_jobs(loader, job_overrides, first, command.functions)
     objective.check(master.hydra, jobs)
     try:
@@ -142,7 +143,7 @@ def launch(
         record_command(master, jobs)
     command.outcomes.extend(outcomes)
     loader.remember(job_overrides, outcomes)
-    returns = [RunReturn(composer, outcome) for composer, outcome in zip(composers, outcomes)]
+    returns = [RunReturn(composer(place), outcome) for place, outcome in enumerate(outcomes)]
     if callbacks.callbacks:
         for each in returns:
             callbacks.on_job_end(config=each.composer(), job_return=each)
@@ -179,6 +180,7 @@ def make_jobs(
             jobs.append(Job(folder, list(overrides), metric, {}, found=found))
         else:
             jobs.append(fill(loader.template(overrides), number, functions))
+    loader.parse.cache_clear()
     return jobs
 
 

@@ -86,6 +86,8 @@ def plain(options: Any) -> dict[str, Any]:
 
     # Not by dataclasses.asdict, most of whose time is deep copies: a sweep asks for every job.
     def value(node: Any) -> Any:
+        if node is None or type(node) in (bool, float, int, str):  # most are, so this is first
+            return node
         if dataclasses.is_dataclass(node):
             return {each.name: value(getattr(node, each.name)) for each in dataclasses.fields(node)}
         if isinstance(node, enum.Enum):

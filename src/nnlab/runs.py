@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,7 +269,7 @@ def options_of(listed: Standing) -> dict[str, Value]:
     return dict(flatten(listed.config or {}, left_out=()))
 
 
-def settings_of(listed: Standing) -> dict[str, Value]:
+def settings_of(listed: Standing) -> Mapping[str, Value]:
     """Return what was used in fact."""
     return listed.run.settings if listed.run else {}
 

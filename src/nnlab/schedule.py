@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -42,16 +42,21 @@ def train(tasks: Sequence[Task]) -> None:
 @contextlib.contextmanager
 def distinct(tasks: Sequence[Task]) -> Iterator[list[Task]]:
     """Lend the first of the tasks that compute the same; what becomes of it becomes of all."""
-    firsts: dict[str, Task] = {}
+    firsts, others = [], []
+    known: dict[str, Task] = {}
     for task in tasks:
-        first = firsts.setdefault(computation(task), task)
-        if first is not task and first.outcome.folder != task.outcome.folder:
+        first = known.setdefault(computation(task), task)
+        if first is task:
+            firsts.append(task)
+            continue
+        others.append((task.outcome, first.outcome))
+        if first.outcome.folder != task.outcome.folder:
             task.outcome.twin = first.outcome.folder
             log.info("%s is %s", task.outcome.job.name, first.outcome.folder.name)
-    yield list(firsts.values())
-    for task in tasks:
-        trained = firsts[computation(task)].outcome
-        task.outcome.result, task.outcome.error = trained.result, trained.error
+    del known  # its keys are long
+    yield firsts
+    for outcome, trained in others:
+        outcome.result, outcome.error = trained.result, trained.error
 
 
 def by_study(tasks: Sequence[Task]) -> dict[Path, list[Task]]:
@@ -128,11 +133,12 @@ def train_concurrently(
     if not groups:
         return
     threads = how_many_threads(groups)
-    trainings = [
-        Training(place, group, train_group(group, progress, claimed))
-        for place, group in enumerate(groups)
-    ]
-    turns = Turns(trainings, threads, cores.usable(groups[0][0].config.cores))
+
+    def begin(group: Sequence[Task]) -> Iterator[bool]:
+        return train_group(group, progress, claimed)
+
+    trainings = (Training(place, group) for place, group in enumerate(groups))
+    turns = Turns(trainings, threads, cores.usable(groups[0][0].config.cores), begin)
 
     sharing = engines.sharing({group[0].engine for group in groups})
     # An interrupt ends the sharing first, and by that what the pool would wait for.
@@ -166,13 +172,15 @@ class Training:
     """A group's training, which any thread may take on for an epoch.
 
     place: among all, the longest first. epochs: trains an epoch and yields, as ``train_group``
-    does. most: among how many threads an epoch is worth dividing at most.
+    does; None before the first. most: among how many threads an epoch is worth dividing at most.
     """
 
-    def __init__(self, place: int, group: Sequence[Task], epochs: Iterator[bool]) -> None:
+    __slots__ = ("epochs", "group", "most", "place")
+
+    def __init__(self, place: int, group: Sequence[Task]) -> None:
         self.place = place
         self.group = group
-        self.epochs = epochs
+        self.epochs: Iterator[bool] | None = None
         self.most = min(task.most_threads() for task in group)
 
     @property
@@ -202,17 +210,27 @@ class Turns:
     1.26 s instead of 1.51 s).
     """
 
-    def __init__(self, trainings: Sequence[Training], workers: int, cores: int) -> None:
+    def __init__(
+        self,
+        trainings: Iterable[Training],
+        workers: int,
+        cores: int,
+        begin: Callable[[Sequence[Task]], Iterator[bool]],
+    ) -> None:
+        """begin: begins the training of a group."""
         self.waiting = list(trainings)
         self.active: list[Training] = []
         self.workers = workers
         self.cores = cores
+        self.begin = begin
         self.lock = threading.Lock()
 
     def work(self) -> None:
         """Train, as one of the workers, until nothing is left for it."""
         mine = self.next(None, ended=False)
         while mine is not None:
+            if mine.epochs is None:
+                mine.epochs = self.begin(mine.group)
             mine = self.next(mine, ended=not next(mine.epochs, False))
 
     def next(self, mine: Training | None, ended: bool) -> Training | None:
@@ -376,9 +394,10 @@ def open_folder(task: Task, claimed: Claims) -> bool:
                 return False
             aside = task.config.force and records.holds_run(path, job.hydra_files)
             where = path / records.NEW if aside else path
-            notes = go_on(task, where)
+            identity = task.whole_identity()
+            notes = go_on(task, where, identity)
             owner = claimed[path.parent].owner
-            task.folder = records.RunFolder(where, task.identity, owner)
+            task.folder = records.RunFolder(where, identity, owner)
         more = ("lr",) * task.config.optimizer.scheduled
         task.folder.begin(job.hydra_files, rows_so_far(task), more)
         begin_log(task, notes)
@@ -406,7 +425,7 @@ def begin_log(task: Task, notes: Sequence[str]) -> None:
     form = task.identity["engine_form"]
     in_form = f" in its {form} form" if form else ""
     record(task).log(
-        f"{task.outcome.job.name}: {json.dumps(task.identity['config'])}",
+        f"{task.outcome.job.name}: {json.dumps(record(task).identity['config'])}",
         f"data: {data['source']}, {data['sizes']}",
         f"engine: {task.engine.name} ({task.identity['engine_reason']}){in_form} "
         f"on {device['name']}, {device['threads']} thread(s)",
@@ -414,7 +433,7 @@ def begin_log(task: Task, notes: Sequence[str]) -> None:
     )
 
 
-def trained_meanwhile(task: Task) -> dict[str, Any] | None:
+def trained_meanwhile(task: Task) -> Mapping[str, Any] | None:
     """Return the result of a run that another process has trained since this command looked.
 
     What its study had then is not what force=true asks for, and neither is another run.
@@ -424,14 +443,14 @@ def trained_meanwhile(task: Task) -> dict[str, Any] | None:
         return ended_result(task)
     path = task.outcome.folder
     seen = study.known(path.parent).entries.get(path.name)
-    if seen is not None and seen.stamp[0] == study.stamp_of(path / records.RESULT):
+    if seen is not None and json.loads(seen.stamp)[0] == study.stamp_of(path / records.RESULT):
         return None
     with contextlib.suppress(ValueError):
         return ended_result(task)
     return None
 
 
-def ended_result(task: Task) -> dict[str, Any] | None:
+def ended_result(task: Task) -> Mapping[str, Any] | None:
     """Return the result of a run that has come to its end, by whichever process.
 
     Raises ValueError where what is in its folder is another run, or on other data.
@@ -448,15 +467,16 @@ def ended_result(task: Task) -> dict[str, Any] | None:
     return result and study.short(result)
 
 
-def go_on(task: Task, path: Path) -> list[str]:
+def go_on(task: Task, path: Path, identity: dict[str, Any]) -> list[str]:
     """Look for a checkpoint of an earlier attempt; return what the log is to say of it.
 
-    Where it was computed in another way, the run's result will say so.
+    identity: of the run, as its result will have it; of an attempt that computed in another way it
+    is told here.
     """
     from nnlab import checkpoint
 
     try:
-        found = checkpoint.load(path / records.CHECKPOINT, task.identity["parameters"])
+        found = checkpoint.load(path / records.CHECKPOINT, identity["parameters"])
     except (OSError, ValueError) as error:
         return [f"{error}; the run begins anew"]
     ours = computing(task)
@@ -470,7 +490,7 @@ def go_on(task: Task, path: Path) -> list[str]:
     if any(theirs.get(key) != value for key, value in ours.items() if key != "continued"):
         continued.append({"epochs": epochs} | {key: theirs.get(key) for key in checkpoint.HOW})
     if continued:
-        task.identity["continued"] = continued
+        identity["continued"] = continued
     return [f"goes on after epoch {epochs}"]
 
 
@@ -479,7 +499,7 @@ def computing(task: Task) -> dict[str, Any]:
 
     threads: where the numbers depend on how many there are.
     """
-    known = task.identity
+    known = task.identity if task.folder is None else task.folder.identity
     return {
         "fingerprint": known["fingerprint"],
         "content": known["dataset"]["content"],

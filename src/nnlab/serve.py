@@ -107,7 +107,7 @@ class Results:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.known: dict[Path, tuple[object, RunRecord]] = {}
-        self.pages: dict[Path, tuple[str, str]] = {}  # the last of each study, with its tag
+        self.pages: dict[Path, tuple[str, bytes]] = {}  # the last of each study, with its tag
         self.lock = threading.Lock()
 
     def read_run(self, folder: Path) -> RunRecord:
@@ -119,10 +119,10 @@ class Results:
         if run.status in DONE:
             return run
         return dataclasses.replace(
-            run, results=run.results | {"status": state_of(folder, run.status)}
+            run, results={**run.results, "status": state_of(folder, run.status)}
         )
 
-    def page(self, study: Path) -> tuple[str, str]:
+    def page(self, study: Path) -> tuple[str, bytes]:
         """Return the page of a study and its tag, which is another when the page is."""
         with self.lock:
             found, damaged = read_all(study, self.read_run)
@@ -137,14 +137,14 @@ class Results:
                 *damaged,
             ]
             tag = digest(parts)
-            if self.pages.get(study, ("", ""))[0] != tag:
+            if self.pages.get(study, ("", b""))[0] != tag:
                 above = None if study == self.root else "/"
                 notes = damaged + summary_notes.notes(runs)
                 made = page.render(runs, notes, drawn, study, live=tag, above=above)
                 self.pages[study] = tag, made
             return self.pages[study]
 
-    def overview(self) -> tuple[str, str]:
+    def overview(self) -> tuple[str, bytes]:
         """Return the page of all studies and its tag."""
         with self.lock:
             rows = [self.row(study, folders) for study, folders in by_study([self.root]).items()]
@@ -274,10 +274,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(HTTPStatus.NOT_MODIFIED)
             self.end_headers()
             return
-        content = made.encode()
-        self.send_head("text/html; charset=utf-8", len(content), {"ETag": f'"{tag}"'})
+        self.send_head("text/html; charset=utf-8", len(made), {"ETag": f'"{tag}"'})
         if self.command == "GET":
-            self.wfile.write(content)
+            self.wfile.write(made)
 
     def send_file(self, path: Path) -> None:
         if path.suffix not in TYPES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from nnlab.losses import TASKS, task_of
 from nnlab.records import DONE, METRICS, NEW, RESULT
 from nnlab.report.run_folders import as_run, check, read_curves
 from nnlab.report.runs import RunRecord
+from nnlab.report.statistics import Array
 
 STATES = (*DONE, "training", "waiting", "interrupted", "failed", "damaged")
-NO_CURVES = {
+NO_CURVES: Mapping[str, Array] = {
     name: np.empty(0) for task in TASKS.values() for name in task.columns
 }  # of a run whose result says all
 

@@ -13,34 +13,37 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nnlab import records, storage
+from nnlab.compact import Compact, once
+from nnlab.options import shared
 
 INDEX = ".index.json"
 FILES = (records.RESULT, records.METRICS, records.WEIGHTS)  # of a run, that tell whether it changed
 # Parts of a result that are long, and that nothing here looks at.
-LONG = ("config", "dataset", "git", "overrides", "right", "versions")
+LONG = ("config", "dataset", "git", "overrides", "right", "sha256", "versions")
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """What the index says of a run.
 
-    folder: its name in the study. stamp: what tells whether its FILES have changed. result:
-    without its LONG parts. content: of the data that the run saw. data: what it asked for, see
-    ``data_key``. commands: digests of those that it answered, see ``SweepLoader.asked``.
+    folder: its name in the study. stamp: what tells whether its FILES have changed, ``stamp_of``
+    each as JSON. result: without its LONG parts. content: of the data that the run saw. data: what
+    it asked for, see ``data_key``. commands: digests of those that it answered, see
+    ``SweepLoader.asked``.
     """
 
     folder: str
-    stamp: list[list[int]]
-    result: dict[str, Any]
+    stamp: str
+    result: Mapping[str, Any]
     content: str | None
     data: str
-    commands: list[str]
+    commands: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -58,6 +61,7 @@ class Study:
         self.folder = folder
         self.entries, self.report = read_index(folder)
         self.changed = False
+        self.found: dict[str, list[Entry]] | None = None  # by what they compute, once asked for
 
     def look(self) -> None:
         """Bring the entries up to date. Raises OSError where the folder cannot be read."""
@@ -72,22 +76,20 @@ class Study:
             self.changed = True
         for name in names:
             self.update(name)
-        self.found: dict[str, list[Entry]] = {}
-        for entry in self.entries.values():
-            self.found.setdefault(entry.result["fingerprint"], []).append(entry)
+        self.found = None
 
     def update(self, name: str, trusted: bool = False) -> None:
         """Bring the entry of a folder up to date; trusted: its files are as they were written."""
         before = self.entries.pop(name, None)
         with contextlib.suppress(OSError, ValueError):
             path = self.folder / name
-            stamp = [stamp_of(path / file) for file in FILES]
+            stamp = json.dumps([stamp_of(path / file) for file in FILES])
             if before is not None and before.stamp == stamp:
                 self.entries[name] = before
             elif (result := records.read_result(path)) is not None:
                 if result["status"] in records.DONE and not trusted:
                     records.check_files(path, result)
-                self.entries[name] = entry_of(name, stamp, result)
+                self.entries[name] = entry_of(sys.intern(name), stamp, result)
         self.changed = self.changed or self.entries.get(name) is not before
 
     def remember(self, asked: str, folder: Path, fingerprint: str) -> None:
@@ -102,22 +104,28 @@ class Study:
         if entry is None or not entry.done or entry.result["fingerprint"] != fingerprint:
             return
         if asked not in entry.commands:
-            entry.commands.append(asked)
+            entry.commands = (*entry.commands, asked)
             self.changed = True
 
     def answers(self) -> dict[str, Entry]:
         """Return the runs by the commands that they answered."""
-        ours = filter(lambda entry: records.same_numbers(entry.result), self.entries.values())
+        ours = [each for each in self.entries.values() if records.same_numbers(each.result)]
         return {asked: entry for entry in ours for asked in entry.commands}
 
     def find(self, fingerprint: str) -> list[Entry]:
         """Return the runs that compute this, by their folders' names."""
+        if self.found is None:
+            self.found = {}
+            for entry in self.entries.values():
+                self.found.setdefault(entry.result["fingerprint"], []).append(entry)
         return self.found.get(fingerprint, [])
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        stamps = sorted([entry.folder, *entry.stamp] for entry in self.entries.values())
-        text = json.dumps([importlib.metadata.version("nnlab"), stamps])
+        # As JSON, [version, [[folder, *stamps], ...]], of which a stamp is a text already.
+        entries = sorted(self.entries.values(), key=lambda entry: entry.folder)
+        stamps = ", ".join(f"[{json.dumps(each.folder)}, {each.stamp[1:]}" for each in entries)
+        text = f"[{json.dumps(importlib.metadata.version('nnlab'))}, [{stamps}]]"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def reported(self) -> bool:
@@ -137,9 +145,9 @@ class Study:
             self.report = {"of": self.digest(), "files": stamps}
             self.changed = True
         if self.changed and self.entries:
-            runs = [asdict(entry) for entry in self.entries.values()]
+            runs = map(as_json, self.entries.values())
             version = importlib.metadata.version("nnlab")
-            content = records.sealed({"nnlab": version, "report": self.report, "runs": runs})
+            content = records.sealed_list({"nnlab": version, "report": self.report}, "runs", runs)
             with contextlib.suppress(OSError):
                 storage.write_atomic(self.folder / INDEX, content, durable=False)
                 self.changed = False
@@ -171,20 +179,28 @@ def stamp_of(path: Path) -> list[int]:
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 
-def entry_of(folder: str, stamp: list[list[int]], result: dict[str, Any]) -> Entry:
+def entry_of(folder: str, stamp: str, result: dict[str, Any]) -> Entry:
     content = (result.get("dataset") or {}).get("content")
-    return Entry(folder, stamp, short(result), content, data_key(result.get("config") or {}), [])
+    return Entry(folder, stamp, short(result), content, data_key(result.get("config") or {}))
 
 
-def short(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result without its LONG parts. Its keys are in memory once, whatever read it."""
-    return {sys.intern(key): value for key, value in result.items() if key not in LONG}
+def as_json(entry: Entry) -> dict[str, Any]:
+    """Return an entry as the index has it."""
+    found = {each.name: getattr(entry, each.name) for each in fields(entry)}
+    return found | {"stamp": json.loads(entry.stamp), "result": dict(entry.result)}
+
+
+def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a result without its LONG parts. Its keys, and texts that are those of others, are in
+    memory once, whatever read it."""
+    kept = {key: value for key, value in result.items() if key not in LONG}
+    return Compact.of({once(key): once(value) for key, value in shared(kept).items()})
 
 
 def data_key(config: dict[str, Any]) -> str:
     """Return what a configuration (JSON values) says of the data, as text."""
     keys = ("dataset", "train_size", "valid_size", "test_size")
-    return json.dumps([config.get(key) for key in keys], sort_keys=True)
+    return sys.intern(json.dumps([config.get(key) for key in keys], sort_keys=True))
 
 
 def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
@@ -194,7 +210,7 @@ def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
         content = records.undamaged(storage.read(folder / INDEX))
         if content["nnlab"] != importlib.metadata.version("nnlab"):
             return {}, {}
-        entries = [Entry(**run) for run in content["runs"]]
+        entries = [as_entry(**run) for run in content["runs"]]
         report = content["report"]
         if not all(map(sound, entries)) or not all(
             isinstance(stamp, list) for stamp in report.get("files", {}).values()
@@ -203,6 +219,21 @@ def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
         return {entry.folder: entry for entry in entries}, report
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}, {}
+
+
+def as_entry(
+    stamp: list[list[int]], result: dict[str, Any], data: str, commands: list[str], **others: Any
+) -> Entry:
+    """Do the opposite of ``as_json``."""
+    if not isinstance(stamp, list):
+        raise TypeError
+    return Entry(
+        stamp=json.dumps(stamp),
+        result=short(result),
+        data=once(data),
+        commands=tuple(commands),
+        **others,
+    )
 
 
 def sound(entry: Entry) -> bool:
@@ -214,4 +245,4 @@ def sound(entry: Entry) -> bool:
         *map(entry.result.get, ("fingerprint", "status")),
     ]
     content = entry.content is None or isinstance(entry.content, str)
-    return content and isinstance(entry.stamp, list) and all(isinstance(n, str) for n in names)
+    return content and all(isinstance(n, str) for n in names)

@@ -83,6 +83,9 @@ def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list
             where.train(unplanned)
         interrupts.check()
     run_evaluations(outcomes)
+    written: records.HydraFiles = {}
+    for job in jobs:
+        job.hydra_files = written  # they are in the folders now
     return outcomes
 
 
@@ -100,8 +103,7 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
         try:
             found = job.found
             if config is not None:
-                fingerprint = job.identity["fingerprint"]
-                if taken.setdefault(job.folder, fingerprint) != fingerprint:
+                if taken.setdefault(job.folder, job.fingerprint) != job.fingerprint:
                     raise ValueError(
                         f"two jobs map to folder {job.folder}; give each value once, or one of "
                         f"them another study="
@@ -224,6 +226,10 @@ def write_reports(
         # Jobs that were not composed, as they were answered before, asked for no more.
         asked = configs[0].report if configs else ReportConfig.usual()
         runs = study.look(folder)
+        for outcome in ours:  # what both have is kept once
+            entry = runs.entries.get(outcome.folder.name)
+            if entry is not None and entry.result == outcome.result:
+                outcome.result = entry.result
         alone = ours[0] if len(ours) == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
         drawn = all((each / records.CURVES).is_file() for each in curves)

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,7 +87,7 @@ class Answer:
     command cannot see them.
     """
 
-    result: dict[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
     error: str | None = None
     twin: str | None = None
     trained: bool = False
@@ -184,6 +184,8 @@ def train_here(batch: Batch, shared: bool) -> list[Answer | None]:
     ended = ended_runs(batch, shared)
     for job in batch.jobs:
         assert job.config is not None
+        if job.asked is None:
+            job.asked = {"cores": job.config.cores, "force": job.config.force}
         job.config.cores = job.config.cores or batch.cores
         job.config.force = job.config.force and job.name not in ended
     left = [job for job in batch.jobs if shared or job.name not in ended]

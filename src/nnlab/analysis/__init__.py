@@ -112,6 +112,8 @@ class ImportanceConfig:
 class EvaluationOptions:
     """The part of ``Config`` that is evaluations'."""
 
+    __slots__ = ()  # ``Config`` has those of its fields: of two bases one may have some
+
     hardest: HardestConfig = MISSING
     fgsm: FgsmConfig = MISSING
     metrics: MetricsConfig = MISSING

@@ -46,7 +46,7 @@ def rules(quality: str = "accuracy", gain: str = f"{100 * GAIN:g} point") -> str
 RULES = rules()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What the curves of one run say; epochs are counted from 1.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +310,7 @@ def broke_off(run: RunRecord) -> bool:
     return run.status == "diverged" and bool(np.isfinite(run.curves["train_loss"]).any())
 
 
-def mark_end(axes: Axes, curves: dict[str, Array], colour: Any) -> None:
+def mark_end(axes: Axes, curves: Mapping[str, Array], colour: Any) -> None:
     """Cross the last finite loss, at the upper edge where it left the axes."""
     finite = np.isfinite(curves["train_loss"])
     x, y = curves["epoch"][finite][-1], curves["train_loss"][finite][-1]

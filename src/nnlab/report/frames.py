@@ -38,7 +38,7 @@ def curves(study: str | Path) -> pd.DataFrame:
         [[run.name, *map(run.settings.get, keys)] for run in runs], columns=["name", *keys]
     )
     epochs = [len(run.curves["epoch"]) for run in runs]
-    measured = pd.concat([pd.DataFrame(run.curves) for run in runs], ignore_index=True)
+    measured = pd.concat([pd.DataFrame(dict(run.curves)) for run in runs], ignore_index=True)
     repeated = names.loc[names.index.repeat(epochs)].reset_index(drop=True)
     made: pd.DataFrame = pd.concat([repeated, measured.astype({"epoch": int})], axis=1)
     return made

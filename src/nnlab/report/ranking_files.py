@@ -283,7 +283,7 @@ def write_page(found: Comparison, folder: Path, drawn: Sequence[Path]) -> Path:
         ],
     )
     path = folder / "comparison.html"
-    write_atomic(path, made.encode())
+    write_atomic(path, made)
     return path
 
 

@@ -6,10 +6,10 @@ than reading a thousand runs does.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +19,10 @@ import numpy as np
 
 from nnlab import records, storage
 from nnlab.analysis import SCORES
+from nnlab.compact import Compact, once
 from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
 from nnlab.losses import CLASSIFICATION, REGRESSION, LearningTask, task_of
+from nnlab.options import shared
 from nnlab.records import DONE, METRICS, RESULT
 from nnlab.report.runs import OWN_OPTIONS, RunRecord, Value, of_truth_table, rank, varied
 from nnlab.report.statistics import Array
@@ -89,7 +91,7 @@ def name_data(runs: Sequence[RunRecord]) -> None:
     for run in runs:
         if run.content is not None:
             name = names[run.content]
-            run.settings["data"] = name if shared[name] == 1 else f"{name} ({run.content})"
+            run.settings["data"] = once(name if shared[name] == 1 else f"{name} ({run.content})")
 
 
 def studies_below(folder: Path) -> str:
@@ -124,9 +126,8 @@ def read_run(folder: Path) -> RunRecord:
     check(result)
     done = result.get("status") in DONE
     task = task_of(result.get("dataset") or {})
-    run = as_run(folder, result, read_curves(folder, result if done else {}, task))
-    run.results.update(read_scores(folder))
-    return run
+    curves = read_curves(folder, result if done else {}, task)
+    return as_run(folder, result | read_scores(folder), curves)
 
 
 def check(result: dict[str, Any]) -> None:
@@ -174,8 +175,12 @@ def check_number(key: str, value: object, finite: bool = True) -> None:
         raise ValueError(f"{key}={value!r} is not a number")
 
 
-def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> RunRecord:
-    """Put together what the files of a run say; the result is one that ``check`` lets pass."""
+def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) -> RunRecord:
+    """Put together what the files of a run say; the result is one that ``check`` lets pass.
+
+    What runs have in common is in memory once.
+    """
+    result = {once(key): once(value) for key, value in result.items()}
     dataset = result.get("dataset") or {}
     status = str(result.get("status"))
     if status == "interrupted":  # as if it were still under way
@@ -185,9 +190,10 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         # Whoever trains it has no time to keep its result.json up to date.
         epochs = len(curves["epoch"])
         seconds = curves["seconds"][-1] if epochs else 0.0
-    device = (result.get("device") or {}).get("name")
+    device = once((result.get("device") or {}).get("name"))
+    config = {key: value for key, value in result["config"].items() if key not in NOT_IDENTITY}
     given_threads = (result.get("device") or {}).get("threads")
-    settings = ADDED | dict(flatten(result["config"]))
+    settings = ADDED | dict(flatten(shared(config)))
     sizes = dataset.get("sizes") or {}
     if not of_truth_table(settings):  # inputs says as much
         settings |= used_sizes(sizes, settings)
@@ -198,7 +204,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         settings.pop(f"dataset.{key}", None)
     if title := settings.pop("dataset.title", None):
         settings["dataset"] = title
-    settings["data"] = dataset.get("content")
+    settings["data"] = once(dataset.get("content"))
     # Runs of earlier versions say nothing of them.
     numbers = settings["random_numbers"] = result.get("random_numbers", 1 if dataset else None)
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
@@ -208,6 +214,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         settings["threads"] = settings["threads"] or 1
     threads = settings.get("threads")
     level = settings["native_level"] = result.get("engine_level") if epochs else None
+    versions, right = texts(result.get("versions")), texts(result.get("right"))
     return RunRecord(
         folder=folder,
         name=str(result.get("name", folder.name)),
@@ -230,18 +237,18 @@ def as_run(folder: Path, result: dict[str, Any], curves: dict[str, Array]) -> Ru
         computed=(identity, settings["data"], numbers, engine, level, device, threads),
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
         outputs=len(dataset.get("targets") or dataset.get("classes") or ()) or None,
-        source=dataset.get("source"),
+        source=once(dataset.get("source")),
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),
         test_examples=sizes.get("test"),
-        examples=texts(dataset.get("examples")),
-        right={name: (sizes[name], text) for name, text in texts(result.get("right")).items()},
+        examples=in_common(texts(dataset.get("examples"))),
+        right=Compact.of({name: (sizes[name], text) for name, text in right.items()}),
         synthetic=bool(dataset.get("synthetic")),
-        settings=settings,
-        results={sys.intern(k): v for k, v in result.items() if not isinstance(v, (dict, list))},
-        overrides=tuple(map(str, result.get("overrides") or ())),
-        versions=texts(result.get("versions")) | texts(result.get("git"), "commit of {}"),
-        hashes=texts(dataset.get("sha256")),
+        settings=Compact.of(settings),
+        results=Compact.of({k: v for k, v in result.items() if not isinstance(v, (dict, list))}),
+        overrides=tuple(once(str(each)) for each in result.get("overrides") or ()),
+        versions=in_common(versions | texts(result.get("git"), "commit of {}")),
+        hashes=in_common(texts(dataset.get("sha256"))),
         curves=curves,
         task=task_of(dataset),
     )
@@ -257,10 +264,18 @@ def texts(found: object, name: str = "{}") -> dict[str, str]:
         return {"": found}
     known = found if isinstance(found, dict) else {}
     return {
-        sys.intern(name.format(key)): sys.intern(text)
-        for key, text in known.items()
-        if isinstance(text, str)
+        once(name.format(key)): once(text) for key, text in known.items() if isinstance(text, str)
     }
+
+
+def in_common(found: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a mapping that is in memory once of several that are equal."""
+    return _latest(tuple(found.items()))
+
+
+@functools.lru_cache(256)
+def _latest(found: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return dict(found)
 
 
 def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:
@@ -277,8 +292,8 @@ def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str
 
 def read_curves(
     folder: Path, result: dict[str, Any], task: LearningTask = CLASSIFICATION
-) -> dict[str, Array]:
-    """Read ``metrics.csv``: each column [epochs] float64, NaN where empty.
+) -> Mapping[str, Array]:
+    """Read ``metrics.csv``: each column [epochs] float64, NaN where empty, a view of their table.
 
     result: of a run that has ended, which tells damage. A last row still being written is left
     out; a run that never began has no rows.
@@ -296,7 +311,7 @@ def read_curves(
     if not set(names) >= set(task.columns) or any(len(row) != len(names) for row in rows):
         raise ValueError(f"{METRICS} does not have the columns {','.join(task.columns)}")
     table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
-    return dict(zip(names, table.T))
+    return Compact(map(once, names), table.T)  # a column is made as it is asked for
 
 
 def flatten(
@@ -315,11 +330,11 @@ def flatten(
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
         elif prefix and key == "name":
-            yield sys.intern(prefix[:-1]), value
+            yield once(prefix[:-1]), value
         elif prefix.startswith(OWN_OPTIONS) and isinstance(value, list):
-            yield sys.intern(prefix + key), json.dumps(value)  # its items may be anything
+            yield once(prefix + key), json.dumps(value)  # its items may be anything
         else:
-            yield sys.intern(prefix + key), tuple(value) if isinstance(value, list) else value
+            yield once(prefix + key), tuple(value) if isinstance(value, list) else value
 
 
 def read_scores(folder: Path) -> dict[str, Value]:

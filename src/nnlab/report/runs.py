@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlab import records
+from nnlab.compact import Compact
 from nnlab.losses import CLASSIFICATION, LearningTask, Metric
 from nnlab.report.curves import Reading, interpret
 from nnlab.report.statistics import Array
 from nnlab.text import as_label
 
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
+Settings: TypeAlias = "Compact[Value] | dict[str, Value]"  # options by dotted keys
 Setting: TypeAlias = "tuple[Value, ...]"  # values of options, which runs have in common
 
 OWN_OPTIONS = "model.options."  # of a function of the user's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run folder.
 
@@ -72,16 +73,18 @@ class RunRecord:
     full_size: int | None
     full_test_size: int | None
     test_examples: int | None
-    examples: dict[str, str]
-    right: dict[str, tuple[int, str]]
+    examples: Mapping[str, str]
+    right: Mapping[str, tuple[int, str]]
     synthetic: bool
-    settings: dict[str, Value]
-    results: dict[str, Value]
+    settings: Settings
+    results: Mapping[str, Value]
     overrides: tuple[str, ...]
-    versions: dict[str, str]
-    hashes: dict[str, str]
-    curves: dict[str, Array]
+    versions: Mapping[str, str]
+    hashes: Mapping[str, str]
+    curves: Mapping[str, Array]
     task: LearningTask = CLASSIFICATION
+    _read: bool = field(default=False, init=False, repr=False, compare=False)
+    _reading: Reading | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def main(self) -> Metric:
@@ -104,11 +107,15 @@ class RunRecord:
     def complete(self) -> bool:
         return self.status in ("finished", "stopped")
 
-    @functools.cached_property
+    @property
     def reading(self) -> Reading | None:
         """What the curves say; None where nothing was validated."""
-        classes = self.outputs if self.task is CLASSIFICATION else None
-        return interpret(self.curves, self.valid_examples, self.main.name, classes)
+        if not self._read:
+            classes = self.outputs if self.task is CLASSIFICATION else None
+            found = interpret(self.curves, self.valid_examples, self.main.name, classes)
+            object.__setattr__(self, "_reading", found)  # it is kept, though the record is frozen
+            object.__setattr__(self, "_read", True)
+        return self._reading
 
     @property
     def valid_examples(self) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,15 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """
     epochs = [len(run.curves["epoch"]) for run in runs]
     none = {count: np.full(count, np.nan) for count in epochs}  # of a column that a run lacks
-    curves = {
-        name: [run.curves.get(name, none[count]) for run, count in zip(runs, epochs)]
-        for name in MEASURES
-    }
-    names = [name for name, found in curves.items() if any(map(has_numbers, found))]
+
+    def curves(name: str) -> Iterator[Array]:
+        return (run.curves.get(name, none[count]) for run, count in zip(runs, epochs))
+
+    names = [name for name in MEASURES if any(map(has_numbers, curves(name)))]
     points = most_points(epochs, len(names))
     columns = {}
     for name in names:
-        parts = [curve[kept(count, points)] for curve, count in zip(curves[name], epochs)]
+        parts = [curve[kept(count, points)] for curve, count in zip(curves(name), epochs)]
         values = np.concatenate(parts)
         unit = unit_of(values)
         with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
