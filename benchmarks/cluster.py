@@ -178,7 +178,7 @@ def simulate(runs: int, seconds: float, start: float, workers: int) -> tuple[int
 def as_task(seed: int) -> Any:
     """Return what ``batches.cut`` reads of a task."""
     return SimpleNamespace(
-        identity={"config": {}},
+        outcome=SimpleNamespace(job=SimpleNamespace(identity={"config": {}})),
         config=SimpleNamespace(seed_of=lambda part: seed),
         engine="native",
         device="cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -125,7 +126,8 @@ class Histories(RuleBasedStateMachine):
     ) -> None:
         process = self.begun(seeds, rate, force, 0.3 + instant)
         if process.poll() is None:
-            os.kill(process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(process.pid, number)
         self.ended(process.end(), rate, 128 + number)
 
     @rule(**given, other=some.sampled_from(SEEDS), instant=instants)
