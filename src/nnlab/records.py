@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -195,28 +195,6 @@ def checksum(content: dict[str, Any]) -> str:
 def sealed(content: dict[str, Any]) -> bytes:
     """Return a JSON file with its checksum, for ``undamaged``."""
     return json.dumps({"checksum": checksum(content), **content}).encode()
-
-
-def sealed_list(content: dict[str, Any], name: str, items: Iterable[object]) -> bytes:
-    """Do what ``sealed`` does of a content that ends with a list, each item as it comes: of a
-    long one no more is in memory than its text.
-
-    name: of the list; in the order of the alphabet the last.
-
-    >>> undamaged(sealed_list({"a": {"y": 1, "x": 2}}, "b", iter([{"d": 1, "c": "e"}, 2])))
-    {'a': {'x': 2, 'y': 1}, 'b': [{'c': 'e', 'd': 1}, 2]}
-    """
-    begin = '{"checksum": "%s", '
-    text = bytearray((begin % (16 * "0")).encode())
-    skipped = len(text)
-    text += f"{json.dumps(content, sort_keys=True)[1:-1]}, {json.dumps(name)}: [".encode()
-    for number, item in enumerate(items):
-        text += (", " * (number > 0) + json.dumps(item, sort_keys=True)).encode()
-    text += b"]}"
-    told = hashlib.sha256(b"{")
-    told.update(memoryview(text)[skipped:])
-    text[:skipped] = (begin % told.hexdigest()[:16]).encode()
-    return bytes(text)
 
 
 def undamaged(text: bytes) -> dict[str, Any]:

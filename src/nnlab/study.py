@@ -145,9 +145,9 @@ class Study:
             self.report = {"of": self.digest(), "files": stamps}
             self.changed = True
         if self.changed and self.entries:
-            runs = map(as_json, self.entries.values())
+            runs = [as_json(entry) for entry in self.entries.values()]
             version = importlib.metadata.version("nnlab")
-            content = records.sealed_list({"nnlab": version, "report": self.report}, "runs", runs)
+            content = records.sealed({"nnlab": version, "report": self.report, "runs": runs})
             with contextlib.suppress(OSError):
                 storage.write_atomic(self.folder / INDEX, content, durable=False)
                 self.changed = False
