@@ -174,3 +174,16 @@ def test_a_worker_that_does_not_end_with_its_parent_is_left_in_silence() -> None
         "os._exit(0)\n"
     )
     assert (ended.stdout, ended.stderr) == ("", "")
+
+
+def test_a_stop_is_told_once() -> None:
+    """Also where telling it takes until the command is to be ended."""
+    done = in_process(
+        "from nnlab import run, terminal\n"
+        "tell = terminal.complain\n"
+        "terminal.complain = lambda line: (tell(line), hold(1.5))\n"
+        "run.run = lambda given: (later(signal.SIGTERM, 0), hold(0.3), interrupts.check())\n"
+        "run.command_line()\n"
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.count("stopped by SIGTERM") == 1, done.stderr

@@ -36,8 +36,9 @@ def main() -> None:
         with interrupts.heeded(), alone():
             status = run(sys.argv[1:])
     except interrupts.Stopped as stopped:
-        terminal.complain(str(stopped))
-        interrupts.request.told = True
+        with interrupts.request.saving:  # what would end this now would tell it, too
+            terminal.complain(str(stopped))
+            interrupts.request.told = True
         sys.exit(stopped.status)
     except Exception as error:
         from nnlab import messages

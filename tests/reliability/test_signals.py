@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -92,7 +93,8 @@ def test_a_stopped_command_goes_on(name: str, number: int, tmp_path: Path) -> No
 
 
 def signal_to(process: warm.Command, number: int) -> None:
-    os.kill(process.pid, number)
+    with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+        os.kill(process.pid, number)
 
 
 def test_the_command_line_stops(tmp_path: Path) -> None:
