@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ class Outcome:
     trained: bool = False  # by this command, not by an earlier one
     elsewhere: bool = False  # a worker trained it, and has evaluated it
     twin: Path | None = None  # the folder of the run that this job is, where it has another name
-    evaluation_files: Sequence[Path] = ()
+    evaluation_files: list[Path] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
