@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,7 @@ class Footprint:
 
     training: weights, gradients, moments and a batch's values, where it trains, maybe on a GPU.
     copies: of the weights in the machine's memory: the model, the best epoch's. saving: a
-    checkpoint's. data: standardised copies, which runs on the same ``examples`` share, as they do
-    the set-up of the dual form.
+    checkpoint's. data: standardised copies, which runs on the same ``examples`` share.
     """
 
     training: int
@@ -96,23 +94,14 @@ def of(
     read = state if saved or best or engine != "torch" else weights
     data = FLOAT * inputs * sum(lengths) if config.dataset.normalize else 0
     seeds = config.seed_of("data"), config.seed_of("test")
-    drawn = ""  # equal where runs share nothing that follows from their examples
-    if data or form == "dual":
-        drawn = repr((config.dataset, config.sizes, seeds, config.folds, config.fold))
-    found = Footprint(
+    drawn = repr((config.dataset, config.sizes, seeds, config.folds, config.fold))
+    return Footprint(
         training=training + FLOAT * values,
         copies=weights + read + best,
         saving=2 * (state + best) if saved else 0,
         data=data,
         examples=hash(drawn),
     )
-    return _once(found)
-
-
-@functools.lru_cache(64)
-def _once(found: Footprint) -> Footprint:
-    """Return an equal one, which the runs of a sweep share."""
-    return found
 
 
 def shaped(network: MLP | nn.Module | None) -> Shaped | None:

@@ -180,7 +180,7 @@ def make_jobs(
             jobs.append(Job(folder, list(overrides), metric, {}, found=found))
         else:
             jobs.append(fill(loader.template(overrides), number, functions))
-    loader.parse.cache_clear()
+    loader.parse.cache_clear()  # of each override more than a job takes
     return jobs
 
 

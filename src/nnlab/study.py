@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -89,7 +88,7 @@ class Study:
             elif (result := records.read_result(path)) is not None:
                 if result["status"] in records.DONE and not trusted:
                     records.check_files(path, result)
-                self.entries[name] = entry_of(sys.intern(name), stamp, result)
+                self.entries[name] = entry_of(once(name), stamp, result)
         self.changed = self.changed or self.entries.get(name) is not before
 
     def remember(self, asked: str, folder: Path, fingerprint: str) -> None:
@@ -122,10 +121,8 @@ class Study:
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        # As JSON, [version, [[folder, *stamps], ...]], of which a stamp is a text already.
-        entries = sorted(self.entries.values(), key=lambda entry: entry.folder)
-        stamps = ", ".join(f"[{json.dumps(each.folder)}, {each.stamp[1:]}" for each in entries)
-        text = f"[{json.dumps(importlib.metadata.version('nnlab'))}, [{stamps}]]"
+        stamps = sorted([entry.folder, entry.stamp] for entry in self.entries.values())
+        text = json.dumps([importlib.metadata.version("nnlab"), stamps])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def reported(self) -> bool:
@@ -187,7 +184,7 @@ def entry_of(folder: str, stamp: str, result: dict[str, Any]) -> Entry:
 def as_json(entry: Entry) -> dict[str, Any]:
     """Return an entry as the index has it."""
     found = {each.name: getattr(entry, each.name) for each in fields(entry)}
-    return found | {"stamp": json.loads(entry.stamp), "result": dict(entry.result)}
+    return found | {"result": dict(entry.result)}
 
 
 def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -200,7 +197,8 @@ def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
 def data_key(config: dict[str, Any]) -> str:
     """Return what a configuration (JSON values) says of the data, as text."""
     keys = ("dataset", "train_size", "valid_size", "test_size")
-    return sys.intern(json.dumps([config.get(key) for key in keys], sort_keys=True))
+    key: str = once(json.dumps([config.get(key) for key in keys], sort_keys=True))
+    return key
 
 
 def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
@@ -210,7 +208,7 @@ def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
         content = records.undamaged(storage.read(folder / INDEX))
         if content["nnlab"] != importlib.metadata.version("nnlab"):
             return {}, {}
-        entries = [as_entry(**run) for run in content["runs"]]
+        entries = [as_entry(run) for run in content["runs"]]
         report = content["report"]
         if not all(map(sound, entries)) or not all(
             isinstance(stamp, list) for stamp in report.get("files", {}).values()
@@ -221,25 +219,17 @@ def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
         return {}, {}
 
 
-def as_entry(
-    stamp: list[list[int]], result: dict[str, Any], data: str, commands: list[str], **others: Any
-) -> Entry:
+def as_entry(found: dict[str, Any]) -> Entry:
     """Do the opposite of ``as_json``."""
-    if not isinstance(stamp, list):
-        raise TypeError
-    return Entry(
-        stamp=json.dumps(stamp),
-        result=short(result),
-        data=once(data),
-        commands=tuple(commands),
-        **others,
-    )
+    own = {"data": once(found["data"]), "commands": tuple(found["commands"])}
+    return Entry(**found | own | {"result": short(found["result"])})
 
 
 def sound(entry: Entry) -> bool:
     """Return whether an entry that was read is as ``save`` writes it."""
     names = [
         entry.folder,
+        entry.stamp,
         entry.data,
         *entry.commands,
         *map(entry.result.get, ("fingerprint", "status")),

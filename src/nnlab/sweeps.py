@@ -117,8 +117,8 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
             twins.append(f"{job.name} is {found.folder}")
         if found is not None and not (config and config.force):
             # The index is only how it was found; what is shown of the run is what its file says.
-            result = found.result if job.found else records.read_result(outcome.folder)
-            outcome.result = result and study.short(result)
+            read = None if job.found else records.read_result(outcome.folder)
+            outcome.result = found.result if job.found else read and study.short(read)
         elif config is not None:
             waiting.append((outcome, config))
     shown = ", ".join(twins[:5]) + (f" and {len(twins) - 5:,} more" if twins[5:] else "")

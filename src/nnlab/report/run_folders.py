@@ -6,7 +6,6 @@ than reading a thousand runs does.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
@@ -87,11 +86,11 @@ def name_data(runs: Sequence[RunRecord]) -> None:
     names: dict[Value, str] = {}
     for run in sorted(runs, key=lambda run: run.source or ""):
         names.setdefault(run.content, run.source or "")
-    shared = Counter(names.values())
+    sources = Counter(names.values())
     for run in runs:
         if run.content is not None:
             name = names[run.content]
-            run.settings["data"] = once(name if shared[name] == 1 else f"{name} ({run.content})")
+            run.settings["data"] = once(name if sources[name] == 1 else f"{name} ({run.content})")
 
 
 def studies_below(folder: Path) -> str:
@@ -214,7 +213,14 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         settings["threads"] = settings["threads"] or 1
     threads = settings.get("threads")
     level = settings["native_level"] = result.get("engine_level") if epochs else None
-    versions, right = texts(result.get("versions")), texts(result.get("right"))
+    right, versions = texts(result.get("right")), texts(result.get("versions"))
+    common = shared(
+        {
+            "examples": texts(dataset.get("examples")),
+            "versions": versions | texts(result.get("git"), "commit of {}"),
+            "hashes": texts(dataset.get("sha256")),
+        }
+    )
     return RunRecord(
         folder=folder,
         name=str(result.get("name", folder.name)),
@@ -241,14 +247,14 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         full_size=dataset.get("full_size"),
         full_test_size=dataset.get("full_test_size"),
         test_examples=sizes.get("test"),
-        examples=in_common(texts(dataset.get("examples"))),
+        examples=common["examples"],
         right=Compact.of({name: (sizes[name], text) for name, text in right.items()}),
         synthetic=bool(dataset.get("synthetic")),
         settings=Compact.of(settings),
         results=Compact.of({k: v for k, v in result.items() if not isinstance(v, (dict, list))}),
         overrides=tuple(once(str(each)) for each in result.get("overrides") or ()),
-        versions=in_common(versions | texts(result.get("git"), "commit of {}")),
-        hashes=in_common(texts(dataset.get("sha256"))),
+        versions=common["versions"],
+        hashes=common["hashes"],
         curves=curves,
         task=task_of(dataset),
     )
@@ -266,16 +272,6 @@ def texts(found: object, name: str = "{}") -> dict[str, str]:
     return {
         once(name.format(key)): once(text) for key, text in known.items() if isinstance(text, str)
     }
-
-
-def in_common(found: Mapping[str, str]) -> Mapping[str, str]:
-    """Return a mapping that is in memory once of several that are equal."""
-    return _latest(tuple(found.items()))
-
-
-@functools.lru_cache(256)
-def _latest(found: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    return dict(found)
 
 
 def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:
