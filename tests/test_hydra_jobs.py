@@ -13,14 +13,17 @@ import pytest
 import yaml
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
+from hydra_plugins import nnlab_sweeper
 from nnlab import compose, hydra_jobs
 from nnlab.compose import Template
 from nnlab.config import CONF, Config
@@ -221,6 +224,20 @@ def test_what_jobs_set_alike_is_kept_and_no_more(loader: ConfigLoader, swept: Di
 
 def without_hydra(composed: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("7", "[1,2]", "1,2", "'1,2'", "choice(a,b,c)", "sort(3,1,2)", "glob(*)", "range(5)"),
+        *("range(2,9,3)", "range(9,0,-2)", "shuffle(range(1,8))", "tag(log,range(3))"),
+        *("range(0,0.2,0.1)", "range(0.1,0.4,0.1)", "range(0,1,0.25)", "range(1.2,0.7,-0.5)"),
+    ],
+)
+def test_values_are_counted_as_hydras_sweeper_lists_them(loader: ConfigLoader, text: str) -> None:
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([f"optimizer={text}"])
+    (jobs,) = BasicSweeper.split_arguments(parsed, None)
+    assert nnlab_sweeper.values(parsed[0]) == len(jobs)
 
 
 def test_a_job_may_refer_to_hydras_own_node(loader: ConfigLoader) -> None:

@@ -284,6 +284,17 @@ BAD = {
         ["report", "outputs/mnist"],
         "did you mean python -m nnlab.report outputs/mnist?",
     ),
+    "range of no values": (["seed=range(5,0)"], "seed=range(5,0) has no values; give at least one"),
+    "range of no end": (["optimizer.lr=range(0,inf)"], "range(0,inf) has no end; give its start"),
+    "range that stands still": (
+        ["seed=range(0,1,0)"],
+        "seed=range(0,1,0) has no end; give its start",
+    ),
+    "batches of no run": (
+        ["hydra.sweeper.max_batch_size=0"],
+        "max_batch_size=0 is too small; give 1",
+    ),
+    "names of no values": (["model=glob(x*)"], "model=glob(x*) has no values; give at least one"),
     "decimal comma": (["optimizer.lr=0,01"], "did you mean 0.01?"),
     "study that is a path": (["study=../x"], "study='../x'"),
     "dampened nesterov": (["optimizer.nesterov=true"], "optimizer.nesterov=true"),

@@ -4,16 +4,26 @@ Hydra insists that a sweeper class is defined in ``hydra_plugins``.
 """
 
 # No postponed annotations here: see nnlab_launcher.py.
-from collections.abc import Sequence
+import gc
+import logging
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from decimal import Decimal
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+log = logging.getLogger("nnlab")
+RETURN = 250_000  # bytes that Hydra's launchers keep of a job to the end of its batch
+MANY = 1000  # runs: fewer take 1 s to compose, and some MB
+LONG = 1_000_000  # values, which are not listed to count them
+AT_ONCE = 100  # jobs that Hydra's basic launcher, which trains one after another, is given
 
 
 @dataclass
@@ -37,27 +47,90 @@ class NnlabSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.task_function = task_function
 
-    def sweep(self, arguments: list[str]) -> Any:
-        """Launch the jobs in batches; ``multirun.yaml`` is left to the command."""
+    def sweep(self, arguments: list[str]) -> None:
+        """Launch the jobs in batches; ``multirun.yaml`` is left to the command.
+
+        Raises ValueError where what is kept of so many runs does not fit into memory.
+        """
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
         from hydra_plugins.nnlab_launcher import NnlabLauncher
-        from nnlab import hydra_jobs
 
+        ours = isinstance(self.launcher, NnlabLauncher)
+        size = self.max_batch_size
+        if size is not None and size < 1:
+            raise ValueError(f"hydra.sweeper.max_batch_size={size} is too small; give 1 or more")
+        if size is None and isinstance(self.launcher, BasicLauncher):
+            size = AT_ONCE
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         overrides += parser.parse_overrides(all_folds(self.config.folds, overrides))
-        returns, count = [], 0
-        for batch in self.split_arguments(overrides, self.max_batch_size):
-            if not isinstance(self.launcher, NnlabLauncher):  # which looks at all jobs first, too
+        last = {each.get_key_element(): each for each in overrides}  # of a key given twice
+        foresee(last.values(), 0 if ours else size or math.inf)
+        batches = self.split_arguments(overrides, size)
+        if not ours:  # nnlab's looks at all jobs first, too
+            for batch in batches:
                 self.validate_batch_is_legal(batch)
-            results = hydra_jobs.launch_by(self.launcher, self.task_function, batch, count)
-            for each in results:
-                _ = each.return_value  # raises where the job failed, as in Hydra's
+        count = 0
+        for batch in batches:
+            self.launch(batch, count)
             count += len(batch)
-            returns.append(results)
-        return returns
+            if not ours:  # of each job two configurations, which refer to themselves
+                gc.collect()
+
+    def launch(self, batch: Sequence[Sequence[str]], first: int) -> None:
+        """Launch one batch, and let go of what it returns. first: the number of its first job."""
+        from nnlab import hydra_jobs
+
+        assert self.launcher is not None
+        for each in hydra_jobs.launch_by(self.launcher, self.task_function, batch, first):
+            _ = each.return_value  # raises where the job failed, as in Hydra's
+
+
+def foresee(overrides: Collection[Override], returned: float) -> None:
+    """Raise ValueError where what is kept of a sweep's runs does not fit into memory.
+
+    returned: of how many jobs at a time a launcher of Hydra's keeps what it returns.
+    """
+    from nnlab import memory
+    from nnlab.hydra_jobs import RECORD, SETTING
+
+    counts = [(override.key_or_group, values(override)) for override in overrides]
+    runs = math.prod(count for _, count in counts)
+    if runs < MANY:
+        return
+    from nnlab.report.runs import is_seed
+
+    what = f"a sweep of {runs:,} runs"
+    settings = math.prod(count for key, count in counts if not is_seed(key))
+    kept = runs * RECORD + settings * SETTING
+    fewer = "give fewer values in each command, and each command a study=NAME of its own"
+    memory.check(kept, what, fewer)
+    kept += int(min(runs, returned)) * RETURN
+    memory.check(kept, what, "give a smaller hydra.sweeper.max_batch_size")
+    log.info("composing %s runs", f"{runs:,}")
+
+
+def values(override: Override) -> int:
+    """Return how many values an option has; those of a long range are not listed for it.
+
+    Raises ValueError where there are none, or no end of them.
+    """
+    value = override.value()
+    if not isinstance(value, RangeSweep):
+        listed = override.is_sweep_override() and override.is_discrete_sweep()
+        count = sum(1 for _ in override.sweep_iterator()) if listed else 1
+    else:
+        start, stop, step = (Decimal(each or 0) for each in (value.start, value.stop, value.step))
+        if not step or not all(each.is_finite() for each in (start, stop, step)):
+            raise ValueError(f"{override.input_line} has no end; give its start, stop and step")
+        count = math.ceil((stop - start) / step)
+        if count < LONG:  # of fractions there is now and then one more, by their rounding
+            count = sum(1 for _ in value.range())
+    if count < 1:
+        raise ValueError(f"{override.input_line} has no values; give at least one")
+    return count
 
 
 def all_folds(folds: int | None, overrides: Sequence[Override]) -> list[str]:
@@ -74,4 +147,4 @@ def all_folds(folds: int | None, overrides: Sequence[Override]) -> list[str]:
             )
     if folds is None or folds < 2 or chosen:  # too few are refused, run by run
         return []
-    return [f"fold={','.join(map(str, range(folds)))}"]
+    return [f"fold=range({folds})"]

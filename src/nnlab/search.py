@@ -17,7 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from nnlab import hydra_jobs, objective, storage, study
+from nnlab import hydra_jobs, memory, objective, storage, study
 from nnlab.compose import Template
 from nnlab.jobs import Job
 
@@ -132,11 +132,17 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
 
 
 def check(options: NnlabSearchConf) -> None:
-    """Raise ValueError for options out of their limits, and packages that are missing."""
+    """Raise ValueError for options out of their limits, what does not fit into memory, and packages
+    that are missing."""
     for name in ("n_trials", "n_jobs"):
         value = getattr(options, name)
         if value < 1:
             raise ValueError(f"hydra.sweeper.{name}={value} is too small; give 1 or more")
+    memory.check(
+        options.n_trials * (hydra_jobs.RECORD + hydra_jobs.SETTING),
+        f"hydra.sweeper.n_trials={options.n_trials}",
+        "give fewer",
+    )
     if find_spec("optuna") is None:
         raise ValueError(f"hydra/sweeper=search needs Optuna: {INSTALL}")
     installed = version("optuna")
@@ -165,7 +171,12 @@ def distribution(override: Override) -> BaseDistribution:
     elif isinstance(value, RangeSweep) and not value.shuffle:
         limits = {"low": value.start, "high": value.stop, "step": value.step}
     else:
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
+        choices = list(override.sweep_string_iterator())
+        if not choices:
+            raise ValueError(f"{override.input_line} has no values; give at least one")
+        return CategoricalDistribution(choices)
+    if not all(math.isfinite(limit) for limit in limits.values()):
+        raise ValueError(f"{override.input_line} has no end; give numbers")
     whole = all(isinstance(limit, int) for limit in limits.values())
     try:
         kind = IntDistribution if whole else FloatDistribution

@@ -204,6 +204,78 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2
     assert content_of(tmp_path / "outputs" / "mnist") == content_of(undisturbed)
 
 
+REFUSED = {
+    # 12 kB a run, and 18 kB a setting
+    "seed=range(300000)": "a sweep of 300,000 runs needs 3.6 GB of memory, ",
+    "seed=range(1000000000)": "a sweep of 1,000,000,000 runs needs 12,000 GB of memory, ",
+    "seed=shuffle(range(1000000000))": "a sweep of 1,000,000,000 runs needs 12,000 GB of memory, ",
+    "seeds.data=range(300) optimizer.lr=range(0.001,1.001,0.001)": "a sweep of 300,000 runs needs ",
+    "optimizer.lr=range(0.001,300.001,0.001)": "a sweep of 300,000 runs needs 9.0 GB of memory, ",
+    "folds=1000000000": "a sweep of 1,000,000,000 runs needs 12,000 GB of memory, ",
+    "seed=0 ++seed=range(300000)": "a sweep of 300,000 runs needs 3.6 GB of memory, ",
+    "seed=range(9) seed=range(300000)": "a sweep of 300,000 runs needs 3.6 GB of memory, ",
+    "seed=range(300000) hydra/launcher=basic": "a sweep of 300,000 runs needs 3.6 GB of memory, ",
+    "seed=range(300000) hydra/launcher=batches": "a sweep of 300,000 runs needs 3.6 GB of memory, ",
+    # and 250 kB what Hydra's launchers return of a job
+    "seed=range(8000) hydra/launcher=joblib": "give a smaller hydra.sweeper.max_batch_size",
+    "seed=range(300000) hydra/launcher=joblib": "needs 3.6 GB of memory, ",
+    "optimizer.lr=interval(0.001,0.1) hydra/sweeper=search hydra.sweeper.n_trials=300000": (
+        "hydra.sweeper.n_trials=300000 needs 9.0 GB of memory, "
+    ),
+}
+
+
+@linux
+@pytest.mark.parametrize("options", REFUSED, ids=range(len(REFUSED)))
+def test_more_runs_than_there_is_memory_for_are_refused(options: str, tmp_path: Path) -> None:
+    if "search" in options:
+        pytest.importorskip("optuna")
+    code = room("VmSize", 1000).replace(", torch", "")
+    done = limited(code, *QUICK, *options.split(), "valid_size=10", "-m", cwd=tmp_path)
+    assert done.status == 1
+    assert REFUSED[options] in done.err
+    assert " is free; give " in done.err
+    assert "Traceback" not in done.said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_job_of_hydras_launcher_returns_is_not_kept(tmp_path: Path) -> None:
+    """Its configurations, 225 kB."""
+    code = """
+import gc
+from nnlab import sweeps
+def counted(outcomes):
+    print("KEPT", sum(type(each).__name__ == "DictConfig" for each in gc.get_objects()))
+    return 0
+sweeps.conclude = counted"""
+    kept = []
+    for count in (2, 6):
+        given = (f"seed=range({count})", f"study={count}", "hydra/launcher=basic", "-m")
+        done = limited(code, *QUICK, *given, "hydra.sweeper.max_batch_size=2", cwd=tmp_path)
+        assert done.status == 0, done.err
+        assert len(runs_of(tmp_path / "outputs" / str(count))) == count
+        kept.append(int(done.out.rpartition("KEPT ")[2].split()[0]))
+    assert kept[1] == kept[0]
+
+
+def test_hydras_basic_launcher_is_given_a_hundred_jobs_at_a_time(tmp_path: Path) -> None:
+    code = """
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from nnlab import hydra_jobs
+BasicSweeper.validate_batch_is_legal = lambda self, batch: None
+def launched(launcher, command, batch, first):
+    print("GIVEN", first, len(batch), batch[0])
+    return []
+hydra_jobs.launch_by = launched"""
+    done = limited(code, "seed=range(250)", "hydra/launcher=basic", "-m", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert [line for line in done.out.splitlines() if line.startswith("GIVEN")] == [
+        "GIVEN 0 100 ['seed=0']",
+        "GIVEN 100 100 ['seed=100']",
+        "GIVEN 200 50 ['seed=200']",
+    ]
+
+
 @linux
 @pytest.mark.parametrize("swept", ["seed", "model.hidden"])
 def test_memory_does_not_grow_with_the_runs(swept: str, tmp_path: Path) -> None:

@@ -22,6 +22,13 @@ def study(tmp_path: Path) -> Iterator[Path]:
     figure_process.stop()
 
 
+def test_one_is_started_at_most(study: Path) -> None:
+    """Each batch of a sweep's runs may ask for it."""
+    first = figure_process._artist
+    figure_process.start()
+    assert figure_process._artist is first
+
+
 def contents(files: list[Path]) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 

@@ -25,8 +25,10 @@ _artist: subprocess.Popen[bytes] | None = None
 
 
 def start() -> None:
-    """Start the second process; it ends with this one."""
+    """Start the second process, unless there is one; it ends with this one."""
     global _artist
+    if _artist is not None:
+        return
     # With the path of this process: -c alone would put the working directory first.
     run = "from nnlab.report import figure_process; figure_process.serve()"
     code = f"import sys; sys.path[:] = {sys.path!r}; {run}"
