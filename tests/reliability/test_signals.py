@@ -227,7 +227,9 @@ def test_joblibs_workers_end_after_a_command_that_is_killed(training: bool, tmp_
     while len(workers) < 2:
         workers = children(process.pid, "LokyProcess")
         time.sleep(0.01)
-    time.sleep(0.8)  # they have got their runs, and import what these need
+    # Those that have not got their runs, whose imports these are, end after five minutes.
+    while not all("yaml" in Path(f"/proc/{each}/maps").read_text() for each in workers):
+        time.sleep(0.01)
     while training and statuses(study) != {"finished", "running"}:
         time.sleep(0.01)
     process.kill()
