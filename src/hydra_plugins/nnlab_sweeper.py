@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 log = logging.getLogger("nnlab")
 RETURN = 250_000  # bytes that Hydra's launchers keep of a job to the end of its batch
-MANY = 1000  # runs: fewer take 1 s to compose, and some MB
+MANY = 1000  # runs: fewer take about 1 s to compose, and 250 MB at most
 LONG = 1_000_000  # values, which are not listed to count them
 AT_ONCE = 100  # jobs that Hydra's basic launcher, which trains one after another, is given
 
@@ -89,7 +89,8 @@ class NnlabSweeper(BasicSweeper):
 
 
 def foresee(overrides: Collection[Override], returned: float) -> None:
-    """Raise ValueError where what is kept of a sweep's runs does not fit into memory.
+    """Raise ValueError where what is kept of a sweep's runs does not fit into memory; say how many
+    runs there are, if it will take a while to compose them.
 
     returned: of how many jobs at a time a launcher of Hydra's keeps what it returns.
     """

@@ -31,10 +31,10 @@ def limited(code: str, *arguments: str, cwd: Path) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def room(kind: str, mebibytes: int) -> str:
-    """Return code that leaves a process so much more memory than it has with torch."""
+def room(kind: str, mebibytes: int, imported: str = "torch") -> str:
+    """Return code that leaves a process so much more memory than it has with what is imported."""
     return f"""
-import resource, sys, torch
+import resource, sys, {imported}
 from nnlab import memory
 used = memory.kilobytes(memory.PROC / "self/status")[{kind!r}]
 limit = {{"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}}[{kind!r}]
@@ -230,7 +230,7 @@ REFUSED = {
 def test_more_runs_than_there_is_memory_for_are_refused(options: str, tmp_path: Path) -> None:
     if "search" in options:
         pytest.importorskip("optuna")
-    code = room("VmSize", 1000).replace(", torch", "")
+    code = room("VmSize", 1000, imported="hydra")
     done = limited(code, *QUICK, *options.split(), "valid_size=10", "-m", cwd=tmp_path)
     assert done.status == 1
     assert REFUSED[options] in done.err
