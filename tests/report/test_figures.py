@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import scipy.stats  # type: ignore[import-untyped]
@@ -37,6 +38,11 @@ def only(figure: Figure | None) -> Axes:
 
 def lines(axes: Axes) -> list[list[tuple[float, float]]]:
     return [list(map(tuple, np.asarray(line.get_xydata()).tolist())) for line in axes.lines]
+
+
+def crosses(axes: Axes) -> object:
+    (made,) = axes.collections
+    return np.asarray(made.get_offsets()).tolist()
 
 
 def wilson(right: int, examples: int) -> tuple[float, float]:
@@ -365,11 +371,11 @@ def test_diverged_runs_are_drawn_as_far_as_finite_and_do_not_set_the_range(tmp_p
     rows = "1,2.5,0.1,,,0.1\n2,5e12,0.1,,,0.2\n3,inf,0.1,,,0.3\n4,nan,0.1,,,0.4\n"
     lay(tmp_path, {"optimizer.lr": 10.0}, rows=rows, **DIVERGED)
     axes = only(figures.loss(read(tmp_path)))
-    _, diverged, cross = lines(axes)
+    _, diverged = lines(axes)
     assert diverged == [(1, 2.5), (2, 5e12)]
     top = axes.get_ylim()[1]
     assert 2 < top < 3
-    assert cross == [(2, top)]
+    assert crosses(axes) == [[2, top]]
     assert "cross: diverged" in axes.figure.texts[1].get_text()
 
 
@@ -384,6 +390,48 @@ def test_many_runs_have_a_colour_bar_instead_of_a_legend(tmp_path: Path) -> None
     assert bar.get_title(loc="left") == "Learning rate"
     labels = [text.get_text() for text in bar.get_yticklabels()]
     assert (labels[0], labels[-1]) == ("1e-8", "1")
+
+
+def test_many_lines_look_as_if_each_were_drawn_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dashed ones and those with gaps: pixel by pixel, but for their ends."""
+    nan = float("nan")
+    curves = [[2.0, 1 - 0.04 * index, 0.1 + 0.01 * index] for index in range(20)]
+    curves += [[2.5, nan, 0.5, 0.1], [nan, nan], []]
+    looks = zip(itertools.cycle(plotting.COLOURS), itertools.cycle(plotting.DASHES))
+    drawn = [(np.arange(1.0, len(y) + 1), np.array(y), *look) for y, look in zip(curves, looks)]
+
+    def pixels() -> Any:
+        figure, (axes,) = plotting.frame("", [])
+        axes.set(xlim=(0, 5), ylim=(0, 3))
+        plotting.plot_many(axes, drawn, lw=0.6, alpha=0.5)
+        made.append((len(axes.lines), len(axes.collections)))
+        only(figure)
+        return np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+
+    made: list[tuple[int, int]] = []
+    monkeypatch.setitem(matplotlib.rcParams, "lines.solid_capstyle", "butt")
+    together = pixels()
+    monkeypatch.setattr(plotting, "FEW_LINES", len(drawn))
+    np.testing.assert_array_equal(together, pixels())
+    assert made == [(0, 1), (21, 0)]
+
+
+def test_a_figure_of_many_runs_has_few_objects(tmp_path: Path) -> None:
+    """One of lines, one of lone values, one of crosses."""
+    lay(tmp_path, {"optimizer.lr": 1.0}, rows="1,2,0,,,1\n")
+    for index in range(plotting.FEW_LINES):
+        rows = f"1,3,0,,,1\n2,{1 + 0.1 * index},0,,,2\n3,nan,0,,,3\n"
+        lay(tmp_path, {"optimizer.lr": 2.0 + index}, rows=rows, **DIVERGED)
+    axes = only(figures.loss(read(tmp_path)))
+    together, dots, crosses = axes.collections
+    assert not axes.lines
+    ends = [np.asarray(path.vertices)[-1] for path in together.get_paths()]
+    expected = [(2, min(1 + 0.1 * index, axes.get_ylim()[1])) for index in range(16)]
+    np.testing.assert_array_equal(np.asarray(crosses.get_offsets()), expected)
+    np.testing.assert_array_equal(ends, [(2, 1 + 0.1 * index) for index in range(16)])
+    np.testing.assert_array_equal(np.asarray(dots.get_offsets()), [(1, 2.0)])
+    lines_are, crosses_are = (np.asarray(c.get_edgecolor())[:, :3] for c in (together, crosses))
+    np.testing.assert_array_equal(lines_are, crosses_are)
 
 
 def test_a_loss_that_exploded_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -586,7 +634,7 @@ def test_a_diverged_run_does_not_set_the_range_of_the_panels(tmp_path: Path) -> 
     _, diverged = panels(figure)
     top = diverged.get_ylim()[1]
     assert 3 < top < 4
-    assert lines(diverged)[-1] == [(2, top)]
+    assert crosses(diverged) == [[2, top]]
     assert figure is not None
     assert texts(figure.legends[0])[-1] == "diverged"
     assert figures.accuracy_curves(read(tmp_path)) is not None

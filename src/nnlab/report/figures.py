@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from nnlab.report.plotting import (
     DASHES,
     NOTEBOOK,
     STYLES,
+    Line,
     Style,
     fit_loss,
     frame,
@@ -53,6 +54,7 @@ from nnlab.report.plotting import (
     label_outer,
     over_epochs,
     plot,
+    plot_many,
     remove,
     save_each,
 )
@@ -167,34 +169,35 @@ def draw_losses(
 ) -> None:
     """Draw a line for each setting: of several seeds their mean, if few with its interval."""
     width, alpha = (1.3, 1.0) if len(groups) <= 2 * ENTRIES else (0.6, 0.5)
+    lines: list[Line] = []
+    broken: list[tuple[RunRecord, Any]] = []
     for setting, group in groups.items():
         colour, dash, _ = looks[setting]
         whole = [run for run in group if run.complete]
-        look = {"color": colour, "ls": dash, "lw": width, "alpha": alpha}
         if len(whole) > 1:
-            draw_mean(axes, whole, "train_loss", look, few)
+            look = {"color": colour, "ls": dash, "lw": width, "alpha": alpha}
+            if few:
+                draw_mean(axes, whole, "train_loss", look)
+            else:
+                epochs, values = side_by_side(whole, "train_loss")
+                lines.append((epochs, values.mean(axis=0), colour, dash))
         for run in group:
             if len(whole) < 2 or not run.complete:
-                plot(axes, run.curves["epoch"], run.curves["train_loss"], **look)
+                lines.append((run.curves["epoch"], run.curves["train_loss"], colour, dash))
             if run.status == "diverged":
-                mark_end(axes, run.curves, colour)
+                broken.append((run, colour))
+    plot_many(axes, lines, lw=width, alpha=alpha)
+    mark_ends(axes, broken)
 
 
 def draw_mean(
-    axes: Axes,
-    runs: Sequence[RunRecord],
-    column: str,
-    look: dict[str, Any],
-    few: bool = True,
-    factor: int = 1,
+    axes: Axes, runs: Sequence[RunRecord], column: str, look: dict[str, Any], factor: int = 1
 ) -> None:
-    """Draw the mean of several runs over epochs, until the first of them ends; where there are few
-    means, its interval, and those runs that go on each by itself."""
-    epochs = min((run.curves["epoch"] for run in runs), key=len)
-    values = factor * np.array([run.curves[column][: len(epochs)] for run in runs])
+    """Draw the mean of several runs over epochs, until the first of them ends, its interval, and
+    those runs that go on each by itself."""
+    epochs, values = side_by_side(runs, column)
+    values = factor * values
     plot(axes, epochs, mean := values.mean(axis=0), **look)
-    if not few:
-        return
     margin, colour = half_interval(values), look["color"]
     axes.fill_between(epochs, mean - margin, mean + margin, color=colour, alpha=0.2, lw=0)
     for run in runs:
@@ -202,6 +205,12 @@ def draw_mean(
             later = slice(len(epochs) - 1, None)
             rest = run.curves["epoch"][later], factor * run.curves[column][later]
             plot(axes, *rest, **(look | {"lw": 0.5}))
+
+
+def side_by_side(runs: Sequence[RunRecord], column: str) -> tuple[Array, Array]:
+    """Return the epochs until the first of several runs ends, and a column: [runs, epochs]."""
+    epochs = min((run.curves["epoch"] for run in runs), key=len)
+    return epochs, np.array([run.curves[column][: len(epochs)] for run in runs])
 
 
 def loss_curves(
@@ -287,7 +296,7 @@ def draw_curves(axes: Axes, run: RunRecord, quantity: str, width: float) -> None
     if run.status == "stopped":
         axes.axvline(run.epochs, lw=0.8 * width, **STOPPED)
     if quantity == "loss" and broke_off(run):
-        mark_end(axes, run.curves, COLOURS[0])
+        mark_ends(axes, [(run, COLOURS[0])])
 
 
 def marks(runs: Sequence[RunRecord], losses: bool, means: bool = False) -> list[Line2D]:
@@ -310,9 +319,15 @@ def broke_off(run: RunRecord) -> bool:
     return run.status == "diverged" and bool(np.isfinite(run.curves["train_loss"]).any())
 
 
-def mark_end(axes: Axes, curves: Mapping[str, Array], colour: Any) -> None:
-    """Cross the last finite loss, at the upper edge where it left the axes."""
-    finite = np.isfinite(curves["train_loss"])
-    x, y = curves["epoch"][finite][-1], curves["train_loss"][finite][-1]
-    y = min(y, axes.get_ylim()[1])
-    axes.plot(x, y, color=colour, clip_on=False, zorder=4, **CROSS)
+def mark_ends(axes: Axes, runs: Sequence[tuple[RunRecord, Any]]) -> None:
+    """Cross the last finite loss of runs, each with its colour, at the upper edge where it left
+    the axes."""
+    places = []
+    for run, _ in runs:
+        finite = np.isfinite(run.curves["train_loss"])
+        x, y = run.curves["epoch"][finite][-1], run.curves["train_loss"][finite][-1]
+        places.append((x, min(y, axes.get_ylim()[1])))
+    if places:
+        colours = [colour for _, colour in runs]
+        look = {"marker": CROSS["marker"], "s": CROSS["ms"] ** 2, "linewidths": CROSS["mew"]}
+        axes.scatter(*zip(*places), color=colours, clip_on=False, zorder=4, **look)
