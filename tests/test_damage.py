@@ -170,7 +170,7 @@ CASES = [
     Case(f"{RUN}metrics.csv", read_finished),
     Case(f"{RUN}model.safetensors", read_network),
     Case(f"{RUN}model.safetensors", read_finished),
-    Case("mnist/.index.json", read_index, anew=True),
+    Case("mnist/.index.jsonl", read_index, anew=True),
     Case("mnist/describe.json", read_description, anew=True),
     Case("c.safetensors", read_checkpoint),
 ]

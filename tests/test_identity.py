@@ -214,14 +214,22 @@ def test_the_index_is_a_help_and_never_the_truth(tmp_path: Path, run: Run) -> No
     mnist = tmp_path / "outputs" / "mnist"
     run("seed=0,1", "train_size=40", *QUICK)
     index = mnist / study.INDEX
-    content = json.loads(index.read_text())
-    assert {entry["folder"] for entry in content["runs"]} == {"seed=0", "seed=1"}
-    first = content["runs"][0]
-    damaged = ["", "{", "[]", json.dumps({"nnlab": "0"}), json.dumps(content | {"runs": [1]})]
+    lines = index.read_text().splitlines()
+    head, first, second = map(json.loads, lines)
+    assert {entry["folder"] for entry in (first, second)} == {"seed=0", "seed=1"}
+    for each in (head, first):
+        del each["checksum"]
+
+    def of(*changed: object) -> str:
+        return "\n".join([*map(json.dumps, changed), *lines[len(changed) :]])
+
+    damaged = ["", "{", "[]", json.dumps({"nnlab": "0"}), of(head, 1), *lines, "\n".join(lines[:2])]
+    damaged += ["\n".join([lines[0], "", *lines[1:]]), lines[0] + "\n" + lines[1][:-9]]
     wrongs: list[dict[str, object]] = [{"commands": None}, {"commands": [[1]]}, {"stamp": 3}]
     for wrong in [*wrongs, {"result": []}, {"result": {}}]:
-        damaged.append(json.dumps(content | {"runs": [first | wrong]}))
-    damaged.append(json.dumps(content | {"report": {"of": 1, "files": [2]}}))
+        damaged.append(of(head, first | wrong))
+    damaged.append(of(head | {"report": {"of": 1, "files": [2]}}))
+    damaged.append(of(head | {"report": []}))
     for damage in damaged:
         index.write_text(damage)
         assert "already done: 2 of 2" in run("seed=0,1", "train_size=40", *QUICK)

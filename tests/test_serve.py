@@ -131,7 +131,7 @@ def test_a_page_is_made_anew_when_a_run_has_changed(outputs: Path) -> None:
 
 def test_nothing_else_is_served(outputs: Path, tmp_path: Path) -> None:
     run = outputs / "mnist" / "train_size=500"
-    (outputs / "mnist" / ".index.json").write_text("{}")
+    (outputs / "mnist" / ".index.jsonl").write_text("{}")
     (run / "program.py").write_text("")
     (run / "page.html").write_text("<script>alert(1)</script>")
     (run / "link.json").symlink_to(tmp_path / "secret.json")
@@ -143,7 +143,7 @@ def test_nothing_else_is_served(outputs: Path, tmp_path: Path) -> None:
         "/mnist/..%2f..%2fsecret.json",
         "//../secret.json",
         "/away/secret.json",
-        "/mnist/.index.json",
+        "/mnist/.index.jsonl",
         "/mnist/train_size=500/link.json",
         "/mnist/train_size=500/program.py",
         "/mnist/train_size=500/page.html",

@@ -10,7 +10,7 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,10 +18,11 @@ LARGEST = 2**28  # bytes of a list, table or result, which is read whole
 LEFT_OVER = ".*.tmp"  # what a process leaves of a file if it is killed while it writes
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> None:
     """Write a file so that it is either whole or as it was before.
 
-    durable: also if the power fails. A link in its place is replaced, not followed.
+    content: as a whole or in parts. durable: also if the power fails. A link in its place is
+    replaced, not followed.
     """
     write_each({path: content}, durable)
 
@@ -34,7 +35,7 @@ def write_csv(rows: Sequence[Sequence[object]], path: Path) -> Path:
     return path
 
 
-def write_each(files: Mapping[Path, bytes], durable: bool = True) -> None:
+def write_each(files: Mapping[Path, bytes | Iterable[bytes]], durable: bool = True) -> None:
     """Write files, in their order, each as ``write_atomic`` does; their folders are synced once."""
     for path, content in files.items():
         put(path, content, durable)
@@ -43,14 +44,14 @@ def write_each(files: Mapping[Path, bytes], durable: bool = True) -> None:
             sync_folder(folder)
 
 
-def put(path: Path, content: bytes, durable: bool = True) -> None:
+def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> None:
     """Write a file as ``write_atomic`` does, but leave its folder to be synced."""
     # Process ids are not unique where containers share a folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with named(path), temporary.open("xb") as file:
             lock(file)
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

@@ -10,6 +10,8 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import io
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,7 @@ from nnlab import records, storage
 from nnlab.compact import Compact, once
 from nnlab.options import shared
 
-INDEX = ".index.json"
+INDEX = ".index.jsonl"
 FILES = (records.RESULT, records.METRICS, records.WEIGHTS)  # of a run, that tell whether it changed
 # Parts of a result that are long, and that nothing here looks at.
 LONG = ("config", "dataset", "git", "overrides", "right", "sha256", "versions")
@@ -142,9 +144,9 @@ class Study:
             self.report = {"of": self.digest(), "files": stamps}
             self.changed = True
         if self.changed and self.entries:
-            runs = [as_json(entry) for entry in self.entries.values()]
-            version = importlib.metadata.version("nnlab")
-            content = records.sealed({"nnlab": version, "report": self.report, "runs": runs})
+            head = {"nnlab": importlib.metadata.version("nnlab"), "report": self.report}
+            lines = itertools.chain([head], map(as_json, self.entries.values()))
+            content = (records.sealed(line) + b"\n" for line in lines)
             with contextlib.suppress(OSError):
                 storage.write_atomic(self.folder / INDEX, content, durable=False)
                 self.changed = False
@@ -205,17 +207,18 @@ def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
     """Return the entries of a study's index and what it says of the report; nothing where it
     is missing, of another nnlab, or damaged."""
     try:
-        content = records.undamaged(storage.read(folder / INDEX))
-        if content["nnlab"] != importlib.metadata.version("nnlab"):
+        lines = map(records.undamaged, io.BytesIO(storage.read(folder / INDEX)))
+        head = next(lines)
+        if head["nnlab"] != importlib.metadata.version("nnlab"):
             return {}, {}
-        entries = [as_entry(run) for run in content["runs"]]
-        report = content["report"]
-        if not all(map(sound, entries)) or not all(
+        report = head["report"]
+        entries = {entry.folder: entry for entry in map(as_entry, lines)}
+        if not all(map(sound, entries.values())) or not all(
             isinstance(stamp, list) for stamp in report.get("files", {}).values()
         ):
             return {}, {}
-        return {entry.folder: entry for entry in entries}, report
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return entries, report
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, StopIteration):
         return {}, {}
 
 

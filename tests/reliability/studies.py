@@ -20,7 +20,7 @@ LIMIT = 120  # seconds, after which a command is said to hang
 TIMES = ("train_seconds", "train_cpu_seconds", "concurrent_runs")
 OF_THE_TIME = (*TIMES, "checksum", "sha256", "git", "engine_reason")
 # Names that a study may have or not: locks, and what the last command happened to leave out.
-PASSING = (".lock", ".index.json")
+PASSING = (".lock", ".index.jsonl")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")}
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnlab.report.columns import Column, shown
 from nnlab.report.runs import RunRecord, grouped, is_number, is_seed, varied
 
 
-def rows(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Make the rows of ``cells.csv``, a setting each: what varied, how many runs there are and
+def rows(runs: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of ``cells.csv``, a setting each: what varied, how many runs there are and
     how many came to their end, and of every number in ``summary.csv`` the mean over these, the
     standard deviation, how many there are and the 95 % interval."""
     keys = [key for key in varied(runs) if not is_seed(key)]
     numbers = [
         column for column in shown("csv", runs) if any(is_number(column.of(run)) for run in runs)
     ]
-    made = []
     for values, group in grouped(runs, keys).items():
         row = dict(zip(keys, values)) | {
             "runs": len(group),
@@ -26,8 +25,7 @@ def rows(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         }
         for column in numbers:
             row |= estimated(column, group)
-        made.append(row)
-    return made
+        yield row
 
 
 def estimated(column: Column, group: Sequence[RunRecord]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,13 @@ def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[s
     ]
 
 
-def write_csv(table: Sequence[dict[str, Any]], path: Path) -> None:
+def write_csv(table: Iterable[dict[str, Any]], path: Path) -> None:
     """Write rows, one or more, as a whole or not at all; empty where there is no value."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-    writer.writerow({key: inert(key) for key in table[0]})
-    for row in table:
+    text, left = io.StringIO(), iter(table)
+    first = next(left)
+    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
+    writer.writerow({key: inert(key) for key in first})
+    for row in itertools.chain([first], left):
         writer.writerow({key: cell(value) for key, value in row.items()})
     write_atomic(path, text.getvalue().encode())
 
