@@ -65,7 +65,9 @@ def test_what_the_system_refuses_names_what_helps(number: int, said: str) -> Non
 
 
 def test_memory_that_ran_out_says_so() -> None:
-    helps = "use smaller layers, a smaller batch_size or fewer examples, or end other programs"
+    helps = (
+        "use smaller layers, a smaller batch_size, fewer examples or runs, or end other programs"
+    )
     with pytest.raises(RuntimeError) as torchs:
         torch.empty(2**60)
     assert messages.explain(torchs.value) == (

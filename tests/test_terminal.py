@@ -106,6 +106,18 @@ def test_an_exit_status_passes_through() -> None:
     assert ended.value.code == 5
 
 
+def test_memory_that_runs_out_is_a_message(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as ended, terminal.standard_streams():
+        bytearray(2**62)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("there is no memory left to go on; end other")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(MemoryError), terminal.standard_streams():
+        bytearray(2**62)
+
+
 def test_logging_is_as_it_was() -> None:
     root, own = logging.getLogger(), logging.getLogger("nnlab.test")
     handlers, levels = root.handlers[:], (root.level, own.level)

@@ -30,7 +30,9 @@ OF_FOLDERS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
 )
-NO_MEMORY = "use smaller layers, a smaller batch_size or fewer examples, or end other programs"
+NO_MEMORY = (
+    "use smaller layers, a smaller batch_size, fewer examples or runs, or end other programs"
+)
 
 
 def explain(error: Exception, study: Path | None = None) -> str | None:

@@ -225,7 +225,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_file(path)
         except (FileNotFoundError, NotADirectoryError):
             self.send_error(HTTPStatus.NOT_FOUND)
-        except (OSError, ValueError):  # a run changes at this very moment
+        except (OSError, ValueError, MemoryError):  # a run changes at this very moment; or a lack
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
 
     do_HEAD = do_GET

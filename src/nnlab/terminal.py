@@ -79,7 +79,8 @@ def complain(message: object) -> None:
 def standard_streams() -> Iterator[None]:
     """Let a command come to its end whatever becomes of its standard streams.
 
-    Characters that their encoding lacks become question marks. When nobody reads the output any
+    Characters that their encoding lacks become question marks. Where no memory is left, it says so
+    and the status is 1. When nobody reads the output any
     more (``| head -1``), the rest of it goes nowhere and the exit status is that of a broken
     pipe; when it cannot be written, 1 and a message. Streams that are not the
     interpreter's own, as in a notebook, are left alone.
@@ -98,6 +99,11 @@ def standard_streams() -> Iterator[None]:
             yield
         except SystemExit as raised:
             ended = raised
+        except MemoryError:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            complain("there is no memory left to go on; end other programs, or ask for fewer runs")
+            ended = SystemExit(1)
         finally:
             log.removeFilter(visible_record)
             sys.stdout.flush()
