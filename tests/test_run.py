@@ -399,9 +399,13 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
     assert not files(study) & left
 
 
-def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["hydra.sweeper.max_batch_size=1", "hydra.job.name=x"])
+def test_a_refused_run_harms_no_other_under_hydras_own_launcher(
+    option: str, tmp_path: Path
+) -> None:
+    """Hydra has begun a log in its folder, which is named after the job."""
     command = ("train_size=99999,40", *QUICK[::2], "dataset.source=bundled", "hydra/launcher=basic")
-    done = nnlab_run(*command, "hydra.sweeper.max_batch_size=1", cwd=tmp_path)
+    done = nnlab_run(*command, option, cwd=tmp_path)
     assert done.returncode == 1
     assert "train_size=99999 exceeds" in done.stderr
     mnist = tmp_path / "outputs" / "mnist"

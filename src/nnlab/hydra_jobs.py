@@ -82,7 +82,7 @@ class Command:
                 raise outcome.error
             if outcome.result is not None and not task.plan:
                 sweeps.clear_up(folder.parent, [outcome.folder])
-        if {path.name for path in job.folder.iterdir()} <= OF_HYDRA:
+        if {path.name for path in job.folder.iterdir()} <= {".hydra", f"{hydra.job.name}.log"}:
             shutil.rmtree(job.folder, ignore_errors=True)  # the run was refused, or is elsewhere
         searched = hydra.runtime.choices["hydra/sweeper"] == SEARCH
         return math.nan if searched and outcome.error is not None else outcome.objective()

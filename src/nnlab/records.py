@@ -407,7 +407,8 @@ def check_free(path: Path, hydra_files: HydraFiles) -> None:
     with contextlib.suppress(OSError):
         if overrides and storage.read(path / overrides) == "".join(hydra_files[overrides]).encode():
             return  # this run's, whose result.json was removed or has lost its content
-    strange = [name for name in names if name != LOG and not empty(path / name)]
+    # Logs are no harm: Hydra's launchers have begun one, under any name.
+    strange = [name for name in names if not (name.endswith(".log") or empty(path / name))]
     if strange:
         raise ValueError(
             f"{path} holds {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}, but no "
