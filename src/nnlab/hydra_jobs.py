@@ -33,9 +33,8 @@ from nnlab.records import HydraFiles
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
-RECORD = 12_000  # bytes that are kept of a run to the end of its command
-SETTING = 18_000  # and of a setting, to which the report gives a row of its table and a line
-OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
+RECORD = 10_000  # bytes that are kept of a run to the end of its command
+SETTING = 3_000  # and of a setting, to which the report gives a row of its table and a line
 SOURCES = ["hydra.conf", str(CONF), ""]  # of configurations, where none is the user's own
 SEARCH = "search"  # nnlab's own that optimises
 MULTIRUN = "multirun.yaml"  # Hydra's record of a command

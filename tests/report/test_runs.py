@@ -158,7 +158,13 @@ def test_bytes_that_are_no_text_are_damage(
     assert "train_size=1000" in caplog.text
 
 
-@pytest.mark.parametrize("rows", ["1,2,3\n4,5,6\n", "1,two,0.5,,,0.1\n"])
+ROW = "1,2.0,0.5,,,0.1\n"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["1,2,3\n4,5,6\n", "1,two,0.5,,,0.1\n", ROW + ROW, f"{ROW}3{ROW[1:]}", f"nan{ROW[1:]}"],
+)
 def test_damaged_metrics_are_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnlab import report
-from nnlab.report import thinned
-from tests.report.studies import FAILED, curves, lay
+from nnlab.report import cells, figures, summary, summary_notes, thinned
+from nnlab.report.run_folders import read_all
+from tests.report.studies import DIVERGED, FAILED, curves, lay
 
 
 def unpacked(made: dict[str, object], column: str) -> list[list[float]]:
@@ -75,3 +78,60 @@ def test_fewer_epochs_are_kept_where_there_is_no_room(
     assert (epochs[0], epochs[-1]) == (1, 100)
     assert long == pytest.approx([1 / epoch for epoch in epochs], rel=5e-4)
     assert sum(len(column["values"]) for column in made["columns"].values()) <= 600
+
+
+@pytest.mark.parametrize("room", [600, 200, 0])
+def test_curves_that_take_too_much_room_are_thinned_and_change_no_result(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for seed, rate in itertools.product((0, 1), (0.1, 0.2, 0.3)):
+        length = 40 + 7 * seed
+        losses = 1 + (np.arange(length) / 20 - 0.7) ** 2 + 0.1 * rng.random(length)
+        options = {"optimizer.lr": rate, "seed": seed, "valid_size": 50}
+        lay(tmp_path, options, rows=curves(losses.tolist()), weights_of_epoch=11, epochs=length)
+    broken = curves([1.0] * 10, [2.0] * 7 + [math.nan] * 3)
+    lay(
+        tmp_path,
+        {"optimizer.lr": 9.0, "valid_size": 50},
+        rows=broken,
+        **(DIVERGED | {"epochs": 10}),
+    )
+    lay(tmp_path, {"optimizer.lr": 8.0}, **FAILED)
+    whole, (thin, _) = report.read(tmp_path), read_all(tmp_path, room=room)
+    assert summary.rows(thin) == summary.rows(whole)
+    assert list(cells.rows(thin)) == list(cells.rows(whole))
+    assert summary_notes.notes(thin) == summary_notes.notes(whole)
+    (every,) = {run.every for run in thin}
+    assert every == {600: 4, 200: 32, 0: 64}[room]
+    assert sum(6 * len(run.curves["epoch"]) for run in thin) <= (room or 200)
+    for run, full in zip(thin, whole):
+        epoch = full.curves["epoch"]
+        finite = epoch[np.isfinite(full.curves["train_loss"])][-1:]
+        best = full.reading.best_epoch if full.reading else 0
+        kept = {*range(1, len(epoch) + 1, every), *epoch[-1:], *finite, best, 11} & set(epoch)
+        rows = [int(number) - 1 for number in sorted(kept)]
+        for name, values in full.curves.items():
+            np.testing.assert_array_equal(run.curves[name], values[rows])
+        assert run.last_epoch == len(epoch)
+        assert run.still_falls == full.still_falls
+    figure = figures.loss(thin)
+    assert figure is not None
+    assert f"one epoch in {every} is drawn" in figure.texts[1].get_text()
+    assert figure.axes[0].get_xlim() == (0, 1.02 * 47)
+    # The mean over seeds is that of the epochs that both have.
+    both = [run.curves for run in thin if run.settings["optimizer.lr"] == 0.1]
+    shared = sorted(set(both[0]["epoch"]) & set(both[1]["epoch"]))
+    means = [np.mean([c["train_loss"][c["epoch"] == e] for c in both]) for e in shared]
+    drawn = np.asarray(figure.axes[0].lines[0].get_xydata())
+    np.testing.assert_allclose(drawn, list(zip(shared, means)))
+    # On the page an epoch that was left out is the next that is there.
+    monkeypatch.setattr(thinned, "ROOM", 16 * 7 * 20)
+    made = thinned.thinned(thin)
+    points = made["points"]
+    assert 8 < points < 40
+    for run, found in zip(thin, unpacked(made, "train_loss")):
+        epoch, loss = run.curves["epoch"], run.curves["train_loss"]
+        asked = thinned.kept(run.last_epoch, points) + 1
+        expected = [loss[epoch >= each][0] for each in asked]
+        np.testing.assert_allclose(found, expected, rtol=5e-4)

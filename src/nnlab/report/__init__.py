@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nnlab import terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
-from nnlab.report.run_folders import distinct, read, read_all
+from nnlab.report.run_folders import ROOM, distinct, read, read_all
 from nnlab.report.times import duration
 from nnlab.text import visible_lines
 
@@ -36,7 +36,7 @@ class Report(NamedTuple):
 
 def look(study: Path, predict: Sequence[int] = ()) -> Report:
     """Return what ``write_report`` does, but write nothing and draw nothing."""
-    runs = distinct(read(study))
+    runs = distinct(read_all(study, room=ROOM)[0])
     return Report(summary.table(runs, terminal.width()), summary_notes.notes(runs, predict), [])
 
 
@@ -61,7 +61,10 @@ def write_report(
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
-    (found, damaged), files = read_all(study), [study / "summary.csv", study / "cells.csv"]
+    (found, damaged), files = (
+        read_all(study, room=ROOM),
+        [study / "summary.csv", study / "cells.csv"],
+    )
     runs = distinct(found)
     table, notes = summary.table(runs, terminal.width()), summary_notes.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):

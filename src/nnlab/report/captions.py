@@ -108,13 +108,17 @@ def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str | None
 def uneven_note(runs: Sequence[RunRecord], keys: Sequence[str], few: bool) -> list[str]:
     """Say where the means of curves end, if other runs of their settings go on."""
     lengths = (
-        {len(run.curves["epoch"]) for run in group if run.complete}
-        for group in grouped(runs, keys).values()
+        {run.last_epoch for run in group if run.complete} for group in grouped(runs, keys).values()
     )
     if all(len(each) < 2 for each in lengths):
         return []
     after = ", then a thin line for each other one" * few
     return [f"means end where the first of their runs ends{after}"]
+
+
+def thinned_note(runs: Sequence[RunRecord]) -> list[str]:
+    """Say which epochs are drawn, where the curves were too many for all."""
+    return [f"one epoch in {runs[0].every} is drawn"] * (runs[0].every > 1)
 
 
 def lost(runs: Sequence[RunRecord], metric: Metric) -> list[str]:

@@ -354,3 +354,11 @@ def extent(values: Sequence[float], style: str) -> str:
     """Write the smallest and the largest value, once where they look the same."""
     low, high = (decimal(value, style) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+def still_falls(loss: Array) -> bool:
+    """Tell whether a curve's last tenth lies lower, by 1 % or more, than the tenth before."""
+    tenth = max(len(loss) // 10, 1)
+    if len(loss) < 2 * tenth:
+        return False
+    return bool(loss[-tenth:].mean() < 0.99 * loss[-2 * tenth : -tenth].mean())

@@ -25,6 +25,7 @@ from nnlab.report.captions import (
     panel_titles,
     percent,
     seeds_note,
+    thinned_note,
     uneven_note,
     y_label,
 )
@@ -144,13 +145,13 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     notes = seeds_note(runs, keys, "band" if few else None) + uneven_note(runs, keys, few)
     if any(run.status == "diverged" for run in runs):
         notes.append("cross: diverged")
-    notes += alike_note(settings, rest)
+    notes += alike_note(settings, rest) + thinned_note(runs)
     figure, panels = frame(title, notes, len(parts), titles=titles, style=style, beside=True)
     looks = dict(zip(settings, looks_of(settings)))
     kept = [run for run in runs if run.status != "diverged"] or runs
-    losses = [run.curves["train_loss"] for run in kept]
+    losses, longest = [run.curves["train_loss"] for run in kept], longest_of(kept)
     for axes, part in zip(panels, parts.values()):
-        over_epochs(axes, "Training loss", losses)
+        over_epochs(axes, "Training loss", longest)
         fit_loss(axes, losses, scale)
         draw_losses(axes, grouped(part, rest), looks, few)
     if apart:
@@ -201,16 +202,22 @@ def draw_mean(
     margin, colour = half_interval(values), look["color"]
     axes.fill_between(epochs, mean - margin, mean + margin, color=colour, alpha=0.2, lw=0)
     for run in runs:
-        if len(epochs) < len(run.curves["epoch"]):
-            later = slice(len(epochs) - 1, None)
+        if len(epochs) and epochs[-1] < run.last_epoch:
+            later = run.curves["epoch"] >= epochs[-1]
             rest = run.curves["epoch"][later], factor * run.curves[column][later]
             plot(axes, *rest, **(look | {"lw": 0.5}))
 
 
 def side_by_side(runs: Sequence[RunRecord], column: str) -> tuple[Array, Array]:
-    """Return the epochs until the first of several runs ends, and a column: [runs, epochs]."""
-    epochs = min((run.curves["epoch"] for run in runs), key=len)
-    return epochs, np.array([run.curves[column][: len(epochs)] for run in runs])
+    """Return the epochs that all of several runs have, and a column of these: [runs, epochs]."""
+    epochs = functools.reduce(np.intersect1d, (run.curves["epoch"] for run in runs))
+    return epochs, np.array(
+        [run.curves[column][np.isin(run.curves["epoch"], epochs)] for run in runs]
+    )
+
+
+def longest_of(runs: Sequence[RunRecord]) -> int:
+    return max(run.last_epoch for run in runs)
 
 
 def loss_curves(
@@ -242,12 +249,13 @@ def panel_curves(
     else:
         notes = [f"a line for each of {seeds} {repeats(drawn)}"] if seeds > 1 else []
     titles = panel_titles(keys, groups)
+    notes += thinned_note(drawn)
     handles = marks(drawn, quantity == "loss", means)
     figure, panels = frame(heading(runs), notes, len(groups), handles, titles, style)
     kept = [run for run in drawn if run.status != "diverged"] or drawn
     shown = [run.curves[f"{part}_{quantity}"] for run in kept for part in PARTS]
     for axes, group in zip(panels, groups.values()):
-        over_epochs(axes, y_label(quantity), [run.curves["epoch"] for run in drawn])
+        over_epochs(axes, y_label(quantity), longest_of(drawn))
         if quantity == "loss":
             fit_loss(axes, shown, scale)
         whole = [run for run in group if run.complete] if means else []
@@ -270,10 +278,11 @@ def curves(run: RunRecord, scale: str = "auto", style: Style = NOTEBOOK) -> Figu
         notes.append(f"test {run.main.title} {TESTED[run.main.name].text([run])}")
         if run.weights_of_epoch not in (None, run.epochs):
             notes[-1] += f" with the weights of epoch {run.weights_of_epoch}"
+    notes += thinned_note([run])
     figure, panels = frame(heading([run]), notes, 2, marks([run], True), style=style)
     for axes, quantity in zip(panels, ("loss", run.main.name)):
         values = [run.curves[f"{part}_{quantity}"] for part in PARTS]
-        over_epochs(axes, y_label(quantity, "" if run.reading else "training "), values)
+        over_epochs(axes, y_label(quantity, "" if run.reading else "training "), run.last_epoch)
         if quantity == "loss":
             fit_loss(axes, values, scale)
         draw_curves(axes, run, quantity, 1.3)

@@ -287,11 +287,10 @@ def plot_many(axes: Axes, lines: Sequence[Line], lw: float, alpha: float) -> Non
         for x, y, colour, dash in lines:
             plot(axes, x, y, color=colour, ls=dash, lw=lw, alpha=alpha)
         return
-    found = [
-        (x[known], y[known], *look) for x, y, *look in lines if (known := np.isfinite(y)).any()
-    ]
-    long = [(np.column_stack((x, y)), *look) for x, y, *look in found if len(y) > 1]
-    lone = [(x[0], y[0], colour) for x, y, colour, _ in found if len(y) == 1]
+    points = [np.column_stack((x, y))[np.isfinite(y)] for x, y, _, _ in lines]
+    looks = [look for _, _, *look in lines]
+    long = [(path, *look) for path, look in zip(points, looks) if len(path) > 1]
+    lone = [(*path[0], colour) for path, (colour, _) in zip(points, looks) if len(path) == 1]
     if long:
         paths, colours, dashes = zip(*long)
         made = LineCollection(paths, colors=colours, linestyles=dashes, lw=lw, alpha=alpha)
@@ -305,12 +304,12 @@ def plot_many(axes: Axes, lines: Sequence[Line], lw: float, alpha: float) -> Non
 # Scales
 
 
-def over_epochs(axes: Axes, label: str, values: Sequence[Array]) -> None:
+def over_epochs(axes: Axes, label: str, epochs: int) -> None:
     axes.set_xlabel("Epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(number))
-    axes.set_xlim(0, 1.02 * max(2, *map(len, values)))
+    axes.set_xlim(0, 1.02 * max(2, epochs))
 
 
 def fit_loss(axes: Axes, losses: Sequence[Array], scale: str = "auto") -> None:
@@ -320,14 +319,15 @@ def fit_loss(axes: Axes, losses: Sequence[Array], scale: str = "auto") -> None:
     What falls below 1e-5 of the loss that any curve begins with, at the least, is as good as none.
     Leave out of them the runs that diverged, or those press all others flat.
     """
-    known = np.concatenate(losses)
-    known = known[np.isfinite(known) & (known > 0)]
-    if not len(known):
+    positive = (curve[np.isfinite(curve) & (curve > 0)] for curve in losses)
+    ends = [(float(curve.min()), float(curve.max())) for curve in positive if len(curve)]
+    if not ends:
         return
+    least, high = min(low for low, _ in ends), max(high for _, high in ends)
     begin = min(curve[np.isfinite(curve)][0] for curve in losses if np.isfinite(curve).any())
-    low, high = max(float(known.min()), 1e-5 * float(begin)), float(known.max())
+    low = max(least, 1e-5 * float(begin))
     if scale == "linear" or (scale == "auto" and high <= 10 * low):
-        low = float(known.min())
+        low = least
         margin = 0.05 * (high - low) or 0.05 * high
         axes.set_ylim(low - margin, high + margin)
         return

@@ -37,6 +37,7 @@ TEXTS = (
     *("engine", "engine_form", "engine_level"),
 )
 STUDIES = 40  # or runs, that are listed
+ROOM = 2**22  # numbers, 34 MB, that the curves of a study take in its report
 log = logging.getLogger("nnlab")
 
 
@@ -51,18 +52,33 @@ def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list
 
 
 def read_all(
-    study: Path, reader: Callable[[Path], RunRecord] | None = None
+    study: Path, reader: Callable[[Path], RunRecord] | None = None, room: float = math.inf
 ) -> tuple[list[RunRecord], list[str]]:
-    """Do what ``read`` does, and name the runs that were left out, in a sentence."""
+    """Do what ``read`` does, and name the runs that were left out, in a sentence.
+
+    room: how many numbers the curves may have; where there are more, all are thinned, to one epoch
+    in 2, 4, 8 and so on.
+    """
     if not study.is_dir():
         raise FileNotFoundError(f"there is no folder {study}; give a study, say outputs/mnist")
-    runs, damaged = [], []
+    runs: list[RunRecord] = []
+    damaged = []
+    taken, every = 0, 1
     for result in study.glob(f"*/{RESULT}"):
         try:
             runs.append((reader or read_run)(result.parent))
         except (OSError, ValueError) as error:
             damaged.append(result.parent.name)
             log.warning("left out %s: %s", result, error)
+            continue
+        if every > 1:
+            runs[-1].thin(every)
+        taken += numbers_of(runs[-1])
+        while taken > room and every < max(run.last_epoch for run in runs):
+            every *= 2
+            for run in runs:
+                run.thin(every)
+            taken = sum(map(numbers_of, runs))
     if not runs:
         hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
         raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
@@ -70,6 +86,10 @@ def read_all(
     keys = varied(runs)
     runs.sort(key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
     return runs, left_out(damaged)
+
+
+def numbers_of(run: RunRecord) -> int:
+    return len(run.curves) * len(run.curves["epoch"])
 
 
 def left_out(damaged: Sequence[str]) -> list[str]:
@@ -307,6 +327,8 @@ def read_curves(
     if not set(names) >= set(task.columns) or any(len(row) != len(names) for row in rows):
         raise ValueError(f"{METRICS} does not have the columns {','.join(task.columns)}")
     table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
+    if (table[:, names.index("epoch")] != np.arange(1, len(rows) + 1)).any():
+        raise ValueError(f"{METRICS} does not have the epochs 1 to {len(rows)}")
     return Compact(map(once, names), table.T)  # a column is made as it is asked for
 
 

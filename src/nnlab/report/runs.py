@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nnlab import records
 from nnlab.compact import Compact
 from nnlab.losses import CLASSIFICATION, LearningTask, Metric
-from nnlab.report.curves import Reading, interpret
+from nnlab.report.curves import Reading, interpret, still_falls
 from nnlab.report.statistics import Array
 from nnlab.text import as_label
 
@@ -45,7 +45,8 @@ class RunRecord:
     results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     overrides: what the command line said. versions: of the programs, with the commits of their
     repositories. hashes: of the files that the data came from, by their names.
-    curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty.
+    curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty; after ``thin``
+    of one epoch in ``every``, and of those that results are of.
     """
 
     folder: Path
@@ -83,8 +84,10 @@ class RunRecord:
     hashes: Mapping[str, str]
     curves: Mapping[str, Array]
     task: LearningTask = CLASSIFICATION
+    every: int = field(default=1, init=False, compare=False)
     _read: bool = field(default=False, init=False, repr=False, compare=False)
     _reading: Reading | None = field(default=None, init=False, repr=False, compare=False)
+    _falls: bool | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def main(self) -> Metric:
@@ -118,6 +121,30 @@ class RunRecord:
         return self._reading
 
     @property
+    def still_falls(self) -> bool:
+        """Whether its training loss still fell when it ended."""
+        if self._falls is None:
+            object.__setattr__(self, "_falls", still_falls(self.curves["train_loss"]))
+        return bool(self._falls)
+
+    @property
+    def last_epoch(self) -> int:
+        """How many epochs ``metrics.csv`` has."""
+        return int(self.curves["epoch"][-1]) if len(self.curves["epoch"]) else 0
+
+    def thin(self, every: int) -> None:
+        """Keep of the curves the first of so many epochs, the last, that whose weights were kept,
+        the best, and the last with a finite loss; what they say is read before."""
+        reading, _ = self.reading, self.still_falls  # of all epochs
+        epoch = self.curves["epoch"]
+        marked = [*epoch[-1:], *epoch[np.isfinite(self.curves["train_loss"])][-1:]]
+        marked += [self.weights_of_epoch or self.epochs, reading.best_epoch if reading else 0]
+        kept = ((epoch - 1) % every == 0) | np.isin(epoch, marked)
+        thinned = {name: values[kept] for name, values in self.curves.items()}
+        object.__setattr__(self, "curves", Compact.of(thinned))
+        object.__setattr__(self, "every", every)
+
+    @property
     def valid_examples(self) -> int | None:
         """How many it was validated on."""
         size = self.settings.get("valid_size")
@@ -147,12 +174,11 @@ class RunRecord:
 
     def last(self, column: str) -> float | None:
         """Return a column of ``metrics.csv`` after the last epoch, None where there is none."""
-        return self.at(len(self.curves["epoch"]), column)
+        return self.at(self.last_epoch, column)
 
     def at(self, epoch: int, column: str) -> float | None:
-        values = self.curves.get(column, ())
-        known = 0 < epoch <= len(values) and not math.isnan(values[epoch - 1])
-        return float(values[epoch - 1]) if known else None
+        values = self.curves[column][self.curves["epoch"] == epoch] if column in self.curves else []
+        return float(values[0]) if len(values) and not math.isnan(values[0]) else None
 
 
 # What varied

@@ -24,7 +24,6 @@ from nnlab.report.runs import (
     said_of,
     spell,
 )
-from nnlab.report.statistics import Array
 from nnlab.report.summary import ACCURACY, LOSS, function, outcome
 from nnlab.report.times import busy, most_concurrent, timings
 
@@ -206,18 +205,10 @@ def reason(same: Sequence[RunRecord]) -> str | None:
     if linear and not separable(truth_table(name, inputs)):
         return IMPOSSIBLE
     missed = [run for run in same if run.test_accuracy != 1]
-    fall = all(still_falls(run.curves["train_loss"]) and not at_chance(run) for run in missed)
+    fall = all(run.still_falls and not at_chance(run) for run in missed)
     return FALLING if fall else None
 
 
 def at_chance(run: RunRecord) -> bool:
     """Tell whether a network holds 0 and 1 for equally probable in every row of a truth table."""
     return run.test_loss is not None and abs(run.test_loss - math.log(2)) < 1e-4
-
-
-def still_falls(loss: Array) -> bool:
-    """Tell whether a curve's last tenth lies lower, by 1 % or more, than the tenth before."""
-    tenth = max(len(loss) // 10, 1)
-    if len(loss) < 2 * tenth:
-        return False
-    return bool(loss[-tenth:].mean() < 0.99 * loss[-2 * tenth : -tenth].mean())
