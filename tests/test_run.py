@@ -399,18 +399,34 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
     assert not files(study) & left
 
 
-@pytest.mark.parametrize("option", ["hydra.sweeper.max_batch_size=1", "hydra.job.name=x"])
-def test_a_refused_run_harms_no_other_under_hydras_own_launcher(
-    option: str, tmp_path: Path
-) -> None:
-    """Hydra has begun a log in its folder, which is named after the job."""
+def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) -> None:
     command = ("train_size=99999,40", *QUICK[::2], "dataset.source=bundled", "hydra/launcher=basic")
-    done = nnlab_run(*command, option, cwd=tmp_path)
+    done = nnlab_run(*command, "hydra.sweeper.max_batch_size=1", cwd=tmp_path)
     assert done.returncode == 1
     assert "train_size=99999 exceeds" in done.stderr
     mnist = tmp_path / "outputs" / "mnist"
     assert {path.name for path in mnist.iterdir() if path.is_dir()} == {"train_size=40"}
     assert {"summary.csv", "index.html"} <= files(mnist)
+
+
+def test_a_log_is_not_in_the_way(tmp_path: Path) -> None:
+    """Hydra's launcher has begun one in the run's folder; what else is there still is."""
+    launched = ("hydra/launcher=basic", "hydra.job.name=x")
+    command = ("train_size=40,50,60", *QUICK[::2], *launched)
+    mnist = tmp_path / "outputs" / "mnist"
+    (mnist / "train_size=50" / "notes.log").mkdir(parents=True)
+    for folder, name in (("train_size=50/notes.log", "mine"), ("train_size=60", "mine.log")):
+        (mnist / folder).mkdir(exist_ok=True)
+        (mnist / folder / name).write_text("mine")
+    done = nnlab_run(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("holds") == 1
+    assert "train_size=50 holds notes.log, but no result.json that says whose" in done.stderr
+    assert {folder.parent.name for folder in mnist.glob("*/result.json")} == {
+        "train_size=40",
+        "train_size=60",
+    }
+    assert (mnist / "train_size=60" / "mine.log").read_text() == "mine"
 
 
 def test_a_killed_sweep_is_taken_up_by_the_same_command(tmp_path: Path) -> None:

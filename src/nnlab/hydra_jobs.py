@@ -35,6 +35,7 @@ log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
 RECORD = 10_000  # bytes that are kept of a run to the end of its command
 SETTING = 3_000  # and of a setting, to which the report gives a row of its table and a line
+OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 SOURCES = ["hydra.conf", str(CONF), ""]  # of configurations, where none is the user's own
 SEARCH = "search"  # nnlab's own that optimises
 MULTIRUN = "multirun.yaml"  # Hydra's record of a command
@@ -81,7 +82,7 @@ class Command:
                 raise outcome.error
             if outcome.result is not None and not task.plan:
                 sweeps.clear_up(folder.parent, [outcome.folder])
-        if {path.name for path in job.folder.iterdir()} <= {".hydra", f"{hydra.job.name}.log"}:
+        if {path.name for path in job.folder.iterdir()} <= OF_HYDRA:
             shutil.rmtree(job.folder, ignore_errors=True)  # the run was refused, or is elsewhere
         searched = hydra.runtime.choices["hydra/sweeper"] == SEARCH
         return math.nan if searched and outcome.error is not None else outcome.objective()

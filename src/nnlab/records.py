@@ -203,7 +203,10 @@ def undamaged(text: bytes) -> dict[str, Any]:
     Raises ValueError where it does not have the one that it tells, or is no JSON object. Files
     of earlier versions tell none.
     """
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     told = content.pop("checksum", None)
@@ -313,7 +316,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
         return None
     try:
         result = undamaged(content)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DamagedError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
     texts = all(isinstance(result.get(key), str) for key in ("fingerprint", "status"))
     parts = [result.get(key) for key in ("config", "dataset", "device")]
@@ -407,8 +410,9 @@ def check_free(path: Path, hydra_files: HydraFiles) -> None:
     with contextlib.suppress(OSError):
         if overrides and storage.read(path / overrides) == "".join(hydra_files[overrides]).encode():
             return  # this run's, whose result.json was removed or has lost its content
-    # Logs are no harm: Hydra's launchers have begun one, under any name.
-    strange = [name for name in names if not (name.endswith(".log") or empty(path / name))]
+    # Logs are not in the way: Hydra's launchers have begun one, named after hydra.job.name.
+    logs = [name for name in names if name.endswith(".log") and (path / name).is_file()]
+    strange = [name for name in names if name not in logs and not empty(path / name)]
     if strange:
         raise ValueError(
             f"{path} holds {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}, but no "

@@ -225,7 +225,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_file(path)
         except (FileNotFoundError, NotADirectoryError):
             self.send_error(HTTPStatus.NOT_FOUND)
-        except (OSError, ValueError, MemoryError):  # a run changes at this very moment; or a lack
+        except (OSError, ValueError, MemoryError):  # a run changes now; no memory
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
 
     do_HEAD = do_GET

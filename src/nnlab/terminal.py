@@ -79,11 +79,10 @@ def complain(message: object) -> None:
 def standard_streams() -> Iterator[None]:
     """Let a command come to its end whatever becomes of its standard streams.
 
-    Characters that their encoding lacks become question marks. Where no memory is left, it says so
-    and the status is 1. When nobody reads the output any
+    Characters that their encoding lacks become question marks. When nobody reads the output any
     more (``| head -1``), the rest of it goes nowhere and the exit status is that of a broken
-    pipe; when it cannot be written, 1 and a message. Streams that are not the
-    interpreter's own, as in a notebook, are left alone.
+    pipe; when it cannot be written, or no memory is left, 1 and a message. Streams that are not
+    the interpreter's own, as in a notebook, are left alone.
     """
     before = sys.stdout, sys.stderr
     out, err = Output(1), Output(2)

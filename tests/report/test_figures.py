@@ -434,6 +434,13 @@ def test_a_figure_of_many_runs_has_few_objects(tmp_path: Path) -> None:
     np.testing.assert_array_equal(lines_are, crosses_are)
 
 
+def test_many_losses_of_zero_lie_inside(tmp_path: Path) -> None:
+    for index in range(plotting.FEW_LINES + 1):
+        lay(tmp_path, {"optimizer.lr": 1.0 + index}, rows="1,0,0,,,1\n2,0,0,,,2\n")
+    low, high = only(figures.loss(read(tmp_path))).get_ylim()
+    assert low < 0 < high
+
+
 def test_a_loss_that_exploded_does_not_hide_the_others(tmp_path: Path) -> None:
     lay(tmp_path, {"optimizer.lr": 0.1}, rows="1,2.3,0,,,1\n2,1.5,0,,,2\n")
     lay(tmp_path, {"optimizer.lr": 10.0}, rows="1,5e6,0,,,1\n2,3.1,0,,,2\n")

@@ -61,11 +61,8 @@ def write_report(
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to.
     """
-    (found, damaged), files = (
-        read_all(study, room=ROOM),
-        [study / "summary.csv", study / "cells.csv"],
-    )
-    runs = distinct(found)
+    found, damaged = read_all(study, room=ROOM)
+    runs, files = distinct(found), [study / "summary.csv", study / "cells.csv"]
     table, notes = summary.table(runs, terminal.width()), summary_notes.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
         summary.write_csv(rows, file)

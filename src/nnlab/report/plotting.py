@@ -46,7 +46,7 @@ EDGE = 0.01  # of the width of a figure, that stays free
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 Line = tuple[Array, Array, Any, str]  # its x and y, colour and dash
-FEW_LINES = 16
+FEW_LINES = 16  # which matplotlib has as objects of their own
 DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
 
 
@@ -294,8 +294,10 @@ def plot_many(axes: Axes, lines: Sequence[Line], lw: float, alpha: float) -> Non
     if long:
         paths, colours, dashes = zip(*long)
         made = LineCollection(paths, colors=colours, linestyles=dashes, lw=lw, alpha=alpha)
-        made.set(capstyle="butt", joinstyle="round", zorder=2)  # as of lines, of dashed ones
-        axes.add_collection(made, autolim=False)
+        # As matplotlib has it for lines, but that ends of solid ones are half a width longer.
+        made.set(capstyle="butt", joinstyle="round", zorder=2)
+        axes.add_collection(made)
+        axes.autoscale_view()
     if lone:
         xs, ys, colours = zip(*lone)
         axes.scatter(xs, ys, 36, colours, marker=".", alpha=alpha, linewidths=1, zorder=2)
