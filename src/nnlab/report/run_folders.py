@@ -63,7 +63,7 @@ def read_all(
         raise FileNotFoundError(f"there is no folder {study}; give a study, say outputs/mnist")
     runs: list[RunRecord] = []
     damaged = []
-    taken, every = 0, 1
+    taken, every, longest = 0, 1, 0
     for result in study.glob(f"*/{RESULT}"):
         try:
             runs.append((reader or read_run)(result.parent))
@@ -74,7 +74,8 @@ def read_all(
         if every > 1:
             runs[-1].thin(every)
         taken += numbers_of(runs[-1])
-        while taken > room and every < max(run.last_epoch for run in runs):
+        longest = max(longest, runs[-1].last_epoch)
+        while taken > room and every < longest:
             every *= 2
             for run in runs:
                 run.thin(every)

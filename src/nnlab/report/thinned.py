@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,7 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     NaN where empty; a column that is empty in all runs is left out.
     """
     epochs = [run.last_epoch for run in runs]
-    found = {name: [run.curves.get(name, np.empty(0)) for run in runs] for name in MEASURES}
-    names = [name for name, curves in found.items() if any(map(has_numbers, curves))]
+    names = [name for name in MEASURES if any(has_numbers(run.curves, name) for run in runs)]
     points = most_points(epochs, len(names))
     columns = {}
     for name in names:
@@ -46,8 +45,8 @@ def points_of(run: RunRecord, name: str, points: int) -> Array:
     return run.curves[name][places] if name in run.curves else np.full(len(places), np.nan)
 
 
-def has_numbers(curve: Array) -> bool:
-    return bool(np.isfinite(curve).any())
+def has_numbers(curves: Mapping[str, Array], name: str) -> bool:
+    return name in curves and bool(np.isfinite(curves[name]).any())
 
 
 def unit_of(values: Array) -> float:
