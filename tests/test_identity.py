@@ -231,10 +231,14 @@ def test_the_index_is_a_help_and_never_the_truth(tmp_path: Path, run: Run) -> No
     damaged.append(of(head | {"report": {"of": 1, "files": [2]}}))
     damaged.append(of(head | {"report": []}))
     damaged.append("\n".join([lines[0], "[" * 10_000, *lines[1:]]))
+    known = {entry.folder: entry.result for entry in study.Study(mnist).entries.values()}
     for damage in damaged:
         index.write_text(damage)
-        study._known.cache_clear()  # as in a process of its own
-        assert "already done: 2 of 2" in run("seed=0,1", "train_size=40", *QUICK)
+        runs = study.Study(mnist)  # as in a process of its own
+        runs.look()
+        assert {entry.folder: entry.result for entry in runs.entries.values()} == known
+    study._known.cache_clear()
+    assert "already done: 2 of 2" in run("seed=0,1", "train_size=40", *QUICK)
     # A run that is gone, or changed, since the index was written.
     shutil.rmtree(mnist / "seed=1")
     assert "already done: 1 of 2" in run("seed=0,1", "train_size=40", *QUICK)
