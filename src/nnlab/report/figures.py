@@ -211,9 +211,8 @@ def draw_mean(
 def side_by_side(runs: Sequence[RunRecord], column: str) -> tuple[Array, Array]:
     """Return the epochs that all of several runs have, and a column of these: [runs, epochs]."""
     epochs = functools.reduce(np.intersect1d, (run.curves["epoch"] for run in runs))
-    return epochs, np.array(
-        [run.curves[column][np.isin(run.curves["epoch"], epochs)] for run in runs]
-    )
+    places = (np.searchsorted(run.curves["epoch"], epochs) for run in runs)
+    return epochs, np.array([run.curves[column][rows] for run, rows in zip(runs, places)])
 
 
 def longest_of(runs: Sequence[RunRecord]) -> int:
