@@ -31,6 +31,7 @@ from nnlab import (
 )
 from nnlab.clusters import cluster
 from nnlab.jobs import Job, Outcome
+from nnlab.tally import Tally
 from tests.reliability import warm
 from tests.reliability.studies import assert_same, content_of
 
@@ -360,7 +361,7 @@ def test_an_error_of_a_run_is_told_as_it_is_and_harms_no_other(
     outcomes = train(Inline(), jobs)
     assert [each.error is None for each in outcomes] == [True, False, True, True]
     assert "holds mine.txt" in str(outcomes[1].error)
-    assert sweeps.tell_errors(outcomes) == 1
+    assert sweeps.tell_errors(Tally(outcomes)) == 1
 
 
 def test_another_version_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,9 +425,9 @@ def test_what_batches_left_that_ended_without_their_command_is_cleared(train: Tr
     train(Queued(), some_jobs(), detach=True)
     left = Path("outputs/mnist", claims.BATCHES)
     some = sweeps.train(some_jobs(count=2))
-    assert sweeps.conclude(some) == 0
+    assert sweeps.conclude(Tally(some)) == 0
     assert len(list(left.glob("*.json"))) == 1  # its runs are still to come
-    assert sweeps.conclude(sweeps.train(some_jobs())) == 0
+    assert sweeps.conclude(Tally(sweeps.train(some_jobs()))) == 0
     assert not left.exists()
 
 

@@ -485,6 +485,16 @@ def test_a_sweep_in_batches(batch: list[str], tmp_path: Path) -> None:
     assert (study / "summary.csv").read_text().count("finished") == 2
 
 
+@pytest.mark.parametrize("wrong", ["optimizer=sgd,nadam", "batch_size=10,ten"])
+def test_what_is_wrong_in_a_later_batch_is_told_before_the_first(
+    wrong: str, tmp_path: Path
+) -> None:
+    done = nnlab_run(*QUICK, wrong, "seed=0,1", "hydra.sweeper.max_batch_size=2", cwd=tmp_path)
+    assert done.returncode == 1
+    assert wrong.partition(",")[2] in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("sweeper", ["search", "optuna"])
 def test_a_sweeper_optimises_the_objective(sweeper: str, tmp_path: Path) -> None:
     done = nnlab_run(

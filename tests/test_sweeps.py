@@ -44,6 +44,7 @@ from nnlab.engines.torch import TorchEngine
 from nnlab.footprint import Footprint
 from nnlab.jobs import Job, Outcome, Task
 from nnlab.records import RunFolder
+from nnlab.tally import Tally
 
 register()
 
@@ -291,11 +292,17 @@ def test_errors_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
         return Outcome(Job(Path(name), [], "test_loss", {}), error=ValueError(message))
 
     outcomes = [refused(f"run{n}", "same") for n in range(5)] + [refused("other", "another")]
-    assert sweeps.tell_errors(outcomes) == 1
+    assert sweeps.tell_errors(Tally(outcomes)) == 1
     assert capsys.readouterr().err.splitlines() == [
         "run0, run1, run2 and 2 more: same",
         "other: another",
     ]
+    assert sweeps.tell_errors(Tally(refused(f"run{n}", f"no {n % 150}") for n in range(300))) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert (lines[99], lines[100:]) == (
+        "run99, run249: no 99",
+        ["and 100 more runs, each for another reason"],
+    )
 
 
 def test_a_failure_that_cannot_be_recorded_harms_no_other(
@@ -439,9 +446,9 @@ def test_what_a_dead_process_left_of_a_study_that_is_done_is_removed(
 ) -> None:
     """A power cut may leave either file of two."""
     jobs = [job(tmp_path / "mnist" / "0")]
-    assert sweeps.conclude(sweeps.train(jobs)) == 0
+    assert sweeps.conclude(Tally(sweeps.train(jobs))) == 0
     (tmp_path / "mnist" / name).touch()
-    assert sweeps.conclude(sweeps.train(jobs)) == 0
+    assert sweeps.conclude(Tally(sweeps.train(jobs))) == 0
     assert not list((tmp_path / "mnist").glob(".process-*"))
 
 

@@ -5,9 +5,10 @@ Hydra insists that a sweeper class is defined in ``hydra_plugins``.
 
 # No postponed annotations here: see nnlab_launcher.py.
 import gc
+import itertools
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -24,6 +25,8 @@ RETURN = 250_000  # bytes that Hydra's launchers keep of a job to the end of its
 MANY = 1000  # runs: fewer take about 1 s to compose, and 250 MB at most
 LONG = 1_000_000  # values, which are not listed to count them
 AT_ONCE = 100  # jobs that Hydra's basic launcher, which trains one after another, is given
+TOGETHER = 1000  # runs that nnlab's launcher trains together, and holds a record of
+SENT = 10_000  # likewise of launchers that train elsewhere, where workers wait for the last of them
 
 
 @dataclass
@@ -57,27 +60,41 @@ class NnlabSweeper(BasicSweeper):
         assert self.launcher is not None
         from hydra_plugins.nnlab_launcher import NnlabLauncher
 
-        ours = isinstance(self.launcher, NnlabLauncher)
         size = self.max_batch_size
         if size is not None and size < 1:
             raise ValueError(f"hydra.sweeper.max_batch_size={size} is too small; give 1 or more")
-        if size is None and isinstance(self.launcher, BasicLauncher):
-            size = AT_ONCE
+        ours = isinstance(self.launcher, NnlabLauncher)
+        if size is None and not self.config.plan:  # which is one, of all runs
+            size = self.usual_size()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         overrides += parser.parse_overrides(all_folds(self.config.folds, overrides))
         last = {each.get_key_element(): each for each in overrides}  # of a key given twice
-        foresee(last.values(), 0 if ours else size or math.inf)
-        batches = self.split_arguments(overrides, size)
-        if not ours:  # nnlab's looks at all jobs first, too
-            for batch in batches:
+        runs = foresee(last.values(), 0 if ours else size or math.inf)
+        values = [
+            [text for (text,) in self.split_arguments([each], None)[0]] for each in last.values()
+        ]
+        if not ours or runs > (size or runs):  # nnlab's looks at all of a batch first, too
+            for batch in batches(values, size):
                 self.validate_batch_is_legal(batch)
-        count = 0
-        for batch in batches:
-            self.launch(batch, count)
-            count += len(batch)
-            if not ours:  # of each job two configurations, which refer to themselves
+        first = 0
+        for batch in batches(values, size):
+            after = first + len(batch)
+            if ours and len(batch) < runs:
+                log.info("runs %s to %s of %s", f"{first + 1:,}", f"{after:,}", f"{runs:,}")
+            self.launch(batch, first)
+            first = after
+            if (
+                not ours or first < runs
+            ):  # of each job two configurations, which refer to themselves
                 gc.collect()
+
+    def usual_size(self) -> int | None:
+        """Return how many jobs the launcher is given at a time; None: all."""
+        from hydra_plugins.nnlab_launcher import BatchLauncher, NnlabLauncher
+
+        sizes = {BatchLauncher: SENT, NnlabLauncher: TOGETHER, BasicLauncher: AT_ONCE}
+        return next((size for kind, size in sizes.items() if isinstance(self.launcher, kind)), None)
 
     def launch(self, batch: Sequence[Sequence[str]], first: int) -> None:
         """Launch one batch, and let go of what it returns. first: the number of its first job."""
@@ -88,9 +105,17 @@ class NnlabSweeper(BasicSweeper):
             _ = each.return_value  # raises where the job failed, as in Hydra's
 
 
-def foresee(overrides: Collection[Override], returned: float) -> None:
-    """Raise ValueError where what is kept of a sweep's runs does not fit into memory; say how many
-    runs there are, if it will take a while to compose them.
+def batches(values: Sequence[Sequence[str]], size: int | None) -> Iterator[list[tuple[str, ...]]]:
+    """Yield the combinations of values in batches, made as they are asked for."""
+    jobs = itertools.product(*values)
+    while batch := list(itertools.islice(jobs, size)):
+        yield batch
+
+
+def foresee(overrides: Collection[Override], returned: float) -> int:
+    """Return how many runs a sweep has; say so, if it will take a while to compose them.
+
+    Raises ValueError where what is kept of them does not fit into memory.
 
     returned: of how many jobs at a time a launcher of Hydra's keeps what it returns.
     """
@@ -100,7 +125,7 @@ def foresee(overrides: Collection[Override], returned: float) -> None:
     counts = [(override.key_or_group, values(override)) for override in overrides]
     runs = math.prod(count for _, count in counts)
     if runs < MANY:
-        return
+        return runs
     from nnlab.report.runs import is_seed
 
     what = f"a sweep of {runs:,} runs"
@@ -111,6 +136,7 @@ def foresee(overrides: Collection[Override], returned: float) -> None:
     kept += int(min(runs, returned)) * RETURN
     memory.check(kept, what, "give a smaller hydra.sweeper.max_batch_size")
     log.info("composing %s runs", f"{runs:,}")
+    return runs
 
 
 def values(override: Override) -> int:

@@ -30,9 +30,11 @@ from nnlab.compose import Template
 from nnlab.config import CONF, OwnNetworkConfig
 from nnlab.jobs import Job, Outcome
 from nnlab.records import HydraFiles
+from nnlab.tally import Tally
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
+PARSED = 128  # overrides that are not parsed again, of 2 kB each
 RECORD = 10_000  # bytes that are kept of a run to the end of its command
 SETTING = 3_000  # and of a setting, to which the report gives a row of its table and a line
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
@@ -42,14 +44,14 @@ MULTIRUN = "multirun.yaml"  # Hydra's record of a command
 
 
 class Command:
-    """What a command line has Hydra call for each job; keeps the outcomes of all of them.
+    """What a command line has Hydra call for each job; keeps a tally of their outcomes.
 
     nnlab's launcher hands it whole batches, see ``launch``; the other launchers call it.
     """
 
     def __init__(self) -> None:
         self.functions: Collection[str] = ()  # the user's own that may be called
-        self.outcomes: list[Outcome] = []
+        self.tally = Tally()
         self.last_lines: list[str] = []  # what it says at its end
         self.process = os.getpid()
 
@@ -76,12 +78,12 @@ class Command:
             if parent is not None and os.getppid() != parent:
                 os._exit(stopped.status)  # nobody is there to be told
             raise
-        self.outcomes.append(outcome)
+        self.tally.add([outcome])
         if os.getpid() != self.process:
             if outcome.error is not None:
                 raise outcome.error
             if outcome.result is not None and not task.plan:
-                sweeps.clear_up(folder.parent, [outcome.folder])
+                sweeps.clear_up(folder.parent, self.tally.studies[folder.parent].left)
         if {path.name for path in job.folder.iterdir()} <= OF_HYDRA:
             shutil.rmtree(job.folder, ignore_errors=True)  # the run was refused, or is elsewhere
         searched = hydra.runtime.choices["hydra/sweeper"] == SEARCH
@@ -101,7 +103,7 @@ def launch_by(
 
 def note_elsewhere(command: TaskFunction, returns: Sequence[JobReturn]) -> None:
     """Have a command say what makes the table of runs that trained in other processes."""
-    if isinstance(command, Command) and not command.outcomes:
+    if isinstance(command, Command) and not command.tally.runs:
         for each in returns:
             assert each.hydra_cfg is not None
             folder = os.path.relpath(Path(each.hydra_cfg.hydra.runtime.output_dir).parent)
@@ -143,7 +145,7 @@ def launch(
         outcomes = sweeps.train(jobs, report=True, where=where)
     finally:
         record_command(master, jobs)
-    command.outcomes.extend(outcomes)
+    command.tally.add(outcomes)
     loader.remember(job_overrides, outcomes)
     returns = [RunReturn(composer(place), outcome) for place, outcome in enumerate(outcomes)]
     if callbacks.callbacks:
@@ -182,7 +184,6 @@ def make_jobs(
             jobs.append(Job(folder, list(overrides), metric, {}, found=found))
         else:
             jobs.append(fill(loader.template(overrides), number, functions))
-    loader.parse.cache_clear()  # of each override more than a job takes
     return jobs
 
 
@@ -297,7 +298,7 @@ class SweepLoader:
         self.hydras = hydras
         self.master = master
         self.study = Path(master.hydra.sweep.dir)
-        self.parse = functools.cache(OverridesParser.create().parse_override)
+        self.parse = functools.lru_cache(PARSED)(OverridesParser.create().parse_override)
         self.templates = functools.lru_cache(MOST_TEMPLATES)(self.compose)
 
     def __getattr__(self, name: str) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nnlab.datasets import Split
-    from nnlab.jobs import Outcome
+    from nnlab.tally import Tally
 
 Pair: TypeAlias = "tuple[NDArray[np.float32], NDArray[Any]]"
 
@@ -95,14 +95,15 @@ def sweep(
     given = dict(options) | {key: value for key, value in places.items() if value is not None}
     with run.alone(), explained():
         command = hydra_jobs.Command()
+        tally = command.tally
+        tally.folders = []
         run.train(command, overrides(given))
-        outcomes = command.outcomes
-        _, problems = sweeps.write_reports(outcomes)
+        _, problems = sweeps.write_reports(tally)
         for line in command.last_lines:
             terminal.say(line)
-        raise_errors(outcomes, sweeps.errors(outcomes, problems))
+        raise_errors(tally, tally.errors(problems))
     swept = [key for key, value in given.items() if several(key, value) is not None]
-    return frames.of_runs([each.folder for each in outcomes if each.result is not None], swept)
+    return frames.of_runs(tally.folders, swept)
 
 
 @contextlib.contextmanager
@@ -119,16 +120,15 @@ def explained() -> Iterator[None]:
         raise ValueError(messages.explain(error)) from error
 
 
-def raise_errors(outcomes: Sequence[Outcome], lines: Sequence[str]) -> None:
+def raise_errors(tally: Tally, lines: Sequence[str]) -> None:
     """Raise what kept runs from their end, if anything did."""
     if not lines:
         return
-    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
-    kind = ValueError if all(isinstance(error, ValueError) for error in failed) else RuntimeError
-    if 0 < len(failed) < len(outcomes):
-        kept = f"{len(failed)} of {len(outcomes)} runs could not be trained; the others are kept"
+    kind = ValueError if tally.refused else RuntimeError
+    if 0 < tally.failed < tally.runs:
+        kept = f"{tally.failed} of {tally.runs} runs could not be trained; the others are kept"
         lines = [kept, *lines]
-    raise kind("\n".join(lines)) from next(iter(failed), None)
+    raise kind("\n".join(lines)) from tally.first
 
 
 # Values as on the command line

@@ -58,14 +58,14 @@ def run(given: list[str]) -> int:
     command = hydra_jobs.Command()
     try:
         train(command, given)
-        return sweeps.conclude(command.outcomes)
+        return sweeps.conclude(command.tally)
     finally:
         for line in command.last_lines:
             terminal.say(line)
 
 
 def train(command: Command, given: list[str]) -> None:
-    """Train what the arguments of a command line say; the command has the outcomes then."""
+    """Train what the arguments of a command line say; the command has a tally of them then."""
     import hydra
 
     from nnlab import arguments, compose, targets

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from nnlab import (
 )
 from nnlab.config import Config, ReportConfig
 from nnlab.jobs import Job, Outcome, Task
+from nnlab.tally import Tally
 
 if TYPE_CHECKING:
     from nnlab.report import Report
@@ -192,53 +192,38 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
             outcome.error = error
 
 
-def conclude(outcomes: Sequence[Outcome]) -> int:
-    """Write the tables and figures of a command's jobs, print them and tell the errors.
+def conclude(tally: Tally) -> int:
+    """Write the tables and figures of a command's runs, print them and tell the errors.
 
     Returns the exit status: 0 only if every run came to its end.
     """
-    reports, problems = write_reports(outcomes)
+    reports, problems = write_reports(tally)
     for shown, files in reports:
         terminal.show(shown)
         terminal.say(*files)
-    return tell_errors(outcomes, problems)
+    return tell_errors(tally, problems)
 
 
-def write_reports(
-    outcomes: Sequence[Outcome],
-) -> tuple[list[tuple[Report, list[Path]]], list[str]]:
-    """Write the tables and figures of a command's jobs.
+def write_reports(tally: Tally) -> tuple[list[tuple[Report, list[Path | str]]], list[str]]:
+    """Write the tables and figures of a command's runs.
 
     What is there already, of the runs as they are, is not made again. Returns the report of each
     study with the files to tell of, and messages of what went wrong.
     """
-    planned = any(outcome.job.config and outcome.job.config.plan for outcome in outcomes)
-    done = [] if planned else [outcome for outcome in outcomes if outcome.result]
-    studies = {outcome.job.folder.parent: None for outcome in done}
+    studies = {} if tally.planned else {k: part for k, part in tally.studies.items() if part.ended}
     reports, problems = [], []
     if studies:
         from nnlab import report
-    for folder in studies:
+    for folder, part in studies.items():
         interrupts.check()
-        ours = [outcome for outcome in outcomes if outcome.job.folder.parent == folder]
-        clear_up(folder, [outcome.folder for outcome in ours if outcome.result])
-        configs = [outcome.job.config for outcome in ours if outcome.job.config is not None]
+        clear_up(folder, part.left)
         # Jobs that were not composed, as they were answered before, asked for no more.
-        asked = configs[0].report if configs else ReportConfig.usual()
+        asked = part.report or ReportConfig.usual()
         runs = study.look(folder)
-        for outcome in ours:  # what both have is kept once
-            entry = runs.entries.get(outcome.folder.name)
-            if entry is not None and entry.result == outcome.result:
-                outcome.result = entry.result
-        alone = ours[0] if len(ours) == 1 else None
+        alone = part.latest if part.runs == 1 else None
         curves = [alone.folder] if alone and (alone.result or {}).get("epochs") else []
         drawn = all((each / records.CURVES).is_file() for each in curves)
-        if (
-            runs.reported()
-            and drawn
-            and not asked.asks
-            and not any(outcome.evaluation_files for outcome in ours)
-        ):
+        if runs.reported() and drawn and not asked.asks and not part.evaluated:
             shown = report.look(folder)
         else:
             try:
@@ -255,54 +240,30 @@ def write_reports(
             except OSError as error:  # the disk is full, or only to be read
                 shown = report.look(folder, asked.predict)
                 problems.append(messages.explain(error, folder) or str(error))
-        others = [file for outcome in ours for file in outcome.evaluation_files]
-        reports.append((shown, [*(shown.files or [folder]), *others]))
+        files: list[Path | str] = [*(shown.files or [folder]), *part.evaluated]
+        files += [f"and {part.unlisted:,} more, in the folders of the runs"] * (part.unlisted > 0)
+        reports.append((shown, files))
         runs.save()
     return reports, problems
 
 
-def clear_up(folder: Path, ended: Sequence[Path]) -> None:
-    """Remove what killed processes have left in a study, and in those of its runs that ended."""
-    left = (os.path.join(run, name) for run in ended for name in records.LEFT)
+def clear_up(folder: Path, left: Sequence[Path]) -> None:
+    """Remove what killed processes have left in a study, and in those of its runs where there is
+    something."""
     patterns = (claims.PROCESSES, storage.LEFT_OVER, claims.BATCHES)
-    if any(any(folder.glob(each)) for each in patterns) or any(map(os.path.exists, left)):
+    if any(any(folder.glob(each)) for each in patterns) or left:
+        ended = {name for name, run in study.look(folder).entries.items() if run.done}
         with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
             claims.clear_dead(folder)
-            claims.clear_batches(folder, {run.name for run in ended})
+            claims.clear_batches(folder, ended)
             storage.clear_left_overs(folder)
-            for run in ended:
+            for run in left:
                 records.clear_up(run)
 
 
-def tell_errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> int:
-    """Print each line of ``errors``; return the exit status that follows."""
-    lines = errors(outcomes, problems)
+def tell_errors(tally: Tally, problems: Sequence[str] = ()) -> int:
+    """Print each line of its errors; return the exit status that follows."""
+    lines = tally.errors(problems)
     for line in lines:
         terminal.complain(line)
     return int(bool(lines))
-
-
-def errors(outcomes: Sequence[Outcome], problems: Sequence[str] = ()) -> list[str]:
-    """Say each distinct error once, with the runs that it kept from ending.
-
-    problems: messages of what else went wrong.
-    """
-    names: dict[str, list[str]] = {problem: [] for problem in problems}
-    for outcome in outcomes:
-        if (explained := explain(outcome)) is not None:
-            names.setdefault(explained, []).append(outcome.job.name)
-    lines = []
-    for message, failed in names.items():
-        shown = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
-        named = len(outcomes) > 1 and bool(failed) and not message.startswith(f"{shown} ")
-        lines.append(f"{shown}: {message}" if named else message)
-    return lines
-
-
-def explain(outcome: Outcome) -> str | None:
-    """Say what kept a run from its end, if anything did."""
-    error, folder = outcome.error, outcome.job.folder
-    if error is None:
-        return None
-    unforeseen = f"{type(error).__name__}: {error}; traceback in {folder / records.LOG}"
-    return messages.explain(error, folder.parent) or unforeseen

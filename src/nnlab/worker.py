@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import nnlab
-from nnlab import interrupts, storage, sweeps
+from nnlab import interrupts, storage, sweeps, tally
 from nnlab.claims import BATCHES
 from nnlab.jobs import Job, Outcome, Task
 
@@ -269,7 +269,7 @@ class Telling(sweeps.Here):
 
 def answer(outcome: Outcome, shared: bool) -> Answer:
     """Return what became of a job, for its command."""
-    result, told = outcome.result, sweeps.explain(outcome)
+    result, told = outcome.result, tally.explain(outcome)
     if told is not None and not shared:
         told = f"{socket.gethostname()}: {told}"
     files = {}

@@ -244,7 +244,7 @@ def test_what_a_job_of_hydras_launcher_returns_is_not_kept(tmp_path: Path) -> No
     code = """
 import gc
 from nnlab import sweeps
-def counted(outcomes):
+def counted(tally):
     print("KEPT", sum(type(each).__name__ == "DictConfig" for each in gc.get_objects()))
     return 0
 sweeps.conclude = counted"""
