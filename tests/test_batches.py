@@ -282,11 +282,11 @@ def test_what_a_batch_has_trained_that_is_lost_for_good_counts(force: bool, trai
 
         def train(self, batch: worker.Batch) -> Any:
             seen = study.known(batch.study)
-            before = dict(seen.entries)
+            before = list(seen.entries.values())
             try:
                 return super().train(batch)
             finally:
-                seen.entries = before
+                seen.entries = study.Entries(before)
 
     if force:
         train(Inline(), some_jobs())

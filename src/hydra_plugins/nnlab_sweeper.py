@@ -84,9 +84,7 @@ class NnlabSweeper(BasicSweeper):
                 log.info("runs %s to %s of %s", f"{first + 1:,}", f"{after:,}", f"{runs:,}")
             self.launch(batch, first)
             first = after
-            if (
-                not ours or first < runs
-            ):  # of each job two configurations, which refer to themselves
+            if not ours:  # of each job two configurations, which refer to themselves
                 gc.collect()
 
     def usual_size(self) -> int | None:
@@ -105,9 +103,9 @@ class NnlabSweeper(BasicSweeper):
             _ = each.return_value  # raises where the job failed, as in Hydra's
 
 
-def batches(values: Sequence[Sequence[str]], size: int | None) -> Iterator[list[tuple[str, ...]]]:
+def batches(values: Sequence[Sequence[str]], size: int | None) -> Iterator[list[list[str]]]:
     """Yield the combinations of values in batches, made as they are asked for."""
-    jobs = itertools.product(*values)
+    jobs = map(list, itertools.product(*values))
     while batch := list(itertools.islice(jobs, size)):
         yield batch
 

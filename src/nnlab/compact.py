@@ -1,9 +1,10 @@
-"""What many things of one kind have in common, in memory once: names of mappings, and texts."""
+"""What many things of one kind have in common, in memory once: names, texts, columns of a table."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -62,6 +63,181 @@ class Compact(Mapping[str, Item]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Compact, (self._places, self._values)  # of many a pickle has the names once
+
+
+class Column:
+    """A list in little room: of a value that all its rows share once, of numbers 8 bytes each.
+
+    >>> column = Column()
+    >>> for value in (1, 1, True):
+    ...     column.append(value)
+    >>> [column[row] for row in range(3)]
+    [1, 1, True]
+    """
+
+    __slots__ = ("_rows", "_values")
+
+    def __init__(self, rows: int = 0) -> None:
+        """rows: how many there are already, None each."""
+        self._rows = rows
+        self._values: Any = (None,)  # a tuple: the one value of all rows
+
+    def __getitem__(self, row: int) -> Any:
+        values = self._values
+        return values[0] if type(values) is tuple else values[row]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all rows have one value."""
+        return type(self._values) is tuple
+
+    def append(self, value: Any) -> None:
+        if self._rows == 0:
+            self._values = (value,)
+        elif not self._shares(value):
+            self._values_for(value).append(value)
+        self._rows += 1
+
+    def __setitem__(self, row: int, value: Any) -> None:
+        if not self._shares(value):
+            self._values_for(value)[row] = value
+
+    def _shares(self, value: Any) -> bool:
+        """Return whether all rows have this very value: 1 is neither 1.0 nor True."""
+        if type(self._values) is not tuple:
+            return False
+        (own,) = self._values
+        return own is value or (type(own) is type(value) and repr(own) == repr(value))
+
+    def _values_for(self, value: Any) -> Any:
+        """Return the values of all rows one by one, with room for another."""
+        values, code = self._values, code_of(value)
+        if type(values) is tuple:
+            alike = code and code == code_of(values[0])
+            self._values = array(code, values * self._rows) if alike else list(values * self._rows)
+        elif type(values) is array and code != values.typecode:
+            self._values = list(values)
+        return self._values
+
+
+def code_of(value: object) -> str:
+    """Return the code of an array that holds a number as it is; nothing where there is none."""
+    if type(value) is int:
+        return "q" if abs(value) < 2**63 else ""
+    return "d" if type(value) is float else ""
+
+
+class Table:
+    """Mappings, a row each, in columns."""
+
+    __slots__ = ("alike", "columns", "rows", "shapes")
+
+    def __init__(self) -> None:
+        self.columns: dict[str, Column] = {}
+        self.shapes = Column()  # the names that a row has
+        self.alike: dict[int, tuple[dict[str, Any], list[str]]] = {}  # see ``content``
+        self.rows = 0
+
+    def append(self, content: Mapping[str, Any]) -> None:
+        shape = _places(tuple(content))
+        self.shapes.append(shape)
+        for name in shape.keys() - self.columns.keys():
+            self.columns[name] = Column(self.rows)
+        for name, column in self.columns.items():
+            column.append(content.get(name))
+        self.rows += 1
+        self.alike.clear()
+
+    def split(self, row: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a row of the same names, whose other values all have in common, and the values of
+        its own that this row has. The first is looked up once, until a value is set."""
+        shape, columns = self.shapes[row], self.columns
+        if id(shape) not in self.alike:
+            own = [name for name in shape if not columns[name].shared]
+            self.alike[id(shape)] = {name: columns[name][row] for name in shape}, own
+        common, own = self.alike[id(shape)]
+        return common, {name: columns[name][row] for name in own}
+
+
+class Row(Mapping[str, Any]):
+    """A row of a table; values may be set anew, also of names that it did not have.
+
+    >>> table = Table()
+    >>> table.append({"a": 1, "b": 0.5})
+    >>> table.append({"b": 2.5, "a": 1})
+    >>> one, other = Row(table, 0), Row(table, 1)
+    >>> one["c"] = "new"
+    >>> dict(one), dict(other), other.get("c", 3), "c" in other
+    ({'a': 1, 'b': 0.5, 'c': 'new'}, {'b': 2.5, 'a': 1}, 3, False)
+    """
+
+    __slots__ = ("_row", "_table")
+
+    def __init__(self, table: Table, row: int) -> None:
+        self._table = table
+        self._row = row
+
+    def _shape(self) -> dict[str, int]:
+        found: dict[str, int] = self._table.shapes[self._row]
+        return found
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._shape():
+            raise KeyError(name)
+        return self._table.columns[name][self._row]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        table = self._table
+        if name not in self._shape():
+            table.shapes[self._row] = _places((*self, name))
+            table.columns.setdefault(name, Column(table.rows))
+        table.columns[name][self._row] = value
+        table.alike.clear()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._table.columns[name][self._row] if name in self._shape() else default
+
+    def keys(self) -> KeysView[str]:
+        return self._shape().keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        common, own = self.split()
+        return (common | own).items()
+
+    def split(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Do what ``Table.split`` does."""
+        return self._table.split(self._row)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shape()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shape())
+
+    def __len__(self) -> int:
+        return len(self._shape())
+
+    def __repr__(self) -> str:
+        return f"Row({dict(self)})"
+
+
+def values_of(mappings: Iterable[Mapping[str, Item]]) -> dict[str, set[Item]]:
+    """Return all values of each name.
+
+    >>> values_of([{"a": 1, "b": 2}, {"a": 3}])
+    {'a': {1, 3}, 'b': {2}}
+    """
+    found: dict[str, set[Item]] = {}
+    seen: set[int] = set()
+    for mapping in mappings:
+        content: Mapping[str, Item] = mapping
+        if isinstance(mapping, Row):  # what rows have in common counts once
+            common, own = mapping.split()
+            content = own if id(common) in seen else mapping
+            seen.add(id(common))
+        for name, value in content.items():
+            found.setdefault(name, set()).add(value)
+    return found
 
 
 def once(value: Any) -> Any:

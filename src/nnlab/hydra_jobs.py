@@ -359,10 +359,13 @@ class SweepLoader:
 
     def find(self, overrides: Sequence[str]) -> study.Entry | None:
         """Return the finished run that the same command led to before, by the study's index."""
-        return self.answers.get(self.asked(overrides) or "") if self.answers else None
+        asked = self.asked(overrides) if self.answers else None
+        folder = self.answers.get(asked or "")
+        entry = study.known(self.study).entries.get(folder) if folder else None
+        return entry if entry is not None and asked in entry.commands else None
 
     @functools.cached_property
-    def answers(self) -> dict[str, study.Entry]:
+    def answers(self) -> dict[str, str]:
         return {} if objective.optimises(self.master.hydra) else study.look(self.study).answers()
 
     def remember(self, job_overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> None:

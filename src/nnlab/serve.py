@@ -141,7 +141,7 @@ class Results:
                 above = None if study == self.root else "/"
                 notes = damaged + summary_notes.notes(runs)
                 made = page.render(runs, notes, drawn, study, live=tag, above=above)
-                self.pages[study] = tag, made
+                self.pages[study] = tag, b"".join(made)
             return self.pages[study]
 
     def overview(self) -> tuple[str, bytes]:
@@ -149,7 +149,7 @@ class Results:
         with self.lock:
             rows = [self.row(study, folders) for study, folders in by_study([self.root]).items()]
         tag = digest(rows)
-        return tag, page.render_studies(visible(str(self.root)), rows, live=tag)
+        return tag, b"".join(page.render_studies(visible(str(self.root)), rows, live=tag))
 
     def row(self, study: Path, folders: Sequence[Path]) -> list[str]:
         """Return what the page of all studies says of one, without a link where no run can be

@@ -14,13 +14,13 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nnlab import records, storage
-from nnlab.compact import Compact, once
+from nnlab.compact import Compact, Row, Table, once
 from nnlab.options import shared
 
 INDEX = ".index.jsonl"
@@ -29,7 +29,7 @@ FILES = (records.RESULT, records.METRICS, records.WEIGHTS)  # of a run, that tel
 LONG = ("config", "dataset", "git", "overrides", "right", "sha256", "versions")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the index says of a run.
 
@@ -51,6 +51,46 @@ class Entry:
         return self.result["status"] in records.DONE
 
 
+class Entries(MutableMapping[str, Entry]):
+    """The entries of an index by their folders, some hundred bytes each.
+
+    An entry that is set anew has another row: whoever has the old one still has what it said.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.rows: dict[str, int] = {}
+        self.table, self.results = Table(), Table()
+        for entry in entries:
+            self[entry.folder] = entry
+
+    def __getitem__(self, folder: str) -> Entry:
+        row = self.rows[folder]
+        return Entry(folder, result=Row(self.results, row), **Row(self.table, row))
+
+    def __setitem__(self, folder: str, entry: Entry) -> None:
+        self.rows[folder] = self.table.rows
+        self.table.append({name: getattr(entry, name) for name in OWN})
+        self.results.append(entry.result)
+        if self.table.rows > 2 * len(self.rows) + 100:
+            self.__init__(list(self.values()))  # type: ignore[misc]
+
+    def __delitem__(self, folder: str) -> None:
+        del self.rows[folder]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def remember(self, folder: str, command: str) -> None:
+        row = Row(self.table, self.rows[folder])
+        row["commands"] = (*row["commands"], command)
+
+
+OWN = ("stamp", "content", "data", "commands")  # what the table of entries has
+
+
 class Study:
     """The runs in a study's folder; there may be none.
 
@@ -62,7 +102,7 @@ class Study:
         self.folder = folder
         self.entries, self.report = read_index(folder)
         self.changed = False
-        self.found: dict[str, list[Entry]] | None = None  # by what they compute, once asked for
+        self.found: dict[str, tuple[str, ...]] | None = None  # by what they compute, once asked for
 
     def look(self) -> None:
         """Bring the entries up to date. Raises OSError where the folder cannot be read."""
@@ -81,17 +121,21 @@ class Study:
 
     def update(self, name: str, trusted: bool = False) -> None:
         """Bring the entry of a folder up to date; trusted: its files are as they were written."""
-        before = self.entries.pop(name, None)
+        before, stamp = self.entries.get(name), None
         with contextlib.suppress(OSError, ValueError):
             path = self.folder / name
             stamp = json.dumps([stamp_of(path / file) for file in FILES])
             if before is not None and before.stamp == stamp:
-                self.entries[name] = before
-            elif (result := records.read_result(path)) is not None:
+                return
+            result = records.read_result(path)
+            if result is not None:
                 if result["status"] in records.DONE and not trusted:
                     records.check_files(path, result)
-                self.entries[name] = entry_of(once(name), stamp, result)
-        self.changed = self.changed or self.entries.get(name) is not before
+                self.entries[name] = entry_of(name, stamp, result)
+                self.changed = True
+                return
+        if self.entries.pop(name, None) is not None:
+            self.changed = True
 
     def remember(self, asked: str, folder: Path, fingerprint: str) -> None:
         """Note that a command was answered by the run in a folder, unless that is another by now.
@@ -105,21 +149,26 @@ class Study:
         if entry is None or not entry.done or entry.result["fingerprint"] != fingerprint:
             return
         if asked not in entry.commands:
-            entry.commands = (*entry.commands, asked)
+            self.entries.remember(folder.name, asked)
             self.changed = True
 
-    def answers(self) -> dict[str, Entry]:
-        """Return the runs by the commands that they answered."""
-        ours = [each for each in self.entries.values() if records.same_numbers(each.result)]
-        return {asked: entry for entry in ours for asked in entry.commands}
+    def answers(self) -> dict[str, str]:
+        """Return the folders of runs by the commands that they answered."""
+        return {
+            asked: entry.folder
+            for entry in self.entries.values()
+            if records.same_numbers(entry.result)
+            for asked in entry.commands
+        }
 
     def find(self, fingerprint: str) -> list[Entry]:
         """Return the runs that compute this, by their folders' names."""
         if self.found is None:
             self.found = {}
-            for entry in self.entries.values():
-                self.found.setdefault(entry.result["fingerprint"], []).append(entry)
-        return self.found.get(fingerprint, [])
+            for folder in sorted(self.entries):
+                known = self.entries[folder].result["fingerprint"]
+                self.found[known] = (*self.found.get(known, ()), folder)
+        return [self.entries[folder] for folder in self.found.get(fingerprint, ())]
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
@@ -203,23 +252,23 @@ def data_key(config: dict[str, Any]) -> str:
     return key
 
 
-def read_index(folder: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
+def read_index(folder: Path) -> tuple[Entries, dict[str, Any]]:
     """Return the entries of a study's index and what it says of the report; nothing where it
     is missing, of another nnlab, or damaged."""
     try:
         lines = map(records.undamaged, io.BytesIO(storage.read(folder / INDEX)))
         head = next(lines)
         if head["nnlab"] != importlib.metadata.version("nnlab"):
-            return {}, {}
+            return Entries(), {}
         report = head["report"]
-        entries = {entry.folder: entry for entry in map(as_entry, lines)}
+        entries = Entries(map(as_entry, lines))
         if not all(map(sound, entries.values())) or not all(
             isinstance(stamp, list) for stamp in report.get("files", {}).values()
         ):
-            return {}, {}
+            return Entries(), {}
         return entries, report
     except (OSError, ValueError, TypeError, KeyError, AttributeError, StopIteration):
-        return {}, {}
+        return Entries(), {}
 
 
 def as_entry(found: dict[str, Any]) -> Entry:

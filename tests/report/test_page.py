@@ -22,7 +22,9 @@ import numpy as np
 import pytest
 
 from nnlab import report
+from nnlab.compact import Compact
 from nnlab.report import page as pages
+from nnlab.report.run_folders import read_run
 from nnlab.text import as_label, visible
 from tests.names import HOSTILE
 from tests.report.studies import FAILED, curves, lay
@@ -224,16 +226,18 @@ def test_a_thousand_runs_take_less_than_a_megabyte(tmp_path: Path) -> None:
         options = {"optimizer.lr": 0.001 * number, "optimizer.momentum": 0.5, "seed": number}
         rows = curves(losses[0], losses[1])
         (lay(tmp_path, options, epochs=100, rows=rows) / "hardest.png").touch()
-    runs = report.read(tmp_path)
+    runs = map(read_run, sorted(path.parent for path in tmp_path.glob("*/result.json")))
     many = [
         dataclasses.replace(
-            run, name=f"{run.name},{number}", settings={**run.settings, "seed": number}
+            run,
+            name=f"{run.name},{number}",
+            settings=Compact.of({**run.settings, "seed": number}),
         )
-        for number in range(125)
         for run in runs
+        for number in range(125)
     ]
     assert len(many) == 1000
-    content = pages.render(many, [], [], tmp_path)
+    content = b"".join(pages.render(many, [], [], tmp_path))
     assert len(content) < 1_000_000
     assert b"Of runs with more than" in content
 

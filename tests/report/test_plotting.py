@@ -33,7 +33,7 @@ def test_a_curve_that_began_wildly_leaves_the_others_in_the_figure() -> None:
     """Of each what does not fall below 1e-5 of where the lowest began."""
     losses = [np.array([2.3, 1.0, 1e-9]), np.array([1e33, 1e8, 3.0])]
     _, (axes,) = plotting.frame("", [])
-    plotting.fit_loss(axes, losses)
+    plotting.fit_loss(axes, plotting.span(losses))
     low, high = axes.get_ylim()
     margin = (1e33 / 2.3e-5) ** 0.05
     assert (low, high) == pytest.approx((2.3e-5 / margin, 1e33 * margin))

@@ -86,7 +86,7 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
     last += [2, 2, 0.25, 1.0, 0.75, None, None, 0.5, 0.847]
     last += [None, None, None, None, None, None, None, 109184, "native", None, "AMD EPYC"]
     last += [None, "train_size=1000,optimizer.lr=0.1"]
-    found = summary.rows(read(tmp_path))
+    found = list(summary.rows(read(tmp_path)))
     assert [list(row) for row in found] == [columns, columns]
     assert [list(row.values()) for row in found] == [first, last]
 
@@ -94,7 +94,7 @@ def test_rows_hold_what_varied_and_what_came_out(tmp_path: Path) -> None:
 def test_varied_engine_has_one_column(tmp_path: Path) -> None:
     lay(tmp_path, {"engine": "torch"}, engine="torch")
     lay(tmp_path, {"engine": "native"})
-    found = summary.rows(read(tmp_path))
+    found = list(summary.rows(read(tmp_path)))
     assert list(found[0]) == ["name", "engine", *RESULTS[:-5], *RESULTS[-4:]]
     assert [row["engine"] for row in found] == ["native", "torch"]
 
@@ -367,7 +367,7 @@ def test_a_long_table_is_cut_in_the_middle(tmp_path: Path) -> None:
     first, last = range(1, half + 1), range(half + 3, 2 * half + 3)
     assert sizes == [*map(str, first), "…", *map(str, last)]
     assert table[-2] == ["…: 2 more rows, on the page and in summary.csv"]
-    assert len(summary.rows(read(tmp_path))) == summary.TABLE_ROWS + 2
+    assert len(list(summary.rows(read(tmp_path)))) == summary.TABLE_ROWS + 2
 
 
 def test_a_table_of_the_limit_is_whole(tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_a_network_that_is_not_trained_has_a_row(tmp_path: Path) -> None:
     lay(tmp_path, {"stopping.max_epochs": 0}, **UNTRAINED)
     assert shown(tmp_path)[3][1:] == ["0", "not trained", "-", "100.0 %", "0.500"]
     assert summary_notes.notes(read(tmp_path)) == []
-    assert summary.rows(read(tmp_path))[0]["train_loss"] is None
+    assert next(summary.rows(read(tmp_path)))["train_loss"] is None
 
 
 def test_options_that_a_run_does_not_have_are_dashes(tmp_path: Path) -> None:

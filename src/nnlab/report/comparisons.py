@@ -261,4 +261,4 @@ def too_few(runs: Sequence[RunRecord], keys: Sequence[str], over: str) -> list[s
         return [f"Settings are compared from {FEWEST} {over} of each on."]
     if all(run.task is REGRESSION for run in runs):
         return [NO_CLASSES]
-    return [ONE_EACH if any(run.right for run in runs) else ONE_SEED]
+    return [ONE_EACH if any(run.knows_right for run in runs) else ONE_SEED]

@@ -58,11 +58,13 @@ from nnlab.report.plotting import (
     plot_many,
     remove,
     save_each,
+    span,
 )
 from nnlab.report.responses import accuracy, accuracy_map, train_time
 from nnlab.report.runs import RunRecord, Setting, grouped, repeats
 from nnlab.report.statistics import Array, half_interval
 
+LINES = 1000  # that a figure has at most
 PARTS = {"train": "training", "valid": "validation"}
 BEST: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 1, "mfc": "w", "zorder": 4}
 BEST["color"] = COLOURS[1]
@@ -135,7 +137,7 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     if len(runs) < 2 or not drawn:
         return None
     title, keys = heading(runs), most_first(drawn, ordered_factors(runs))
-    runs = drawn
+    runs, left_out = with_lines(drawn, keys)
     apart = panel_keys(runs, keys)
     rest = [key for key in keys if key not in apart]
     parts = in_order(grouped(runs, apart))
@@ -145,11 +147,11 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     notes = seeds_note(runs, keys, "band" if few else None) + uneven_note(runs, keys, few)
     if any(run.status == "diverged" for run in runs):
         notes.append("cross: diverged")
-    notes += alike_note(settings, rest) + thinned_note(runs)
+    notes += alike_note(settings, rest) + thinned_note(runs) + left_out
     figure, panels = frame(title, notes, len(parts), titles=titles, style=style, beside=True)
     looks = dict(zip(settings, looks_of(settings)))
     kept = [run for run in runs if run.status != "diverged"] or runs
-    losses, longest = [run.curves["train_loss"] for run in kept], longest_of(kept)
+    losses, longest = span(run.curves["train_loss"] for run in kept), longest_of(kept)
     for axes, part in zip(panels, parts.values()):
         over_epochs(axes, "Training loss", longest)
         fit_loss(axes, losses, scale)
@@ -160,6 +162,18 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
         explain(figure, panels, settings, rest)
     keep_inside(panels)
     return figure
+
+
+def with_lines(
+    runs: Sequence[RunRecord], keys: Sequence[str]
+) -> tuple[Sequence[RunRecord], list[str]]:
+    """Return the runs of as many settings as have lines in one figure, and what is left out."""
+    groups = list(grouped(runs, keys).values())
+    each = -(-len(groups) // LINES)
+    if each == 1:
+        return runs, []
+    drawn = {id(run) for group in groups[::each] for run in group}
+    return [run for run in runs if id(run) in drawn], [f"one setting in {each} is drawn"]
 
 
 def draw_losses(
@@ -252,7 +266,7 @@ def panel_curves(
     handles = marks(drawn, quantity == "loss", means)
     figure, panels = frame(heading(runs), notes, len(groups), handles, titles, style)
     kept = [run for run in drawn if run.status != "diverged"] or drawn
-    shown = [run.curves[f"{part}_{quantity}"] for run in kept for part in PARTS]
+    shown = span(run.curves[f"{part}_{quantity}"] for run in kept for part in PARTS)
     for axes, group in zip(panels, groups.values()):
         over_epochs(axes, y_label(quantity), longest_of(drawn))
         if quantity == "loss":
@@ -280,7 +294,7 @@ def curves(run: RunRecord, scale: str = "auto", style: Style = NOTEBOOK) -> Figu
     notes += thinned_note([run])
     figure, panels = frame(heading([run]), notes, 2, marks([run], True), style=style)
     for axes, quantity in zip(panels, ("loss", run.main.name)):
-        values = [run.curves[f"{part}_{quantity}"] for part in PARTS]
+        values = span(run.curves[f"{part}_{quantity}"] for part in PARTS)
         over_epochs(axes, y_label(quantity, "" if run.reading else "training "), run.last_epoch)
         if quantity == "loss":
             fit_loss(axes, values, scale)

@@ -13,7 +13,7 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +28,7 @@ from nnlab.report.labels import OVER, phrase
 from nnlab.report.runs import (
     RunRecord,
     Setting,
+    Value,
     assignments,
     factors,
     grouped,
@@ -103,20 +104,20 @@ def render(
     single_file: bool = False,
     live: str | None = None,
     above: str | None = None,
-) -> bytes:
-    """Return the page in UTF-8, see ``write_page``.
+) -> Iterator[bytes]:
+    """Return the page in UTF-8, in parts, see ``write_page``.
 
     live: the tag of this page, where its server may have a newer one, for which it asks then.
     above: a link to the page of all studies.
     """
-    from jinja2.utils import htmlsafe_json_dumps
-
     keys = factors(runs)
     options = [key for key in keys if not is_seed(key)]
     columns = shown("page", runs)
     groups = list(grouped(runs, options).items())
     numbers = {id(run): number for number, run in enumerate(runs)}
-    files = [file_names(run.folder) for run in runs]
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}  # most runs have the same files
+    names = (file_names(run.folder) for run in runs)
+    files = [known.setdefault(each, each) for each in names]
     curves = thinned(runs)
     return page(
         "study.html",
@@ -129,22 +130,25 @@ def render(
         facts=provenance.facts(runs),
         written=written_notes(study),
         best=best(groups, options, columns, numbers) if len(groups) > 1 else None,
-        settings=sheet(groups, options, of_settings(columns), numbers)
+        settings=sheet(
+            [group for _, group in groups],
+            options,
+            of_settings(columns),
+            [[numbers[id(run)] for run in group] for _, group in groups],
+        )
         if len(groups) < len(runs)
         else None,
         plus_minus=INTERVAL.format(repeats(runs)),
-        runs=sheet(
-            [(tuple(map(run.settings.get, keys)), [run]) for run in runs], keys, columns, numbers
-        ),
+        runs=sheet(list(zip(runs)), keys, columns, range(len(runs))),
         names=[run.name for run in runs],
-        links=None if single_file else links(runs, files, study),
+        links=None if single_file else functools.partial(links, runs, files, study),
         linked=len(runs) <= LINKED,
         tables=not single_file and (study / "summary.csv").is_file(),
         thinning=thinning(curves),
         notes=[*one_seed([group for _, group in groups]), *notes],
         figures=[picture(file, study, single_file) for file in figures if file.suffix == ".png"],
         questions=questions(runs, files, study, single_file),
-        data=htmlsafe_json_dumps({"curves": curves, "files": files} | commands(runs)),
+        data=json_in_html({"curves": curves, "files": files} | commands(runs)),
     )
 
 
@@ -155,15 +159,16 @@ def render(
 class Sheet:
     """A table of the page, with a row for each setting, or for each run.
 
-    heads, numeric: of its columns, of which the first ``settings`` are options. runs: which each
-    row is about, by their positions. alike: what all rows have in common, which has no column.
+    heads, numeric: of its columns, of which the first ``settings`` are options. rows: to be read
+    once. runs: which each row is about, by their positions. alike: what all rows have in common,
+    which has no column.
     """
 
     heads: list[str]
     numeric: list[bool]
     settings: int
-    rows: list[list[str]]
-    runs: list[list[int]]
+    rows: Iterable[list[str]]
+    runs: Sequence[int | list[int]]
     alike: list[str]
 
 
@@ -180,37 +185,48 @@ class Best:
 
 
 def sheet(
-    groups: Sequence[Group],
+    groups: Sequence[Sequence[RunRecord]],
     keys: Sequence[str],
     columns: Sequence[Column],
-    numbers: Mapping[int, int],
+    numbers: Sequence[int | list[int]],
 ) -> Sheet:
-    """Lay out what came of groups of runs. numbers: the positions of runs, by their ids."""
-    cells = {column.page: [column.text(group) for _, group in groups] for column in columns}
+    """Lay out what came of groups of runs. keys: what differs between them. numbers: the positions
+    of each group's runs."""
+    cells = {column.page: column.text for column in columns}
     words = {column.page for column in columns if column.words}
-    if any(len(group) > 1 for _, group in groups):
-        cells = {"n": [str(len(counting(group))) for _, group in groups]} | cells
-    same = {head for head, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
-    empty = {head for head, texts in cells.items() if set(texts) == {"-"}}
-    left = {head: texts for head, texts in cells.items() if head not in same | empty}
-    rows = zip(*left.values()) if left else [()] * len(groups)
+    if any(len(group) > 1 for group in groups):
+        cells = {"n": lambda group: str(len(counting(group)))} | cells
+    shared = {}
+    for head, text in cells.items():
+        first = text(groups[0])
+        if (len(groups) > 1 or first == "-") and all(text(group) == first for group in groups):
+            shared[head] = first
+    left = [head for head in cells if head not in shared]
+
+    def values(group: Sequence[RunRecord]) -> list[Value]:
+        return [group[0].settings.get(key) for key in keys]
+
     return Sheet(
         heads=[*keys, *left],
         numeric=[
-            *(
-                all(value is None or is_number(value) for value in values)
-                for values in zip(*(values for values, _ in groups))
-            ),
+            *(all(number_or_none(group[0].settings.get(key)) for group in groups) for key in keys),
             *(head not in words for head in left),
         ],
         settings=len(keys),
-        rows=[
-            [*(written(keys, values, group[0]) if keys else ()), *row]
-            for (values, group), row in zip(groups, rows)
-        ],
-        runs=[[numbers[id(run)] for run in group] for _, group in groups],
-        alike=[f"{head} {cells[head][0]}" for head in cells if head in same and head not in empty],
+        rows=(
+            [
+                *(written(keys, values(group), group[0]) if keys else ()),
+                *(cells[head](group) for head in left),
+            ]
+            for group in groups
+        ),
+        runs=numbers,
+        alike=[f"{head} {text}" for head, text in shared.items() if text != "-"],
     )
+
+
+def number_or_none(value: Value) -> bool:
+    return value is None or is_number(value)
 
 
 def of_settings(columns: Sequence[Column]) -> list[Column]:
@@ -328,22 +344,20 @@ class Link(NamedTuple):
     link: str
 
 
-def file_names(folder: Path) -> list[str]:
+def file_names(folder: Path) -> tuple[str, ...]:
     """Return the files of a run that the page leads to: the usual ones, then the pictures."""
     there = set(os.listdir(folder))
     pictures = sorted(name for name in there if name.endswith(".png"))
-    return [*(name for name in FILES if name in there), *pictures]
+    return (*(name for name in FILES if name in there), *pictures)
 
 
 def links(
-    runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path
-) -> list[list[Link]]:
-    """Return the links to each run's files, of many runs only that to its first, the result."""
-    most = None if len(runs) <= LINKED else 1
-    return [
-        [Link(name, link(run.folder / name, study)) for name in names[:most]]
-        for run, names in zip(runs, files)
-    ]
+    runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path, number: int
+) -> list[Link]:
+    """Return the links to the files of a run, where there are many runs only that to its first,
+    the result."""
+    names = files[number] if len(runs) <= LINKED else files[number][:1]
+    return [Link(name, link(runs[number].folder / name, study)) for name in names]
 
 
 def questions(
@@ -394,9 +408,9 @@ def link(file: Path, study: Path) -> str:
 # Templates
 
 
-def page(name: str, scripts: Sequence[str], **said: Any) -> bytes:
-    """Fill a template in, and return it in UTF-8. Texts are escaped; only these scripts may run,
-    and only this page's own server be asked for anything, whatever else is in a page."""
+def page(name: str, scripts: Sequence[str], **said: Any) -> Iterator[bytes]:
+    """Fill a template in, and return it in UTF-8, in parts. Texts are escaped; only these scripts
+    may run, and only this page's own server be asked for anything, whatever else is in a page."""
     from markupsafe import Markup
 
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
@@ -412,7 +426,19 @@ def page(name: str, scripts: Sequence[str], **said: Any) -> bytes:
             **said,
         )
     )
-    return b"".join(part.encode() for part in parts)  # as one text it would take twice the room
+    return (part.encode() for part in parts)
+
+
+def json_in_html(content: Mapping[str, Any]) -> Iterator[Markup]:
+    """Return a mapping as JSON that ends no script and begins no tag, value by value."""
+    from jinja2.utils import htmlsafe_json_dumps
+    from markupsafe import Markup
+
+    before = Markup("{")
+    for name, value in content.items():
+        yield before + htmlsafe_json_dumps(name) + ": " + htmlsafe_json_dumps(value)
+        before = Markup(", ")
+    yield Markup("}")
 
 
 @functools.cache
@@ -445,8 +471,8 @@ def scripts_of_study() -> list[str]:
     return [library, text_of(SCRIPT)]
 
 
-def render_studies(title: str, studies: Sequence[Sequence[str]], live: str) -> bytes:
-    """Return the page of all studies, in UTF-8. live: its tag, see ``render``.
+def render_studies(title: str, studies: Sequence[Sequence[str]], live: str) -> Iterator[bytes]:
+    """Return the page of all studies, in UTF-8, in parts. live: its tag, see ``render``.
 
     studies: of each its link ("" where it has no page), its name, how many runs it has, their
     states, and when it changed.

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context, rcParams
@@ -314,20 +315,38 @@ def over_epochs(axes: Axes, label: str, epochs: int) -> None:
     axes.set_xlim(0, 1.02 * max(2, epochs))
 
 
-def fit_loss(axes: Axes, losses: Sequence[Array], scale: str = "auto") -> None:
-    """Fit the ordinate to these losses, on a log scale where they span a factor of ten, or as
+class Span(NamedTuple):
+    """What losses lie between, of those above zero, and the first that any curve has."""
+
+    low: float
+    high: float
+    begin: float
+
+
+def span(losses: Iterable[Array]) -> Span | None:
+    """Return what curves of losses lie between; None where none is above zero."""
+    low, high, begin = math.inf, 0.0, math.inf
+    for curve in losses:
+        finite = curve[np.isfinite(curve)]
+        positive = finite[finite > 0]
+        if len(positive):
+            low, high = min(low, float(positive.min())), max(high, float(positive.max()))
+        if len(finite):
+            begin = min(begin, float(finite[0]))
+    return Span(low, high, begin) if high else None
+
+
+def fit_loss(axes: Axes, losses: Span | None, scale: str = "auto") -> None:
+    """Fit the ordinate to losses, on a log scale where they span a factor of ten, or as
     ``scale`` says, log or linear.
 
     What falls below 1e-5 of the loss that any curve begins with, at the least, is as good as none.
     Leave out of them the runs that diverged, or those press all others flat.
     """
-    positive = (curve[np.isfinite(curve) & (curve > 0)] for curve in losses)
-    ends = [(float(curve.min()), float(curve.max())) for curve in positive if len(curve)]
-    if not ends:
+    if losses is None:
         return
-    least, high = min(low for low, _ in ends), max(high for _, high in ends)
-    begin = min(curve[np.isfinite(curve)][0] for curve in losses if np.isfinite(curve).any())
-    low = max(least, 1e-5 * float(begin))
+    least, high, begin = losses
+    low = max(least, 1e-5 * begin)
     if scale == "linear" or (scale == "auto" and high <= 10 * low):
         low = least
         margin = 0.05 * (high - low) or 0.05 * high

@@ -206,10 +206,8 @@ def gather(
         for run in theirs:
             if label in {*NOT_IDENTITY, *run.settings} - {"study"}:
                 raise ValueError(f"label={label} is an option already; give another name")
-        kept += [
-            dataclasses.replace(run, settings={**run.settings, label: folder.name})
-            for run in theirs
-        ]
+            run.settings[label] = folder.name
+        kept += theirs
     name_data(kept)
     if not kept:
         raise FileNotFoundError("give one or more studies, say outputs/mnist")

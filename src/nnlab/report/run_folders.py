@@ -23,7 +23,17 @@ from nnlab.identity import ADDED, NOT_IDENTITY, WHERE
 from nnlab.losses import CLASSIFICATION, REGRESSION, LearningTask, task_of
 from nnlab.options import shared
 from nnlab.records import DONE, METRICS, RESULT
-from nnlab.report.runs import OWN_OPTIONS, RunRecord, Value, of_truth_table, rank, varied
+from nnlab.report.run_table import RunTable
+from nnlab.report.runs import (
+    OWN_OPTIONS,
+    RunRecord,
+    Value,
+    of_truth_table,
+    rank,
+    right_of,
+    texts,
+    varied,
+)
 from nnlab.report.statistics import Array
 
 NUMBERS = (
@@ -61,36 +71,21 @@ def read_all(
     """
     if not study.is_dir():
         raise FileNotFoundError(f"there is no folder {study}; give a study, say outputs/mnist")
-    runs: list[RunRecord] = []
-    damaged = []
-    taken, every, longest = 0, 1, 0
+    runs, damaged = RunTable(study), []
     for result in study.glob(f"*/{RESULT}"):
         try:
-            runs.append((reader or read_run)(result.parent))
+            runs.append((reader or read_run)(result.parent), room)
         except (OSError, ValueError) as error:
             damaged.append(result.parent.name)
             log.warning("left out %s: %s", result, error)
-            continue
-        if every > 1:
-            runs[-1].thin(every)
-        taken += numbers_of(runs[-1])
-        longest = max(longest, runs[-1].last_epoch)
-        while taken > room and every < longest:
-            every *= 2
-            for run in runs:
-                run.thin(every)
-            taken = sum(map(numbers_of, runs))
     if not runs:
         hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
         raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
-    name_data(runs)
-    keys = varied(runs)
-    runs.sort(key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
-    return runs, left_out(damaged)
-
-
-def numbers_of(run: RunRecord) -> int:
-    return len(run.curves) * len(run.curves["epoch"])
+    rows: list[RunRecord] = list(runs)
+    name_data(rows)
+    keys = varied(rows)
+    rows.sort(key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
+    return rows, left_out(damaged)
 
 
 def left_out(damaged: Sequence[str]) -> list[str]:
@@ -132,9 +127,9 @@ def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
     ``python -m nnlab.run`` and the run of a sweep over the same value are one, not two seeds.
     """
     seen: dict[tuple[Value, ...], RunRecord] = {}
-    whole = {run.computed[0] for run in runs if run.complete}
+    whole = {run.identity for run in runs if run.complete}
     for run in sorted(runs, key=lambda run: not run.complete):
-        if run.status not in ("failed", "running") or run.computed[0] not in whole:
+        if run.status not in ("failed", "running") or run.identity not in whole:
             seen.setdefault(run.computed, run)
     kept = {id(run) for run in seen.values()}
     return [run for run in runs if id(run) in kept]
@@ -226,15 +221,14 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         settings["dataset"] = title
     settings["data"] = once(dataset.get("content"))
     # Runs of earlier versions say nothing of them.
-    numbers = settings["random_numbers"] = result.get("random_numbers", 1 if dataset else None)
+    settings["random_numbers"] = result.get("random_numbers", 1 if dataset else None)
     identity = result.get("fingerprint") or str(sorted(settings.items(), key=str))
     if engine != "torch":
         settings.pop("threads", None)  # which changed nothing
     elif "threads" in settings:
         settings["threads"] = settings["threads"] or 1
-    threads = settings.get("threads")
-    level = settings["native_level"] = result.get("engine_level") if epochs else None
-    right, versions = texts(result.get("right")), texts(result.get("versions"))
+    settings["native_level"] = result.get("engine_level") if epochs else None
+    versions = texts(result.get("versions"))
     common = shared(
         {
             "examples": texts(dataset.get("examples")),
@@ -261,7 +255,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         device=device,
         threads=result.get("most_threads", 1) if engine == "native" else given_threads,
         concurrent=result.get("concurrent_runs"),
-        computed=(identity, settings["data"], numbers, engine, level, device, threads),
+        identity=identity,
+        content=settings["data"],
         inputs=math.prod(dataset["shape"]) if dataset.get("shape") else None,
         outputs=len(dataset.get("targets") or dataset.get("classes") or ()) or None,
         source=once(dataset.get("source")),
@@ -269,7 +264,7 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         full_test_size=dataset.get("full_test_size"),
         test_examples=sizes.get("test"),
         examples=common["examples"],
-        right=Compact.of({name: (sizes[name], text) for name, text in right.items()}),
+        right=right_of(result),
         synthetic=bool(dataset.get("synthetic")),
         settings=Compact.of(settings),
         results=Compact.of({k: v for k, v in result.items() if not isinstance(v, (dict, list))}),
@@ -278,21 +273,8 @@ def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) ->
         hashes=common["hashes"],
         curves=curves,
         task=task_of(dataset),
+        every=1,
     )
-
-
-def texts(found: object, name: str = "{}") -> dict[str, str]:
-    """Return those of the values that are texts, by their names; a text alone has none.
-
-    >>> texts({"nnlab": "ba50af7", "working_directory": None}, "commit of {}"), texts("ba50af7")
-    ({'commit of nnlab': 'ba50af7'}, {'': 'ba50af7'})
-    """
-    if isinstance(found, str):
-        return {"": found}
-    known = found if isinstance(found, dict) else {}
-    return {
-        once(name.format(key)): once(text) for key, text in known.items() if isinstance(text, str)
-    }
 
 
 def used_sizes(sizes: dict[str, Any], settings: Mapping[str, Value]) -> dict[str, Value]:

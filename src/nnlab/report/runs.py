@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,30 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlab import records
-from nnlab.compact import Compact
+from nnlab.compact import Compact, Row, once, values_of
 from nnlab.losses import CLASSIFICATION, LearningTask, Metric
 from nnlab.report.curves import Reading, interpret, still_falls
 from nnlab.report.statistics import Array
 from nnlab.text import as_label
 
 Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
-Settings: TypeAlias = "Compact[Value] | dict[str, Value]"  # options by dotted keys
+Settings: TypeAlias = "Compact[Value] | Row"  # options by dotted keys
 Setting: TypeAlias = "tuple[Value, ...]"  # values of options, which runs have in common
 
 OWN_OPTIONS = "model.options."  # of a function of the user's
+# Settings that say how a run was computed.
+WAYS = ("random_numbers", "engine", "native_level", "device", "threads")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunRecord:
-    """One run folder.
+    """One run folder; of many, ``run_table`` has them in little room.
 
     settings: the configuration by dotted keys as on the command line, with what was really
     used in place of what was asked for (``train_size=null``, ``device=auto``); ``data``: where
     the examples came from that it saw, another name for other content.
     cpu_seconds: of training, of all threads; None where that is not known. threads: on which
-    it was trained, at most. computed: equal for runs whose numbers are equal. weights_of_epoch:
-    whose weights were tested and kept. form: of the engine's arithmetic, None for the usual one.
-    concurrent: how many runs trained at a time with it, at most. inputs, outputs: of the network.
+    it was trained, at most. identity: of what it computes. content: of its data, a digest; None
+    where that is not known. weights_of_epoch: whose weights were tested and kept. form: of the
+    engine's arithmetic, None for the usual one. concurrent: how many runs trained at a time with
+    it, at most. inputs, outputs: of the network.
     source: of the data.
     full_size, full_test_size: how many examples the whole dataset has. test_examples: how many it
     was tested on. examples: by a split, valid or test, a digest of which they were. right:
@@ -45,8 +49,8 @@ class RunRecord:
     results: whatever ``result.json`` has of texts and numbers, and ``scores.csv``.
     overrides: what the command line said. versions: of the programs, with the commits of their
     repositories. hashes: of the files that the data came from, by their names.
-    curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty; after ``thin``
-    of one epoch in ``every``, and of those that results are of.
+    curves: the columns of ``metrics.csv``, each [epochs] float64, NaN where empty; see ``thinned``.
+    every: of one epoch in so many.
     """
 
     folder: Path
@@ -67,7 +71,8 @@ class RunRecord:
     device: str | None
     threads: int | None
     concurrent: int | None
-    computed: tuple[Value, ...]
+    identity: str
+    content: str | None
     inputs: int | None
     outputs: int | None
     source: str | None
@@ -83,11 +88,8 @@ class RunRecord:
     versions: Mapping[str, str]
     hashes: Mapping[str, str]
     curves: Mapping[str, Array]
-    task: LearningTask = CLASSIFICATION
-    every: int = field(default=1, init=False, compare=False)
-    _read: bool = field(default=False, init=False, repr=False, compare=False)
-    _reading: Reading | None = field(default=None, init=False, repr=False, compare=False)
-    _falls: bool | None = field(default=None, init=False, repr=False, compare=False)
+    task: LearningTask
+    every: int
 
     @property
     def main(self) -> Metric:
@@ -102,47 +104,39 @@ class RunRecord:
         return found if isinstance(found, (int, float)) else None
 
     @property
-    def content(self) -> Value:
-        """What tells its data from others: a digest; None where that is not known."""
-        return self.computed[1]
+    def computed(self) -> tuple[Value, ...]:
+        """What is equal for runs whose numbers are equal."""
+        return self.identity, self.content, *map(self.settings.get, WAYS)
 
     @property
     def complete(self) -> bool:
         return self.status in ("finished", "stopped")
 
-    @property
+    @functools.cached_property
     def reading(self) -> Reading | None:
         """What the curves say; None where nothing was validated."""
-        if not self._read:
-            classes = self.outputs if self.task is CLASSIFICATION else None
-            found = interpret(self.curves, self.valid_examples, self.main.name, classes)
-            object.__setattr__(self, "_reading", found)  # it is kept, though the record is frozen
-            object.__setattr__(self, "_read", True)
-        return self._reading
+        classes = self.outputs if self.task is CLASSIFICATION else None
+        return interpret(self.curves, self.valid_examples, self.main.name, classes)
 
-    @property
+    @functools.cached_property
     def still_falls(self) -> bool:
         """Whether its training loss still fell when it ended."""
-        if self._falls is None:
-            object.__setattr__(self, "_falls", still_falls(self.curves["train_loss"]))
-        return bool(self._falls)
+        return still_falls(self.curves["train_loss"])
 
     @property
     def last_epoch(self) -> int:
         """How many epochs ``metrics.csv`` has."""
         return int(self.curves["epoch"][-1]) if len(self.curves["epoch"]) else 0
 
-    def thin(self, every: int) -> None:
-        """Keep of the curves the first of so many epochs, the last, that whose weights were kept,
-        the best, and the last with a finite loss; what they say is read before."""
-        reading, _ = self.reading, self.still_falls  # of all epochs
+    def thinned(self, every: int) -> Mapping[str, Array]:
+        """Return of the curves the first of so many epochs, the last, that whose weights were kept,
+        the best, and the last with a finite loss."""
         epoch = self.curves["epoch"]
         marked = [*epoch[-1:], *epoch[np.isfinite(self.curves["train_loss"])][-1:]]
-        marked += [self.weights_of_epoch or self.epochs, reading.best_epoch if reading else 0]
+        marked += [self.weights_of_epoch or self.epochs]
+        marked += [self.reading.best_epoch] if self.reading else []
         kept = ((epoch - 1) % every == 0) | np.isin(epoch, marked)
-        thinned = {name: values[kept] for name, values in self.curves.items()}
-        object.__setattr__(self, "curves", Compact.of(thinned))
-        object.__setattr__(self, "every", every)
+        return Compact.of({name: values[kept] for name, values in self.curves.items()})
 
     @property
     def valid_examples(self) -> int | None:
@@ -162,6 +156,11 @@ class RunRecord:
         mine = self.content, self.examples.get(split)
         return None not in mine and mine == (other.content, other.examples.get(split))
 
+    @property
+    def knows_right(self) -> bool:
+        """Whether it was kept which examples it classified rightly."""
+        return bool(self.right)
+
     def right_of(self, split: str) -> NDArray[np.bool_] | None:
         """Return which examples of a split, valid or test, it classified rightly; None where
         that was not kept."""
@@ -177,8 +176,31 @@ class RunRecord:
         return self.at(self.last_epoch, column)
 
     def at(self, epoch: int, column: str) -> float | None:
-        values = self.curves[column][self.curves["epoch"] == epoch] if column in self.curves else []
+        curves = self.curves
+        values = curves[column][curves["epoch"] == epoch] if column in curves else []
         return float(values[0]) if len(values) and not math.isnan(values[0]) else None
+
+
+def right_of(result: Mapping[str, Any]) -> Mapping[str, tuple[int, str]]:
+    """Return what a result says of the examples that were classified rightly."""
+    sizes = (result.get("dataset") or {}).get("sizes") or {}
+    return Compact.of(
+        {name: (sizes[name], text) for name, text in texts(result.get("right")).items()}
+    )
+
+
+def texts(found: object, name: str = "{}") -> dict[str, str]:
+    """Return those of the values that are texts, by their names; a text alone has none.
+
+    >>> texts({"nnlab": "ba50af7", "working_directory": None}, "commit of {}"), texts("ba50af7")
+    ({'commit of nnlab': 'ba50af7'}, {'': 'ba50af7'})
+    """
+    if isinstance(found, str):
+        return {"": found}
+    known = found if isinstance(found, dict) else {}
+    return {
+        once(name.format(key)): once(text) for key, text in known.items() if isinstance(text, str)
+    }
 
 
 # What varied
@@ -191,10 +213,7 @@ def varied(runs: Sequence[RunRecord]) -> list[str]:
     among these; so does an option that some give to a function of their own. The
     data count where they differ between runs that agree in all else but seeds.
     """
-    values: dict[str, set[Value]] = {}
-    for run in runs:
-        for key, value in run.settings.items():
-            values.setdefault(key, set()).add(value)
+    values: dict[str, set[Value]] = values_of(run.settings for run in runs)
     for key in [key for key in values if key.startswith(OWN_OPTIONS)]:
         values[key] |= {run.settings.get(key) for run in runs if "model.function" in run.settings}
     of_training = "engine", "device", "native_level", "data", "random_numbers"

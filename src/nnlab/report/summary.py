@@ -7,7 +7,7 @@ import functools
 import io
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ NO_RULE = ("not trained", "unfinished", "diverged", "failed")  # ended a run
 LAST = ("time", "epochs", "n", "stopped by")  # that a narrow table does without, in this order
 
 
-def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Make the rows of ``summary.csv``: a run each, in the order they come.
+def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the rows of ``summary.csv``: a run each, in the order they come.
 
     settings: options that have a column whether or not the runs differ in them.
     """
@@ -69,23 +69,30 @@ def rows(runs: Sequence[RunRecord], settings: Sequence[str] = ()) -> list[dict[s
         key for key in settings if key not in found and any(key in run.settings for run in runs)
     ]
     keys = [*alike, *found]
-    return [
+    return (
         {"name": run.name}
         | {key: run.settings.get(key) for key in keys}
         | {column.csv: column.of(run) for column in results}
         for run in runs
-    ]
+    )
 
 
 def write_csv(table: Iterable[dict[str, Any]], path: Path) -> None:
     """Write rows, one or more, as a whole or not at all; empty where there is no value."""
-    text, left = io.StringIO(), iter(table)
-    first = next(left)
-    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
-    writer.writerow({key: inert(key) for key in first})
-    for row in itertools.chain([first], left):
-        writer.writerow({key: cell(value) for key, value in row.items()})
-    write_atomic(path, text.getvalue().encode())
+    rows = iter(table)
+    first = next(rows)
+
+    def lines() -> Iterator[bytes]:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
+        writer.writerow({key: inert(key) for key in first})
+        for row in itertools.chain([first], rows):
+            writer.writerow({key: cell(value) for key, value in row.items()})
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+
+    write_atomic(path, lines())
 
 
 def write_tex(made: Table, path: Path) -> Path:

@@ -114,7 +114,7 @@ def by_chance(ended: Sequence[RunRecord]) -> list[str]:
         for run in ended
         if run.settings.get("stopping") == "plateau" and run.reading
         if is_number(least := run.settings.get("stopping.min_delta"))
-        if run.reading.loss_noise > least  # type: ignore[operator]
+        if run.reading.loss_noise > least
     ]
     if not noise:
         return []

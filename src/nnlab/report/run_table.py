@@ -1,0 +1,151 @@
+"""The runs of a study in one table, some hundred bytes each."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnlab import records, storage
+from nnlab.compact import Compact, Row, Table
+from nnlab.report.curves import Reading
+from nnlab.report.runs import RunRecord, right_of
+from nnlab.report.statistics import Array
+
+# What a table of its own is for, and what is not kept.
+PARTS = ("settings", "results", "overrides", "curves", "folder", "right", "every")
+PLAIN = [each.name for each in fields(RunRecord) if each.name not in PARTS]
+READ = [each.name for each in fields(Reading)]
+
+
+class RunTable:
+    """The runs of a study, as records that read their values in it.
+
+    every: the curves have one epoch in so many. numbers: how many these are.
+    """
+
+    def __init__(self, study: Path) -> None:
+        self.study = study
+        self.plain, self.settings, self.results = Table(), Table(), Table()
+        self.overrides, self.readings = Table(), Table()
+        self.every, self.numbers, self.longest = 1, 0, 0
+
+    def __len__(self) -> int:
+        return self.plain.rows
+
+    def __iter__(self) -> Iterator[RunRow]:
+        return (RunRow(self, row) for row in range(len(self)))
+
+    def append(self, run: RunRecord, room: float) -> None:
+        """Add a run. room: how many numbers the curves may have; where they are more, all are
+        thinned, to one epoch in 2, 4, 8 and so on. What curves say is read before."""
+        curves = run.thinned(self.every) if self.every > 1 else run.curves
+        self.plain.append(
+            {name: getattr(run, name) for name in PLAIN}
+            | {
+                "still_falls": run.still_falls,
+                "names": tuple(curves),
+                "folder_name": run.folder.name,
+            }
+            | {"numbers": numbers_of(curves), "last_epoch": run.last_epoch}
+            | {"knows_right": run.knows_right}
+        )
+        self.settings.append(run.settings)
+        self.results.append(run.results)
+        self.overrides.append({str(place): text for place, text in enumerate(run.overrides)})
+        reading = run.reading
+        self.readings.append({key: getattr(reading, key) for key in READ} if reading else {})
+        self.numbers += len(curves) * len(curves["epoch"])
+        self.longest = max(self.longest, run.last_epoch)
+        while self.numbers > room and self.every < self.longest:
+            self.thin(2 * self.every)
+
+    def thin(self, every: int) -> None:
+        self.numbers = 0
+        for run in self:
+            curves = run.thinned(every)
+            self.plain.columns["numbers"][run.row] = numbers_of(curves)
+            self.numbers += len(curves) * len(curves["epoch"])
+        self.every = every
+
+
+def numbers_of(curves: Mapping[str, Array]) -> bytes:
+    """Return curves as the bytes of their numbers, one column after the other."""
+    return b"".join(np.ascontiguousarray(values).tobytes() for values in curves.values())
+
+
+class RunRow(RunRecord):
+    """A run in a table."""
+
+    __slots__ = ("row", "table")
+    table: RunTable
+    row: int
+
+    def __init__(self, table: RunTable, row: int) -> None:
+        object.__setattr__(self, "table", table)  # it is frozen, as those that were just read are
+        object.__setattr__(self, "row", row)
+
+    def plain(self, name: str) -> Any:
+        return self.table.plain.columns[name][self.row]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunRow, (self.table, self.row)
+
+    @property
+    def folder(self) -> Path:
+        return self.table.study / str(self.plain("folder_name"))
+
+    @property
+    def every(self) -> int:
+        return int(self.table.every)
+
+    @property
+    def settings(self) -> Row:
+        return Row(self.table.settings, self.row)
+
+    @property
+    def results(self) -> Row:
+        return Row(self.table.results, self.row)
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        return tuple(text for _, text in Row(self.table.overrides, self.row).items())
+
+    @property
+    def curves(self) -> Mapping[str, Array]:
+        names = self.plain("names")
+        numbers: Any = np.frombuffer(self.plain("numbers")).reshape(len(names), -1)
+        return Compact(names, numbers)
+
+    @property
+    def reading(self) -> Reading | None:
+        found = Row(self.table.readings, self.row)
+        return Reading(**found) if found else None
+
+    @property
+    def still_falls(self) -> bool:
+        return bool(self.plain("still_falls"))
+
+    @property
+    def knows_right(self) -> bool:
+        return bool(self.plain("knows_right"))
+
+    @property
+    def last_epoch(self) -> int:
+        return int(self.plain("last_epoch"))
+
+    @property
+    def right(self) -> Mapping[str, tuple[int, str]]:
+        """Of many test examples the longest by far, and of few runs asked for: read again."""
+        try:
+            return right_of(records.undamaged(storage.read(self.folder / records.RESULT)))
+        except (OSError, ValueError):
+            return {}
+
+
+for _name in PLAIN:
+    setattr(RunRow, _name, property(operator.methodcaller("plain", _name)))
