@@ -175,7 +175,8 @@ def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> 
         kept = records.read_result(each.folder)
         assert kept is not None
         assert kept["config"] == each.job.identity["config"]
-        assert study.look(each.folder.parent).find(each.job.identity["fingerprint"])
+        fingerprint = each.job.identity["fingerprint"]
+        assert study.look(each.folder.parent).find([fingerprint])[fingerprint]
 
 
 class Post(worker.Inbox):

@@ -14,25 +14,9 @@ from hypothesis import strategies as st
 from nnlab.compact import Column, Row, Table, values_of
 
 # Equal in Python, and yet others.
-VALUES = st.sampled_from(
-    [
-        2**63 - 1,
-        2**63,
-        -(2**63),
-        1,
-        1.0,
-        True,
-        0,
-        0.0,
-        -0.0,
-        False,
-        math.nan,
-        None,
-        "1",
-        (1,),
-        (1.0,),
-    ]
-)
+OTHERS = [1, 1.0, True, 0, 0.0, -0.0, False, math.nan, None, "1", (1,), (1.0,)]
+OTHERS += [2**63 - 1, 2**63, -(2**63), "0" * 16, "0123456789abcdef", "F" * 16, "٣" * 16]
+VALUES = st.sampled_from(OTHERS) | st.from_regex("[0-9a-f]{16}", fullmatch=True)
 VALUES |= st.floats() | st.integers() | st.text(max_size=3)
 NAMES = st.sampled_from("abcd")
 

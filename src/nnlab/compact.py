@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+DIGEST = re.compile("[0-9a-f]{16}")
 
 
 class Compact(Mapping[str, Item]):
@@ -66,7 +68,8 @@ class Compact(Mapping[str, Item]):
 
 
 class Column:
-    """A list in little room: of a value that all its rows share once, of numbers 8 bytes each.
+    """A list in little room: of a value that all its rows share once, of numbers, and of digests
+    of 16 hexadecimal digits, 8 bytes each.
 
     >>> column = Column()
     >>> for value in (1, 1, True):
@@ -84,7 +87,10 @@ class Column:
 
     def __getitem__(self, row: int) -> Any:
         values = self._values
-        return values[0] if type(values) is tuple else values[row]
+        if type(values) is tuple:
+            return values[0]
+        found = values[row]
+        return f"{found:016x}" if type(values) is array and values.typecode == "Q" else found
 
     @property
     def shared(self) -> bool:
@@ -95,12 +101,14 @@ class Column:
         if self._rows == 0:
             self._values = (value,)
         elif not self._shares(value):
-            self._values_for(value).append(value)
+            values = self._values_for(value)
+            values.append(as_item(value, values))
         self._rows += 1
 
     def __setitem__(self, row: int, value: Any) -> None:
         if not self._shares(value):
-            self._values_for(value)[row] = value
+            values = self._values_for(value)
+            values[row] = as_item(value, values)
 
     def _shares(self, value: Any) -> bool:
         """Return whether all rows have this very value: 1 is neither 1.0 nor True."""
@@ -110,21 +118,31 @@ class Column:
         return own is value or (type(own) is type(value) and repr(own) == repr(value))
 
     def _values_for(self, value: Any) -> Any:
-        """Return the values of all rows one by one, with room for another."""
+        """Return the values of all rows one by one, where another may be."""
         values, code = self._values, code_of(value)
         if type(values) is tuple:
             alike = code and code == code_of(values[0])
-            self._values = array(code, values * self._rows) if alike else list(values * self._rows)
+            self._values = array(code) if alike else []
+            self._values.extend([as_item(values[0], self._values)] * self._rows)
         elif type(values) is array and code != values.typecode:
-            self._values = list(values)
+            self._values = [self[row] for row in range(self._rows)]
         return self._values
 
 
 def code_of(value: object) -> str:
-    """Return the code of an array that holds a number as it is; nothing where there is none."""
+    """Return the code of an array that holds a value as it is, nothing where there is none: Q of
+    digests, as numbers."""
+    if type(value) is str:
+        return "Q" if DIGEST.fullmatch(value) else ""
     if type(value) is int:
         return "q" if abs(value) < 2**63 else ""
     return "d" if type(value) is float else ""
+
+
+def as_item(value: Any, values: Any) -> Any:
+    """Return a value as a list or an array holds it."""
+    digest = type(values) is array and values.typecode == "Q"
+    return int(value, 16) if digest else value
 
 
 class Table:

@@ -275,7 +275,7 @@ def tell_best(search: optuna.Study, trials: Trials, metric: str) -> None:
         return
     job = trials.job(best.params, best.number)
     parent = job.folder.parent
-    runs = study.look(parent).find(job.fingerprint)
+    runs = study.look(parent).find([job.fingerprint])[job.fingerprint]
     names = sorted((run.folder for run in runs if run.done), key=job.name.__ne__)
     values = trials.values(best.params)
     found = {"name": "optuna", "best_params": values, "best_value": best.value}

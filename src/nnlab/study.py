@@ -14,8 +14,8 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ LONG = ("config", "dataset", "git", "overrides", "right", "sha256", "versions")
 class Entry:
     """What the index says of a run.
 
-    folder: its name in the study. stamp: what tells whether its FILES have changed, ``stamp_of``
-    each as JSON. result: without its LONG parts. content: of the data that the run saw. data: what
-    it asked for, see ``data_key``. commands: digests of those that it answered, see
-    ``SweepLoader.asked``.
+    folder: its name in the study. stamp: a digest that tells whether its FILES have changed.
+    written: the same of its result alone. result: without its LONG parts. content: of the data that
+    the run saw. data: what it asked for, see ``data_key``. commands: digests of those that it
+    answered, see ``SweepLoader.asked``.
     """
 
     folder: str
     stamp: str
+    written: str
     result: Mapping[str, Any]
     content: str | None
     data: str
@@ -49,6 +50,10 @@ class Entry:
     @property
     def done(self) -> bool:
         return self.result["status"] in records.DONE
+
+    def answers(self, fingerprint: str) -> bool:
+        """Return whether it is a whole run of a configuration."""
+        return self.done and bool(self.result["fingerprint"] == fingerprint)
 
 
 class Entries(MutableMapping[str, Entry]):
@@ -65,11 +70,14 @@ class Entries(MutableMapping[str, Entry]):
 
     def __getitem__(self, folder: str) -> Entry:
         row = self.rows[folder]
-        return Entry(folder, result=Row(self.results, row), **Row(self.table, row))
+        own = dict(Row(self.table, row).items())
+        own["commands"] = tuple(own["commands"].split())
+        return Entry(folder, result=Row(self.results, row), **own)
 
     def __setitem__(self, folder: str, entry: Entry) -> None:
         self.rows[folder] = self.table.rows
-        self.table.append({name: getattr(entry, name) for name in OWN})
+        own = {name: getattr(entry, name) for name in OWN}
+        self.table.append(own | {"commands": " ".join(entry.commands)})
         self.results.append(entry.result)
         if self.table.rows > 2 * len(self.rows) + 100:
             self.__init__(list(self.values()))  # type: ignore[misc]
@@ -83,12 +91,8 @@ class Entries(MutableMapping[str, Entry]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def remember(self, folder: str, command: str) -> None:
-        row = Row(self.table, self.rows[folder])
-        row["commands"] = (*row["commands"], command)
 
-
-OWN = ("stamp", "content", "data", "commands")  # what the table of entries has
+OWN = ("stamp", "written", "content", "data", "commands")  # what the table of entries has
 
 
 class Study:
@@ -102,7 +106,6 @@ class Study:
         self.folder = folder
         self.entries, self.report = read_index(folder)
         self.changed = False
-        self.found: dict[str, tuple[str, ...]] | None = None  # by what they compute, once asked for
 
     def look(self) -> None:
         """Bring the entries up to date. Raises OSError where the folder cannot be read."""
@@ -117,25 +120,41 @@ class Study:
             self.changed = True
         for name in names:
             self.update(name)
-        self.found = None
 
-    def update(self, name: str, trusted: bool = False) -> None:
-        """Bring the entry of a folder up to date; trusted: its files are as they were written."""
-        before, stamp = self.entries.get(name), None
-        with contextlib.suppress(OSError, ValueError):
-            path = self.folder / name
-            stamp = json.dumps([stamp_of(path / file) for file in FILES])
+    def update(self, name: str) -> None:
+        """Bring the entry of a folder up to date."""
+        before = self.entries.get(name)
+        self.put(name, before, self.read(name, before))
+
+    def read(self, name: str, before: Entry | None, trusted: bool = False) -> Entry | None:
+        """Return the entry of a folder as it is now; None where it holds no run, or a damaged one.
+
+        trusted: its files are as they were written.
+        """
+        path = self.folder / name
+        try:
+            written, *others = (stamp_of(path / file) for file in FILES)
+            stamp = digest([written, *others])
             if before is not None and before.stamp == stamp:
-                return
+                return before
             result = records.read_result(path)
-            if result is not None:
-                if result["status"] in records.DONE and not trusted:
-                    records.check_files(path, result)
-                self.entries[name] = entry_of(name, stamp, result)
-                self.changed = True
-                return
-        if self.entries.pop(name, None) is not None:
-            self.changed = True
+            if result is None:
+                return None
+            if result["status"] in records.DONE and not trusted:
+                records.check_files(path, result)
+        except (OSError, ValueError):
+            return None
+        return entry_of(once(name), stamp, digest(written), result)
+
+    def put(self, name: str, before: Entry | None, entry: Entry | None) -> None:
+        """Put an entry in the place of the one before."""
+        if entry is before:
+            return
+        self.changed = True
+        if entry is None:
+            del self.entries[name]
+        else:
+            self.entries[name] = entry
 
     def remember(self, asked: str, folder: Path, fingerprint: str) -> None:
         """Note that a command was answered by the run in a folder, unless that is another by now.
@@ -144,13 +163,11 @@ class Study:
         """
         if folder.parent.absolute() != self.folder:
             return
-        self.update(folder.name, trusted=True)
-        entry = self.entries.get(folder.name)
-        if entry is None or not entry.done or entry.result["fingerprint"] != fingerprint:
-            return
-        if asked not in entry.commands:
-            self.entries.remember(folder.name, asked)
-            self.changed = True
+        before = self.entries.get(folder.name)
+        entry = self.read(folder.name, before, trusted=True)
+        if entry is not None and entry.answers(fingerprint) and asked not in entry.commands:
+            entry = replace(entry, commands=(*entry.commands, asked))
+        self.put(folder.name, before, entry)
 
     def answers(self) -> dict[str, str]:
         """Return the folders of runs by the commands that they answered."""
@@ -161,20 +178,19 @@ class Study:
             for asked in entry.commands
         }
 
-    def find(self, fingerprint: str) -> list[Entry]:
-        """Return the runs that compute this, by their folders' names."""
-        if self.found is None:
-            self.found = {}
-            for folder in sorted(self.entries):
-                known = self.entries[folder].result["fingerprint"]
-                self.found[known] = (*self.found.get(known, ()), folder)
-        return [self.entries[folder] for folder in self.found.get(fingerprint, ())]
+    def find(self, fingerprints: Collection[str]) -> dict[str, list[Entry]]:
+        """Return the runs that compute these, by their folders' names."""
+        found: dict[str, list[Entry]] = {fingerprint: [] for fingerprint in fingerprints}
+        for folder in sorted(self.entries):
+            entry = self.entries[folder]
+            if entry.result["fingerprint"] in found:
+                found[entry.result["fingerprint"]].append(entry)
+        return found
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        stamps = sorted([entry.folder, entry.stamp] for entry in self.entries.values())
-        text = json.dumps([importlib.metadata.version("nnlab"), stamps])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        stamps = ([folder, self.entries[folder].stamp] for folder in sorted(self.entries))
+        return digest(itertools.chain([importlib.metadata.version("nnlab")], stamps))
 
     def reported(self) -> bool:
         """Return whether the report is of these runs, and whole."""
@@ -227,9 +243,18 @@ def stamp_of(path: Path) -> list[int]:
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 
-def entry_of(folder: str, stamp: str, result: dict[str, Any]) -> Entry:
+def digest(parts: Iterable[Any]) -> str:
+    """Return a digest of JSON values."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(json.dumps(part).encode() + b"\n")
+    return found.hexdigest()[:16]
+
+
+def entry_of(folder: str, stamp: str, written: str, result: dict[str, Any]) -> Entry:
     content = (result.get("dataset") or {}).get("content")
-    return Entry(folder, stamp, short(result), content, data_key(result.get("config") or {}))
+    asked = data_key(result.get("config") or {})
+    return Entry(folder, stamp, written, short(result), content, asked)
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
@@ -282,6 +307,7 @@ def sound(entry: Entry) -> bool:
     names = [
         entry.folder,
         entry.stamp,
+        entry.written,
         entry.data,
         *entry.commands,
         *map(entry.result.get, ("fingerprint", "status")),

@@ -95,8 +95,13 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
     taken: dict[Path, str] = {}  # the fingerprint that a folder is for
     data: dict[str, str | None] = {}  # their content now, by what asks for them
     twins: list[str] = []
-    unknown = [outcome.job for outcome in outcomes if outcome.job.found is None]
-    studies = {folder: study.look(folder) for folder in {job.folder.parent for job in unknown}}
+    unknown: dict[Path, set[str]] = {}  # by studies, the fingerprints of what is not known as done
+    for outcome in outcomes:
+        job = outcome.job
+        if job.found is None:
+            asked = unknown.setdefault(job.folder.parent, set())
+            asked.update([job.fingerprint] if job.config is not None else [])
+    known = {folder: study.look(folder).find(asked) for folder, asked in unknown.items()}
     for outcome in outcomes:
         job, config = outcome.job, outcome.job.config
         outcome.error = job.refused
@@ -108,7 +113,7 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
                         f"two jobs map to folder {job.folder}; give each value once, or one of "
                         f"them another study="
                     )
-                found = earlier(job, config, studies[job.folder.parent], data)
+                found = earlier(job, config, known[job.folder.parent][job.fingerprint], data)
         except Exception as error:
             outcome.error = error
             continue
@@ -128,11 +133,12 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
 
 
 def earlier(
-    job: Job, config: Config, runs: study.Study, data: dict[str, str | None]
+    job: Job, config: Config, runs: Sequence[study.Entry], data: dict[str, str | None]
 ) -> study.Entry | None:
     """Return the run of a study that a job is: the same computation, on the data that are there.
 
-    data: the content of the data that are there, as far as it is known; what is asked is added.
+    runs: those of the study that compute the same. data: the content of the data that are there, as
+    far as it is known; what is asked is added.
     Raises ValueError where that run saw other data, or where another run has the job's folder,
     and as ``datasets.content`` does for data that cannot be read.
     """
@@ -140,9 +146,7 @@ def earlier(
 
     identity = job.identity
     found = [
-        entry
-        for entry in runs.find(identity["fingerprint"])
-        if entry.done and records.serves(entry.result, identity["config"])
+        entry for entry in runs if entry.done and records.serves(entry.result, identity["config"])
     ]
     found.sort(key=lambda entry: entry.folder != job.name)
     old = [entry for entry in found if not records.same_numbers(entry.result)]
