@@ -26,7 +26,9 @@ MANY = 1000  # runs: fewer take about 1 s to compose, and 250 MB at most
 LONG = 1_000_000  # values, which are not listed to count them
 AT_ONCE = 100  # jobs that Hydra's basic launcher, which trains one after another, is given
 TOGETHER = 1000  # runs that nnlab's launcher trains together, and holds a record of
-SENT = 10_000  # likewise of launchers that train elsewhere, where workers wait for the last of them
+SENT = (
+    10_000  # likewise of its launchers that train elsewhere, where more workers wait for the last
+)
 
 
 @dataclass
@@ -51,7 +53,8 @@ class NnlabSweeper(BasicSweeper):
         self.task_function = task_function
 
     def sweep(self, arguments: list[str]) -> None:
-        """Launch the jobs in batches; ``multirun.yaml`` is left to the command.
+        """Launch the jobs in batches, once all are known to be legal; ``multirun.yaml`` is left to
+        the command.
 
         Raises ValueError where what is kept of so many runs does not fit into memory.
         """
@@ -59,6 +62,7 @@ class NnlabSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         from hydra_plugins.nnlab_launcher import NnlabLauncher
+        from nnlab.hydra_jobs import JOB
 
         size = self.max_batch_size
         if size is not None and size < 1:
@@ -70,15 +74,15 @@ class NnlabSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         overrides += parser.parse_overrides(all_folds(self.config.folds, overrides))
         last = {each.get_key_element(): each for each in overrides}  # of a key given twice
-        runs = foresee(last.values(), 0 if ours else size or math.inf)
-        values = [
+        runs = foresee(last.values(), size, JOB if ours else RETURN)
+        told = [
             [text for (text,) in self.split_arguments([each], None)[0]] for each in last.values()
         ]
         if not ours or runs > (size or runs):  # nnlab's looks at all of a batch first, too
-            for batch in batches(values, size):
+            for batch in batches(told, size):
                 self.validate_batch_is_legal(batch)
         first = 0
-        for batch in batches(values, size):
+        for batch in batches(told, size):
             after = first + len(batch)
             if ours and len(batch) < runs:
                 log.info("runs %s to %s of %s", f"{first + 1:,}", f"{after:,}", f"{runs:,}")
@@ -103,19 +107,21 @@ class NnlabSweeper(BasicSweeper):
             _ = each.return_value  # raises where the job failed, as in Hydra's
 
 
-def batches(values: Sequence[Sequence[str]], size: int | None) -> Iterator[list[list[str]]]:
-    """Yield the combinations of values in batches, made as they are asked for."""
-    jobs = map(list, itertools.product(*values))
+def batches(told: Sequence[Sequence[str]], size: int | None) -> Iterator[list[list[str]]]:
+    """Yield all jobs in batches, made as they are asked for.
+
+    told: what jobs may be told of each option. size: of a batch; None: one has them all.
+    """
+    jobs = map(list, itertools.product(*told))
     while batch := list(itertools.islice(jobs, size)):
         yield batch
 
 
-def foresee(overrides: Collection[Override], returned: float) -> int:
+def foresee(overrides: Collection[Override], size: int | None, each: int) -> int:
     """Return how many runs a sweep has; say so, if it will take a while to compose them.
 
-    Raises ValueError where what is kept of them does not fit into memory.
-
-    returned: of how many jobs at a time a launcher of Hydra's keeps what it returns.
+    size: how many jobs a launcher is given at a time; each: bytes that are kept of these.
+    Raises ValueError where what is kept of all runs does not fit into memory.
     """
     from nnlab import memory
     from nnlab.hydra_jobs import RECORD, SETTING
@@ -131,7 +137,7 @@ def foresee(overrides: Collection[Override], returned: float) -> int:
     kept = runs * RECORD + settings * SETTING
     fewer = "give fewer values in each command, and each command a study=NAME of its own"
     memory.check(kept, what, fewer)
-    kept += int(min(runs, returned)) * RETURN
+    kept += min(runs, size or runs) * each
     memory.check(kept, what, "give a smaller hydra.sweeper.max_batch_size")
     log.info("composing %s runs", f"{runs:,}")
     return runs

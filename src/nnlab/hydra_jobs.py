@@ -34,9 +34,10 @@ from nnlab.tally import Tally
 
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
-PARSED = 128  # overrides that are not parsed again, of 2 kB each
-RECORD = 10_000  # bytes that are kept of a run to the end of its command
-SETTING = 3_000  # and of a setting, to which the report gives a row of its table and a line
+PARSED = 1024  # overrides that are not parsed again, of 2 kB each
+RECORD = 2_000  # bytes that are kept of a run to the end of its command, and its report
+SETTING = 1_000  # and of a setting, to which the report gives a row of its table and a line
+JOB = 8_000  # and of a run while its batch trains
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 SOURCES = ["hydra.conf", str(CONF), ""]  # of configurations, where none is the user's own
 SEARCH = "search"  # nnlab's own that optimises

@@ -205,13 +205,13 @@ def undamaged(text: bytes) -> dict[str, Any]:
     """
     try:
         content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        told = content.pop("checksum", None)
+        if told is not None and told != checksum(content):
+            raise ValueError("its checksum differs")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    told = content.pop("checksum", None)
-    if told is not None and told != checksum(content):
-        raise ValueError("its checksum differs")
     return content
 
 

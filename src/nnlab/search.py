@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnlab")
 RESULTS = "optimization_results.yaml"  # as Hydra's own sweepers call it
 INSTALL = "pip install 'nnlab[search]'"
+TRIAL = 10_000  # bytes that Optuna keeps of a trial
 SAMPLERS = {
     "tpe": "TPESampler",
     "random": "RandomSampler",
@@ -139,7 +140,7 @@ def check(options: NnlabSearchConf) -> None:
         if value < 1:
             raise ValueError(f"hydra.sweeper.{name}={value} is too small; give 1 or more")
     memory.check(
-        options.n_trials * (hydra_jobs.RECORD + hydra_jobs.SETTING),
+        options.n_trials * (hydra_jobs.RECORD + hydra_jobs.SETTING + TRIAL),
         f"hydra.sweeper.n_trials={options.n_trials}",
         "give fewer",
     )

@@ -62,6 +62,8 @@ class Entries(MutableMapping[str, Entry]):
     An entry that is set anew has another row: whoever has the old one still has what it said.
     """
 
+    OWN = ("stamp", "written", "content", "data", "commands")  # columns, beside those of results
+
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.rows: dict[str, int] = {}
         self.table, self.results = Table(), Table()
@@ -76,11 +78,12 @@ class Entries(MutableMapping[str, Entry]):
 
     def __setitem__(self, folder: str, entry: Entry) -> None:
         self.rows[folder] = self.table.rows
-        own = {name: getattr(entry, name) for name in OWN}
+        own = {name: getattr(entry, name) for name in self.OWN}
         self.table.append(own | {"commands": " ".join(entry.commands)})
         self.results.append(entry.result)
-        if self.table.rows > 2 * len(self.rows) + 100:
-            self.__init__(list(self.values()))  # type: ignore[misc]
+        if self.table.rows > 2 * len(self.rows) + 100:  # most are of entries that are gone
+            anew = Entries(self.values())
+            self.rows, self.table, self.results = anew.rows, anew.table, anew.results
 
     def __delitem__(self, folder: str) -> None:
         del self.rows[folder]
@@ -90,9 +93,6 @@ class Entries(MutableMapping[str, Entry]):
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-OWN = ("stamp", "written", "content", "data", "commands")  # what the table of entries has
 
 
 class Study:

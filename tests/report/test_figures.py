@@ -434,6 +434,23 @@ def test_a_figure_of_many_runs_has_few_objects(tmp_path: Path) -> None:
     np.testing.assert_array_equal(lines_are, crosses_are)
 
 
+def test_a_figure_of_more_settings_than_it_has_lines_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each third of 50, the first too, and both seeds of it; what is left out counts elsewhere."""
+    monkeypatch.setattr(figures, "LINES", 20)
+    for index, seed in itertools.product(range(50), (0, 1)):
+        rows = f"1,{3 + index},0,,,1\n2,{1 + index + seed},0,,,2\n"
+        lay(tmp_path, {"optimizer.lr": 1.0 + index, "seed": seed}, rows=rows)
+    figure = figures.loss(read(tmp_path))
+    assert figure is not None
+    notes = figure.texts[1].get_text().replace("\n", " ").split("; ")
+    assert notes == ["mean of 2 seeds", "one setting in 3 is drawn"]
+    (together,) = only(figure).collections
+    ends = [np.asarray(path.vertices)[-1] for path in together.get_paths()]
+    np.testing.assert_array_equal(ends, [(2, 1.5 + index) for index in range(0, 50, 3)])
+
+
 def test_many_losses_of_zero_lie_inside(tmp_path: Path) -> None:
     for index in range(plotting.FEW_LINES + 1):
         lay(tmp_path, {"optimizer.lr": 1.0 + index}, rows="1,0,0,,,1\n2,0,0,,,2\n")

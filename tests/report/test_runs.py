@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from nnlab import identity, network, study
 from nnlab.report import run_folders, runs, summary, summary_notes
-from tests.report.studies import DIVERGED, FAILED, lay
+from tests.report.studies import DIVERGED, FAILED, curves, lay
 
 
 def names(folder: Path) -> list[str]:
@@ -49,6 +51,31 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(run.curves[column], values, err_msg=column)
     assert run.last("train_loss") == 1
     assert run.last("valid_loss") is None
+
+
+def test_runs_of_a_table_are_those_that_were_read(tmp_path: Path) -> None:
+    """Also of several kinds, and after they went to another process."""
+    validated = curves([1, 0.5, 0.4, 0.6, 0.7, 0.8, 0.9, 1.1])
+    lay(tmp_path, {"seed": 0, "optimizer": "adam"}, overrides=["seed=0", "optimizer=adam"])
+    lay(tmp_path, {"seed": 2**70, "valid_size": 50}, rows=validated, epochs=8, overrides=["seed=0"])
+    lay(tmp_path, {"seed": 1}, rows="", right={"test": np.array([True, False, True])})
+    lay(tmp_path, {"model.hidden": [3]}, rows="1,2,0,,,1\n", **DIVERGED)
+    lay(tmp_path, {"seed": 4}, **FAILED)
+    found = run_folders.read(tmp_path)
+    assert len(found) == 5
+    for run in (*found, *pickle.loads(pickle.dumps(found))):
+        whole = run_folders.read_run(run.folder)
+        whole.settings["data"] = run.settings["data"]  # which is named among others
+        names = [each.name for each in dataclasses.fields(runs.RunRecord)]
+        names += ["reading", "still_falls", "last_epoch", "knows_right", "computed", "complete"]
+        for name in names:
+            one, other = getattr(run, name), getattr(whole, name)
+            if name == "curves":
+                one, other = (
+                    {key: list(map(repr, v)) for key, v in c.items()} for c in (one, other)
+                )
+            assert type(one) is type(other) or isinstance(one, Mapping), name
+            assert one == other, name
 
 
 def test_settings_are_spelled_as_on_the_command_line(tmp_path: Path) -> None:

@@ -133,4 +133,4 @@ def alike_note(settings: Sequence[Setting], keys: Sequence[str]) -> list[str]:
     if legend_values(settings)[1]:
         return []
     varying = [key for key, values in zip(keys, zip(*settings)) if len(set(values)) > 1][1:]
-    return [f"lines of one colour differ in {', '.join(map(phrase, varying))}"]
+    return [f"lines of one colour differ in {', '.join(map(phrase, varying))}"] * bool(varying)

@@ -47,7 +47,7 @@ TEXTS = (
     *("engine", "engine_form", "engine_level"),
 )
 STUDIES = 40  # or runs, that are listed
-ROOM = 2**22  # numbers, 34 MB, that the curves of a study take in its report
+ROOM = 2**21  # numbers, 17 MB, that the curves of a study take in its report
 log = logging.getLogger("nnlab")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnlab import records, storage
-from nnlab.compact import Compact, Row, Table
+from nnlab.compact import Compact, Row, Table, once
 from nnlab.report.curves import Reading
 from nnlab.report.runs import RunRecord, right_of
 from nnlab.report.statistics import Array
@@ -44,20 +44,19 @@ class RunTable:
         """Add a run. room: how many numbers the curves may have; where they are more, all are
         thinned, to one epoch in 2, 4, 8 and so on. What curves say is read before."""
         curves = run.thinned(self.every) if self.every > 1 else run.curves
-        self.plain.append(
-            {name: getattr(run, name) for name in PLAIN}
-            | {
-                "still_falls": run.still_falls,
-                "names": tuple(curves),
-                "folder_name": run.folder.name,
-            }
-            | {"numbers": numbers_of(curves), "last_epoch": run.last_epoch}
-            | {"knows_right": run.knows_right}
-        )
+        reading = run.reading
+        plain = {name: getattr(run, name) for name in PLAIN} | {
+            "folder_name": once(run.folder.name),
+            "names": tuple(curves),
+            "numbers": numbers_of(curves),
+            "last_epoch": run.last_epoch,
+            "still_falls": run.still_falls,
+            "knows_right": run.knows_right,
+        }
+        self.plain.append(plain)
         self.settings.append(run.settings)
         self.results.append(run.results)
         self.overrides.append({str(place): text for place, text in enumerate(run.overrides)})
-        reading = run.reading
         self.readings.append({key: getattr(reading, key) for key in READ} if reading else {})
         self.numbers += len(curves) * len(curves["epoch"])
         self.longest = max(self.longest, run.last_epoch)
