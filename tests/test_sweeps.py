@@ -301,7 +301,7 @@ def test_errors_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().err.splitlines()
     assert (lines[99], lines[100:]) == (
         "run99, run249: no 99",
-        ["and 100 more runs, each for another reason"],
+        ["and 100 more runs, for other reasons"],
     )
 
 

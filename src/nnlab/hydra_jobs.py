@@ -53,6 +53,7 @@ class Command:
     def __init__(self) -> None:
         self.functions: Collection[str] = ()  # the user's own that may be called
         self.tally = Tally()
+        self.forced: set[str] = set()  # see ``sweeps.train``
         self.last_lines: list[str] = []  # what it says at its end
         self.process = os.getpid()
 
@@ -74,7 +75,7 @@ class Command:
             interrupts.end_with(parent)
         try:
             with interrupts.heeded(parent):
-                (outcome,) = sweeps.train([job])
+                (outcome,) = sweeps.train([job], forced=self.forced)
         except interrupts.Stopped as stopped:
             if parent is not None and os.getppid() != parent:
                 os._exit(stopped.status)  # nobody is there to be told
@@ -143,7 +144,7 @@ def launch(
     jobs = make_jobs(loader, job_overrides, first, command.functions)
     objective.check(master.hydra, jobs)
     try:
-        outcomes = sweeps.train(jobs, report=True, where=where)
+        outcomes = sweeps.train(jobs, report=True, where=where, forced=command.forced)
     finally:
         record_command(master, jobs)
     command.tally.add(outcomes)

@@ -114,7 +114,7 @@ def shared(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_latest = functools.lru_cache(1024)(json.loads)
+_latest = functools.lru_cache(256)(json.loads)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

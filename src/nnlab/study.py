@@ -85,6 +85,9 @@ class Entries(MutableMapping[str, Entry]):
             anew = Entries(self.values())
             self.rows, self.table, self.results = anew.rows, anew.table, anew.results
 
+    def fingerprint(self, folder: str) -> str:
+        return str(Row(self.results, self.rows[folder])["fingerprint"])
+
     def __delitem__(self, folder: str) -> None:
         del self.rows[folder]
 
@@ -107,19 +110,24 @@ class Study:
         self.entries, self.report = read_index(folder)
         self.changed = False
 
-    def look(self) -> None:
-        """Bring the entries up to date. Raises OSError where the folder cannot be read."""
+    def look(self, fingerprints: Collection[str] | None = None) -> None:
+        """Bring the entries up to date; fingerprints: of new runs, and of known ones that compute
+        these, only. Raises OSError where the folder cannot be read."""
         try:
-            names = sorted(
-                name for name in os.listdir(self.folder) if (self.folder / name).is_dir()
-            )
+            with os.scandir(self.folder) as found:
+                names = sorted(each.name for each in found if is_folder(each))
         except FileNotFoundError:
             names = []
         for name in self.entries.keys() - set(names):
             del self.entries[name]
             self.changed = True
         for name in names:
-            self.update(name)
+            if (
+                fingerprints is None
+                or name not in self.entries
+                or self.entries.fingerprint(name) in fingerprints
+            ):
+                self.update(name)
 
     def update(self, name: str) -> None:
         """Bring the entry of a folder up to date."""
@@ -182,9 +190,9 @@ class Study:
         """Return the runs that compute these, by their folders' names."""
         found: dict[str, list[Entry]] = {fingerprint: [] for fingerprint in fingerprints}
         for folder in sorted(self.entries):
-            entry = self.entries[folder]
-            if entry.result["fingerprint"] in found:
-                found[entry.result["fingerprint"]].append(entry)
+            computed = self.entries.fingerprint(folder)
+            if computed in found:
+                found[computed].append(self.entries[folder])
         return found
 
     def digest(self) -> str:
@@ -227,11 +235,18 @@ def known(folder: Path) -> Study:
     return _known(folder.absolute())
 
 
-def look(folder: Path) -> Study:
-    """Return a study as it is now; a process reads what has not changed once."""
+def look(folder: Path, fingerprints: Collection[str] | None = None) -> Study:
+    """Return a study as it is now; a process reads what has not changed once. fingerprints: see
+    ``Study.look``."""
     study = known(folder)
-    study.look()
+    study.look(fingerprints)
     return study
+
+
+def is_folder(found: os.DirEntry[str]) -> bool:
+    """Return whether it is a folder, or a link to one: not one to itself."""
+    linked = found.is_symlink() and Path(found.path).is_dir()
+    return linked or found.is_dir(follow_symlinks=False)
 
 
 def stamp_of(path: Path) -> list[int]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nnlab.report import Report
 
 log = logging.getLogger("nnlab")
+TWO_JOBS = "two jobs map to folder {}; give each value once, or one of them another study="
 
 
 class Here:
@@ -53,16 +55,22 @@ class Here:
 HERE = Here()
 
 
-def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list[Outcome]:
+def train(
+    jobs: Sequence[Job],
+    report: bool = False,
+    where: Here = HERE,
+    forced: set[str] | None = None,
+) -> list[Outcome]:
     """Train what is not done yet, each run into its folder; one bad job harms no other.
 
-    report: whether this process is to ``conclude``, and may prepare for its figures.
+    report: whether this process is to ``conclude``, and may prepare for its figures. forced: the
+    fingerprints of the runs that this command was to train anew, by batches before; added to.
 
     Returns an outcome per job, in order. Raises Stopped where a signal asked to stop: every run
     under way is saved after its epoch, and the same command goes on from there.
     """
     outcomes = [Outcome(job) for job in jobs]
-    waiting = sort_out(outcomes)
+    waiting = sort_out(outcomes, set() if forced is None else forced)
     done = sum(outcome.result is not None for outcome in outcomes)
     if done:
         log.info("already done: %d of %d (force=true trains anew)", done, len(jobs))
@@ -89,8 +97,11 @@ def train(jobs: Sequence[Job], report: bool = False, where: Here = HERE) -> list
     return outcomes
 
 
-def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
-    """Find the runs that are done, and refuse what cannot be trained; return the others."""
+def sort_out(outcomes: Sequence[Outcome], forced: set[str]) -> list[tuple[Outcome, Config]]:
+    """Find the runs that are done, and refuse what cannot be trained; return the others.
+
+    forced: see ``train``.
+    """
     waiting: list[tuple[Outcome, Config]] = []
     taken: dict[Path, str] = {}  # the fingerprint that a folder is for
     data: dict[str, str | None] = {}  # their content now, by what asks for them
@@ -101,7 +112,7 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
         if job.found is None:
             asked = unknown.setdefault(job.folder.parent, set())
             asked.update([job.fingerprint] if job.config is not None else [])
-    known = {folder: study.look(folder).find(asked) for folder, asked in unknown.items()}
+    known = {folder: study.look(folder, asked).find(asked) for folder, asked in unknown.items()}
     for outcome in outcomes:
         job, config = outcome.job, outcome.job.config
         outcome.error = job.refused
@@ -109,10 +120,8 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
             found = job.found
             if config is not None:
                 if taken.setdefault(job.folder, job.fingerprint) != job.fingerprint:
-                    raise ValueError(
-                        f"two jobs map to folder {job.folder}; give each value once, or one of "
-                        f"them another study="
-                    )
+                    raise ValueError(TWO_JOBS.format(job.folder))
+                config = unless_forced(job, config, forced)
                 found = earlier(job, config, known[job.folder.parent][job.fingerprint], data)
         except Exception as error:
             outcome.error = error
@@ -126,10 +135,28 @@ def sort_out(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, Config]]:
             outcome.result = found.result if job.found else read and study.short(read)
         elif config is not None:
             waiting.append((outcome, config))
+    forced.update(outcome.job.fingerprint for outcome, config in waiting if config.force)
     shown = ", ".join(twins[:5]) + (f" and {len(twins) - 5:,} more" if twins[5:] else "")
     if twins:
         log.info("the same under another name: %s", shown)
     return waiting
+
+
+def unless_forced(job: Job, config: Config, forced: set[str]) -> Config:
+    """Return a configuration, without force=true where this command has trained its run anew.
+
+    Raises ValueError where it has trained another in the job's folder.
+    """
+    if not config.force or not forced:
+        return config
+    if job.fingerprint in forced:
+        return replace(config, force=False)
+    there = None
+    with contextlib.suppress(ValueError):  # it is damaged, and will be trained anew
+        there = records.read_result(job.folder)
+    if there is not None and there["fingerprint"] in forced:
+        raise ValueError(TWO_JOBS.format(job.folder))
+    return config
 
 
 def earlier(
@@ -256,10 +283,11 @@ def clear_up(folder: Path, left: Sequence[Path]) -> None:
     something."""
     patterns = (claims.PROCESSES, storage.LEFT_OVER, claims.BATCHES)
     if any(any(folder.glob(each)) for each in patterns) or left:
-        ended = {name for name, run in study.look(folder).entries.items() if run.done}
         with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
             claims.clear_dead(folder)
-            claims.clear_batches(folder, ended)
+            if (folder / claims.BATCHES).exists():
+                runs = study.look(folder).entries
+                claims.clear_batches(folder, {name for name, run in runs.items() if run.done})
             storage.clear_left_overs(folder)
             for run in left:
                 records.clear_up(run)

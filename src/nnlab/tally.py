@@ -18,10 +18,10 @@ LISTED = 100  # errors, or files of evaluations, that are told
 class Part:
     """What a command has asked of one study.
 
-    runs: how many. ended: whether any came to its end. latest: the last of them. report: what it is
-    to show; None where no run was composed, as all were answered before. evaluated: the files of
-    evaluations, LISTED at most, and uncounted how many more there are. left: the runs in whose
-    folders a killed process has left something.
+    runs: how many. ended: whether any came to its end. latest: the outcome of the last. report:
+    what it is to show; None where no run was composed, as all were answered before. evaluated: the
+    files of evaluations, LISTED at most; unlisted: how many more there are. left: the folders of
+    runs in which a killed process has left something.
     """
 
     runs: int = 0
@@ -104,7 +104,7 @@ class Tally:
             named = self.runs > 1 and not message.startswith(f"{shown} ")
             lines.append(f"{shown}: {message}" if named else message)
         others = self.failed - sum(failure.runs for failure in self.failures.values())
-        return lines + [f"and {others:,} more runs, each for another reason"] * (others > 0)
+        return lines + [f"and {others:,} more runs, for other reasons"] * (others > 0)
 
 
 def explain(outcome: Outcome) -> str | None:

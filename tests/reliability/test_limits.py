@@ -5,6 +5,7 @@ A message that says what helps, no traceback, and the same command goes on once 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -277,6 +278,42 @@ hydra_jobs.launch_by = launched"""
     ]
 
 
+def test_a_thousand_runs_train_at_a_time(tmp_path: Path) -> None:
+    """Here three."""
+    code = """
+from hydra.core.plugins import Plugins
+made = Plugins.instantiate_sweeper
+def small(self, **given):
+    sweeper = made(self, **given)
+    assert sweeper.usual_size() == 1000
+    type(sweeper).usual_size = lambda self: 3
+    return sweeper
+Plugins.instantiate_sweeper = small"""
+    done = limited(code, *QUICK, "seed=range(4)", cwd=tmp_path)
+    assert done.status == 0
+    assert "runs 1 to 3 of 4\n" in done.said
+    assert "runs 4 to 4 of 4\n" in done.said
+
+
+@pytest.mark.parametrize("force", [(), ("force=true",)], ids=["usual", "force"])
+def test_a_batch_leaves_what_one_before_has_trained(force: tuple[str, ...], tmp_path: Path) -> None:
+    """Refused where another run has its folder, done where it is the same, in whichever."""
+    batch = "hydra.sweeper.max_batch_size=2"
+    swept = ("seed=0,1,2,3", "hydra.sweep.subdir=only", batch, "study=one")
+    done = run(*QUICK, *swept, *force, cwd=tmp_path)
+    assert done.status == 1
+    assert "only: two jobs map to folder" in done.err
+    (only,) = runs_of(tmp_path / "outputs" / "one")
+    assert json.loads((only / "result.json").read_text())["seed"] == 0
+    twins = ("seed=0,1,0,1,2", "hydra.sweep.subdir=${hydra.job.num}", batch, "study=two")
+    done = run(*QUICK, *twins, *force, cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert "the same under another name: 2 is 0, 3 is 1" in done.said
+    assert {each.name for each in runs_of(tmp_path / "outputs" / "two")} == {"0", "1", "4"}
+    trained = [each / "run.log" for each in runs_of(tmp_path / "outputs" / "two")]
+    assert [log.read_text().count("3 epochs in") for log in trained] == [1, 1, 1]
+
+
 @linux
 @pytest.mark.parametrize("swept", ["seed", "model.hidden"])
 def test_memory_does_not_grow_with_the_runs(swept: str, tmp_path: Path) -> None:
@@ -296,6 +333,18 @@ atexit.register(lambda: print("PEAK", resource.getrusage(resource.RUSAGE_SELF).r
     assert peaks[1] - peaks[0] < 50 * 300_000
 
 
+def bytes_a_run(code: str, counts: tuple[int, int], *options: str, cwd: Path) -> float:
+    """Return by how much what a command prints as BYTES grows with each of its runs."""
+    small = ("test_size=20", "model.hidden=[2]", "checkpoint.seconds=null", *options)
+    found = []
+    for count in counts:
+        given = ("stopping.max_epochs=1", f"seed=range({count})", f"study={count}", "-m")
+        done = limited(code, *small, *given, cwd=cwd)
+        assert done.status == 0, done.err
+        found.append(int(done.out.rpartition("BYTES ")[2].split()[0]))
+    return (found[1] - found[0]) / (counts[1] - counts[0])
+
+
 @pytest.mark.parametrize(
     ("options", "most"),
     [((), 5_200), (("dataset.normalize=true", "valid_size=300"), 7_200)],
@@ -311,18 +360,14 @@ train = schedule.train
 def counted(tasks):
     train(tasks)
     gc.collect()
-    print("KEPT", tracemalloc.get_traced_memory()[0])
+    print("BYTES", tracemalloc.get_traced_memory()[0])
     sys.exit()  # no figures
 schedule.train = counted
 tracemalloc.start()"""
-    small = ("train_size=2000", "test_size=20", "model.hidden=[2]", "checkpoint.seconds=null")
-    kept = []
-    for count in (5, 30):
-        given = (*small, *options, "stopping.max_epochs=1", f"seed=range({count})")
-        done = limited(code, *given, f"study={count}", "-m", cwd=tmp_path)
-        assert done.status == 0, done.err
-        kept.append(int(done.out.rpartition("KEPT ")[2].split()[0]))
-    assert kept[1] - kept[0] < 25 * most, f"{(kept[1] - kept[0]) / 25:,.0f} bytes a run"
+    assert bytes_a_run(code, (5, 30), "train_size=2000", *options, cwd=tmp_path) < most
+
+
+SMALL = ("train_size=10", "save_weights=false")
 
 
 def test_of_a_run_that_has_trained_a_line_is_kept(tmp_path: Path) -> None:
@@ -332,19 +377,12 @@ import gc, sys, tracemalloc
 from nnlab import sweeps
 def counted(tally):
     gc.collect()
-    print("KEPT", tracemalloc.get_traced_memory()[0])
+    print("BYTES", tracemalloc.get_traced_memory()[0])
     sys.exit()  # no figures
 sweeps.conclude = counted
 tracemalloc.start()"""
-    small = ("train_size=10", "test_size=20", "model.hidden=[2]", "checkpoint.seconds=null")
-    kept = []
-    for count in (50, 250):
-        given = (*small, "stopping.max_epochs=1", f"seed=range({count})", "save_weights=false")
-        batch = ("hydra.sweeper.max_batch_size=50", f"study={count}", "-m")
-        done = limited(code, *given, *batch, cwd=tmp_path)
-        assert done.status == 0, done.err
-        kept.append(int(done.out.rpartition("KEPT ")[2].split()[0]))
-    assert kept[1] - kept[0] < 200 * 400, f"{(kept[1] - kept[0]) / 200:,.0f} bytes a run"
+    batch = "hydra.sweeper.max_batch_size=50"
+    assert bytes_a_run(code, (50, 250), *SMALL, batch, cwd=tmp_path) < 400
 
 
 def test_a_report_needs_little_for_a_run(tmp_path: Path) -> None:
@@ -360,14 +398,7 @@ def counted(*given, **options):
     gc.collect()
     tracemalloc.start()
     written = write(*given, **options)
-    print("PEAK", tracemalloc.get_traced_memory()[1])
+    print("BYTES", tracemalloc.get_traced_memory()[1])
     return written
 report.write_report = counted"""
-    small = ("train_size=10", "test_size=20", "model.hidden=[2]", "checkpoint.seconds=null")
-    peaks = []
-    for count in (320, 520):
-        given = (*small, "stopping.max_epochs=1", f"seed=range({count})", "save_weights=false")
-        done = limited(code, *given, f"study={count}", "-m", cwd=tmp_path)
-        assert done.status == 0, done.err
-        peaks.append(int(done.out.rpartition("PEAK ")[2].split()[0]))
-    assert peaks[1] - peaks[0] < 200 * 2_000, f"{(peaks[1] - peaks[0]) / 200:,.0f} bytes a run"
+    assert bytes_a_run(code, (320, 520), *SMALL, cwd=tmp_path) < 2_000
