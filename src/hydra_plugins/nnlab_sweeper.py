@@ -26,9 +26,7 @@ MANY = 1000  # runs: fewer take about 1 s to compose, and 250 MB at most
 LONG = 1_000_000  # values, which are not listed to count them
 AT_ONCE = 100  # jobs that Hydra's basic launcher, which trains one after another, is given
 TOGETHER = 1000  # runs that nnlab's launcher trains together, and holds a record of
-SENT = (
-    10_000  # likewise of its launchers that train elsewhere, where more workers wait for the last
-)
+SENT = 10_000  # likewise of its launchers that train elsewhere, where many wait for the last run
 
 
 @dataclass

@@ -153,7 +153,7 @@ class Table:
     def __init__(self) -> None:
         self.columns: dict[str, Column] = {}
         self.shapes = Column()  # the names that a row has
-        self.alike: dict[int, tuple[dict[str, Any], list[str]]] = {}  # see ``content``
+        self.alike: dict[int, tuple[dict[str, Any], list[str]]] = {}  # see ``split``
         self.rows = 0
 
     def append(self, content: Mapping[str, Any]) -> None:

@@ -187,8 +187,8 @@ def as_row(row: Sequence[float | None]) -> str:
     return ",".join("" if v is None else f"{v:.9g}" for v in row)
 
 
-def checksum(content: dict[str, Any]) -> str:
-    """Return what a JSON file says of itself, so that damage to it shows."""
+def checksum(content: Any) -> str:
+    """Return a digest of JSON values: what a file says of itself, so that damage to it shows."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -443,7 +443,7 @@ def trained_meanwhile(task: Task) -> Mapping[str, Any] | None:
         return ended_result(task)
     path = task.outcome.folder
     seen = study.known(path.parent).entries.get(path.name)
-    if seen is not None and seen.written == study.digest(study.stamp_of(path / records.RESULT)):
+    if seen is not None and seen.written == records.checksum(study.stamp_of(path / records.RESULT)):
         return None
     with contextlib.suppress(ValueError):
         return ended_result(task)

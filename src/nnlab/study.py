@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import io
 import itertools
@@ -142,7 +141,7 @@ class Study:
         path = self.folder / name
         try:
             written, *others = (stamp_of(path / file) for file in FILES)
-            stamp = digest([written, *others])
+            stamp = records.checksum([written, *others])
             if before is not None and before.stamp == stamp:
                 return before
             result = records.read_result(path)
@@ -152,7 +151,7 @@ class Study:
                 records.check_files(path, result)
         except (OSError, ValueError):
             return None
-        return entry_of(once(name), stamp, digest(written), result)
+        return entry_of(once(name), stamp, records.checksum(written), result)
 
     def put(self, name: str, before: Entry | None, entry: Entry | None) -> None:
         """Put an entry in the place of the one before."""
@@ -197,8 +196,8 @@ class Study:
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        stamps = ([folder, self.entries[folder].stamp] for folder in sorted(self.entries))
-        return digest(itertools.chain([importlib.metadata.version("nnlab")], stamps))
+        stamps = {folder: entry.stamp for folder, entry in self.entries.items()}
+        return records.checksum([importlib.metadata.version("nnlab"), stamps])
 
     def reported(self) -> bool:
         """Return whether the report is of these runs, and whole."""
@@ -256,14 +255,6 @@ def stamp_of(path: Path) -> list[int]:
     except FileNotFoundError:
         return []
     return [found.st_mtime_ns, found.st_size, found.st_ino]
-
-
-def digest(parts: Iterable[Any]) -> str:
-    """Return a digest of JSON values."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(json.dumps(part).encode() + b"\n")
-    return found.hexdigest()[:16]
 
 
 def entry_of(folder: str, stamp: str, written: str, result: dict[str, Any]) -> Entry:
