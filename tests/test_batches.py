@@ -283,11 +283,12 @@ def test_what_a_batch_has_trained_that_is_lost_for_good_counts(force: bool, trai
 
         def train(self, batch: worker.Batch) -> Any:
             seen = study.known(batch.study)
-            before = list(seen.entries.values())
+            before = dict(seen.entries)
             try:
                 return super().train(batch)
             finally:
-                seen.entries = study.Entries(before)
+                seen.entries = study.Entries()
+                seen.entries.update(before)
 
     if force:
         train(Inline(), some_jobs())

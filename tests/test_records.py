@@ -134,6 +134,16 @@ def test_an_empty_file_is_no_result(tmp_path: Path) -> None:
     assert records.read_result(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"status": 1}, {"config": []}, {"sha256": 5}, {"parameters": "x"}], ids=str
+)
+def test_other_values_are_no_result(wrong: dict[str, Any], tmp_path: Path) -> None:
+    result = IDENTITY | {"status": "finished", "config": {}} | wrong
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"is no result of nnlab's"):
+        records.read_result(tmp_path)
+
+
 def test_no_folder_is_no_result(tmp_path: Path) -> None:
     assert finished_result(tmp_path / "nothing", "ours", {}) is None
 

@@ -35,9 +35,9 @@ from nnlab.tally import Tally
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
 PARSED = 1024  # overrides that are not parsed again, of 2 kB each
-RECORD = 2_000  # bytes that are kept of a run to the end of its command, and its report
-SETTING = 1_000  # and of a setting, to which the report gives a row of its table and a line
-JOB = 8_000  # and of a run while its batch trains
+RECORD = 2_000  # bytes that a run takes in the report at the end of a command
+SETTING = 1_000  # and a setting, to which that gives a row of its table and a line
+JOB = 8_000  # and a run while its batch trains
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 SOURCES = ["hydra.conf", str(CONF), ""]  # of configurations, where none is the user's own
 SEARCH = "search"  # nnlab's own that optimises
@@ -361,14 +361,15 @@ class SweepLoader:
 
     def find(self, overrides: Sequence[str]) -> study.Entry | None:
         """Return the finished run that the same command led to before, by the study's index."""
-        asked = self.asked(overrides) if self.answers else None
-        folder = self.answers.get(asked or "")
-        entry = study.known(self.study).entries.get(folder) if folder else None
-        return entry if entry is not None and asked in entry.commands else None
+        known = self.known
+        asked = self.asked(overrides) if known else None
+        return known.answer(asked) if known and asked else None
 
     @functools.cached_property
-    def answers(self) -> dict[str, str]:
-        return {} if objective.optimises(self.master.hydra) else study.look(self.study).answers()
+    def known(self) -> study.Study | None:
+        """The study, if it has runs, which may answer commands."""
+        found = None if objective.optimises(self.master.hydra) else study.look(self.study)
+        return found if found and found.entries else None
 
     def remember(self, job_overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> None:
         """Tell the study's index which commands led to which runs, for ``find``."""

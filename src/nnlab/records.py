@@ -319,8 +319,9 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise DamagedError(f"{file} is damaged ({error}); remove {path} to train it anew") from None
     texts = all(isinstance(result.get(key), str) for key in ("fingerprint", "status"))
-    parts = [result.get(key) for key in ("config", "dataset", "device")]
-    if not texts or not all(isinstance(part, (dict, type(None))) for part in parts):
+    parts = [result.get(key) for key in ("config", "dataset", "device", "sha256")]
+    whole = all(isinstance(part, (dict, type(None))) for part in parts)
+    if not (texts and whole and isinstance(result.get("parameters"), (int, type(None)))):
         raise ValueError(f"{file} is no result of nnlab's; move it away or choose another study=")
     return result
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
-import io
 import itertools
 import json
 import os
+import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nnlab import records, storage
-from nnlab.compact import Compact, Row, Table, once
+from nnlab.compact import Compact, once
 from nnlab.options import shared
 
 INDEX = ".index.jsonl"
@@ -55,46 +56,139 @@ class Entry:
         return self.done and bool(self.result["fingerprint"] == fingerprint)
 
 
-class Entries(MutableMapping[str, Entry]):
-    """The entries of an index by their folders, some hundred bytes each.
+@functools.cache
+def _database(process: int) -> sqlite3.Connection:
+    """Return a process's database of all indexes, in a temporary file that goes with it: however
+    many entries there are, SQLite holds two megabytes of them in memory.
 
-    An entry that is set anew has another row: whoever has the old one still has what it said.
+    Without a journal it is no longer whole when a write has failed, see ``Entries.execute``.
     """
+    made = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    made.executescript(
+        """
+        PRAGMA journal_mode = OFF;
+        CREATE TABLE runs (
+            study INTEGER, folder BLOB, fingerprint BLOB, stamp TEXT, line BLOB,
+            PRIMARY KEY (study, folder)
+        );
+        CREATE INDEX by_fingerprint ON runs (study, fingerprint);
+        CREATE TABLE commands (
+            study INTEGER, asked BLOB, folder BLOB, PRIMARY KEY (study, asked)
+        ) WITHOUT ROWID;
+        CREATE TABLE listed (study INTEGER, folder BLOB, PRIMARY KEY (study, folder)) WITHOUT ROWID;
+        """
+    )
+    return made
 
-    OWN = ("stamp", "written", "content", "data", "commands")  # columns, beside those of results
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self.rows: dict[str, int] = {}
-        self.table, self.results = Table(), Table()
-        for entry in entries:
-            self[entry.folder] = entry
+class Entries(MutableMapping[str, Entry]):
+    """The entries of an index by their folders, on disk."""
+
+    numbers = itertools.count()
+    AT_A_TIME = 1000  # that are read
+
+    def __init__(self) -> None:
+        self.number = next(self.numbers)
+
+    def execute(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, in which ``:study`` is this one.
+
+        Raises OSError where the database's file has no room.
+        """
+        try:
+            database = _database(os.getpid())  # a fork would write into the file of its parent
+            return database.execute(statement, {"study": self.number, **values}).fetchall()
+        except sqlite3.Error as error:
+            forget()
+            raise OSError(
+                f"there is no room for the list of a study's runs in a temporary file ({error}); "
+                f"set SQLITE_TMPDIR to a folder that has some, and the same command goes on"
+            ) from None
 
     def __getitem__(self, folder: str) -> Entry:
-        row = self.rows[folder]
-        own = dict(Row(self.table, row).items())
-        own["commands"] = tuple(own["commands"].split())
-        return Entry(folder, result=Row(self.results, row), **own)
+        line = self.value("line", folder)
+        if line is None:
+            raise KeyError(folder)
+        return as_entry(json.loads(line))
 
     def __setitem__(self, folder: str, entry: Entry) -> None:
-        self.rows[folder] = self.table.rows
-        own = {name: getattr(entry, name) for name in self.OWN}
-        self.table.append(own | {"commands": " ".join(entry.commands)})
-        self.results.append(entry.result)
-        if self.table.rows > 2 * len(self.rows) + 100:  # most are of entries that are gone
-            anew = Entries(self.values())
-            self.rows, self.table, self.results = anew.rows, anew.table, anew.results
+        self.put(entry, as_line(entry))
 
-    def fingerprint(self, folder: str) -> str:
-        return str(Row(self.results, self.rows[folder])["fingerprint"])
+    def put(self, entry: Entry, line: bytes) -> None:
+        """Put an entry in; line: as ``as_line`` writes it."""
+        folder = as_key(entry.folder)
+        self.execute(
+            "REPLACE INTO runs VALUES (:study, :folder, :fingerprint, :stamp, :line)",
+            folder=folder,
+            fingerprint=as_key(entry.result["fingerprint"]),
+            stamp=entry.stamp,
+            line=line,
+        )
+        for asked in entry.commands:
+            values = {"asked": as_key(asked), "folder": folder}
+            self.execute("REPLACE INTO commands VALUES (:study, :asked, :folder)", **values)
 
     def __delitem__(self, folder: str) -> None:
-        del self.rows[folder]
+        statement = "DELETE FROM runs WHERE study = :study AND folder = :folder"
+        self.execute(statement, folder=as_key(folder))
+
+    def keep(self, folders: Iterable[str]) -> bool:
+        """Drop the entries of all other folders; return whether there were any."""
+        before = len(self)
+        self.execute("DELETE FROM listed WHERE study = :study")
+        for folder in folders:
+            self.execute("REPLACE INTO listed VALUES (:study, :folder)", folder=as_key(folder))
+        there = "SELECT folder FROM listed WHERE study = :study"
+        self.execute(f"DELETE FROM runs WHERE study = :study AND folder NOT IN ({there})")
+        return len(self) < before
+
+    def value(self, column: str, folder: str) -> Any:
+        """Return a column of a row of runs; None where there is none."""
+        statement = f"SELECT {column} FROM runs WHERE study = :study AND folder = :folder"
+        return next((found for (found,) in self.execute(statement, folder=as_key(folder))), None)
+
+    def fingerprint(self, folder: str) -> str | None:
+        found = self.value("fingerprint", folder)
+        return None if found is None else as_text(found)
+
+    def of(self, fingerprint: str) -> list[Entry]:
+        """Return the runs that compute this, by their folders' names."""
+        where = "WHERE study = :study AND fingerprint = :of ORDER BY folder"
+        found = self.execute(f"SELECT line FROM runs {where}", of=as_key(fingerprint))
+        return [as_entry(json.loads(line)) for (line,) in found]
+
+    def answer(self, asked: str) -> Entry | None:
+        """Return the run that answered a command, by the command's digest."""
+        statement = "SELECT folder FROM commands WHERE study = :study AND asked = :asked"
+        rows = self.execute(statement, asked=as_key(asked))
+        found = [self.get(as_text(folder)) for (folder,) in rows]
+        return next((entry for entry in found if entry and asked in entry.commands), None)
+
+    def in_order(self, column: str) -> Iterator[tuple[bytes, Any]]:
+        """Yield folders and a column of all rows of runs, by the folders' names."""
+        statement = (
+            f"SELECT folder, {column} FROM runs WHERE study = :study AND folder > :last "
+            f"ORDER BY folder LIMIT {self.AT_A_TIME}"
+        )
+        last = b""
+        while rows := self.execute(statement, last=last):
+            yield from rows
+            last, _ = rows[-1]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.rows)
+        return (as_text(folder) for folder, _ in self.in_order("stamp"))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return int(self.execute("SELECT COUNT(*) FROM runs WHERE study = :study")[0][0])
+
+
+def as_key(text: str) -> bytes:
+    """Return a text as the database has it: a folder's name may have letters that are none."""
+    return text.encode(errors="surrogatepass")
+
+
+def as_text(key: bytes) -> str:
+    return key.decode(errors="surrogatepass")
 
 
 class Study:
@@ -112,21 +206,16 @@ class Study:
     def look(self, fingerprints: Collection[str] | None = None) -> None:
         """Bring the entries up to date; fingerprints: of new runs, and of known ones that compute
         these, only. Raises OSError where the folder cannot be read."""
-        try:
-            with os.scandir(self.folder) as found:
-                names = sorted(each.name for each in found if is_folder(each))
-        except FileNotFoundError:
-            names = []
-        for name in self.entries.keys() - set(names):
-            del self.entries[name]
-            self.changed = True
-        for name in names:
-            if (
-                fingerprints is None
-                or name not in self.entries
-                or self.entries.fingerprint(name) in fingerprints
-            ):
+        self.changed |= self.entries.keep(self.folders())
+        for name in self.folders():
+            known = self.entries.fingerprint(name)
+            if fingerprints is None or known is None or known in fingerprints:
                 self.update(name)
+
+    def folders(self) -> Iterator[str]:
+        """Yield the names of the folders that are there now."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as found:
+            yield from (each.name for each in found if is_folder(each))
 
     def update(self, name: str) -> None:
         """Bring the entry of a folder up to date."""
@@ -151,7 +240,7 @@ class Study:
                 records.check_files(path, result)
         except (OSError, ValueError):
             return None
-        return entry_of(once(name), stamp, records.checksum(written), result)
+        return entry_of(name, stamp, records.checksum(written), result)
 
     def put(self, name: str, before: Entry | None, entry: Entry | None) -> None:
         """Put an entry in the place of the one before."""
@@ -176,28 +265,21 @@ class Study:
             entry = replace(entry, commands=(*entry.commands, asked))
         self.put(folder.name, before, entry)
 
-    def answers(self) -> dict[str, str]:
-        """Return the folders of runs by the commands that they answered."""
-        return {
-            asked: entry.folder
-            for entry in self.entries.values()
-            if records.same_numbers(entry.result)
-            for asked in entry.commands
-        }
+    def answer(self, asked: str) -> Entry | None:
+        """Return the run that answered a command, by the command's digest."""
+        found = self.entries.answer(asked)
+        return found if found is not None and records.same_numbers(found.result) else None
 
     def find(self, fingerprints: Collection[str]) -> dict[str, list[Entry]]:
         """Return the runs that compute these, by their folders' names."""
-        found: dict[str, list[Entry]] = {fingerprint: [] for fingerprint in fingerprints}
-        for folder in sorted(self.entries):
-            computed = self.entries.fingerprint(folder)
-            if computed in found:
-                found[computed].append(self.entries[folder])
-        return found
+        return {fingerprint: self.entries.of(fingerprint) for fingerprint in fingerprints}
 
     def digest(self) -> str:
         """Return what changes when a run does, or what draws the report of them."""
-        stamps = {folder: entry.stamp for folder, entry in self.entries.items()}
-        return records.checksum([importlib.metadata.version("nnlab"), stamps])
+        found = hashlib.sha256(importlib.metadata.version("nnlab").encode())
+        for folder, stamp in self.entries.in_order("stamp"):
+            found.update(b"%b\0%b\0" % (folder, stamp.encode()))
+        return found.hexdigest()[:16]
 
     def reported(self) -> bool:
         """Return whether the report is of these runs, and whole."""
@@ -217,8 +299,8 @@ class Study:
             self.changed = True
         if self.changed and self.entries:
             head = {"nnlab": importlib.metadata.version("nnlab"), "report": self.report}
-            lines = itertools.chain([head], map(as_json, self.entries.values()))
-            content = (records.sealed(line) + b"\n" for line in lines)
+            entries = (line for _, line in self.entries.in_order("line"))
+            content = (line + b"\n" for line in itertools.chain([records.sealed(head)], entries))
             with contextlib.suppress(OSError):
                 storage.write_atomic(self.folder / INDEX, content, durable=False)
                 self.changed = False
@@ -232,6 +314,12 @@ def _known(folder: Path) -> Study:
 def known(folder: Path) -> Study:
     """Return a study as it was last looked at by this process."""
     return _known(folder.absolute())
+
+
+def forget() -> None:
+    """Forget what this process knows of studies."""
+    _known.cache_clear()
+    _database.cache_clear()
 
 
 def look(folder: Path, fingerprints: Collection[str] | None = None) -> Study:
@@ -263,10 +351,10 @@ def entry_of(folder: str, stamp: str, written: str, result: dict[str, Any]) -> E
     return Entry(folder, stamp, written, short(result), content, asked)
 
 
-def as_json(entry: Entry) -> dict[str, Any]:
+def as_line(entry: Entry) -> bytes:
     """Return an entry as the index has it."""
     found = {each.name: getattr(entry, each.name) for each in fields(entry)}
-    return found | {"result": dict(entry.result)}
+    return records.sealed(found | {"result": dict(entry.result)})
 
 
 def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -279,33 +367,38 @@ def short(result: Mapping[str, Any]) -> Mapping[str, Any]:
 def data_key(config: dict[str, Any]) -> str:
     """Return what a configuration (JSON values) says of the data, as text."""
     keys = ("dataset", "train_size", "valid_size", "test_size")
-    key: str = once(json.dumps([config.get(key) for key in keys], sort_keys=True))
-    return key
+    return json.dumps([config.get(key) for key in keys], sort_keys=True)
 
 
 def read_index(folder: Path) -> tuple[Entries, dict[str, Any]]:
     """Return the entries of a study's index and what it says of the report; nothing where it
     is missing, of another nnlab, or damaged."""
     try:
-        lines = map(records.undamaged, io.BytesIO(storage.read(folder / INDEX)))
-        head = next(lines)
-        if head["nnlab"] != importlib.metadata.version("nnlab"):
-            return Entries(), {}
-        report = head["report"]
-        entries = Entries(map(as_entry, lines))
-        if not all(map(sound, entries.values())) or not all(
-            isinstance(stamp, list) for stamp in report.get("files", {}).values()
-        ):
-            return Entries(), {}
-        return entries, report
+        with storage.opened(folder / INDEX) as index:
+            lines = iter(functools.partial(index.readline, storage.LARGEST), b"")
+            head = records.undamaged(next(lines))
+            if head["nnlab"] != importlib.metadata.version("nnlab"):
+                return Entries(), {}
+            report = head["report"]
+            if not all(isinstance(stamp, list) for stamp in report.get("files", {}).values()):
+                return Entries(), {}
+            entries = Entries()
+            for line in lines:
+                entry = as_entry(records.undamaged(line))
+                if not sound(entry):
+                    return Entries(), {}
+                entries.put(entry, line.strip())
+            return entries, report
     except (OSError, ValueError, TypeError, KeyError, AttributeError, StopIteration):
         return Entries(), {}
 
 
 def as_entry(found: dict[str, Any]) -> Entry:
-    """Do the opposite of ``as_json``."""
-    own = {"data": once(found["data"]), "commands": tuple(found["commands"])}
-    return Entry(**found | own | {"result": short(found["result"])})
+    """Return the entry that a line of the index is, in JSON. Raises TypeError, KeyError or
+    AttributeError where it is something else."""
+    found.pop("checksum", None)
+    own = {"result": Compact.of(found["result"]), "commands": tuple(found["commands"])}
+    return Entry(**found | own)
 
 
 def sound(entry: Entry) -> bool:
