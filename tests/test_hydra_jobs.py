@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,10 +235,18 @@ def without_hydra(composed: DictConfig) -> DictConfig:
         *("range(0,0.2,0.1)", "range(0.1,0.4,0.1)", "range(0,1,0.25)", "range(1.2,0.7,-0.5)"),
     ],
 )
-def test_values_are_counted_as_hydras_sweeper_lists_them(loader: ConfigLoader, text: str) -> None:
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([f"optimizer={text}"])
-    (jobs,) = BasicSweeper.split_arguments(parsed, None)
-    assert nnlab_sweeper.values(parsed[0]) == len(jobs)
+def test_jobs_are_those_that_hydras_sweeper_lists(loader: ConfigLoader, text: str) -> None:
+    overrides = [f"optimizer={text}", "seed=0,1,2", "test_size=range(10,30,5)", "study=s"]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    assert nnlab_sweeper.values(parsed[0]) == len(BasicSweeper.split_arguments(parsed[:1], None)[0])
+    options = list(map(nnlab_sweeper.texts, parsed))
+    ours, again = (list(nnlab_sweeper.batches(options, 5)) for _ in range(2))
+    assert ours == again  # shuffled once
+    hydras = BasicSweeper.split_arguments(parsed, 5)
+    assert list(map(len, ours)) == list(map(len, hydras))
+    if "shuffle" in text:
+        ours, hydras = [sorted(itertools.chain(*ours))], [sorted(itertools.chain(*hydras))]
+    assert ours == hydras
 
 
 def test_a_job_may_refer_to_hydras_own_node(loader: ConfigLoader) -> None:

@@ -125,6 +125,12 @@ def test_one_run_writes_what_fit_computes(tmp_path: Path) -> None:
     assert_close(load_file(folder / "model.safetensors"), model.state_dict(), rtol=0, atol=0)
 
 
+def test_what_is_swept_may_stand_in_the_options_of_the_sweeper(tmp_path: Path) -> None:
+    done = nnlab_run(*QUICK, '+hydra.sweeper.params.seed="0,1"', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {folder.name for folder in tmp_path.glob("outputs/mnist/*/")} >= {"seed=0", "seed=1"}
+
+
 def test_a_sweep_and_its_rerun(tmp_path: Path) -> None:
     command = ("dataset=mnist", "-m", "train_size=40,60", "stopping.max_epochs=2", "test_size=100")
     done = nnlab_run(*command, cwd=tmp_path, fresh=True)

@@ -8,8 +8,8 @@ import gc
 import itertools
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -17,6 +17,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -25,7 +26,7 @@ RETURN = 250_000  # bytes that Hydra's launchers keep of a job to the end of its
 MANY = 1000  # runs: fewer take about 1 s to compose, and 250 MB at most
 LONG = 1_000_000  # values, which are not listed to count them
 AT_ONCE = 100  # jobs that Hydra's basic launcher, which trains one after another, is given
-TOGETHER = 1000  # runs that nnlab's launcher trains together, and holds a record of
+TOGETHER = 1000  # runs that nnlab's launcher trains together, or joblib's, with a record of each
 SENT = 10_000  # likewise of its launchers that train elsewhere, where many wait for the last run
 
 
@@ -33,7 +34,7 @@ SENT = 10_000  # likewise of its launchers that train elsewhere, where many wait
 class NnlabSweeperConf:
     _target_: str = "hydra_plugins.nnlab_sweeper.NnlabSweeper"
     max_batch_size: int | None = None
-    params: dict[str, str] | None = None
+    params: dict[str, str] | None = field(default_factory=dict)  # into None Hydra cannot put any
 
 
 ConfigStore.instance().store(
@@ -73,46 +74,75 @@ class NnlabSweeper(BasicSweeper):
         overrides += parser.parse_overrides(all_folds(self.config.folds, overrides))
         last = {each.get_key_element(): each for each in overrides}  # of a key given twice
         runs = foresee(last.values(), size, JOB if ours else RETURN)
-        told = [
-            [text for (text,) in self.split_arguments([each], None)[0]] for each in last.values()
-        ]
+        options = [texts(each) for each in last.values()]
         if not ours or runs > (size or runs):  # nnlab's looks at all of a batch first, too
-            for batch in batches(told, size):
+            for batch in batches(options, size):
                 self.validate_batch_is_legal(batch)
-        first = 0
-        for batch in batches(told, size):
+        first, failed = 0, None
+        for batch in batches(options, size):
             after = first + len(batch)
             if ours and len(batch) < runs:
                 log.info("runs %s to %s of %s", f"{first + 1:,}", f"{after:,}", f"{runs:,}")
-            self.launch(batch, first)
-            first = after
-            if not ours:  # of each job two configurations, which refer to themselves
+            returned = self.launch(batch, first)
+            first, failed = after, failed or returned
+            if not ours or after < runs:  # configurations refer to themselves: of each job two
                 gc.collect()
+        if failed is not None:
+            _ = failed.return_value  # raises, as in Hydra's, where all jobs have been tried
 
     def usual_size(self) -> int | None:
         """Return how many jobs the launcher is given at a time; None: all."""
         from hydra_plugins.nnlab_launcher import BatchLauncher, NnlabLauncher
 
+        if type(self.launcher).__name__ == "JoblibLauncher":  # of an extra
+            return TOGETHER
         sizes = {BatchLauncher: SENT, NnlabLauncher: TOGETHER, BasicLauncher: AT_ONCE}
         return next((size for kind, size in sizes.items() if isinstance(self.launcher, kind)), None)
 
-    def launch(self, batch: Sequence[Sequence[str]], first: int) -> None:
-        """Launch one batch, and let go of what it returns. first: the number of its first job."""
+    def launch(self, batch: Sequence[Sequence[str]], first: int) -> JobReturn | None:
+        """Launch one batch; return only what the first of its jobs that failed did.
+
+        first: the number of its first job.
+        """
         from nnlab import hydra_jobs
 
         assert self.launcher is not None
-        for each in hydra_jobs.launch_by(self.launcher, self.task_function, batch, first):
-            _ = each.return_value  # raises where the job failed, as in Hydra's
+        returns = hydra_jobs.launch_by(self.launcher, self.task_function, batch, first)
+        return next((each for each in returns if each.status is not JobStatus.COMPLETED), None)
 
 
-def batches(told: Sequence[Sequence[str]], size: int | None) -> Iterator[list[list[str]]]:
+def texts(override: Override) -> Callable[[], Iterable[str]]:
+    """Return what tells the texts that an option has in jobs; those of a range are made one by one,
+    each time."""
+    value = override.value()
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        key = override.get_key_element()
+        return lambda: (f"{key}={each}" for each in override.sweep_string_iterator())
+    listed = [text for (text,) in BasicSweeper.split_arguments([override], None)[0]]
+    return lambda: listed
+
+
+def batches(
+    options: Sequence[Callable[[], Iterable[str]]], size: int | None
+) -> Iterator[list[list[str]]]:
     """Yield all jobs in batches, made as they are asked for.
 
-    told: what jobs may be told of each option. size: of a batch; None: one has them all.
+    options: their ``texts``. size: of a batch; None: one has them all.
     """
-    jobs = map(list, itertools.product(*told))
+    jobs = combinations(options)
     while batch := list(itertools.islice(jobs, size)):
         yield batch
+
+
+def combinations(options: Sequence[Callable[[], Iterable[str]]]) -> Iterator[list[str]]:
+    """Yield what ``itertools.product`` does, which would keep all texts."""
+    if not options:
+        yield []
+        return
+    first, *others = options
+    for text in first():
+        for rest in combinations(others):
+            yield [text, *rest]
 
 
 def foresee(overrides: Collection[Override], size: int | None, each: int) -> int:
