@@ -115,7 +115,7 @@ def test_the_command_line_stops(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_stop_at_any_instant(seed: int, tmp_path: Path) -> None:
-    at_any_instant(seed, 4, tmp_path)
+    at_any_instant(seed, 3, tmp_path)
 
 
 @pytest.mark.long
