@@ -93,8 +93,9 @@ class NnlabSweeper(BasicSweeper):
     def usual_size(self) -> int | None:
         """Return how many jobs the launcher is given at a time; None: all."""
         from hydra_plugins.nnlab_launcher import BatchLauncher, NnlabLauncher
+        from nnlab.hydra_jobs import is_joblib
 
-        if type(self.launcher).__name__ == "JoblibLauncher":  # of an extra
+        if is_joblib(self.launcher):
             return TOGETHER
         sizes = {BatchLauncher: SENT, NnlabLauncher: TOGETHER, BasicLauncher: AT_ONCE}
         return next((size for kind, size in sizes.items() if isinstance(self.launcher, kind)), None)

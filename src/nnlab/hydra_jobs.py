@@ -96,11 +96,15 @@ def launch_by(
     launcher: Launcher, command: TaskFunction, job_overrides: Sequence[Sequence[str]], first: int
 ) -> Sequence[JobReturn]:
     """Have a launcher train a command's jobs; first: the number of the first of them."""
-    pool = type(launcher).__name__ == "JoblibLauncher"
-    with interrupts.heeded_here_only() if pool else contextlib.nullcontext():
+    with interrupts.heeded_here_only() if is_joblib(launcher) else contextlib.nullcontext():
         returns = launcher.launch(job_overrides, initial_job_idx=first)
     note_elsewhere(command, returns)
     return returns
+
+
+def is_joblib(launcher: Launcher | None) -> bool:
+    """Return whether it is Hydra's joblib launcher, which an extra brings."""
+    return type(launcher).__name__ == "JoblibLauncher"
 
 
 def note_elsewhere(command: TaskFunction, returns: Sequence[JobReturn]) -> None:
