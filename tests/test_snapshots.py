@@ -92,7 +92,8 @@ def test_a_run_goes_on_bit_for_bit_in_another_process(tmp_path: Path) -> None:
         (TorchEngine, "adam"),
     ]
     program = (
-        "import sys, pathlib; from safetensors.numpy import save_file\n"
+        "import sys, pathlib, torch; from safetensors.numpy import save_file\n"
+        "torch.set_num_threads(1)\n"
         "from tests.test_snapshots import go_on, NativeEngine, StackedEngine, TorchEngine\n"
     )
     expected = {}
