@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,9 +118,9 @@ def local_locks(folder: Path) -> str | None:
 
 def clear_dead(study: Path) -> None:
     """Remove the files of processes that were killed; to be called with the study's lock held."""
-    for path in study.glob(PROCESS.format("*")):
+    for path in list(storage.matching(study, PROCESS.format("*"))):
         held(path)
-    for path in announcements(study):
+    for path in list(announcements(study)):
         if not path.with_suffix(".lock").exists():
             path.unlink(missing_ok=True)
 
@@ -135,16 +135,20 @@ def batch(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def clear_batches(study: Path, ended: Set[str]) -> None:
+def clear_batches(study: Path, ended: Callable[[str], bool]) -> None:
     """Remove what is left of batches that no command follows and whose runs have all ended.
 
-    ended: names of runs. To be called with the study's lock held.
+    ended: tells of a run's name whether it has. To be called with the study's lock held.
     """
     for path in (study / BATCHES).glob("*.json"):
         record = batch(path)
         followed = record is not None and alive(study, record["owner"])
         names = {name for name, _ in record["runs"]} if record else set()
-        if followed or not names <= ended or any(is_older(study / name, path) for name in names):
+        if (
+            followed
+            or not all(map(ended, names))
+            or any(is_older(study / name, path) for name in names)
+        ):
             continue
         forget_batch(path)
         sent_together = path.stem.rpartition("-")[0]
@@ -172,7 +176,7 @@ def forget_batch(record: Path) -> None:
 
 def announcements(study: Path) -> Iterator[Path]:
     """Yield the files that say what processes mean to train."""
-    return study.glob(str(Path(PROCESS.format("*")).with_suffix(RUNS)))
+    return storage.matching(study, str(Path(PROCESS.format("*")).with_suffix(RUNS)))
 
 
 def owner(folder: Path) -> dict[str, Any] | None:

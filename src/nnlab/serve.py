@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from nnlab import claims, standing, terminal
+from nnlab import claims, standing, storage, terminal
 from nnlab.records import CURVES, DONE, RESULT
 from nnlab.report import page, summary_notes
 from nnlab.report.run_folders import distinct, read_all, read_run
@@ -127,7 +127,9 @@ class Results:
         with self.lock:
             found, damaged = read_all(study, self.read_run)
             runs = distinct(found)
-            drawn = sorted(path for path in study.glob("*.png") if not path.is_symlink())
+            drawn = sorted(
+                path for path in storage.matching(study, "*.png") if not path.is_symlink()
+            )
             curves = runs[0].folder / CURVES
             if len(runs) == 1 and curves.is_file():
                 drawn.append(curves)

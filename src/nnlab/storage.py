@@ -11,6 +11,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -155,9 +156,17 @@ def read_whole(path: Path, file: BinaryIO, most: int) -> bytes:
     return file.read()
 
 
+def matching(folder: Path, pattern: str = "*") -> Iterator[Path]:
+    """Yield what in a folder has a name that fits; nothing where the folder is not there, or not to
+    be read. Of all that is there, which may be very many runs, it makes no list."""
+    absent = (FileNotFoundError, NotADirectoryError, PermissionError)
+    with contextlib.suppress(*absent), os.scandir(folder) as found:
+        yield from (folder / each.name for each in found if fnmatchcase(each.name, pattern))
+
+
 def clear_left_overs(folder: Path) -> None:
     """Remove what killed processes left of files; what living ones write stays."""
-    for left in folder.glob(LEFT_OVER):
+    for left in list(matching(folder, LEFT_OVER)):
         with contextlib.suppress(OSError):
             if left.is_symlink():
                 left.unlink()

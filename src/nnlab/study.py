@@ -270,6 +270,11 @@ class Study:
         found = self.entries.answer(asked)
         return found if found is not None and records.same_numbers(found.result) else None
 
+    def ended(self, name: str) -> bool:
+        """Return whether a folder's run has come to its end."""
+        found = self.entries.get(name)
+        return found is not None and found.done
+
     def find(self, fingerprints: Collection[str]) -> dict[str, list[Entry]]:
         """Return the runs that compute these, by their folders' names."""
         return {fingerprint: self.entries.of(fingerprint) for fingerprint in fingerprints}

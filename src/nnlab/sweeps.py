@@ -282,12 +282,11 @@ def clear_up(folder: Path, left: Sequence[Path]) -> None:
     """Remove what killed processes have left in a study, and in those of its runs where there is
     something."""
     patterns = (claims.PROCESSES, storage.LEFT_OVER, claims.BATCHES)
-    if any(any(folder.glob(each)) for each in patterns) or left:
+    if any(any(storage.matching(folder, each)) for each in patterns) or left:
         with contextlib.suppress(OSError), claims.exclusive(folder):  # a disk may be only to read
             claims.clear_dead(folder)
             if (folder / claims.BATCHES).exists():
-                runs = study.look(folder).entries
-                claims.clear_batches(folder, {name for name, run in runs.items() if run.done})
+                claims.clear_batches(folder, study.look(folder).ended)
             storage.clear_left_overs(folder)
             for run in left:
                 records.clear_up(run)

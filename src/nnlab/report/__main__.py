@@ -52,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     style=options.style,
                 )
                 runs.save(report=made.files)
-                ended = {name for name, run in runs.entries.items() if run.done}
-                claims.clear_batches(folder, ended)
+                claims.clear_batches(folder, runs.ended)
         except OSError as error:
             terminal.complain(error)
             status = 1
