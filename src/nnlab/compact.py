@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from array import array
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from typing import Any, TypeVar
+
+from nnlab.long_lists import Numbers, Texts
 
 Item = TypeVar("Item")
 DIGEST = re.compile("[0-9a-f]{16}")
@@ -68,8 +69,8 @@ class Compact(Mapping[str, Item]):
 
 
 class Column:
-    """A list in little room: of a value that all its rows share once, of numbers, and of digests
-    of 16 hexadecimal digits, 8 bytes each.
+    """A list in little room: a value that all its rows share is there once; numbers, digests of 16
+    hexadecimal digits and texts are on disk where they are many.
 
     >>> column = Column()
     >>> for value in (1, 1, True):
@@ -90,7 +91,7 @@ class Column:
         if type(values) is tuple:
             return values[0]
         found = values[row]
-        return f"{found:016x}" if type(values) is array and values.typecode == "Q" else found
+        return f"{found:016x}" if kind_of(values) == "Q" else found
 
     @property
     def shared(self) -> bool:
@@ -108,6 +109,8 @@ class Column:
     def __setitem__(self, row: int, value: Any) -> None:
         if not self._shares(value):
             values = self._values_for(value)
+            if type(values) is Texts:  # whose places are fixed
+                values = self._values = [self[each] for each in range(self._rows)]
             values[row] = as_item(value, values)
 
     def _shares(self, value: Any) -> bool:
@@ -121,28 +124,38 @@ class Column:
         """Return the values of all rows one by one, where another may be."""
         values, code = self._values, code_of(value)
         if type(values) is tuple:
-            alike = code and code == code_of(values[0])
-            self._values = array(code) if alike else []
+            self._values = empty(code if code == code_of(values[0]) else "")
             self._values.extend([as_item(values[0], self._values)] * self._rows)
-        elif type(values) is array and code != values.typecode:
+        elif type(values) is not list and code != values.typecode:
             self._values = [self[row] for row in range(self._rows)]
         return self._values
 
 
 def code_of(value: object) -> str:
-    """Return the code of an array that holds a value as it is, nothing where there is none: Q of
-    digests, as numbers."""
+    """Return the code of what holds a value in little room as it is, nothing where there is none:
+    Q of digests, as numbers."""
     if type(value) is str:
-        return "Q" if DIGEST.fullmatch(value) else ""
+        return "Q" if DIGEST.fullmatch(value) else Texts.typecode
     if type(value) is int:
         return "q" if abs(value) < 2**63 else ""
     return "d" if type(value) is float else ""
 
 
+def empty(code: str) -> Any:
+    """Return what holds values of a code, and has none yet."""
+    if not code:
+        return []
+    return Texts() if code == Texts.typecode else Numbers(code)
+
+
+def kind_of(values: Any) -> str:
+    """Return the code of what values hold."""
+    return "" if type(values) is list else str(values.typecode)
+
+
 def as_item(value: Any, values: Any) -> Any:
-    """Return a value as a list or an array holds it."""
-    digest = type(values) is array and values.typecode == "Q"
-    return int(value, 16) if digest else value
+    """Return a value as these values hold it."""
+    return int(value, 16) if kind_of(values) == "Q" else value
 
 
 class Table:
@@ -239,10 +252,10 @@ class Row(Mapping[str, Any]):
         return f"Row({dict(self)})"
 
 
-def values_of(mappings: Iterable[Mapping[str, Item]]) -> dict[str, set[Item]]:
-    """Return all values of each name.
+def values_of(mappings: Iterable[Mapping[str, Item]], most: int) -> dict[str, set[Item]]:
+    """Return the values of each name, so many at most.
 
-    >>> values_of([{"a": 1, "b": 2}, {"a": 3}])
+    >>> values_of([{"a": 1, "b": 2}, {"a": 3}, {"a": 4}], most=2)
     {'a': {1, 3}, 'b': {2}}
     """
     found: dict[str, set[Item]] = {}
@@ -254,7 +267,9 @@ def values_of(mappings: Iterable[Mapping[str, Item]]) -> dict[str, set[Item]]:
             content = own if id(common) in seen else mapping
             seen.add(id(common))
         for name, value in content.items():
-            found.setdefault(name, set()).add(value)
+            values = found.setdefault(name, set())
+            if len(values) < most:
+                values.add(value)
     return found
 
 

@@ -623,6 +623,16 @@ def test_what_networks_compute_is_put_into_words(tmp_path: Path) -> None:
     ]
 
 
+def test_of_many_settings_a_few_are_put_into_words(tmp_path: Path) -> None:
+    table = {"dataset": "boolean", "dataset.function": "0110", "dataset.inputs": 2}
+    for place in range(10):
+        lay(tmp_path, table | {"test_size": None, "optimizer.lr": 1.0 + place}, test_accuracy=1.0)
+    expected = [f"optimizer.lr={rate}: computes 0110 xor" for rate in range(1, 7)]
+    *said, last = summary_notes.notes(read(tmp_path))
+    assert said == expected
+    assert last == "and 4 more settings, all of them in summary.csv"
+
+
 def test_why_networks_do_not_compute_a_function_is_put_into_words(tmp_path: Path) -> None:
     boolean = {"dataset": "boolean", "dataset.inputs": 2, "test_size": None}
     linear = {"model": "linear", "model.hidden": [], "model.activation": "identity"}

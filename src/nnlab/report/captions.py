@@ -10,7 +10,8 @@ from nnlab.report import columns
 from nnlab.report.labels import phrase
 from nnlab.report.looks import legend_values
 from nnlab.report.plotting import entry
-from nnlab.report.runs import RunRecord, Setting, Value, factors, grouped, repeats, spell
+from nnlab.report.runs import RunRecord, Setting, Value, factors, repeats, spell
+from nnlab.report.selection import grouped
 
 LIMITS = {  # of a stopping rule, what tells most
     "plateau": "min_delta",
@@ -98,7 +99,7 @@ def percent(quantity: str) -> int:
 
 def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str | None) -> list[str]:
     """Say that points or lines are means, and what is drawn to show how sure these are."""
-    counts = {len([r for r in group if r.complete]) for group in grouped(runs, keys).values()}
+    counts = {len([r for r in group if r.complete]) for group in grouped(runs, keys)}
     if max(counts) < 2:
         return []
     several = f"{'up to ' * (len(counts) > 1)}{max(counts)} {repeats(runs)}"
@@ -107,9 +108,7 @@ def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str | None
 
 def uneven_note(runs: Sequence[RunRecord], keys: Sequence[str], few: bool) -> list[str]:
     """Say where the means of curves end, if other runs of their settings go on."""
-    lengths = (
-        {run.last_epoch for run in group if run.complete} for group in grouped(runs, keys).values()
-    )
+    lengths = ({run.last_epoch for run in group if run.complete} for group in grouped(runs, keys))
     if all(len(each) < 2 for each in lengths):
         return []
     after = ", then a thin line for each other one" * few

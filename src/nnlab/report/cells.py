@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnlab.report.columns import Column, shown
-from nnlab.report.runs import RunRecord, grouped, is_number, is_seed, varied
+from nnlab.report.runs import RunRecord, is_number, is_seed, varied
+from nnlab.report.selection import grouped
 
 
 def rows(runs: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:

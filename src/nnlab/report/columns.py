@@ -16,6 +16,7 @@ import numpy as np
 
 from nnlab.losses import CLASSIFICATION, METRICS, TASKS, Metric
 from nnlab.report.runs import RunRecord, Value, spell
+from nnlab.report.selection import where
 from nnlab.report.statistics import Array, Estimate, over_examples, over_seeds
 from nnlab.report.times import duration_within
 
@@ -96,7 +97,9 @@ def counted(texts: Sequence[object]) -> str:
 def counting(group: Sequence[RunRecord]) -> Sequence[RunRecord]:
     """Return which runs of a setting count in its results: the complete ones, or all where none
     is."""
-    return [run for run in group if run.complete] or group
+    if all(run.complete for run in group):
+        return group
+    return where(group, attrgetter("complete")) or group
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,9 @@ class Column:
 
     def known(self, group: Sequence[RunRecord]) -> Array:
         """Return the numbers of the runs that count, those that are finite."""
-        values = [value for run in counting(group) if (value := self.of(run)) is not None]
-        return np.array([value for value in values if math.isfinite(value)])
+        values = (self.of(run) for run in counting(group))
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        return np.array(known)
 
     def estimate(self, group: Sequence[RunRecord]) -> Estimate:
         """Return the mean over runs that differ only in their seeds, one or more, and its

@@ -21,11 +21,11 @@ from nnlab.report.runs import (
     assignments,
     brief,
     factors,
-    grouped,
     is_seed,
     repeats,
     said_of,
 )
+from nnlab.report.selection import grouped, where
 from nnlab.report.statistics import Array, Difference, Disagreement, disagreement, holm, paired
 from nnlab.text import decimal
 
@@ -97,9 +97,9 @@ def compared(runs: Sequence[RunRecord]) -> list[str]:
 
     Nothing is said of networks that were tested on all there is.
     """
-    runs = [run for run in runs if run.complete and not run.tested_whole]
+    runs = where(runs, lambda run: run.complete and not run.tested_whole)
     measure = ACCURACY if any(ACCURACY.of(run) is not None for run in runs) else LOSS
-    runs = [run for run in runs if measure.of(run) is not None]
+    runs = where(runs, lambda run: measure.of(run) is not None)
     measure = replace(measure, over=repeats(runs))
     keys = [key for key in factors(runs) if not is_seed(key)] if runs else []
     apart = [key for key in keys if key.partition(".")[0] in ("dataset", "data", "test_size")]
@@ -205,12 +205,13 @@ def whether_it_helps(
 def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
     """Say which settings can be told from the best one, at the largest training-set size."""
     keys, sized = [key for key in keys if key != "train_size"], "train_size" in keys
-    sizes = [size for run in runs if isinstance(size := run.settings["train_size"], int)]
+    sizes = (run.settings["train_size"] for run in runs)
+    largest = max((size for size in sizes if isinstance(size, int)), default=0)
     if sized:
-        runs = [run for run in runs if run.settings["train_size"] == max(sizes)]
-    settings = by_setting(runs, keys, measure)
-    if not keys or not 2 <= len(settings) <= MOST:
+        runs = where(runs, lambda run: run.settings["train_size"] == largest)
+    if not keys or not 2 <= len(grouped(runs, keys)) <= MOST:
         return []
+    settings = by_setting(runs, keys, measure)
 
     def mean(setting: Setting) -> float:
         return measure.sign * float(quality(list(settings[setting].values()), measure).mean())
@@ -235,7 +236,7 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
         said[-1] += f" {written}"
     if not said:
         return []
-    at = f" at train_size={max(sizes)}" if sized else ""
+    at = f" at train_size={largest}" if sized else ""
     many = f", {len(found)} comparisons by Holm" if len(found) > 1 else ""
     more = [f"and {len(said) - SHOWN} more"] if len(said) > SHOWN else []
     head = f"{', '.join(keys)} by {measure.title}{at} (the same test examples{many})"
@@ -254,7 +255,7 @@ def right_alone(found: Disagreement, names: Sequence[str]) -> str:
 
 def too_few(runs: Sequence[RunRecord], keys: Sequence[str], over: str) -> list[str]:
     """Say what a comparison would take where it cannot be made."""
-    most = max(map(len, grouped(runs, keys).values()))
+    most = max(map(len, grouped(runs, keys)))
     if most >= FEWEST:
         return []
     if most > 1:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlab.report.columns import Column
-from nnlab.report.runs import RunRecord, Setting, Value, grouped, is_number, is_seed, rank, varied
+from nnlab.report.runs import RunRecord, Setting, Value, is_number, is_seed, rank, varied
+from nnlab.report.selection import grouped
 from nnlab.report.statistics import LEVEL, Array
 
 COMPUTED = ("engine", "device", "native_level", "threads")  # how a result was, not what it is
@@ -50,7 +51,7 @@ def results(runs: Sequence[RunRecord], by: Sequence[str], column: Column) -> Res
     Raises ValueError where nearly all of it would be empty, as of a random search over options
     that are not all factors.
     """
-    of_setting = grouped(runs, by).values()
+    of_setting = grouped(runs, by)
     # What follows from the setting, as a rate does from an optimizer, is no circumstance.
     others = [
         key
@@ -59,7 +60,10 @@ def results(runs: Sequence[RunRecord], by: Sequence[str], column: Column) -> Res
         and any(len(grouped(group, [key])) > 1 for group in of_setting)
     ]
     axes = (by, [k for k in others if is_seed(k)], [k for k in others if not is_seed(k)])
-    names = [sorted(grouped(runs, keys), key=lambda each: list(map(rank, each))) for keys in axes]
+    names = [
+        sorted(grouped(runs, keys).settings(), key=lambda each: list(map(rank, each)))
+        for keys in axes
+    ]
     places = [{name: place for place, name in enumerate(each)} for each in names]
     settings, *all_else = map(len, names)
     if settings * math.prod(all_else) > MOST_CELLS:

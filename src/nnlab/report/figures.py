@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nnlab import records
+from nnlab import records, storage
 from nnlab.losses import METRICS
 from nnlab.report.captions import (
     alike_note,
@@ -41,6 +42,7 @@ from nnlab.report.looks import (
     most_first,
     ordered_factors,
     panel_keys,
+    with_lines,
 )
 from nnlab.report.plotting import (
     COLOURS,
@@ -61,10 +63,10 @@ from nnlab.report.plotting import (
     span,
 )
 from nnlab.report.responses import accuracy, accuracy_map, train_time
-from nnlab.report.runs import RunRecord, Setting, grouped, repeats
+from nnlab.report.runs import RunRecord, Setting, repeats
+from nnlab.report.selection import Groups, grouped, where
 from nnlab.report.statistics import Array, half_interval
 
-LINES = 1000  # that a figure has at most
 PARTS = {"train": "training", "valid": "validation"}
 BEST: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 1, "mfc": "w", "zorder": 4}
 BEST["color"] = COLOURS[1]
@@ -92,7 +94,7 @@ def draw_all(
         for key in ordered_factors(runs)[1:]:
             name = over + re.sub(r"[^\w.]", "_", key)
             drawings[name] = functools.partial(accuracy, metric=metric, key=key)
-        for path in study.glob(f"{over}*.png"):
+        for path in list(storage.matching(study, f"{over}*.png")):
             if path.stem not in drawings:  # over what no longer varies
                 remove(path)
         drawings[f"{metric.name}_map"] = functools.partial(accuracy_map, metric=metric)
@@ -133,7 +135,7 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     """Draw training loss over epochs, a line per run; seeds as their mean and its interval. More
     settings than a legend can have are divided among panels. None for a single run, or where no
     epoch ended."""
-    drawn = [run for run in runs if np.isfinite(run.curves["train_loss"]).any()]
+    drawn = where(runs, lambda run: np.isfinite(run.curves["train_loss"]).any())
     if len(runs) < 2 or not drawn:
         return None
     title, keys = heading(runs), most_first(drawn, ordered_factors(runs))
@@ -150,7 +152,7 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     notes += alike_note(settings, rest) + thinned_note(runs) + left_out
     figure, panels = frame(title, notes, len(parts), titles=titles, style=style, beside=True)
     looks = dict(zip(settings, looks_of(settings)))
-    kept = [run for run in runs if run.status != "diverged"] or runs
+    kept = where(runs, lambda run: run.status != "diverged") or runs
     losses, longest = span(run.curves["train_loss"] for run in kept), longest_of(kept)
     for axes, part in zip(panels, parts.values()):
         over_epochs(axes, "Training loss", longest)
@@ -164,21 +166,9 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     return figure
 
 
-def with_lines(
-    runs: Sequence[RunRecord], keys: Sequence[str]
-) -> tuple[Sequence[RunRecord], list[str]]:
-    """Return the runs of as many settings as have lines in one figure, and what is left out."""
-    groups = list(grouped(runs, keys).values())
-    each = -(-len(groups) // LINES)
-    if each == 1:
-        return runs, []
-    drawn = {id(run) for group in groups[::each] for run in group}
-    return [run for run in runs if id(run) in drawn], [f"one setting in {each} is drawn"]
-
-
 def draw_losses(
     axes: Axes,
-    groups: dict[Setting, list[RunRecord]],
+    groups: Groups,
     looks: dict[Setting, Look],
     few: bool,
 ) -> None:
@@ -188,7 +178,7 @@ def draw_losses(
     broken: list[tuple[RunRecord, Any]] = []
     for setting, group in groups.items():
         colour, dash, _ = looks[setting]
-        whole = [run for run in group if run.complete]
+        whole = where(group, attrgetter("complete"))
         if len(whole) > 1:
             look = {"color": colour, "ls": dash, "lw": width, "alpha": alpha}
             if few:
@@ -251,7 +241,7 @@ def panel_curves(
     runs: Sequence[RunRecord], quantity: str, scale: str = "auto", style: Style = NOTEBOOK
 ) -> Figure | None:
     keys = ordered_factors(runs)
-    drawn = [run for run in runs if run.reading and quantity in run.task.measures]
+    drawn = where(runs, lambda run: run.reading and quantity in run.task.measures)
     groups = in_order(grouped(drawn, keys))
     if len(runs) < 2 or not 0 < len(groups) <= PANELS:
         return None
@@ -265,13 +255,13 @@ def panel_curves(
     notes += thinned_note(drawn)
     handles = marks(drawn, quantity == "loss", means)
     figure, panels = frame(heading(runs), notes, len(groups), handles, titles, style)
-    kept = [run for run in drawn if run.status != "diverged"] or drawn
+    kept = where(drawn, lambda run: run.status != "diverged") or drawn
     shown = span(run.curves[f"{part}_{quantity}"] for run in kept for part in PARTS)
     for axes, group in zip(panels, groups.values()):
         over_epochs(axes, y_label(quantity), longest_of(drawn))
         if quantity == "loss":
             fit_loss(axes, shown, scale)
-        whole = [run for run in group if run.complete] if means else []
+        whole = where(group, attrgetter("complete")) if means else []
         if len(whole) > 1:
             for part, colour, dash in zip(PARTS, COLOURS, DASHES):
                 look, factor = {"color": colour, "ls": dash, "lw": 1.3}, percent(quantity)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnlab.report.runs import RunRecord, factors, grouped, is_seed, said_of
+from nnlab.report.runs import RunRecord, factors, is_seed, said_of
+from nnlab.report.selection import grouped, where
 from nnlab.report.statistics import NORMAL, Array
 from nnlab.report.times import timings
 
@@ -85,9 +86,9 @@ def fit(errors: dict[int, Array], examples: int) -> Law | None:
 def laws(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
     """Say how test error falls with the training-set size in each other setting, and what
     accuracy it predicts for the sizes asked for."""
-    runs = [run for run in runs if run.complete and not run.tested_whole]
-    runs = [run for run in runs if run.test_examples is not None and run.test_examples > 0]
-    runs = [run for run in runs if run.test_accuracy is not None and 0 <= run.test_accuracy <= 1]
+    runs = where(runs, lambda run: run.complete and not run.tested_whole)
+    runs = where(runs, lambda run: run.test_examples is not None and run.test_examples > 0)
+    runs = where(runs, lambda run: run.test_accuracy is not None and 0 <= run.test_accuracy <= 1)
     keys = factors(runs) if runs else []
     if "train_size" not in keys:
         return []

@@ -23,14 +23,15 @@ from nnlab.report.runs import (
     Setting,
     Value,
     factors,
-    grouped,
     is_number,
     is_seed,
     rank,
 )
+from nnlab.report.selection import Groups, Runs, grouped
 
 Look = tuple[Any, str, str]  # colour, dash, marker
 
+DRAWN = 1000  # settings, at most
 ENTRIES = 8  # that a legend can have; beyond, a colour bar
 PANELS = 6  # that a figure can have, a setting each
 MOST_PANELS = 12  # that a figure can have, of several lines each
@@ -62,7 +63,7 @@ def most_first(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
 def panel_keys(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     """Choose the options, two at most, whose settings get a panel each, where one panel would
     have more lines than a legend can; as few panels as that takes."""
-    settings = list(grouped(runs, keys))
+    settings = list(grouped(runs, keys).settings())
     if len(settings) <= ENTRIES:
         return []
     found: list[tuple[int, int, tuple[int, ...]]] = []
@@ -77,9 +78,21 @@ def panel_keys(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     return [keys[place] for place in min(found)[-1]] if found else []
 
 
-def in_order(groups: dict[Setting, list[RunRecord]]) -> dict[Setting, list[RunRecord]]:
+def in_order(groups: Groups) -> dict[Setting, Runs]:
     """Order settings by their values, the first option's first."""
     return dict(sorted(groups.items(), key=lambda group: tuple(map(rank, group[0]))))
+
+
+def with_lines(
+    runs: Sequence[RunRecord], keys: Sequence[str]
+) -> tuple[Sequence[RunRecord], list[str]]:
+    """Return the runs of as many settings as are drawn in one figure, and what is left out."""
+    groups = grouped(runs, keys)
+    each = -(-len(groups) // DRAWN)
+    if each == 1:
+        return runs, []
+    drawn = np.sort(np.concatenate([groups.indices(n) for n in range(0, len(groups), each)]))
+    return groups.runs.at(drawn), [f"one setting in {each} is drawn"]
 
 
 # Colours and legends

@@ -13,11 +13,12 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from nnlab import storage
@@ -27,15 +28,14 @@ from nnlab.report.columns import Column, counting, heading, shown
 from nnlab.report.labels import OVER, phrase
 from nnlab.report.runs import (
     RunRecord,
-    Setting,
     Value,
     assignments,
     factors,
-    grouped,
     is_number,
     is_seed,
     repeats,
 )
+from nnlab.report.selection import Groups, grouped, where
 from nnlab.report.summary import INTERVAL, one_seed, written
 from nnlab.report.thinned import thinned
 from nnlab.text import visible, visible_lines
@@ -43,8 +43,6 @@ from nnlab.text import visible, visible_lines
 if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
-
-Group: TypeAlias = "tuple[Setting, list[RunRecord]]"  # a setting and its runs
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = TEMPLATES / "page.js"
@@ -113,8 +111,7 @@ def render(
     keys = factors(runs)
     options = [key for key in keys if not is_seed(key)]
     columns = shown("page", runs)
-    groups = list(grouped(runs, options).items())
-    numbers = {id(run): number for number, run in enumerate(runs)}
+    groups = grouped(runs, options)
     known: dict[tuple[str, ...], tuple[str, ...]] = {}  # most runs have the same files
     names = (file_names(run.folder) for run in runs)
     files = [known.setdefault(each, each) for each in names]
@@ -129,26 +126,19 @@ def render(
         command=provenance.last_command(study) or provenance.command(runs),
         facts=provenance.facts(runs),
         written=written_notes(study),
-        best=best(groups, options, columns, numbers) if len(groups) > 1 else None,
-        settings=sheet(
-            [group for _, group in groups],
-            options,
-            of_settings(columns),
-            [[numbers[id(run)] for run in group] for _, group in groups],
-        )
-        if len(groups) < len(runs)
-        else None,
+        best=best(groups, options, columns) if len(groups) > 1 else None,
+        settings=sheet(groups, options, of_settings(columns)) if len(groups) < len(runs) else None,
         plus_minus=INTERVAL.format(repeats(runs)),
-        runs=sheet(list(zip(runs)), keys, columns, range(len(runs))),
-        names=[run.name for run in runs],
+        runs=sheet(Groups(runs, attrgetter("folder")), keys, columns),
+        named=runs,
         links=None if single_file else functools.partial(links, runs, files, study),
         linked=len(runs) <= LINKED,
         tables=not single_file and (study / "summary.csv").is_file(),
         thinning=thinning(curves),
-        notes=[*one_seed([group for _, group in groups]), *notes],
+        notes=[*one_seed(groups), *notes],
         figures=[picture(file, study, single_file) for file in figures if file.suffix == ".png"],
         questions=questions(runs, files, study, single_file),
-        data=json_in_html({"curves": curves, "files": files} | commands(runs)),
+        data=json_in_html({"curves": curves, "files": iter(files)} | commands(runs)),
     )
 
 
@@ -160,15 +150,15 @@ class Sheet:
     """A table of the page, with a row for each setting, or for each run.
 
     heads, numeric: of its columns, of which the first ``settings`` are options. rows: to be read
-    once. runs: which each row is about, by their positions. alike: what all rows have in common,
-    which has no column.
+    once. runs: tells which each row is about, by their positions. alike: what all rows have in
+    common, which has no column.
     """
 
     heads: list[str]
     numeric: list[bool]
     settings: int
     rows: Iterable[list[str]]
-    runs: Sequence[int | list[int]]
+    runs: Callable[[int], Iterable[int]] | None
     alike: list[str]
 
 
@@ -181,20 +171,14 @@ class Best:
     results: str
     chosen_by: str
     command: str | None
-    runs: list[int]
+    runs: Iterable[int]
 
 
-def sheet(
-    groups: Sequence[Sequence[RunRecord]],
-    keys: Sequence[str],
-    columns: Sequence[Column],
-    numbers: Sequence[int | list[int]],
-) -> Sheet:
-    """Lay out what came of groups of runs. keys: what differs between them. numbers: the positions
-    of each group's runs."""
+def sheet(groups: Groups, keys: Sequence[str], columns: Sequence[Column]) -> Sheet:
+    """Lay out what came of groups of runs. keys: what differs between them."""
     cells = {column.page: column.text for column in columns}
     words = {column.page for column in columns if column.words}
-    if any(len(group) > 1 for group in groups):
+    if len(groups) < len(groups.runs):
         cells = {"n": lambda group: str(len(counting(group)))} | cells
     shared = {}
     for head, text in cells.items():
@@ -220,7 +204,7 @@ def sheet(
             ]
             for group in groups
         ),
-        runs=numbers,
+        runs=groups.indices,
         alike=[f"{head} {text}" for head, text in shared.items() if text != "-"],
     )
 
@@ -234,16 +218,11 @@ def of_settings(columns: Sequence[Column]) -> list[Column]:
     return [column for column in columns if not column.words or column.page == "status"]
 
 
-def best(
-    groups: Sequence[Group],
-    keys: Sequence[str],
-    columns: Sequence[Column],
-    numbers: Mapping[int, int],
-) -> Best | None:
+def best(groups: Groups, keys: Sequence[str], columns: Sequence[Column]) -> Best | None:
     """Return the setting with the best mean accuracy, or R², of validation where there was any; of
     equal ones that of the least loss. None where no complete run has that, or the settings differ
     in what is learned."""
-    complete = [run for _, group in groups for run in group if run.complete]
+    complete = where(groups.runs, attrgetter("complete"))
     if not complete or PROBLEMS & set(keys):
         return None
     of = {column.page: column for column in columns}
@@ -251,14 +230,15 @@ def best(
     split = "valid" if validated else "test"
     quality, loss = of[f"{split} {heading(main)}"], of[f"{split} loss"]
 
-    def score(group: Group) -> tuple[float, float]:
-        pairs = [(quality.of(run), loss.of(run)) for run in group[1] if run.complete]
+    def score(number: int) -> tuple[float, float]:
+        pairs = [(quality.of(run), loss.of(run)) for run in groups[number] if run.complete]
         known = list(zip(*(pair for pair in pairs if None not in pair)))
         return (fmean(known[0]), -fmean(known[1])) if known else (-math.inf, 0.0)
 
-    values, group = winner = max(groups, key=score)
+    winner = max(range(len(groups)), key=score)
     if score(winner)[0] == -math.inf:
         return None
+    group = groups[winner]
     told = [each for each in (quality, of[f"test {heading(main)}"]) if each.text(group) != "-"]
     unit = " %" * main.percent
     results = {each.page.removesuffix(" (%)"): each.text(group) + unit for each in told}
@@ -273,22 +253,25 @@ def best(
             "to choose by."
         )
     return Best(
-        setting=assignments(keys, values),
+        setting=assignments(keys, groups.of(group[0])),
         results=", ".join(map(" ".join, results.items())) + seeds,
         chosen_by=chosen_by,
         command=provenance.command(group),
-        runs=[numbers[id(run)] for run in group],
+        runs=groups.indices(winner),
     )
 
 
 def commands(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Return the command of each run, as positions in a list of words, which runs share."""
-    words: dict[str, int] = {}
-    commands = [
-        [words.setdefault(shlex.quote(visible(word)), len(words)) for word in run.overrides]
-        for run in runs
-    ]
-    return {"program": provenance.COMMAND, "words": list(words), "commands": commands}
+    """Return the command of each run: its words or, of those that the first run has too, their
+    positions in a list."""
+    words = {word: place for place, word in enumerate(dict.fromkeys(runs[0].overrides))}
+    listed = map(quoted, words)
+    commands = ([words.get(word, quoted(word)) for word in run.overrides] for run in runs)
+    return {"program": provenance.COMMAND, "words": listed, "commands": commands}
+
+
+def quoted(word: str) -> str:
+    return shlex.quote(visible(word))
 
 
 def thinning(curves: Mapping[str, Any]) -> str:
@@ -429,16 +412,24 @@ def page(name: str, scripts: Sequence[str], **said: Any) -> Iterator[bytes]:
     return (part.encode() for part in parts)
 
 
-def json_in_html(content: Mapping[str, Any]) -> Iterator[Markup]:
-    """Return a mapping as JSON that ends no script and begins no tag, value by value."""
+def json_in_html(content: Any) -> Iterator[Markup]:
+    """Return JSON that ends no script and begins no tag, of mappings and iterators part by part."""
     from jinja2.utils import htmlsafe_json_dumps
     from markupsafe import Markup
 
-    before = Markup("{")
-    for name, value in content.items():
-        yield before + htmlsafe_json_dumps(name) + ": " + htmlsafe_json_dumps(value)
-        before = Markup(", ")
-    yield Markup("}")
+    if isinstance(content, Mapping):
+        yield Markup("{")
+        for number, (name, value) in enumerate(content.items()):
+            yield Markup(", " * (number > 0)) + htmlsafe_json_dumps(name) + ": "
+            yield from json_in_html(value)
+        yield Markup("}")
+    elif isinstance(content, Iterator):
+        yield Markup("[")
+        for number, value in enumerate(content):
+            yield Markup(", " * (number > 0)) + htmlsafe_json_dumps(value)
+        yield Markup("]")
+    else:
+        yield htmlsafe_json_dumps(content)
 
 
 @functools.cache
@@ -478,5 +469,5 @@ def render_studies(title: str, studies: Sequence[Sequence[str]], live: str) -> I
     states, and when it changed.
     """
     heads, numeric = ["study", "runs", "states", "changed"], [False, True, False, False]
-    table = Sheet(heads, numeric, 1, [list(row) for row in studies], [], [])
+    table = Sheet(heads, numeric, 1, [list(row) for row in studies], None, [])
     return page("studies.html", [text_of(SCRIPT)], title=title, live=live, studies=table)

@@ -31,7 +31,8 @@ from nnlab.report.effects import (
     shares,
 )
 from nnlab.report.run_folders import distinct, name_data, read, studies_below
-from nnlab.report.runs import RunRecord, Setting, Value, factors, grouped, is_seed, repeats, spell
+from nnlab.report.runs import RunRecord, Setting, Value, factors, is_seed, repeats, spell
+from nnlab.report.selection import grouped
 from nnlab.report.statistics import Array, holm
 from nnlab.text import decimal, nearest
 
@@ -197,12 +198,12 @@ def gather(
 ) -> list[RunRecord]:
     """Read the runs of studies and, below each folder of ``merge``, of all studies there; of runs
     that computed the same in one place only the first."""
-    kept = distinct([run for study in studies for run in read(Path(study))])
+    kept = list(distinct([run for study in studies for run in read(Path(study))]))
     for folder in (folder for pattern in merge for folder in matching(str(pattern))):
         places = sorted({result.parent.parent for result in folder.rglob(f"*/{RESULT}")})
         if not places:
             raise FileNotFoundError(f"{folder} holds no runs{studies_below(folder)}")
-        theirs = distinct([run for place in places for run in read(place)])
+        theirs = list(distinct([run for place in places for run in read(place)]))
         for run in theirs:
             if label in {*NOT_IDENTITY, *run.settings} - {"study"}:
                 raise ValueError(f"label={label} is an option already; give another name")
@@ -290,7 +291,7 @@ def only_runs(
     runs: Sequence[RunRecord], by: Sequence[str], settings: Sequence[Setting]
 ) -> list[RunRecord]:
     """Return the run of each setting, if none has another one; nothing otherwise."""
-    of_setting = grouped(runs, by)
+    of_setting = dict(grouped(runs, by).items())
     if any(len(of_setting[setting]) > 1 for setting in settings):
         return []
     return [of_setting[setting][0] for setting in settings]

@@ -294,7 +294,7 @@ def sheet(frame: pd.DataFrame) -> Sheet:
         numeric=[all(is_number(value) for value in frame[name]) for name in frame.columns],
         settings=0,
         rows=[[cell(value) for value in row] for row in frame.itertuples(index=False)],
-        runs=[],
+        runs=None,
         alike=[],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,8 @@ from nnlab.report.plotting import (
     scale_of,
     ticks,
 )
-from nnlab.report.runs import RunRecord, Value, grouped, is_number, rank
+from nnlab.report.runs import RunRecord, Value, is_number, rank
+from nnlab.report.selection import grouped, where
 from nnlab.report.statistics import Array
 from nnlab.report.times import most_concurrent, timings, unit
 
@@ -126,13 +127,13 @@ def accuracy(
     key: the option; None: the one that serves best as an abscissa. None where only the seed
     varied, nothing was tested, or no line of such an option has two points.
     """
-    runs = [run for run in runs if metric in run.task.metrics]
+    runs = where(runs, lambda run: metric in run.task.metrics)
     keys, column = ordered_factors(runs), TESTED[metric.name]
-    tested = [run for run in runs if len(column.known([run]))]
+    tested = where(runs, lambda run: len(column.known([run])))
     if not keys or not tested:
         return None
     if key is not None:
-        lines = grouped(tested, [other for other in keys if other != key]).values()
+        lines = grouped(tested, [other for other in keys if other != key])
         if all(len(grouped(same, [key])) < 2 for same in lines):
             return None
     key = key or keys[0]
@@ -142,9 +143,9 @@ def accuracy(
     apart = panel_keys(tested, others)
     others = [other for other in others if other not in apart]
     parts = in_order(grouped(tested, apart))
-    series = list(grouped(tested, others))
+    series = list(grouped(tested, others).settings())
     few = len(series) <= ENTRIES
-    kinds = {column.estimate(same).of for same in grouped(tested, keys).values()} if few else set()
+    kinds = {column.estimate(same).of for same in grouped(tested, keys)} if few else set()
     band = kinds == {"seeds"} and scale != "category" and len(values) > 2
     drawn = ("band" if band else "bar") if few else None
     notes = seeds_note(tested, keys, drawn)
@@ -183,7 +184,7 @@ def accuracy(
 
 def draw_response(
     axes: Axes,
-    points: dict[Any, list[RunRecord]],
+    points: Mapping[Any, Sequence[RunRecord]],
     column: Column,
     factor: int,
     look: Look,
@@ -210,7 +211,7 @@ def accuracy_map(
     pair of values; a panel for each setting of the others or, where these are many, the mean over
     them. None unless two options have three values or more and most of their pairs were run."""
     column = TESTED[metric.name]
-    tested = [run for run in runs if metric in run.task.metrics and len(column.known([run]))]
+    tested = where(runs, lambda run: metric in run.task.metrics and len(column.known([run])))
     keys = ordered_factors(runs)
     values = {key: sorted({run.settings.get(key) for run in tested}, key=rank) for key in keys}
     numeric = [key for key in keys if all(map(is_number, values[key]))]

@@ -6,11 +6,16 @@ than reading a thousand runs does.
 
 from __future__ import annotations
 
+import errno
+import heapq
 import json
 import logging
 import math
+import os
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,7 @@ from nnlab.report.runs import (
     texts,
     varied,
 )
+from nnlab.report.selection import Groups, Runs, where
 from nnlab.report.statistics import Array
 
 NUMBERS = (
@@ -46,12 +52,13 @@ TEXTS = (
     *("name", "status", "stop_reason", "error", "fingerprint"),
     *("engine", "engine_form", "engine_level"),
 )
+TOGETHER = 1000  # runs that are ordered at a time
 STUDIES = 40  # or runs, that are listed
-ROOM = 2**21  # numbers, 17 MB, that the curves of a study take in its report
+ROOM = 2**21  # numbers, 17 MB, that the curves of a study have in its report
 log = logging.getLogger("nnlab")
 
 
-def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list[RunRecord]:
+def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> Runs:
     """Read every run of a study, ordered by what varied.
 
     A damaged run is left out, with a warning that names its file. reader: does what ``read_run``
@@ -63,7 +70,7 @@ def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> list
 
 def read_all(
     study: Path, reader: Callable[[Path], RunRecord] | None = None, room: float = math.inf
-) -> tuple[list[RunRecord], list[str]]:
+) -> tuple[Runs, list[str]]:
     """Do what ``read`` does, and name the runs that were left out, in a sentence.
 
     room: how many numbers the curves may have; where there are more, all are thinned, to one epoch
@@ -71,21 +78,41 @@ def read_all(
     """
     if not study.is_dir():
         raise FileNotFoundError(f"there is no folder {study}; give a study, say outputs/mnist")
-    runs, damaged = RunTable(study), []
-    for result in study.glob(f"*/{RESULT}"):
+    table, damaged = RunTable(study), []
+    for folder in storage.matching(study):
+        result = folder / RESULT
+        if not os.path.exists(result):
+            continue
         try:
-            runs.append((reader or read_run)(result.parent), room)
+            run = (reader or read_run)(folder)
         except (OSError, ValueError) as error:
-            damaged.append(result.parent.name)
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # none of them could be read
+            damaged.append(folder.name)
             log.warning("left out %s: %s", result, error)
-    if not runs:
+        else:
+            table.append(run, room)
+    if not table.plain.rows:
         hint = f"; it is a run itself, give {study.parent}" * (study / RESULT).is_file()
         raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
-    rows: list[RunRecord] = list(runs)
-    name_data(rows)
-    keys = varied(rows)
-    rows.sort(key=lambda run: (*(rank(run.settings.get(k)) for k in keys), run.name))
-    return rows, left_out(damaged)
+    runs = table.runs()
+    name_data(runs)
+    return in_order(runs), left_out(damaged)
+
+
+def in_order(runs: Runs) -> Runs:
+    """Order runs by what varied; of many, parts are in order first, then merged."""
+    keys = varied(runs)
+
+    def rank_of(place: int) -> tuple[Any, ...]:
+        run = runs.get(place)
+        return (*(rank(run.settings.get(key)) for key in keys), run.name)
+
+    starts = range(0, len(runs), TOGETHER)
+    parts = [
+        array("I", sorted(runs.places[start : start + TOGETHER], key=rank_of)) for start in starts
+    ]
+    return Runs(runs.get, array("I", heapq.merge(*parts, key=rank_of)))
 
 
 def left_out(damaged: Sequence[str]) -> list[str]:
@@ -99,14 +126,16 @@ def name_data(runs: Sequence[RunRecord]) -> None:
 
     Equal content has one name, that of its first source, wherever its files were.
     """
-    names: dict[Value, str] = {}
-    for run in sorted(runs, key=lambda run: run.source or ""):
-        names.setdefault(run.content, run.source or "")
-    sources = Counter(names.values())
-    for run in runs:
-        if run.content is not None:
-            name = names[run.content]
-            run.settings["data"] = once(name if sources[name] == 1 else f"{name} ({run.content})")
+    groups = Groups(where(runs, lambda run: run.content is not None), attrgetter("content"))
+
+    def source(same: Runs) -> str:
+        return min(run.source or "" for run in same)
+
+    sources = Counter(map(source, groups))
+    for content, same in groups.items():
+        name = source(same)
+        for run in same:
+            run.settings["data"] = once(name if sources[name] == 1 else f"{name} ({content})")
 
 
 def studies_below(folder: Path) -> str:
@@ -120,19 +149,24 @@ def studies_below(folder: Path) -> str:
     return "\n".join([", but studies; give one of them:", *lines[:STUDIES], *more]) * bool(lines)
 
 
-def distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
+def distinct(runs: Sequence[RunRecord]) -> Runs:
     """Return the runs without those that computed what an earlier one did, under another name,
     and without what was begun of a run that is whole elsewhere.
 
     ``python -m nnlab.run`` and the run of a sweep over the same value are one, not two seeds.
     """
-    seen: dict[tuple[Value, ...], RunRecord] = {}
-    whole = {run.identity for run in runs if run.complete}
-    for run in sorted(runs, key=lambda run: not run.complete):
-        if run.status not in ("failed", "running") or run.identity not in whole:
-            seen.setdefault(run.computed, run)
-    kept = {id(run) for run in seen.values()}
-    return [run for run in runs if id(run) in kept]
+    kept = array("I")
+    groups = Groups(runs, attrgetter("identity"))
+    for number, same in enumerate(groups):
+        whole = any(run.complete for run in same)
+        seen: dict[tuple[Value, ...], int] = {}
+        for index, run in sorted(
+            zip(groups.indices(number), same), key=lambda each: not each[1].complete
+        ):
+            if run.status not in ("failed", "running") or not whole:
+                seen.setdefault(run.computed, index)
+        kept.extend(seen.values())
+    return groups.runs.at(np.sort(kept))
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from nnlab import records, storage
-from nnlab.compact import Compact, Row, Table, once
+from nnlab.compact import Compact, Row, Table
+from nnlab.long_lists import Pieces
 from nnlab.report.curves import Reading
 from nnlab.report.runs import RunRecord, right_of
+from nnlab.report.selection import Runs
 from nnlab.report.statistics import Array
 
 # What a table of its own is for, and what is not kept.
@@ -32,28 +35,42 @@ class RunTable:
         self.study = study
         self.plain, self.settings, self.results = Table(), Table(), Table()
         self.overrides, self.readings = Table(), Table()
+        self.curves = Pieces()
+        self.latest: tuple[int, Mapping[str, Array]] | None = None
         self.every, self.numbers, self.longest = 1, 0, 0
 
-    def __len__(self) -> int:
-        return self.plain.rows
+    def run(self, row: int) -> RunRow:
+        return RunRow(self, row)
 
-    def __iter__(self) -> Iterator[RunRow]:
-        return (RunRow(self, row) for row in range(len(self)))
+    def runs(self) -> Runs:
+        """Return the runs, in the order in which they came."""
+        return Runs(self.run, array("I", range(self.plain.rows)))
+
+    def curves_of(self, row: int) -> Mapping[str, Array]:
+        """Return the curves of a run; of one that was asked for last, the same."""
+        if self.latest is None or self.latest[0] != row:
+            names = self.plain.columns["names"][row]
+            numbers: Any = np.frombuffer(self.curves.piece(row)).reshape(len(names), -1)
+            self.latest = row, Compact(names, numbers)
+        return self.latest[1]
 
     def append(self, run: RunRecord, room: float) -> None:
         """Add a run. room: how many numbers the curves may have; where they are more, all are
-        thinned, to one epoch in 2, 4, 8 and so on. What curves say is read before."""
+        thinned, to one epoch in 2, 4, 8 and so on. What curves say is read before.
+
+        Raises OSError where the disk has no room for them.
+        """
         curves = run.thinned(self.every) if self.every > 1 else run.curves
         reading = run.reading
         plain = {name: getattr(run, name) for name in PLAIN} | {
-            "folder_name": once(run.folder.name),
+            "folder_name": run.folder.name,
             "names": tuple(curves),
-            "numbers": numbers_of(curves),
             "last_epoch": run.last_epoch,
             "still_falls": run.still_falls,
             "knows_right": run.knows_right,
         }
         self.plain.append(plain)
+        self.curves.add(as_bytes(curves))
         self.settings.append(run.settings)
         self.results.append(run.results)
         self.overrides.append({str(place): text for place, text in enumerate(run.overrides)})
@@ -64,16 +81,16 @@ class RunTable:
             self.thin(2 * self.every)
 
     def thin(self, every: int) -> None:
-        self.numbers = 0
-        for run in self:
+        thinned, self.numbers = Pieces(), 0
+        for run in self.runs():
             curves = run.thinned(every)
-            self.plain.columns["numbers"][run.row] = numbers_of(curves)
+            thinned.add(as_bytes(curves))
             self.numbers += len(curves) * len(curves["epoch"])
-        self.every = every
+        self.curves, self.every, self.latest = thinned, every, None
 
 
-def numbers_of(curves: Mapping[str, Array]) -> bytes:
-    """Return curves as the bytes of their numbers, one column after the other."""
+def as_bytes(curves: Mapping[str, Array]) -> bytes:
+    """Return the numbers of curves, one column after the other."""
     return b"".join(np.ascontiguousarray(values).tobytes() for values in curves.values())
 
 
@@ -116,9 +133,7 @@ class RunRow(RunRecord):
 
     @property
     def curves(self) -> Mapping[str, Array]:
-        names = self.plain("names")
-        numbers: Any = np.frombuffer(self.plain("numbers")).reshape(len(names), -1)
-        return Compact(names, numbers)
+        return self.table.curves_of(self.row)
 
     @property
     def reading(self) -> Reading | None:

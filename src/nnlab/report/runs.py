@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from nnlab import records
 from nnlab.compact import Compact, Row, once, values_of
 from nnlab.losses import CLASSIFICATION, LearningTask, Metric
 from nnlab.report.curves import Reading, interpret, still_falls
+from nnlab.report.selection import grouped
 from nnlab.report.statistics import Array
 from nnlab.text import as_label
 
@@ -24,6 +25,7 @@ Value: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 Settings: TypeAlias = "Compact[Value] | Row"  # options by dotted keys
 Setting: TypeAlias = "tuple[Value, ...]"  # values of options, which runs have in common
 
+MOST_TOLD = 3  # values of an option, to tell whether there are several: one may count for none
 OWN_OPTIONS = "model.options."  # of a function of the user's
 # Settings that say how a run was computed.
 WAYS = ("random_numbers", "engine", "native_level", "device", "threads")
@@ -213,19 +215,26 @@ def varied(runs: Sequence[RunRecord]) -> list[str]:
     among these; so does an option that some give to a function of their own. The
     data count where they differ between runs that agree in all else but seeds.
     """
-    values: dict[str, set[Value]] = values_of(run.settings for run in runs)
+    values: dict[str, set[Value]] = values_of((run.settings for run in runs), most=MOST_TOLD)
     for key in [key for key in values if key.startswith(OWN_OPTIONS)]:
-        values[key] |= {run.settings.get(key) for run in runs if "model.function" in run.settings}
+        if any(key not in run.settings for run in runs if "model.function" in run.settings):
+            values[key].add(None)
     of_training = "engine", "device", "native_level", "data", "random_numbers"
     for key in (*of_training, "train_size", "valid_size"):
         values.get(key, set()).discard(None)  # of a run that failed before it was known
     keys = [key for key, found in values.items() if len(found) > 1]
     if "data" in keys:
         others = [key for key in keys if key != "data" and not is_seed(key)]
-        groups = grouped(runs, others).values()
-        if all(len({run.settings.get("data") for run in group}) == 1 for group in groups):
+        groups = grouped(runs, others)
+        if all(alike(group, "data") for group in groups):
             keys.remove("data")
     return sorted(keys, key=lambda key: (is_seed(key), key != "train_size"))
+
+
+def alike(runs: Sequence[RunRecord], key: str) -> bool:
+    """Return whether all runs have one value of a key."""
+    first = runs[0].settings.get(key)
+    return all(run.settings.get(key) == first for run in runs)
 
 
 def is_seed(key: str) -> bool:
@@ -250,19 +259,14 @@ def factors(runs: Sequence[RunRecord]) -> list[str]:
 
     def follows(key: str) -> bool:
         group = "train_size" if folded and key == "valid_size" else key.partition(".")[0]
-        pairs = {(run.settings.get(group), run.settings.get(key)) for run in runs}
-        return group != key and group in keys and len(pairs) == len({pair[0] for pair in pairs})
+        return (
+            group != key
+            and group in keys
+            and all(alike(same, key) for same in grouped(runs, [group]))
+        )
 
     keys = varied(runs)
     return [key for key in keys if not follows(key)]
-
-
-def grouped(runs: Iterable[RunRecord], keys: Sequence[str]) -> dict[Setting, list[RunRecord]]:
-    """Put runs with equal values of ``keys`` together, in the order they come."""
-    groups: dict[Setting, list[RunRecord]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
-    return groups
 
 
 def of_truth_table(settings: Mapping[str, Value]) -> bool:

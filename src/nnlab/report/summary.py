@@ -7,6 +7,7 @@ import functools
 import io
 import itertools
 import re
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,9 @@ from nnlab.report.columns import TEST_ACCURACY, TESTED, shown
 from nnlab.report.curves import extent
 from nnlab.report.runs import (
     RunRecord,
-    Setting,
     Value,
     brief,
     factors,
-    grouped,
     is_number,
     is_seed,
     of_truth_table,
@@ -34,6 +33,7 @@ from nnlab.report.runs import (
     spell,
     varied,
 )
+from nnlab.report.selection import Groups, grouped
 from nnlab.storage import write_atomic
 from nnlab.terminal import as_rows, broken, least_width, natural_width
 from nnlab.text import for_csv, inert, visible, visible_lines
@@ -142,21 +142,17 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
     alone = bool(keys) and all(map(is_seed, keys))
     if not alone:
         keys = [key for key in keys if not is_seed(key)]
-    groups: list[tuple[Setting, list[RunRecord]]]
-    groups = list(grouped(runs, keys).items()) if keys else [((run.name,), [run]) for run in runs]
+    groups = grouped(runs, keys) if keys else Groups(runs, lambda run: (run.name,))
     if len(keys) == 2 and not alone and len(groups) > TABLE_ROWS:
         (wide, across), (high, down) = sorted((len(grouped(runs, [key])), key) for key in keys)
         if wide <= GRID_COLUMNS and high <= TABLE_ROWS:
             made = grid(runs, down, across, terminal_width)
             if least_width(made) <= terminal_width:
                 return made
-    if alone:
-        groups.append((("mean", *[""] * (len(keys) - 1)), list(runs)))
     results = [column.table for column in shown("table", runs)]
-    if any(len(group) > 1 for _, group in groups):
+    if alone or len(groups) < len(runs):
         results = ["n", *results]
-    of_settings = [group for _, group in groups]
-    common = in_common(of_settings, results)
+    common = in_common(groups, results[1:] if alone else results)  # the mean has another n
     results = [name for name in results if name not in common]
     lay = functools.partial(setting_rows, keys=keys, groups=groups, mean=alone)
 
@@ -175,7 +171,7 @@ def table(runs: Sequence[RunRecord], terminal_width: int = WIDTH, leave_out: boo
     if left_out:
         names = ", ".join(map(one_line, left_out))
         add_caption(made, f"Left out: {names}, on the page and in summary.csv")
-    name_intervals(made, of_settings)
+    name_intervals(made, groups)
     return made
 
 
@@ -195,15 +191,14 @@ def fitting(
     return lay(results), []
 
 
-def in_common(groups: Sequence[Sequence[RunRecord]], results: Sequence[str]) -> dict[str, str]:
+def in_common(groups: Groups, results: Sequence[str]) -> dict[str, str]:
     """Return the results, of those that need not stand in each row, that several rows share."""
-    first, *others = groups
-    names = [name for name in SAID_ONCE if name in results] if others else []
-    found = {name: outcome(first, [name])[name] for name in names}
+    names = [name for name in SAID_ONCE if name in results] if len(groups) > 1 else []
+    found = {name: outcome(groups[0], [name])[name] for name in names}
     return {
         name: text
         for name, text in found.items()
-        if "\n" not in text and all(outcome(group, [name])[name] == text for group in others)
+        if "\n" not in text and all(outcome(group, [name])[name] == text for group in groups)
     }
 
 
@@ -234,19 +229,19 @@ def add_caption(made: Table, line: str) -> None:
     made.caption = Text(f"{made.caption or ''}\n{line}".strip())
 
 
-def name_intervals(made: Table, groups: Sequence[Sequence[RunRecord]]) -> None:
+def name_intervals(made: Table, groups: Groups) -> None:
     """Say in the caption what ± is in a table's cells, and how far those of one seed are known."""
     if any("±" in str(cell) for column in made.columns for cell in column.cells):
-        add_caption(made, INTERVAL.format(repeats([run for group in groups for run in group])))
+        add_caption(made, INTERVAL.format(repeats(groups.runs)))
     for line in one_seed(groups):
         add_caption(made, line)
 
 
 def one_seed(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
     """Say how far accuracies of one seed are known."""
-    tested = [group for group in groups if len(TEST_ACCURACY.known(group))]
-    found = [TEST_ACCURACY.estimate(group) for group in tested]
-    margins = [100 * each.margin for each in found if each.of == "examples"]
+    tested = (group for group in groups if len(TEST_ACCURACY.known(group)))
+    found = map(TEST_ACCURACY.estimate, tested)
+    margins = array("d", (100 * each.margin for each in found if each.of == "examples"))
     within = extent(margins, ".1f") if margins else ""
     return [f"Accuracy of one seed: ± {within} points by the {WILSON}"] if margins else []
 
@@ -256,16 +251,16 @@ def setting_rows(
     results: Sequence[str],
     *,
     keys: Sequence[str],
-    groups: Sequence[tuple[Setting, list[RunRecord]]],
+    groups: Groups,
     mean: bool,
 ) -> Table:
     """Make a table of a row per setting, TABLE_ROWS at most.
 
-    heads: headings of what varied, results: of what came out. groups: the settings, values of
-    the keys, and their runs. mean: the last row sums up the others.
+    heads: headings of what varied, results: of what came out. groups: the runs of each setting,
+    which is values of the keys. mean: the last row sums up the others.
     """
     made = empty()
-    for head, value in zip(heads, groups[0][0]):
+    for head, value in zip(heads, groups.of(groups[0][0])):
         made.add_column(
             visible_lines(head), justify="right" if is_number(value) else "left", overflow="fold"
         )
@@ -273,13 +268,17 @@ def setting_rows(
     for name in results:
         words = name in texts
         made.add_column(name, justify="left" if words else "right", no_wrap=not words)
-    hidden = range(TABLE_ROWS // 2, len(groups) - TABLE_ROWS // 2)
-    for index, (values, group) in enumerate(groups):
+    rows = len(groups) + mean
+    hidden = range(TABLE_ROWS // 2, rows - TABLE_ROWS // 2)
+    for index in range(rows):
         if index not in hidden:
+            last = index == len(groups)  # the mean
+            group = groups.runs if last else groups[index]
+            values = ("mean", *[""] * (len(keys) - 1)) if last else groups.of(group[0])
             came = outcome(group, results)
             cells = [*written(keys, values, group[0]), *(came[name] for name in results)]
             row = [Text(visible_lines(cell), style(group)) for cell in cells]
-            made.add_row(*row, end_section=mean and index == len(groups) - 2)
+            made.add_row(*row, end_section=mean and index == rows - 2)
         elif index == hidden.start:
             made.add_row("…")
             made.caption = f"…: {len(hidden):,} more rows, on the page and in summary.csv"
@@ -306,7 +305,7 @@ def grid(runs: Sequence[RunRecord], down: str, across: str, terminal_width: int)
     main = runs[0].main
     shown_as = f"Test {main.title}{' in %' if main.percent else ''}"
     made.caption = f"{shown_as}, a column for each {across}; all else is in summary.csv"
-    groups = list(grouped(runs, [down, across]).values())
+    groups = grouped(runs, [down, across])
     if narrow and any(len(group) > 1 for group in groups):
         add_caption(made, f"Means over {repeats(runs)}, whose intervals are in cells.csv")
     name_intervals(made, groups)
@@ -316,12 +315,12 @@ def grid(runs: Sequence[RunRecord], down: str, across: str, terminal_width: int)
 def cells_of(runs: Sequence[RunRecord], down: str, across: str, intervals: bool) -> Table:
     made = empty()
     heading = TESTED[runs[0].main.name].table
-    values = sorted((value for (value,) in grouped(runs, [across])), key=rank)
+    values = sorted((value for (value,) in grouped(runs, [across]).settings()), key=rank)
     made.add_column(down, overflow="fold")
     for value in values:
         made.add_column(Text(brief(value)), justify="right", overflow="fold")
     for (value,), row in grouped(runs, [down]).items():
-        cells = grouped(row, [across])
+        cells = dict(grouped(row, [across]).items())
         shares = []
         for group in (cells.get((key,), []) for key in values):
             found = outcome(group, [heading, "stopped by"]) if group else {heading: ""}

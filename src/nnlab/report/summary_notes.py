@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,17 +19,18 @@ from nnlab.report.runs import (
     Value,
     assignments,
     factors,
-    grouped,
     is_number,
     is_seed,
     repeats,
     said_of,
     spell,
 )
+from nnlab.report.selection import grouped, where
 from nnlab.report.summary import ACCURACY, LOSS, function, outcome
 from nnlab.report.times import busy, most_concurrent, timings
 
-SETTINGS = 6  # whose curves are put into words
+SETTINGS = 6  # that are put into words
+MORE = "and {:,} more settings, all of them in summary.csv"
 SCATTERED = "times per example differ too much to tell that of the full training set"
 IMPOSSIBLE = (
     "a network without activations parts inputs by one line (of more than two by a hyperplane), "
@@ -65,7 +68,7 @@ def notes(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
     said += stopped(runs) + readings(runs) + computed(runs)
     for name in sorted({spell(run.settings.get("dataset")) for run in runs if run.synthetic}):
         said.append(f"dataset={name}: synthetic data, made by a program")
-    lost = [run for run in runs if run.status in ("failed", "diverged")]
+    lost = where(runs, lambda run: run.status in ("failed", "diverged"))
     for run in lost[:5]:
         said.append(f"{run.name} {run.status}: {run.error or run.stop_reason}")
     if len(lost) > 5:
@@ -103,19 +106,22 @@ def scores_of(runs: Sequence[RunRecord]) -> list[str]:
 
 def stopped(runs: Sequence[RunRecord]) -> list[str]:
     """Say why a rule stopped runs, and where it may have by chance."""
-    ended = [run for run in runs if run.status == "stopped"]
+    ended = where(runs, lambda run: run.status == "stopped")
     return reasons(ended) + by_chance(ended)
 
 
 def by_chance(ended: Sequence[RunRecord]) -> list[str]:
     """Warn where plateau waits for less than the noise of an epoch's loss."""
-    noise = [
-        run.reading.loss_noise
-        for run in ended
-        if run.settings.get("stopping") == "plateau" and run.reading
-        if is_number(least := run.settings.get("stopping.min_delta"))
-        if run.reading.loss_noise > least
-    ]
+    noise = array(
+        "d",
+        (
+            run.reading.loss_noise
+            for run in ended
+            if run.settings.get("stopping") == "plateau" and run.reading
+            if is_number(least := run.settings.get("stopping.min_delta"))
+            if run.reading.loss_noise > least
+        ),
+    )
     if not noise:
         return []
     return [
@@ -137,17 +143,17 @@ def reasons(ended: Sequence[RunRecord]) -> list[str]:
 def readings(runs: Sequence[RunRecord]) -> list[str]:
     """Put the curves of each setting into words, and say once how they were read."""
     keys = [key for key in factors(runs) if not is_seed(key)]
-    read = [run for run in runs if run.reading and run.status != "running"]
-    groups = list(grouped(read, keys).items())
+    read = where(runs, lambda run: run.reading and run.status != "running")
+    groups = grouped(read, keys)
     said = []
-    for values, group in groups[:SETTINGS]:
+    for values, group in itertools.islice(groups.items(), SETTINGS):
         line = in_words([run.reading for run in group if run.reading])
         restored = [run.weights_of_epoch or run.epochs for run in group]
         if restored != [run.epochs for run in group]:
             line += f"; tested with the weights of {epochs(restored)}"
         said.append(said_of(keys, values, line))
     if len(groups) > SETTINGS:
-        said.append(f"and {len(groups) - SETTINGS:,} more settings, all of them in summary.csv")
+        said.append(MORE.format(len(groups) - SETTINGS))
     tasks = {run.task for run in read}
     how = [RULES] if CLASSIFICATION in tasks else []
     how += [rules("R²", f"{GAIN:g}")] if REGRESSION in tasks else []
@@ -157,12 +163,13 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
 def computed(runs: Sequence[RunRecord]) -> list[str]:
     """Say of each network which Boolean functions it computes, in every row of their tables, and
     of those that it does not, why, where that can be told."""
-    tables = [run for run in runs if run.test_accuracy is not None and run.tested_whole]
+    tables = where(runs, lambda run: run.test_accuracy is not None and run.tested_whole)
     known = ("dataset.function", "dataset.inputs")
     keys = [key for key in factors(runs) if key not in known and not is_seed(key)]
+    settings = grouped(tables, keys)
     said, why = [], []
-    for values, group in grouped(tables, keys).items():
-        functions = list(grouped(group, list(known)).values())
+    for values, group in itertools.islice(settings.items(), SETTINGS):
+        functions = grouped(group, list(known))
         missed = [same for same in functions if any(run.test_accuracy != 1 for run in same)]
         few = [f"{function(same[0])} ({score(same)})" for same in missed[:SETTINGS]]
         few += [f"{len(missed) - SETTINGS} more"] * (len(missed) > SETTINGS)
@@ -176,6 +183,8 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
         else:
             line = f"computes {function(group[0])}"
         said.append(said_of(keys, values, line))
+    if len(settings) > SETTINGS:
+        said.append(MORE.format(len(settings) - SETTINGS))
     for text in (IMPOSSIBLE, FALLING):
         names = dict.fromkeys(name for given, name in why if given == text)
         said += [text.format(", ".join(names))] * bool(names)
@@ -204,7 +213,7 @@ def reason(same: Sequence[RunRecord]) -> str | None:
     linear = settings.get("model.activation") == "identity" or settings.get("model.hidden") == ()
     if linear and not separable(truth_table(name, inputs)):
         return IMPOSSIBLE
-    missed = [run for run in same if run.test_accuracy != 1]
+    missed = where(same, lambda run: run.test_accuracy != 1)
     fall = all(run.still_falls and not at_chance(run) for run in missed)
     return FALLING if fall else None
 

@@ -31,7 +31,7 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     points = most_points(epochs, len(names))
     columns = {}
     for name in names:
-        values = np.concatenate([points_of(run, name, points) for run in runs])
+        values = np.fromiter((y for run in runs for y in points_of(run, name, points)), float)
         unit = unit_of(values)
         with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
             halves = (values / unit).astype("<f2")

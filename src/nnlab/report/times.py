@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnlab.report.runs import RunRecord, Setting, factors, grouped, is_seed
+from nnlab.report.runs import RunRecord, Setting, factors, is_seed
+from nnlab.report.selection import grouped, where
 from nnlab.report.statistics import Array, student
 
 BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
@@ -160,7 +161,7 @@ def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, list[Timi
     Without two sizes there are no fits. Where each run differs in something else (a random
     search), no runs agree but in size, and one line goes through all.
     """
-    runs = [run for run in runs if run.complete and run.epochs and run.settings["train_size"]]
+    runs = where(runs, lambda run: run.complete and run.epochs and run.settings["train_size"])
     if len({run.settings["train_size"] for run in runs}) < 2:
         return [], None, []
     lengths = {run.epochs for run in runs}
@@ -192,7 +193,7 @@ def busy(runs: Sequence[RunRecord]) -> list[str]:
 def slowdown(runs: Sequence[RunRecord]) -> float | None:
     """Return by which factor other work on the machine made training on single threads longer, by
     the clock and the processor's seconds; None where it did not, or that is not known."""
-    known = [run for run in runs if clocked(run)]
+    known = where(runs, clocked)
     clock = sum(run.train_seconds for run in known)
     processor = sum(run.cpu_seconds or 0.0 for run in known)
     return None if clock < SHORT or clock <= BUSY * processor else clock / processor

@@ -467,7 +467,7 @@ function readRuns() {
       row, number, name: about(row), setting: number,
       folder: link ? link.slice(0, link.lastIndexOf("/") + 1) : "",
       files: link ? data.files[number] : [],
-      command: [data.program, ...data.commands[number].map(index => data.words[index])].join(" "),
+      command: [data.program, ...data.commands[number].map(word => typeof word === "number" ? data.words[word] : word)].join(" "),
       curves: Object.fromEntries(Object.entries(curves).map(([name, of]) => [name, of[number]])),
     };
   });
