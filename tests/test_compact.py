@@ -24,7 +24,7 @@ NAMES = st.sampled_from("abcd")
 
 
 @pytest.fixture(
-    params=[long_lists.BLOCK, 20], ids=["in memory", "on disk"], autouse=True, scope="module"
+    params=[long_lists.BLOCK, 24], ids=["in memory", "on disk"], autouse=True, scope="module"
 )
 def block(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

@@ -12,23 +12,23 @@ from array import array
 from collections.abc import Iterable
 from typing import Any
 
-BLOCK = 2**15  # bytes that are put into the file together
+BLOCK = 2**15  # bytes that are put into the file together, a multiple of 8
 
 
 class Blocks:
     """Blocks in a temporary file, whose places are used again."""
 
-    file: Any = None
-
-    def __del__(self) -> None:
-        if self.file is not None:
-            self.file.close()
+    file: Any = None  # where none could be opened
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self.lock = threading.Lock()  # of the file's position
         self.end = 0
         self.free: dict[int, list[int]] = {}  # places, by how large they are
+
+    def __del__(self) -> None:
+        if self.file is not None:
+            self.file.close()
 
     def add(self, block: bytes) -> int:
         """Write a block; return its place."""

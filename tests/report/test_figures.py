@@ -438,7 +438,7 @@ def test_a_figure_of_more_settings_than_it_has_lines_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each third of 50, the first too, and both seeds of it; what is left out counts elsewhere."""
-    monkeypatch.setattr(looks, "DRAWN", 20)
+    monkeypatch.setattr(figures, "LINES", 20)
     for index, seed in itertools.product(range(50), (0, 1)):
         rows = f"1,{3 + index},0,,,1\n2,{1 + index + seed},0,,,2\n"
         lay(tmp_path, {"optimizer.lr": 1.0 + index, "seed": seed}, rows=rows)

@@ -72,7 +72,7 @@ def test_many_runs_are_in_the_order_of_few(tmp_path: Path, monkeypatch: pytest.M
 def test_curves_beyond_what_is_in_memory_are_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_lists, "BLOCK", 100)
+    monkeypatch.setattr(long_lists, "BLOCK", 104)
     for seed in range(5):
         lay(tmp_path, {"seed": seed}, rows=f"1,{seed},0,,,1\n2,{seed / 7},0,,,2\n")
     runs = run_folders.read(tmp_path)
@@ -95,7 +95,7 @@ def no_file() -> Iterator[None]:
 def test_no_room_for_temporary_files_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(long_lists, "BLOCK", 100)
+    monkeypatch.setattr(long_lists, "BLOCK", 104)
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.FileIO("/dev/full", "r+"))
     for seed in range(3):
         lay(tmp_path, {"seed": seed})

@@ -42,7 +42,6 @@ from nnlab.report.looks import (
     most_first,
     ordered_factors,
     panel_keys,
-    with_lines,
 )
 from nnlab.report.plotting import (
     COLOURS,
@@ -67,6 +66,7 @@ from nnlab.report.runs import RunRecord, Setting, repeats
 from nnlab.report.selection import Groups, grouped, where
 from nnlab.report.statistics import Array, half_interval
 
+LINES = 1000  # that a figure has at most
 PARTS = {"train": "training", "valid": "validation"}
 BEST: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 1, "mfc": "w", "zorder": 4}
 BEST["color"] = COLOURS[1]
@@ -164,6 +164,18 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
         explain(figure, panels, settings, rest)
     keep_inside(panels)
     return figure
+
+
+def with_lines(
+    runs: Sequence[RunRecord], keys: Sequence[str]
+) -> tuple[Sequence[RunRecord], list[str]]:
+    """Return the runs of as many settings as have lines in one figure, and what is left out."""
+    groups = grouped(runs, keys)
+    each = -(-len(groups) // LINES)
+    if each == 1:
+        return runs, []
+    drawn = np.sort(np.concatenate([groups.indices(n) for n in range(0, len(groups), each)]))
+    return groups.runs.at(drawn), [f"one setting in {each} is drawn"]
 
 
 def draw_losses(

@@ -31,7 +31,6 @@ from nnlab.report.selection import Groups, Runs, grouped
 
 Look = tuple[Any, str, str]  # colour, dash, marker
 
-DRAWN = 1000  # settings, at most
 ENTRIES = 8  # that a legend can have; beyond, a colour bar
 PANELS = 6  # that a figure can have, a setting each
 MOST_PANELS = 12  # that a figure can have, of several lines each
@@ -81,18 +80,6 @@ def panel_keys(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
 def in_order(groups: Groups) -> dict[Setting, Runs]:
     """Order settings by their values, the first option's first."""
     return dict(sorted(groups.items(), key=lambda group: tuple(map(rank, group[0]))))
-
-
-def with_lines(
-    runs: Sequence[RunRecord], keys: Sequence[str]
-) -> tuple[Sequence[RunRecord], list[str]]:
-    """Return the runs of as many settings as are drawn in one figure, and what is left out."""
-    groups = grouped(runs, keys)
-    each = -(-len(groups) // DRAWN)
-    if each == 1:
-        return runs, []
-    drawn = np.sort(np.concatenate([groups.indices(n) for n in range(0, len(groups), each)]))
-    return groups.runs.at(drawn), [f"one setting in {each} is drawn"]
 
 
 # Colours and legends

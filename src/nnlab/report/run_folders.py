@@ -134,8 +134,9 @@ def name_data(runs: Sequence[RunRecord]) -> None:
     sources = Counter(map(source, groups))
     for content, same in groups.items():
         name = source(same)
+        name = once(name if sources[name] == 1 else f"{name} ({content})")
         for run in same:
-            run.settings["data"] = once(name if sources[name] == 1 else f"{name} ({content})")
+            run.settings["data"] = name
 
 
 def studies_below(folder: Path) -> str:

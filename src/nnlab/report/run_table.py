@@ -1,4 +1,4 @@
-"""The runs of a study in one table, some hundred bytes each."""
+"""The runs of a study in one table, on disk where they are many."""
 
 from __future__ import annotations
 
