@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nnlab import records, storage
+from nnlab import records, report, storage
 from nnlab.records import RunFolder, finished_result
 from nnlab.seeds import RANDOM_NUMBERS
 from nnlab.storage import write_atomic
+from tests.report.studies import lay
 
 IDENTITY: dict[str, Any] = {
     "fingerprint": "ours",
@@ -159,6 +160,24 @@ def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(ValueError, match=r"result\.json is"):
         finished_result(tmp_path, "ours", {})
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("depth", [90, 110, 950, 975, 985, 995, 20_000])
+def test_a_result_nested_too_deeply_is_damaged(
+    depth: int, opening: str, closing: str, tmp_path: Path
+) -> None:
+    """Those somewhat below Python's limit end no reader of it."""
+    lay(tmp_path, {"seed": 0})
+    result = json.loads((tmp_path / "seed=0" / "result.json").read_text())
+    result["config"]["own"] = "nested"
+    text = json.dumps(result).replace('"nested"', depth * opening + "1" + depth * closing)
+    (tmp_path / "seed=0" / "result.json").write_text(text)
+    if depth > records.DEEPEST:
+        with pytest.raises(ValueError, match=r"result\.json is damaged .it is nested too deeply"):
+            records.read_result(tmp_path / "seed=0")
+    elif opening != "[":  # lists are values, which are checked elsewhere
+        assert [run.name for run in report.read(tmp_path)] == ["seed=0"]
 
 
 def test_a_file_is_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

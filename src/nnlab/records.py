@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -45,6 +46,8 @@ LEFT = (CHECKPOINT, NEW)  # what a kill in the last moment may leave of a run th
 CURVES = "curves.png"
 ROWS = 0.1  # seconds between two writings of metrics: of the shortest epochs each took 4 %
 DONE = ("finished", "stopped", "diverged")
+DEEPEST = 100  # objects and lists in one another
+TOO_DEEP = "it is nested too deeply"
 
 HydraFiles: TypeAlias = "Mapping[str, Sequence[str]]"
 
@@ -211,8 +214,20 @@ def undamaged(text: bytes) -> dict[str, Any]:
         if told is not None and told != checksum(content):
             raise ValueError("its checksum differs")
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError(TOO_DEEP) from None
+    if text.count(b"{") + text.count(b"[") > DEEPEST and is_deep(content):
+        raise ValueError(TOO_DEEP)
     return content
+
+
+def is_deep(content: Any) -> bool:
+    """Tell whether JSON is nested so deeply that who reads it could run out of Python's stack."""
+    level = [content]
+    for _ in range(DEEPEST):
+        mappings = (each.values() for each in level if isinstance(each, dict))
+        lists = (each for each in level if isinstance(each, list))
+        level = list(itertools.chain(*mappings, *lists))
+    return bool(level)
 
 
 def replace_run(folder: Path) -> None:
