@@ -16,7 +16,8 @@ from nnlab import long_lists
 from nnlab.compact import Column, Row, Table, values_of
 
 # Equal in Python, and yet others.
-OTHERS = [1, 1.0, True, 0, 0.0, -0.0, False, math.nan, None, "1", (1,), (1.0,)]
+OTHERS: list[Any] = [1, 1.0, True, 0, 0.0, -0.0, False, math.nan, None, "1", (1,), (1.0,)]
+OTHERS += [(), (None, True, "a", -0.0), ((1,), "\ud800"), "\ud800", [1], {"a": 1}, (1, [2])]
 OTHERS += [2**63 - 1, 2**63, -(2**63), "0" * 16, "0123456789abcdef", "F" * 16, "٣" * 16]
 VALUES = st.sampled_from(OTHERS) | st.from_regex("[0-9a-f]{16}", fullmatch=True)
 VALUES |= st.floats() | st.integers() | st.text(max_size=3)
@@ -93,3 +94,27 @@ def test_a_table_needs_room_for_what_differs_only() -> None:
         assert tracemalloc.get_traced_memory()[0] < 10_000 * 4
     finally:
         tracemalloc.stop()
+
+
+def test_what_differs_in_kind_is_on_disk_too() -> None:
+    tracemalloc.start()
+    table = Table()
+    try:
+        for row in range(10_000):
+            table.append(
+                {
+                    "number": None if row % 3 else row / 7,
+                    "flag": row % 2 == 0,
+                    "text": f"stopped in epoch {row}",
+                    "sizes": (row, "a"),
+                }
+            )
+        assert tracemalloc.get_traced_memory()[0] < 10_000 * 50
+    finally:
+        tracemalloc.stop()
+    assert dict(Row(table, 3)) == {
+        "number": 3 / 7,
+        "flag": False,
+        "text": "stopped in epoch 3",
+        "sizes": (3, "a"),
+    }

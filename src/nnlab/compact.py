@@ -8,7 +8,7 @@ import sys
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from typing import Any, TypeVar
 
-from nnlab.long_lists import Numbers, Texts
+from nnlab.long_lists import Numbers, Values, is_plain
 
 Item = TypeVar("Item")
 DIGEST = re.compile("[0-9a-f]{16}")
@@ -70,7 +70,7 @@ class Compact(Mapping[str, Item]):
 
 class Column:
     """A list in little room: a value that all its rows share is there once; numbers, digests of 16
-    hexadecimal digits and texts are on disk where they are many.
+    hexadecimal digits and all that ``Values`` can hold are on disk where they are many.
 
     >>> column = Column()
     >>> for value in (1, 1, True):
@@ -109,8 +109,6 @@ class Column:
     def __setitem__(self, row: int, value: Any) -> None:
         if not self._shares(value):
             values = self._values_for(value)
-            if type(values) is Texts:  # whose places are fixed
-                values = self._values = [self[each] for each in range(self._rows)]
             values[row] = as_item(value, values)
 
     def _shares(self, value: Any) -> bool:
@@ -122,30 +120,25 @@ class Column:
 
     def _values_for(self, value: Any) -> Any:
         """Return the values of all rows one by one, where another may be."""
-        values, code = self._values, code_of(value)
-        if type(values) is tuple:
-            self._values = empty(code if code == code_of(values[0]) else "")
-            self._values.extend([as_item(values[0], self._values)] * self._rows)
-        elif type(values) is not list and code != values.typecode:
-            self._values = [self[row] for row in range(self._rows)]
+        code, own = code_of(value), self._values
+        before = code_of(own[0]) if type(own) is tuple else kind_of(own)
+        if code != before:
+            code = Values.typecode if code and before else ""
+        if type(own) is tuple or code != before:
+            values: Any = [] if not code else Values() if code == Values.typecode else Numbers(code)
+            values.extend(as_item(self[row], values) for row in range(self._rows))
+            self._values = values
         return self._values
 
 
 def code_of(value: object) -> str:
     """Return the code of what holds a value in little room as it is, nothing where there is none:
     Q of digests, as numbers."""
-    if type(value) is str:
-        return "Q" if DIGEST.fullmatch(value) else Texts.typecode
-    if type(value) is int:
-        return "q" if abs(value) < 2**63 else ""
-    return "d" if type(value) is float else ""
-
-
-def empty(code: str) -> Any:
-    """Return what holds values of a code, and has none yet."""
-    if not code:
-        return []
-    return Texts() if code == Texts.typecode else Numbers(code)
+    if type(value) is str and DIGEST.fullmatch(value):
+        return "Q"
+    if type(value) is float or (type(value) is int and abs(value) < 2**63):
+        return "d" if type(value) is float else "q"
+    return Values.typecode if is_plain(value) else ""
 
 
 def kind_of(values: Any) -> str:

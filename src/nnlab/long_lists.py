@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import struct
 import tempfile
@@ -151,39 +152,67 @@ class Numbers:
 
 
 class Pieces:
-    """A list of bytes, which only grows."""
+    """A list of bytes."""
 
-    __slots__ = ("content", "ends")
+    __slots__ = ("content", "ends", "starts")
 
-    def __init__(self, content: Bytes | None = None, ends: Numbers | None = None) -> None:
-        self.content, self.ends = content or Bytes(), ends or Numbers("Q")
+    def __init__(
+        self,
+        content: Bytes | None = None,
+        starts: Numbers | None = None,
+        ends: Numbers | None = None,
+    ) -> None:
+        self.content = content or Bytes()
+        self.starts, self.ends = starts or Numbers("Q"), ends or Numbers("Q")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.content, self.ends)
+        return type(self), (self.content, self.starts, self.ends)
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def piece(self, index: int) -> bytes:
-        return self.content.read(self.ends[index - 1] if index else 0, self.ends[index])
+        return self.content.read(self.starts[index], self.ends[index])
 
     def add(self, piece: bytes) -> None:
+        start = len(self.content)
         self.content.append(piece)
+        self.starts.append(start)
         self.ends.append(len(self.content))
 
+    def put(self, index: int, piece: bytes) -> None:
+        """Put a piece in the place of another, which stays in the file."""
+        start = len(self.content)
+        self.content.append(piece)
+        self.starts[index], self.ends[index] = start, len(self.content)
 
-class Texts(Pieces):
-    """A list of texts, which only grows."""
+
+class Values(Pieces):
+    """A list of plain values: None, truth values, numbers, texts, and tuples of these."""
 
     __slots__ = ()
-    typecode = "t"  # as arrays have one
+    typecode = "v"  # as arrays have one
 
-    def __getitem__(self, index: int) -> str:
-        return self.piece(index).decode(errors="surrogatepass")
+    def __getitem__(self, index: int) -> Any:
+        return from_json(json.loads(self.piece(index)))
 
-    def append(self, text: str) -> None:
-        self.add(text.encode(errors="surrogatepass"))
+    def __setitem__(self, index: int, value: Any) -> None:
+        self.put(index, json.dumps(value).encode())
 
-    def extend(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            self.append(text)
+    def append(self, value: Any) -> None:
+        self.add(json.dumps(value).encode())
+
+    def extend(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.append(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether ``Values`` can hold a value as it is."""
+    if type(value) is tuple:
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def from_json(value: Any) -> Any:
+    return tuple(map(from_json, value)) if type(value) is list else value

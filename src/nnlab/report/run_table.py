@@ -20,7 +20,7 @@ from nnlab.report.selection import Runs
 from nnlab.report.statistics import Array
 
 # What a table of its own is for, and what is not kept.
-PARTS = ("settings", "results", "overrides", "curves", "folder", "right", "every")
+PARTS = ("settings", "results", "overrides", "examples", "curves", "folder", "right", "every")
 PLAIN = [each.name for each in fields(RunRecord) if each.name not in PARTS]
 READ = [each.name for each in fields(Reading)]
 
@@ -34,7 +34,7 @@ class RunTable:
     def __init__(self, study: Path) -> None:
         self.study = study
         self.plain, self.settings, self.results = Table(), Table(), Table()
-        self.overrides, self.readings = Table(), Table()
+        self.overrides, self.examples, self.readings = Table(), Table(), Table()
         self.curves = Pieces()
         self.latest: tuple[int, Mapping[str, Array]] | None = None
         self.every, self.numbers, self.longest = 1, 0, 0
@@ -73,6 +73,7 @@ class RunTable:
         self.curves.add(as_bytes(curves))
         self.settings.append(run.settings)
         self.results.append(run.results)
+        self.examples.append(run.examples)
         self.overrides.append({str(place): text for place, text in enumerate(run.overrides)})
         self.readings.append({key: getattr(reading, key) for key in READ} if reading else {})
         self.numbers += len(curves) * len(curves["epoch"])
@@ -126,6 +127,10 @@ class RunRow(RunRecord):
     @property
     def results(self) -> Row:
         return Row(self.table.results, self.row)
+
+    @property
+    def examples(self) -> Row:
+        return Row(self.table.examples, self.row)
 
     @property
     def overrides(self) -> tuple[str, ...]:
