@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from PIL import Image
@@ -50,7 +50,7 @@ def wilson(right: int, examples: int) -> tuple[float, float]:
     return found.low, found.high
 
 
-def close(found: list[list[tuple[float, float]]], expected: Sequence[Any]) -> None:
+def close(found: Sequence[Any], expected: Sequence[Any]) -> None:
     assert [len(line) for line in found] == [len(line) for line in expected]
     for line, points in zip(found, expected):
         np.testing.assert_allclose(line, points, rtol=1e-9)  # float64 rounding
@@ -426,7 +426,7 @@ def test_a_figure_of_many_runs_has_few_objects(tmp_path: Path) -> None:
     together, dots, crosses = axes.collections
     assert not axes.lines
     ends = [np.asarray(path.vertices)[-1] for path in together.get_paths()]
-    expected = [(2, min(1 + 0.1 * index, axes.get_ylim()[1])) for index in range(16)]
+    expected = [(2, np.clip(1 + 0.1 * index, *axes.get_ylim())) for index in range(16)]
     np.testing.assert_array_equal(np.asarray(crosses.get_offsets()), expected)
     np.testing.assert_array_equal(ends, [(2, 1 + 0.1 * index) for index in range(16)])
     np.testing.assert_array_equal(np.asarray(dots.get_offsets()), [(1, 2.0)])
@@ -438,7 +438,7 @@ def test_a_figure_of_more_settings_than_it_has_lines_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each third of 50, the first too, and both seeds of it; what is left out counts elsewhere."""
-    monkeypatch.setattr(figures, "LINES", 20)
+    monkeypatch.setattr(looks, "LINES", 20)
     for index, seed in itertools.product(range(50), (0, 1)):
         rows = f"1,{3 + index},0,,,1\n2,{1 + index + seed},0,,,2\n"
         lay(tmp_path, {"optimizer.lr": 1.0 + index, "seed": seed}, rows=rows)
@@ -449,6 +449,119 @@ def test_a_figure_of_more_settings_than_it_has_lines_says_so(
     (together,) = only(figure).collections
     ends = [np.asarray(path.vertices)[-1] for path in together.get_paths()]
     np.testing.assert_array_equal(ends, [(2, 1.5 + index) for index in range(0, 50, 3)])
+
+
+def notes_of(figure: Figure | None) -> list[str]:
+    assert figure is not None
+    return figure.texts[1].get_text().replace("\n", " ").split("; ")
+
+
+def test_accuracy_over_more_values_than_pixels_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each third of 50 values, each second of 30 lines; no option loses all values but one."""
+    monkeypatch.setattr(looks, "LINES", 20)
+    for index, size in itertools.product(range(50), (500, 1000)):
+        options = {"optimizer.lr": 1.0 + index, "train_size": size}
+        lay(tmp_path / "values", options, test_accuracy=0.01 * index + size / 10_000)
+    figure = responses.accuracy(read(tmp_path / "values"), key="optimizer.lr")
+    assert "one setting in 3 is drawn" in notes_of(figure)
+    values = range(0, 50, 3)
+    drawn = [[(1 + index, index + size / 100) for index in values] for size in (500, 1000)]
+    close([line for line in lines(only(figure)) if line], drawn)
+    for index, size in itertools.product(range(30), (500, 1000)):
+        options = {"optimizer.lr": 1.0 + index, "train_size": size}
+        lay(tmp_path / "lines", options, test_accuracy=0.01 * index + size / 10_000)
+    figure = responses.accuracy(read(tmp_path / "lines"), key="train_size")
+    assert "one setting in 2 is drawn" in notes_of(figure)
+    axes = only(figure)
+    few = 15  # as few lines as are objects of their own
+    close([line for line in lines(axes) if line], line_of_sizes(range(0, 30, 2)))
+    assert len([line for line in lines(axes) if line]) == few
+    monkeypatch.setattr(looks, "LINES", 1000)
+    axes = only(responses.accuracy(read(tmp_path / "lines"), key="train_size"))
+    assert not [line for line in lines(axes) if line]
+    together, dots = axes.collections
+    assert isinstance(together, LineCollection)
+    close([np.asarray(path.vertices) for path in together.get_paths()], line_of_sizes(range(30)))
+    expected = [point for line in line_of_sizes(range(30)) for point in line]
+    np.testing.assert_allclose(np.asarray(dots.get_offsets()), expected)
+    colours = np.repeat(np.asarray(together.get_edgecolor()), 2, axis=0)
+    np.testing.assert_array_equal(np.asarray(dots.get_facecolor()), colours)
+
+
+def line_of_sizes(indices: Sequence[int]) -> list[list[tuple[float, float]]]:
+    return [[(size, index + size / 100) for size in (500, 1000)] for index in indices]
+
+
+def test_training_times_of_more_settings_than_lines_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond a legend, and as objects of their own: the same lines and points."""
+    sizes = (500, 1000)
+    for index, size in itertools.product(range(40), sizes):
+        options = {"optimizer.lr": 1.0 + index, "train_size": size}
+        lay(tmp_path, options, train_seconds=size * (1 + index) / 1000)
+    runs = read(tmp_path)
+    slopes = [(1 + index) / 1000 for index in range(40)]
+    figure = responses.train_time(runs)
+    axes = only(figure)
+    together, points = axes.collections
+    right = axes.get_xlim()[1]
+    ends = [np.asarray(path.vertices) for path in together.get_paths()]
+    close(ends, [[(0, 0), (right, slope * right)] for slope in slopes])
+    expected = [(size, slope * size) for slope in slopes for size in sizes]
+    np.testing.assert_allclose(np.asarray(points.get_offsets()), expected)
+    assert not any("is drawn" in note for note in notes_of(figure))
+    monkeypatch.setattr(looks, "LINES", 10)
+    figure = responses.train_time(runs)
+    assert "one setting in 4 is drawn" in notes_of(figure)
+    drawn = [line for line in lines(only(figure)) if line]
+    assert len(drawn) == 20  # a line and points of each
+
+
+def test_of_many_that_diverge_and_many_that_go_on_some_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean is of all that ended well, whatever is left out beside it."""
+    for part in (figures, captions):
+        monkeypatch.setattr(part, "ALONE", 5)
+    monkeypatch.setattr(figures, "LINES", 10)
+    for seed in range(12):  # one ends after the second epoch, the others after the third
+        losses = [3.0 + seed, 2.0 + seed, 1.0 + seed][: 2 + bool(seed)]
+        options = {"seed": seed, "valid_size": 10}
+        lay(tmp_path, options, rows=rows_of(losses, losses), epochs=len(losses))
+    for seed in range(12, 36):
+        options = {"seed": seed, "valid_size": 10}
+        rows = rows_of([9.0, math.nan], [9.0, math.nan])
+        lay(tmp_path, options, rows=rows, **(DIVERGED | {"epochs": 2}))
+    runs = read(tmp_path)
+    figure = figures.loss(runs)
+    assert "at most 10 of the runs that did not end well are drawn" in notes_of(figure)
+    assert any(
+        note.endswith("then a thin line for some of the others") for note in notes_of(figure)
+    )
+    axes = only(figure)
+    mean, *thin = [line for line in lines(axes) if line]
+    close([mean], [[(1, 8.5), (2, 7.5)]])
+    close(thin[:4], [[(2, 2.0 + seed), (3, 1.0 + seed)] for seed in (1, 4, 7, 10)])
+    assert len(axes.collections[-1].get_offsets()) == 8  # type: ignore[arg-type]
+    figure = figures.loss_curves(runs)
+    assert "at most 5 of the runs that did not end well are drawn" in notes_of(figure)
+    crossed = [c for c in only(figure).collections if isinstance(c, PathCollection)]
+    assert len(crossed) == 5
+
+
+def test_crosses_lie_at_the_edge_that_a_loss_has_left(tmp_path: Path) -> None:
+    """Those of runs that diverged do not set the range."""
+    for seed in range(2):
+        lay(tmp_path, {"seed": seed}, rows="1,2,0,,,1\n2,1,0,,,2\n")
+    for seed, loss in ((2, 9.0), (3, 0.01)):
+        lay(tmp_path, {"seed": seed}, rows=f"1,{loss},0,,,1\n2,nan,0,,,2\n", **DIVERGED)
+    axes = only(figures.loss(read(tmp_path)))
+    low, high = axes.get_ylim()
+    assert 0.01 < low < 1 < 2 < high < 9
+    assert np.asarray(axes.collections[-1].get_offsets()).tolist() == [[1, high], [1, low]]
 
 
 def test_many_losses_of_zero_lie_inside(tmp_path: Path) -> None:

@@ -42,6 +42,18 @@ def test_the_interval_over_seeds_is_scipys(count: int) -> None:
     assert found.margin == pytest.approx((oracle.high - oracle.low) / 2, rel=CLOSE)
 
 
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_the_mean_of_curves_and_its_interval_are_scipys(count: int) -> None:
+    curves = np.random.default_rng(count).normal(0.9, 0.01, (count, 7))
+    curves[:, 3] = 0.1  # equal values, whose mean may be another by rounding
+    mean, margin = statistics.mean_of_curves(lambda: iter(curves))
+    np.testing.assert_allclose(mean, curves.mean(axis=0), rtol=1e-14)
+    error = scipy.stats.sem(curves, axis=0) * scipy.stats.t(count - 1).ppf(0.975)
+    error[3] = 0.0
+    np.testing.assert_allclose(margin, error, rtol=CLOSE)
+    assert margin[3] == 0.0
+
+
 @pytest.mark.parametrize("value", [0.1, 0.3, 1e-30, 7.0])
 def test_equal_results_have_no_deviation(value: float) -> None:
     """Their mean, as numpy takes it, may be another by rounding."""

@@ -8,7 +8,7 @@ from typing import Any
 from nnlab.losses import METRICS, Metric
 from nnlab.report import columns
 from nnlab.report.labels import phrase
-from nnlab.report.looks import legend_values
+from nnlab.report.looks import ALONE, legend_values
 from nnlab.report.plotting import entry
 from nnlab.report.runs import RunRecord, Setting, Value, factors, repeats, spell
 from nnlab.report.selection import grouped
@@ -111,8 +111,19 @@ def uneven_note(runs: Sequence[RunRecord], keys: Sequence[str], few: bool) -> li
     lengths = ({run.last_epoch for run in group if run.complete} for group in grouped(runs, keys))
     if all(len(each) < 2 for each in lengths):
         return []
-    after = ", then a thin line for each other one" * few
+    most = max(map(len, grouped(runs, keys)))
+    after = f", then a thin line for {'some of the others' if most > ALONE else 'each other one'}"
+    after *= few
     return [f"means end where the first of their runs ends{after}"]
+
+
+def alone_note(runs: Sequence[RunRecord], keys: Sequence[str], most: int) -> list[str]:
+    """Say that not all runs that are in no mean are drawn, where these are too many."""
+    counts = (sum(not run.complete for run in group) for group in grouped(runs, keys))
+    if max(counts) <= most:
+        return []
+    of_each = " of each setting" * bool(keys)
+    return [f"at most {most:,} of the runs that did not end well are drawn{of_each}"]
 
 
 def thinned_note(runs: Sequence[RunRecord]) -> list[str]:

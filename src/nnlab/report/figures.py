@@ -22,6 +22,7 @@ from nnlab import records, storage
 from nnlab.losses import METRICS
 from nnlab.report.captions import (
     alike_note,
+    alone_note,
     heading,
     panel_titles,
     percent,
@@ -33,9 +34,12 @@ from nnlab.report.captions import (
 from nnlab.report.columns import TESTED
 from nnlab.report.labels import OVER
 from nnlab.report.looks import (
+    ALONE,
     ENTRIES,
+    LINES,
     PANELS,
     Look,
+    drawable,
     explain,
     in_order,
     looks_of,
@@ -63,10 +67,9 @@ from nnlab.report.plotting import (
 )
 from nnlab.report.responses import accuracy, accuracy_map, train_time
 from nnlab.report.runs import RunRecord, Setting, repeats
-from nnlab.report.selection import Groups, grouped, where
-from nnlab.report.statistics import Array, half_interval
+from nnlab.report.selection import Groups, grouped, spread, where
+from nnlab.report.statistics import Array, mean_of_curves
 
-LINES = 1000  # that a figure has at most
 PARTS = {"train": "training", "valid": "validation"}
 BEST: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 1, "mfc": "w", "zorder": 4}
 BEST["color"] = COLOURS[1]
@@ -139,17 +142,18 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     if len(runs) < 2 or not drawn:
         return None
     title, keys = heading(runs), most_first(drawn, ordered_factors(runs))
-    runs, left_out = with_lines(drawn, keys)
+    runs, left_out = drawable(drawn, keys)
     apart = panel_keys(runs, keys)
     rest = [key for key in keys if key not in apart]
     parts = in_order(grouped(runs, apart))
     titles = panel_titles(apart, parts)
     settings = list(in_order(grouped(runs, rest)))
-    few = len(settings) <= ENTRIES
+    few, most = len(settings) <= ENTRIES, LINES // len(settings)
     notes = seeds_note(runs, keys, "band" if few else None) + uneven_note(runs, keys, few)
     if any(run.status == "diverged" for run in runs):
         notes.append("cross: diverged")
     notes += alike_note(settings, rest) + thinned_note(runs) + left_out
+    notes += alone_note(runs, keys, most)
     figure, panels = frame(title, notes, len(parts), titles=titles, style=style, beside=True)
     looks = dict(zip(settings, looks_of(settings)))
     kept = where(runs, lambda run: run.status != "diverged") or runs
@@ -157,7 +161,7 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     for axes, part in zip(panels, parts.values()):
         over_epochs(axes, "Training loss", longest)
         fit_loss(axes, losses, scale)
-        draw_losses(axes, grouped(part, rest), looks, few)
+        draw_losses(axes, grouped(part, rest), looks, few, most)
     if apart:
         label_outer(panels)
     if rest:
@@ -166,25 +170,15 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     return figure
 
 
-def with_lines(
-    runs: Sequence[RunRecord], keys: Sequence[str]
-) -> tuple[Sequence[RunRecord], list[str]]:
-    """Return the runs of as many settings as have lines in one figure, and what is left out."""
-    groups = grouped(runs, keys)
-    each = -(-len(groups) // LINES)
-    if each == 1:
-        return runs, []
-    drawn = np.sort(np.concatenate([groups.indices(n) for n in range(0, len(groups), each)]))
-    return groups.runs.at(drawn), [f"one setting in {each} is drawn"]
-
-
 def draw_losses(
     axes: Axes,
     groups: Groups,
     looks: dict[Setting, Look],
     few: bool,
+    most: int,
 ) -> None:
-    """Draw a line for each setting: of several seeds their mean, if few with its interval."""
+    """Draw a line for each setting: of several seeds their mean, if few with its interval, and at
+    most so many of the runs that are in no mean."""
     width, alpha = (1.3, 1.0) if len(groups) <= 2 * ENTRIES else (0.6, 0.5)
     lines: list[Line] = []
     broken: list[tuple[RunRecord, Any]] = []
@@ -196,39 +190,48 @@ def draw_losses(
             if few:
                 draw_mean(axes, whole, "train_loss", look)
             else:
-                epochs, values = side_by_side(whole, "train_loss")
-                lines.append((epochs, values.mean(axis=0), colour, dash))
-        for run in group:
-            if len(whole) < 2 or not run.complete:
-                lines.append((run.curves["epoch"], run.curves["train_loss"], colour, dash))
+                epochs, mean, _ = mean_over_epochs(whole, "train_loss")
+                lines.append((epochs, mean, colour, dash))
+        for run in alone(group, whole, most):
+            lines.append((run.curves["epoch"], run.curves["train_loss"], colour, dash))
             if run.status == "diverged":
                 broken.append((run, colour))
     plot_many(axes, lines, lw=width, alpha=alpha)
     mark_ends(axes, broken)
 
 
+def alone(group: Sequence[RunRecord], whole: Sequence[RunRecord], most: int) -> Sequence[RunRecord]:
+    """Return the runs of a setting that are drawn each by itself, at most so many: those that are
+    not whole, or all where a mean takes more."""
+    return spread(where(group, lambda run: len(whole) < 2 or not run.complete), most)
+
+
 def draw_mean(
     axes: Axes, runs: Sequence[RunRecord], column: str, look: dict[str, Any], factor: int = 1
 ) -> None:
     """Draw the mean of several runs over epochs, until the first of them ends, its interval, and
-    those runs that go on each by itself."""
-    epochs, values = side_by_side(runs, column)
-    values = factor * values
-    plot(axes, epochs, mean := values.mean(axis=0), **look)
-    margin, colour = half_interval(values), look["color"]
+    those runs that go on each by itself, of many some."""
+    epochs, mean, margin = mean_over_epochs(runs, column)
+    mean, margin, colour = factor * mean, factor * margin, look["color"]
+    plot(axes, epochs, mean, **look)
     axes.fill_between(epochs, mean - margin, mean + margin, color=colour, alpha=0.2, lw=0)
-    for run in runs:
-        if len(epochs) and epochs[-1] < run.last_epoch:
-            later = run.curves["epoch"] >= epochs[-1]
-            rest = run.curves["epoch"][later], factor * run.curves[column][later]
-            plot(axes, *rest, **(look | {"lw": 0.5}))
+    longer = where(runs, lambda run: len(epochs) and epochs[-1] < run.last_epoch)
+    rest: list[Line] = []
+    for run in spread(longer, ALONE):
+        later = run.curves["epoch"] >= epochs[-1]
+        y = factor * run.curves[column][later]
+        rest.append((run.curves["epoch"][later], y, colour, look["ls"]))
+    plot_many(axes, rest, lw=0.5, alpha=look.get("alpha", 1.0))
 
 
-def side_by_side(runs: Sequence[RunRecord], column: str) -> tuple[Array, Array]:
-    """Return the epochs that all of several runs have, and a column of these: [runs, epochs]."""
+def mean_over_epochs(runs: Sequence[RunRecord], column: str) -> tuple[Array, Array, Array]:
+    """Return the epochs that all of several runs have, the mean of a column, and half its 95 %
+    interval."""
     epochs = functools.reduce(np.intersect1d, (run.curves["epoch"] for run in runs))
-    places = (np.searchsorted(run.curves["epoch"], epochs) for run in runs)
-    return epochs, np.array([run.curves[column][rows] for run, rows in zip(runs, places)])
+    mean, margin = mean_of_curves(
+        lambda: (run.curves[column][np.searchsorted(run.curves["epoch"], epochs)] for run in runs)
+    )
+    return epochs, mean, margin
 
 
 def longest_of(runs: Sequence[RunRecord]) -> int:
@@ -264,7 +267,7 @@ def panel_curves(
     else:
         notes = [f"a line for each of {seeds} {repeats(drawn)}"] if seeds > 1 else []
     titles = panel_titles(keys, groups)
-    notes += thinned_note(drawn)
+    notes += thinned_note(drawn) + alone_note(drawn, keys, ALONE)
     handles = marks(drawn, quantity == "loss", means)
     figure, panels = frame(heading(runs), notes, len(groups), handles, titles, style)
     kept = where(drawn, lambda run: run.status != "diverged") or drawn
@@ -278,9 +281,8 @@ def panel_curves(
             for part, colour, dash in zip(PARTS, COLOURS, DASHES):
                 look, factor = {"color": colour, "ls": dash, "lw": 1.3}, percent(quantity)
                 draw_mean(axes, whole, f"{part}_{quantity}", look, factor=factor)
-        for run in group:
-            if len(whole) < 2 or not run.complete:
-                draw_curves(axes, run, quantity, 1.3 if len(group) == 1 else 0.7)
+        for run in alone(group, whole, ALONE):
+            draw_curves(axes, run, quantity, 1.3 if len(group) == 1 else 0.7)
     label_outer(panels)
     keep_inside(panels)
     return figure
@@ -344,13 +346,14 @@ def broke_off(run: RunRecord) -> bool:
 
 
 def mark_ends(axes: Axes, runs: Sequence[tuple[RunRecord, Any]]) -> None:
-    """Cross the last finite loss of runs, each with its colour, at the upper edge where it left
-    the axes."""
+    """Cross the last finite loss of runs, each with its colour, at the edge where it left the
+    axes."""
     places = []
+    low, high = axes.get_ylim()
     for run, _ in runs:
         finite = np.isfinite(run.curves["train_loss"])
         x, y = run.curves["epoch"][finite][-1], run.curves["train_loss"][finite][-1]
-        places.append((x, min(y, axes.get_ylim()[1])))
+        places.append((x, min(max(y, low), high)))
     if places:
         colours = [colour for _, colour in runs]
         look = {"marker": CROSS["marker"], "s": CROSS["ms"] ** 2, "linewidths": CROSS["mew"]}

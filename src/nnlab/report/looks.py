@@ -27,13 +27,15 @@ from nnlab.report.runs import (
     is_seed,
     rank,
 )
-from nnlab.report.selection import Groups, Runs, grouped
+from nnlab.report.selection import Groups, Runs, grouped, spread
 
 Look = tuple[Any, str, str]  # colour, dash, marker
 
 ENTRIES = 8  # that a legend can have; beyond, a colour bar
 PANELS = 6  # that a figure can have, a setting each
 MOST_PANELS = 12  # that a figure can have, of several lines each
+ALONE = 100  # runs of a setting that are drawn each by itself, beside their mean
+LINES = 1000  # that a figure has at most, and values of the option that it is over: its pixels
 
 
 # Which option is told apart by what
@@ -54,7 +56,7 @@ def most_first(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     """Move a factor with more values than there are dashes to the front, for colours."""
 
     def many(key: str) -> bool:
-        return len({run.settings.get(key) for run in runs}) > len(DASHES)
+        return len(grouped(runs, [key])) > len(DASHES)
 
     return sorted(keys, key=lambda key: not many(key))
 
@@ -75,6 +77,16 @@ def panel_keys(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
             if 1 < len(panels) <= MOST_PANELS:
                 found.append((max(lines, ENTRIES), len(panels), places))
     return [keys[place] for place in min(found)[-1]] if found else []
+
+
+def drawable(runs: Sequence[RunRecord], keys: Sequence[str]) -> tuple[Runs, list[str]]:
+    """Return the runs of as many settings as a figure has lines, and what is left out, in words."""
+    groups = grouped(runs, keys)
+    drawn = spread(range(len(groups)), LINES)
+    if len(drawn) == len(groups):
+        return groups.runs, []
+    runs = groups.runs.at(np.sort(np.concatenate([*map(groups.indices, drawn)])))
+    return runs, [f"one setting in {drawn[1]} is drawn"]
 
 
 def in_order(groups: Groups) -> dict[Setting, Runs]:

@@ -48,6 +48,7 @@ EDGE = 0.01  # of the width of a figure, that stays free
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 Line = tuple[Array, Array, Any, str]  # its x and y, colour and dash
 FEW_LINES = 16  # which matplotlib has as objects of their own
+MARK = 4  # size of a marker
 DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
 
 
@@ -302,6 +303,23 @@ def plot_many(axes: Axes, lines: Sequence[Line], lw: float, alpha: float) -> Non
     if lone:
         xs, ys, colours = zip(*lone)
         axes.scatter(xs, ys, 36, colours, marker=".", alpha=alpha, linewidths=1, zorder=2)
+
+
+def plot_marked(
+    axes: Axes, lines: Sequence[Line], markers: Sequence[str], lw: float = 1.2, **look: Any
+) -> None:
+    """Draw lines with a marker at each value, a kind for each line; more than FEW_LINES as few
+    objects."""
+    if len(lines) <= FEW_LINES:
+        for (x, y, colour, dash), marker in zip(lines, markers):
+            axes.plot(x, y, marker + dash, color=colour, lw=lw, ms=MARK, **look)
+        return
+    plot_many(axes, [line for line in lines if line[-1]], lw, alpha=1.0)
+    for kind in dict.fromkeys(markers):
+        same = [line for line, marker in zip(lines, markers) if marker == kind]
+        xs, ys = (np.concatenate([line[part] for line in same]) for part in (0, 1))
+        colours = [colour for x, _, colour, _ in same for _ in x]
+        axes.scatter(xs, ys, MARK**2, colours, marker=kind, linewidths=1, **({"zorder": 2} | look))
 
 
 # Scales

@@ -26,7 +26,7 @@ from nnlab.report.labels import label, phrase
 from nnlab.report.looks import (
     ENTRIES,
     PANELS,
-    Look,
+    drawable,
     explain,
     in_order,
     looks_of,
@@ -35,7 +35,9 @@ from nnlab.report.looks import (
     panel_keys,
 )
 from nnlab.report.plotting import (
+    MARK,
     NOTEBOOK,
+    Line,
     Picture,
     Style,
     entry,
@@ -44,6 +46,8 @@ from nnlab.report.plotting import (
     label_outer,
     narrow,
     picture,
+    plot_many,
+    plot_marked,
     scale_of,
     ticks,
 )
@@ -59,9 +63,12 @@ ONE_SEED = "bar of one seed: 95 % interval by the number of test examples"
 def train_time(runs: Sequence[RunRecord], style: Style = NOTEBOOK) -> Figure | None:
     """Draw training time over training-set size, the fitted lines, and what these predict
     for the full training set, if they are few. None with fewer than two sizes."""
-    keys, epochs, fits = timings(runs)
+    keys, _, fits = timings(runs)
     if not fits:
         return None
+    runs, left_out = drawable(runs, keys)
+    keys, epochs, fits = timings(runs)
+    fits = list(fits)
     devices = {run.device for run in runs if run.complete}
     notes = [f"on {entry(device)}" for device in devices if device and len(devices) == 1]
     answers = [fit.answer() if len(fits) <= ENTRIES else None for fit in fits]
@@ -73,20 +80,28 @@ def train_time(runs: Sequence[RunRecord], style: Style = NOTEBOOK) -> Figure | N
         notes.append(f"up to {most:,} runs at a time")
     order = most_first(runs, keys)
     settings = [tuple(fit.values[keys.index(key)] for key in order) for fit in fits]
-    notes += alike_note(settings, order)
+    notes += alike_note(settings, order) + left_out
     figure, (axes,) = frame(heading(runs), notes, style=style)
     highest = max(fit.y.max() for fit in fits)
     length, name = unit(highest)
     right = 1.04 * max(fit.x.max() for fit in fits)
     looks = looks_of(settings)
-    for fit, answer, (colour, dash, marker) in zip(fits, answers, looks):
-        axes.plot(fit.x, fit.y / length, marker, color=colour, ms=4, clip_on=False, zorder=3)
-        if fit.line is not None:
-            ends = np.array([0.0, right])
-            named = ", ".join(map(entry, fit.values)) or "fitted line"
-            if answer is not None:
-                named += f": {fit.full_size:,} examples take {answer}"
-            axes.plot(ends, fit.line.at(ends) / length, dash, color=colour, lw=1.2, label=named)
+    ends = np.array([0.0, right])
+    if len(fits) > ENTRIES:
+        known = [(fit.line, look) for fit, look in zip(fits, looks) if fit.line is not None]
+        lines = [(ends, line.at(ends) / length, colour, dash) for line, (colour, dash, _) in known]
+        plot_many(axes, lines, lw=1.2, alpha=1.0)
+        points = [(fit.x, fit.y / length, look[0], "") for fit, look in zip(fits, looks)]
+        plot_marked(axes, points, [marker for *_, marker in looks], clip_on=False, zorder=3)
+    else:
+        for fit, answer, (colour, dash, marker) in zip(fits, answers, looks):
+            axes.plot(fit.x, fit.y / length, marker, color=colour, ms=MARK, clip_on=False, zorder=3)
+            if fit.line is not None:
+                named = ", ".join(map(entry, fit.values)) or "fitted line"
+                if answer is not None:
+                    named += f": {fit.full_size:,} examples take {answer}"
+                y = fit.line.at(ends) / length
+                axes.plot(ends, y, dash, color=colour, lw=1.2, label=named)
     axes.set_xlim(0, right)
     axes.set_xlabel(label("train_size"))
     of = "of one epoch" if epochs in (None, 1) else f"of {epochs:,} epochs"
@@ -137,9 +152,12 @@ def accuracy(
         if all(len(grouped(same, [key])) < 2 for same in lines):
             return None
     key = key or keys[0]
+    others = [other for other in keys if other != key]
+    tested, left_out = drawable(tested, [key])
+    tested, lines_left_out = drawable(tested, others)
     values = sorted({run.settings.get(key) for run in tested}, key=rank)
     scale = scale_of(key, values)
-    others = most_first(tested, [other for other in keys if other != key])
+    others = most_first(tested, others)
     apart = panel_keys(tested, others)
     others = [other for other in others if other not in apart]
     parts = in_order(grouped(tested, apart))
@@ -149,13 +167,16 @@ def accuracy(
     band = kinds == {"seeds"} and scale != "category" and len(values) > 2
     drawn = ("band" if band else "bar") if few else None
     notes = seeds_note(tested, keys, drawn)
-    notes += [ONE_SEED] * ("examples" in kinds) + alike_note(series, others) + lost(runs, metric)
+    notes += [ONE_SEED] * ("examples" in kinds) + alike_note(series, others)
+    notes += left_out + lines_left_out + lost(runs, metric)
     titles = panel_titles(apart, parts)
     figure, panels = frame(
         heading(runs), notes, len(parts), titles=titles, style=style, beside=True
     )
     looks = dict(zip(series, looks_of(series)))
     for axes, part in zip(panels, parts.values()):
+        drawn_lines: list[Line] = []
+        markers: list[str] = []
         for index, (setting, group) in enumerate(grouped(part, others).items()):
             # Side by side, or the series would hide each other.
             shift = (index - (len(series) - 1) / 2) * 0.6 / len(series)
@@ -164,8 +185,10 @@ def accuracy(
                 for (value,), same in grouped(group, [key]).items()
             }
             colour, dash, marker = looks[setting]
-            look = (colour, "" if scale == "category" else dash, marker)
-            draw_response(axes, points, column, percent(metric.name), look, drawn)
+            xy = draw_intervals(axes, points, column, percent(metric.name), colour, drawn)
+            drawn_lines.append((*xy, colour, "" if scale == "category" else dash))
+            markers.append(marker)
+        plot_marked(axes, drawn_lines, markers)
     for axes in panels:
         axes.set_xlabel(label(key))
         axes.set_ylabel(y_label(metric.name, "test "))
@@ -182,26 +205,24 @@ def accuracy(
     return figure
 
 
-def draw_response(
+def draw_intervals(
     axes: Axes,
     points: Mapping[Any, Sequence[RunRecord]],
     column: Column,
     factor: int,
-    look: Look,
+    colour: Any,
     drawn: str | None,
-) -> None:
-    """Draw the mean result of runs over where they lie, in a line, and its intervals, as a band or
-    as bars if at all."""
+) -> tuple[Array, Array]:
+    """Draw the intervals of the mean results of runs over where they lie, as a band or as bars if
+    at all; return where, and the means."""
     found = {x: column.estimate(same) for x, same in points.items()}
-    colour, dash, marker = look
     ends = [(x, factor * each.low, factor * each.high) for x, each in found.items() if each.of]
     if ends and drawn == "band":
         x, low, high = zip(*ends)
         axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
     elif ends and drawn:
         axes.vlines(*zip(*ends), color=colour, lw=1)
-    y = [factor * each.mean for each in found.values()]
-    axes.plot(list(found), y, marker + dash, color=colour, lw=1.2, ms=4)
+    return np.array(list(found)), np.array([factor * each.mean for each in found.values()])
 
 
 def accuracy_map(
@@ -213,12 +234,13 @@ def accuracy_map(
     column = TESTED[metric.name]
     tested = where(runs, lambda run: metric in run.task.metrics and len(column.known([run])))
     keys = ordered_factors(runs)
-    values = {key: sorted({run.settings.get(key) for run in tested}, key=rank) for key in keys}
-    numeric = [key for key in keys if all(map(is_number, values[key]))]
-    numeric = sorted(numeric, key=lambda key: -len(values[key]))[:2]
-    if len(numeric) < 2 or len(values[numeric[1]]) < FEWEST:
+    counts = {key: len(grouped(tested, [key])) for key in keys}
+    numeric = [key for key in keys if all(is_number(run.settings.get(key)) for run in tested)]
+    numeric = sorted(numeric, key=lambda key: -counts[key])[:2]
+    if len(numeric) < 2 or counts[numeric[1]] < FEWEST:
         return None
     across, down = sorted(numeric, key=keys.index)
+    values = {key: sorted({run.settings.get(key) for run in tested}, key=rank) for key in numeric}
     if 2 * len(grouped(tested, numeric)) < len(values[across]) * len(values[down]):
         return None
     apart = [key for key in keys if key not in numeric]

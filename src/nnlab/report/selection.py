@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from nnlab.report.runs import RunRecord
+
+Item = TypeVar("Item")
 
 
 class Runs(Sequence["RunRecord"]):
@@ -106,6 +108,11 @@ def plain(value: Any) -> Any:
         return tuple(map(plain, value))
     whole = isinstance(value, bool) or (isinstance(value, float) and value.is_integer())
     return int(value) if whole else value
+
+
+def spread(items: Sequence[Item], most: int) -> Sequence[Item]:
+    """Return so many at most, evenly spread: each second, each third and so on."""
+    return items[:: -(-len(items) // most) or 1]
 
 
 def where(runs: Sequence[RunRecord], holds: Callable[[RunRecord], Any]) -> Runs:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
+Deviation = TypeVar("Deviation", float, Array)  # one, or one for each epoch
 LEVEL = 0.95  # of every interval
 NORMAL = 1.959964  # within which 95 % of the normal distribution lie, either way
 
@@ -52,28 +53,40 @@ def over_seeds(values: Array) -> Estimate:
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return Estimate(mean, math.nan, count, math.nan, math.nan, "")
-    deviation, margin = float(deviations(values)), float(half_interval(values))
+    deviation = deviation_of(values)
+    margin = half_interval(deviation, count)
     return Estimate(mean, deviation, count, mean - margin, mean + margin, "seeds")
 
 
-def half_interval(values: Array) -> Array:
-    """Return half Student's interval of the mean of values [N, ...], a seed each: [...]."""
-    count = len(values)
-    half: Array = student(count - 1) * deviations(values) / math.sqrt(count)
-    return half
+def half_interval(deviation: Deviation, count: int) -> Deviation:
+    """Return half Student's interval of the mean of so many values."""
+    return student(count - 1) * deviation / math.sqrt(count)
 
 
-def deviations(values: Array) -> Array:
-    """Return the standard deviations of values [N, ...], a seed each: [...].
+def deviation_of(values: Array) -> float:
+    """Return the standard deviation of values [N].
 
     Exactly 0 of equal values, from which their mean may differ by rounding.
 
-    >>> float(deviations(np.array([0.1, 0.1, 0.1])))
+    >>> deviation_of(np.array([0.1, 0.1, 0.1]))
     0.0
     """
-    equal = (values == values[0]).all(axis=0)
-    found: Array = np.where(equal, 0.0, np.std(values, axis=0, ddof=1))
-    return found
+    return 0.0 if (values == values[0]).all() else float(np.std(values, ddof=1))
+
+
+def mean_of_curves(curves: Callable[[], Iterator[Array]]) -> tuple[Array, Array]:
+    """Return the mean of curves [E], two or more, a seed each, and half its Student's interval.
+
+    curves: yields them anew each time, for they may be too many for memory.
+    """
+    first = next(curves())
+    count, total, equal = 0, np.zeros_like(first), np.full(first.shape, True)
+    for curve in curves():
+        count, total, equal = count + 1, total + curve, equal & (curve == first)
+    mean = total / count
+    squares = sum((curve - mean) ** 2 for curve in curves())
+    deviations = np.where(equal, 0.0, np.sqrt(squares / (count - 1)))
+    return mean, half_interval(deviations, count)
 
 
 def over_examples(share: float, examples: int) -> Estimate:
@@ -120,7 +133,7 @@ def beyond(t: float, freedom: int) -> float:
     return max(0.0, 1 - float(np.interp(angle, edges, mass)) / float(mass[-1]))
 
 
-@functools.cache
+@functools.lru_cache(4)
 def _mass(freedom: int) -> tuple[Array, Array]:
     """Return angles from 0 to a right angle, and the density's integral up to each."""
     edges = np.linspace(0, math.pi / 2, 20_001)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 
 from nnlab.report.runs import RunRecord, Setting, factors, is_seed
-from nnlab.report.selection import grouped, where
+from nnlab.report.selection import Groups, grouped, where
 from nnlab.report.statistics import Array, student
 
 BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
@@ -153,7 +153,28 @@ class Timing:
         return line is not None and line.scatter > MOST_SCATTER
 
 
-def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, list[Timing]]:
+class Timings(Sequence[Timing]):
+    """The timings of groups of runs, each fitted when it is asked for."""
+
+    def __init__(self, groups: Groups, per_epoch: bool) -> None:
+        self.groups = groups
+        self.per_epoch = per_epoch
+
+    @overload
+    def __getitem__(self, number: int) -> Timing: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Timing]: ...
+    def __getitem__(self, number: int | slice) -> Timing | list[Timing]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(len(self))[number]]
+        group = self.groups[number]
+        return fit(self.groups.of(group[0]), group, self.per_epoch)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+
+def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, Sequence[Timing]]:
     """Fit training time over training-set size, once per value of whatever else varied.
 
     Returns the keys of what else varied, the number of epochs that the times are of, and
@@ -166,10 +187,7 @@ def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, list[Timi
         return [], None, []
     lengths = {run.epochs for run in runs}
     keys = [key for key in factors(runs) if key not in ("train_size", "data") and not is_seed(key)]
-    found = [
-        fit(values, group, per_epoch=len(lengths) > 1)
-        for values, group in grouped(runs, keys).items()
-    ]
+    found: Sequence[Timing] = Timings(grouped(runs, keys), per_epoch=len(lengths) > 1)
     if all(timing.line is None for timing in found):
         keys, found = [], [fit((), runs, per_epoch=len(lengths) > 1)]
     return keys, (lengths.pop() if len(lengths) == 1 else None), found
