@@ -122,7 +122,7 @@ def render(
         title=study.resolve().name,
         live=live,
         above=above,
-        states=counted_runs([str(run.results["status"]) for run in runs]),
+        states=counted_runs(str(run.results["status"]) for run in runs),
         command=provenance.last_command(study) or provenance.command(runs),
         facts=provenance.facts(runs),
         written=written_notes(study),
@@ -134,7 +134,7 @@ def render(
         links=None if single_file else functools.partial(links, runs, files, study),
         linked=len(runs) <= LINKED,
         tables=not single_file and (study / "summary.csv").is_file(),
-        thinning=thinning(curves),
+        thinning=thinning(runs, curves["points"]),
         notes=[*one_seed(groups), *notes],
         figures=[picture(file, study, single_file) for file in figures if file.suffix == ".png"],
         questions=questions(runs, files, study, single_file),
@@ -274,10 +274,9 @@ def quoted(word: str) -> str:
     return shlex.quote(visible(word))
 
 
-def thinning(curves: Mapping[str, Any]) -> str:
-    """Say what the curves on the page are of those in the files."""
-    points = curves["points"]
-    if max(curves["epochs"], default=0) <= points:
+def thinning(runs: Sequence[RunRecord], points: int) -> str:
+    """Say what the curves on the page, of so many points at most, are of those in the files."""
+    if max(run.last_epoch for run in runs) <= points:
         return "Curves hold every epoch, to three digits."
     return (
         f"Of runs with more than {points} epochs the curves hold {points}, evenly spread, with the "
@@ -285,14 +284,15 @@ def thinning(curves: Mapping[str, Any]) -> str:
     )
 
 
-def counted_runs(states: Sequence[str]) -> str:
+def counted_runs(states: Iterable[str]) -> str:
     """Write how many runs there are, and of each state.
 
     >>> counted_runs(["finished", "failed", "finished"])
     '3 runs: 2 finished, 1 failed'
     """
-    runs = "run" if len(states) == 1 else "runs"
-    return f"{len(states):,} {runs}: {counted_states(states)}"
+    counts = Counter(states)
+    runs = "run" if counts.total() == 1 else "runs"
+    return f"{counts.total():,} {runs}: {counted_states(counts)}"
 
 
 def counted_states(states: Iterable[str]) -> str:

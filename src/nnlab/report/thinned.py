@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from nnlab.report.columns import MEASURES
 from nnlab.report.runs import RunRecord
+from nnlab.report.selection import spread
 from nnlab.report.statistics import Array
 
 ROOM = 220_000  # characters that the curves of a study may take
 LEAST = 8  # points of a curve, however many runs there are
+TOGETHER = 1000  # runs whose curves are in memory
 
 
 def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -24,22 +27,31 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     epochs: [R] how many each run has. points: how many are kept of a run at most, those of
     ``kept``. columns: by its name what is kept of a column of metrics.csv, one run after the
     other, in units of ``unit``: as base64 of half-precision numbers (three digits), little endian,
-    NaN where empty; a column that is empty in all runs is left out.
+    NaN where empty, of so many runs at a time; a column that is empty in all runs is left out.
     """
-    epochs = [run.last_epoch for run in runs]
+    epochs = array("I", (run.last_epoch for run in runs))
     names = [name for name in MEASURES if any(has_numbers(run.curves, name) for run in runs)]
     points = most_points(epochs, len(names))
     columns = {}
     for name in names:
-        values = np.fromiter((y for run in runs for y in points_of(run, name, points)), float)
-        unit = unit_of(values)
+        unit = unit_of(points_of(spread(runs, TOGETHER), name, points))
+        columns[name] = {"unit": unit, "values": encoded(runs, name, points, unit)}
+    return {"epochs": iter(epochs), "points": points, "columns": columns}
+
+
+def encoded(runs: Sequence[RunRecord], name: str, points: int, unit: float) -> Iterator[str]:
+    for start in range(0, len(runs), TOGETHER):
+        values = points_of(runs[start : start + TOGETHER], name, points)
         with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
             halves = (values / unit).astype("<f2")
-        columns[name] = {"unit": unit, "values": base64.b64encode(halves.tobytes()).decode()}
-    return {"epochs": epochs, "points": points, "columns": columns}
+        yield base64.b64encode(halves.tobytes()).decode()
 
 
-def points_of(run: RunRecord, name: str, points: int) -> Array:
+def points_of(runs: Sequence[RunRecord], name: str, points: int) -> Array:
+    return np.concatenate([points_of_run(run, name, points) for run in runs])
+
+
+def points_of_run(run: RunRecord, name: str, points: int) -> Array:
     """Return what is kept of a column; where ``RunRecord.thin`` has left an epoch out, the next."""
     places = np.searchsorted(run.curves["epoch"], kept(run.last_epoch, points) + 1)
     return run.curves[name][places] if name in run.curves else np.full(len(places), np.nan)
@@ -76,7 +88,7 @@ def kept(epochs: int, points: int) -> NDArray[np.int64]:
 def most_points(epochs: Sequence[int], columns: int) -> int:
     """Return how many points of a curve there is room for; as many as there are, at most."""
     room = ROOM * 3 / 4 / 2 / max(1, columns)  # in numbers: base64 has 4 letters for 3 bytes
-    low, high = LEAST, max([LEAST, *epochs])
+    low, high = LEAST, max(LEAST, max(epochs, default=0))
     while low < high:
         middle = (low + high + 1) // 2
         if sum(min(count, middle) for count in epochs) <= room:

@@ -238,7 +238,7 @@ function half(bits) {
 // The points of every run in a column of metrics.csv; which epochs are kept: as thinned.py has it.
 function points(column) {
   const { unit, values } = data.curves.columns[column];
-  const bytes = Uint8Array.from(atob(values), letter => letter.charCodeAt(0));
+  const bytes = Uint8Array.from(values.map(atob).join(""), letter => letter.charCodeAt(0));
   let next = 0;
   return data.curves.epochs.map(epochs => {
     const count = Math.min(epochs, data.curves.points);
