@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nnlab.config import OptimizerConfig
@@ -31,6 +31,7 @@ from nnlab.stopping import Patience
 from nnlab.training import train_runs
 from tests.test_native import (
     CLOSE,
+    KINK,
     LEVELS,
     OPTIMIZERS,
     adam,
@@ -39,6 +40,7 @@ from tests.test_native import (
     assert_same_state,
     make_run,
     module_of,
+    nearest_to_kink,
     needs_library,
     sgd,
     shuffled,
@@ -102,9 +104,9 @@ def test_every_batch_size_and_level_equals_torch(batch_size: int, level: str) ->
     seed=st.integers(0, 1000),
 )
 def test_any_architecture_equals_torch(sizes: tuple[int, ...], **options: Any) -> None:
-    assert_dual_equals_torch(
-        sizes=(500, *sizes), optimizer=sgd(lr=0.003), max_epochs=10_000, **options
-    )
+    options |= {"sizes": (500, *sizes), "optimizer": sgd(lr=0.003), "max_epochs": 10_000}
+    assume(nearest_to_kink(wide_run(**options)) > KINK)
+    assert_dual_equals_torch(**options)
 
 
 @needs_library
