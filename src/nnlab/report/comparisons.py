@@ -10,9 +10,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlab.losses import REGRESSION
 from nnlab.report.runs import (
@@ -25,7 +25,7 @@ from nnlab.report.runs import (
     repeats,
     said_of,
 )
-from nnlab.report.selection import grouped, where
+from nnlab.report.selection import Runs, digests, grouped, where
 from nnlab.report.statistics import Array, Difference, Disagreement, disagreement, holm, paired
 from nnlab.text import decimal
 
@@ -51,7 +51,13 @@ NETWORKS = (
 ALONE = "one seed each"  # of what networks, not settings, are compared
 SURE = 0.05  # below it a p-value tells settings apart
 
-BySeeds: TypeAlias = "dict[Setting, RunRecord]"  # the runs of a setting, by their seeds
+
+@dataclass(frozen=True)
+class BySeeds:
+    """The runs of a setting, one of each seed, and digests of their seeds [N]."""
+
+    runs: Runs
+    seeds: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -121,25 +127,28 @@ def by_setting(
     runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure
 ) -> dict[Setting, BySeeds]:
     """Return the runs of each setting that have a result, by their seeds."""
-    seeds = [key for key in runs[0].settings if is_seed(key)]
+    names = [key for key in runs[0].settings if is_seed(key)]
     found: dict[Setting, BySeeds] = {}
-    for run in runs:
-        setting = tuple(run.settings.get(key) for key in keys)
-        if measure.of(run) is not None:
-            found.setdefault(setting, {})[tuple(map(run.settings.get, seeds))] = run
+    measured = where(runs, lambda run: measure.of(run) is not None)
+    for setting, group in grouped(measured, keys).items():
+        seeds = digests(group, lambda run: tuple(map(run.settings.get, names)))
+        places = np.sort(np.unique(seeds, return_index=True)[1])
+        found[setting] = BySeeds(group.at(places), seeds[places])
     return found
 
 
 def compare(ones: BySeeds, others: BySeeds, measure: Measure) -> Difference | Disagreement | None:
     """Compare two settings by the seeds that both have, or the one network that each has by the
     test examples; None where neither can be."""
-    if len(ones) == len(others) == 1:
-        (one,), (other,) = ones.values(), others.values()
-        return compare_networks(one, other, "test")
-    shared = [seeds for seeds in ones if seeds in others]
-    if len(shared) < FEWEST:
+    if len(ones.runs) == len(others.runs) == 1:
+        return compare_networks(ones.runs[0], others.runs[0], "test")
+    _, mine, theirs = np.intersect1d(ones.seeds, others.seeds, return_indices=True)
+    if len(mine) < FEWEST:
         return None
-    return paired(*(quality([each[seeds] for seeds in shared], measure) for each in (ones, others)))
+    order = np.argsort(mine)  # as the runs come, for digests are others in each process
+    return paired(
+        quality(ones.runs.at(mine[order]), measure), quality(others.runs.at(theirs[order]), measure)
+    )
 
 
 def compare_networks(one: RunRecord, other: RunRecord, split: str) -> Disagreement | None:
@@ -152,7 +161,7 @@ def compare_networks(one: RunRecord, other: RunRecord, split: str) -> Disagreeme
 
 
 def quality(runs: Sequence[RunRecord], measure: Measure) -> Array:
-    return np.array([measure.of(run) for run in runs], dtype=np.float64)
+    return np.fromiter((measure.of(run) for run in runs), np.float64, len(runs))
 
 
 def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
@@ -214,7 +223,7 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
     settings = by_setting(runs, keys, measure)
 
     def mean(setting: Setting) -> float:
-        return measure.sign * float(quality(list(settings[setting].values()), measure).mean())
+        return measure.sign * float(quality(settings[setting].runs, measure).mean())
 
     best, *others = sorted(settings, key=mean, reverse=True)
     found = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -318,11 +319,11 @@ learning after epoch 45; gap at the end 0.31 in loss, 12.0 points of accuracy
     def of(some: Sequence[object]) -> str:
         return f" ({len(some)} of {len(readings)} runs)" if len(some) < len(readings) else ""
 
-    best = f"best validation loss at {epochs([reading.best_epoch for reading in readings])}"
+    best = f"best validation loss at {epochs(array('q', (r.best_epoch for r in readings)))}"
     if all(reading.short for reading in readings):
         return f"{best}; too few epochs to tell when learning ends"
-    turns = [reading.overfits_from for reading in readings if reading.overfits_from is not None]
-    hidden = [reading.hidden_rise for reading in readings if reading.hidden_rise > SEEN]
+    turns = array("q", (r.overfits_from for r in readings if r.overfits_from is not None))
+    hidden = array("d", (r.hidden_rise for r in readings if r.hidden_rise > SEEN))
     if turns:
         said = [f"{best}, clearly above it from {epochs(turns)}: overfitting{of(turns)}"]
     elif hidden:
@@ -331,14 +332,13 @@ learning after epoch 45; gap at the end 0.31 in loss, 12.0 points of accuracy
     else:
         said = [best, "no overfitting seen"]
     for learning, words in ENDINGS.items():
-        ended = [reading.learned_until for reading in readings if reading.learning == learning]
-        known = [epoch for epoch in ended if epoch is not None]
+        ended = array("q", (r.learned_until or 0 for r in readings if r.learning == learning))
         if ended:
-            when = f" {epochs(known)}" if learning == "stopped" else ""
+            when = f" {epochs(ended)}" if learning == "stopped" else ""
             said.append(words + when + of(ended))
-    losses = [reading.gap_loss for reading in readings if reading.gap_loss is not None]
-    points = [100 * r.gap_accuracy for r in readings if r.gap_accuracy is not None]
-    shares = [reading.gap_r2 for reading in readings if reading.gap_r2 is not None]
+    losses = array("d", (r.gap_loss for r in readings if r.gap_loss is not None))
+    points = array("d", (100 * r.gap_accuracy for r in readings if r.gap_accuracy is not None))
+    shares = array("d", (r.gap_r2 for r in readings if r.gap_r2 is not None))
     of_quality = f"{extent(points, '.1f')} points of accuracy" if points else ""
     of_quality = f"{extent(shares, '.2f')} in R²" if shares else of_quality
     if losses and of_quality:

@@ -60,8 +60,7 @@ class Groups(Sequence[Runs]):
 
     def __init__(self, runs: Sequence[RunRecord], of: Callable[[RunRecord], Any]) -> None:
         self.runs, self.of = Runs.of(runs), of
-        digests = np.fromiter((digest(of(run)) for run in runs), np.int64, len(runs))
-        _, firsts, labels = np.unique(digests, return_index=True, return_inverse=True)
+        _, firsts, labels = np.unique(digests(runs, of), return_index=True, return_inverse=True)
         first = firsts[labels]  # of each run's group
         self.order = np.argsort(first, kind="stable")
         self.starts = np.flatnonzero(np.diff(first[self.order], prepend=-1))
@@ -92,6 +91,30 @@ class Groups(Sequence[Runs]):
         return (key for key, _ in self.items())
 
 
+class Derived(Sequence[Item]):
+    """What a function makes of each of some items, when it is asked for.
+
+    >>> squares = Derived([1, 2, 3], lambda number: number**2)
+    >>> squares[1], list(squares[1:]), len(squares)
+    (4, [4, 9], 3)
+    """
+
+    def __init__(self, items: Sequence[Any], make: Callable[[Any], Item]) -> None:
+        self.items, self.make = items, make
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Derived[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Derived[Item]:
+        if isinstance(index, slice):
+            return Derived(self.items[index], self.make)
+        return self.make(self.items[index])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
 def digest(key: object) -> int:
     """Return a number of 64 bits that is the same for what is equal, as 1 and 1.0 are, and another
     for all else, as Python's hashes of -1 and -2 are not.
@@ -100,6 +123,11 @@ def digest(key: object) -> int:
     (True, False)
     """
     return hash(repr(plain(key)))
+
+
+def digests(runs: Sequence[RunRecord], of: Callable[[RunRecord], Any]) -> NDArray[np.int64]:
+    """Return the digest of something of each run: [N]."""
+    return np.fromiter((digest(of(run)) for run in runs), np.int64, len(runs))
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 
 from nnlab.boolean import separable, truth_table
 from nnlab.datasets import DATASETS
@@ -25,7 +26,7 @@ from nnlab.report.runs import (
     said_of,
     spell,
 )
-from nnlab.report.selection import grouped, where
+from nnlab.report.selection import Derived, grouped, where
 from nnlab.report.summary import ACCURACY, LOSS, function, outcome
 from nnlab.report.times import busy, most_concurrent, timings
 
@@ -147,9 +148,9 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
     groups = grouped(read, keys)
     said = []
     for values, group in itertools.islice(groups.items(), SETTINGS):
-        line = in_words([run.reading for run in group if run.reading])
-        restored = [run.weights_of_epoch or run.epochs for run in group]
-        if restored != [run.epochs for run in group]:
+        line = in_words(Derived(group, attrgetter("reading")))
+        restored = array("q", (run.weights_of_epoch or run.epochs for run in group))
+        if any(run.weights_of_epoch not in (None, 0, run.epochs) for run in group):
             line += f"; tested with the weights of {epochs(restored)}"
         said.append(said_of(keys, values, line))
     if len(groups) > SETTINGS:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 
 from nnlab.report.runs import RunRecord, Setting, factors, is_seed
-from nnlab.report.selection import Groups, grouped, where
+from nnlab.report.selection import Derived, grouped, where
 from nnlab.report.statistics import Array, student
 
 BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
@@ -153,27 +153,6 @@ class Timing:
         return line is not None and line.scatter > MOST_SCATTER
 
 
-class Timings(Sequence[Timing]):
-    """The timings of groups of runs, each fitted when it is asked for."""
-
-    def __init__(self, groups: Groups, per_epoch: bool) -> None:
-        self.groups = groups
-        self.per_epoch = per_epoch
-
-    @overload
-    def __getitem__(self, number: int) -> Timing: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Timing]: ...
-    def __getitem__(self, number: int | slice) -> Timing | list[Timing]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(len(self))[number]]
-        group = self.groups[number]
-        return fit(self.groups.of(group[0]), group, self.per_epoch)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-
 def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, Sequence[Timing]]:
     """Fit training time over training-set size, once per value of whatever else varied.
 
@@ -187,9 +166,12 @@ def timings(runs: Sequence[RunRecord]) -> tuple[list[str], int | None, Sequence[
         return [], None, []
     lengths = {run.epochs for run in runs}
     keys = [key for key in factors(runs) if key not in ("train_size", "data") and not is_seed(key)]
-    found: Sequence[Timing] = Timings(grouped(runs, keys), per_epoch=len(lengths) > 1)
+    groups, per_epoch = grouped(runs, keys), len(lengths) > 1
+    found: Sequence[Timing] = Derived(
+        groups, lambda group: fit(groups.of(group[0]), group, per_epoch=per_epoch)
+    )
     if all(timing.line is None for timing in found):
-        keys, found = [], [fit((), runs, per_epoch=len(lengths) > 1)]
+        keys, found = [], [fit((), runs, per_epoch=per_epoch)]
     return keys, (lengths.pop() if len(lengths) == 1 else None), found
 
 
