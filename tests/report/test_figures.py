@@ -513,11 +513,21 @@ def test_training_times_of_more_settings_than_lines_say_so(
     expected = [(size, slope * size) for slope in slopes for size in sizes]
     np.testing.assert_allclose(np.asarray(points.get_offsets()), expected)
     assert not any("is drawn" in note for note in notes_of(figure))
-    monkeypatch.setattr(looks, "LINES", 10)
+    for part in (looks, responses):
+        monkeypatch.setattr(part, "LINES", 10)
     figure = responses.train_time(runs)
     assert "one setting in 4 is drawn" in notes_of(figure)
     drawn = [line for line in lines(only(figure)) if line]
     assert len(drawn) == 20  # a line and points of each
+    # Of the settings that are drawn none has two sizes.
+    for index, size in itertools.product(range(4), (500, 1000)):
+        if index == 1 or size == 500:
+            options = {"optimizer.lr": 1.0 + index, "train_size": size}
+            lay(tmp_path / "few", options, train_seconds=size / 1000)
+    for part in (looks, responses):
+        monkeypatch.setattr(part, "LINES", 2)
+    axes = only(responses.train_time(read(tmp_path / "few")))
+    close([line for line in lines(axes) if line], [[(500, 0.5)], [(500, 0.5)]])
 
 
 def test_of_many_that_diverge_and_many_that_go_on_some_are_drawn(

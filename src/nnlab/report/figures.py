@@ -142,7 +142,7 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     if len(runs) < 2 or not drawn:
         return None
     title, keys = heading(runs), most_first(drawn, ordered_factors(runs))
-    runs, left_out = drawable(drawn, keys)
+    runs, fewer_settings = drawable(drawn, keys)
     apart = panel_keys(runs, keys)
     rest = [key for key in keys if key not in apart]
     parts = in_order(grouped(runs, apart))
@@ -152,7 +152,7 @@ def loss(runs: Sequence[RunRecord], scale: str = "auto", style: Style = NOTEBOOK
     notes = seeds_note(runs, keys, "band" if few else None) + uneven_note(runs, keys, few)
     if any(run.status == "diverged" for run in runs):
         notes.append("cross: diverged")
-    notes += alike_note(settings, rest) + thinned_note(runs) + left_out
+    notes += alike_note(settings, rest) + thinned_note(runs) + fewer_settings
     notes += alone_note(runs, keys, most)
     figure, panels = frame(title, notes, len(parts), titles=titles, style=style, beside=True)
     looks = dict(zip(settings, looks_of(settings)))

@@ -82,11 +82,16 @@ def panel_keys(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
 def drawable(runs: Sequence[RunRecord], keys: Sequence[str]) -> tuple[Runs, list[str]]:
     """Return the runs of as many settings as a figure has lines, and what is left out, in words."""
     groups = grouped(runs, keys)
-    drawn = spread(range(len(groups)), LINES)
-    if len(drawn) == len(groups):
+    if len(groups) <= LINES:
         return groups.runs, []
-    runs = groups.runs.at(np.sort(np.concatenate([*map(groups.indices, drawn)])))
-    return runs, [f"one setting in {drawn[1]} is drawn"]
+    drawn = map(groups.indices, spread(range(len(groups)), LINES))
+    return groups.runs.at(np.sort(np.concatenate([*drawn]))), left_out(len(groups))
+
+
+def left_out(settings: int) -> list[str]:
+    """Say that not all of so many settings are drawn, where they are too many."""
+    each = -(-settings // LINES)
+    return [f"one setting in {each} is drawn"] * (each > 1)
 
 
 def in_order(groups: Groups) -> dict[Setting, Runs]:

@@ -25,10 +25,12 @@ from nnlab.report.columns import TESTED, Column
 from nnlab.report.labels import label, phrase
 from nnlab.report.looks import (
     ENTRIES,
+    LINES,
     PANELS,
     drawable,
     explain,
     in_order,
+    left_out,
     looks_of,
     most_first,
     ordered_factors,
@@ -52,7 +54,7 @@ from nnlab.report.plotting import (
     ticks,
 )
 from nnlab.report.runs import RunRecord, Value, is_number, rank
-from nnlab.report.selection import grouped, where
+from nnlab.report.selection import grouped, spread, where
 from nnlab.report.statistics import Array
 from nnlab.report.times import most_concurrent, timings, unit
 
@@ -63,12 +65,10 @@ ONE_SEED = "bar of one seed: 95 % interval by the number of test examples"
 def train_time(runs: Sequence[RunRecord], style: Style = NOTEBOOK) -> Figure | None:
     """Draw training time over training-set size, the fitted lines, and what these predict
     for the full training set, if they are few. None with fewer than two sizes."""
-    keys, _, fits = timings(runs)
-    if not fits:
+    keys, epochs, all_fits = timings(runs)
+    if not all_fits:
         return None
-    runs, left_out = drawable(runs, keys)
-    keys, epochs, fits = timings(runs)
-    fits = list(fits)
+    fits = list(spread(all_fits, LINES))
     devices = {run.device for run in runs if run.complete}
     notes = [f"on {entry(device)}" for device in devices if device and len(devices) == 1]
     answers = [fit.answer() if len(fits) <= ENTRIES else None for fit in fits]
@@ -80,7 +80,7 @@ def train_time(runs: Sequence[RunRecord], style: Style = NOTEBOOK) -> Figure | N
         notes.append(f"up to {most:,} runs at a time")
     order = most_first(runs, keys)
     settings = [tuple(fit.values[keys.index(key)] for key in order) for fit in fits]
-    notes += alike_note(settings, order) + left_out
+    notes += alike_note(settings, order) + left_out(len(all_fits))
     figure, (axes,) = frame(heading(runs), notes, style=style)
     highest = max(fit.y.max() for fit in fits)
     length, name = unit(highest)
@@ -153,8 +153,8 @@ def accuracy(
             return None
     key = key or keys[0]
     others = [other for other in keys if other != key]
-    tested, left_out = drawable(tested, [key])
-    tested, lines_left_out = drawable(tested, others)
+    tested, fewer_values = drawable(tested, [key])
+    tested, fewer_lines = drawable(tested, others)
     values = sorted({run.settings.get(key) for run in tested}, key=rank)
     scale = scale_of(key, values)
     others = most_first(tested, others)
@@ -168,7 +168,7 @@ def accuracy(
     drawn = ("band" if band else "bar") if few else None
     notes = seeds_note(tested, keys, drawn)
     notes += [ONE_SEED] * ("examples" in kinds) + alike_note(series, others)
-    notes += left_out + lines_left_out + lost(runs, metric)
+    notes += fewer_values + fewer_lines + lost(runs, metric)
     titles = panel_titles(apart, parts)
     figure, panels = frame(
         heading(runs), notes, len(parts), titles=titles, style=style, beside=True
