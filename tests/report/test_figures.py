@@ -562,6 +562,29 @@ def test_of_many_that_diverge_and_many_that_go_on_some_are_drawn(
     assert len(crossed) == 5
 
 
+def test_what_is_left_out_is_said_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many single runs as are drawn, a whole one beside them, and few that go on."""
+    for part in (figures, captions):
+        monkeypatch.setattr(part, "ALONE", 3)
+    monkeypatch.setattr(figures, "LINES", 3)
+    for seed in range(4):  # the first ends well
+        rows = "1,2,0,2,0,1\n" if seed == 0 else "1,3,0,3,0,1\n2,nan,0,nan,0,1\n"
+        result = {"epochs": 1} if seed == 0 else DIVERGED | {"epochs": 2}
+        lay(tmp_path / "alone", {"seed": seed, "valid_size": 10}, rows=rows, **result)
+    runs = read(tmp_path / "alone")
+    figure = figures.loss(runs)
+    assert notes_of(figure) == ["cross: diverged"]
+    assert len([line for line in lines(only(figure)) if line]) == 4
+    for seed in range(5):  # two of five go on
+        losses = [2.0, 1.0] if seed < 2 else [2.0]
+        options = {"seed": seed, "valid_size": 10}
+        lay(tmp_path / "on", options, rows=rows_of(losses, losses), epochs=len(losses))
+    figure = figures.loss(read(tmp_path / "on"))
+    assert notes_of(figure)[-1].endswith("then a thin line for each other one")
+
+
 def test_crosses_lie_at_the_edge_that_a_loss_has_left(tmp_path: Path) -> None:
     """Those of runs that diverged do not set the range."""
     for seed in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -108,13 +109,17 @@ def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str | None
 
 def uneven_note(runs: Sequence[RunRecord], keys: Sequence[str], few: bool) -> list[str]:
     """Say where the means of curves end, if other runs of their settings go on."""
-    lengths = ({run.last_epoch for run in group if run.complete} for group in grouped(runs, keys))
-    if all(len(each) < 2 for each in lengths):
+    most = max(map(going_on, grouped(runs, keys)))
+    if not most:
         return []
-    most = max(map(len, grouped(runs, keys)))
     after = f", then a thin line for {'some of the others' if most > ALONE else 'each other one'}"
-    after *= few
-    return [f"means end where the first of their runs ends{after}"]
+    return [f"means end where the first of their runs ends{after * few}"]
+
+
+def going_on(group: Sequence[RunRecord]) -> int:
+    """Return how many runs of a setting go on after its first has ended."""
+    ends = array("q", (run.last_epoch for run in group if run.complete))
+    return len(ends) - ends.count(min(ends, default=0))
 
 
 def alone_note(runs: Sequence[RunRecord], keys: Sequence[str], most: int) -> list[str]:

@@ -7,6 +7,7 @@ apply.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
@@ -201,9 +202,15 @@ def draw_losses(
 
 
 def alone(group: Sequence[RunRecord], whole: Sequence[RunRecord], most: int) -> Sequence[RunRecord]:
-    """Return the runs of a setting that are drawn each by itself, at most so many: those that are
-    not whole, or all where a mean takes more."""
-    return spread(where(group, lambda run: len(whole) < 2 or not run.complete), most)
+    """Return the runs of a setting that are drawn each by itself: those that did not end well, at
+    most so many, and the others where a mean takes more."""
+    broken = spread(range(sum(not run.complete for run in group)), most)
+    number = itertools.count()
+
+    def is_drawn(run: RunRecord) -> bool:
+        return len(whole) < 2 if run.complete else next(number) in broken
+
+    return where(group, is_drawn)
 
 
 def draw_mean(
