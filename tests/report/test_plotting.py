@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import gc
-import weakref
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -41,17 +37,3 @@ def test_a_curve_that_began_wildly_leaves_the_others_in_the_figure() -> None:
     low, high = axes.get_ylim()
     margin = (1e33 / 2.3e-5) ** 0.05
     assert (low, high) == pytest.approx((2.3e-5 / margin, 1e33 * margin))
-
-
-def test_figures_that_were_saved_are_not_kept(tmp_path: Path) -> None:
-    figures = []
-    gc.disable()
-    try:
-        for _ in range(12):
-            figure, _ = plotting.frame("", [])
-            plotting.save(figure, tmp_path / "figure.png")
-            figures.append(weakref.ref(figure))
-            del figure
-        assert sum(figure() is not None for figure in figures) <= plotting.IN_MEMORY
-    finally:
-        gc.enable()

@@ -5,7 +5,6 @@ Never pyplot: its global state is unsafe in threads, and slow to import.
 
 from __future__ import annotations
 
-import gc
 import io
 import itertools
 import math
@@ -48,8 +47,6 @@ EDGE = 0.01  # of the width of a figure, that stays free
 # Okabe & Ito, Color Universal Design (2008), without the yellow that is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 Line = tuple[Array, Array, Any, str]  # its x and y, colour and dash
-IN_MEMORY = 4  # figures, at most, of those that were saved
-saved = itertools.count(1)
 FEW_LINES = 16  # which matplotlib has as objects of their own
 MARK = 4  # size of a marker
 DASHES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
@@ -275,8 +272,6 @@ def save(figure: Figure, path: Path) -> Path:
     content = io.BytesIO()
     figure.savefig(content, pil_kwargs={"compress_level": 2})
     write_atomic(path, content.getvalue())
-    if next(saved) % IN_MEMORY == 0:
-        gc.collect(1)  # they refer to themselves
     return path
 
 
