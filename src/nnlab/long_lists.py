@@ -10,7 +10,7 @@ import struct
 import tempfile
 import threading
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 BLOCK = 2**15  # bytes that are put into the file together, a multiple of 8
@@ -195,6 +195,9 @@ class Values(Pieces):
 
     def __getitem__(self, index: int) -> Any:
         return from_json(json.loads(self.piece(index)))
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.__getitem__, range(len(self)))
 
     def __setitem__(self, index: int, value: Any) -> None:
         self.put(index, json.dumps(value).encode())

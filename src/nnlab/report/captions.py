@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -138,8 +139,8 @@ def thinned_note(runs: Sequence[RunRecord]) -> list[str]:
 
 def lost(runs: Sequence[RunRecord], metric: Metric) -> list[str]:
     """Say how many runs a figure lacks, for they have no result."""
-    ends = [run.status for run in runs if run.tested(metric) is None]
-    counts = [f"{ends.count(end):,} {end}" for end in ("diverged", "failed") if end in ends]
+    ends = Counter(run.status for run in runs if run.tested(metric) is None)
+    counts = [f"{ends[end]:,} {end}" for end in ("diverged", "failed") if ends[end]]
     return [f"not shown: {', '.join(counts)}"] if counts else []
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from nnlab.compact import code_of
 from nnlab.losses import CLASSIFICATION, METRICS, TASKS, Metric
 from nnlab.report.runs import RunRecord, Value, spell
 from nnlab.report.selection import where
@@ -84,13 +87,13 @@ def mean_time(known: Array) -> str:
     return duration_within(found.mean, found.margin)
 
 
-def counted(texts: Sequence[object]) -> str:
+def counted(texts: Iterable[object]) -> str:
     """Write texts once each, with their number where they differ.
 
     >>> counted(["plateau", "plateau"]), counted(["plateau", "diverged", "plateau"])
     ('plateau', '2 plateau,\\n1 diverged')
     """
-    counts = {text: texts.count(text) for text in texts}
+    counts = Counter(texts)
     return ",\n".join(f"{n} {text}" if len(counts) > 1 else f"{text}" for text, n in counts.items())
 
 
@@ -130,14 +133,20 @@ class Column:
         """Write the results of runs that differ only in their seeds: texts are counted, numbers
         are those of the runs that count; "-" where there are none."""
         if self.words:
-            return counted([value for run in group if (value := self.of(run)) is not None]) or "-"
+            return counted(value for run in group if (value := self.of(run)) is not None) or "-"
         known = self.known(group)
         return self.write(known) if len(known) else "-"
 
     def known(self, group: Sequence[RunRecord]) -> Array:
         """Return the numbers of the runs that count, those that are finite."""
         values = (self.of(run) for run in counting(group))
-        known = [value for value in values if value is not None and math.isfinite(value)]
+        known: array[Any] = array("q")  # while all are counts
+        for value in values:
+            if value is None or not math.isfinite(value):
+                continue
+            if known.typecode == "q" and code_of(value) != "q":
+                known = array("d", known)
+            known.append(value)
         return np.array(known)
 
     def estimate(self, group: Sequence[RunRecord]) -> Estimate:

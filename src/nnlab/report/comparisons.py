@@ -25,8 +25,8 @@ from nnlab.report.runs import (
     repeats,
     said_of,
 )
-from nnlab.report.selection import Runs, digests, grouped, where
-from nnlab.report.statistics import Array, Difference, Disagreement, disagreement, holm, paired
+from nnlab.report.selection import Runs, digests, grouped, numbers, where
+from nnlab.report.statistics import Difference, Disagreement, disagreement, holm, paired
 from nnlab.text import decimal
 
 FEWEST = 5  # seeds that settings are compared by
@@ -147,7 +147,8 @@ def compare(ones: BySeeds, others: BySeeds, measure: Measure) -> Difference | Di
         return None
     order = np.argsort(mine)  # as the runs come, for digests are others in each process
     return paired(
-        quality(ones.runs.at(mine[order]), measure), quality(others.runs.at(theirs[order]), measure)
+        numbers(ones.runs.at(mine[order]), measure.of),
+        numbers(others.runs.at(theirs[order]), measure.of),
     )
 
 
@@ -158,10 +159,6 @@ def compare_networks(one: RunRecord, other: RunRecord, split: str) -> Disagreeme
     if mine is None or theirs is None or not one.same_examples(other, split):
         return None
     return disagreement(mine, theirs)
-
-
-def quality(runs: Sequence[RunRecord], measure: Measure) -> Array:
-    return np.fromiter((measure.of(run) for run in runs), np.float64, len(runs))
 
 
 def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
@@ -223,7 +220,7 @@ def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> 
     settings = by_setting(runs, keys, measure)
 
     def mean(setting: Setting) -> float:
-        return measure.sign * float(quality(settings[setting].runs, measure).mean())
+        return measure.sign * float(numbers(settings[setting].runs, measure.of).mean())
 
     best, *others = sorted(settings, key=mean, reverse=True)
     found = {}

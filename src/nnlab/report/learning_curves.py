@@ -10,11 +10,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
 from nnlab.report.runs import RunRecord, factors, is_seed, said_of
-from nnlab.report.selection import grouped, where
+from nnlab.report.selection import grouped, numbers, where
 from nnlab.report.statistics import NORMAL, Array
 from nnlab.report.times import timings
 
@@ -96,7 +97,7 @@ def laws(runs: Sequence[RunRecord], predict: Sequence[int] = ()) -> list[str]:
     said = []
     for values, group in itertools.islice(grouped(runs, others).items(), SHOWN):
         errors = {
-            size: np.array([1 - run.test_accuracy for run in same if run.test_accuracy is not None])
+            size: 1 - numbers(same, attrgetter("test_accuracy"))
             for (size,), same in grouped(group, ["train_size"]).items()
             if isinstance(size, int) and size > 0
         }

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 import shlex
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from nnlab import storage
+from nnlab.long_lists import Values
 from nnlab.records import CURVES, LOG, METRICS, RESULT
 from nnlab.report import provenance
 from nnlab.report.columns import Column, counting, heading, shown
@@ -112,9 +114,8 @@ def render(
     options = [key for key in keys if not is_seed(key)]
     columns = shown("page", runs)
     groups = grouped(runs, options)
-    known: dict[tuple[str, ...], tuple[str, ...]] = {}  # most runs have the same files
-    names = (file_names(run.folder) for run in runs)
-    files = [known.setdefault(each, each) for each in names]
+    files = Values()
+    files.extend(file_names(run.folder) for run in runs)
     curves = thinned(runs)
     return page(
         "study.html",
@@ -231,9 +232,13 @@ def best(groups: Groups, keys: Sequence[str], columns: Sequence[Column]) -> Best
     quality, loss = of[f"{split} {heading(main)}"], of[f"{split} loss"]
 
     def score(number: int) -> tuple[float, float]:
-        pairs = [(quality.of(run), loss.of(run)) for run in groups[number] if run.complete]
-        known = list(zip(*(pair for pair in pairs if None not in pair)))
-        return (fmean(known[0]), -fmean(known[1])) if known else (-math.inf, 0.0)
+        qualities, losses = array("d"), array("d")
+        for run in groups[number]:
+            pair = quality.of(run), loss.of(run)
+            if run.complete and None not in pair:
+                qualities.append(pair[0])
+                losses.append(pair[1])
+        return (fmean(qualities), -fmean(losses)) if qualities else (-math.inf, 0.0)
 
     winner = max(range(len(groups)), key=score)
     if score(winner)[0] == -math.inf:
@@ -334,9 +339,7 @@ def file_names(folder: Path) -> tuple[str, ...]:
     return (*(name for name in FILES if name in there), *pictures)
 
 
-def links(
-    runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path, number: int
-) -> list[Link]:
+def links(runs: Sequence[RunRecord], files: Values, study: Path, number: int) -> list[Link]:
     """Return the links to the files of a run, where there are many runs only that to its first,
     the result."""
     names = files[number] if len(runs) <= LINKED else files[number][:1]
@@ -344,14 +347,14 @@ def links(
 
 
 def questions(
-    runs: Sequence[RunRecord], files: Sequence[Sequence[str]], study: Path, inline: bool
+    runs: Sequence[RunRecord], files: Values, study: Path, inline: bool
 ) -> list[dict[str, Any]]:
     """Return the pictures of each question, of as many runs as there is room for."""
-    found: dict[str, list[int]] = {}
+    found: dict[str, array[int]] = {}
     for number, names in enumerate(files):
         for name in names:
             if name.endswith(".png") and name != CURVES:
-                found.setdefault(name, []).append(number)
+                found.setdefault(name, array("I")).append(number)
     most = PICTURES // max(1, len(found))
     return [
         {

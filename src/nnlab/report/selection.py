@@ -60,15 +60,17 @@ class Groups(Sequence[Runs]):
 
     def __init__(self, runs: Sequence[RunRecord], of: Callable[[RunRecord], Any]) -> None:
         self.runs, self.of = Runs.of(runs), of
-        _, firsts, labels = np.unique(digests(runs, of), return_index=True, return_inverse=True)
-        first = firsts[labels]  # of each run's group
-        self.order = np.argsort(first, kind="stable")
-        self.starts = np.flatnonzero(np.diff(first[self.order], prepend=-1))
+        found = digests(runs, of)
+        order = np.argsort(found, kind="stable").astype(np.uint32)
+        found.sort()
+        starts = np.flatnonzero(np.append(len(found) > 0, found[1:] != found[:-1]))
+        by_first = np.argsort(order[starts])
+        self.order, self.starts = order, starts[by_first]
+        self.ends = np.append(starts, len(found))[1:][by_first]
 
-    def indices(self, number: int) -> NDArray[np.int64]:
+    def indices(self, number: int) -> NDArray[np.uint32]:
         """Return which of the runs are in a group."""
-        start, *next_one = self.starts[number : number + 2]
-        return self.order[start : next_one[0] if next_one else None]
+        return self.order[self.starts[number] : self.ends[number]]
 
     @overload
     def __getitem__(self, number: int) -> Runs: ...
@@ -128,6 +130,11 @@ def digest(key: object) -> int:
 def digests(runs: Sequence[RunRecord], of: Callable[[RunRecord], Any]) -> NDArray[np.int64]:
     """Return the digest of something of each run: [N]."""
     return np.fromiter((digest(of(run)) for run in runs), np.int64, len(runs))
+
+
+def numbers(runs: Sequence[RunRecord], of: Callable[[RunRecord], Any]) -> NDArray[np.float64]:
+    """Return a number of each run: [N]."""
+    return np.fromiter(map(of, runs), np.float64, len(runs))
 
 
 def plain(value: Any) -> Any:

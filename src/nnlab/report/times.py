@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from nnlab.report.runs import RunRecord, Setting, factors, is_seed
-from nnlab.report.selection import Derived, grouped, where
+from nnlab.report.selection import Derived, grouped, numbers, where
 from nnlab.report.statistics import Array, student
 
 BEYOND = 0.15  # of the logarithm of a time: what scatter does not show; docs/statistics.md
@@ -205,13 +205,13 @@ def clocked(run: RunRecord) -> bool:
 
 
 def fit(values: Setting, runs: Sequence[RunRecord], per_epoch: bool) -> Timing:
-    x = np.array([run.settings["train_size"] for run in runs], dtype=np.float64)
-    y = np.array([run.train_seconds / (run.epochs if per_epoch else 1) for run in runs])
-    usual = np.array([run.form is None for run in runs]) & (x > 0) & (y > 0)
-    if len(set(x[usual])) < 2:
+    x = numbers(runs, lambda run: run.settings["train_size"])
+    y = numbers(runs, lambda run: run.train_seconds / (run.epochs if per_epoch else 1))
+    usual = (numbers(runs, lambda run: run.form is None) > 0) & (x > 0) & (y > 0)
+    if len(np.unique(x[usual])) < 2:
         return Timing(values, x, y, None, runs[0].full_size)
     line, processor, busiest = fit_line(x[usual], y[usual]), None, 1.0
     if slowdown(runs) and all(clocked(run) for run, counts in zip(runs, usual) if counts):
-        ratios = np.array([run.train_seconds / (run.cpu_seconds or 1.0) for run in runs])[usual]
+        ratios = numbers(runs, lambda run: run.train_seconds / (run.cpu_seconds or 1.0))[usual]
         processor, busiest = fit_line(x[usual], y[usual] / ratios), float(ratios.max())
     return Timing(values, x, y, line, runs[0].full_size, processor, busiest)
