@@ -23,6 +23,20 @@ def test_the_command_of_runs_is_a_sweep_over_just_these(tmp_path: Path) -> None:
     assert shlex.split(alone or "")[3:] == list(runs[3].overrides)
 
 
+def test_a_command_that_lists_too_many_values_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(3):
+        lay(tmp_path, {"seed": seed, "optimizer.lr": 0.5})
+    runs = report.read(tmp_path)
+    monkeypatch.setattr(provenance, "VALUES", 3)
+    command = "python -m nnlab.run seed=0,1,2 optimizer.lr=0.5"
+    assert provenance.command(runs) == command
+    monkeypatch.setattr(provenance, "VALUES", 2)
+    assert provenance.command(runs) is None
+    assert provenance.command(runs[:2]) == command.replace(",2", "")
+
+
 def test_runs_with_other_options_are_no_sweep(tmp_path: Path) -> None:
     lay(tmp_path, {"seed": 0})
     lay(tmp_path, {"optimizer.lr": 0.5})
@@ -49,6 +63,16 @@ def test_the_last_command_is_what_hydra_recorded(
     if recorded is not None:
         (tmp_path / "multirun.yaml").write_text(recorded)
     assert provenance.last_command(tmp_path) == command
+
+
+def test_of_many_data_the_first_are_listed(tmp_path: Path) -> None:
+    dataset = json.loads((lay(tmp_path, {"seed": 0}) / "result.json").read_text())["dataset"]
+    for seed in range(1, 21):
+        named = dataset | {"content": f"{seed:016x}"}
+        lay(tmp_path, {"seed": seed}, dataset=named)
+    listed = dict(provenance.facts(report.read(tmp_path)))["Data"]
+    assert listed[0] == f"bundled sample (content {1:016x}): 1 run"
+    assert (len(listed), listed[-1]) == (13, "and 9 more, in each result.json")
 
 
 def test_facts_are_told_once_or_with_their_runs(tmp_path: Path) -> None:

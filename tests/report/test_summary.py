@@ -706,6 +706,15 @@ def test_notes_say_why_no_line_fits_the_times(tmp_path: Path) -> None:
     assert not any("no line" in note for note in summary_notes.notes(read(tmp_path)))
 
 
+def test_notes_name_the_first_of_many_data(tmp_path: Path) -> None:
+    for seed in range(9):
+        dataset = {"source": f"{seed}.csv", "content": f"{seed:016x}"}
+        lay(tmp_path, {"seed": seed, "dataset": "table"}, dataset=dataset)
+    named = ", ".join(f"1 {seed}.csv" for seed in range(6))
+    said = f"Not all runs saw the same data: {named}, and 3 others."
+    assert said in summary_notes.notes(report.read(tmp_path))
+
+
 def test_names_are_text_in_the_table_its_caption_and_the_notes(tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
         options = {"dataset.variant": name, "train_size": 500 + number}

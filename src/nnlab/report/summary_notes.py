@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 
@@ -84,16 +83,20 @@ def tested(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs:
         size, full = run.settings.get("test_size"), run.full_test_size
         if run.complete and isinstance(size, int) and full and 0 < size < full:
-            tests.setdefault((size, full), set()).add(run.settings.get("seeds.test"))
+            drawn = tests.setdefault((size, full), set())
+            if len(drawn) < 2:
+                drawn.add(run.settings.get("seeds.test"))
     for (size, full), drawn in sorted(tests.items()):
         which = "the same for every seed" if len(drawn) == 1 else "others for each seeds.test"
         said.append(f"Tested on {size:,} of the {full:,} test examples, {which}.")
     for (name,), same in grouped(runs, ["dataset"]).items():
         dataset = DATASETS.get(spell(name))
-        counts = Counter(run.settings["data"] for run in same if run.settings.get("data"))
-        if len(counts) > 1 and not (dataset and dataset.generated):
-            parts = ", ".join(f"{count} {spell(data)}" for data, count in counts.items())
-            said.append(f"Not all runs saw the same data: {parts}.")
+        data = grouped(where(same, lambda run: run.settings.get("data")), ["data"])
+        if len(data) > 1 and not (dataset and dataset.generated):
+            shown = itertools.islice(data.items(), SETTINGS)
+            parts = [f"{len(each)} {spell(source)}" for (source,), each in shown]
+            parts += [f"and {len(data) - SETTINGS:,} others"] * (len(data) > SETTINGS)
+            said.append(f"Not all runs saw the same data: {', '.join(parts)}.")
     return said
 
 
