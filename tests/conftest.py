@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,11 @@ from nnlab import datasets
 from nnlab.run import main
 
 Run = Callable[..., str]
+MEMORY = "/dev/shm"  # where Linux has files that are on no disk
+if os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+    # Runs sync what they write, which takes no time there. It is as good for tests that kill
+    # processes; those that cut the power replay what was written.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
 
 
 def pytest_xdist_auto_num_workers() -> int:
