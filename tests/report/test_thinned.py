@@ -63,6 +63,19 @@ def test_errors_in_any_unit_have_three_digits(tmp_path: Path) -> None:
             assert found == pytest.approx(expected, rel=5e-4)
 
 
+@pytest.mark.parametrize("together", [3, 1000])
+def test_losses_that_some_runs_have_are_in_their_unit(
+    together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thinned, "TOGETHER", together)
+    for seed in range(6):
+        rows = curves([3e9, 2e9]) if seed % 2 else None
+        lay(tmp_path, {"seed": seed}, epochs=2, rows=rows)
+    found = unpacked(laid_out(report.read(tmp_path)), "valid_loss")
+    assert [values[0] for values in found[1::2]] == pytest.approx([3e9] * 3, rel=5e-4)
+    assert np.isnan(found[::2]).all()
+
+
 def test_a_column_that_no_run_has_is_left_out(tmp_path: Path) -> None:
     lay(tmp_path, name="default")
     made = laid_out(report.read(tmp_path))

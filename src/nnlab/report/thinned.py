@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import math
+import itertools
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from nnlab.report.columns import MEASURES
 from nnlab.report.runs import RunRecord
-from nnlab.report.selection import spread
 from nnlab.report.statistics import Array
 
 ROOM = 220_000  # characters that the curves of a study may take
@@ -34,21 +34,23 @@ def thinned(runs: Sequence[RunRecord]) -> dict[str, Any]:
     points = most_points(epochs, len(names))
     columns = {}
     for name in names:
-        unit = unit_of(points_of(spread(runs, TOGETHER), name, points))
+        unit = unit_of(points_of(runs, name, points))
         columns[name] = {"unit": unit, "values": encoded(runs, name, points, unit)}
     return {"epochs": iter(epochs), "points": points, "columns": columns}
 
 
 def encoded(runs: Sequence[RunRecord], name: str, points: int, unit: float) -> Iterator[str]:
-    for start in range(0, len(runs), TOGETHER):
-        values = points_of(runs[start : start + TOGETHER], name, points)
+    for values in points_of(runs, name, points):
         with np.errstate(over="ignore"):  # what is too large is infinite, and not drawn
             halves = (values / unit).astype("<f2")
         yield base64.b64encode(halves.tobytes()).decode()
 
 
-def points_of(runs: Sequence[RunRecord], name: str, points: int) -> Array:
-    return np.concatenate([points_of_run(run, name, points) for run in runs])
+def points_of(runs: Sequence[RunRecord], name: str, points: int) -> Iterator[Array]:
+    """Yield what is kept of a column, of so many runs at a time."""
+    for start in range(0, len(runs), TOGETHER):
+        some = runs[start : start + TOGETHER]
+        yield np.concatenate([points_of_run(run, name, points) for run in some])
 
 
 def points_of_run(run: RunRecord, name: str, points: int) -> Array:
@@ -61,17 +63,22 @@ def has_numbers(curves: Mapping[str, Array], name: str) -> bool:
     return name in curves and bool(np.isfinite(curves[name]).any())
 
 
-def unit_of(values: Array) -> float:
+def unit_of(parts: Iterable[Array]) -> float:
     """Return a power of two near most values, which half precision has to three digits then: an
     error in the user's units, of a price say, may be above its 65,504.
 
-    >>> unit_of(np.array([0.0, 5.0, 80_000.0, 90_000.0])), unit_of(np.array([0.0, np.nan]))
+    >>> unit_of([np.array([0.0, 5.0]), np.array([80_000.0, 90_000.0])]), unit_of([np.zeros(1)])
     (65536.0, 1.0)
     """
-    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
-    if not len(sizes):
-        return 1.0
-    return float(2.0 ** math.floor(math.log2(np.quantile(sizes, 0.5, method="lower"))))
+    exponents: Counter[int] = Counter()  # with a fraction from 0.5 up to 1
+    for values in parts:
+        sizes = values[np.isfinite(values) & (values != 0)]
+        exponents.update(np.frexp(sizes)[1].tolist())
+    up_to = itertools.accumulate(count for _, count in sorted(exponents.items()))
+    for exponent, count in zip(sorted(exponents), up_to):
+        if 2 * count >= exponents.total():
+            return float(2.0 ** (exponent - 1))  # of the median
+    return 1.0
 
 
 def kept(epochs: int, points: int) -> NDArray[np.int64]:
