@@ -49,6 +49,25 @@ def test_more_data_still_helps(tmp_path: Path) -> None:
     ]
 
 
+def test_of_runs_of_one_seed_the_last_counts(tmp_path: Path) -> None:
+    """As where one's data are known by their content, and the other's are not."""
+    first, more, most = drawn(0.7, 0.85, 0.873, seeds=10)
+    for accuracies, version in ((first, "a"), (most, "b")):
+        for seed, accuracy in enumerate(accuracies.tolist()):
+            options = {"train_size": 2000, "seed": seed}
+            lay(
+                tmp_path,
+                options,
+                name=f"{seed}{version}",
+                test_accuracy=accuracy,
+                fingerprint=f"{version}{seed}",
+            )
+    sweep(tmp_path, "train_size", {1000: more, 500: first})
+    (said,) = compared(read(tmp_path))
+    difference, _, interval = points(most, more).partition(" points, ")
+    assert f"rises by {difference} points ({interval}, 10 seeds)" in said
+
+
 def test_whether_more_data_helps_may_be_open(tmp_path: Path) -> None:
     more, most = drawn(0.85, 0.851)
     sweep(tmp_path, "train_size", {1000: more, 2000: most})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -132,7 +132,8 @@ def by_setting(
     measured = where(runs, lambda run: measure.of(run) is not None)
     for setting, group in grouped(measured, keys).items():
         seeds = digests(group, lambda run: tuple(map(run.settings.get, names)))
-        places = np.sort(np.unique(seeds, return_index=True)[1])
+        _, last = np.unique(seeds[::-1], return_index=True)  # where several have a seed
+        places = np.sort(len(seeds) - 1 - last)
         found[setting] = BySeeds(group.at(places), seeds[places])
     return found
 
@@ -168,18 +169,33 @@ def more_data(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) 
     others = [key for key in keys if key != "train_size"]
     steps = []
     for values, group in itertools.islice(grouped(runs, others).items(), SHOWN):
-        settings = by_setting(group, ["train_size"], measure)
-        sizes = sorted(size for (size,) in settings if isinstance(size, int))
-        if len(sizes) > 1:
-            found = compare(settings[sizes[-1],], settings[sizes[-2],], measure)
+        sizes = two_largest(group)
+        less, more = sizes
+        if less:
+            settings = by_setting(of_sizes(group, sizes), ["train_size"], measure)
+            found = compare(settings[more,], settings[less,], measure)
             if found is not None:
-                steps.append((values, sizes[-2:], found))
+                steps.append((values, sizes, found))
     adjusted = holm([found.p for *_, found in steps])
     said = []
     for (values, sizes, found), p in zip(steps, adjusted):
         line = whether_it_helps(sizes, found, p < SURE, measure)
         said.append(said_of(others, values, line))
     return said
+
+
+def two_largest(runs: Sequence[RunRecord]) -> tuple[int, int]:
+    """Return the two largest training-set sizes, the larger one last, 0 for one that is not."""
+    less = more = 0
+    for run in runs:
+        size = run.settings["train_size"]
+        if isinstance(size, int) and size > less and size != more:
+            less, more = sorted((size, more))
+    return less, more
+
+
+def of_sizes(runs: Sequence[RunRecord], sizes: Collection[int]) -> Runs:
+    return where(runs, lambda run: run.settings["train_size"] in sizes)
 
 
 def whether_it_helps(
@@ -211,10 +227,9 @@ def whether_it_helps(
 def ranked(runs: Sequence[RunRecord], keys: Sequence[str], measure: Measure) -> list[str]:
     """Say which settings can be told from the best one, at the largest training-set size."""
     keys, sized = [key for key in keys if key != "train_size"], "train_size" in keys
-    sizes = (run.settings["train_size"] for run in runs)
-    largest = max((size for size in sizes if isinstance(size, int)), default=0)
+    _, largest = two_largest(runs)
     if sized:
-        runs = where(runs, lambda run: run.settings["train_size"] == largest)
+        runs = of_sizes(runs, [largest])
     if not keys or not 2 <= len(grouped(runs, keys)) <= MOST:
         return []
     settings = by_setting(runs, keys, measure)
