@@ -48,6 +48,7 @@ NUMBERS = (
     *("weights", "parameters"),
     *(f"test_{metric.name}" for metric in REGRESSION.metrics),
 )
+COUNTS = ("epochs", "weights_of_epoch")
 TEXTS = (
     *("name", "status", "stop_reason", "error", "fingerprint"),
     *("engine", "engine_form", "engine_level"),
@@ -186,6 +187,9 @@ def check(result: dict[str, Any]) -> None:
         raise ValueError("it does not hold the result of a run")
     for key in NUMBERS:
         check_number(key, result.get(key), finite=not key.startswith("test_"))
+    for key in COUNTS:
+        if not isinstance(result.get(key), (int, type(None))) or (result.get(key) or 0) >= 2**53:
+            raise ValueError(f"{key}={result[key]!r} is not a number of epochs")
     for key in TEXTS:
         if not isinstance(result.get(key), (str, type(None))):
             raise ValueError(f"{key}={result[key]!r} is not a text")
