@@ -20,7 +20,7 @@ from PIL import Image
 
 from nnlab import report
 from nnlab.report import captions, figures, looks, plotting, responses
-from nnlab.report.run_folders import read
+from nnlab.report.run_folders import read, read_all
 from tests.names import HOSTILE
 from tests.report.studies import DIVERGED, FAILED, UNTRAINED, computed, lay
 from tests.report.studies import curves as rows_of
@@ -465,7 +465,7 @@ def test_accuracy_over_more_values_than_pixels_says_so(
         options = {"optimizer.lr": 1.0 + index, "train_size": size}
         lay(tmp_path / "values", options, test_accuracy=0.01 * index + size / 10_000)
     figure = responses.accuracy(read(tmp_path / "values"), key="optimizer.lr")
-    assert "one setting in 3 is drawn" in notes_of(figure)
+    assert "one learning rate in 3 is drawn" in notes_of(figure)
     values = range(0, 50, 3)
     drawn = [[(1 + index, index + size / 100) for index in values] for size in (500, 1000)]
     close([line for line in lines(only(figure)) if line], drawn)
@@ -583,6 +583,24 @@ def test_what_is_left_out_is_said_and_no_more(
         lay(tmp_path / "on", options, rows=rows_of(losses, losses), epochs=len(losses))
     figure = figures.loss(read(tmp_path / "on"))
     assert notes_of(figure)[-1].endswith("then a thin line for each other one")
+
+
+def test_of_thinned_curves_those_that_go_on_are_drawn_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortest ones' last epoch is kept of them alone, and they do not go on."""
+    for seed in range(11):
+        losses = [40.0 - epoch for epoch in range(40 if seed < 3 else 30)]
+        options = {"seed": seed, "valid_size": 10}
+        lay(tmp_path, options, rows=rows_of(losses, losses), epochs=len(losses))
+    for part in (figures, captions):
+        monkeypatch.setattr(part, "ALONE", 3)
+    runs, _ = read_all(tmp_path, room=300)
+    assert runs[0].every > 1
+    figure = figures.loss(runs)
+    assert any(note.endswith("thin line for each other one") for note in notes_of(figure))
+    thin = [line for line in lines(only(figure)) if line][1:]
+    assert [line[-1] for line in thin] == [(40, 1.0)] * 3
 
 
 def test_crosses_lie_at_the_edge_that_a_loss_has_left(tmp_path: Path) -> None:

@@ -222,7 +222,8 @@ def draw_mean(
     mean, margin, colour = factor * mean, factor * margin, look["color"]
     plot(axes, epochs, mean, **look)
     axes.fill_between(epochs, mean - margin, mean + margin, color=colour, alpha=0.2, lw=0)
-    longer = where(runs, lambda run: len(epochs) and epochs[-1] < run.last_epoch)
+    ends = min(run.last_epoch for run in runs)  # thinned curves may have none of it in common
+    longer = where(runs, lambda run: len(epochs) and ends < run.last_epoch)
     rest: list[Line] = []
     for run in spread(longer, ALONE):
         later = run.curves["epoch"] >= epochs[-1]
@@ -264,9 +265,10 @@ def panel_curves(
 ) -> Figure | None:
     keys = ordered_factors(runs)
     drawn = where(runs, lambda run: run.reading and quantity in run.task.measures)
-    groups = in_order(grouped(drawn, keys))
-    if len(runs) < 2 or not 0 < len(groups) <= PANELS:
+    settings = grouped(drawn, keys)
+    if len(runs) < 2 or not 0 < len(settings) <= PANELS:
         return None
+    groups = in_order(settings)
     seeds = max(map(len, groups.values()))
     means = 2 * seeds > ENTRIES
     if means:

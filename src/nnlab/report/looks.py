@@ -79,19 +79,24 @@ def panel_keys(runs: Sequence[RunRecord], keys: Sequence[str]) -> list[str]:
     return [keys[place] for place in min(found)[-1]] if found else []
 
 
-def drawable(runs: Sequence[RunRecord], keys: Sequence[str]) -> tuple[Runs, list[str]]:
-    """Return the runs of as many settings as a figure has lines, and what is left out, in words."""
+def drawable(
+    runs: Sequence[RunRecord], keys: Sequence[str], what: str = "setting"
+) -> tuple[Runs, list[str]]:
+    """Return the runs of as many settings as a figure has lines, and what is left out, in words.
+
+    what: they are called.
+    """
     groups = grouped(runs, keys)
     if len(groups) <= LINES:
         return groups.runs, []
     drawn = map(groups.indices, spread(range(len(groups)), LINES))
-    return groups.runs.at(np.sort(np.concatenate([*drawn]))), left_out(len(groups))
+    return groups.runs.at(np.sort(np.concatenate([*drawn]))), left_out(len(groups), what)
 
 
-def left_out(settings: int) -> list[str]:
+def left_out(count: int, what: str = "setting") -> list[str]:
     """Say that not all of so many settings are drawn, where they are too many."""
-    each = -(-settings // LINES)
-    return [f"one setting in {each} is drawn"] * (each > 1)
+    each = -(-count // LINES)
+    return [f"one {what} in {each} is drawn"] * (each > 1)
 
 
 def in_order(groups: Groups) -> dict[Setting, Runs]:

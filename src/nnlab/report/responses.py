@@ -153,7 +153,7 @@ def accuracy(
             return None
     key = key or keys[0]
     others = [other for other in keys if other != key]
-    tested, fewer_values = drawable(tested, [key])
+    tested, fewer_values = drawable(tested, [key], phrase(key))
     tested, fewer_lines = drawable(tested, others)
     values = sorted({run.settings.get(key) for run in tested}, key=rank)
     scale = scale_of(key, values)
@@ -240,9 +240,9 @@ def accuracy_map(
     if len(numeric) < 2 or counts[numeric[1]] < FEWEST:
         return None
     across, down = sorted(numeric, key=keys.index)
-    values = {key: sorted({run.settings.get(key) for run in tested}, key=rank) for key in numeric}
-    if 2 * len(grouped(tested, numeric)) < len(values[across]) * len(values[down]):
+    if 2 * len(grouped(tested, numeric)) < counts[across] * counts[down]:
         return None
+    values = {key: sorted({run.settings.get(key) for run in tested}, key=rank) for key in numeric}
     apart = [key for key in keys if key not in numeric]
     notes = seeds_note(tested, keys, None)
     if not 1 < len(grouped(tested, apart)) <= PANELS:
