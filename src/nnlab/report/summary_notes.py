@@ -25,7 +25,7 @@ from nnlab.report.runs import (
     said_of,
     spell,
 )
-from nnlab.report.selection import Derived, grouped, where
+from nnlab.report.selection import Derived, Groups, grouped, where
 from nnlab.report.summary import ACCURACY, LOSS, function, outcome
 from nnlab.report.times import busy, most_concurrent, timings
 
@@ -137,7 +137,7 @@ def by_chance(ended: Sequence[RunRecord]) -> list[str]:
 
 def reasons(ended: Sequence[RunRecord]) -> list[str]:
     """Say why a rule stopped them: once where it says the same of all, else run by run."""
-    if len({run.stop_reason for run in ended}) == 1:
+    if len(Groups(ended, attrgetter("stop_reason"))) == 1:
         return [f"{spell(ended[0].settings.get('stopping'))}: {ended[0].stop_reason}"]
     said = [f"{run.name} stopped: {run.stop_reason}" for run in ended[:SETTINGS]]
     more = len(ended) - SETTINGS
@@ -152,8 +152,8 @@ def readings(runs: Sequence[RunRecord]) -> list[str]:
     said = []
     for values, group in itertools.islice(groups.items(), SETTINGS):
         line = in_words(Derived(group, attrgetter("reading")))
-        restored = array("q", (run.weights_of_epoch or run.epochs for run in group))
         if any(run.weights_of_epoch not in (None, 0, run.epochs) for run in group):
+            restored = array("q", (run.weights_of_epoch or run.epochs for run in group))
             line += f"; tested with the weights of {epochs(restored)}"
         said.append(said_of(keys, values, line))
     if len(groups) > SETTINGS:
@@ -174,12 +174,13 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
     said, why = [], []
     for values, group in itertools.islice(settings.items(), SETTINGS):
         functions = grouped(group, list(known))
-        missed = [same for same in functions if any(run.test_accuracy != 1 for run in same)]
-        few = [f"{function(same[0])} ({score(same)})" for same in missed[:SETTINGS]]
-        few += [f"{len(missed) - SETTINGS} more"] * (len(missed) > SETTINGS)
-        why += [(reason(same), function(same[0])) for same in missed[:SETTINGS]]
+        wrong = sum(map(is_missed, functions))
+        missed = list(itertools.islice(filter(is_missed, functions), SETTINGS))
+        few = [f"{function(same[0])} ({score(same)})" for same in missed]
+        few += [f"{wrong - SETTINGS} more"] * (wrong > SETTINGS)
+        why += [(reason(same), function(same[0])) for same in missed]
         if len(functions) > 1:
-            line = f"computes {len(functions) - len(missed)} of {len(functions)} functions"
+            line = f"computes {len(functions) - wrong} of {len(functions)} functions"
             line += f", not {', '.join(few)}" * bool(few)
         elif few:
             cannot = reason(missed[0]) == IMPOSSIBLE
@@ -198,6 +199,11 @@ def computed(runs: Sequence[RunRecord]) -> list[str]:
             f"row, and rounding decides which rows come out right"
         )
     return said
+
+
+def is_missed(same: Sequence[RunRecord]) -> bool:
+    """Return whether not all runs compute their Boolean function."""
+    return any(run.test_accuracy != 1 for run in same)
 
 
 def score(same: Sequence[RunRecord]) -> str:
