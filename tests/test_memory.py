@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def group(folder: Path, limit: str, used: int, cached: int) -> None:
     put(folder / "memory.max", f"{limit}\n")
     put(folder / "memory.current", f"{used}\n")
     put(folder / "memory.stat", f"anon 5\ninactive_file {cached}\nactive_file 7\nfile 99\n")
+
+
+def test_what_lies_between_what_is_used_is_given_back() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library is not glibc")
+
+    def resident() -> int:
+        return memory.kilobytes(Path("/proc/self/status"))["VmRSS"]
+
+    before = resident()
+    held = [bytes(2000) for _ in range(50_000)]  # 100 MB
+    kept = held[::10]
+    circle: list[object] = [held]
+    circle.append(circle)
+    del held, circle
+    assert resident() > before + 90e6
+    memory.give_back()
+    assert resident() < before + 50e6
+    assert len(kept) == 5000
 
 
 def test_without_groups_it_is_what_the_machine_has(system: Path) -> None:

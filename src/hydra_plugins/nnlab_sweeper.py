@@ -4,7 +4,6 @@ Hydra insists that a sweeper class is defined in ``hydra_plugins``.
 """
 
 # No postponed annotations here: see nnlab_launcher.py.
-import gc
 import itertools
 import logging
 import math
@@ -61,6 +60,7 @@ class NnlabSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         from hydra_plugins.nnlab_launcher import NnlabLauncher
+        from nnlab import memory
         from nnlab.hydra_jobs import JOB
 
         size = self.max_batch_size
@@ -85,8 +85,9 @@ class NnlabSweeper(BasicSweeper):
                 log.info("runs %s to %s of %s", f"{first + 1:,}", f"{after:,}", f"{runs:,}")
             returned = self.launch(batch, first)
             first, failed = after, failed or returned
-            if not ours or after < runs:  # configurations refer to themselves: of each job two
-                gc.collect()
+            # Configurations refer to themselves, of each job two; those of few may stay.
+            if not ours or runs > AT_ONCE:
+                memory.give_back()
         if failed is not None:
             _ = failed.return_value  # raises, as in Hydra's, where all jobs have been tried
 

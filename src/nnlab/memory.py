@@ -3,6 +3,8 @@ begins, not killed in the middle."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -82,6 +84,16 @@ def groups(controller: str) -> Iterator[Path]:
         inner = PurePosixPath(path.lstrip("/"))
         # In a container the path may be that outside, and the group be found at the root.
         yield from (root / inner, *(root / parent for parent in inner.parents))
+
+
+def give_back() -> None:
+    """Give the system what is no longer used: what refers to itself, for which Python has to look,
+    and what the C library keeps, where that is glibc. Takes 0.05 s."""
+    import ctypes
+
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def kilobytes(path: Path) -> dict[str, int]:

@@ -10,13 +10,15 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from nnlab import terminal
+from nnlab import memory, terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
 from nnlab.report.run_folders import ROOM, distinct, read, read_all
 from nnlab.report.times import duration
 from nnlab.text import visible_lines
 
 __all__ = ["Report", "duration", "look", "read", "write_report"]
+
+MANY = 500  # runs, beside which 0.05 s are no time
 
 
 class Report(NamedTuple):
@@ -71,7 +73,11 @@ def write_report(
         files.append(summary.write_tex(made, study / "summary.tex"))
     else:
         (study / "summary.tex").unlink(missing_ok=True)
+    if len(runs) > MANY:
+        memory.give_back()
     drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale, style)
+    if len(runs) > MANY:
+        memory.give_back()  # the figures, too, which refer to themselves
     said = damaged + notes
     pages = [page.write_page(runs, said, drawn, study)]
     if single_file:
