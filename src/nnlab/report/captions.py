@@ -101,7 +101,7 @@ def percent(quantity: str) -> int:
 
 def seeds_note(runs: Sequence[RunRecord], keys: Sequence[str], drawn: str | None) -> list[str]:
     """Say that points or lines are means, and what is drawn to show how sure these are."""
-    counts = {len([r for r in group if r.complete]) for group in grouped(runs, keys)}
+    counts = {sum(run.complete for run in group) for group in grouped(runs, keys)}
     if max(counts) < 2:
         return []
     several = f"{'up to ' * (len(counts) > 1)}{max(counts)} {repeats(runs)}"
