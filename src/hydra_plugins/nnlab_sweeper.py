@@ -85,8 +85,8 @@ class NnlabSweeper(BasicSweeper):
                 log.info("runs %s to %s of %s", f"{first + 1:,}", f"{after:,}", f"{runs:,}")
             returned = self.launch(batch, first)
             first, failed = after, failed or returned
-            # Configurations refer to themselves, of each job two; those of few may stay.
-            if not ours or runs > AT_ONCE:
+            # Configurations refer to themselves, of each job two; of one small batch they may stay.
+            if not ours or len(batch) < runs or runs > AT_ONCE:
                 memory.give_back()
         if failed is not None:
             _ = failed.return_value  # raises, as in Hydra's, where all jobs have been tried
