@@ -233,9 +233,9 @@ def best(groups: Groups, keys: Sequence[str], columns: Sequence[Column]) -> Best
 
     def score(number: int) -> tuple[float, float]:
         qualities, losses = array("d"), array("d")
-        for run in groups[number]:
+        for run in where(groups[number], attrgetter("complete")):
             pair = quality.of(run), loss.of(run)
-            if run.complete and None not in pair:
+            if None not in pair:
                 qualities.append(pair[0])
                 losses.append(pair[1])
         return (fmean(qualities), -fmean(losses)) if qualities else (-math.inf, 0.0)
