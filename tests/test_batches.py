@@ -52,7 +52,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return content_of(folder / "outputs/mnist")
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("count", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))])
 def test_in_any_number_of_batches_the_numbers_are_the_same(
     count: int, local: dict[str, Any], tmp_path: Path
 ) -> None:

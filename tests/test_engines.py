@@ -136,6 +136,7 @@ def torch_accuracy(seed: int) -> float:
     return accuracy(TorchEngine, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param(NativeEngine, marks=compiled), StackedEngine])
 def test_final_accuracy_over_20_seeds_differs_by_no_more_than_chance(engine: type[Engine]) -> None:
     """Paired by seed; a difference beyond 3 standard errors has a chance of 0.3 %."""

@@ -64,6 +64,7 @@ def test_torchscript_gives_what_the_run_does(exported: tuple[Path, Tensor, Tenso
         assert_close(model(some[:count]), expected[:count], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", ["normalized"], indirect=True)
 def test_torch_gives_what_the_run_does_without_nnlab(
     exported: tuple[Path, Tensor, Tensor],

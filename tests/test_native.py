@@ -1087,6 +1087,7 @@ def test_a_failing_compiler_does_not_fail_the_build(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/*.so"))
 
 
+@pytest.mark.slow
 @needs_setuptools
 @needs_library
 def test_a_source_distribution_builds_the_library_and_again_after_a_change(tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ def test_arrays_of_other_datasets_and_what_is_refused() -> None:
             nnlab.load_data("mnist", **options)
 
 
+@pytest.mark.slow
 def test_the_notebook_of_the_docs(tmp_path: Path) -> None:
     """It runs from top to bottom, shows what it is to show, and is kept without outputs."""
     nbformat = pytest.importorskip("nbformat")

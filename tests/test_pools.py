@@ -62,6 +62,7 @@ def test_the_numbers_are_those_of_the_local_launcher(executor: str, tmp_path: Pa
     assert "4 of 4 runs done" in ended.out
 
 
+@pytest.mark.slow
 @each_executor
 def test_a_worker_that_is_killed_costs_no_finished_run(executor: str, tmp_path: Path) -> None:
     expected = local(*SLOW)
@@ -99,6 +100,7 @@ def test_twenty_killed_workers_change_nothing_of_two_thousand_runs(tmp_path: Pat
     assert_same(without_launcher(content_of(study)), expected)
 
 
+@pytest.mark.slow
 @each_executor
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_no_process_behind(

@@ -375,7 +375,10 @@ def test_the_configuration_can_be_shown(tmp_path: Path) -> None:
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["basic", *(pytest.param(n, marks=pytest.mark.slow) for n in ("joblib", "submitit_local"))],
+)
 def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -> None:
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")

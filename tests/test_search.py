@@ -83,7 +83,7 @@ def result_of(params: dict[str, Any], name: str = "mnist") -> dict[str, Any]:
     [
         ("nnlab", "tpe", "valid_loss"),
         ("nnlab", "random", "valid_accuracy"),
-        ("basic", "tpe", "valid_accuracy"),
+        pytest.param("basic", "tpe", "valid_accuracy", marks=pytest.mark.slow),
     ],
 )
 def test_trials_are_those_of_optuna_by_hand(launcher: str, name: str, objective: str) -> None:

@@ -44,9 +44,12 @@ def imported(folder: Path, module: str, *arguments: str) -> set[str]:
             *("stopping=patience", "stopping.patience=1", "checkpoint.seconds=0", "optimizer=adam"),
             *("dataset.normalize=true", "model.dropout=0.2", "model.init=orthogonal"),
         ),
-        (  # in the dual form
-            *("dataset=dogset_synthetic", "model.hidden=[4]", "stopping=plateau"),
-            *("full_train_metrics=true", "loss.class_weights=balanced"),
+        pytest.param(  # in the dual form
+            (
+                *("dataset=dogset_synthetic", "model.hidden=[4]", "stopping=plateau"),
+                *("full_train_metrics=true", "loss.class_weights=balanced"),
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["usual", "dual"],
@@ -63,6 +66,7 @@ def test_a_sweep_is_trained_and_reported(options: tuple[str, ...], tmp_path: Pat
     assert not {"torch", "matplotlib", "pandas", "scipy"} & imported(tmp_path, *command)
 
 
+@pytest.mark.slow
 def test_evaluations_and_predictions_of_perceptrons(tmp_path: Path) -> None:
     asked = "evaluation=[hardest,weights,metrics]"
     assert "torch" not in imported(tmp_path, "nnlab.run", *SWEEP[1:], "train_size=50", asked)

@@ -80,6 +80,10 @@ CASES = {
         *(*PATIENCE, "stopping.max_epochs=60", EACH),
     ),
 }
+QUICK = (  # of each engine, form and launcher but joblib
+    *("native", "native, dual form, best weights", "native, several runs, questions"),
+    *("torch, Adam", "stacked, AdamW", "native, Adam", "Hydra's basic launcher", "force"),
+)
 DRAWN = ("native, several runs, questions", "force")  # with their figures, which take longer
 SMALL = ("model.hidden=[32]", "test_size=100")  # quick, in all cases
 BEFORE = ("stopping.max_epochs=3", "force=true")  # what force=true finds: another run
@@ -201,7 +205,9 @@ def assert_a_whole_run(study: Path) -> None:
             nnlab.load(folder)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in CASES]
+)
 def test_a_killed_command_ends_as_an_undisturbed_one(name: str, tmp_path: Path) -> None:
     # 60 in all; figures take long, and joblib's workers, as do 16 runs.
     kills = {"joblib": 1, "native": 4, "native, several runs, questions": 2, "16 runs": 3}

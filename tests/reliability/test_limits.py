@@ -385,6 +385,7 @@ def bytes_a_run(code: str, counts: tuple[int, int], *options: str, cwd: Path) ->
     return (found[1] - found[0]) / (counts[1] - counts[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "most"),
     [((), 5_200), (("dataset.normalize=true", "valid_size=300"), 7_200)],
@@ -409,6 +410,7 @@ schedule.train = counted"""
 SMALL = ("train_size=10", "save_weights=false")
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_a_run_that_has_trained(tmp_path: Path) -> None:
     """Of the batch that trains a record of each run; of those before nothing."""
     code = """
@@ -424,6 +426,7 @@ sweeps.conclude = counted"""
     assert bytes_a_run(TRACED + code, (120, 200), *SMALL, batch, cwd=tmp_path) < 100
 
 
+@pytest.mark.slow
 def test_a_report_needs_little_for_a_run(tmp_path: Path) -> None:
     """A few numbers, of what its files say, which is 4 kB; all else is in a temporary file."""
     code = """

@@ -113,7 +113,7 @@ def test_the_command_line_stops(tmp_path: Path) -> None:
     content_of(tmp_path / "outputs" / "s")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_a_stop_at_any_instant(seed: int, tmp_path: Path) -> None:
     at_any_instant(seed, 3, tmp_path)
 
@@ -183,6 +183,7 @@ def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     assert ended.status == 0, ended.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kill", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)], ids=["one", "all"]
 )
@@ -213,6 +214,7 @@ def test_joblibs_workers_stop_with_the_command(
     assert numbers(study) == found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("training", [False, True], ids=["begin", "train or wait"])
 def test_joblibs_workers_end_after_a_command_that_is_killed(training: bool, tmp_path: Path) -> None:
