@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,43 @@ def test_the_run_that_answered_a_command_last_is_found() -> None:
     assert entries.answer("c" * 16) is None
 
 
+def test_looking_an_entry_up_takes_no_longer_among_many() -> None:
+    """Counted in steps of SQLite's machine: none may go through all entries."""
+    steps = dict[tuple[int, str], int]()
+    entries = study.Entries()
+    counts = (100, 1000)
+    for number in range(counts[-1]):
+        entries[f"seed={number}"] = entry(f"seed={number}", f"{number:016x}", (f"{number:016d}",))
+        if number + 1 not in counts:
+            continue
+        for what, look in {
+            "folder": lambda: entries["seed=7"],
+            "no folder": lambda: entries.get("seed=x"),
+            "fingerprint": lambda: entries.of(f"{7:016x}"),
+            "command": lambda: entries.answer(f"{7:016d}"),
+            "put": lambda: entries.update({"seed=7": entry("seed=7", "f" * 16)}),
+            "put back": lambda: entries.update({"seed=7": entry("seed=7", f"{7:016x}")}),
+        }.items():
+            steps[number + 1, what] = steps_of(look)
+    few, many = ([n for (count, _), n in steps.items() if count == each] for each in counts)
+    assert all(now < 2 * before for now, before in zip(many, few)), steps
+
+
+def steps_of(look: Callable[[], object]) -> int:
+    """Return how many steps of its machine SQLite takes for something."""
+    taken = [0]
+
+    def count() -> int:
+        taken[0] += 1
+        return 0
+
+    database = study._database(os.getpid())
+    database.set_progress_handler(count, 1)
+    look()
+    database.set_progress_handler(None, 0)
+    return taken[0]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_entries_take_no_memory_for_a_run() -> None:
     """SQLite's, which Python does not see: 20,000 entries have 12 MB."""
@@ -91,13 +129,16 @@ def test_entries_take_no_memory_for_a_run() -> None:
     assert [each.folder for each in entries.of(f"{29_999:016x}")] == ["seed=29999"]
 
 
-def test_no_room_among_temporary_files_is_a_message() -> None:
+def test_no_room_among_temporary_files_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And what is known is forgotten, as a write that fails leaves no whole database."""
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
     before = study.Entries()
     before["seed=0"] = entry("seed=0", "0" * 16)
     before.execute("PRAGMA max_page_count = 20")
     many = {f"seed={number}": entry(f"seed={number}", "0" * 16) for number in range(1000)}
-    with pytest.raises(OSError, match=r"no room for the list of a study's runs .*SQLITE_TMPDIR"):
+    with pytest.raises(OSError, match=rf"no room in {tmp_path} for a list .*SQLITE_TMPDIR"):
         before.update(many)
     assert not before
     before.update(many)

@@ -94,8 +94,9 @@ class Bytes:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
+            folder = tempfile.tempdir or "any folder for temporary files"
             raise OSError(
-                f"there is no room for a study's runs in a temporary file ({error.strerror}); set "
+                f"there is no room in {folder} for the runs of a study ({error.strerror}); set "
                 f"TMPDIR to a folder that has some"
             ) from None
 

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def _database(process: int) -> sqlite3.Connection:
             study INTEGER, folder BLOB, fingerprint BLOB, stamp TEXT, line BLOB,
             PRIMARY KEY (study, folder)
         );
-        CREATE INDEX by_fingerprint ON runs (study, fingerprint);
+        CREATE INDEX by_fingerprint ON runs (study, fingerprint, folder);
         CREATE TABLE commands (
             study INTEGER, asked BLOB, folder BLOB, PRIMARY KEY (study, asked)
         ) WITHOUT ROWID;
@@ -79,6 +80,16 @@ def _database(process: int) -> sqlite3.Connection:
         """
     )
     return made
+
+
+def temporary_folder() -> str:
+    """Return where SQLite has its temporary files: in the first folder that can be written to
+    (https://sqlite.org/tempfiles.html)."""
+    given = map(os.environ.get, ("SQLITE_TMPDIR", "TMPDIR"))
+    for folder in (*given, "/var/tmp", "/usr/tmp", "/tmp"):
+        if folder and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return tempfile.gettempdir()
 
 
 class Entries(MutableMapping[str, Entry]):
@@ -101,7 +112,7 @@ class Entries(MutableMapping[str, Entry]):
         except sqlite3.Error as error:
             forget()
             raise OSError(
-                f"there is no room for the list of a study's runs in a temporary file ({error}); "
+                f"there is no room in {temporary_folder()} for a list of a study's runs ({error}); "
                 f"set SQLITE_TMPDIR to a folder that has some, and the same command goes on"
             ) from None
 

@@ -99,7 +99,8 @@ def test_no_room_for_temporary_files_is_no_damage(
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.FileIO("/dev/full", "r+"))
     for seed in range(3):
         lay(tmp_path, {"seed": seed})
-    with pytest.raises(OSError, match=r"no room for .* \(No space left .*set TMPDIR to"):
+    monkeypatch.setattr(tempfile, "tempdir", "/full")
+    with pytest.raises(OSError, match=r"no room in /full for .* \(No space left .*set TMPDIR to"):
         run_folders.read(tmp_path)
     assert not caplog.records
 
