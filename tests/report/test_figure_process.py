@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nnlab import report
 from nnlab.report import figure_process, figures
 from nnlab.report.run_folders import read
 from tests.report.test_figures import size_sweep
@@ -39,6 +40,12 @@ def test_both_processes_draw_the_same(study: Path) -> None:
     assert len(found) == 3
     assert figure_process._artist is not None  # it drew, and could draw again
     assert found == contents(figures.draw_all(runs, study, []))
+
+
+def test_of_many_runs_none_is_told(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "MANY", len(read(study)) - 1)
+    assert len([file for file in report.write_report(study).files if file.suffix == ".png"]) == 3
+    assert figure_process._artist is None
 
 
 def test_an_error_comes_back(study: Path) -> None:

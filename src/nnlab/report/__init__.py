@@ -74,6 +74,7 @@ def write_report(
     else:
         (study / "summary.tex").unlink(missing_ok=True)
     if len(runs) > MANY:
+        figure_process.stop()  # what it had to be told of them takes room in both processes
         memory.give_back()
     drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale, style)
     if len(runs) > MANY:
