@@ -37,7 +37,7 @@ from nnlab.report.runs import (
     is_seed,
     repeats,
 )
-from nnlab.report.selection import Groups, grouped, where
+from nnlab.report.selection import Groups, Singles, grouped, where
 from nnlab.report.summary import INTERVAL, one_seed, written
 from nnlab.report.thinned import thinned
 from nnlab.text import visible, visible_lines
@@ -130,7 +130,7 @@ def render(
         best=best(groups, options, columns) if len(groups) > 1 else None,
         settings=sheet(groups, options, of_settings(columns)) if len(groups) < len(runs) else None,
         plus_minus=INTERVAL.format(repeats(runs)),
-        runs=sheet(Groups(runs, attrgetter("folder")), keys, columns),
+        runs=sheet(Singles(runs), keys, columns),
         named=runs,
         links=None if single_file else functools.partial(links, runs, files, study),
         linked=len(runs) <= LINKED,

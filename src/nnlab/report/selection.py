@@ -93,6 +93,15 @@ class Groups(Sequence[Runs]):
         return (key for key, _ in self.items())
 
 
+class Singles(Groups):
+    """Runs, each in a group of its own."""
+
+    def __init__(self, runs: Sequence[RunRecord]) -> None:
+        self.runs = Runs.of(runs)
+        self.order = self.starts = np.arange(len(runs), dtype=np.uint32)
+        self.ends = self.starts + 1
+
+
 class Derived(Sequence[Item]):
     """What a function makes of each of some items, when it is asked for.
 
