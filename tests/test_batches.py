@@ -236,6 +236,7 @@ def test_a_batch_that_is_lost_is_sent_again(train: Train, tmp_path: Path) -> Non
     assert not Path("outputs/mnist", claims.BATCHES).exists()
 
 
+@pytest.mark.slow
 def test_what_was_written_down_of_batches_may_be_gone(train: Train, tmp_path: Path) -> None:
     class Removed(Inline):
         def train(self, batch: worker.Batch) -> Any:

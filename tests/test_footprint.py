@@ -38,6 +38,8 @@ run.main()
 OTHERS = [
     ("engine=native", "train_size=1000", "model.hidden=[12000]", "checkpoint.seconds=null"),
     ("engine=native", "train_size=200", "model.hidden=[5000]", "stopping.max_epochs=20"),
+    ("engine=torch", "optimizer.momentum=0.9", "model.hidden=[1500,2500]"),
+    ("engine=stacked", "model.hidden=[6000]", "stopping=patience", "valid_size=100"),
     ("engine=stacked", "model.dropout=0.5", "batch_size=100", "model.hidden=[9000,90,9000]"),
     ("model=cnn", "model.channels=[64]", "model.hidden=[500]", "batch_size=100"),
 ]
@@ -48,11 +50,9 @@ OTHERS = [
     "options",
     [
         ("engine=native", "optimizer=adam", "model.hidden=[1500,3000]"),
-        ("engine=torch", "optimizer.momentum=0.9", "model.hidden=[1500,2500]"),
-        ("engine=stacked", "model.hidden=[6000]", "stopping=patience", "valid_size=100"),
         *(pytest.param(options, marks=pytest.mark.slow) for options in OTHERS),
     ],
-    ids=["adam", "torch", "stacked", "unsaved", "dual", "dropout", "cnn"],
+    ids=["adam", "unsaved", "dual", "torch", "stacked", "dropout", "cnn"],
 )
 def test_it_is_foreseen_what_a_run_takes(options: tuple[str, ...], tmp_path: Path) -> None:
     """Within a half, of a convolutional network 1.8 times: peaks that do not coincide are added up,

@@ -201,7 +201,9 @@ def test_a_stored_search_may_grow(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(stored("b")) == 2
 
 
-@pytest.mark.parametrize("launcher", ["nnlab", "basic", "joblib"])
+@pytest.mark.parametrize(
+    "launcher", ["nnlab", "basic", pytest.param("joblib", marks=pytest.mark.slow)]
+)
 def test_a_failed_run_is_told_as_failed(launcher: str) -> None:
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

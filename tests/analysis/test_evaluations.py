@@ -374,6 +374,7 @@ def test_pandas_reads_the_classes_back(tmp_path: Path) -> None:
     assert found.tolist() == ["'007'", "'NA'", "'null'", "'True'", "'1e3'", "beagle"]
 
 
+@pytest.mark.slow
 def test_colour_images_and_no_hidden_layer(tmp_path: Path) -> None:
     """Three channels, each with its own deviation; the first layer is the last."""
     overrides = (

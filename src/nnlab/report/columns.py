@@ -41,7 +41,7 @@ def mean(known: Array, style: str = ".3g", scale: float = 1, unit: str = "") -> 
     ('10672 ± 21251', '1e+20')
     """
     known = scale * known
-    if known.dtype.kind == "i" and len(set(known)) == 1:
+    if known.dtype.kind == "i" and (known == known[0]).all():
         return f"{known[0]}{unit}"
     found = over_seeds(known)
     if style[-1] == "g" and 10 ** int(style[1:-1]) <= abs(found.mean) < 1e9:
