@@ -78,7 +78,9 @@ def test_memory_that_ran_out_says_so() -> None:
     assert messages.explain(numpys.value) == (
         f"there is no memory left to allocate 256. PiB; {helps}"
     )
-    assert messages.explain(MemoryError()) == f"there is no memory left to go on; {helps}"
+    linkers = ImportError("libXau.so.6: failed to map segment from shared object")
+    for error in (MemoryError(), linkers):
+        assert messages.explain(error) == f"there is no memory left to go on; {helps}"
 
 
 def test_yaml_that_cannot_be_read_is_named() -> None:

@@ -30,6 +30,7 @@ OF_FOLDERS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
 )
+NO_ROOM = ("can't allocate memory", "failed to map segment")  # torch's words, and the linker's
 NO_MEMORY = (
     "use smaller layers, a smaller batch_size, fewer examples or runs, or end other programs"
 )
@@ -53,7 +54,7 @@ def explain(error: Exception, study: Path | None = None) -> str | None:
             f"{str(error).splitlines()[0]} "
             f"Bound how many runs train together with hydra.sweeper.max_batch_size=N"
         )
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's words
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_ROOM):
         found = re.search(r"allocate (\d+ bytes|[\d.]+ \w?i?B)", str(error))
         return f"there is no memory left to {found[0] if found else 'go on'}; {NO_MEMORY}"
     return str(error) if isinstance(error, (ValueError, OSError)) else None
