@@ -18,7 +18,7 @@ from nnlab.text import visible_lines
 
 __all__ = ["Report", "duration", "look", "read", "write_report"]
 
-MANY = 500  # runs, beside which 0.05 s are no time
+MANY = 500  # runs, whose room in memory counts for more than 0.05 s and a second process
 
 
 class Report(NamedTuple):

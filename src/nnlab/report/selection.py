@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -97,7 +98,7 @@ class Singles(Groups):
     """Runs, each in a group of its own."""
 
     def __init__(self, runs: Sequence[RunRecord]) -> None:
-        self.runs = Runs.of(runs)
+        self.runs, self.of = Runs.of(runs), attrgetter("folder")
         self.order = self.starts = np.arange(len(runs), dtype=np.uint32)
         self.ends = self.starts + 1
 
