@@ -267,14 +267,16 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     assert outcomes[2].objective() == outcomes[0].objective()
 
 
-def test_nor_by_a_link_to_the_folder_of_another(tmp_path: Path) -> None:
-    jobs = [job(tmp_path / f"seed={seed}", f"seed={seed}", "force=true") for seed in (0, 1)]
+@pytest.mark.parametrize("force", ["true", "false"])
+def test_nor_by_a_link_to_the_folder_of_another(force: str, tmp_path: Path) -> None:
+    jobs = [job(tmp_path / f"seed={seed}", f"seed={seed}", f"force={force}") for seed in (0, 1)]
     sweeps.train(jobs)
     shutil.rmtree(jobs[0].folder)
     jobs[0].folder.symlink_to("seed=1")
     first, second = sweeps.train(jobs)
-    assert first.error is None
-    assert "two jobs map to folder" in str(second.error)
+    assert "is a link, and nothing of a run is written where one leads" in str(first.error)
+    assert second.error is None
+    assert study.look(tmp_path).entries.keys() == {"seed=1"}
 
 
 def test_objectives() -> None:

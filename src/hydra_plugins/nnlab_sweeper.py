@@ -61,7 +61,7 @@ class NnlabSweeper(BasicSweeper):
         assert self.launcher is not None
         from hydra_plugins.nnlab_launcher import NnlabLauncher
         from nnlab import memory
-        from nnlab.hydra_jobs import JOB
+        from nnlab.hydra_jobs import JOB, check_jobs
 
         size = self.max_batch_size
         if size is not None and size < 1:
@@ -75,8 +75,10 @@ class NnlabSweeper(BasicSweeper):
         last = {each.get_key_element(): each for each in overrides}  # of a key given twice
         runs = foresee(last.values(), size, JOB if ours else RETURN)
         options = [texts(each) for each in last.values()]
-        if not ours or runs > (size or runs):  # nnlab's looks at all of a batch first, too
-            for batch in batches(options, size):
+        for batch in batches(options, size):
+            if not ours:
+                check_jobs(self.hydra_context.config_loader, self.config, batch)
+            elif runs > len(batch):  # nnlab's looks at all of a batch first, too
                 self.validate_batch_is_legal(batch)
         first, failed = 0, None
         for batch in batches(options, size):

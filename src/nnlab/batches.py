@@ -27,7 +27,6 @@ from nnlab import (
     sweeps,
     terminal,
 )
-from nnlab.claims import BATCHES
 from nnlab.clusters import Cluster, Future, Options
 from nnlab.jobs import Task
 from nnlab.progress import BatchProgress
@@ -179,7 +178,7 @@ class Dispatch:
         }
         known = {each.batch.name for each in self.sent}
         found = []
-        for path in sorted((folder / BATCHES).glob("*.json")):
+        for path in claims.batches(folder):
             record = claims.batch(path)
             if record is None:
                 claims.forget_batch(path)
@@ -242,11 +241,11 @@ class Dispatch:
         runs = [(job.name, job.fingerprint) for job in batch.jobs]
         owner = self.held[batch.study].owner
         content = records.sealed({"owner": owner, "ticket": ticket, "runs": runs})
-        storage.make_folder(batch.record.parent)
+        storage.make_own_folder(batch.record.parent)
         try:
             storage.write_atomic(batch.record, content)
         except FileNotFoundError:  # another command has removed the folder, which was empty
-            storage.make_folder(batch.record.parent)
+            storage.make_own_folder(batch.record.parent)
             storage.write_atomic(batch.record, content)
 
     # Receiving

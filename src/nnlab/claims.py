@@ -125,6 +125,13 @@ def clear_dead(study: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def batches(study: Path) -> list[Path]:
+    """Return the files in which commands have written down what they have sent of a study; none
+    where a link is in the place of their folder."""
+    folder = study / BATCHES
+    return sorted(folder.glob("*.json")) if storage.is_folder(folder) else []
+
+
 def batch(path: Path) -> dict[str, Any] | None:
     """Return what a command wrote down of a batch; None where it was withdrawn, or is damaged."""
     try:
@@ -140,7 +147,7 @@ def clear_batches(study: Path, ended: Callable[[str], bool]) -> None:
 
     ended: tells of a run's name whether it has. To be called with the study's lock held.
     """
-    for path in (study / BATCHES).glob("*.json"):
+    for path in batches(study):
         record = batch(path)
         followed = record is not None and alive(study, record["owner"])
         names = {name for name, _ in record["runs"]} if record else set()

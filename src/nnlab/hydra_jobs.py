@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from nnlab import cores, datasets, interrupts, objective, storage, study, sweeps, targets
+from nnlab import cores, datasets, interrupts, objective, records, storage, study, sweeps, targets
 from nnlab.compose import Template
 from nnlab.config import CONF, OwnNetworkConfig
 from nnlab.jobs import Job, Outcome
@@ -257,6 +257,22 @@ def compose_job(
     with current(template.composed):
         template.set_number(number)
     return template.composed
+
+
+def check_jobs(
+    loader: ConfigLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]]
+) -> None:
+    """See whether jobs are legal for Hydra's launchers, which write into a job's folder before
+    nnlab is called.
+
+    Raises Hydra's errors where one cannot be composed, ValueError where they would follow a link.
+    """
+    for number, overrides in enumerate(job_overrides):
+        node = compose_job(loader, master, list(overrides), number).hydra
+        folder = Path(node.runtime.output_dir)
+        record = folder / (node.output_subdir or "")
+        for path in (folder, folder / f"{node.job.name}.log", record, *storage.matching(record)):
+            records.check_no_link(path)
 
 
 class RunReturn(JobReturn):

@@ -22,6 +22,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter study=, output_dir= or hydra.sweep.subdir=",
     errno.ENOTDIR: "move away what is in the place of this folder, or choose another output_dir=",
     errno.EISDIR: "move away this folder, which is in the place of a file",
+    errno.ELOOP: f"remove this link, which is in the place of a file, {GO_ON}",
     errno.EEXIST: "move away what is in the place of this folder, or choose another output_dir=",
 }
 ELSEWHERE = "results go to output_dir/study, choose a folder that can be written with output_dir="

@@ -74,7 +74,7 @@ class RunFolder:
         self.identity = identity
         self.identity_text = json.dumps(identity, indent=2, allow_nan=False)
         self.owner = {} if owner is None else {"owner": owner}
-        storage.make_folder(path)
+        storage.make_own_folder(path)
         began = self.as_result({"status": "running", **self.owner})
         storage.put(path / RESULT, began)  # ``begin`` syncs the folder
 
@@ -91,9 +91,7 @@ class RunFolder:
         those of its task.
         """
         for folder in {(self.path / name).parent for name in hydra_files}:
-            if folder.is_symlink():
-                folder.unlink()
-            folder.mkdir(exist_ok=True)
+            storage.make_own_folder(folder)
             storage.clear_left_overs(folder)
         storage.sync_folder(self.path)
         storage.write_each(
@@ -245,7 +243,7 @@ def replace_run(folder: Path) -> None:
     for path in sorted(new.rglob("*")):
         target = folder / path.relative_to(new)
         if path.is_dir():
-            storage.make_folder(target)
+            storage.make_own_folder(target)
         elif path.name != RESULT:
             path.replace(target)
             storage.sync_folder(target.parent)
@@ -267,6 +265,7 @@ def install(folder: Path, files: Mapping[str, bytes], hydra_files: HydraFiles, f
     new = folder / NEW
     storage.make_folder(folder)
     shutil.rmtree(new, ignore_errors=True)
+    storage.make_own_folder(new)
     for name in files:
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise ValueError(f"a worker sent a file {name} for {folder}, which would leave it")
@@ -300,9 +299,22 @@ def remove_run(folder: Path) -> None:
                 emptied.rmdir()
 
 
+def check_no_link(path: Path) -> None:
+    """Raise ValueError where a link is in the place of a run: what it leads to may be anybody's."""
+    if path.is_symlink():
+        raise ValueError(
+            f"{path} is a link, and nothing of a run is written where one leads: remove it, or "
+            f"choose another study=NAME"
+        )
+
+
 def settle(folder: Path) -> None:
-    """End the replacement of a folder's run that was broken off when all was trained."""
-    if (folder / NEW).is_dir():
+    """End the replacement of a folder's run that was broken off when all was trained.
+
+    To be called before anything is written there; raises as ``check_no_link``.
+    """
+    check_no_link(folder)
+    if storage.is_folder(folder / NEW):
         result = read_result(folder / NEW)
         if result is not None and result["status"] in DONE:
             replace_run(folder)
@@ -312,7 +324,7 @@ def clear_up(folder: Path) -> None:
     """Remove what is LEFT of a run that has ended, but for a new one on the way."""
     (folder / CHECKPOINT).unlink(missing_ok=True)
     with contextlib.suppress(ValueError):  # that is told to whoever trains it anew
-        if (folder / NEW).is_dir() and read_result(folder / NEW) is None:
+        if storage.is_folder(folder / NEW) and read_result(folder / NEW) is None:
             shutil.rmtree(folder / NEW)
 
 

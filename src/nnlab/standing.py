@@ -77,7 +77,7 @@ def of(folder: Path, whole: bool = False, waiting: claims.Waiting | None = None)
 def by_files(folder: Path, whole: bool) -> Standing | None:
     """Return how a run stands by what is in its folder, see ``of``."""
     # What is to replace the folder's run stands for it from its first instant.
-    for path in (folder / NEW, folder) if (folder / NEW).is_dir() else (folder,):
+    for path in (folder / NEW, folder) if storage.is_folder(folder / NEW) else (folder,):
         stamp = stamp_of(path)
         try:
             result = records.read_result(path)

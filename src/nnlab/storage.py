@@ -111,6 +111,18 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
 
 
+def make_own_folder(path: Path) -> None:
+    """Make a folder, if it is not there; a link in its place is replaced, not followed."""
+    if path.is_symlink():
+        path.unlink()
+    make_folder(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether it is a folder, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def sync_folder(path: Path) -> None:
     """Put on disk which files a folder has."""
     if os.name == "nt":

@@ -224,9 +224,9 @@ class Study:
                 self.update(name)
 
     def folders(self) -> Iterator[str]:
-        """Yield the names of the folders that are there now."""
+        """Yield the names of the folders that are there now; a link to one is none."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as found:
-            yield from (each.name for each in found if is_folder(each))
+            yield from (each.name for each in found if each.is_dir(follow_symlinks=False))
 
     def update(self, name: str) -> None:
         """Bring the entry of a folder up to date."""
@@ -344,12 +344,6 @@ def look(folder: Path, fingerprints: Collection[str] | None = None) -> Study:
     study = known(folder)
     study.look(fingerprints)
     return study
-
-
-def is_folder(found: os.DirEntry[str]) -> bool:
-    """Return whether it is a folder, or a link to one: not one to itself."""
-    linked = found.is_symlink() and Path(found.path).is_dir()
-    return linked or found.is_dir(follow_symlinks=False)
 
 
 def stamp_of(path: Path) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -104,7 +103,7 @@ def sort_out(outcomes: Sequence[Outcome], forced: set[str]) -> list[tuple[Outcom
     forced: see ``train``.
     """
     waiting: list[tuple[Outcome, Config]] = []
-    taken: dict[str, str] = {}  # the fingerprint that a folder, or what it is a link to, is for
+    taken: dict[Path, str] = {}  # the fingerprint that a folder is for
     data: dict[str, str | None] = {}  # their content now, by what asks for them
     twins: list[str] = []
     unknown: dict[Path, set[str]] = {}  # by studies, the fingerprints of what is not known as done
@@ -120,8 +119,8 @@ def sort_out(outcomes: Sequence[Outcome], forced: set[str]) -> list[tuple[Outcom
         try:
             found = job.found
             if config is not None:
-                place = os.path.realpath(job.folder)
-                if taken.setdefault(place, job.fingerprint) != job.fingerprint:
+                records.check_no_link(job.folder)
+                if taken.setdefault(job.folder, job.fingerprint) != job.fingerprint:
                     raise ValueError(TWO_JOBS.format(job.folder))
                 config = unless_forced(job, config, forced)
                 found = earlier(job, config, known[job.folder.parent][job.fingerprint], data)

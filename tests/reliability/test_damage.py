@@ -226,6 +226,56 @@ def look_by_loading(study: Path, damaged: dict[Path, str], note: str, base: Base
         assert {k: v for k, v in network.result.items() if k in told} == told, note
 
 
+LINKS = {
+    "run": ["train_size=50"],
+    "folders of a run": ["train_size=50/.hydra", "train_size=50/.new", "train_size=60/.new"],
+    "files of a run": ["train_size=50/*.*", "train_size=50/.hydra/*"],
+    "files of the study": ["*.csv", "*.html", "*.yaml", ".index.jsonl"],
+    "lock": [".lock"],
+    "what was sent": [".batches"],
+}
+COMMANDS = {
+    "again": (),
+    "force": ("force=true",),
+    "basic": ("force=true", "hydra/launcher=basic"),
+    "batches": ("force=true", "hydra/launcher=batches"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("links", LINKS)
+def test_nothing_is_written_where_a_link_leads(
+    links: str, command: str, base: Base, tmp_path: Path
+) -> None:
+    shutil.copytree(base.folder, tmp_path / "work")
+    study, outside = tmp_path / "work" / "outputs" / "s", tmp_path / "outside"
+    for name in LINKS[links]:
+        places = [path for path in study.glob(name) if path.is_file()] if "*" in name else []
+        for path in places or [study / name]:
+            target = outside / path.relative_to(study)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                path.rename(target)
+            elif path.name in (".new", ".batches"):
+                shutil.copytree(study / "train_size=60", target)
+            else:
+                target.write_bytes(KEPT)
+            path.symlink_to(target)
+    before = content(outside)
+    done = warm.run(*BEGUN, *COMMANDS[command], cwd=study.parents[1], draw=False)
+    assert content(outside) == before
+    assert "Traceback" not in done.said
+    named = [f"outputs/s/{name}" in done.err for name in ("train_size=50", ".lock")]
+    assert done.status == 0 or (any(named) and "remove" in done.err), done.said
+    deleted = warm.run("outputs/s", "--delete", "--yes", cwd=study.parents[1], module="nnlab.runs")
+    assert deleted.status == (links == "lock"), deleted.said
+    assert content(outside) == before
+
+
+def content(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
 @pytest.mark.parametrize("part", range(5))
 def test_a_damaged_file_is_named_or_its_run_trained_anew(
     part: int, base: Base, tmp_path: Path
