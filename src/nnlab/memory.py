@@ -4,21 +4,102 @@ begins, not killed in the middle."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 SMALL = 2**25  # bytes: for less it is not worth asking the system, which takes 0.3 ms
+# What may be short, by its name in a process's status, and the remedy.
+KINDS = {
+    "VmSize": ("address space", "raise ulimit -v"),
+    "VmData": ("data", "raise ulimit -d"),
+    "VmRSS": ("memory", "end other programs, or ask for more"),
+}
+# MB of these that libraries take when they are imported and used a little; nnlab: a command with
+# next to nothing to train, its figures included.
+TAKEN = {
+    "nnlab": (270, 195, 115),
+    "matplotlib": (70, 60, 50),
+    "pandas": (160, 60, 75),
+    "scipy": (160, 85, 70),
+    "sklearn": (330, 160, 160),
+    "torch": (650, 230, 280),
+}
+M_ARENA_MAX = -8  # of glibc's mallopt
+
+
+class NoRoomError(ValueError):
+    """There is less memory than something needs."""
+
+
+class Foresight(PathFinder):
+    """Finds the libraries that take much, for which ``Loader`` sees whether there is room."""
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        found = PathFinder.find_spec(name, path, target) if name in TAKEN else None
+        if found is not None and isinstance(found.loader, SourceFileLoader):
+            found.loader = Loader(name, found.loader.path)
+        return found
+
+
+class Loader(SourceFileLoader):
+    """Imports a library, unless there is too little memory: in the middle of that Python and the
+    library would end as they happen to, or hang."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Raises NoRoomError."""
+        check_room(self.name)
+        return super().create_module(spec)
+
+
+def begin_command() -> None:
+    """Foresee what a command of nnlab's takes, in a process of its own, and what it will import.
+
+    Raises NoRoomError where not even one fits that trains next to nothing.
+    """
+    check_room("nnlab")
+    sys.meta_path.insert(0, Foresight)
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        if any(entry == "VmSize" for entry, _ in limits()):
+            one_arena()
+
+
+def check_room(name: str) -> None:
+    """Raise NoRoomError where there is less than a library takes, see TAKEN."""
+    try:
+        left = list(rooms())
+    except (OSError, KeyError):  # not Linux
+        return
+    needed = dict(zip(KINDS, TAKEN[name]))
+    for entry, room in left:
+        if 10**6 * needed[entry] > room:
+            kind, remedy = KINDS[entry]
+            raise NoRoomError(
+                f"{name} needs {needed[entry]} MB of {kind}, {size(max(0, room))} is free; {remedy}"
+            )
+
+
+def one_arena() -> None:
+    """Have the C library, where that is glibc, not take 64 MB of address space for each thread."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def check(needed: int, what: str, remedy: str) -> None:
-    """Raise ValueError where so many bytes are more than this process may still take."""
+    """Raise NoRoomError where so many bytes are more than this process may still take."""
     left = free() if needed > SMALL else None
     if left is not None and needed > left:
-        raise ValueError(f"{what} needs {size(needed)} of memory, {size(left)} is free; {remedy}")
+        raise NoRoomError(f"{what} needs {size(needed)} of memory, {size(left)} is free; {remedy}")
 
 
 def free() -> int | None:
@@ -29,23 +110,29 @@ def free() -> int | None:
     system can swap out counts as free: it is slow, but nothing is killed for it.
     """
     try:
-        machine = kilobytes(PROC / "meminfo")
-        left = [machine["MemAvailable"]]
-        left += [limit - used for limit, used in cgroups()]
+        return max(0, min(room for _, room in rooms()))
     except (OSError, KeyError):  # not Linux
         return None
-    return max(0, min([machine["SwapFree"] + room for room in left] + list(limits())))
 
 
-def limits() -> Iterator[int]:
-    """Yield what this process's own limits leave."""
+def rooms() -> Iterator[tuple[str, int]]:
+    """Yield each bound of what this process may still take, with the entry of its status that
+    counts there. Raises OSError or KeyError where the system does not tell."""
+    machine = kilobytes(PROC / "meminfo")
+    for room in (machine["MemAvailable"], *(limit - used for limit, used in cgroups())):
+        yield "VmRSS", machine["SwapFree"] + room
+    yield from limits()
+
+
+def limits() -> Iterator[tuple[str, int]]:
+    """Yield what this process's own limits leave, as ``rooms`` does."""
     import resource
 
     used = kilobytes(PROC / "self/status")
     for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         soft, _ = resource.getrlimit(limit)
         if soft != resource.RLIM_INFINITY:
-            yield soft - used[name]
+            yield name, soft - used[name]
 
 
 def cgroups() -> Iterator[tuple[int, int]]:
@@ -88,9 +175,7 @@ def groups(controller: str) -> Iterator[Path]:
 
 def give_back() -> None:
     """Give the system what is no longer used: what refers to itself, for which Python has to look,
-    and what the C library keeps, where that is glibc. Takes 0.05 s."""
-    import ctypes
-
+    and what the C library keeps, where that is glibc. Takes 0.05 s, with torch 0.13 s."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nnlab import interrupts, terminal
+from nnlab import interrupts, memory, terminal
 
 if TYPE_CHECKING:
     from nnlab.hydra_jobs import Command
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 def command_line() -> None:
     """Be a command in a process of its own."""
+    try:
+        memory.begin_command()
+    except memory.NoRoomError as error:
+        sys.exit(str(error))
+    # Else it takes 40 MB for each core, to be faster at what nnlab has little of.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     interrupts.heed_to_the_end()
     main()
 

@@ -15,6 +15,7 @@ from nnlab import (
     claims,
     cores,
     interrupts,
+    memory,
     messages,
     records,
     schedule,
@@ -222,6 +223,7 @@ def run_evaluations(outcomes: Sequence[Outcome]) -> None:
             outcome.evaluation_files = evaluations.evaluate(config, outcome.folder)
         except Exception as error:
             outcome.error = error
+        memory.give_back()  # the figures, some 10 MB, which refer to themselves
 
 
 def conclude(tally: Tally) -> int:
@@ -269,7 +271,7 @@ def write_reports(tally: Tally) -> tuple[list[tuple[Report, list[Path | str]]], 
                         style=asked.style.name,
                     )
                     runs.save(report=shown.files)
-            except OSError as error:  # the disk is full, or only to be read
+            except (OSError, memory.NoRoomError) as error:  # the disk is full, or only to be read
                 shown = report.look(folder, asked.predict)
                 problems.append(messages.explain(error, folder) or str(error))
         files: list[Path | str] = [*(shown.files or [folder]), *part.evaluated]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -157,6 +160,26 @@ def test_only_the_classes_that_are_asked_for(tmp_path: Path) -> None:
     later = outcome(tmp_path / "a", *asked, "hardest.classes=[11]")
     assert (later.trained, later.evaluation_files) == (False, [])
     assert "hardest.classes=11: there is no such class" in str(later.error)
+
+
+def test_no_figure_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would hold some 10 MB, and a sweep has as many as it has runs."""
+    drawn: list[weakref.ref[Figure]] = []
+    save = plotting.save
+
+    def noted(figure: Figure, path: Path) -> Path:
+        drawn.append(weakref.ref(figure))
+        return save(figure, path)
+
+    monkeypatch.setattr(plotting, "save", noted)
+    asked = ("train_size=50", "test_size=50", "stopping.max_epochs=1", "evaluation=[hardest]")
+    gc.disable()
+    try:
+        done = outcome(tmp_path / "a", *asked)
+        assert [each() for each in drawn] == [None, None]
+    finally:
+        gc.enable()
+    assert done.error is None
 
 
 def test_gradient_against_finite_differences() -> None:

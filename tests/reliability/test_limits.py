@@ -85,6 +85,41 @@ def test_memory_that_runs_out_unforeseen_is_explained(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs" / "mnist").exists()
 
 
+@linux
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "seed=0,1",
+        pytest.param("engine=torch", marks=pytest.mark.slow),
+        pytest.param("evaluation=[hardest,fgsm]", marks=pytest.mark.slow),
+    ],
+)
+def test_little_memory_is_foreseen(limit: str, more: str, tmp_path: Path) -> None:
+    """From what Python just starts with to what is enough, in steps of a fifth."""
+    resource = pytest.importorskip("resource")
+    room = 25e6
+    ended: list[int] = []
+    command = [sys.executable, "-m", "nnlab.run", *QUICK, "seed=0,1", more]
+    while not ended or (ended[-1] != 0 and room < 4e9):
+        bounds = (int(room), int(room))
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            preexec_fn=lambda: resource.setrlimit(getattr(resource, limit), bounds),  # noqa: B023
+        )
+        ended.append(done.returncode)
+        if done.returncode:
+            assert " is free; raise ulimit " in done.stderr.splitlines()[-1]
+            assert len(done.stderr.splitlines()) <= 2  # one for each run
+        room *= 1.2
+    assert set(ended) == {0, 1}
+
+
 # ---- disks ----
 
 
@@ -273,9 +308,8 @@ def test_hydras_launchers_are_given_so_many_jobs_at_a_time(
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code = """
-from hydra.plugins.sweeper import Sweeper
 from nnlab import hydra_jobs
-Sweeper.validate_batch_is_legal = lambda self, batch: None
+hydra_jobs.check_jobs = lambda *_: None
 def launched(launcher, command, batch, first):
     print("GIVEN", first, len(batch), batch[0])
     return []
