@@ -350,6 +350,34 @@ def test_delete_takes_what_is_nnlabs_and_follows_no_link(
     assert [path.read_text() for path in kept] == ["mine"] * 3
 
 
+def test_a_run_that_cannot_be_deleted_is_whole_and_keeps_no_other(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = finished.with_name("run2")
+    shutil.copytree(finished, other)
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    locked = finished / ".hydra"  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
+    assert runs.main([str(finished.parent), "--delete", "--yes"]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"{finished} is not deleted: {locked}: Permission denied\n"
+    assert said.out.splitlines()[-1] == f"deleted {other}"
+    assert {path: path.read_bytes() for path in before} == before
+    assert states(capsys, finished) == {"run": "finished"}
+
+
+@pytest.mark.parametrize("module", ["runs", "compare", "report", "predict", "serve"])
+def test_no_path_is_not_the_working_directory(
+    module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["nnlab", ""])
+    found = importlib.import_module(f"nnlab.{module}" + ".__main__" * (module == "report"))
+    with pytest.raises(SystemExit) as ended:
+        found.main()
+    assert ended.value.code == 2
+    assert "it is empty; . is the folder that you are in" in capsys.readouterr().err
+
+
 def test_what_is_not_nnlabs_is_neither_listed_nor_deleted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

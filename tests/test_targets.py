@@ -94,6 +94,32 @@ def test_code_is_refused_by_name_before_it_is_imported(foreign: Path, overrides:
     assert not (foreign / "outputs").exists()
 
 
+@pytest.mark.parametrize(("name", "package"), [("mine", "foreign"), ("deep", "foreign.sub")])
+def test_nor_is_a_package_that_a_file_has_searched(name: str, package: str, foreign: Path) -> None:
+    content = f"defaults: [/config, _self_]\nhydra:\n  searchpath: ['pkg://{package}']\n"
+    (foreign / "conf" / f"{name}.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"hydra\.searchpath=\[pkg://foreign.*\] names code"):
+        command("--config-dir", "conf", "--config-name", name)
+    assert "foreign" not in sys.modules
+    assert not (foreign / "outputs").exists()
+
+
+@pytest.mark.parametrize("flag", ["--experimental-rerun", "--experimental"])
+def test_nor_is_a_job_that_was_pickled(flag: str, foreign: Path) -> None:
+    (foreign / "job.pickle").write_bytes(b"cforeign\nCalled\n.")
+    with pytest.raises(ValueError, match=r"--experimental-rerun would run code that job\.pickle"):
+        command(flag, "job.pickle")
+    assert "foreign" not in sys.modules
+
+
+@pytest.mark.parametrize("content", ["defaults: [itself]", f"hidden: {'[' * 3000}{']' * 3000}"])
+def test_what_has_no_end_is_told(content: str, foreign: Path) -> None:
+    (foreign / "conf" / "model").mkdir()
+    (foreign / "conf" / "model" / "itself.yaml").write_text(content)
+    with pytest.raises(ValueError, match="includes itself, or is nested too deeply"):
+        command("model=itself", "--config-dir", "conf")
+
+
 def test_a_callback_that_the_command_line_names_runs(foreign: Path) -> None:
     assert command("+hydra.callbacks.mine._target_=foreign.Called") == 0
     assert (foreign / "called").exists()

@@ -47,7 +47,13 @@ def arrange(arguments: list[str]) -> list[str]:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("--") and name.partition(".")[0] in OPTIONS:
             raise ValueError(f"{argument} is no flag; options have no dashes: {name}=VALUE")
-    given: list[str] = get_args_parser().parse_intermixed_args(arguments).overrides
+    known = get_args_parser().parse_intermixed_args(arguments)
+    if known.experimental_rerun is not None:
+        raise ValueError(
+            f"--experimental-rerun would run code that {known.experimental_rerun}, a pickle, may "
+            f"hold: give the options of that run, which are in its .hydra/overrides.yaml"
+        )
+    given: list[str] = known.overrides
     overrides = check(given)
     flags = [argument for argument in arguments if argument not in given]
     if overrides is None:

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "seed; say which cannot be told from the best, and what each factor does.",
     )
     terminal.add_version(made)
-    made.add_argument("study", nargs="*", type=Path, help="one or more, say outputs/mnist")
+    made.add_argument("study", nargs="*", type=terminal.path, help="one or more, say outputs/mnist")
     made.add_argument(
         "--by",
         type=lambda text: [name for name in text.split(",") if name],
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--into",
-        type=Path,
+        type=terminal.path,
         metavar="FOLDER",
         help="where files go; without it into the study or, of several, into comparison beside "
         "them",

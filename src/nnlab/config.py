@@ -421,9 +421,12 @@ class Config(EvaluationOptions, RunConfig):
             )
         limit = f"choose one of {', '.join(OBJECTIVES)}"
         require(self.objective in OBJECTIVES, "objective", self.objective, limit)
-        limit = "it names one folder under output_dir, without / and not . or .."
-        named = self.study.strip(". ") != "" and not set(self.study) & set('/\\:*?"<>|\0')
-        require(named, "study", repr(self.study), limit)
+        limit = "it names a folder; . is the one that you are in"
+        require(self.output_dir.strip() != "", "output_dir", repr(self.output_dir), limit)
+        signs = '/\\:*?"<>|'
+        limit = f"it names one folder under output_dir, with no . before it and none of {signs}"
+        named = self.study.strip() and self.study[0] != "." and not {*self.study} & {*signs, "\0"}
+        require(bool(named), "study", repr(self.study), limit)
         for part in (getattr(self, each.name) for each in fields(self)):
             if hasattr(part, "check"):
                 part.check()

@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "class, as nnlab.load(RUN).predict does.",
     )
     terminal.add_version(parser)
-    parser.add_argument("run", type=Path, help="the folder of a run, say outputs/mnist/default")
+    parser.add_argument(
+        "run", type=terminal.path, help="the folder of a run, say outputs/mnist/default"
+    )
     parser.add_argument(
         "--to",
         choices=FORMATS,
@@ -39,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "torch.export.load",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="what to write (STUDY-RUN with a suffix)"
+        "--output",
+        type=terminal.path,
+        metavar="FILE",
+        help="what to write (STUDY-RUN with a suffix)",
     )
     terminal.add_function(parser)
     options = parser.parse_args(arguments)

@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     terminal.add_version(parser)
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="the collection")
-    parser.add_argument("target", type=Path, help="the folder to make, say data/dogset")
+    parser.add_argument("source", type=terminal.path, metavar="FOLDER", help="the collection")
+    parser.add_argument("target", type=terminal.path, help="the folder to make, say data/dogset")
     for name in PARTITIONS:
         parser.add_argument(
             f"--{name}", type=int, default=SIZES[name], metavar="N", help=f"default {SIZES[name]:,}"

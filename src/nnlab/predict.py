@@ -28,10 +28,12 @@ DARK, LIGHT = 1 / 3, 2 / 3  # images whose pixels are below, above this on avera
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nnlab.predict", description=__doc__)
     terminal.add_version(parser)
-    parser.add_argument("folder", type=Path, help="of a finished run, say outputs/mnist/default")
+    parser.add_argument(
+        "folder", type=terminal.path, help="of a finished run, say outputs/mnist/default"
+    )
     parser.add_argument(
         "file",
-        type=Path,
+        type=terminal.path,
         nargs="+",
         help="an image, which is cropped and resized; where the run was trained on a table, one "
         "with its columns; otherwise an .npy file of examples",

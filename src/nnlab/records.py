@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -279,8 +280,11 @@ def remove_run(folder: Path) -> None:
     """Remove what nnlab wrote of a run, and its folder unless that holds something else.
 
     Of a link it is the link that goes, not what it leads to. The result goes last: as long as it
-    is there, the rest is known to be this run's.
+    is there, the rest is known to be this run's. Raises OSError, mostly before anything is removed.
     """
+    for part in (folder, folder / ".hydra", folder / NEW):
+        if storage.is_folder(part) and not os.access(part, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(part))
     names = (METRICS, WEIGHTS, CHECKPOINT, CURVES, LOG, *EVALUATION_FILES)
     hydras = [f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")]
     for part in (folder / NEW, folder):

@@ -65,7 +65,7 @@ def parser_of_arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "study",
         nargs="*",
-        type=Path,
+        type=terminal.path,
         help="a study, an output_dir or a run; without any: outputs. Links below it are not "
         "followed",
     )
@@ -447,8 +447,13 @@ def delete_from(runs: Runs) -> int:
         if kept is not None:
             terminal.say(f"kept {visible(str(run.folder))}: {kept}")
             status |= run.owner is None
-        else:
+            continue
+        try:
             remove(run.folder)
+        except OSError as error:
+            where = error.filename or run.folder
+            terminal.complain(f"{run.folder} is not deleted: {where}: {error.strerror}")
+            status = 1
     return status
 
 

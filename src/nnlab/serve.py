@@ -75,7 +75,7 @@ def parser_of_arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "folder",
         nargs="?",
-        type=Path,
+        type=terminal.path,
         default=Path("outputs"),
         help="an output_dir or a study; without it: outputs. Links below it are not followed",
     )

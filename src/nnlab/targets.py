@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +31,7 @@ FUNCTIONS = (
     "model.function",
 )  # options whose code runs where the command line names it
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+OF_A_FILE = "hydra.searchpath in main"  # what Hydra calls places that no command line names
 PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # of no other are those
 
 
@@ -39,18 +41,35 @@ def checked() -> Iterator[None]:
 
     Hydra has no place of its own for that: its callbacks are such code themselves.
     """
-    compose = ConfigLoaderImpl.load_configuration
+    compose, append = ConfigLoaderImpl.load_configuration, ConfigSearchPathImpl.append
 
     @functools.wraps(compose)
     def load(self: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
-        composed = compose(self, *arguments, **options)
+        try:
+            composed = compose(self, *arguments, **options)
+        except RecursionError:
+            raise ValueError(
+                "a configuration includes itself, or is nested too deeply: see the defaults of "
+                "the files in your --config-dir"
+            ) from None
         refuse_code(composed, OmegaConf.to_container(composed.hydra.overrides.hydra))  # type: ignore[arg-type]
         return composed
 
+    @functools.wraps(append)
+    def place(self: ConfigSearchPathImpl, provider: str, path: str, anchor: Any = None) -> None:
+        if provider == OF_A_FILE and path.startswith("pkg:"):  # a package, which is imported
+            raise ValueError(
+                f"hydra.searchpath=[{path}] names code, which a configuration may not: give it on "
+                f"the command line, if it is to run"
+            )
+        append(self, provider, path, anchor)
+
     ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+    ConfigSearchPathImpl.append = place  # type: ignore[method-assign]
     try:
         yield
     finally:
+        ConfigSearchPathImpl.append = append  # type: ignore[method-assign]
         ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
 
 

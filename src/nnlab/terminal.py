@@ -32,6 +32,14 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=version())
 
 
+def path(text: str) -> Path:
+    """Return a path that the command line gives; an empty text, as of a variable that is not set,
+    would be the working directory. Raises ArgumentTypeError for that."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; . is the folder that you are in")
+    return Path(text)
+
+
 def add_function(parser: argparse.ArgumentParser) -> None:
     """Let ``--function`` name the user's own that makes the network of a run."""
     parser.add_argument(

@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "are not written again.",
     )
     terminal.add_version(parser)
-    parser.add_argument("study", type=Path, help="a study, say outputs/mnist")
+    parser.add_argument("study", type=terminal.path, help="a study, say outputs/mnist")
     parser.add_argument("--to", choices=TOOLS, required=True, help="the tool")
     parser.add_argument(
         "--into",

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from nnlab import claims, report, study, terminal
 
@@ -16,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Report on every study given; return 1 if one of them could not be, else 0."""
     parser = argparse.ArgumentParser(prog="python -m nnlab.report", description=__doc__)
     terminal.add_version(parser)
-    parser.add_argument("study", nargs="+", type=Path, help="a study, say outputs/mnist")
+    parser.add_argument("study", nargs="+", type=terminal.path, help="a study, say outputs/mnist")
     parser.add_argument(
         "--single-file",
         action="store_true",
