@@ -269,6 +269,14 @@ def test_a_folder_of_somebody_else_s_is_no_place_for_a_run(tmp_path: Path) -> No
         records.check_free(tmp_path, ours)
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
     records.check_free(tmp_path, ours)  # this run's, whose result was lost
+    # Also by a command that asks for more of it.
+    records.check_free(
+        tmp_path, {".hydra/overrides.yaml": "- seed=1\n- force=true\n- evaluation=[weights]\n"}
+    )
+    for damaged in ("- [", "- seed=1\n- {a: 1}\n", "[" * 3000, "5"):
+        (tmp_path / ".hydra" / "overrides.yaml").write_text(damaged)
+        with pytest.raises(ValueError, match="no result"):
+            records.check_free(tmp_path, ours)
 
 
 def test_damage_is_told(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +149,27 @@ def test_ranges_are_read_as_hydra_optuna_sweeper_reads_them(
     text: str, expected: BaseDistribution
 ) -> None:
     assert search.distribution(OverridesParser.create().parse_override(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE trial_values SET value = 0.05 WHERE trial_id = 2",
+        "UPDATE trial_params SET param_value = 0.05 WHERE trial_id = 2",
+    ],
+)
+def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
+    options = ["hydra.sweeper.n_trials=4", STORED, "model.hidden=[]", SPACE[0]]
+    assert command(*options) == command(*options) == 0
+    with contextlib.closing(sqlite3.connect("trials.db")) as database, database:
+        assert database.execute(damage).rowcount == 1
+    with pytest.raises(
+        ValueError, match=r"storage is damaged: its trial 1 .*hydra\.sweeper\.study_name"
+    ):
+        command(*options)
+    before = len(results())
+    assert command(*options, "hydra.sweeper.study_name=again") == 0
+    assert len(results()) == before
 
 
 @pytest.mark.parametrize("storage", [(), (STORED,)], ids=["in memory", "stored"])

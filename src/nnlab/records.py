@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -439,8 +440,10 @@ def check_free(path: Path, hydra_files: HydraFiles) -> None:
     except FileNotFoundError:
         return
     overrides = next((name for name in hydra_files if name.endswith("/overrides.yaml")), None)
-    with contextlib.suppress(OSError):
-        if overrides and storage.read(path / overrides) == "".join(hydra_files[overrides]).encode():
+    with contextlib.suppress(OSError, ValueError):
+        if overrides and options_of(storage.read(path / overrides)) == options_of(
+            "".join(hydra_files[overrides])
+        ):
             return  # this run's, whose result.json was removed or has lost its content
     # Logs are not in the way: Hydra's launchers have begun one, named after hydra.job.name.
     logs = [name for name in names if name.endswith(".log") and (path / name).is_file()]
@@ -450,6 +453,24 @@ def check_free(path: Path, hydra_files: HydraFiles) -> None:
             f"{path} holds {', '.join(strange[:3])}{', ...' * (len(strange) > 3)}, but no "
             f"{RESULT} that says whose: move it away, or choose another study=NAME"
         )
+
+
+def options_of(overrides: str | bytes) -> set[str]:
+    """Return the overrides in a file of Hydra's that are part of a run's identity.
+
+    Raises ValueError where it is damaged.
+
+    >>> sorted(options_of("- seed=1\\n- force=true\\n- +fgsm.eps=[0.1]\\n"))
+    ['seed=1']
+    """
+    import yaml
+
+    try:
+        listed: list[str] = yaml.safe_load(overrides) or []
+        own = {each: re.split(r"[=.]", each.lstrip("+~"))[0] for each in listed}
+    except (yaml.YAMLError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"these are no overrides: {error}") from None
+    return {each for each, option in own.items() if option not in NOT_IDENTITY}
 
 
 def holds_run(path: Path, hydra_files: HydraFiles) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from nnlab import hydra_jobs, memory, objective, storage, study
+from nnlab import hydra_jobs, memory, objective, records, storage, study
 from nnlab.compose import Template
 from nnlab.jobs import Job
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnlab")
 RESULTS = "optimization_results.yaml"  # as Hydra's own sweepers call it
 INSTALL = "pip install 'nnlab[search]'"
+TOLD = "told"  # what a trial in a storage says of itself, see ``told``
 TRIAL = 10_000  # bytes that Optuna keeps of a trial
 SAMPLERS = {
     "tpe": "TPESampler",
@@ -205,6 +207,8 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
 
     Raises ValueError where the storage cannot be opened, or has another search by that name.
     """
+    from optuna.trial import TrialState
+
     name = options.study_name or example.folder.parent.name
     made = sampler(options, 0)
     try:
@@ -227,6 +231,13 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
             f"the stored search {name} is one with {' '.join(known) or 'no options'}, not with "
             f"{' '.join(trials.fixed) or 'none'}; give this one another hydra.sweeper.study_name"
         )
+    for each in search.get_trials(states=[TrialState.COMPLETE]):
+        if each.user_attrs.get(TOLD) not in (None, told(each.params, each.value)):
+            raise ValueError(
+                f"hydra.sweeper.storage is damaged: its trial {each.number} has another value or "
+                f"other parameters than when it ended; give this search another "
+                f"hydra.sweeper.study_name (its runs are not trained again)"
+            )
     search.set_user_attr("fixed", trials.fixed)
     search.sampler = sampler(options, len(search.trials))
     return search
@@ -244,6 +255,7 @@ def sampler(options: NnlabSearchConf, asked: int) -> BaseSampler:
 
 def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> list[JobReturn]:
     """Train what is left of a search, batch by batch; return the runs that failed."""
+    import optuna
     from optuna.trial import TrialState
 
     for broken_off in search.get_trials(states=[TrialState.RUNNING]):
@@ -262,8 +274,15 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
                 search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
                 failed.append(each)
             else:
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    trial.set_user_attr(TOLD, told(trial.params, value))
                 search.tell(trial, value, skip_if_finished=True)
     return failed
+
+
+def told(params: Mapping[str, Any], value: float | None) -> str:
+    """Return a digest of a trial, by which damage to it in its storage shows."""
+    return records.checksum([dict(params), value])
 
 
 def tell_best(search: optuna.Study, trials: Trials, metric: str) -> None:

@@ -193,7 +193,8 @@ def load(folder: str | Path, function: str | None = None) -> Trained:
     folder = Path(folder)
     result = records.read_result(folder)
     if result is None:
-        raise ValueError(f"{folder} holds no run ({records.RESULT} is missing); see outputs/")
+        reason = f"{records.RESULT} is missing or empty"
+        raise ValueError(f"{folder} holds no run ({reason}); see outputs/")
     if result["status"] not in records.DONE:
         failed = result["status"] == "failed"
         state = "failed" if failed else "is running, or was interrupted"

@@ -32,7 +32,7 @@ def last_command(study: Path) -> str | None:
     try:
         said = yaml.safe_load(storage.read(study / SWEEP))["hydra"]["overrides"]
         overrides = [*said["task"], *said["hydra"]]
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, RecursionError):
         return None
     return command_line(str(each) for each in overrides if not str(each).startswith(NAMING))
 
