@@ -20,6 +20,7 @@ from nnlab import (
     clusters,
     cores,
     interrupts,
+    messages,
     records,
     schedule,
     storage,
@@ -286,7 +287,8 @@ class Dispatch:
         bystander: it had not begun, and was lost with others that had, as their pool broke.
         """
         lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[-1]}"
+        system = messages.explain(error) if isinstance(error, OSError) else None
+        reason = system or f"{type(error).__name__}: {lines[-1]}"
         ended = len(ended_in(each.batch))
         if ended > each.known or bystander:
             each.attempts = 0

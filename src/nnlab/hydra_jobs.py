@@ -73,6 +73,7 @@ class Command:
         parent = self.process if made_by is not None and made_by.pid == self.process else None
         if parent is not None:
             interrupts.end_with(parent)
+            logging.raiseExceptions = False  # a log on a full disk, which is told, has no traceback
         try:
             with interrupts.heeded(parent):
                 (outcome,) = sweeps.train([job], forced=self.forced)
@@ -96,7 +97,13 @@ def launch_by(
     launcher: Launcher, command: TaskFunction, job_overrides: Sequence[Sequence[str]], first: int
 ) -> Sequence[JobReturn]:
     """Have a launcher train a command's jobs; first: the number of the first of them."""
-    with interrupts.heeded_here_only() if is_joblib(launcher) else contextlib.nullcontext():
+    hydra = cast(Any, launcher).config.hydra
+    with contextlib.ExitStack() as stack:
+        # Of what a full disk has refused to Hydra itself no file is named.
+        stack.enter_context(storage.named(Path(hydra.sweep.dir, MULTIRUN)))
+        if is_joblib(launcher):
+            storage.check_open_files(16 + 6 * jobs_at_once(hydra))
+            stack.enter_context(interrupts.heeded_here_only())
         returns = launcher.launch(job_overrides, initial_job_idx=first)
     note_elsewhere(command, returns)
     return returns

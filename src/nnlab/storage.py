@@ -151,6 +151,17 @@ def open_regular(name: str, flags: int) -> int:
     return number
 
 
+def check_open_files(count: int) -> None:
+    """Raise OSError where this process may not have so many more files open."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.dup(2))
+    finally:
+        for number in opened:
+            os.close(number)
+
+
 def read(path: Path, most: int = LARGEST) -> bytes:
     """Return a file's content.
 

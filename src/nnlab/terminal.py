@@ -126,16 +126,21 @@ def standard_streams() -> Iterator[None]:
 
 @contextlib.contextmanager
 def logging_restored() -> Iterator[None]:
-    """Put handlers and levels back that logging.config, as Hydra uses it, replaces."""
+    """Put handlers and levels back that logging.config, as Hydra uses it, replaces.
+
+    Meanwhile a log that cannot be written, as on a full disk, prints no traceback.
+    """
     root = logging.getLogger()
     known = [
         root,
         *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)),
     ]
     before = [(logger, logger.handlers[:], logger.level) for logger in known]
+    raises, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     finally:
+        logging.raiseExceptions = raises
         for logger, handlers, level in before:
             for handler in set(logger.handlers) - set(handlers):
                 handler.close()

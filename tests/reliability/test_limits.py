@@ -183,6 +183,23 @@ def test_a_full_disk_stops_with_one_message(small_disk: Mount, undisturbed: Path
             assert goes_on in (folder / records.LOG).read_text()
 
 
+@pytest.mark.parametrize("size", [4, 20, 40])
+def test_nor_has_hydras_launcher_another(size: int, small_disk: Mount, undisturbed: Path) -> None:
+    """Which writes files of its own, of whose errors none names a file."""
+    disk = small_disk(f"size={size}k")
+    done = run(*SWEEP, "hydra/launcher=basic", cwd=disk)
+    assert done.status == 1
+    assert done.err.splitlines()[-1].endswith(FULL)
+    assert "Traceback" not in done.said
+    small_disk("size=50m")
+    assert run(*SWEEP, "hydra/launcher=basic", cwd=disk).status == 0
+    assert numbers_of(disk / "outputs" / "mnist") == numbers_of(undisturbed)
+
+
+def numbers_of(study: Path) -> list[bytes]:
+    return [(folder / records.WEIGHTS).read_bytes() for folder in runs_of(study)]
+
+
 def test_a_write_that_is_refused(tmp_path: Path, undisturbed: Path) -> None:
     """As above, where no disk can be mounted."""
     code = """
@@ -238,6 +255,19 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2
     assert "Traceback" not in done.said
     assert run(*SWEEP, cwd=tmp_path).status == 0
     assert content_of(tmp_path / "outputs" / "mnist") == content_of(undisturbed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="limits are set as on Linux")
+@pytest.mark.parametrize("launcher", ["joblib", "batches"])
+def test_too_few_open_files_for_workers(launcher: str, tmp_path: Path) -> None:
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    for count in (9, 16, 21):
+        code = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({count},) * 2)"
+        done = limited(code, *SWEEP, f"hydra/launcher={launcher}", cwd=tmp_path)
+        assert done.status == 1
+        assert "Too many open files; raise the limit with ulimit -n" in done.err.splitlines()[-1]
+        assert "Traceback" not in done.said
 
 
 REFUSED = {

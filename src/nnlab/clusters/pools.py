@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nnlab import claims, cores, worker
+from nnlab import claims, cores, messages, worker
 from nnlab.clusters.cluster import Cluster, Options
 from nnlab.extras import needed
 from nnlab.options import did_you_mean
@@ -47,7 +47,8 @@ class Pool(Cluster):
             self.executor = self.stack.enter_context(POOLS[self.name](count, **given.options))
         except Exception as error:
             asked = f", hydra.launcher.options={given.options}" if given.options else ""
-            reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            cause = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            reason = cause if not isinstance(error, OSError) else messages.explain(error) or cause
             raise ValueError(f"hydra.launcher.executor={self.name}{asked}: {reason}") from error
 
     def submit(self, batches: Sequence[Batch]) -> Sequence[Sent]:
