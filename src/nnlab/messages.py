@@ -19,6 +19,7 @@ REMEDIES = {
     errno.EIO: NO_ANSWER,
     errno.ESTALE: NO_ANSWER,
     errno.ENOTCONN: NO_ANSWER,
+    errno.ENOENT: "something has moved or removed it; the same command begins it anew",
     errno.ENAMETOOLONG: "choose a shorter study=, output_dir= or hydra.sweep.subdir=",
     errno.ENOTDIR: "move away what is in the place of this folder, or choose another output_dir=",
     errno.EISDIR: "move away this folder, which is in the place of a file",

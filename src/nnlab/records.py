@@ -380,9 +380,10 @@ def check_files(folder: Path, result: dict[str, Any]) -> None:
         try:
             read_file(folder, name, result)
         except OSError as error:
+            first = "move it away, and " if (folder / name).is_dir() else ""
             raise DamagedError(
                 f"{folder / name} cannot be read ({error.strerror}); "
-                f"train the run anew with force=true"
+                f"{first}train the run anew with force=true"
             ) from None
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nnlab import claims, cores, interrupts, records, study
 from nnlab.jobs import Task
 from nnlab.progress import Progress
+from nnlab.text import visible
 
 if TYPE_CHECKING:
     from nnlab.engines import Engine, Run
@@ -52,7 +53,8 @@ def distinct(tasks: Sequence[Task]) -> Iterator[list[Task]]:
         others.append((task.outcome, first.outcome))
         if first.outcome.folder != task.outcome.folder:
             task.outcome.twin = first.outcome.folder
-            log.info("%s is %s", task.outcome.job.name, first.outcome.folder.name)
+            names = (task.outcome.job.name, first.outcome.folder.name)
+            log.info("%s is %s", *map(visible, names))
     del known  # its keys are long
     yield firsts
     for outcome, trained in others:

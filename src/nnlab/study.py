@@ -111,9 +111,10 @@ class Entries(MutableMapping[str, Entry]):
             return database.execute(statement, {"study": self.number, **values}).fetchall()
         except sqlite3.Error as error:
             forget()
+            variable = "SQLITE_TMPDIR" if "SQLITE_TMPDIR" in os.environ else "TMPDIR"
             raise OSError(
-                f"there is no room in {temporary_folder()} for a list of a study's runs ({error}); "
-                f"set SQLITE_TMPDIR to a folder that has some, and the same command goes on"
+                f"a list of a study's runs cannot be written to {temporary_folder()} ({error}); "
+                f"set {variable} to a folder that has room, and the same command goes on"
             ) from None
 
     def __getitem__(self, folder: str) -> Entry:

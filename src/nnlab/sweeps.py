@@ -26,6 +26,7 @@ from nnlab import (
 from nnlab.config import Config, ReportConfig
 from nnlab.jobs import Job, Outcome, Task
 from nnlab.tally import Tally
+from nnlab.text import visible
 
 if TYPE_CHECKING:
     from nnlab.report import Report
@@ -130,7 +131,7 @@ def sort_out(outcomes: Sequence[Outcome], forced: set[str]) -> list[tuple[Outcom
             continue
         if found is not None and found.folder != job.name:
             outcome.twin = job.folder.parent / found.folder
-            twins.append(f"{job.name} is {found.folder}")
+            twins.append(f"{visible(job.name)} is {visible(found.folder)}")
         if found is not None and not (config and config.force):
             # The index is only how it was found; what is shown of the run is what its file says.
             read = None if job.found else records.read_result(outcome.folder)
