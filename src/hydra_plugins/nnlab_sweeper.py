@@ -155,8 +155,8 @@ def foresee(overrides: Collection[Override], size: int | None, each: int) -> int
     size: how many jobs a launcher is given at a time; each: bytes that are kept of these.
     Raises ValueError where what is kept of all runs does not fit into memory.
     """
-    from nnlab import memory
-    from nnlab.hydra_jobs import RECORD, SETTING
+    from nnlab import memory, study
+    from nnlab.hydra_jobs import SETTING
 
     counts = [(override.key_or_group, values(override)) for override in overrides]
     runs = math.prod(count for _, count in counts)
@@ -166,7 +166,7 @@ def foresee(overrides: Collection[Override], size: int | None, each: int) -> int
 
     what = f"a sweep of {runs:,} runs"
     settings = math.prod(count for key, count in counts if not is_seed(key))
-    kept = runs * RECORD + settings * SETTING
+    kept = runs * study.RECORD + settings * SETTING
     fewer = "give fewer values in each command, and each command a study=NAME of its own"
     memory.check(kept, what, fewer)
     kept += min(runs, size or runs) * each

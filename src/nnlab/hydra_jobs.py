@@ -35,8 +35,7 @@ from nnlab.tally import Tally
 log = logging.getLogger("nnlab")
 MOST_TEMPLATES = 256  # of a third of a megabyte each
 PARSED = 1024  # overrides that are not parsed again, of 2 kB each
-RECORD = 1_000  # bytes that a run takes in the report at the end of a command
-SETTING = 500  # and a setting, to which that gives a row of its table and a line
+SETTING = 500  # bytes of a setting in a report, where it has a row of the table and a line
 JOB = 8_000  # and a run while its batch trains
 OF_HYDRA = {".hydra", "run.log"}  # what its launchers put into a job's folder
 SOURCES = ["hydra.conf", str(CONF), ""]  # of configurations, where none is the user's own

@@ -144,7 +144,7 @@ def check(options: NnlabSearchConf) -> None:
         if value < 1:
             raise ValueError(f"hydra.sweeper.{name}={value} is too small; give 1 or more")
     memory.check(
-        options.n_trials * (hydra_jobs.RECORD + hydra_jobs.SETTING + TRIAL),
+        options.n_trials * (study.RECORD + hydra_jobs.SETTING + TRIAL),
         f"hydra.sweeper.n_trials={options.n_trials}",
         "give fewer",
     )

@@ -26,6 +26,7 @@ from nnlab.options import shared
 
 INDEX = ".index.jsonl"
 FILES = (records.RESULT, records.METRICS, records.WEIGHTS)  # of a run, that tell whether it changed
+RECORD = 1_000  # bytes that a run takes in a report, at most
 # Parts of a result that are long, and that nothing here looks at.
 LONG = ("config", "dataset", "git", "overrides", "right", "sha256", "versions")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nnlab import report, study
+from nnlab import memory, report, study
 from nnlab.report.__main__ import main
 from tests.imports import imported
 from tests.report.studies import FAILED, lay
@@ -32,6 +32,32 @@ def test_report_prints_the_table_the_notes_and_the_files(
     assert all((tmp_path / file).is_file() for file in files)
     assert "\x1b" not in out
     assert err == ""
+
+
+def test_runs_that_need_more_memory_than_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (500, 1000, 1500):
+        lay(tmp_path, {"train_size": size})
+    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "free", lambda: 2_999)
+    assert main([str(tmp_path)]) == 1
+    said = "a report of 3 runs needs 3.0 kB of memory, 3.0 kB is free; cut them into studies\n"
+    assert capsys.readouterr() == ("", said.replace("3.0 kB", "3 kB"))
+    monkeypatch.setattr(memory, "free", lambda: 3_000)
+    assert main([str(tmp_path)]) == 0
+
+
+def test_a_link_to_a_run_is_no_run(tmp_path: Path) -> None:
+    """Nothing is written where it leads, as a figure of the only run would be."""
+    lay(tmp_path / "theirs", {"train_size": 500})
+    theirs = {path: path.stat().st_mtime_ns for path in (tmp_path / "theirs").rglob("*")}
+    (run,) = (tmp_path / "theirs").iterdir()
+    lay(tmp_path / "study", {"train_size": 1000})
+    (tmp_path / "study" / run.name).symlink_to(run)
+    assert main([str(tmp_path / "study")]) == 0
+    assert run.name not in (tmp_path / "study" / "summary.csv").read_text()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "theirs").rglob("*")} == theirs
 
 
 def test_a_run_that_ends_meanwhile_is_not_reported(

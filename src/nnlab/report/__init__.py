@@ -13,7 +13,9 @@ from rich.text import Text
 from nnlab import memory, terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
 from nnlab.report.run_folders import ROOM, distinct, read, read_all
+from nnlab.report.runs import RunRecord
 from nnlab.report.times import duration
+from nnlab.study import RECORD
 from nnlab.text import visible_lines
 
 __all__ = ["Report", "duration", "look", "read", "write_report"]
@@ -37,9 +39,19 @@ class Report(NamedTuple):
 
 
 def look(study: Path, predict: Sequence[int] = ()) -> Report:
-    """Return what ``write_report`` does, but write nothing and draw nothing."""
-    runs = distinct(read_all(study, room=ROOM)[0])
+    """Return what ``write_report`` does, but write nothing and draw nothing.
+
+    Raises NoRoomError where the runs are too many for the memory that is left.
+    """
+    runs = distinct(found(study)[0])
     return Report(summary.table(runs, terminal.width()), summary_notes.notes(runs, predict), [])
+
+
+def found(study: Path) -> tuple[Sequence[RunRecord], list[str]]:
+    """Return what ``read_all`` does. Raises NoRoomError where there is too little memory for it."""
+    runs, damaged = read_all(study, room=ROOM)
+    memory.check(RECORD * len(runs), f"a report of {len(runs):,} runs", "cut them into studies")
+    return runs, damaged
 
 
 def write_report(
@@ -61,10 +73,10 @@ def write_report(
     ``summary.tex``. loss_scale: of the figures of losses, auto, log or linear. style: what sizes
     and fonts of figures are made for, notebook, paper or slides.
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
-    be written to.
+    be written to, and as ``look`` does.
     """
-    found, damaged = read_all(study, room=ROOM)
-    runs, files = distinct(found), [study / "summary.csv", study / "cells.csv"]
+    every, damaged = found(study)
+    runs, files = distinct(every), [study / "summary.csv", study / "cells.csv"]
     table, notes = summary.table(runs, terminal.width()), summary_notes.notes(runs, predict)
     for file, rows in zip(files, (summary.rows(runs), cells.rows(runs))):
         summary.write_csv(rows, file)

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from nnlab import claims, report, study, terminal
+from nnlab import claims, memory, report, study, terminal
 
 
 @terminal.standard_streams()
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 runs.save(report=made.files)
                 claims.clear_batches(folder, runs.ended)
-        except OSError as error:
+        except (OSError, memory.NoRoomError) as error:
             terminal.complain(error)
             status = 1
         else:

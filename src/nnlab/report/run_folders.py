@@ -82,7 +82,7 @@ def read_all(
     table, damaged = RunTable(study), []
     for folder in storage.matching(study):
         result = folder / RESULT
-        if not os.path.exists(result):
+        if folder.is_symlink() or not os.path.exists(result):
             continue
         try:
             run = (reader or read_run)(folder)
