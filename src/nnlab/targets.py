@@ -37,7 +37,8 @@ PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # of no other a
 
 @contextlib.contextmanager
 def checked() -> Iterator[None]:
-    """Have ``refuse_code`` look at whatever Hydra composes, before Hydra acts upon it.
+    """Have ``refuse_code`` look at whatever Hydra composes, before Hydra acts upon it, and no file
+    name a package to be searched for more.
 
     Hydra has no place of its own for that: its callbacks are such code themselves.
     """
