@@ -255,7 +255,7 @@ def test_a_replacement_that_is_broken_off_is_ended_by_the_next(
 
 
 def test_a_folder_of_somebody_else_s_is_no_place_for_a_run(tmp_path: Path) -> None:
-    ours = {".hydra/overrides.yaml": "- seed=1\n"}
+    ours = {".hydra/config.yaml": "seed: 1\n"}
     records.check_free(tmp_path / "nowhere", ours)
     (tmp_path / ".result.json.abc.tmp").touch()
     (tmp_path / "run.log").touch()
@@ -264,17 +264,17 @@ def test_a_folder_of_somebody_else_s_is_no_place_for_a_run(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"holds metrics\.csv, but no result\.json.*study=NAME"):
         records.check_free(tmp_path, ours)
     (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=2\n")
+    (tmp_path / ".hydra" / "config.yaml").write_text("seed: 2\n")
     with pytest.raises(ValueError, match="no result"):
         records.check_free(tmp_path, ours)
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    (tmp_path / ".hydra" / "config.yaml").write_text("seed: 1\n")
     records.check_free(tmp_path, ours)  # this run's, whose result was lost
     # Also by a command that asks for more of it.
     records.check_free(
-        tmp_path, {".hydra/overrides.yaml": "- seed=1\n- force=true\n- evaluation=[weights]\n"}
+        tmp_path, {".hydra/config.yaml": "seed: 1\nforce: true\nevaluation: [weights]\n"}
     )
-    for damaged in ("- [", "- seed=1\n- {a: 1}\n", "[" * 3000, "5"):
-        (tmp_path / ".hydra" / "overrides.yaml").write_text(damaged)
+    for damaged in ("{", "seed: 1\na: 1\n", "[" * 3000, "5", ""):
+        (tmp_path / ".hydra" / "config.yaml").write_text(damaged)
         with pytest.raises(ValueError, match="no result"):
             records.check_free(tmp_path, ours)
 

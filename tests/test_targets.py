@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from nnlab import run, targets
@@ -33,6 +35,20 @@ FILES = {
     "experiment/deep": (PACKAGE, {"hydra": {"sweeper": {"params": {"a": [{"b": CODE}]}}}}),
     "experiment/space": (PACKAGE, {"hydra": {"sweeper": {"custom_search_space": "foreign.f"}}}),
     "experiment/task": (PACKAGE, {"evaluation": [CODE]}),
+    "experiment/environment": (PACKAGE, {"hydra": {"job": {"env_set": {"PATH": "foreign.d"}}}}),
+    "experiment/node": (
+        PACKAGE,
+        {"hydra": {"callbacks": {"a": "${hydra:sweeper.params}"}, "sweeper": {"params": CODE}}},
+    ),
+    "experiment/value": (
+        PACKAGE,
+        {
+            "hydra": {
+                "callbacks": {"a": {"_target_": "${hydra:sweeper.params.x}"}},
+                "sweeper": {"params": {"x": "foreign.Called"}},
+            }
+        },
+    ),
     "hydra/callbacks/mine": ("", {"mine": CODE}),
     "hydra/launcher/mine": ("", CODE),
     "hydra/sweeper/mine": ("", CODE),
@@ -118,6 +134,35 @@ def test_what_has_no_end_is_told(content: str, foreign: Path) -> None:
     (foreign / "conf" / "model" / "itself.yaml").write_text(content)
     with pytest.raises(ValueError, match="includes itself, or is nested too deeply"):
         command("model=itself", "--config-dir", "conf")
+
+
+@pytest.mark.parametrize(
+    "hydra",
+    [
+        # Only as the job begins is it known where these lead.
+        {"callbacks": {"a": "${hydra:job.config.${hydra:job.num}}"}},
+        {"callbacks": {"a": {"_target_": "${hydra:job.num}.Called"}}},
+        {"job_logging": {"version": 1, "handlers": {"h": "${hydra:verbose.${hydra:job.num}}"}}},
+        {"job_logging": {"version": 1, "handlers": {"h": {"()": "logging.os.system"}}}},
+        {"hydra_logging": {"version": 1, "formatters": {"h": {"()": "logging.config.fileConfig"}}}},
+        # It was looked at before, where it does no harm.
+        {"job_logging": "${hydra:callbacks.x}", "callbacks": {"x": {"h": {"()": "foreign.f"}}}},
+        {"hydra_logging": "${hydra:verbose}", "verbose": {"h": {"()": "foreign.f"}}},
+        {"callbacks": {"a": {"_target_": "${oc.select:hydra.verbose${hydra:job.num},logging.X}"}}},
+    ],
+    ids=str,
+)
+def test_nor_is_what_is_not_named_at_once(hydra: dict[str, Any], foreign: Path) -> None:
+    (foreign / "conf" / "experiment" / "it.yaml").write_text(
+        PACKAGE + yaml.safe_dump({"hydra": hydra})
+    )
+    with pytest.raises((ValueError, HydraException), match="names code"):
+        command("experiment=it", "--config-dir", "conf")
+    assert "foreign" not in sys.modules
+
+
+def test_the_command_line_may_set_the_environment(foreign: Path) -> None:
+    assert command("+hydra.job.env_set.MINE=a", "hydra.job.env_copy=[PATH]") == 0
 
 
 def test_a_callback_that_the_command_line_names_runs(foreign: Path) -> None:

@@ -287,7 +287,7 @@ class Dispatch:
         bystander: it had not begun, and was lost with others that had, as their pool broke.
         """
         lines = str(error).strip().splitlines() or [""]
-        system = messages.explain(error) if isinstance(error, OSError) else None
+        system = messages.explain(error) if isinstance(error, (OSError, RuntimeError)) else None
         reason = system or f"{type(error).__name__}: {lines[-1]}"
         ended = len(ended_in(each.batch))
         if ended > each.known or bystander:

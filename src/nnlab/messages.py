@@ -56,6 +56,11 @@ def explain(error: Exception, study: Path | None = None) -> str | None:
             f"{str(error).splitlines()[0]} "
             f"Bound how many runs train together with hydra.sweeper.max_batch_size=N"
         )
+    if "can't start new thread" in str(error):
+        return (
+            f"the system starts no more threads for this process: raise ulimit -u or -v, or end "
+            f"other programs, {GO_ON}"
+        )
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_ROOM):
         found = re.search(r"allocate (\d+ bytes|[\d.]+ \w?i?B)", str(error))
         return f"there is no memory left to {found[0] if found else 'go on'}; {NO_MEMORY}"

@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import time
@@ -440,11 +439,9 @@ def check_free(path: Path, hydra_files: HydraFiles) -> None:
         names = sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
     except FileNotFoundError:
         return
-    overrides = next((name for name in hydra_files if name.endswith("/overrides.yaml")), None)
+    file = next((name for name in hydra_files if name.endswith("/config.yaml")), None)
     with contextlib.suppress(OSError, ValueError):
-        if overrides and options_of(storage.read(path / overrides)) == options_of(
-            "".join(hydra_files[overrides])
-        ):
+        if file and options_of(storage.read(path / file)) == options_of("".join(hydra_files[file])):
             return  # this run's, whose result.json was removed or has lost its content
     # Logs are not in the way: Hydra's launchers have begun one, named after hydra.job.name.
     logs = [name for name in names if name.endswith(".log") and (path / name).is_file()]
@@ -456,22 +453,21 @@ def check_free(path: Path, hydra_files: HydraFiles) -> None:
         )
 
 
-def options_of(overrides: str | bytes) -> set[str]:
-    """Return the overrides in a file of Hydra's that are part of a run's identity.
+def options_of(config: str | bytes) -> dict[str, Any]:
+    """Return the options in a configuration of Hydra's that are part of a run's identity.
 
     Raises ValueError where it is damaged.
 
-    >>> sorted(options_of("- seed=1\\n- force=true\\n- +fgsm.eps=[0.1]\\n"))
-    ['seed=1']
+    >>> options_of("seed: 1\\nforce: true\\nfgsm: {eps: [0.1]}\\n")
+    {'seed': 1}
     """
     import yaml
 
     try:
-        listed: list[str] = yaml.safe_load(overrides) or []
-        own = {each: re.split(r"[=.]", each.lstrip("+~"))[0] for each in listed}
-    except (yaml.YAMLError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"these are no overrides: {error}") from None
-    return {each for each, option in own.items() if option not in NOT_IDENTITY}
+        options: dict[str, Any] = yaml.safe_load(config)
+        return {key: value for key, value in options.items() if key not in NOT_IDENTITY}
+    except (yaml.YAMLError, AttributeError, RecursionError) as error:
+        raise ValueError(f"this is no configuration: {error}") from None
 
 
 def holds_run(path: Path, hydra_files: HydraFiles) -> bool:

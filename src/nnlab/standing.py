@@ -129,7 +129,7 @@ def begun(folder: Path, stamp: tuple[list[int], ...]) -> Standing | None:
         return None
     file, others = folder / RESULT, stamp[1:]
     if file.is_symlink() or any(other and other[1] > 0 for other in others):
-        known = (folder / ".hydra" / "overrides.yaml").is_file()
+        known = (folder / ".hydra" / "config.yaml").is_file()
         remedy = "its command trains it anew" if known else "move the folder away"
         error = ValueError(f"{file} is missing or empty; {remedy}")
         return damaged(folder, file, error, stamp=stamp)

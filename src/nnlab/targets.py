@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,7 +27,9 @@ TARGET = "_target_"
 CODE = (TARGET, "custom_search_space")  # keys whose values are imported, the latter by Optuna
 OF_LOGGING = ("()", "class", "queue", "listener")  # likewise, in a configuration of logging
 LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
-LOGGERS = ("logging", "colorlog")  # packages whose classes may log
+LOGGERS = re.compile(r"(logging|logging\.handlers|colorlog)\.[A-Z]\w*")  # classes that may log
+ENVIRONMENT = "hydra.job.env_set."  # of the programs that are started, say PATH
+ACTS = (*LOGGING, "hydra.callbacks.", "hydra.launcher.", "hydra.sweeper.")  # by which Hydra acts
 FUNCTIONS = (
     "dataset.function",
     "model.function",
@@ -80,11 +84,19 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
     typed: what the command line says of Hydra's node: code that it names is meant to run.
     Installed plugins have registered theirs.
     """
-    for place, name in named(composed, "", set()):
+    singleton = HydraConfig.instance()
+    before, singleton.cfg = singleton.cfg, cast(Any, composed)  # for ${hydra:...}
+    try:
+        found = list(named(composed, "", set()))
+    finally:
+        singleton.cfg = before
+    for place, name in found:
         key = place.rpartition(".")[2]
-        if place.startswith(LOGGING) and (name.partition(".")[0] in LOGGERS or name in STREAMS):
+        if place.startswith(LOGGING) and (LOGGERS.fullmatch(name) or name in STREAMS):
             continue
         if (place, name) in registered():
+            continue
+        if place.startswith(ENVIRONMENT) and os.environ.get(key) == name:  # by hydra.job.env_copy
             continue
         asked = place.startswith("hydra.") and place not in PLUGINS
         if asked and any(key in override and name in override for override in typed):
@@ -133,28 +145,44 @@ def refuse_unnamed(config: Config, functions: Collection[str]) -> None:
             )
 
 
-def named(node: DictConfig | ListConfig, path: str, seen: set[int]) -> Iterator[tuple[str, str]]:
+def named(
+    node: DictConfig | ListConfig, path: str, seen: set[tuple[int, bool]]
+) -> Iterator[tuple[str, str]]:
     """Yield the place and the name of all code that a configuration names.
 
-    seen: by their ids, nodes that were looked at: interpolations lead to some again.
+    seen: by their ids, and whether in a configuration of logging, nodes that were looked at:
+    interpolations lead to some again.
     """
-    if id(node) in seen or node._is_none() or node._is_missing():
+    looked = (id(node), path.startswith(LOGGING))
+    if looked in seen or node._is_none() or node._is_missing():
         return
-    seen.add(id(node))
+    seen.add(looked)
     keys: Any = node if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
         place = f"{path}{key}"
+        written = cast(Any, node)._get_node(key)._value()
         try:
             value = node[key]
         except OmegaConfBaseException:  # it has no value, so far
-            continue
+            value = None
+        code = (
+            key in CODE
+            or place.startswith(ENVIRONMENT)
+            or (place.startswith(LOGGING) and (key in OF_LOGGING or is_stream(value)))
+        )
         if isinstance(value, (DictConfig, ListConfig)):
             yield from named(value, f"{place}.", seen)
-        elif isinstance(value, str) and (
-            key in CODE
-            or (place.startswith(LOGGING) and (key in OF_LOGGING or value.startswith("ext://")))
-        ):
+        elif isinstance(value, str) and code:
             yield place, value
+        # An interpolation may lead elsewhere when the job begins.
+        text = written if isinstance(written, str) else ""
+        node_or_nothing = not isinstance(value, (str, int, float)) and re.match(r"\$\{.*\}$", text)
+        if f"{place}.".startswith(ACTS) and ((code and "${" in text) or node_or_nothing):
+            yield place, text
+
+
+def is_stream(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("ext://")
 
 
 @functools.cache
