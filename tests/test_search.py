@@ -156,6 +156,8 @@ def test_ranges_are_read_as_hydra_optuna_sweeper_reads_them(
     [
         "UPDATE trial_values SET value = 0.05 WHERE trial_id = 2",
         "UPDATE trial_params SET param_value = 0.05 WHERE trial_id = 2",
+        "UPDATE study_directions SET direction = 'MAXIMIZE'",
+        "UPDATE study_user_attributes SET value_json = '123'",
     ],
 )
 def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
@@ -163,13 +165,31 @@ def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
     assert command(*options) == command(*options) == 0
     with contextlib.closing(sqlite3.connect("trials.db")) as database, database:
         assert database.execute(damage).rowcount == 1
-    with pytest.raises(
-        ValueError, match=r"storage is damaged: its trial 1 .*hydra\.sweeper\.study_name"
-    ):
+    with pytest.raises(ValueError, match=r"storage is damaged: .*hydra\.sweeper\.study_name"):
         command(*options)
     before = len(results())
     assert command(*options, "hydra.sweeper.study_name=again") == 0
     assert len(results()) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE trial_values SET value = NULL, value_type = 'NOTHING' WHERE trial_id = 2",
+        "UPDATE trials SET state = 'NOTHING' WHERE trial_id = 2",
+        "UPDATE trial_params SET distribution_json = '{' WHERE trial_id = 2",
+    ],
+)
+def test_a_storage_that_cannot_be_read_is_told(damage: str) -> None:
+    options = ["hydra.sweeper.n_trials=4", STORED, "model.hidden=[]", SPACE[0]]
+    assert command(*options) == 0
+    with contextlib.closing(sqlite3.connect("trials.db")) as database, database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
+        assert database.execute(damage).rowcount == 1
+    with pytest.raises(
+        ValueError, match=r"hydra\.sweeper\.storage (is damaged|cannot be opened): "
+    ):
+        command(*options)
 
 
 @pytest.mark.parametrize("storage", [(), (STORED,)], ids=["in memory", "stored"])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
     from hydra_plugins.nnlab_search import NnlabSearchConf
 
@@ -130,8 +130,15 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
         trials.launch([rehearsal.ask(trials.space) for _ in range(options.n_trials)], 0)
         return
     search = open_search(options, trials, example)
-    failed = train(search, options, trials)
-    tell_best(search, trials, example.objective)
+    try:
+        failed = train(search, options, trials)
+        tell_best(search, trials, example.objective)
+    except optuna.exceptions.StorageInternalError as error:  # the database's own
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise ValueError(
+            f"hydra.sweeper.storage is damaged: {reason}; give another one (runs that are there "
+            f"are not trained again)"
+        ) from error
     for each in failed:
         _ = each.return_value  # raises where it failed in another process
 
@@ -210,15 +217,16 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
     from optuna.trial import TrialState
 
     name = options.study_name or example.folder.parent.name
-    made = sampler(options, 0)
+    made, direction = sampler(options, 0), objective.direction(example.objective)
     try:
         search = open_study(
             made,
-            direction=objective.direction(example.objective),
+            direction=direction,
             storage=options.storage,
             study_name=name,
             load_if_exists=True,
         )
+        ended = [each for each in search.get_trials() if each.state is TrialState.COMPLETE]
     except Exception as error:  # the database's own
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -226,18 +234,18 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
             f"can be written, say sqlite:///search.db"
         ) from error
     known = search.user_attrs.get("fixed", trials.fixed)
-    if known != trials.fixed:
+    if isinstance(known, list) and known != trials.fixed:
         raise ValueError(
             f"the stored search {name} is one with {' '.join(known) or 'no options'}, not with "
             f"{' '.join(trials.fixed) or 'none'}; give this one another hydra.sweeper.study_name"
         )
-    for each in search.get_trials(states=[TrialState.COMPLETE]):
-        if each.user_attrs.get(TOLD) not in (None, told(each.params, each.value)):
-            raise ValueError(
-                f"hydra.sweeper.storage is damaged: its trial {each.number} has another value or "
-                f"other parameters than when it ended; give this search another "
-                f"hydra.sweeper.study_name (its runs are not trained again)"
-            )
+    same = known == trials.fixed and search.direction.name.lower() == direction
+    if not same or any(map(changed, ended)):
+        raise ValueError(
+            f"hydra.sweeper.storage is damaged: the search {name} in it has changed since its "
+            f"trials ended; give this one another hydra.sweeper.study_name (runs that are there "
+            f"are not trained again)"
+        )
     search.set_user_attr("fixed", trials.fixed)
     search.sampler = sampler(options, len(search.trials))
     return search
@@ -278,6 +286,12 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
                     trial.set_user_attr(TOLD, told(trial.params, value))
                 search.tell(trial, value, skip_if_finished=True)
     return failed
+
+
+def changed(trial: FrozenTrial) -> bool:
+    """Return whether a trial is otherwise than when it ended."""
+    now = told(trial.params, trial.value)
+    return bool(trial.user_attrs.get(TOLD, now) != now)
 
 
 def told(params: Mapping[str, Any], value: float | None) -> str:
