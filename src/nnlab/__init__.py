@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Else MKL's sums follow how arrays lie in memory, and a run would not go on bit for bit.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+
+if sys.argv[:1] == ["-m"]:  # as ``python -m nnlab.COMMAND`` begins, and nothing else does
+    from nnlab import memory
+
+    memory.begin_command()
 
 if TYPE_CHECKING:
     from nnlab.boolean import truth_table as truth_table

@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 def command_line() -> None:
     """Be a command in a process of its own."""
-    try:
-        memory.begin_command()
-    except memory.NoRoomError as error:
-        sys.exit(str(error))
-    # Else it takes 40 MB for each core, to be faster at what nnlab has little of.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    memory.begin_command()
     interrupts.heed_to_the_end()
     main()
 

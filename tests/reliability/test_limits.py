@@ -120,6 +120,38 @@ def test_little_memory_is_foreseen(limit: str, more: str, tmp_path: Path) -> Non
     assert set(ended) == {0, 1}
 
 
+@linux
+def test_other_commands_foresee_it_too(undisturbed: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    (run, *_) = runs_of(undisturbed)
+    for module, *arguments in (
+        ("runs", undisturbed),
+        ("report", undisturbed),
+        ("compare", undisturbed),
+        ("describe", "dataset=mnist"),
+        ("predict", run, undisturbed / "loss.png"),
+        ("export_model", run),
+        ("export", undisturbed, "--to", "tensorboard"),
+    ):
+        for kind, room in (
+            (resource.RLIMIT_AS, 100),
+            (resource.RLIMIT_AS, 300),
+            (resource.RLIMIT_DATA, 150),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", f"nnlab.{module}", *map(str, arguments)],
+                cwd=tmp_path,
+                env=ENVIRONMENT,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                preexec_fn=lambda: resource.setrlimit(kind, (room * 10**6,) * 2),  # noqa: B023
+            )
+            said = done.stderr.splitlines()
+            assert "Traceback" not in done.stderr
+            assert done.returncode == 0 or "free; raise ulimit" in said[-1] or len(said) == 1, said
+
+
 # ---- disks ----
 
 
