@@ -161,10 +161,7 @@ def test_ranges_are_read_as_hydra_optuna_sweeper_reads_them(
     ],
 )
 def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
-    options = ["hydra.sweeper.n_trials=4", STORED, "model.hidden=[]", SPACE[0]]
-    assert command(*options) == command(*options) == 0
-    with contextlib.closing(sqlite3.connect("trials.db")) as database, database:
-        assert database.execute(damage).rowcount == 1
+    options = damaged(damage)
     with pytest.raises(ValueError, match=r"storage is damaged: .*hydra\.sweeper\.study_name"):
         command(*options)
     before = len(results())
@@ -181,15 +178,18 @@ def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
     ],
 )
 def test_a_storage_that_cannot_be_read_is_told(damage: str) -> None:
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage cannot be opened: "):
+        command(*damaged(damage))
+
+
+def damaged(statement: str) -> list[str]:
+    """Return the options of a stored search that has ended, and was damaged since."""
     options = ["hydra.sweeper.n_trials=4", STORED, "model.hidden=[]", SPACE[0]]
-    assert command(*options) == 0
+    assert command(*options) == command(*options) == 0
     with contextlib.closing(sqlite3.connect("trials.db")) as database, database:
         database.execute("PRAGMA ignore_check_constraints = ON")
-        assert database.execute(damage).rowcount == 1
-    with pytest.raises(
-        ValueError, match=r"hydra\.sweeper\.storage (is damaged|cannot be opened): "
-    ):
-        command(*options)
+        assert database.execute(statement).rowcount == 1
+    return options
 
 
 @pytest.mark.parametrize("storage", [(), (STORED,)], ids=["in memory", "stored"])
