@@ -177,6 +177,7 @@ def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
         "UPDATE trial_params SET distribution_json = '{' WHERE trial_id = 2",
     ],
 )
+@pytest.mark.slow
 def test_a_storage_that_cannot_be_read_is_told(damage: str) -> None:
     with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage cannot be opened: "):
         command(*damaged(damage))

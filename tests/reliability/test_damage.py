@@ -240,9 +240,13 @@ COMMANDS = {
     "basic": ("force=true", "hydra/launcher=basic"),
     "batches": ("force=true", "hydra/launcher=batches"),
 }
+LAUNCHERS = ("basic", "batches")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    ["again", "force", *(pytest.param(each, marks=pytest.mark.slow) for each in LAUNCHERS)],
+)
 @pytest.mark.parametrize("links", LINKS)
 def test_nothing_is_written_where_a_link_leads(
     links: str, command: str, base: Base, tmp_path: Path

@@ -121,6 +121,7 @@ def test_little_memory_is_foreseen(limit: str, more: str, tmp_path: Path) -> Non
 
 
 @linux
+@pytest.mark.slow
 def test_other_commands_foresee_it_too(undisturbed: Path, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     (run, *_) = runs_of(undisturbed)
