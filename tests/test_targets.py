@@ -148,6 +148,10 @@ def test_what_has_no_end_is_told(content: str, foreign: Path) -> None:
         # It was looked at before, where it does no harm.
         {"job_logging": "${hydra:callbacks.x}", "callbacks": {"x": {"h": {"()": "foreign.f"}}}},
         {"hydra_logging": "${hydra:verbose}", "verbose": {"h": {"()": "foreign.f"}}},
+        {
+            "job": {"env_set": "${hydra.sweeper.params}"},
+            "sweeper": {"params": {"PATH": "foreign.d"}},
+        },
         {"callbacks": {"a": {"_target_": "${oc.select:hydra.verbose${hydra:job.num},logging.X}"}}},
     ],
     ids=str,

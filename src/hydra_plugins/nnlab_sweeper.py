@@ -75,11 +75,12 @@ class NnlabSweeper(BasicSweeper):
         last = {each.get_key_element(): each for each in overrides}  # of a key given twice
         runs = foresee(last.values(), size, JOB if ours else RETURN)
         options = [texts(each) for each in last.values()]
-        for batch in batches(options, size):
-            if not ours:
-                check_jobs(self.hydra_context.config_loader, self.config, batch)
-            elif runs > len(batch):  # nnlab's looks at all of a batch first, too
-                self.validate_batch_is_legal(batch)
+        if not ours or runs > (size or runs):  # nnlab's looks at all of a batch first, too
+            for batch in batches(options, size):
+                if ours:
+                    self.validate_batch_is_legal(batch)
+                else:
+                    check_jobs(self.hydra_context.config_loader, self.config, batch)
         first, failed = 0, None
         for batch in batches(options, size):
             after = first + len(batch)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -202,7 +202,7 @@ def make_jobs(
 def content_now(template: Template) -> str | None:
     """Return a digest of the data that the job in a template would read; None where that cannot
     be told, and the job's own outcome will say why."""
-    with current(template.composed), contextlib.suppress(Exception):
+    with targets.current(template.composed), contextlib.suppress(Exception):
         config = template.config()
         return datasets.content(config.dataset, config.sizes)
     return None
@@ -210,21 +210,10 @@ def content_now(template: Template) -> str | None:
 
 def fill(template: Template, number: int, functions: Collection[str] = ()) -> Job:
     """Make the job whose values are in a template."""
-    with current(template.composed):
+    with targets.current(template.composed):
         folder = template.set_number(number)
         overrides = template.own["overrides.task"]
         return as_job(template, folder, overrides, template.files(), functions)
-
-
-@contextlib.contextmanager
-def current(composed: DictConfig) -> Iterator[None]:
-    """Make a job's configuration that which ${hydra:...} and ``HydraConfig.get`` read."""
-    singleton = HydraConfig.instance()
-    before, singleton.cfg = singleton.cfg, cast(Any, composed)
-    try:
-        yield
-    finally:
-        singleton.cfg = before
 
 
 def as_job(
@@ -260,7 +249,7 @@ def compose_job(
 ) -> DictConfig:
     """Compose one job as Hydra's own launchers do, with the folder where it goes."""
     template = Template(loader.load_sweep_config(master, overrides))
-    with current(template.composed):
+    with targets.current(template.composed):
         template.set_number(number)
     return template.composed
 

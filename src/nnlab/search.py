@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from nnlab import hydra_jobs, memory, objective, records, storage, study
+from nnlab import hydra_jobs, memory, objective, records, storage, study, targets
 from nnlab.compose import Template
 from nnlab.jobs import Job
 
@@ -89,7 +89,7 @@ class Trials:
         """Compose one run. Raises Hydra's errors."""
         overrides = self.overrides(params)
         template = Template(self.loader.load_sweep_config(self.master, overrides))
-        with hydra_jobs.current(template.composed):
+        with targets.current(template.composed):
             folder = template.set_number(number)
             functions = getattr(self.command, "functions", ())
             return hydra_jobs.as_job(template, folder, overrides, {}, functions)

@@ -78,18 +78,25 @@ def checked() -> Iterator[None]:
         ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def current(composed: DictConfig) -> Iterator[None]:
+    """Make a job's configuration that which ${hydra:...} and ``HydraConfig.get`` read."""
+    singleton = HydraConfig.instance()
+    before, singleton.cfg = singleton.cfg, cast(Any, composed)
+    try:
+        yield
+    finally:
+        singleton.cfg = before
+
+
 def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
     """Raise ValueError for code that a configuration names and nobody has asked for.
 
     typed: what the command line says of Hydra's node: code that it names is meant to run.
     Installed plugins have registered theirs.
     """
-    singleton = HydraConfig.instance()
-    before, singleton.cfg = singleton.cfg, cast(Any, composed)  # for ${hydra:...}
-    try:
+    with current(composed):
         found = list(named(composed, "", set()))
-    finally:
-        singleton.cfg = before
     for place, name in found:
         key = place.rpartition(".")[2]
         if place.startswith(LOGGING) and (LOGGERS.fullmatch(name) or name in STREAMS):
@@ -146,14 +153,14 @@ def refuse_unnamed(config: Config, functions: Collection[str]) -> None:
 
 
 def named(
-    node: DictConfig | ListConfig, path: str, seen: set[tuple[int, bool]]
+    node: DictConfig | ListConfig, path: str, seen: set[tuple[int, str | None]]
 ) -> Iterator[tuple[str, str]]:
     """Yield the place and the name of all code that a configuration names.
 
-    seen: by their ids, and whether in a configuration of logging, nodes that were looked at:
-    interpolations lead to some again.
+    seen: nodes that were looked at, by their ids and by which of Hydra's nodes led there, as what
+    names code depends on that: interpolations lead to some again.
     """
-    looked = (id(node), path.startswith(LOGGING))
+    looked = (id(node), next(filter(path.startswith, (*ACTS, ENVIRONMENT)), None))
     if looked in seen or node._is_none() or node._is_missing():
         return
     seen.add(looked)
