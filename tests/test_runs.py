@@ -366,6 +366,44 @@ def test_a_run_that_cannot_be_deleted_is_whole_and_keeps_no_other(
     assert states(capsys, finished) == {"run": "finished"}
 
 
+def test_runs_whose_study_cannot_be_written_are_kept(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = finished.parent
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != study)
+    assert runs.main([str(study), "--delete", "--yes"]) == 1
+    assert f"{finished} is not deleted: {study}: Permission denied\n" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Have no more rights than any user, where root runs the tests."""
+    if (before := os.geteuid()) == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_a_run_that_cannot_be_entered_is_told(
+    finished: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = finished.with_name("run2")
+    shutil.copytree(finished, other)
+    monkeypatch.chdir(finished.parent)  # what is above is root's
+    finished.parent.chmod(0o777)
+    other.chmod(0o444)
+    with as_nobody():
+        assert set(states(capsys, ".")) == {finished.name}
+    assert "left out run2: Permission denied" in caplog.messages
+
+
 @pytest.mark.parametrize("module", ["runs", "compare", "report", "predict", "serve"])
 def test_no_path_is_not_the_working_directory(
     module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

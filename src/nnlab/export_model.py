@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nnlab import terminal
+from nnlab import memory, terminal
 from nnlab.extras import needed
 from nnlab.network import Network, load
 from nnlab.storage import write_atomic
@@ -129,6 +129,7 @@ def as_torchscript(model: Whole, some: Tensor) -> bytes:
 def as_torch(model: Whole, some: Tensor) -> bytes:
     content = io.BytesIO()
     with quiet():
+        memory.check_room("torch's exporter")
         shapes = ({0: torch.export.Dim("N")},)
         torch.export.save(torch.export.export(model, (some,), dynamic_shapes=shapes), content)
     return content.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import re
@@ -32,6 +33,8 @@ TAKEN = {
     "scipy": (300, 130, 70),
     "sklearn": (330, 160, 160),
     "torch": (650, 230, 280),
+    "onnxscript": (310, 165, 170),
+    "torch's exporter": (160, 135, 150),  # which is imported with torch, and begins when it is used
 }
 M_ARENA_MAX = -8  # of glibc's mallopt
 
@@ -84,9 +87,13 @@ def begin_command() -> None:
 
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Be ``sys.excepthook``: a lack of memory that nobody has told is a message."""
+    """Be ``sys.excepthook``: a lack of memory or of open files that nobody has told is a message."""
     if isinstance(error, NoRoomError):
         print(error, file=sys.stderr)
+    elif isinstance(error, OSError) and error.errno == errno.EMFILE:
+        print(
+            f"{error.filename}: {error.strerror}; raise the limit with ulimit -n", file=sys.stderr
+        )
     else:
         sys.__excepthook__(kind, error, trace)
 

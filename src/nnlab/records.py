@@ -282,7 +282,7 @@ def remove_run(folder: Path) -> None:
     Of a link it is the link that goes, not what it leads to. The result goes last: as long as it
     is there, the rest is known to be this run's. Raises OSError, mostly before anything is removed.
     """
-    for part in (folder, folder / ".hydra", folder / NEW):
+    for part in (folder.parent, folder, folder / ".hydra", folder / NEW):
         if storage.is_folder(part) and not os.access(part, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(part))
     names = (METRICS, WEIGHTS, CHECKPOINT, CURVES, LOG, *EVALUATION_FILES)

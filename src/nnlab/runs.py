@@ -211,7 +211,8 @@ def run_folders(root: Path) -> Iterator[Path]:
         yield root if root.name not in ("", "..") else root.resolve()
         return
     try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+        # By its own dot: what may be listed, but not entered, hides whether it is a run.
+        entries = sorted(os.scandir(os.path.join(root, ".")), key=lambda entry: entry.name)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -131,13 +131,14 @@ def test_other_commands_foresee_it_too(undisturbed: Path, tmp_path: Path) -> Non
         ("compare", undisturbed),
         ("describe", "dataset=mnist"),
         ("predict", run, undisturbed / "loss.png"),
-        ("export_model", run),
+        ("export_model", run, "--to", "torch"),
         ("export", undisturbed, "--to", "tensorboard"),
     ):
         for kind, room in (
             (resource.RLIMIT_AS, 100),
             (resource.RLIMIT_AS, 300),
             (resource.RLIMIT_DATA, 150),
+            (resource.RLIMIT_DATA, 285),
         ):
             done = subprocess.run(
                 [sys.executable, "-m", f"nnlab.{module}", *map(str, arguments)],
@@ -288,6 +289,21 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2
     assert "Traceback" not in done.said
     assert run(*SWEEP, cwd=tmp_path).status == 0
     assert content_of(tmp_path / "outputs" / "mnist") == content_of(undisturbed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="limits are set as on Linux")
+def test_fewer_open_files_than_importing_takes(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.argv[0] = "-m"
+import resource, nnlab, nnlab.run
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+sys.argv[0] = "nnlab"
+"""
+    done = limited(code, *SWEEP, cwd=tmp_path)
+    assert done.status == 1
+    assert "Too many open files; raise the limit with ulimit -n" in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="limits are set as on Linux")
