@@ -87,7 +87,7 @@ def begin_command() -> None:
 
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Be ``sys.excepthook``: a lack of memory or of open files that nobody has told is a message."""
+    """Be ``sys.excepthook``: a lack of memory or open files that nobody has told is a message."""
     if isinstance(error, NoRoomError):
         print(error, file=sys.stderr)
     elif isinstance(error, OSError) and error.errno == errno.EMFILE:
