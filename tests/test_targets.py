@@ -166,7 +166,14 @@ def test_nor_is_what_is_not_named_at_once(hydra: dict[str, Any], foreign: Path) 
 
 
 def test_the_command_line_may_set_the_environment(foreign: Path) -> None:
-    assert command("+hydra.job.env_set.MINE=a", "hydra.job.env_copy=[PATH]") == 0
+    assert command("+hydra.job.env_set.MINE=a") == 0
+
+
+@pytest.mark.parametrize("name", ["PATH", "NO_SUCH_NAME"])
+def test_nothing_of_the_environment_is_copied_into_files(name: str, foreign: Path) -> None:
+    with pytest.raises(ValueError, match=rf"hydra.job.env_copy=.*{name}.*remove it"):
+        command(f"hydra.job.env_copy=[{name}]")
+    assert not list(foreign.rglob("hydra.yaml"))
 
 
 def test_a_callback_that_the_command_line_names_runs(foreign: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
@@ -29,6 +28,9 @@ OF_LOGGING = ("()", "class", "queue", "listener")  # likewise, in a configuratio
 LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
 LOGGERS = re.compile(r"(logging|logging\.handlers|colorlog)\.[A-Z]\w*")  # classes that may log
 ENVIRONMENT = "hydra.job.env_set."  # of the programs that are started, say PATH
+NO_COPIES = (
+    "it writes what may be secret into .hydra, and jobs have the variables anyway; remove it"
+)
 ACTS = (*LOGGING, "hydra.callbacks.", "hydra.launcher.", "hydra.sweeper.")  # by which Hydra acts
 FUNCTIONS = (
     "dataset.function",
@@ -57,6 +59,10 @@ def checked() -> Iterator[None]:
                 "a configuration includes itself, or is nested too deeply: see the defaults of "
                 "the files in your --config-dir"
             ) from None
+        except KeyError as error:  # Hydra looks it up
+            raise ValueError(f"hydra.job.env_copy={error}: {NO_COPIES}") from None
+        if copied := composed.hydra.job.env_copy:
+            raise ValueError(f"hydra.job.env_copy={copied}: {NO_COPIES}")
         refuse_code(composed, OmegaConf.to_container(composed.hydra.overrides.hydra))  # type: ignore[arg-type]
         return composed
 
@@ -102,8 +108,6 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
         if place.startswith(LOGGING) and (LOGGERS.fullmatch(name) or name in STREAMS):
             continue
         if (place, name) in registered():
-            continue
-        if place.startswith(ENVIRONMENT) and os.environ.get(key) == name:  # by hydra.job.env_copy
             continue
         asked = place.startswith("hydra.") and place not in PLUGINS
         if asked and any(key in override and name in override for override in typed):
