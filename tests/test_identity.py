@@ -352,6 +352,25 @@ def test_data_that_can_no_longer_be_read_are_not_those_that_a_run_saw(dogs: Path
     assert "cannot tell whether the data have changed" in said
 
 
+@pytest.mark.parametrize("dataset", ["table", "arrays"])
+def test_files_that_are_gone_have_not_changed(dataset: str, tmp_path: Path, run: Run) -> None:
+    if dataset == "table":
+        file = tmp_path / "t.csv"
+        file.write_text("x,kind\n" + "1,a\n2,b\n" * 20)
+        command = [f"dataset.file={file}", "dataset.label=kind"]
+    else:
+        file = tmp_path / "a.npz"
+        np.savez(file, x=np.arange(40.0).reshape(-1, 1), y=np.arange(40) % 2)
+        command = [f"dataset.file={file}"]
+    options = (f"dataset={dataset}", *command, "stopping.max_epochs=1", "model.hidden=[]")
+    run(*options)
+    file.unlink()
+    said = run(*options)
+    assert "already done: 1 of 1" in said
+    assert "cannot tell whether the data have changed" in said
+    assert "there is no file" in run(*options, "study=other", status=1)
+
+
 def test_a_damaged_official_file_is_told_before_a_run_counts_as_done(
     tmp_path: Path, run: Run
 ) -> None:

@@ -245,7 +245,7 @@ def test_what_is_no_image_is_named(folder: Path) -> None:
 def test_any_exception_names_the_image(
     folder: Path, monkeypatch: pytest.MonkeyPatch, where: object
 ) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("decoder") from OSError(errno.EIO, "x")
 
     monkeypatch.setattr(where, "rgb" if where is images else "open", fail)
@@ -438,3 +438,26 @@ def test_another_thing_in_the_place_of_the_cache_is_not_believed(
     assert found.provenance == expected.provenance
     if kind != "folder":
         assert cache.read_bytes() == whole
+
+
+def test_a_cache_takes_only_its_own_files_place(folder: Path) -> None:
+    read(folder)
+    (old,) = caches(folder)
+    others = [old.with_name(name) for name in ("mine.pixels", f"whole-rgb-{old.name}", "notes")]
+    for path in others:
+        path.write_text("mine")
+    left = old.with_name(f".{old.name}.0123456789abcdef.tmp")
+    left.write_text("of a killed process")
+    Image.new("RGB", (64, 64), "red").save(folder / "images" / "a.png")
+    read(folder)
+    assert len(caches(folder)) == 4
+    assert set(others) < set(caches(folder))
+
+
+def test_no_cache_is_written_where_a_link_leads(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.pixels").write_text("mine")
+    (folder / ".cache").symlink_to(elsewhere)
+    assert read(folder).train.inputs.any()
+    assert [path.name for path in elsewhere.iterdir()] == ["mine.pixels"]

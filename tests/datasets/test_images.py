@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms
 
+from nnlab import memory
 from nnlab.datasets import images
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -371,7 +372,8 @@ def test_damaged_files_of_every_format_are_named(format: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("decoder"), MemoryError(), KeyError("x"), EOFError(), struct.error("s")]
+    "error",
+    [RuntimeError("decoder"), MemoryError(), KeyError("x"), EOFError("e"), struct.error("s")],
 )
 def test_any_exception_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -381,7 +383,7 @@ def test_any_exception_names_the_file(
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.setattr(images, "fit", fail)
-    what = str(error) or type(error).__name__
+    what = "there is too little memory" if isinstance(error, MemoryError) else str(error)
     with pytest.raises(ValueError, match=rf"a\.png cannot be read as an image: {what}"):
         images.read(tmp_path / "a.png", 8)
 
@@ -401,3 +403,21 @@ def test_what_is_no_image(tmp_path: Path) -> None:
 def test_what_is_no_colour(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name!r} is no opaque colour"):
         images.colour(name)
+
+
+def test_no_program_is_run_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n{} loop\n")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was run"))
+    with pytest.raises(ValueError, match=r"a\.png cannot be read .* its format, .* not known"):
+        images.read(path, 8)
+
+
+def test_an_image_that_does_not_fit_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (3000, 2000)).save(path)
+    monkeypatch.setattr(memory, "free", lambda: 71_000_000)
+    with pytest.raises(ValueError, match=r"a\.png of 3,000 x 2,000 pixels needs 72 MB of memory"):
+        images.read(path, 8)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nnlab import compose, datasets, predict, run
+from nnlab import compose, datasets, memory, predict, run
 from nnlab.config import Config, fingerprint
 from nnlab.datasets import Data, Split, table
 from nnlab.network import load
@@ -542,3 +542,20 @@ def test_a_table_that_cannot_be_read_is_tried_once_for_all_runs(
         assert run.run(sweep) == 1
     assert len(tried) == 1
     assert "and 6 more: bad.csv cannot be read as a table: no table" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("header", ["x,kind,kind", "x, x ,kind", "kind;x;kind", "x\tx\tkind"])
+def test_a_column_that_is_there_twice_is_refused(header: str) -> None:
+    """Else pandas calls the second x.1, and a label is its own feature."""
+    separator = next(sign for sign in "\t;," if sign in header)
+    Path("t.csv").write_text("\n".join([header, *[separator.join("1ab")] * 9]))
+    with pytest.raises(ValueError, match=r"t\.csv .* more than one column (x|kind); rename one"):
+        data()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
+def test_what_a_file_unpacks_to_has_to_fit(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame(2_000_000 // 5).to_csv(f"t.csv{suffix}", index=False)
+    monkeypatch.setattr(memory, "free", lambda: 45_000_000)
+    with pytest.raises(ValueError, match=rf"unpacking t\.csv{suffix} needs 50 MB of memory"):
+        data(file=f"t.csv{suffix}")

@@ -56,7 +56,7 @@ class ArrayFilesConfig(PredictedConfig):
             lambda: {
                 "sha256": {name: sha256_of_file(part) for name, part in array_files(path).items()}
             },
-            needs=path if path.exists() else None,
+            needs=path,
             options=self.task.name,
         )
 
@@ -86,6 +86,8 @@ def arrays_in(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file by their names. Raises ValueError naming it where it has none."""
     try:
         return unpacked(path, content)
+    except (MemoryError, memory.NoRoomError):
+        raise
     except Exception as error:  # of whatever a damaged file makes of its reader
         raise ValueError(f"{path} cannot be read: {explained(error)}") from None
 

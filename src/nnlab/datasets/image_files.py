@@ -5,12 +5,14 @@ Axes: N images, I values of an image, flattened.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
 import logging
 import math
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab import memory, storage
 from nnlab.datasets import files, images
-from nnlab.storage import opened, write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,9 +123,14 @@ def read_pixels(found: ImageFiles) -> tuple[Pixels, str]:
     digest = hashlib.sha256(pixels.data)
     try:
         cache.parent.mkdir(exist_ok=True)
-        write_atomic(cache, b"".join([seal(cache, digest), pixels.data]), durable=False)
-        for other in cache.parent.glob(f"{found.kind}*.pixels"):
-            if other != cache:
+        if not storage.is_folder(cache.parent):  # where it leads others may have files
+            raise OSError(errno.ELOOP, "it is a link")
+        storage.clear_left_overs(cache.parent)
+        content = b"".join([seal(cache, digest), pixels.data])
+        storage.write_atomic(cache, content, durable=False)
+        for other in storage.matching(cache.parent):
+            name = other.name.removeprefix(found.kind)
+            if re.fullmatch(r"[0-9a-f]{32}\.pixels", name) and other != cache:
                 other.unlink(missing_ok=True)
     except OSError as error:
         log.info("%s: %s; the images are decoded anew each time", cache.parent, error.strerror)
@@ -162,7 +169,7 @@ def seal(cache: Path, pixels: hashlib._Hash) -> bytes:
 def read_cache(path: Path, shape: tuple[int, int]) -> tuple[Pixels, str] | None:
     """Return what was cached and its SHA-256, None if there is nothing or it is damaged."""
     try:
-        with opened(path) as file:
+        with storage.opened(path) as file:
             sealed = file.read(32)
             whole = os.fstat(file.fileno()).st_size == len(sealed) + math.prod(shape)
             pixels = np.fromfile(file, np.uint8, math.prod(shape) if whole else 0)
@@ -207,6 +214,8 @@ def read_image(path: Path, said: str, convert: Callable[[Image], Pixels]) -> Pix
             return convert(image)
     except Unfit as error:
         raise ValueError(f"{said} {error}") from None
+    except memory.NoRoomError:
+        raise
     except Exception as error:  # decoders raise anything for damaged files
         reason = images.explained(error)
         raise ValueError(f"{said} cannot be read: {reason}; replace it") from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlab import memory
 from nnlab.datasets import files
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TRANSLUCENT = ("LA", "La", "PA", "RGBA", "RGBa")
 WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # grey of more than 8 bits
 INTEGERS_OF_16_BITS = ("PNG", "PPM")  # formats whose mode I holds 0 to 65,535
+# Of Pillow's those that hold pixels, and no program, as PostScript is, which another would run.
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000"),
+    *("PPM", "TGA", "PCX", "SGI", "ICO", "FITS", "PSD", "QOI"),
+)
+PIXEL = 12  # bytes of it while an image is made RGB
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339  # tags of TIFF
 WHITE_IS_ZERO, SIGNED = 0, 2
 
@@ -56,6 +63,8 @@ def read(path: Path, size: int | tuple[int, int], background: Colour = WHITE) ->
         try:
             with opened(file) as image:
                 return fit(image, size, background)
+        except memory.NoRoomError:
+            raise
         except Exception as error:  # decoders raise anything for damaged files
             reason = explained(error)
             raise ValueError(f"{path} cannot be read as an image: {reason}; replace it") from None
@@ -65,15 +74,20 @@ def read(path: Path, size: int | tuple[int, int], background: Colour = WHITE) ->
 def opened(file: BinaryIO) -> Iterator[Image]:
     """Open an image, whole if its format can tell: PNG has checksums, which decoding passes over.
 
-    Raises anything where it is damaged.
+    Raises anything where it is damaged, NoRoomError where it does not fit into memory.
     """
     from PIL import Image
 
-    with Image.open(file) as image:
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with Image.open(file, formats=formats) as image:
         if image.format == "PNG":
             image.verify()
     file.seek(0)
-    with Image.open(file) as image:
+    with Image.open(file, formats=formats) as image:
+        pixels = " x ".join(f"{each:,}" for each in image.size)
+        needed = PIXEL * image.width * image.height
+        memory.check(needed, f"{file.name} of {pixels} pixels", "make it smaller")
         yield image
 
 
@@ -83,6 +97,8 @@ def explained(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):  # it would name an object in memory
         return "its format, or this kind of it, is not known"
+    if isinstance(error, MemoryError):
+        return "there is too little memory for it, or it is damaged"
     return str(error) or type(error).__name__
 
 

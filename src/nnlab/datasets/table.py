@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnlab")
 MOST_CATEGORIES = 1000  # of a column: each is an input
 TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl")
-UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}  # of TEXT
+UNPACK: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # of TEXT
+PIECE = 2**24  # bytes that are unpacked at a time
 # The packages that pandas needs for some of the suffixes.
 INSTALL = {
     ".parquet": "'nnlab[parquet]'",
@@ -97,7 +98,7 @@ class TableConfig(PredictedConfig):
             f"table {path}",
             lambda: read(path, self),
             lambda: {"sha256": sha256_of_file(path)},
-            needs=path if path.exists() else None,
+            needs=path,
             options=repr(
                 (
                     *(self.label, self.features, self.drop, self.categorical, self.missing),
@@ -389,7 +390,9 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = readers[kind](io.BytesIO(unpack(content) if unpack else content))
+            table = readers[kind](io.BytesIO(unpacked(path, unpack, content)))
+    except (MemoryError, memory.NoRoomError):
+        raise
     except ImportError:
         raise ValueError(
             f"{path}: pandas needs another package for {kind}: pip install {INSTALL.get(kind)}"
@@ -408,6 +411,21 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
     return table
 
 
+def unpacked(path: Path, unpack: Any, content: bytes) -> bytes:
+    """Return the content of a compressed file, by what opens its kind; None: it is none.
+
+    Raises NoRoomError where it does not fit into memory with its examples.
+    """
+    if unpack is None:
+        return content
+    pieces: list[bytes] = []
+    with unpack(io.BytesIO(content)) as stream:
+        while piece := stream.read(PIECE):
+            pieces.append(piece)
+            memory.check(3 * PIECE * len(pieces), f"unpacking {path}", "give fewer examples")
+    return b"".join(pieces)
+
+
 def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
     """Return what reads each kind of table. Those that unpickle, as of .pkl and .h5, are none."""
     import pandas as pd
@@ -419,9 +437,9 @@ def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
         ".parquet": pd.read_parquet,
         ".feather": pd.read_feather,
         ".orc": pd.read_orc,
-        ".xlsx": pd.read_excel,
-        ".xls": pd.read_excel,
-        ".ods": pd.read_excel,
+        ".xlsx": functools.partial(with_header, pd.read_excel),
+        ".xls": functools.partial(with_header, pd.read_excel),
+        ".ods": functools.partial(with_header, pd.read_excel),
         ".json": pd.read_json,
         ".jsonl": functools.partial(pd.read_json, lines=True),
         ".dta": pd.read_stata,
@@ -439,7 +457,8 @@ def read_text(file: io.BytesIO, separator: str | None = None) -> pd.DataFrame:
     separator = separator or max(",;\t", key=header.count)
     # Where a comma does not separate columns, it may be in numbers.
     comma = separator != "," and re.search(r"\d,\d", rest) and not re.search(r"\d\.\d", rest)
-    return pd.read_csv(
+    return with_header(
+        pd.read_csv,
         file,
         sep=separator,
         decimal="," if comma else ".",
@@ -448,3 +467,17 @@ def read_text(file: io.BytesIO, separator: str | None = None) -> pd.DataFrame:
         low_memory=False,
         skipinitialspace=True,
     )
+
+
+def with_header(
+    reader: Callable[..., pd.DataFrame], file: io.BytesIO, **options: Any
+) -> pd.DataFrame:
+    """Read a table whose columns are named by its first row.
+
+    Raises ValueError where two have one name: pandas would rename the second.
+    """
+    names = reader(file, header=None, nrows=1, dtype=str, **options).iloc[0].dropna()
+    if (double := names[names.str.strip().duplicated()]).any():
+        raise ValueError(f"it has more than one column {double.iloc[0].strip()}; rename one")
+    file.seek(0)
+    return reader(file, **options)

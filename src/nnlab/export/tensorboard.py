@@ -117,7 +117,7 @@ def scalars(values: dict[str, float]) -> Any:
 
 def picture(path: Path) -> Any:
     summary = proto("summary").Summary
-    with Image.open(path) as opened:
+    with Image.open(path, formats=["PNG"]) as opened:
         width, height = opened.size
         channels = len(opened.getbands())
     image = summary.Image(
