@@ -136,6 +136,7 @@ def test_nothing_else_is_served(outputs: Path, tmp_path: Path) -> None:
     (run / "page.html").write_text("<script>alert(1)</script>")
     (run / "link.json").symlink_to(tmp_path / "secret.json")
     (outputs / "away").symlink_to(tmp_path)
+    (outputs / "mnist" / "loop.png").symlink_to("loop.png")
     os.mkfifo(run / "pipe.json")
     paths = [
         "/../secret.json",
@@ -151,6 +152,9 @@ def test_nothing_else_is_served(outputs: Path, tmp_path: Path) -> None:
         "//[/mnist/",
         "/mnist/train_size=500/",
         "/mnist/%00.json",
+        "/mnist/loop.png",
+        "/mnist/loop.png/",
+        f"/mnist/{'a' * 300}.png",
         "/older/",
     ]
     with serving(outputs) as server:
@@ -204,13 +208,21 @@ def test_what_cannot_be_served_is_one_message(
         number = taken.getsockname()[1]
         assert serve.main([str(outputs), "--port", str(number)]) == 1
     assert serve.main([str(outputs / "nowhere")]) == 1
+    run = outputs / "mnist" / "train_size=500"
+    assert serve.main([str(run)]) == 1
+    assert serve.main([str(outputs), "--host", "a..b"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
         f"127.0.0.1, port {number}, cannot be served on (Address already in use); "
         f"choose others with --host and --port (0: a free one)",
         f"there is no folder {outputs / 'nowhere'}; give one with studies",
+        f"{run} is a run; give its study, {run.parent}",
+        err.splitlines()[-1],
     ]
+    assert re.match(
+        r"a\.\.b, port 8000, cannot be served on \(.*idna.*\); choose", err.splitlines()[-1]
+    )
     for text in ("-1", "65536", "http"):
         with pytest.raises(SystemExit):
             serve.main(["--port", text])

@@ -56,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.folder.is_dir():
             raise FileNotFoundError(f"there is no folder {options.folder}; give one with studies")
+        if standing.is_run(options.folder):
+            study = options.folder.resolve().parent
+            raise FileNotFoundError(f"{options.folder} is a run; give its study, {study}")
         server = Server(options.folder, options.host, options.port)
     except OSError as error:
         terminal.complain(error)
@@ -193,9 +196,10 @@ class Server(http.server.ThreadingHTTPServer):
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             self.address_family, *_, address = found[0]
             super().__init__(address[:2], Handler)  # type: ignore[arg-type]
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of what is no name
+            reason = getattr(error, "strerror", error)
             raise OSError(
-                f"{host}, port {port}, cannot be served on ({error.strerror}); "
+                f"{host}, port {port}, cannot be served on ({reason}); "
                 f"choose others with --host and --port (0: a free one)"
             ) from None
 
@@ -253,9 +257,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         root = self.server.results.root
         path = root.joinpath(*parts)
         hidden = any(part.startswith(".") or "\0" in part or os.sep in part for part in parts)
-        if hidden or path.resolve(strict=True) != root.resolve().joinpath(*parts):
-            raise FileNotFoundError
-        return path
+        with contextlib.suppress(OSError, RuntimeError):  # the latter of a link to itself
+            if not hidden and path.resolve(strict=True) == root.resolve().joinpath(*parts):
+                return path
+        raise FileNotFoundError
 
     def send_page(self, folder: Path) -> None:
         """Send the page of a study, or that of all studies."""
