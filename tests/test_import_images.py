@@ -332,3 +332,24 @@ def test_a_folder_called_as_a_formula_is_no_class(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "1.png")
     with pytest.raises(ValueError, match=r"the folder '=1\+1' .*spreadsheet would run"):
         collect(tmp_path / "photos")
+
+
+def test_what_a_killed_import_has_left_is_removed(photos: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".dogset.nnlab.tmp"
+    (left / "images").mkdir(parents=True)
+    (left / "images" / "99999.png").write_text("half")
+    assert run(photos, tmp_path / "dogset") == 0
+    assert len(list((tmp_path / "dogset" / "images").iterdir())) == 4
+    assert not left.exists()
+
+
+def test_another_that_makes_the_same_folder_is_left_alone(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "dogset"
+    with import_images.built(target) as building:
+        (building / "dogs.csv").write_text("theirs")
+        assert run(photos, target) == 1
+        said = f"another command makes {target}; choose another folder\n"
+        assert capsys.readouterr().err == said
+    assert (target / "dogs.csv").read_text() == "theirs"

@@ -8,6 +8,7 @@ Pets). Hidden folders are passed over, and of identical files one is taken.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import io
@@ -24,7 +25,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from nnlab import terminal
+from nnlab import storage, terminal
 from nnlab.datasets import files, images
 from nnlab.datasets.dogset import COLUMNS, PARTITIONS, SIZE
 from nnlab.datasets.image_files import ENDINGS, walk
@@ -110,8 +111,7 @@ def import_images(
     source holds too few images, one that cannot be read, or one that is plainly of no class;
     then nothing is written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists; choose another folder, or remove it first")
+    check_absent(target)
     for name, size in sizes.items():
         if size < (name == "train"):
             raise ValueError(f"--{name} {size} is not possible; give a number of at least 1")
@@ -128,17 +128,38 @@ def import_images(
         )
     chosen, copies, contradictory = without_copies({name: found[name] for name in names})
     parts = draw(chosen, sizes, np.random.default_rng(seed))
-    # Built beside its place and moved there when it is whole.
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with built(target) as building:
         write(building, parts, names, background)
-        if target.exists():
-            target.rmdir()  # it is empty
-        building.rename(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return Imported(len(names), copies, contradictory)
+
+
+def check_absent(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists; choose another folder, or remove it first")
+
+
+@contextlib.contextmanager
+def built(target: Path) -> Iterator[Path]:
+    """Give a folder beside the target, which takes its place when it is whole.
+
+    What a killed process has left there is removed. Raises ValueError where another fills it.
+    """
+    building = target.with_name(f".{target.name}.nnlab.tmp")
+    storage.make_own_folder(building)
+    with storage.open_folder(building) as number:
+        if not storage.lock(number) or not building.exists():
+            raise ValueError(f"another command makes {target}; choose another folder")
+        try:
+            for left in building.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield building
+            check_absent(target)
+            if target.exists():
+                target.rmdir()
+            building.rename(target)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
 
 
 def collect(source: Path) -> dict[str, list[Path]]:
@@ -366,7 +387,7 @@ def write(
     """Write images/ and dogs.csv."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    (folder / "images").mkdir(parents=True)
+    (folder / "images").mkdir()
     listed = [(path, label, part) for part, pairs in parts.items() for path, label in pairs]
 
     def one(number: int) -> list[str]:

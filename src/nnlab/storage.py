@@ -66,11 +66,13 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
         raise
 
 
-def lock(file: BinaryIO) -> bool:
-    """Show others that a file is being written; return False where another does so."""
+def lock(file: BinaryIO | int | None) -> bool:
+    """Show others that an open file, or a folder by its number, is being written; return False
+    where another does so."""
     try:
         import fcntl
 
+        assert file is not None
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -125,11 +127,20 @@ def is_folder(path: Path) -> bool:
 
 def sync_folder(path: Path) -> None:
     """Put on disk which files a folder has."""
+    with open_folder(path) as number:
+        if number is not None:
+            os.fsync(number)
+
+
+@contextlib.contextmanager
+def open_folder(path: Path) -> Iterator[int | None]:
+    """Give the number of a folder that is open in this block; None on Windows, which opens none."""
     if os.name == "nt":
-        return  # it cannot open a folder
+        yield None
+        return
     number = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(number)
+        yield number
     finally:
         os.close(number)
 
