@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import nnlab
 from nnlab import terminal
 
 PROGRAM = """
@@ -116,6 +118,38 @@ def test_memory_that_runs_out_is_a_message(
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(MemoryError), terminal.standard_streams():
         bytearray(2**62)
+
+
+def test_ctrl_c_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, terminal.standard_streams():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+
+
+def test_ctrl_c_is_one_while_a_command_is_imported_too(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [sys.executable, "-m", "nnlab.runs"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stderr == "stopped by SIGINT\n"
+    assert done.returncode in (-signal.SIGINT, 130)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such a folder cannot be removed")
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    for command in ("run", "runs", "export_model RUN --to torch"):
+        done = subprocess.run(
+            ["bash", "-c", f"rmdir ../gone; {sys.executable} -m nnlab.{command}; mkdir ../gone"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(nnlab.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr.startswith("the working directory is gone: cd into another")
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_logging_is_as_it_was() -> None:

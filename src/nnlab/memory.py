@@ -75,8 +75,11 @@ def begin_command() -> None:
         return
     try:
         check_room("nnlab")
+        os.getcwd()
     except NoRoomError as error:
         sys.exit(str(error))
+    except FileNotFoundError:
+        sys.exit("the working directory is gone: cd into another, or into one anew of that name")
     sys.meta_path.insert(0, Foresight)
     sys.excepthook = tell
     # Else it takes 40 MB for each core, to be faster at what nnlab has little of.
@@ -87,9 +90,11 @@ def begin_command() -> None:
 
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Be ``sys.excepthook``: a lack of memory or open files that nobody has told is a message."""
+    """Be ``sys.excepthook``: what nobody has told, and is no fault of nnlab's, is a message."""
     if isinstance(error, NoRoomError):
         print(error, file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        print("stopped by SIGINT", file=sys.stderr)
     elif isinstance(error, OSError) and error.errno == errno.EMFILE:
         print(
             f"{error.filename}: {error.strerror}; raise the limit with ulimit -n", file=sys.stderr

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,8 +90,8 @@ def standard_streams() -> Iterator[None]:
 
     Characters that their encoding lacks become question marks. When nobody reads the output any
     more (``| head -1``), the rest of it goes nowhere and the exit status is that of a broken
-    pipe; when it cannot be written, or no memory is left, 1 and a message. Streams that are not
-    the interpreter's own, as in a notebook, are left alone.
+    pipe; when it cannot be written, or no memory is left, 1 and a message; after Ctrl-C 130 and
+    one. Streams that are not the interpreter's own, as in a notebook, are left alone.
     """
     before = sys.stdout, sys.stderr
     out, err = Output(1), Output(2)
@@ -106,6 +107,9 @@ def standard_streams() -> Iterator[None]:
             yield
         except SystemExit as raised:
             ended = raised
+        except KeyboardInterrupt:
+            complain("stopped by SIGINT")
+            ended = SystemExit(128 + signal.SIGINT)
         except MemoryError:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
