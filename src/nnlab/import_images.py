@@ -153,10 +153,13 @@ def built(target: Path) -> Iterator[Path]:
             for left in building.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield building
+            for path in (building, *building.rglob("*")):
+                storage.sync_folder(path) if path.is_dir() else storage.sync(path)
             check_absent(target)
             if target.exists():
                 target.rmdir()
             building.rename(target)
+            storage.sync_folder(target.parent)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
