@@ -6,6 +6,7 @@ import logging
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,20 @@ def test_a_sweep_is_that_of_the_command_line(tmp_path: Path) -> None:
     differ = ["train_seconds", "train_cpu_seconds", "concurrent_runs"]
     expected = pd.read_csv(theirs / "summary.csv")
     pd.testing.assert_frame_equal(frame.drop(columns=differ), expected.drop(columns=differ))
+
+
+def test_two_threads_sweep_one_after_the_other() -> None:
+    def numbers(seed: int) -> list[float]:
+        return list(nnlab.sweep({"seed": [seed]} | QUICK, study=f"s{seed}")["test_loss"])
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(numbers, [1, 2]))
+    assert both == [numbers(1), numbers(2)]
+
+
+def test_a_program_may_have_no_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert len(nnlab.sweep({"seed": [1, 2]} | QUICK, study="x")) == 2
 
 
 def test_what_is_trained_is_not_trained_again(tmp_path: Path) -> None:

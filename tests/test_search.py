@@ -158,6 +158,8 @@ def test_ranges_are_read_as_hydra_optuna_sweeper_reads_them(
         "UPDATE trial_params SET param_value = 0.05 WHERE trial_id = 2",
         "UPDATE study_directions SET direction = 'MAXIMIZE'",
         "UPDATE study_user_attributes SET value_json = '123'",
+        "DELETE FROM study_directions",
+        "DELETE FROM trial_user_attributes WHERE trial_id = 2",
     ],
 )
 def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
@@ -230,6 +232,20 @@ def test_a_killed_search_goes_on(
     assert command(*arguments) == 0
     assert "epochs in" not in capfd.readouterr().out  # nothing is left to train
     assert {path.parent.name for path in Path("outputs/mnist").glob("*/result.json")} == after
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_two_commands_at_one_search_do_it_once(delay: float) -> None:
+    options = ["hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", STORED, "model.hidden=[64]"]
+    arguments = [*options, "stopping.max_epochs=40", "train_size=400", SPACE[0]]
+    both = []
+    for _ in range(2):
+        line = ["hydra/sweeper=search", *QUICK, *arguments]
+        both.append(warm.Command(line, Path.cwd(), draw=False))
+        time.sleep(delay)
+    assert [process.end().status for process in both] == [0, 0]
+    assert [trial.state for trial in stored()] == [TrialState.COMPLETE] * 6
+    assert len(results()) == 6
 
 
 def test_a_stored_search_may_grow(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Pair: TypeAlias = "tuple[NDArray[np.float32], NDArray[Any]]"
 
+ONE_AT_A_TIME = threading.RLock()  # Hydra has one command in a process
 SIZES = ("train_size", "valid_size", "test_size", "folds", "fold")
 
 
@@ -93,7 +95,7 @@ def sweep(
 
     places = {"study": study, "output_dir": None if output_dir is None else str(output_dir)}
     given = dict(options) | {key: value for key, value in places.items() if value is not None}
-    with run.alone(), explained():
+    with ONE_AT_A_TIME, run.alone(), explained():
         command = hydra_jobs.Command()
         tally = command.tally
         tally.folders = []

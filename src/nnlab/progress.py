@@ -19,6 +19,11 @@ log = logging.getLogger("nnlab")
 EVERY = 10.0  # seconds between two lines on how batches stand, where there is no terminal
 
 
+def on_terminal() -> bool:
+    """Return whether standard output, which a program may lack or have closed, is a terminal."""
+    return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
+
+
 class Progress:
     """Counts epochs and runs; safe to call from the threads that train.
 
@@ -32,7 +37,7 @@ class Progress:
         self.told: set[str] = set()
         self.epochs = 0
         self.lock = threading.Lock()
-        self.bar = _bar(runs, work) if sys.stdout.isatty() else None
+        self.bar = _bar(runs, work) if on_terminal() else None
 
     def __enter__(self) -> Progress:
         self.started = time.perf_counter()
@@ -87,7 +92,7 @@ class BatchProgress:
         self.line = ""
         self.begun: tuple[float, float] | None = None  # when, and what of the work was done then
         self.next_line = 0.0
-        self.console = _status() if sys.stdout.isatty() else None
+        self.console = _status() if on_terminal() else None
 
     def __enter__(self) -> BatchProgress:
         return self

@@ -194,6 +194,11 @@ def checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def checksum_of_run(result: Mapping[str, Any], cells: Mapping[str, str]) -> str:
+    """Return a digest of what a table says of a run, which is another for another run."""
+    return checksum([result.get("fingerprint"), result.get("sha256"), dict(cells)])
+
+
 def sealed(content: dict[str, Any]) -> bytes:
     """Return a JSON file with its checksum, for ``undamaged``."""
     return json.dumps({"checksum": checksum(content), **content}).encode()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import Timeout
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -18,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from nnlab import hydra_jobs, memory, objective, records, storage, study, targets
+from nnlab import claims, hydra_jobs, memory, objective, records, storage, study, targets
 from nnlab.compose import Template
 from nnlab.jobs import Job
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("nnlab")
 RESULTS = "optimization_results.yaml"  # as Hydra's own sweepers call it
 INSTALL = "pip install 'nnlab[search]'"
+LOCK = ".search.lock"  # of a study whose search is stored
 TOLD = "told"  # what a trial in a storage says of itself, see ``told``
 TRIAL = 10_000  # bytes that Optuna keeps of a trial
 SAMPLERS = {
@@ -129,10 +131,11 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
     if trials.master.plan:
         trials.launch([rehearsal.ask(trials.space) for _ in range(options.n_trials)], 0)
         return
-    search = open_search(options, trials, example)
     try:
-        failed = train(search, options, trials)
-        tell_best(search, trials, example.objective)
+        with alone(options, example.folder.parent):
+            search = open_search(options, trials, example)
+            failed = train(search, options, trials)
+            tell_best(search, trials, example.objective)
     except optuna.exceptions.StorageInternalError as error:  # the database's own
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ValueError(
@@ -141,6 +144,27 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
         ) from error
     for each in failed:
         _ = each.return_value  # raises where it failed in another process
+
+
+@contextlib.contextmanager
+def alone(options: NnlabSearchConf, folder: Path) -> Iterator[None]:
+    """Wait until no other command is at the stored searches of a study; then none is but this."""
+    if options.storage is None:
+        yield
+        return
+    storage.make_folder(folder)
+    try:
+        lock = claims.acquire(folder / LOCK, timeout=0)
+    except Timeout:
+        log.info("waiting for the command that is at the search in %s", folder)
+        lock = claims.acquire(folder / LOCK, timeout=-1)
+    try:
+        yield
+    finally:
+        if [path.name for path in storage.matching(folder)] == [LOCK]:  # nothing has begun
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        lock.release()
 
 
 def check(options: NnlabSearchConf) -> None:
@@ -239,7 +263,8 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
             f"the stored search {name} is one with {' '.join(known) or 'no options'}, not with "
             f"{' '.join(trials.fixed) or 'none'}; give this one another hydra.sweeper.study_name"
         )
-    same = known == trials.fixed and search.direction.name.lower() == direction
+    directions = [each.name.lower() for each in search.directions]
+    same = known == trials.fixed and directions == [direction]
     if not same or any(map(changed, ended)):
         raise ValueError(
             f"hydra.sweeper.storage is damaged: the search {name} in it has changed since its "
@@ -290,8 +315,7 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
 
 def changed(trial: FrozenTrial) -> bool:
     """Return whether a trial is otherwise than when it ended."""
-    now = told(trial.params, trial.value)
-    return bool(trial.user_attrs.get(TOLD, now) != now)
+    return bool(trial.user_attrs.get(TOLD) != told(trial.params, trial.value))
 
 
 def told(params: Mapping[str, Any], value: float | None) -> str:

@@ -193,6 +193,22 @@ def test_a_damaged_file_of_scores_is_left_out(
         assert str(tmp_path / "a" / "scores.csv") in caplog.text
 
 
+def test_scores_that_are_not_of_the_run_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        trained(tmp_path / name, *WINE, f"seed={seed}", "evaluation=[metrics]")
+    file, other = (tmp_path / name / "scores.csv" for name in "ab")
+    whole = file.read_text()
+    assert all("auc" in run.results for run in report.read(tmp_path))
+    for damage in (other.read_text(), whole.replace("0.9", "0.8", 1), whole.replace("test", "x")):
+        assert damage != whole
+        file.write_text(damage)
+        caplog.clear()
+        assert [run.name for run in report.read(tmp_path) if "auc" in run.results] == ["b"]
+        assert f"left out {file}" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nnlab.export import __main__ as command
+from nnlab.export import finished
 from tests.export import studies
 from tests.report.studies import lay
 
@@ -190,3 +191,28 @@ def test_bad_folders_are_one_message(
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nothing_is_written_where_a_link_leads(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (study / "tensorboard").symlink_to(elsewhere)
+    assert export(study) == 1
+    assert "tensorboard is a link" in capsys.readouterr().err
+    (study / "tensorboard").unlink()
+    (study / "tensorboard").mkdir()
+    run = finished(study).runs[0].run.folder
+    (study / "tensorboard" / run.name).symlink_to(elsewhere)
+    assert export(study) == 0
+    assert not list(elsewhere.iterdir())
+    assert list((study / "tensorboard" / run.name).iterdir())
+
+
+def test_a_damaged_picture_is_left_out(study: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = finished(study).runs[0].run.folder
+    (run / "curves.png").write_text("hi")
+    assert export(study) == 0
+    assert f"left out {run / 'curves.png'}: its format" in caplog.text
+    assert list((study / "tensorboard" / run.name).iterdir())

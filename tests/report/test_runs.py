@@ -15,6 +15,7 @@ import pytest
 from nnlab import identity, network, study
 from nnlab.report import run_folders, runs, summary, summary_notes
 from tests.report.studies import DIVERGED, FAILED, curves, lay
+from tests.test_runs import as_nobody
 
 
 def names(folder: Path) -> list[str]:
@@ -177,6 +178,21 @@ def test_a_damaged_result_is_left_out_and_named(
         assert names(tmp_path) == ["train_size=500"]
     assert [record.name for record in caplog.records] == ["nnlab"]
     assert str(damaged) in caplog.text
+
+
+def test_a_run_that_cannot_be_entered_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, {"train_size": 500})
+    lay(tmp_path, {"train_size": 1000}).chmod(0)
+    tmp_path.chmod(0o777)
+    monkeypatch.chdir(tmp_path)  # what is above is root's
+    with as_nobody():
+        found, notes = run_folders.read_all(Path())
+    (tmp_path / "train_size=1000").chmod(0o700)
+    assert [run.name for run in found] == ["train_size=500"]
+    assert notes == ["Left out, as their files are damaged: train_size=1000"]
+    assert "left out train_size=1000/result.json: [Errno 13] Permission denied" in caplog.text
 
 
 def test_bytes_that_are_no_text_are_damage(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax  # type: ignore[import-untyped,unused-ignore]
 from sklearn import metrics  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
+from nnlab import records
 from nnlab.analysis import SCORES, pictures
 from nnlab.config import Config
 from nnlab.datasets import Data
@@ -50,6 +51,8 @@ def evaluate(network: Trained, data: Data, config: Config, folder: Path) -> list
     found = scores(labels, logits, k, classes) | {"ece": calibration_error(bins)}
     row = {"split": options.split.name, "examples": len(labels), "top_k": k}
     row |= {name: cell(score) for name, score in found.items()}
+    said = {name: str(value) for name, value in row.items()}
+    row["checksum"] = records.checksum_of_run(network.result, said)
     about = pictures.evaluated(network, len(labels), options.split.name)
     error = f"expected calibration error {found['ece']:.3f}"
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
 import re
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from pathlib import Path
 
 from nnlab import records, storage, study
 from nnlab.analysis import EVALUATION_FILES
+from nnlab.datasets import images
 from nnlab.report.columns import Column, shown
 from nnlab.report.run_folders import distinct, read
 from nnlab.report.runs import RunRecord, Value, varied
 from nnlab.text import visible
 
+log = logging.getLogger("nnlab")
 FILES = (
     *(records.RESULT, records.METRICS, records.LOG, records.WEIGHTS, records.CURVES),
     *EVALUATION_FILES,
@@ -100,7 +103,7 @@ class FinishedRun:
 
     @property
     def pictures(self) -> list[Path]:
-        return [path for path in self.files if path.suffix == ".png"]
+        return [path for path in self.files if path.suffix == ".png" and is_picture(path)]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,16 @@ class Finished:
     runs: list[FinishedRun]
     varied: list[str]
     left_out: int
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file holds a whole PNG image; where it is damaged, say so."""
+    try:
+        with storage.opened(path) as file, images.opened(file) as image:
+            return image.format == "PNG"
+    except Exception as error:  # decoders raise anything for damaged files
+        log.warning("left out %s: %s", path, images.explained(error))
+        return False
 
 
 def finished(folder: Path) -> Finished:

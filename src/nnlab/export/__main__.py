@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     write, default = TOOLS[options.to]
     into = options.into or default.format(study=options.study)
+    if not options.into and Path(into).is_symlink():
+        terminal.complain(f"{into} is a link, which may lead anywhere: remove it, or give --into")
+        return 1
     try:
         study = finished(options.study)
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nnlab import records
+from nnlab import records, storage
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
 from nnlab.report.runs import Value, rank, spell
@@ -37,11 +37,13 @@ def write(study: Finished, into: str) -> Iterator[bool]:
     if others:
         name = others[0].name.removeprefix(f"{EVENTS}0.")
         raise ValueError(f"{folder} has the runs of the study {name}; choose another --into")
+    storage.make_folder(folder)
     write_events(own, [experiment(study)])
     for run in study.runs:
         place = folder / run.run.folder.name
-        new = not any(place.glob(f"{EVENTS}*.{run.key}"))
+        new = place.is_symlink() or not any(place.glob(f"{EVENTS}*.{run.key}"))
         if new:
+            storage.make_own_folder(place)
             write_events(place / f"{EVENTS}{run.started:.0f}.{run.key}", events(run))
         yield new
 
@@ -49,7 +51,6 @@ def write(study: Finished, into: str) -> Iterator[bool]:
 def write_events(path: Path, content: Iterable[Any]) -> None:
     """Write an event file, whole or not at all, in the place of any other in its folder."""
     before = list(path.parent.glob(f"{EVENTS}*"))
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / ".unfinished"
     writer = needed("tensorboardX.record_writer", "tensorboard").RecordWriter(str(unfinished))
     with contextlib.closing(writer):

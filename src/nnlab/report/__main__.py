@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -52,7 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 runs.save(report=made.files)
                 claims.clear_batches(folder, runs.ended)
-        except (OSError, memory.NoRoomError) as error:
+        except OSError as error:
+            refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            remedy = "its report is written there: copy it to where you may write"
+            said = f"{folder}: {error.strerror}; {remedy}" if refused else error
+            terminal.complain(said)
+            status = 1
+        except memory.NoRoomError as error:
             terminal.complain(error)
             status = 1
         else:

@@ -11,7 +11,6 @@ import heapq
 import json
 import logging
 import math
-import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -82,7 +81,7 @@ def read_all(
     table, damaged = RunTable(study), []
     for folder in storage.matching(study):
         result = folder / RESULT
-        if folder.is_symlink() or not os.path.exists(result):
+        if folder.is_symlink() or is_absent(result):
             continue
         try:
             run = (reader or read_run)(folder)
@@ -99,6 +98,17 @@ def read_all(
     runs = table.runs()
     name_data(runs)
     return in_order(runs), left_out(damaged)
+
+
+def is_absent(path: Path) -> bool:
+    """Return whether there is nothing; where that cannot be told, something may be."""
+    try:
+        path.stat()
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def in_order(runs: Runs) -> Runs:
@@ -178,7 +188,7 @@ def read_run(folder: Path) -> RunRecord:
     done = result.get("status") in DONE
     task = task_of(result.get("dataset") or {})
     curves = read_curves(folder, result if done else {}, task)
-    return as_run(folder, result | read_scores(folder), curves)
+    return as_run(folder, result | read_scores(folder, result), curves)
 
 
 def check(result: dict[str, Any]) -> None:
@@ -377,15 +387,17 @@ def flatten(
             yield once(prefix + key), tuple(value) if isinstance(value, list) else value
 
 
-def read_scores(folder: Path) -> dict[str, Value]:
+def read_scores(folder: Path, result: Mapping[str, Any]) -> dict[str, Value]:
     """Return what evaluation=[metrics] has found of a run, if it was asked; ``split`` is a text.
 
-    A file that is damaged is left out, with a warning that names it.
+    A file that is damaged, or another run's, is left out, with a warning that names it.
     """
     path = folder / SCORES
     try:
         header, values = storage.read(path).decode().split()
         found = dict(zip(header.split(","), values.split(","), strict=True))
+        if found.pop("checksum", None) != records.checksum_of_run(result, found):
+            raise ValueError("its checksum differs; evaluation=[metrics] makes it anew")
         known: dict[str, Value] = {"scored_split": found.pop("split")}
         known["top_k"] = int(found.pop("top_k"))
         return known | {name: float(value) if value else None for name, value in found.items()}
