@@ -257,6 +257,9 @@ def test_a_stored_search_may_grow(capsys: pytest.CaptureFixture[str]) -> None:
     assert "best of 6 trials" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"mnist is one with .* not with .*seed=4; give this one"):
         command("hydra.sweeper.n_trials=8", *space, "seed=4")
+    other = (space[0], "optimizer.lr=interval(0.5,0.9)", STORED)
+    with pytest.raises(ValueError, match=r"not with .*interval\(0\.5,0\.9\).*; give this one"):
+        command("hydra.sweeper.n_trials=8", *other)
     assert command("hydra.sweeper.n_trials=2", *space, "seed=4", "study=b") == 0
     assert len(stored("b")) == 2
 

@@ -70,9 +70,7 @@ class Trials:
                 "hydra/sweeper=search has nothing to search; give an option a range, "
                 "as in 'optimizer.lr=tag(log,interval(0.001,0.1))'"
             )
-        self.fixed = [
-            str(each.input_line) for key, each in self.given.items() if key not in self.space
-        ]
+        self.asked = [str(each.input_line) for each in self.given.values()]
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
         """Return the overrides of one run, in the order of the command line."""
@@ -257,21 +255,21 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
             f"hydra.sweeper.storage cannot be opened: {reason}; give the URL of a database that "
             f"can be written, say sqlite:///search.db"
         ) from error
-    known = search.user_attrs.get("fixed", trials.fixed)
-    if isinstance(known, list) and known != trials.fixed:
+    known = search.user_attrs.get("asked", trials.asked)
+    if isinstance(known, list) and known != trials.asked:
         raise ValueError(
-            f"the stored search {name} is one with {' '.join(known) or 'no options'}, not with "
-            f"{' '.join(trials.fixed) or 'none'}; give this one another hydra.sweeper.study_name"
+            f"the stored search {name} is one with {' '.join(known)}, not with "
+            f"{' '.join(trials.asked)}; give this one another hydra.sweeper.study_name"
         )
     directions = [each.name.lower() for each in search.directions]
-    same = known == trials.fixed and directions == [direction]
+    same = known == trials.asked and directions == [direction]
     if not same or any(map(changed, ended)):
         raise ValueError(
             f"hydra.sweeper.storage is damaged: the search {name} in it has changed since its "
             f"trials ended; give this one another hydra.sweeper.study_name (runs that are there "
             f"are not trained again)"
         )
-    search.set_user_attr("fixed", trials.fixed)
+    search.set_user_attr("asked", trials.asked)
     search.sampler = sampler(options, len(search.trials))
     return search
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nnlab import memory, report, study
+from nnlab import claims, memory, report, study
 from nnlab.report.__main__ import main
 from tests.imports import imported
 from tests.report.studies import FAILED, lay
@@ -161,3 +162,20 @@ def test_a_prediction_is_printed_and_on_the_page(
     assert main([str(tmp_path), "--predict", "5000"]) == 0
     assert "5,000 examples: test accuracy 9" in capsys.readouterr().out
     assert "5,000 examples: test accuracy 9" in (tmp_path / "index.html").read_text()
+
+
+def test_a_study_that_cannot_be_written_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, {"train_size": 500})
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".lock"))
+
+    monkeypatch.setattr(claims, "exclusive", refuse)
+    monkeypatch.setattr(report, "write_report", refuse)
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: Permission denied; its report is written there: copy it to where you may "
+        f"write\n"
+    )

@@ -21,7 +21,7 @@ import markupsafe
 import numpy as np
 import pytest
 
-from nnlab import report
+from nnlab import report, storage
 from nnlab.compact import Compact
 from nnlab.report import page as pages
 from nnlab.report.run_folders import read_run
@@ -199,6 +199,11 @@ def test_notes_are_markdown_without_html_or_pictures_from_elsewhere(tmp_path: Pa
     assert "https://example.org" in page.links
     (tmp_path / "notes.md").unlink()
     (tmp_path / "notes.md").symlink_to(tmp_path / "default" / "result.json")
+    report.write_report(tmp_path)
+    assert "notes" not in Page(tmp_path / "index.html").sections
+    (tmp_path / "notes.md").unlink()
+    with (tmp_path / "notes.md").open("wb") as file:
+        file.truncate(storage.LARGEST + 1)
     report.write_report(tmp_path)
     assert "notes" not in Page(tmp_path / "index.html").sections
 

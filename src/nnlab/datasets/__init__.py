@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -84,7 +85,7 @@ def content(config: DatasetConfig, sizes: Sizes) -> str | None:
     """
     source = choose_source(config, sizes)
     key = (source.name, source.options, Path.cwd())
-    if source.needs is not None and not source.needs.exists():
+    if source.needs is not None and not os.path.exists(source.needs):
         return None
     with _lock:
         if key not in _contents:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import logging
 import math
 import os
 import shlex
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = TEMPLATES / "page.js"
 LIBRARY = TEMPLATES / "vendored" / "chart.umd.min.js"
+log = logging.getLogger("nnlab")
 INDEX, SINGLE = "index.html", "single.html"
 NOTES = "notes.md"  # which a person may lay into a study
 FILES = (RESULT, METRICS, LOG)  # of a run, that the page leads to
@@ -313,7 +315,11 @@ def written_notes(study: Path) -> Markup | None:
     path = study / NOTES
     if path.is_symlink() or not path.is_file():
         return None
-    text = storage.read(path).decode(errors="replace")
+    try:
+        text = storage.read(path).decode(errors="replace")
+    except OSError as error:
+        log.warning("left out %s: %s", path, error.strerror)
+        return None
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     tokens = markdown.parse(visible_lines(text))
     for token in tokens:
