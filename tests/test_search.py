@@ -155,11 +155,16 @@ def test_ranges_are_read_as_hydra_optuna_sweeper_reads_them(
     "damage",
     [
         "UPDATE trial_values SET value = 0.05 WHERE trial_id = 2",
-        "UPDATE trial_params SET param_value = 0.05 WHERE trial_id = 2",
-        "UPDATE study_directions SET direction = 'MAXIMIZE'",
-        "UPDATE study_user_attributes SET value_json = '123'",
-        "DELETE FROM study_directions",
-        "DELETE FROM trial_user_attributes WHERE trial_id = 2",
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                "UPDATE trial_params SET param_value = 0.05 WHERE trial_id = 2",
+                "UPDATE study_directions SET direction = 'MAXIMIZE'",
+                "DELETE FROM study_directions",
+                "UPDATE study_user_attributes SET value_json = '123'",
+                "DELETE FROM trial_user_attributes WHERE trial_id = 2",
+            )
+        ),
     ],
 )
 def test_a_stored_trial_that_has_changed_is_told(damage: str) -> None:
@@ -195,7 +200,13 @@ def damaged(statement: str) -> list[str]:
     return options
 
 
-@pytest.mark.parametrize("storage", [(), (STORED,)], ids=["in memory", "stored"])
+@pytest.mark.parametrize(
+    "storage",
+    [
+        pytest.param((), id="in memory", marks=pytest.mark.slow),
+        pytest.param((STORED,), id="stored"),
+    ],
+)
 def test_a_killed_search_goes_on(
     storage: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,7 +245,7 @@ def test_a_killed_search_goes_on(
     assert {path.parent.name for path in Path("outputs/mnist").glob("*/result.json")} == after
 
 
-@pytest.mark.parametrize("delay", [0.0, 1.0])
+@pytest.mark.parametrize("delay", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_two_commands_at_one_search_do_it_once(delay: float) -> None:
     options = ["hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", STORED, "model.hidden=[64]"]
     arguments = [*options, "stopping.max_epochs=40", "train_size=400", SPACE[0]]

@@ -202,6 +202,7 @@ class Histories(RuleBasedStateMachine):
         self.nothing_is_wrong()
 
 
+@pytest.mark.slow
 def test_no_history_leads_to_a_wrong_number() -> None:
     histories(4, 8)
 

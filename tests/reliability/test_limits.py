@@ -437,7 +437,13 @@ Plugins.instantiate_sweeper = small"""
     assert "runs 4 to 4 of 4\n" in done.said
 
 
-@pytest.mark.parametrize("force", [(), ("force=true",)], ids=["usual", "force"])
+@pytest.mark.parametrize(
+    "force",
+    [
+        pytest.param((), id="usual", marks=pytest.mark.slow),
+        pytest.param(("force=true",), id="force"),
+    ],
+)
 def test_a_batch_leaves_what_one_before_has_trained(force: tuple[str, ...], tmp_path: Path) -> None:
     """Refused where another run has its folder, done where it is the same, in whichever."""
     batch = "hydra.sweeper.max_batch_size=2"
@@ -457,7 +463,7 @@ def test_a_batch_leaves_what_one_before_has_trained(force: tuple[str, ...], tmp_
 
 
 @linux
-@pytest.mark.parametrize("swept", ["seed", "model.hidden"])
+@pytest.mark.parametrize("swept", ["seed", pytest.param("model.hidden", marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_runs(swept: str, tmp_path: Path) -> None:
     """A network has 1 MB, and 50 runs more would take 50 MB."""
     code = """

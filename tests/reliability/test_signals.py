@@ -97,6 +97,7 @@ def signal_to(process: warm.Command, number: int) -> None:
         os.kill(process.pid, number)
 
 
+@pytest.mark.slow
 def test_the_command_line_stops(tmp_path: Path) -> None:
     """In a process of its own, from its first tenth of a second; each signal at some instant."""
     command = ("train_size=300,1000", "stopping.max_epochs=200", *SMALL, "evaluation=[hardest]")

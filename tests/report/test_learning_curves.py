@@ -133,6 +133,7 @@ def test_predictions_cover_measured_and_made_up_curves(seeds: int) -> None:
     assert np.mean(covered) >= 0.9
 
 
+@pytest.mark.slow
 def test_predictions_cover_what_scikit_learn_reaches_on_digits() -> None:
     """Three learners on 120 to 360 digits; targets are two and three times as many."""
     sklearn = pytest.importorskip("sklearn")

@@ -419,10 +419,12 @@ def unpacked(path: Path, unpack: Any, content: bytes) -> bytes:
     if unpack is None:
         return content
     pieces: list[bytes] = []
+    whole = 0
     with unpack(io.BytesIO(content)) as stream:
         while piece := stream.read(PIECE):
             pieces.append(piece)
-            memory.check(3 * PIECE * len(pieces), f"unpacking {path}", "give fewer examples")
+            whole += len(piece)
+            memory.check(3 * whole, f"unpacking {path}", "give fewer examples")
     return b"".join(pieces)
 
 
