@@ -184,12 +184,14 @@ def test_a_run_that_cannot_be_entered_is_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay(tmp_path, {"train_size": 500})
-    lay(tmp_path, {"train_size": 1000}).chmod(0)
+    locked = lay(tmp_path, {"train_size": 1000})
+    assert len(names(tmp_path)) == 2  # and all is imported, which may be root's
+    locked.chmod(0)
     tmp_path.chmod(0o777)
     monkeypatch.chdir(tmp_path)  # what is above is root's
     with as_nobody():
         found, notes = run_folders.read_all(Path())
-    (tmp_path / "train_size=1000").chmod(0o700)
+    locked.chmod(0o700)
     assert [run.name for run in found] == ["train_size=500"]
     assert notes == ["Left out, as their files are damaged: train_size=1000"]
     assert "left out train_size=1000/result.json: [Errno 13] Permission denied" in caplog.text
