@@ -204,6 +204,7 @@ class Posting(Inline):
         return Post.sent
 
 
+@pytest.mark.slow
 def test_what_has_arrived_is_not_trained_again_where_its_batch_is_lost(
     tmp_path: Path, train: Train
 ) -> None:

@@ -81,7 +81,7 @@ CASES = {
     ),
 }
 QUICK = (  # of each engine, form and launcher but joblib
-    *("native", "native, dual form, best weights", "native, several runs, questions"),
+    *("native", "native, dual form, best weights"),
     *("torch, Adam", "stacked, AdamW", "native, Adam", "Hydra's basic launcher", "force"),
 )
 DRAWN = ("native, several runs, questions", "force")  # with their figures, which take longer

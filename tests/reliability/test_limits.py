@@ -217,7 +217,7 @@ def test_a_full_disk_stops_with_one_message(small_disk: Mount, undisturbed: Path
             assert goes_on in (folder / records.LOG).read_text()
 
 
-@pytest.mark.parametrize("size", [4, 20, 40])
+@pytest.mark.parametrize("size", [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 40))])
 def test_nor_has_hydras_launcher_another(size: int, small_disk: Mount, undisturbed: Path) -> None:
     """Which writes files of its own, of whose errors none names a file."""
     disk = small_disk(f"size={size}k")
@@ -307,7 +307,7 @@ sys.argv[0] = "nnlab"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="limits are set as on Linux")
-@pytest.mark.parametrize("launcher", ["joblib", "batches"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("batches", marks=pytest.mark.slow)])
 def test_too_few_open_files_for_workers(launcher: str, tmp_path: Path) -> None:
     if launcher == "joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
@@ -355,6 +355,7 @@ def test_more_runs_than_there_is_memory_for_are_refused(options: str, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_job_of_hydras_launcher_returns_is_not_kept(tmp_path: Path) -> None:
     """Its configurations, 225 kB."""
     code = """
