@@ -161,6 +161,7 @@ def weights(outcomes: Sequence[Outcome]) -> dict[str, bytes]:
     return {each.job.name: (each.folder / records.WEIGHTS).read_bytes() for each in outcomes}
 
 
+@pytest.mark.slow
 def test_workers_that_share_no_files_send_them(tmp_path: Path, train: Train) -> None:
     jobs = some_jobs("evaluation=[weights]", "model.hidden=[8]")
     outcomes = train(Inline(place=tmp_path / "nowhere"), jobs)

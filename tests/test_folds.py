@@ -160,6 +160,7 @@ def test_a_regression_has_folds_of_equal_size_and_their_r2(run: Run) -> None:
     assert "folds=355 is too many: each needs an example, of which 354" in said
 
 
+@pytest.mark.slow
 def test_what_is_planned_batched_or_launched_otherwise_is_the_same(run: Run) -> None:
     command = (*IRIS, *QUICK, "folds=3")
     said = run(*command, "plan=true")

@@ -135,6 +135,7 @@ def test_changed_data_are_not_those_that_a_run_saw(dogs: Path, tmp_path: Path, r
     assert image.stat().st_ino == known.st_ino
 
 
+@pytest.mark.slow
 def test_a_run_of_other_random_numbers_is_no_answer(tmp_path: Path, run: Run) -> None:
     """An earlier nnlab drew others from the same seed: the same command would find otherwise."""
     mnist = tmp_path / "outputs" / "mnist"
@@ -264,6 +265,7 @@ def test_a_refused_command_is_refused_again(tmp_path: Path, run: Run) -> None:
     assert "seed=0 holds a run with optimizer.lr=0.5; this one has optimizer.lr=0.01" in said
 
 
+@pytest.mark.slow
 def test_what_is_derived_is_made_again_where_it_is_missing_or_old(tmp_path: Path, run: Run) -> None:
     mnist = tmp_path / "outputs" / "mnist"
     command = ("train_size=40,60", *QUICK)

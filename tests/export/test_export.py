@@ -65,6 +65,7 @@ def test_times_without_a_log_are_those_of_the_result(tmp_path: Path) -> None:
     assert (found.started, found.ended) == (999_992.5, 1_000_000)
 
 
+@pytest.mark.slow
 def test_a_trained_run_was_begun_before_it_ended(tmp_path: Path) -> None:
     nnlab_run(*QUICK, cwd=tmp_path)
     folder = next(tmp_path.rglob("result.json")).parent
