@@ -147,7 +147,8 @@ def built(target: Path) -> Iterator[Path]:
     building = target.with_name(f".{target.name}.nnlab.tmp")
     storage.make_own_folder(building)
     with storage.open_folder(building) as number:
-        if not storage.lock(number) or not building.exists():
+        ours = number is None or storage.lock(number)
+        if not ours or not building.exists():
             raise ValueError(f"another command makes {target}; choose another folder")
         try:
             for left in building.iterdir():

@@ -66,13 +66,12 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
         raise
 
 
-def lock(file: BinaryIO | int | None) -> bool:
+def lock(file: BinaryIO | int) -> bool:
     """Show others that an open file, or a folder by its number, is being written; return False
     where another does so."""
     try:
         import fcntl
 
-        assert file is not None
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
