@@ -452,6 +452,33 @@ def test_one_process_puts_a_new_run_in_the_place_of_the_former(
     assert replaced == [study / "0"]
 
 
+def test_a_new_run_that_could_not_be_put_in_its_place_is_by_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trained: neither again, nor is the former taken for it."""
+    folder = tmp_path / "mnist" / "0"
+    sweeps.train([job(folder)])
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "replace_run", refuse)
+        (forced,) = sweeps.train([job(folder, "force=true")])
+        (outcome,) = sweeps.train([job(folder)])
+    assert isinstance(forced.error, PermissionError)
+    assert isinstance(outcome.error, PermissionError)
+    kept = records.read_result(folder / records.NEW)
+    assert kept is not None
+    assert kept["status"] == "finished"
+    (outcome,) = sweeps.train([job(folder)])
+    assert outcome.error is None
+    assert not outcome.trained
+    assert records.read_result(folder) == kept
+    assert outcome.result == study.short(kept)
+    assert not (folder / records.NEW).exists()
+
+
 @pytest.mark.parametrize("name", [".process-dead.lock", ".process-dead.json"])
 def test_what_a_dead_process_left_of_a_study_that_is_done_is_removed(
     name: str, tmp_path: Path

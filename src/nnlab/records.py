@@ -75,6 +75,7 @@ class RunFolder:
         self.identity = identity
         self.identity_text = json.dumps(identity, indent=2, allow_nan=False)
         self.owner = {} if owner is None else {"owner": owner}
+        self.ended = False
         storage.make_own_folder(path)
         began = self.as_result({"status": "running", **self.owner})
         storage.put(path / RESULT, began)  # ``begin`` syncs the folder
@@ -139,6 +140,7 @@ class RunFolder:
             files[WEIGHTS] = hashlib.sha256(content).hexdigest()
         storage.sync(self.path / METRICS)
         result = self.write_result(**outcome, sha256=files)
+        self.ended = True
         (self.path / CHECKPOINT).unlink(missing_ok=True)
         if self.path.name == NEW:
             replace_run(self.path.parent)
@@ -150,11 +152,15 @@ class RunFolder:
         self.write_result(status="interrupted", epochs=epochs)
 
     def fail(self, error: BaseException) -> None:
-        """Record that the run broke off: the traceback in its log, the error in its result."""
+        """Record that the run broke off: the traceback in its log, the error in its result.
+
+        One whose result is written, though it is not in its place, stays as it is.
+        """
         with contextlib.suppress(OSError):  # they may be why
             self.write_rows()
         self.log("".join(traceback.format_exception(error)).rstrip())
-        self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
+        if not self.ended:
+            self.write_result(status="failed", error=f"{type(error).__name__}: {error}")
 
     def write_result(self, **outcome: Any) -> dict[str, Any]:
         storage.write_atomic(self.path / RESULT, self.as_result(outcome))
@@ -323,10 +329,17 @@ def settle(folder: Path) -> None:
     To be called before anything is written there; raises as ``check_no_link``.
     """
     check_no_link(folder)
-    if storage.is_folder(folder / NEW):
-        result = read_result(folder / NEW)
-        if result is not None and result["status"] in DONE:
-            replace_run(folder)
+    if is_replaced(folder):
+        replace_run(folder)
+
+
+def is_replaced(folder: Path) -> bool:
+    """Return whether a run that has ended is to take the place of a folder's.
+
+    Raises as ``read_result``.
+    """
+    result = read_result(folder / NEW) if storage.is_folder(folder / NEW) else None
+    return result is not None and result["status"] in DONE
 
 
 def clear_up(folder: Path) -> None:

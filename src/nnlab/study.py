@@ -236,11 +236,15 @@ class Study:
         self.put(name, before, self.read(name, before))
 
     def read(self, name: str, before: Entry | None, trusted: bool = False) -> Entry | None:
-        """Return the entry of a folder as it is now; None where it holds no run, or a damaged one.
+        """Return the entry of a folder as it is now; None where it holds no run, a damaged one, or
+        one in whose place another is to be put.
 
         trusted: its files are as they were written.
         """
         path = self.folder / name
+        with contextlib.suppress(OSError, ValueError):  # damaged: that is told to who replaces it
+            if records.is_replaced(path):
+                return None
         try:
             written, *others = (stamp_of(path / file) for file in FILES)
             stamp = records.checksum([written, *others])
