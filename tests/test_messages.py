@@ -49,8 +49,14 @@ def test_an_error_of_the_system_without_a_file_says_its_words() -> None:
         (errno.EIO, "study: Input/output error; its disk or file server does not answer: see"),
         (errno.ESTALE, "study: Stale file handle; its disk or file server does not answer: see"),
         (errno.ENOTCONN, "study: Transport endpoint is not connected; its disk or file server"),
-        (errno.EACCES, "study/a/x: Permission denied; results go to output_dir/study, choose a"),
-        (errno.EPERM, "study/a/x: Operation not permitted; results go to output_dir/study, choo"),
+        (
+            errno.EACCES,
+            "study/a/x: Permission denied; see that you may read and write it (ls -l), or choose",
+        ),
+        (
+            errno.EPERM,
+            "study/a/x: Operation not permitted; see that you may read and write it (ls -l), or",
+        ),
         (errno.ENAMETOOLONG, "study/a/x: File name too long; choose a shorter study=, output_dir="),
         (errno.ENOTDIR, "study/a/x: Not a directory; move away what is in the place of this"),
         (errno.EISDIR, "study/a/x: Is a directory; move away this folder, which is in the place"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,41 @@ def test_what_has_no_end_is_told(content: str, foreign: Path) -> None:
     (foreign / "conf" / "model" / "itself.yaml").write_text(content)
     with pytest.raises(ValueError, match="includes itself, or is nested too deeply"):
         command("model=itself", "--config-dir", "conf")
+
+
+def test_aliases_of_aliases_are_counted_before_they_are_followed(foreign: Path) -> None:
+    """Each of twelve lines has ten of the one above: a thousand billion values."""
+    (foreign / "conf" / "model").mkdir()
+    file = foreign / "conf" / "model" / "bomb.yaml"
+    lines = [
+        "a0: &a0 [1]",
+        *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 13)),
+    ]
+    file.write_text("\n".join(lines))
+    # Line n has 1 + 10 times the values of the line above, and a key; all are in one mapping.
+    values = [2]
+    while len(values) < 13:
+        values.append(1 + 10 * values[-1])
+    stands_for = f"{1 + sum(values) + 13:,}"
+    with pytest.raises(
+        ValueError, match=rf"bomb\.yaml stand for {stands_for} values, at most 100,000"
+    ):
+        command("model=bomb", "--config-dir", "conf")
+
+
+def test_a_few_aliases_are_followed(foreign: Path) -> None:
+    (foreign / "conf" / "model").mkdir()
+    content = "defaults: [mlp, _self_]\nhidden: &h [8, &n 4]\n"
+    (foreign / "conf" / "model" / "mine.yaml").write_text(content.replace("4]", "4, *n]"))
+    command("model=mine", "--config-dir", "conf")
+    result = json.loads(next((foreign / "outputs").rglob("result.json")).read_text())
+    assert result["config"]["model"]["hidden"] == [8, 4, 4]
+
+
+def test_a_configuration_that_is_no_text_is_told(foreign: Path) -> None:
+    (foreign / "conf" / "mine.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(ValueError, match="is no configuration: it is no text in UTF-8"):
+        command("--config-dir", "conf", "--config-name", "mine")
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,15 @@ from pathlib import Path
 
 GO_ON = "and the same command goes on"
 NO_ANSWER = f"its disk or file server does not answer: see that it does, {GO_ON}"
+NO_RIGHT = "see that you may read and write it (ls -l), or choose another folder with output_dir="
 # What helps where the system refused something, by the number of its error.
 REMEDIES = {
     errno.ENOSPC: f"free some space, {GO_ON}",
     errno.EDQUOT: f"remove files of yours there, {GO_ON}",
     errno.EMFILE: f"raise the limit with ulimit -n, {GO_ON}",
     errno.ENFILE: f"end other programs, which have the rest, {GO_ON}",
+    errno.EACCES: NO_RIGHT,
+    errno.EPERM: NO_RIGHT,
     errno.EIO: NO_ANSWER,
     errno.ESTALE: NO_ANSWER,
     errno.ENOTCONN: NO_ANSWER,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, cast
+from typing import IO, Any, cast
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -38,6 +40,7 @@ FUNCTIONS = (
 )  # options whose code runs where the command line names it
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 OF_A_FILE = "hydra.searchpath in main"  # what Hydra calls places that no command line names
+MOST = 100_000  # values in a configuration that has aliases
 PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # of no other are those
 
 
@@ -49,6 +52,7 @@ def checked() -> Iterator[None]:
     Hydra has no place of its own for that: its callbacks are such code themselves.
     """
     compose, append = ConfigLoaderImpl.load_configuration, ConfigSearchPathImpl.append
+    read = OmegaConf.load
 
     @functools.wraps(compose)
     def load(self: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
@@ -58,6 +62,10 @@ def checked() -> Iterator[None]:
             raise ValueError(
                 "a configuration includes itself, or is nested too deeply: see the defaults of "
                 "the files in your --config-dir"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"a file in your --config-dir is no configuration: it is no text in UTF-8 ({error})"
             ) from None
         except KeyError as error:  # Hydra looks it up
             raise ValueError(f"hydra.job.env_copy={error}: {NO_COPIES}") from None
@@ -75,6 +83,12 @@ def checked() -> Iterator[None]:
             )
         append(self, provider, path, anchor)
 
+    @functools.wraps(read)
+    def read_file(file: Any) -> DictConfig | ListConfig:
+        refuse_endless(file)
+        return read(file)
+
+    OmegaConf.load = read_file  # type: ignore[method-assign]
     ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
     ConfigSearchPathImpl.append = place  # type: ignore[method-assign]
     try:
@@ -82,6 +96,32 @@ def checked() -> Iterator[None]:
     finally:
         ConfigSearchPathImpl.append = append  # type: ignore[method-assign]
         ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
+        OmegaConf.load = staticmethod(read)  # type: ignore[method-assign]
+
+
+def refuse_endless(file: IO[str]) -> None:
+    """Raise ValueError where the aliases in a configuration (``*name``), which stand for copies,
+    make it more than MOST values: some lines may stand for billions."""
+    text = file.read()
+    file.seek(0)
+    if "&" not in text or "*" not in text:
+        return
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        if id(node) not in counts:
+            counts[id(node)] = 1  # of one that is within itself
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            some = itertools.chain(*parts) if isinstance(node, yaml.MappingNode) else parts
+            counts[id(node)] += sum(map(count, some))
+        return counts[id(node)]
+
+    root = yaml.compose(text, yaml.SafeLoader)
+    if root is not None and count(root) > MOST:
+        raise ValueError(
+            f"the aliases in {file.name} stand for {count(root):,} values, at most {MOST:,} are "
+            f"read: use fewer"
+        )
 
 
 @contextlib.contextmanager
