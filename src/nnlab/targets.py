@@ -88,7 +88,7 @@ def checked() -> Iterator[None]:
         refuse_endless(file)
         return read(file)
 
-    OmegaConf.load = read_file  # type: ignore[method-assign]
+    OmegaConf.load = read_file  # type: ignore[assignment, method-assign]
     ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
     ConfigSearchPathImpl.append = place  # type: ignore[method-assign]
     try:
