@@ -76,11 +76,13 @@ class NnlabSweeper(BasicSweeper):
         runs = foresee(last.values(), size, JOB if ours else RETURN)
         options = [texts(each) for each in last.values()]
         if not ours or runs > (size or runs):  # nnlab's looks at all of a batch first, too
-            for batch in batches(options, size):
+            for place, batch in enumerate(batches(options, size)):
                 if ours:
                     self.validate_batch_is_legal(batch)
                 else:
-                    check_jobs(self.hydra_context.config_loader, self.config, batch)
+                    check_jobs(
+                        self.hydra_context.config_loader, self.config, batch, place * (size or 0)
+                    )
         first, failed = 0, None
         for batch in batches(options, size):
             after = first + len(batch)

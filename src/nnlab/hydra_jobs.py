@@ -255,14 +255,14 @@ def compose_job(
 
 
 def check_jobs(
-    loader: ConfigLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]]
+    loader: ConfigLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
 ) -> None:
     """See whether jobs are legal for Hydra's launchers, which write into a job's folder before
-    nnlab is called.
+    nnlab is called. first: the number of the first of them.
 
     Raises Hydra's errors where one cannot be composed, ValueError where they would follow a link.
     """
-    for number, overrides in enumerate(job_overrides):
+    for number, overrides in enumerate(job_overrides, first):
         node = compose_job(loader, master, list(overrides), number).hydra
         folder = Path(node.runtime.output_dir)
         record = folder / (node.output_subdir or "")

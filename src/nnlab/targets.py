@@ -18,7 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from nnlab.config import Config, OwnNetworkConfig
@@ -40,6 +40,9 @@ FUNCTIONS = (
 )  # options whose code runs where the command line names it
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 OF_A_FILE = "hydra.searchpath in main"  # what Hydra calls places that no command line names
+# The same, but that it counts runs, and sees where they would go, before it begins.
+HYDRAS_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+SWEEPER = "hydra_plugins.nnlab_sweeper.NnlabSweeper"
 MOST = 100_000  # values in a configuration that has aliases
 PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")  # of no other are those
 
@@ -71,6 +74,9 @@ def checked() -> Iterator[None]:
             raise ValueError(f"hydra.job.env_copy={error}: {NO_COPIES}") from None
         if copied := composed.hydra.job.env_copy:
             raise ValueError(f"hydra.job.env_copy={copied}: {NO_COPIES}")
+        if composed.hydra.sweeper._target_ == HYDRAS_SWEEPER:
+            with read_write(composed):
+                composed.hydra.sweeper._target_ = SWEEPER
         refuse_code(composed, OmegaConf.to_container(composed.hydra.overrides.hydra))  # type: ignore[arg-type]
         return composed
 

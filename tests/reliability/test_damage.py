@@ -238,9 +238,10 @@ COMMANDS = {
     "again": (),
     "force": ("force=true",),
     "basic": ("force=true", "hydra/launcher=basic"),
+    "sweeper": ("force=true", "hydra/launcher=basic", "hydra/sweeper=basic"),
     "batches": ("force=true", "hydra/launcher=batches"),
 }
-LAUNCHERS = ("basic", "batches")
+LAUNCHERS = ("basic", "sweeper", "batches")
 
 
 @pytest.mark.parametrize(

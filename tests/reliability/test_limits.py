@@ -330,6 +330,7 @@ REFUSED = {
     "seed=0 ++seed=range(1500000)": "a sweep of 1,500,000 runs needs 1.5 GB of memory, ",
     "seed=range(9) seed=range(1500000)": "a sweep of 1,500,000 runs needs 1.5 GB of memory, ",
     "seed=range(1500000) hydra/launcher=basic": "runs needs 1.5 GB of memory, ",
+    "seed=range(1500000) hydra/sweeper=basic": "runs needs 1.5 GB of memory, ",
     "seed=range(1500000) hydra/launcher=batches": "runs needs 1.5 GB of memory, ",
     # and 8 kB of those in a batch, 250 kB where Hydra's launchers return them
     "seed=range(150000) hydra.sweeper.max_batch_size=150000": "give a smaller hydra.sweeper.max_",
