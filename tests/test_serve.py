@@ -109,7 +109,7 @@ def test_a_run_that_cannot_be_read_is_named(outputs: Path) -> None:
         assert "damaged" not in ask(server, "/mnist/")[2].decode()
         (outputs / "mnist" / "train_size=500" / "result.json").write_text("{")
         page = ask(server, "/mnist/")[2].decode()
-    assert "Left out, as their files are damaged: train_size=500" in page
+    assert "Left out, as their files are damaged or not to be read: train_size=500" in page
 
 
 def test_a_page_is_made_anew_when_a_run_has_changed(outputs: Path) -> None:

@@ -354,7 +354,7 @@ class Dispatch:
         """Stop, as a signal asked to. Raises Stopped."""
         number = interrupts.request.number
         goes_on = self.cluster.stays and bool(self.sent)
-        if goes_on and number == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty():
+        if goes_on and number == signal.SIGINT and terminal.can_ask() and sys.stderr.isatty():
             terminal.complain(f"\nCancel {self.cluster.named(len(self.sent))}? [y/N]")
             goes_on = sys.stdin.readline().strip().lower() not in ("y", "yes")
         if goes_on:

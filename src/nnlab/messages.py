@@ -15,6 +15,7 @@ NO_RIGHT = "see that you may read and write it (ls -l), or choose another folder
 REMEDIES = {
     errno.ENOSPC: f"free some space, {GO_ON}",
     errno.EDQUOT: f"remove files of yours there, {GO_ON}",
+    errno.EFBIG: f"raise the limit of a file's size with ulimit -f, {GO_ON}",
     errno.EMFILE: f"raise the limit with ulimit -n, {GO_ON}",
     errno.ENFILE: f"end other programs, which have the rest, {GO_ON}",
     errno.EACCES: NO_RIGHT,
@@ -32,7 +33,7 @@ REMEDIES = {
 ELSEWHERE = "results go to output_dir/study, choose a folder that can be written with output_dir="
 # These are of all that lies in a folder: of many runs, they are told once.
 OF_FOLDERS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
 )
 NO_ROOM = ("can't allocate memory", "failed to map segment")  # torch's words, and the linker's
@@ -80,6 +81,12 @@ def refused(error: OSError, study: Path | None) -> str:
     if error.errno == errno.ENOSPC and where is not None and no_more_files(where):
         remedy = f"it can hold no more files (df -i): remove some, {GO_ON}"
     return f"{'' if where is None else f'{where}: '}{error.strerror}; {remedy}"
+
+
+def remedy(error: OSError, otherwise: str) -> str:
+    """Return what helps a command that does not train: with a full disk, say, the same as one that
+    does; otherwise what that command says."""
+    return REMEDIES.get(error.errno or 0, otherwise) if error.errno in OF_FOLDERS else otherwise
 
 
 def no_more_files(folder: Path) -> bool:

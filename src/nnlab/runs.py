@@ -104,7 +104,7 @@ def refuse_combinations(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error("--yes answers the question of --delete; give both")
     if options.watch and not sys.stdout.isatty():
         parser.error("--watch needs a terminal; --json is for programs")
-    if options.delete and not options.yes and not sys.stdin.isatty():
+    if options.delete and not options.yes and not terminal.can_ask():
         parser.error("--delete asks first, but there is no terminal to ask on; add --yes")
 
 

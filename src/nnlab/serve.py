@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, urlsplit
 from nnlab import claims, standing, storage, terminal
 from nnlab.records import CURVES, DONE, RESULT
 from nnlab.report import page, summary_notes
-from nnlab.report.run_folders import distinct, read_all, read_run
+from nnlab.report.run_folders import distinct, left_out, read_all, read_run
 from nnlab.report.runs import RunRecord
 from nnlab.runs import by_study
 from nnlab.storage import opened
@@ -144,7 +144,7 @@ class Results:
             tag = digest(parts)
             if self.pages.get(study, ("", b""))[0] != tag:
                 above = None if study == self.root else "/"
-                notes = damaged + summary_notes.notes(runs)
+                notes = left_out(damaged) + summary_notes.notes(runs)
                 made = page.render(runs, notes, drawn, study, live=tag, above=above)
                 self.pages[study] = tag, b"".join(made)
             return self.pages[study]

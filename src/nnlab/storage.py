@@ -60,9 +60,11 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
                 os.replace(temporary, path)
         if os.name == "nt":
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -185,7 +187,7 @@ def read_whole(path: Path, file: BinaryIO, most: int) -> bytes:
     """Return the content of a file that is open, as ``read`` does."""
     if os.fstat(file.fileno()).st_size > most:
         reason = f"it has more than {most:,} bytes, as no such file has"
-        raise OSError(errno.EFBIG, reason, str(path))
+        raise OSError(errno.EINVAL, reason, str(path))
     return file.read()
 
 

@@ -84,6 +84,11 @@ def complain(message: object) -> None:
     print(visible_lines(str(message)), file=sys.stderr, flush=True)
 
 
+def can_ask() -> bool:
+    """Return whether there is somebody to answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
     """Let a command come to its end whatever becomes of its standard streams.

@@ -158,7 +158,10 @@ def test_damaged_runs_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
     report.write_report(tmp_path)
     assert "left out" in caplog.text
     page = Page(tmp_path / "index.html")
-    assert "Left out, as their files are damaged: optimizer.lr=0.2" in page.paragraphs
+    assert (
+        "Left out, as their files are damaged or not to be read: optimizer.lr=0.2"
+        in page.paragraphs
+    )
 
 
 def test_the_best_of_a_regression_is_told_where_a_run_failed(tmp_path: Path) -> None:

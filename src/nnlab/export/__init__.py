@@ -16,7 +16,7 @@ from nnlab import records, storage, study
 from nnlab.analysis import EVALUATION_FILES
 from nnlab.datasets import images
 from nnlab.report.columns import Column, shown
-from nnlab.report.run_folders import distinct, read
+from nnlab.report.run_folders import distinct, read_all
 from nnlab.report.runs import RunRecord, Value, varied
 from nnlab.text import visible
 
@@ -96,12 +96,15 @@ class FinishedRun:
             ended = self.started + measured.get("epoch/seconds", 0.0)
             yield int(epoch), min(ended, self.ended), measured
 
-    @property
+    @functools.cached_property
     def files(self) -> list[Path]:
+        """Its files; a link among them, which may lead anywhere, is left out."""
         paths = [self.run.folder / name for name in FILES]
-        return [path for path in paths if path.is_file()]
+        for link in filter(Path.is_symlink, paths):
+            log.warning("left out %s: it is a link", link)
+        return [path for path in paths if path.is_file() and not path.is_symlink()]
 
-    @property
+    @functools.cached_property
     def pictures(self) -> list[Path]:
         return [path for path in self.files if path.suffix == ".png" and is_picture(path)]
 
@@ -129,24 +132,25 @@ def is_picture(path: Path) -> bool:
 
 def finished(folder: Path) -> Finished:
     """Read the finished runs of a study. Raises OSError where there is none to be read."""
-    every = read(folder)
+    every, damaged = read_all(folder)
     whole = study.look(folder).entries
     done = [run for run in every if run.folder.name in whole and whole[run.folder.name].done]
     runs = distinct(done)
     columns = shown("csv", runs)
     made = [FinishedRun(run, columns, *times(run)) for run in runs]
-    return Finished(visible(folder.resolve().name), made, varied(runs), len(every) - len(done))
+    left_out = len(every) + len(damaged) - len(done)
+    return Finished(visible(folder.resolve().name), made, varied(runs), left_out)
 
 
 def times(run: RunRecord) -> tuple[float, float]:
     """Return when a run was begun and when it ended, in seconds since 1970, as its log says.
 
-    Without a log: it ended when its result was written.
+    Without a log, or with one that is damaged: it ended when its result was written.
     """
     try:
         log = storage.read(run.folder / records.LOG).decode(errors="replace")
         first, *_, last = 2 * STAMP.findall(log)
-    except (OSError, ValueError):
+        return datetime.fromisoformat(first).timestamp(), datetime.fromisoformat(last).timestamp()
+    except (OSError, ValueError, OverflowError):
         ended = (run.folder / records.RESULT).stat().st_mtime
         return ended - run.train_seconds, ended
-    return datetime.fromisoformat(first).timestamp(), datetime.fromisoformat(last).timestamp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from nnlab import terminal
+from nnlab import messages, terminal
 from nnlab.export import Finished, finished, mlflow, tensorboard, wandb
 
 # What writes the runs that are not there yet, telling of each run whether it did so; where, by
@@ -42,9 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     write, default = TOOLS[options.to]
     into = options.into or default.format(study=options.study)
+    shown = mlflow.public(into)
     if not options.into and Path(into).is_symlink():
         terminal.complain(f"{into} is a link, which may lead anywhere: remove it, or give --into")
         return 1
+    logging.raiseExceptions = False  # of W&B's own log, where a disk is full
     try:
         study = finished(options.study)
     except OSError as error:
@@ -57,12 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         reason = error.strerror or error
-        terminal.complain(f"{into} cannot be written ({reason}); choose another --into")
+        remedy = messages.remedy(error, "choose another --into")
+        terminal.complain(f"{shown} cannot be written ({reason}); {remedy}")
         return 1
     except KeyboardInterrupt:
         terminal.complain("interrupted; the same command goes on from there")
         return 128 + signal.SIGINT
-    terminal.say(said(study, count, into))
+    terminal.say(said(study, count, shown))
     return 0
 
 

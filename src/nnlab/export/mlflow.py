@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nnlab import storage
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
 from nnlab.report.runs import spell
@@ -47,8 +49,8 @@ def write(study: Finished, into: str) -> Iterator[bool]:
 def reach(uri: str) -> None:
     """Raise OSError or ValueError for a store that is not there: MLflow would try for minutes."""
     if uri.startswith(SQLITE):
-        with open(uri.removeprefix(SQLITE), "ab"):
-            pass
+        flags = os.O_WRONLY | os.O_CREAT
+        os.close(storage.open_regular(uri.removeprefix(SQLITE), flags))
     elif uri.startswith(("http://", "https://")):
         import requests
 
@@ -56,7 +58,7 @@ def reach(uri: str) -> None:
             requests.get(uri, timeout=PATIENCE)
         except requests.RequestException as error:
             reason = type(error).__name__
-            raise ValueError(f"no server answers at {uri} ({reason}); start it") from None
+            raise ValueError(f"no server answers at {public(uri)} ({reason}); start it") from None
 
 
 @contextlib.contextmanager
@@ -66,7 +68,16 @@ def refused(mlflow: Any, uri: str) -> Iterator[None]:
     try:
         yield
     except (mlflow.exceptions.MlflowException, database.SQLAlchemyError) as error:
-        raise ValueError(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{public(uri)}: {str(error).splitlines()[0]}") from error
+
+
+def public(uri: str) -> str:
+    """Return the address of a store without a password.
+
+    >>> public("http://user:secret@localhost:5000"), public("sqlite:///a@b.db")
+    ('http://localhost:5000', 'sqlite:///a@b.db')
+    """
+    return re.sub(r"(?<=://)[^/]*@", "", uri)
 
 
 def experiment_of(client: Any, name: str, uri: str) -> str:
@@ -85,7 +96,7 @@ def experiment_of(client: Any, name: str, uri: str) -> str:
     known: str = found.experiment_id
     if found.lifecycle_stage == "deleted":
         raise ValueError(
-            f"{uri}: the experiment {name} was deleted there; "
+            f"{public(uri)}: the experiment {name} was deleted there; "
             f"`mlflow experiments restore -x {known}` restores it, `mlflow gc` removes it for good"
         )
     return known

@@ -10,11 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from nnlab import storage
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
 from nnlab.text import shortened
 
 FORBIDDEN = r"[/\\#?%:]"  # in the name of a project
+ROOM = 2**16  # bytes
 LONGEST = 128  # such a name, in characters
 QUIET = {  # nothing of this process belongs to the run
     **dict.fromkeys(("silent", "disable_git", "x_disable_stats", "x_disable_meta"), True),
@@ -33,7 +35,8 @@ def write(study: Finished, into: str) -> Iterator[bool]:
     folder = Path(into).absolute()  # W&B's own process may be in another
     folder.mkdir(parents=True, exist_ok=True)
     for run in study.runs:
-        new = not any(folder.glob(f"offline-run-*-{run.key}"))
+        made = folder.glob(f"offline-run-*-{run.key}/*.wandb")
+        new = not any(path.stat().st_size for path in made)
         if new:
             write_whole(wandb, study.study, run, folder)
         yield new
@@ -45,8 +48,11 @@ def write_whole(wandb: Any, study: str, run: FinishedRun, folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
             write_run(wandb, study, run, unfinished)
             made = next(Path(unfinished).glob(f"wandb/offline-run-*/run-{run.key}.wandb"), None)
-            if made is None:
+            if made is None or not made.stat().st_size:
                 raise ValueError(f"{folder}: W&B has written nothing of {run.name}")
+            # W&B does not say where a disk is full, which then has no room for this either.
+            storage.write_atomic(made.with_suffix(".room"), bytes(ROOM))
+            made.with_suffix(".room").unlink()
             os.replace(made.parent, folder / made.parent.name)
     except (wandb.Error, UnicodeError) as error:  # it takes no path that is not UTF-8
         raise ValueError(f"{folder}: {error}") from error

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nnlab import memory, terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
-from nnlab.report.run_folders import ROOM, distinct, read, read_all
+from nnlab.report.run_folders import ROOM, distinct, left_out, read, read_all
 from nnlab.report.runs import RunRecord
 from nnlab.report.times import duration
 from nnlab.study import RECORD
@@ -91,7 +91,7 @@ def write_report(
     drawn = figure_process.draw_all(runs, study, curves, formats, loss_scale, style)
     if len(runs) > MANY:
         memory.give_back()  # the figures, too, which refer to themselves
-    said = damaged + notes
+    said = left_out(damaged) + notes
     pages = [page.write_page(runs, said, drawn, study)]
     if single_file:
         pages.append(page.write_page(runs, said, drawn, study, single_file=True))

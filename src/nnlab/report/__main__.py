@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import sys
 from collections.abc import Sequence
 
-from nnlab import claims, memory, report, study, terminal
+from nnlab import claims, memory, messages, report, study, terminal
 
 
 @terminal.standard_streams()
@@ -54,11 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 runs.save(report=made.files)
                 claims.clear_batches(folder, runs.ended)
         except OSError as error:
-            refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-            remedy = "its report is written there: copy it to where you may write"
-            said = f"{folder}: {error.strerror}; {remedy}" if refused else error
-            terminal.complain(said)
             status = 1
+            if error.errno is None or isinstance(error, FileNotFoundError):  # there is no study
+                terminal.complain(error)
+                continue
+            remedy = "its report is written there: copy it to where you may write"
+            terminal.complain(f"{folder}: {error.strerror}; {messages.remedy(error, remedy)}")
+            with contextlib.suppress(OSError, memory.NoRoomError):
+                terminal.show(report.look(folder, options.predict))
         except memory.NoRoomError as error:
             terminal.complain(error)
             status = 1

@@ -71,7 +71,7 @@ def read(study: Path, reader: Callable[[Path], RunRecord] | None = None) -> Runs
 def read_all(
     study: Path, reader: Callable[[Path], RunRecord] | None = None, room: float = math.inf
 ) -> tuple[Runs, list[str]]:
-    """Do what ``read`` does, and name the runs that were left out, in a sentence.
+    """Do what ``read`` does, and name the runs that were left out.
 
     room: how many numbers the curves may have; where there are more, all are thinned, to one epoch
     in 2, 4, 8 and so on.
@@ -97,7 +97,7 @@ def read_all(
         raise FileNotFoundError(f"{study} holds no runs{hint}{studies_below(study)}")
     runs = table.runs()
     name_data(runs)
-    return in_order(runs), left_out(damaged)
+    return in_order(runs), sorted(damaged)
 
 
 def is_absent(path: Path) -> bool:
@@ -127,9 +127,14 @@ def in_order(runs: Runs) -> Runs:
 
 
 def left_out(damaged: Sequence[str]) -> list[str]:
+    """Name the runs that were left out, in a sentence; nothing where there are none."""
     more = f" and {len(damaged) - STUDIES:,} more" * (len(damaged) > STUDIES)
-    named = ", ".join(sorted(damaged)[:STUDIES])
-    return [f"Left out, as their files are damaged: {named}{more}"] if damaged else []
+    named = ", ".join(damaged[:STUDIES])
+    return (
+        [f"Left out, as their files are damaged or not to be read: {named}{more}"]
+        if damaged
+        else []
+    )
 
 
 def name_data(runs: Sequence[RunRecord]) -> None:
