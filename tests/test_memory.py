@@ -114,3 +114,17 @@ def test_what_does_not_fit_is_refused_with_the_numbers(monkeypatch: pytest.Monke
         ValueError, match=r"^it needs 160 GB of memory, 7\.1 GB is free; shrink it$"
     ):
         memory.check(160_000_000_000, "it", "shrink it")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
+def test_what_cannot_be_foreseen_is_bounded() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    said = r"^it needs more than 1 MB of memory, .*; shrink it, or see whether it is damaged$"
+    with pytest.raises(memory.NoRoomError, match=said), memory.bounded("it", "shrink it", 10**6):
+        bytes(10**8)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    with memory.bounded("it", "shrink it"):
+        assert len(bytes(10**8)) == 10**8
+    assert resource.getrlimit(resource.RLIMIT_AS) == before

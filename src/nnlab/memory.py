@@ -131,6 +131,34 @@ def check(needed: int, what: str, remedy: str) -> None:
         raise NoRoomError(f"{what} needs {size(needed)} of memory, {size(left)} is free; {remedy}")
 
 
+@contextlib.contextmanager
+def bounded(what: str, remedy: str, most: int | None = None) -> Iterator[None]:
+    """Have this process take no more memory in this block than is free, nor than so many bytes:
+    for what cannot be foreseen.
+
+    Raises NoRoomError where more is needed.
+    """
+    left = free()
+    if left is None:  # not Linux
+        yield
+        return
+    import resource
+
+    left = left if most is None else min(left, most)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = kilobytes(PROC / "self/status")["VmSize"] + left
+    resource.setrlimit(resource.RLIMIT_AS, (limit if soft < 0 else min(soft, limit), hard))
+    try:
+        yield
+    except MemoryError:
+        raise NoRoomError(
+            f"{what} needs more than {size(left)} of memory, which is what there is for it; "
+            f"{remedy}, or see whether it is damaged"
+        ) from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def free() -> int | None:
     """Return how many bytes this process may still take, None where the system does not tell.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,7 @@ HOLED[7, 4] = -np.inf
         ({"x": HOLED, "y": Y}, r"missing \(NaN\): 2 in input 1, and infinite: 1 in input 4"),
         ({"x": X.astype(str), "y": Y}, "examples are of type <U"),
         ({"x": X, "y": Y / 8}, "labels such as 0.375"),
+        ({"x": X, "y": Y * 1j}, "labels such as 3j"),
         ({"x": X[:0], "y": Y[:0]}, "has no training examples"),
         (
             {"x_train": X, "y_train": Y, "x_test": X[:, :5], "y_test": Y},
@@ -142,6 +145,25 @@ def test_what_is_wrong_with_arrays_is_said(arrays: dict[str, NDArray[Any]], said
     np.savez("a.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=said):
         data("a.npz")
+
+
+def test_a_header_that_lies_is_refused() -> None:
+    """Its array has 40 TB by its header, or a shape of 100,000 brackets."""
+    content = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 10)}
+    np.lib.format.write_array_header_1_0(content, header)
+    with zipfile.ZipFile("a.npz", "w") as packed:
+        packed.writestr("x.npy", content.getvalue() + bytes(400))
+    with pytest.raises(ValueError, match=r"^unpacking a\.npz needs more than .* is damaged$"):
+        data("a.npz")
+    datasets.forget()
+    text = f"{{'descr': '<f4', 'shape': {'(' * 10**5}{')' * 10**5}}}\n".encode()
+    long = b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text
+    with zipfile.ZipFile("a.npz", "w") as packed:
+        packed.writestr("x.npy", long)
+    with pytest.raises(ValueError, match=r"^a\.npz cannot be read: Header info length") as raised:
+        data("a.npz")
+    assert "allow_pickle" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "a.txt", "a/x.npy"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import itertools
 import json
 import lzma
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -563,3 +565,62 @@ def test_what_a_file_unpacks_to_has_to_fit(suffix: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(memory, "free", lambda: 45_000_000)
     with pytest.raises(ValueError, match=rf"unpacking t\.csv{suffix} needs 50 MB of memory"):
         data(file=f"t.csv{suffix}")
+
+
+@pytest.mark.parametrize("nested", [[1, 2], {"a": 1}])
+@pytest.mark.parametrize("column", ["x", "kind"])
+def test_a_column_of_lists_is_refused(column: str, nested: object) -> None:
+    rows = [{"x": n % 7, "kind": "ab"[n % 2]} | {column: nested} for n in range(40)]
+    Path("t.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=r"t\.json.* holds lists or the like"):
+        data(file="t.json")
+
+
+def sheet(*rows: str) -> bytes:
+    """Return a spreadsheet of rows of XML, with as little as it may have."""
+    schemas = "http://schemas.openxmlformats.org"
+    main, types = f"{schemas}/spreadsheetml/2006/main", "officedocument.spreadsheetml"
+    links, package = f"{schemas}/officeDocument/2006/relationships", f"{schemas}/package/2006"
+    office = f"application/vnd.openxmlformats-{types}"
+    parts = {
+        "[Content_Types].xml": (
+            f'<Types xmlns="{package}/content-types"><Default Extension="rels" ContentType='
+            f'"application/vnd.openxmlformats-package.relationships+xml"/>'
+            f'<Override PartName="/xl/workbook.xml" ContentType="{office}.sheet.main+xml"/>'
+            f'<Override PartName="/xl/s.xml" ContentType="{office}.worksheet+xml"/></Types>'
+        ),
+        "_rels/.rels": (
+            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" '
+            f'Type="{links}/officeDocument" Target="xl/workbook.xml"/></Relationships>'
+        ),
+        "xl/workbook.xml": (
+            f'<workbook xmlns="{main}" xmlns:r="{links}"><sheets>'
+            f'<sheet name="s" sheetId="1" r:id="r"/></sheets></workbook>'
+        ),
+        "xl/_rels/workbook.xml.rels": (
+            f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" '
+            f'Type="{links}/worksheet" Target="s.xml"/></Relationships>'
+        ),
+        "xl/s.xml": f'<worksheet xmlns="{main}"><sheetData>{"".join(rows)}</sheetData></worksheet>',
+    }
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as packed:
+        for name, text in parts.items():
+            packed.writestr(name, text)
+    return content.getvalue()
+
+
+def test_a_cell_far_away_does_not_take_all_memory() -> None:
+    """Of the last row and column, with 17 billion before it."""
+    pytest.importorskip("openpyxl")
+    named = '<row r="1"><c r="A1" t="str"><v>x</v></c><c r="B1" t="str"><v>kind</v></c></row>'
+    rows = [
+        f'<row><c><v>{n % 7}</v></c><c t="str"><v>{"ab"[n % 2]}</v></c></row>' for n in range(40)
+    ]
+    Path("t.xlsx").write_bytes(sheet(named, *rows))
+    assert len(data(file="t.xlsx").train) + len(data(file="t.xlsx").test or ()) == 40
+    Path("far.xlsx").write_bytes(
+        sheet(named, '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>')
+    )
+    with pytest.raises(ValueError, match=r"reading far\.xlsx needs more than \d+ MB of memory"):
+        data(file="far.xlsx")

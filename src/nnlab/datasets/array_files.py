@@ -85,8 +85,9 @@ def array_files(path: Path) -> dict[str, Path]:
 def arrays_in(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file by their names. Raises ValueError naming it where it has none."""
     try:
-        return unpacked(path, content)
-    except (MemoryError, memory.NoRoomError):
+        with memory.bounded(f"unpacking {path}", "give fewer examples"):
+            return unpacked(path, content)
+    except memory.NoRoomError:
         raise
     except Exception as error:  # of whatever a damaged file makes of its reader
         raise ValueError(f"{path} cannot be read: {explained(error)}") from None
@@ -113,7 +114,8 @@ def explained(error: Exception) -> str:
     """Return a reader's words, and what to do about arrays that are pickled."""
     if "allow_pickle=False" in str(error):
         return "it is pickled, which could run code; save numbers, and labels with astype(str)"
-    return str(error) or type(error).__name__
+    # The lines that NumPy adds are of its own options.
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def named_parts(where: str, arrays: Mapping[str, Any]) -> dict[str, Part]:

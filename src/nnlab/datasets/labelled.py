@@ -24,6 +24,7 @@ from nnlab.losses import CLASSIFICATION, REGRESSION, TASKS, LearningTask, TaskNa
 from nnlab.options import MISSING, require
 from nnlab.text import as_label
 
+NESTED = (list, tuple, dict, set, np.ndarray)  # of which tables may have columns
 LARGEST = 2**36  # bytes of a file
 PARTS = ("train", "valid", "test")
 SYNONYMS = {"training": "train", "validation": "valid", "val": "valid", "testing": "test"}
@@ -266,12 +267,12 @@ def classes_of(
     import pandas as pd
 
     columns = [pd.Series(column_of(where, each)) for each in labels]
-    codes, names = categories(pd.concat(columns, ignore_index=True))
+    codes, names = categories(pd.concat(columns, ignore_index=True), where)
     if (gaps := int((codes < 0).sum())) > 0:
         raise ValueError(
             f"{where} has {gaps:,} examples without a label; label them or leave them out"
         )
-    fractions = [name for name, value in names.items() if isinstance(value, float)]
+    fractions = [name for name, value in names.items() if isinstance(value, (float, complex))]
     if fractions:
         raise ValueError(
             f"{where} has labels such as {fractions[0]}, {len(names):,} different ones; a class is "
@@ -295,10 +296,11 @@ def column_of(where: str, labels: Any) -> Any:
     return labels
 
 
-def categories(column: Any) -> tuple[NDArray[np.int64], dict[str, object]]:
+def categories(column: Any, where: str = "") -> tuple[NDArray[np.int64], dict[str, object]]:
     """Number the different values of a pandas Series, in order.
 
     Returns for each value its number, -1 where it is missing, and the values by their names.
+    Raises ValueError where there are lists or the like among them.
 
     >>> import pandas as pd
     >>> codes, names = categories(pd.Series([10.0, None, 2.0]))
@@ -308,6 +310,8 @@ def categories(column: Any) -> tuple[NDArray[np.int64], dict[str, object]]:
     import pandas as pd
 
     if column.dtype == object:  # of whatever types
+        if any(isinstance(value, NESTED) for value in column):
+            raise ValueError(f"{where} holds lists or the like, not texts or numbers; leave it out")
         column = column.map(decoded, na_action="ignore")
     if column.dtype == object:
         column = column.map(str, na_action="ignore")

@@ -15,6 +15,8 @@ import logging
 import lzma
 import re
 import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,7 +242,7 @@ def categories_of(
     leave = f"leave it out with dataset.drop=[{as_label(name)}]"
     if types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column):
         raise ValueError(f"{where} holds dates or times, not numbers or texts; {leave}")
-    codes, names = categories(column)
+    codes, names = categories(column, where)
     if name not in config.categorical:
         check_texts(where, list(names), codes, leave)
     if len(names) > MOST_CATEGORIES:
@@ -332,7 +334,7 @@ def mark(
     where: str, column: pd.Series[Any], known: Sequence[str], inputs: NDArray[np.float32]
 ) -> None:
     """Write 1 where a row has a category, each in its column of inputs, NaN where it has none."""
-    codes, names = categories(column)
+    codes, names = categories(column, where)
     if new := [each for each in names if each not in known]:
         raise ValueError(
             f"{where} holds {as_label(new[0])!r}, which no training data had; "
@@ -390,8 +392,10 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = readers[kind](io.BytesIO(unpacked(path, unpack, content)))
-    except (MemoryError, memory.NoRoomError):
+            whole = unpacked(path, unpack, content)
+            with memory.bounded(f"reading {path}", "give fewer examples", most_for(kind, whole)):
+                table = readers[kind](io.BytesIO(whole))
+    except memory.NoRoomError:
         raise
     except ImportError:
         raise ValueError(
@@ -401,8 +405,9 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
         raise ValueError(f"{path} cannot be read as a table: {reason}") from None
     names = [str(name).strip() for name in table.columns]
-    if double := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{path} has more than one column {double[0]}; rename one")
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise ValueError(f"{path} has more than one column {name}; rename one")
     if len(table) == 0 or not names:
         raise ValueError(f"{path} has no rows below its header")
     table = table.set_axis(names, axis="columns").reset_index(drop=True)
@@ -426,6 +431,17 @@ def unpacked(path: Path, unpack: Any, content: bytes) -> bytes:
             whole += len(piece)
             memory.check(3 * whole, f"unpacking {path}", "give fewer examples")
     return b"".join(pieces)
+
+
+def most_for(kind: str, content: bytes) -> int | None:
+    """Return how many bytes reading a table may take; None: all that are free.
+
+    A spreadsheet with a cell in its last row and column has all of the cells before, 17 billion.
+    """
+    if kind not in (".xlsx", ".ods") or not zipfile.is_zipfile(io.BytesIO(content)):
+        return None
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        return 2**28 + 100 * sum(each.file_size for each in packed.infolist())
 
 
 def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
