@@ -851,6 +851,7 @@ def test_runs_without_validation_have_no_panel(tmp_path: Path) -> None:
     ("options", "dataset", "expected"),
     [
         ({}, {"shape": [28, 28], "classes": list("0123456789")}, "784-128-64-10"),
+        ({"model.hidden": [8] * 30}, None, "8-" * 17 + "…-8-8 (30 hidden layers)"),
         ({"model.hidden": []}, {"shape": [28, 28], "classes": list("0123456789")}, "784-10"),
         ({}, {"shape": [64, 64, 3], "classes": list("0123456789")}, "12288-128-64-10"),
         ({"model.hidden": [3]}, {"shape": [2], "classes": ["0", "1"]}, "2-3-2"),

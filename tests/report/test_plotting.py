@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 
 from nnlab.report import plotting
 from tests.names import HOSTILE
@@ -37,3 +38,16 @@ def test_a_curve_that_began_wildly_leaves_the_others_in_the_figure() -> None:
     low, high = axes.get_ylim()
     margin = (1e33 / 2.3e-5) ** 0.05
     assert (low, high) == pytest.approx((2.3e-5 / margin, 1e33 * margin))
+
+
+@pytest.mark.parametrize("style", plotting.STYLES)
+@pytest.mark.parametrize("panels", [1, 2, 9])
+def test_what_is_said_at_length_leaves_room_for_what_is_drawn(style: str, panels: int) -> None:
+    words, titles = "of many words " * 500, ["a setting " * 100] * panels * (panels > 2)
+    handles = [Line2D([], [], label="a long name " * 9) for _ in range(9)]
+    made = plotting.STYLES[style]
+    usual, some = plotting.frame("", [], panels, style=made, titles=["a"] * len(titles))
+    figure, axes = plotting.frame(words, [words], panels, handles, titles, style=made)
+    for each, other in zip(axes, some, strict=True):
+        height = each.get_position().height * figure.get_figheight()
+        assert height > 0.4 * other.get_position().height * usual.get_figheight()

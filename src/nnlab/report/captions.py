@@ -15,6 +15,7 @@ from nnlab.report.plotting import entry
 from nnlab.report.runs import RunRecord, Setting, Value, factors, repeats, spell
 from nnlab.report.selection import grouped
 
+LAYERS = 20  # that are listed
 LIMITS = {  # of a stopping rule, what tells most
     "plateau": "min_delta",
     "patience": "patience",
@@ -70,12 +71,16 @@ def ending(shared: Mapping[str, Value]) -> list[str]:
 
 def layers(runs: Sequence[RunRecord]) -> str:
     """Write the sizes of all layers, as in 784-128-64-10, or of the hidden ones where the
-    others are unknown or differ between datasets."""
+    others are unknown or differ between datasets; of very many the first and the last."""
     sizes: list[Any] = list(runs[0].settings["model.hidden"])  # type: ignore[arg-type]
+    hidden = len(sizes)
     ends = {(run.inputs, run.outputs) for run in runs if run.inputs and run.outputs}
     if len(ends) == 1:
         ((inputs, outputs),) = ends
         sizes = [inputs, *sizes, outputs]
+    if len(sizes) > LAYERS:
+        shown = [*sizes[: LAYERS - 3], "…", *sizes[-2:]]
+        return f"{'-'.join(map(str, shown))} ({hidden:,} hidden layers)"
     return "-".join(map(str, sizes)) or "without hidden layers"
 
 

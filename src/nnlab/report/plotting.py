@@ -41,6 +41,8 @@ from nnlab.text import shortened, visible
 DPI, FONT = 200, 8
 BESIDE_PNG = ("svg", "pdf")  # formats that a figure can have, too
 LEFT, BOTTOM, RIGHT = 0.625, 0.46, 0.97  # inches, inches, of the width
+LINE = 0.16  # inches
+LINES, USUAL = 6, 4  # of a text at most, and of texts in a figure of the style's height
 ROWS = 3  # of panels, beyond which a figure is as wide as its style allows
 NAME = 32  # letters of a name
 EDGE = 0.01  # of the width of a figure, that stays free
@@ -133,21 +135,27 @@ def frame(
     if panels > 1:
         own = 0 if alike else BOTTOM * (rows - 1)  # of abscissas
         width, height = wide, (1.2 + own) * scale + style.panel * rows
+    lines = wrap(title, int(14.5 * width / scale))
+    remarks = wrap("; ".join(notes), int(15.5 * width / scale))
+    letters = sum(len(str(handle.get_label())) + 6 for handle in handles)
+    legend_rows = 0 if not handles else 1 if letters <= 14 * width / scale else 2
+    letters = int((9.5 if beside else 13.24) * width / scale) // columns
+    wrapped = ["\n".join(wrap(text, letters)) for text in titles]
+    heads = max((text.count("\n") + 1.2 for text in wrapped), default=0)
+    # What is said by more lines than usual takes no room from what is drawn.
+    more = max(0, len(lines) + len(remarks) + legend_rows - USUAL) + rows * max(0, heads - 2.2)
+    height += LINE * scale * more
     figure = Picture((width, height), dpi=style.dpi)
     figure.style = style
     FigureCanvasAgg(figure)
-    lines = textwrap.wrap(title, int(14.5 * width / scale))
-    line = 0.16 * scale / height
+    line = LINE * scale / height
     top = 1 - 0.35 * line
     left = LEFT * scale / width
     figure.text(left, top, "\n".join(lines), size=font, va="top", linespacing=1.25)
     top -= line * len(lines)
-    remarks = textwrap.wrap("; ".join(notes), int(15.5 * width / scale))
     figure.text(left, top, "\n".join(remarks), size=font - 1, va="top", color="0.35")
     top -= line * len(remarks)
     if handles:
-        letters = sum(len(str(handle.get_label())) + 6 for handle in handles)
-        legend_rows = 1 if letters <= 14 * width / scale else 2
         figure.legend(
             handles=handles,
             ncols=-(-len(handles) // legend_rows),
@@ -161,9 +169,7 @@ def frame(
             bbox_to_anchor=(left, top),
         )
         top -= line * legend_rows
-    letters = int((9.5 if beside else 13.24) * width / scale) // columns
-    wrapped = ["\n".join(textwrap.wrap(text, letters)) for text in titles]
-    head = line * max((text.count("\n") + 1.2 for text in wrapped), default=0)
+    head = line * heads
     top -= line / 2 + head
     bottom = BOTTOM * scale / height
     # matplotlib wants the gaps in units of a panel's width and height.
@@ -191,6 +197,11 @@ def frame(
     for axes in made[panels:]:
         axes.remove()
     return figure, made[:panels]
+
+
+def wrap(text: str, letters: int) -> list[str]:
+    """Break a text into lines, LINES at most."""
+    return textwrap.wrap(text, letters, max_lines=LINES, placeholder=" …")
 
 
 def place_of(axes: Axes) -> SubplotSpec:
