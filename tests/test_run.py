@@ -408,6 +408,19 @@ def test_hydras_launchers_give_the_same_numbers(launcher: str, tmp_path: Path) -
     assert not files(study) & left
 
 
+@pytest.mark.slow
+def test_a_worker_of_joblibs_that_is_killed_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    killed = "import os, signal\ndef load():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "mine.py").write_text(killed)
+    given = ("dataset=function", "dataset.function=mine:load", "seed=0,1", "hydra/launcher=joblib")
+    done = nnlab_run(*given, cwd=tmp_path, fresh=True)
+    assert done.returncode == 1
+    assert "one of joblib's workers was killed" in done.stderr
+    assert "the same command goes on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_refused_run_harms_no_other_under_hydras_own_launcher(tmp_path: Path) -> None:
     command = ("train_size=99999,40", *QUICK[::2], "dataset.source=bundled", "hydra/launcher=basic")
     done = nnlab_run(*command, "hydra.sweeper.max_batch_size=1", cwd=tmp_path)

@@ -377,6 +377,16 @@ def test_runs_whose_study_cannot_be_written_are_kept(
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_without_a_standard_input_nobody_is_asked(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as after <&-
+    with pytest.raises(SystemExit):
+        runs.main([str(finished.parent), "--delete"])
+    assert "--delete asks first, but there is no terminal to ask on" in capsys.readouterr().err
+    assert finished.is_dir()
+
+
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
     """Have no more rights than any user, where root runs the tests."""

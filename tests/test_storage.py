@@ -110,3 +110,14 @@ def test_what_a_living_process_writes_is_not_cleared(
     storage.write_atomic(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_names_the_file_and_not_the_one_that_was_to_become_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as raised:
+        storage.put(tmp_path / "file" / "below", b"content")
+    assert (raised.value.filename, raised.value.filename2) == (str(tmp_path / "file/below"), None)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as raised:
+        storage.put(tmp_path / "folder", b"content")
+    assert raised.value.filename == str(tmp_path / "folder")

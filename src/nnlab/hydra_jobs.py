@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,7 +104,14 @@ def launch_by(
         if is_joblib(launcher):
             storage.check_open_files(16 + 6 * jobs_at_once(hydra))
             stack.enter_context(interrupts.heeded_here_only())
-        returns = launcher.launch(job_overrides, initial_job_idx=first)
+        try:
+            returns = launcher.launch(job_overrides, initial_job_idx=first)
+        except BrokenExecutor:
+            raise ValueError(
+                "one of joblib's workers was killed, for its memory perhaps, and all ended with it; "
+                "finished runs are kept, and the same command goes on (hydra/launcher=batches "
+                "starts such a worker anew)"
+            ) from None
     note_elsewhere(command, returns)
     return returns
 

@@ -58,8 +58,11 @@ def test_epochs_have_the_times_at_which_they_ended(study: Path) -> None:
         assert epoch == len(oracle)
 
 
-def test_times_without_a_log_are_those_of_the_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("log", [None, "", "[0001-01-01 00:00:00.000] x\n"])
+def test_times_without_a_log_are_those_of_the_result(log: str | None, tmp_path: Path) -> None:
     run = lay(tmp_path, train_seconds=7.5)
+    if log is not None:
+        (run / "run.log").write_text(log)
     os.utime(run / "result.json", (1_000_000, 1_000_000))
     (found,) = finished(tmp_path).runs
     assert (found.started, found.ended) == (999_992.5, 1_000_000)
@@ -83,7 +86,23 @@ def test_a_damaged_run_is_left_out(tmp_path: Path) -> None:
     lay(tmp_path, {"seed": 2})
     lay(tmp_path, {"seed": 3}, sha256={"model.safetensors": "0" * 64})
     (tmp_path / "seed=3" / "model.safetensors").touch()
-    assert [run.name for run in finished(tmp_path).runs] == ["seed=2"]
+    (tmp_path / "seed=4").mkdir()
+    (tmp_path / "seed=4" / "result.json").write_text("{}")
+    found = finished(tmp_path)
+    assert [run.name for run in found.runs] == ["seed=2"]
+    assert found.left_out == 3
+
+
+def test_a_link_in_a_run_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = lay(tmp_path / "study")
+    (tmp_path / "private").write_text("nobody else's business")
+    for name in ("run.log", "curves.png", "hardest.csv"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(tmp_path / "private")
+    (found,) = finished(tmp_path / "study").runs
+    assert [path.name for path in found.files] == ["result.json", "metrics.csv"]
+    assert found.pictures == []
+    assert f"left out {run / 'run.log'}: it is a link" in caplog.messages
 
 
 @pytest.mark.parametrize("tool", command.TOOLS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,9 +153,12 @@ def test_a_store_that_is_not_there_is_one_message(
     with socket.socket() as free:  # nobody listens there
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    os.mkfifo(tmp_path / "pipe.db")
     before = sorted(tmp_path.rglob("*"))
     for uri, message in (
         (address, f"no server answers at {address}"),
+        (address.replace("//", "//me:secret@"), f"no server answers at {address}"),
+        (f"sqlite:///{tmp_path}/pipe.db", "pipe.db cannot be written"),
         (f"sqlite:///{tmp_path}/no/mlflow.db", "No such file or directory"),
         ("nonsense://x", "nonsense"),
         (f"sqlite:///{tmp_path}/text.db", "text.db"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nnlab import storage
 from nnlab.export import __main__ as command
 from nnlab.export import finished
 from tests.export import studies
@@ -110,3 +113,27 @@ def test_a_folder_that_cannot_be_made_is_one_message(
     assert export(tmp_path / "study", "--into", tmp_path / "file") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"{tmp_path}/file cannot be written (File exists); choose another --into"
+
+
+def test_of_a_full_disk_nothing_is_left_that_would_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """W&B itself goes on as if it had written."""
+    lay(tmp_path / "study")
+    into = tmp_path / "study" / "wandb"
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_atomic", full)
+        assert export(tmp_path / "study") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{into} cannot be written (No space left on device); free some space")
+    assert list(into.iterdir()) == []
+    (found,) = finished(tmp_path / "study").runs
+    empty = into / f"offline-run-20261128_000000-{found.key}" / f"run-{found.key}.wandb"
+    empty.parent.mkdir()  # as earlier versions left
+    empty.touch()
+    assert export(tmp_path / "study") == 0
+    assert capsys.readouterr().out == f"{into}: 1 run written\n"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +180,19 @@ def test_a_study_that_cannot_be_written_is_one_message(
         f"{tmp_path}: Permission denied; its report is written there: copy it to where you may "
         f"write\n"
     )
+
+
+def test_on_a_full_disk_the_table_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, {"train_size": 500})
+
+    def full(*_: object, **__: object) -> report.Report:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "summary.csv"))
+
+    monkeypatch.setattr(report, "write_report", full)
+    assert main([str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    remedy = "free some space, and the same command goes on"
+    assert err == f"{tmp_path}: No space left on device; {remedy}\n"
+    assert out.split()[:2] == ["test", "test"]
