@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nnlab import memory, messages, terminal
+from nnlab import memory, refusals, terminal
 from nnlab.extras import needed
 from nnlab.network import Network, load
 from nnlab.storage import write_atomic
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write_atomic(path, content)
     except OSError as error:
-        remedy = messages.remedy(error, "choose another --output")
+        remedy = refusals.remedy(error, "choose another --output")
         terminal.complain(f"{path} cannot be written ({error.strerror}); {remedy}")
         return 1
     shape = ", ".join(map(str, network.shape))

@@ -108,8 +108,8 @@ def launch_by(
             returns = launcher.launch(job_overrides, initial_job_idx=first)
         except BrokenExecutor:
             raise ValueError(
-                "one of joblib's workers was killed, for its memory perhaps, and all ended with it; "
-                "finished runs are kept, and the same command goes on (hydra/launcher=batches "
+                "one of joblib's workers was killed, for its memory perhaps, and all ended with "
+                "it; finished runs are kept, and the same command goes on (hydra/launcher=batches "
                 "starts such a worker anew)"
             ) from None
     note_elsewhere(command, returns)

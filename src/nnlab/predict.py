@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlab import messages, storage, terminal
+from nnlab import refusals, storage, terminal
 from nnlab.datasets import images, table
 from nnlab.datasets.array_files import arrays_in
 from nnlab.datasets.arrays import as_floats
@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.complain(error)
         return 1
     except OSError as error:
-        remedy = messages.remedy(error, "")
-        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        remedy = refusals.remedy(error, "")
+        file = error.filename2 or error.filename
+        said = f"{file}: {error.strerror}" if file else str(error)
         terminal.complain(f"{said}; {remedy}" if remedy else said)
         return 1
     return 0

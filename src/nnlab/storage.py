@@ -63,8 +63,8 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError) and error.filename2 is None:  # it could not be made
+            error.filename = str(path)
         raise
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from nnlab import messages, terminal
+from nnlab import refusals, terminal
 from nnlab.export import Finished, finished, mlflow, tensorboard, wandb
 
 # What writes the runs that are not there yet, telling of each run whether it did so; where, by
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         reason = error.strerror or error
-        remedy = messages.remedy(error, "choose another --into")
+        remedy = refusals.remedy(error, "choose another --into")
         terminal.complain(f"{shown} cannot be written ({reason}); {remedy}")
         return 1
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from nnlab import claims, memory, messages, report, study, terminal
+from nnlab import claims, memory, refusals, report, study, terminal
 
 
 @terminal.standard_streams()
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 terminal.complain(error)
                 continue
             remedy = "its report is written there: copy it to where you may write"
-            terminal.complain(f"{folder}: {error.strerror}; {messages.remedy(error, remedy)}")
+            terminal.complain(f"{folder}: {error.strerror}; {refusals.remedy(error, remedy)}")
             with contextlib.suppress(OSError, memory.NoRoomError):
                 terminal.show(report.look(folder, options.predict))
         except memory.NoRoomError as error:
