@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Hashable, Iterator
@@ -180,12 +181,21 @@ def heeded_here_only() -> Iterator[None]:
         return
     from multiprocessing import resource_tracker
 
+    quiet_tracker()
     resource_tracker.ensure_running()  # else joblib starts it, which unblocks some of them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # ``watch`` gets them nevertheless
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def quiet_tracker() -> None:
+    """Have the process that removes what another has left of its pools say nothing of that: where
+    one leaves at once, it is no fault. To be called before there are pools."""
+    quiet = "ignore:resource_tracker:UserWarning"
+    if quiet not in sys.warnoptions:
+        sys.warnoptions.append(quiet)  # the process is given these
 
 
 def note(number: int, _: object) -> None:
@@ -220,6 +230,8 @@ def watch(
                 if request.unsaved and patience is None and not request.told:
                     tell(f"{signal.Signals(number).name}: saving what trains; Ctrl-C leaves now")
             elif number == signal.SIGINT:
+                if not request.told and parent is None:
+                    tell(str(Stopped(request.number or number)))
                 os._exit(128 + number)
 
 

@@ -171,6 +171,21 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in ended.said
 
 
+@pytest.mark.slow
+def test_a_second_interrupt_leaves_workers_without_a_warning(tmp_path: Path) -> None:
+    """Nor without a word, where the first has not yet come to telling it."""
+    process = start(*CASES["native"], *SMALL, "hydra/launcher=batches", cwd=tmp_path)
+    while not list(tmp_path.glob("outputs/s/.batches/*.log")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    ended = process.end(limit=20)  # and all of its workers have, which write to its streams
+    assert_stopped(ended, signal.SIGINT)
+    assert "Warning" not in ended.said
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

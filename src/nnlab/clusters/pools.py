@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nnlab import claims, cores, messages, worker
+from nnlab import claims, cores, interrupts, messages, worker
 from nnlab.clusters.cluster import Cluster, Options
 from nnlab.extras import needed
 from nnlab.options import did_you_mean
@@ -111,6 +111,7 @@ def loky(workers: int, **options: Any) -> AbstractContextManager[Any]:
 def apart(make: Callable[[], Any], workers: int) -> Iterator[Any]:
     """Lend pools of one process each as one executor: a pool breaks as a whole where one of its
     processes is killed."""
+    interrupts.quiet_tracker()
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
     pools = [make() for _ in range(workers)]
     for pool in pools:
