@@ -201,8 +201,9 @@ def checksum(content: Any) -> str:
 
 
 def checksum_of_run(result: Mapping[str, Any], cells: Mapping[str, str]) -> str:
-    """Return a digest of what a table says of a run, which is another for another run."""
-    return checksum([result.get("fingerprint"), result.get("sha256"), dict(cells)])
+    """Return a digest of what a table says of a run's network, which is another for another run."""
+    weights = (result.get("sha256") or {}).get(WEIGHTS)
+    return checksum([result.get("fingerprint"), weights, dict(cells)])
 
 
 def sealed(content: dict[str, Any]) -> bytes:
