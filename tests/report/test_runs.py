@@ -190,10 +190,10 @@ def test_a_run_that_cannot_be_entered_is_left_out_and_named(
     tmp_path.chmod(0o777)
     monkeypatch.chdir(tmp_path)  # what is above is root's
     with as_nobody():
-        found, notes = run_folders.read_all(Path())
+        found, left_out = run_folders.read_all(Path())
     locked.chmod(0o700)
     assert [run.name for run in found] == ["train_size=500"]
-    assert notes == ["Left out, as their files are damaged or not to be read: train_size=1000"]
+    assert left_out == ["train_size=1000"]
     assert "left out train_size=1000/result.json: [Errno 13] Permission denied" in caplog.text
 
 
