@@ -50,7 +50,7 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
     # Process ids are not unique where containers share a folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with named(path), temporary.open("xb") as file:
+        with temporary.open("xb") as file:
             lock(file)
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
@@ -63,7 +63,8 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename2 is None:  # it could not be made
+        # Of a full disk no file is named, of a full folder the temporary one.
+        if isinstance(error, OSError) and error.filename2 is None:
             error.filename = str(path)
         raise
 

@@ -74,7 +74,7 @@ def checked() -> Iterator[None]:
             raise ValueError(f"hydra.job.env_copy={error}: {NO_COPIES}") from None
         if copied := composed.hydra.job.env_copy:
             raise ValueError(f"hydra.job.env_copy={copied}: {NO_COPIES}")
-        if composed.hydra.sweeper._target_ == HYDRAS_SWEEPER:
+        if OmegaConf.select(composed, "hydra.sweeper._target_") == HYDRAS_SWEEPER:
             with read_write(composed):
                 composed.hydra.sweeper._target_ = SWEEPER
         refuse_code(composed, OmegaConf.to_container(composed.hydra.overrides.hydra))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -54,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 claims.clear_batches(folder, runs.ended)
         except OSError as error:
             status = 1
-            if error.errno is None or isinstance(error, FileNotFoundError):  # there is no study
-                terminal.complain(error)
-                continue
-            remedy = "its report is written there: copy it to where you may write"
-            terminal.complain(f"{folder}: {error.strerror}; {refusals.remedy(error, remedy)}")
-            with contextlib.suppress(OSError, memory.NoRoomError):
-                terminal.show(report.look(folder, options.predict))
+            refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            copy = "its report is written there: copy it to where you may write"
+            remedy = refusals.remedy(error, copy * refused)
+            terminal.complain(f"{folder}: {error.strerror}; {remedy}" if remedy else error)
+            if remedy:
+                with contextlib.suppress(OSError, memory.NoRoomError):
+                    terminal.show(report.look(folder, options.predict))
         except memory.NoRoomError as error:
             terminal.complain(error)
             status = 1
