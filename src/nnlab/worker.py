@@ -123,7 +123,8 @@ def train(batch: Batch) -> list[Answer | None] | Refusal:
         usual = handler is signal.default_int_handler
         if callable(handler) and not usual and not withdrawn(batch):
             handler(stopped.number, None)  # perhaps it has the scheduler queue this again
-        raise RuntimeError(f"{socket.gethostname()}: {stopped}") from None
+        name = signal.Signals(stopped.number).name  # its command says how to go on
+        raise RuntimeError(f"{socket.gethostname()}: stopped by {name}") from None
 
 
 @contextlib.contextmanager
