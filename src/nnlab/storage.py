@@ -64,7 +64,7 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         # Of a full disk no file is named, of a full folder the temporary one.
-        if isinstance(error, OSError) and error.filename2 is None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename2 is None:
             error.filename = str(path)
         raise
 
