@@ -193,10 +193,16 @@ def unsupported_parameters(model: nn.Module, dtypes: Sequence[str]) -> str | Non
             return "a parameter has hooks"
         if not is_plain(parameter):
             return "a parameter is not a plain, contiguous tensor"
-    spans = sorted((p.data_ptr(), p.data_ptr() + p.nbytes) for p in parameters)
+    spans = sorted((p.data_ptr(), end_of(p)) for p in parameters)
     if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
         return "two parameters share memory"
     return None
+
+
+def end_of(tensor: Tensor) -> int:
+    """Return where a contiguous tensor's memory ends, which may have been made too small for it."""
+    memory = tensor.untyped_storage()
+    return min(tensor.data_ptr() + tensor.nbytes, memory.data_ptr() + memory.nbytes())
 
 
 def is_plain(tensor: object) -> bool:
