@@ -577,6 +577,25 @@ def test_results_are_those_of_the_weights_that_were_kept(sweeper: str, tmp_path:
 
 
 @pytest.mark.parametrize("sweeper", ["search", "optuna"])
+def test_no_search_has_hydras_launcher_write_where_a_link_leads(
+    sweeper: str, tmp_path: Path
+) -> None:
+    study, theirs = tmp_path / "outputs" / "mnist", tmp_path / "theirs"
+    study.mkdir(parents=True)
+    theirs.mkdir()
+    for lr in ("0.01", "0.1"):
+        (study / f"optimizer.lr={lr}").symlink_to(theirs)
+    done = nnlab_run(
+        *(choose_sweeper(sweeper), "hydra.sweeper.n_trials=2", "hydra/launcher=basic"),
+        *(*QUICK, "valid_size=20", "optimizer.lr=choice(0.01,0.1)"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "is a link, and nothing of a run is written where one leads" in done.stderr
+    assert list(theirs.iterdir()) == []
+
+
+@pytest.mark.parametrize("sweeper", ["search", "optuna"])
 def test_a_search_that_proposes_a_run_twice_gets_its_result_twice(
     sweeper: str, tmp_path: Path
 ) -> None:

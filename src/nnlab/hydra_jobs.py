@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -114,6 +115,38 @@ def launch_by(
             ) from None
     note_elsewhere(command, returns)
     return returns
+
+
+@contextlib.contextmanager
+def checked_launchers() -> Iterator[None]:
+    """Have sweepers that others have written, too, ``check_jobs`` before one of Hydra's launchers
+    gets them."""
+    make = Plugins.instantiate_launcher
+
+    @functools.wraps(make)
+    def checked(
+        self: Plugins, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> Launcher:
+        made = make(self, hydra_context, task_function, config)
+        named = config.hydra.launcher._target_, config.hydra.sweeper._target_
+        if not any(target.startswith("hydra_plugins.nnlab_") for target in named):
+            launch = made.launch
+
+            def after_checks(
+                job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+            ) -> Sequence[JobReturn]:
+                loader = hydra_context.config_loader
+                check_jobs(loader, config, job_overrides, initial_job_idx)
+                return launch(job_overrides, initial_job_idx)
+
+            made.launch = after_checks  # type: ignore[method-assign]
+        return made
+
+    Plugins.instantiate_launcher = checked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Plugins.instantiate_launcher = make  # type: ignore[method-assign]
 
 
 def is_joblib(launcher: Launcher | None) -> bool:

@@ -69,14 +69,14 @@ def train(command: Command, given: list[str]) -> None:
     """Train what the arguments of a command line say; the command has a tally of them then."""
     import hydra
 
-    from nnlab import arguments, compose, targets
+    from nnlab import arguments, compose, hydra_jobs, targets
     from nnlab.config import CONF
 
     compose.register()
     sys.argv[1:] = arguments.arrange(given)
     command.functions = targets.functions_named(given)
     decorate = hydra.main(config_path=str(CONF), config_name="config", **compose.VERSION_BASE)
-    with targets.checked(), compose.quick_hydra():
+    with targets.checked(), compose.quick_hydra(), hydra_jobs.checked_launchers():
         decorate(command)()
 
 
