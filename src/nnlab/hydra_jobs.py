@@ -119,8 +119,8 @@ def launch_by(
 
 @contextlib.contextmanager
 def checked_launchers() -> Iterator[None]:
-    """Have sweepers that others have written, too, ``check_jobs`` before one of Hydra's launchers
-    gets them."""
+    """Have one of Hydra's launchers ``check_jobs`` first, whatever sweeper launches them; nnlab's
+    usual one has looked at all of a sweep."""
     make = Plugins.instantiate_launcher
 
     @functools.wraps(make)
@@ -128,8 +128,8 @@ def checked_launchers() -> Iterator[None]:
         self: Plugins, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> Launcher:
         made = make(self, hydra_context, task_function, config)
-        named = config.hydra.launcher._target_, config.hydra.sweeper._target_
-        if not any(target.startswith("hydra_plugins.nnlab_") for target in named):
+        ours = config.hydra.launcher._target_.startswith("hydra_plugins.nnlab_")
+        if not ours and config.hydra.sweeper._target_ != targets.SWEEPER:
             launch = made.launch
 
             def after_checks(

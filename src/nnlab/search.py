@@ -108,8 +108,6 @@ class Trials:
     def launch(self, trials: Sequence[Trial], first: int) -> Sequence[JobReturn]:
         """Train the runs of trials together. first: the number of the first of them."""
         overrides = [self.overrides(trial.params) for trial in trials]
-        if not isinstance(self.loader, hydra_jobs.SweepLoader):  # but one of Hydra's
-            hydra_jobs.check_jobs(self.loader, self.master, overrides, first)
         return hydra_jobs.launch_by(self.launcher, self.command, overrides, first)
 
 
