@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 
 import nnlab
-from nnlab import seeds
+from nnlab import notebook, seeds
 from nnlab.network import load
 from nnlab.progress import Progress
 from tests.test_run import REPOSITORY, files, measured, nnlab_run, result
@@ -102,6 +103,20 @@ def test_an_interrupted_sweep_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> No
     frame = nnlab.sweep(options, study="broken")
     differ = ["train_seconds", "train_cpu_seconds", "concurrent_runs"]
     pd.testing.assert_frame_equal(frame.drop(columns=differ), expected.drop(columns=differ))
+
+
+def test_an_interrupt_stays_one_whatever_was_made_of_it() -> None:
+    def compose() -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                None.undo()  # type: ignore[attr-defined]  # as OmegaConf does with half an object
+        except AttributeError as error:
+            raise ConfigCompositionException from error
+
+    with pytest.raises(KeyboardInterrupt), notebook.explained():
+        compose()
 
 
 def test_the_process_is_afterwards_as_before() -> None:

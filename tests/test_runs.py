@@ -183,6 +183,7 @@ def test_state_chooses(outputs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     [
         (["--where", "optimizer.lrr=0.1"], "Did you mean 'optimizer.lr'?", 1),
         (["--where", "optimizer.lr"], "write NAME=VALUE", 1),
+        (["--where", "=1"], "write NAME=VALUE", 1),
         (["--where", "optimizer.lr=[1"], "write NAME=VALUE", 1),
         (["--where", "optimizer.lr=interval(0,1)"], "write NAME=VALUE", 1),
         (["--state", "finish"], "'finish' is none of finished, stopped", 2),

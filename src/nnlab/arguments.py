@@ -224,6 +224,8 @@ def condition(text: str, option: str) -> tuple[str, list[Any]]:
         override = OverridesParser.create().parse_override(text)
         sweep = override.is_sweep_override()
         values = list(override.sweep_iterator()) if sweep else [override.value()]
+        if not override.key_or_group:
+            raise HydraException
     except HydraException:
         raise ValueError(
             f"{option} {text} cannot be read; write NAME=VALUE, as in seed=0"

@@ -110,7 +110,8 @@ def sweep(
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turn the errors of Hydra, which say much beside, into a ValueError with a clear message."""
+    """Turn the errors of Hydra, which say much beside, into a ValueError with a clear message, and
+    what others have made of an interrupt into that."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -118,8 +119,21 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(messages.explain(error)) from error
+    except Exception as error:
+        if any(isinstance(each, KeyboardInterrupt) for each in causes(error)):
+            raise KeyboardInterrupt from error
+        if isinstance(error, (HydraException, OmegaConfBaseException)):
+            raise ValueError(messages.explain(error)) from error
+        raise
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those in whose handling it was raised, or from which."""
+    seen = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
 
 
 def raise_errors(tally: Tally, lines: Sequence[str]) -> None:

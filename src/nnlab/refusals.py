@@ -28,6 +28,13 @@ REMEDIES = {
     errno.ELOOP: f"remove this link, which is in the place of a file, {GO_ON}",
     errno.EEXIST: "move away what is in the place of this folder, or choose another output_dir=",
 }
+# The same where it is SQLite that says so.
+DATABASE_REMEDIES = {
+    "database or disk is full": REMEDIES[errno.ENOSPC],
+    "disk I/O error": REMEDIES[errno.EIO],
+    "database is locked": f"another program is at it: see that it ends, {GO_ON}",
+    "readonly database": f"see that you may write it and its folder (ls -l), {GO_ON}",
+}
 ELSEWHERE = "results go to output_dir/study, choose a folder that can be written with output_dir="
 # These are of all that lies in a folder: of many runs, they are told once.
 OF_FOLDERS = (
@@ -52,6 +59,15 @@ def remedy(error: OSError, otherwise: str) -> str:
     """Return what helps a command that does not train: with a full disk, say, the same as one that
     does; otherwise what that command says."""
     return REMEDIES.get(error.errno or 0, otherwise) if error.errno in OF_FOLDERS else otherwise
+
+
+def of_database(error: BaseException, otherwise: str | None = None) -> str:
+    """Return the first line of what a database says, and what helps; otherwise: what does where
+    the system has refused it nothing."""
+    said = str(error).partition("\n")[0]
+    known = (helps for words, helps in DATABASE_REMEDIES.items() if words in said)
+    helps = next(known, otherwise)
+    return f"{said}; {helps}" if helps else said
 
 
 def no_more_files(folder: Path) -> bool:

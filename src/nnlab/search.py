@@ -19,7 +19,17 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from nnlab import claims, hydra_jobs, memory, objective, records, storage, study, targets
+from nnlab import (
+    claims,
+    hydra_jobs,
+    memory,
+    objective,
+    records,
+    refusals,
+    storage,
+    study,
+    targets,
+)
 from nnlab.compose import Template
 from nnlab.jobs import Job
 
@@ -133,11 +143,9 @@ def run(options: NnlabSearchConf, trials: Trials) -> None:
             failed = train(search, options, trials)
             tell_best(search, trials, example.objective)
     except optuna.exceptions.StorageInternalError as error:  # the database's own
-        reason = str(error.__cause__ or error).partition("\n")[0]
-        raise ValueError(
-            f"hydra.sweeper.storage is damaged: {reason}; give another one (runs that are there "
-            f"are not trained again)"
-        ) from error
+        otherwise = "if it is damaged, give another one (runs that are there are not trained again)"
+        said = refusals.of_database(error.__cause__ or error, otherwise)
+        raise ValueError(f"hydra.sweeper.storage cannot be used: {said}") from error
     for each in failed:
         _ = each.return_value  # raises where it failed in another process
 
@@ -248,11 +256,9 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
         )
         ended = [each for each in search.get_trials() if each.state is TrialState.COMPLETE]
     except Exception as error:  # the database's own
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"hydra.sweeper.storage cannot be opened: {reason}; give the URL of a database that "
-            f"can be written, say sqlite:///search.db"
-        ) from error
+        otherwise = "give the URL of a database that can be written, say sqlite:///search.db"
+        said = refusals.of_database(error, otherwise)
+        raise ValueError(f"hydra.sweeper.storage cannot be opened: {said}") from error
     known = search.user_attrs.get("asked", trials.asked)
     if isinstance(known, list) and known != trials.asked:
         raise ValueError(

@@ -70,7 +70,10 @@ def checked() -> Iterator[None]:
             raise ValueError(
                 f"a file in your --config-dir is no configuration: it is no text in UTF-8 ({error})"
             ) from None
-        except KeyError as error:  # Hydra looks it up
+        except KeyError as error:
+            if isinstance(error, OmegaConfBaseException):
+                raise
+            # Hydra looks it up in the environment.
             raise ValueError(f"hydra.job.env_copy={error}: {NO_COPIES}") from None
         if copied := composed.hydra.job.env_copy:
             raise ValueError(f"hydra.job.env_copy={copied}: {NO_COPIES}")

@@ -230,6 +230,25 @@ def test_nor_has_hydras_launcher_another(size: int, small_disk: Mount, undisturb
     assert numbers_of(disk / "outputs" / "mnist") == numbers_of(undisturbed)
 
 
+@pytest.mark.parametrize(
+    "size", [150, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 115))]
+)
+def test_nor_has_a_searchs_storage(size: int, small_disk: Mount) -> None:
+    pytest.importorskip("optuna", minversion="4")
+    disk = small_disk(f"size={size}k")
+    ranged = ("optimizer.lr=interval(0.01,0.5)", "objective=test_loss", "model.hidden=[]")
+    stored = ("hydra.sweeper.storage=sqlite:///search.db", "hydra.sweeper.n_trials=3")
+    command = (*QUICK, "hydra/sweeper=search", *stored, *ranged)
+    done = run(*command, cwd=disk)
+    assert done.status == 1
+    said = "database or disk is full; free some space, and the same command goes on"
+    assert "hydra.sweeper.storage" in done.err.splitlines()[-1]
+    assert done.err.splitlines()[-1].endswith(said)
+    assert "Traceback" not in done.said
+    small_disk("size=50m")
+    assert run(*command, cwd=disk).status == 0
+
+
 def numbers_of(study: Path) -> list[bytes]:
     return [(folder / records.WEIGHTS).read_bytes() for folder in runs_of(study)]
 

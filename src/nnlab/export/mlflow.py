@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nnlab import storage
+from nnlab import refusals, storage
 from nnlab.export import Finished, FinishedRun
 from nnlab.extras import needed
 from nnlab.report.runs import spell
@@ -68,7 +68,7 @@ def refused(mlflow: Any, uri: str) -> Iterator[None]:
     try:
         yield
     except (mlflow.exceptions.MlflowException, database.SQLAlchemyError) as error:
-        raise ValueError(f"{public(uri)}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{public(uri)}: {refusals.of_database(error)}") from error
 
 
 def public(uri: str) -> str:
