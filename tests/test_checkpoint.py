@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import nnlab
-from nnlab import checkpoint, seeds
+from nnlab import checkpoint, records, seeds
 from nnlab.config import SGD, Adam, AdamW, OptimizerConfig
 from nnlab.datasets import Split
 from nnlab.device import CPU
@@ -253,7 +253,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
             checkpoint.load(path)
     numbers = {"epochs": np.empty((0, 6))}
     text = json.dumps({"empty": [], "of_the_future": 1})
-    digest = checkpoint.digest_of(text, numbers)
+    digest = records.digest_of(text, numbers)
     path.write_bytes(safetensors(numbers, {"state": text, "sha256": digest}))
     with pytest.raises(ValueError, match="state is damaged, or another nnlab's"):
         checkpoint.load(path)

@@ -245,7 +245,17 @@ def test_runs_are_seen_while_a_process_trains_them(
     assert f"interrupted at epoch {run['epochs']}" in out
     assert f"the same command goes on after epoch {run['goes_on']}" in out
     assert not list(folder.glob(".process-*"))
-    (folder / "seed=0" / records.CHECKPOINT).write_bytes(b"\x08\0\0\0\0\0\0\0damaged")
+    checkpoint = folder / "seed=0" / records.CHECKPOINT
+    whole = checkpoint.read_bytes()
+    damages = (b"\x08\0\0\0\0\0\0\0damaged", whole[:-8] + bytes(8), whole[:-1])
+    for damage in damages:
+        checkpoint.write_bytes(damage)
+        assert listed(capsys, tmp_path)[0]["goes_on"] == 0
+    checkpoint.write_bytes(whole)
+    record = json.loads((folder / "seed=0" / "result.json").read_text())
+    del record["checksum"]
+    record["fingerprint"] = "another run's"
+    (folder / "seed=0" / "result.json").write_text(json.dumps(record))
     assert listed(capsys, tmp_path)[0]["goes_on"] == 0
 
 
@@ -260,7 +270,11 @@ def test_a_run_that_is_trained_anew_is_in_training(
         (run,) = listed(capsys, finished)
         assert (run["state"], run["max_epochs"], run["epochs"] > 0) == ("training", 100000, True)
     assert before.read_bytes() == content
-    assert states(capsys, finished) == {"run": "finished"}
+    (run,) = listed(capsys, finished)
+    assert (run["state"], run["goes_on"] > 0) == ("finished", True)
+    assert runs.main([str(finished)]) == 0
+    told = f"broken off; the same command goes on after epoch {run['goes_on']}"
+    assert told in capsys.readouterr().out
     assert runs.main([str(finished), "--delete", "--yes"]) == 0
     assert not finished.exists()
 

@@ -157,6 +157,78 @@ def test_a_native_run_goes_on_on_other_threads(
 
 
 @pytest.mark.skipif(library.available() is not None, reason="no compiled library")
+def test_a_run_goes_on_with_another_engine_but_is_not_trained_again_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("checkpoint.seconds=0", "model.hidden=[8]")
+
+    def break_off(path: Path, state: Checkpoint) -> None:
+        save(path, state)
+        raise KeyboardInterrupt
+
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.train([job(tmp_path / "0", *options, "engine=native")])
+    monkeypatch.setattr(checkpoint, "save", save)
+    (outcome,) = sweeps.train([job(tmp_path / "0", *options, "engine=torch")])
+    assert outcome.trained
+    result = records.read_result(tmp_path / "0")
+    assert result is not None
+    assert result["engine"] == "torch"
+    assert [(each["epochs"], each["engine"]) for each in result["continued"]] == [(1, "native")]
+    (outcome,) = sweeps.train([job(tmp_path / "0", *options, "engine=native")])
+    told = "0 holds this run, computed with engine=torch; this one asks for engine=native. Give it"
+    assert told in str(outcome.error)
+
+
+@pytest.mark.parametrize("content", ["epoch,train_loss\n", None])
+def test_metrics_that_are_damaged_while_a_run_trains_are_noticed(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "checkpoint.seconds=0"
+    sweeps.train([job(tmp_path / "a" / "0", options)])
+    asked = job(tmp_path / "b" / "0", options)
+    metrics, save = asked.folder / "metrics.csv", checkpoint.save
+
+    def damage(path: Path, state: Checkpoint) -> None:
+        save(path, state)
+        metrics.unlink()
+        if content is not None:
+            metrics.write_text(content)
+
+    monkeypatch.setattr(checkpoint, "save", damage)
+    (outcome,) = sweeps.train([asked])
+    assert "metrics.csv" in str(outcome.error)
+    assert status(asked.folder) == "failed"
+    monkeypatch.setattr(checkpoint, "save", save)
+    (outcome,) = sweeps.train([asked])
+    assert outcome.error is None
+    rows = [rows_of(tmp_path / each / "0") for each in "ab"]
+    assert rows[0] == rows[1]
+
+
+def rows_of(folder: Path) -> list[list[str]]:
+    """Return a run's metrics, but for the seconds."""
+    with (folder / "metrics.csv").open() as file:
+        return [row[:-1] for row in csv.reader(file)]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "model.safetensors"])
+def test_what_is_damaged_before_its_command_ends_is_not_known_as_whole(
+    name: str, tmp_path: Path
+) -> None:
+    asked = job(tmp_path / "study" / "0")
+    sweeps.train([asked])
+    (asked.folder / name).write_bytes(b"damaged")
+    known = study.known(asked.folder.parent)
+    known.remember("asked", asked.folder, asked.fingerprint)
+    assert "0" not in known.entries
+    (outcome,) = sweeps.train([asked])
+    assert f"{name} cannot be read" in str(outcome.error)
+
+
+@pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 def test_runs_on_the_same_images_compute_their_inner_products_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,6 @@ unpickled, and a checksum tells damage.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from nnlab import storage
+from nnlab import records, storage
 from nnlab.engines import Engine, Run, State, below, dual
 from nnlab.records import EPOCHS
 
 ENGINE, BEST = "engine/", "best/"
-SAME = ("fingerprint", "content", "random_numbers")  # of the run that may go on from it
 HOW = ("engine", "engine_level", "device", "threads", "versions")  # it was computed
-LARGEST = 2**30  # bytes of a checkpoint of a small network on many examples
-BYTES = 64  # at most, per parameter: its value, the best one, what the optimizer knows of it
 EXACT = ("engine", "engine_form")  # where equal, the engine knows its own numbers again
 
 
@@ -99,44 +95,25 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     state = {k: v for k, v in vars(checkpoint).items() if k not in ("numbers", "epochs")}
     text = json.dumps({"empty": empty, **state})
     numbers = {**checkpoint.numbers, EPOCHS: np.array(rows, np.float64)}  # of None it makes NaN
-    content = serialised(numbers, {"state": text, "sha256": digest_of(text, numbers)})
+    content = serialised(numbers, {"state": text, "sha256": records.digest_of(text, numbers)})
     storage.write_atomic(path, content)
 
 
 def load(path: Path, parameters: int = 0) -> Checkpoint | None:
     """Return a checkpoint; None where there is none.
 
-    parameters: of the network, which bound its size. Raises ValueError where it is damaged,
-    OSError where it cannot be read.
+    parameters: of the network, which bound its size. Raises as ``records.read_checkpoint``.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as deserialised
-
-    try:
-        content = storage.read(path, LARGEST + BYTES * parameters)
-    except FileNotFoundError:
+    found = records.read_checkpoint(path, parameters)
+    if found is None:
         return None
+    state, numbers = found
     try:
-        numbers = deserialised(content)
-        length = int.from_bytes(content[:8], "little")
-        told = json.loads(content[8 : 8 + length])["__metadata__"]
-        if told["sha256"] != digest_of(told["state"], numbers):
-            raise ValueError("its checksum differs")
-        state = json.loads(told["state"])
         empty, rows = state.pop("empty"), numbers.pop(EPOCHS)
         epochs = [
             (int(epoch), *(None if k in empty else value for k, value in enumerate(values, 1)))
             for epoch, *values in rows.tolist()
         ]
         return Checkpoint(**state, epochs=epochs, numbers=numbers)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, or another nnlab's ({error})") from None
-
-
-def digest_of(text: str, numbers: State) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(numbers):
-        array = np.asarray(numbers[name], order="C")
-        digest.update(f"{name} {array.dtype} {list(array.shape)}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(records.OTHER_CHECKPOINT.format(path, error)) from None

@@ -41,6 +41,10 @@ METRICS = "metrics.csv"
 WEIGHTS = "model.safetensors"
 LOG = "run.log"
 CHECKPOINT = ".checkpoint.safetensors"
+SAME = ("fingerprint", "content", "random_numbers")  # of the run that may go on from it
+OTHER_CHECKPOINT = "{} is damaged, or another nnlab's ({})"
+LARGEST = 2**30  # bytes of a checkpoint of a small network on many examples
+BYTES = 64  # at most, per parameter: its value, the best one, what the optimizer knows of it
 EPOCHS = "epochs"  # the array in it of what was measured, [epochs, columns] float64
 NEW = ".new"  # the run that is to take the place of the folder's
 LEFT = (CHECKPOINT, NEW)  # what a kill in the last moment may leave of a run that has ended
@@ -139,6 +143,11 @@ class RunFolder:
             storage.write_atomic(self.path / WEIGHTS, content)
             files[WEIGHTS] = hashlib.sha256(content).hexdigest()
         storage.sync(self.path / METRICS)
+        if hashlib.sha256(storage.read(self.path / METRICS)).hexdigest() != files[METRICS]:
+            raise DamagedError(
+                f"{self.path / METRICS} was changed by something else while its run trained; the "
+                f"same command mends it"
+            )
         result = self.write_result(**outcome, sha256=files)
         self.ended = True
         (self.path / CHECKPOINT).unlink(missing_ok=True)
@@ -392,6 +401,42 @@ def read_file(folder: Path, name: str, result: dict[str, Any]) -> bytes:
     return content
 
 
+def read_checkpoint(
+    path: Path, parameters: int = 0
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+    """Return the state and the numbers of a checkpoint; None where there is none.
+
+    parameters: of the network, which bound its size. Raises ValueError where it is damaged,
+    OSError where it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = storage.read(path, LARGEST + BYTES * parameters)
+    except FileNotFoundError:
+        return None
+    try:
+        numbers = load(content)
+        length = int.from_bytes(content[:8], "little")
+        told = json.loads(content[8 : 8 + length])["__metadata__"]
+        if told["sha256"] != digest_of(told["state"], numbers):
+            raise ValueError("its checksum differs")
+        return json.loads(told["state"]), numbers
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(OTHER_CHECKPOINT.format(path, error)) from None
+
+
+def digest_of(text: str, numbers: Mapping[str, NDArray[Any]]) -> str:
+    """Return a digest of a checkpoint's state, in JSON, and numbers."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(numbers):
+        array = np.asarray(numbers[name], order="C")
+        digest.update(f"{name} {array.dtype} {list(array.shape)}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
 def check_files(folder: Path, result: dict[str, Any]) -> None:
     """Raise DamagedError naming the file where metrics or weights are not those of a run's end."""
     for name in result.get("sha256") or ():
@@ -408,12 +453,14 @@ def check_files(folder: Path, result: dict[str, Any]) -> None:
 def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dict[str, Any] | None:
     """Return the result of an earlier run of this very configuration, if it came to its end.
 
-    Raises ValueError where the folder belongs to a run of another configuration, or is damaged.
+    Raises ValueError where the folder belongs to a run of another configuration, or is damaged,
+    or was computed with another engine, say, than the configuration asks for: one that is still to
+    end may go on with that.
     """
     result = read_result(path)
     if result is None:
         return None
-    if result["fingerprint"] != fingerprint or not serves(result, config):
+    if result["fingerprint"] != fingerprint:
         theirs, ours = (dict(flat(_telling(each))) for each in (result.get("config") or {}, config))
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         holds = ", ".join(f"{key}={theirs.get(key)}" for key in differ) or "other code"
@@ -424,6 +471,13 @@ def finished_result(path: Path, fingerprint: str, config: dict[str, Any]) -> dic
         )
     if result["status"] not in DONE:
         return None
+    if other := unserved(result, config):
+        holds = ", ".join(f"{key}={value}" for key, value in other.items())
+        asked = ", ".join(f"{key}={config[key]}" for key in other)
+        raise ValueError(
+            f"{path} holds this run, computed with {holds}; this one asks for {asked}. "
+            f"Give it another study=NAME, or replace that run with force=true"
+        )
     if not same_numbers(result):
         raise ValueError(told_numbers(path))
     check_files(path, result)
@@ -522,20 +576,27 @@ def told_numbers(path: Path) -> str:
 
 
 def serves(result: Mapping[str, Any], config: dict[str, Any]) -> bool:
-    """Return whether a run computed with what a configuration (JSON values) asks for.
+    """Return whether a run computed with what a configuration (JSON values) asks for."""
+    return not unserved(result, config)
+
+
+def unserved(result: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run computed with where a configuration asks for something else, by options.
 
     These options are not part of the fingerprint: auto asks for nothing, which GPU of several
     computed changes no number, and only the torch engine's numbers depend on its threads.
     """
     engine, device = result.get("engine"), result.get("device") or {}
     if engine is None or result.get("epochs") == 0:  # nothing was trained
-        return True
-    return (
-        config["engine"] in ("auto", engine)
-        and config["device"].partition(":")[0] in ("auto", device.get("type"))
-        and config.get("native_level") in (None, result.get("engine_level"))
-        and (engine != "torch" or (config["threads"] or 1) == device.get("threads"))
-    )
+        return {}
+    kind, level, threads = device.get("type"), result.get("engine_level"), device.get("threads")
+    served = {
+        "engine": (engine, config["engine"] in ("auto", engine)),
+        "device": (kind, config["device"].partition(":")[0] in ("auto", kind)),
+        "native_level": (level, config.get("native_level") in (None, level)),
+        "threads": (threads, engine != "torch" or (config["threads"] or 1) == threads),
+    }
+    return {key: value for key, (value, fits) in served.items() if not fits}
 
 
 def _telling(config: dict[str, Any]) -> dict[str, Any]:

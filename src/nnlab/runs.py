@@ -377,6 +377,8 @@ def remark(each: Standing) -> str | None:
         return f"the same command {goes_on(each)}"
     if each.state == "failed":
         return f"failed: {each.error}; the same command {goes_on(each)}"
+    if each.state in DONE and each.goes_on is not None:
+        return f"what is to replace it was broken off; the same command {goes_on(each)}"
     if each.state == "diverged":
         return f"diverged: {each.run.stop_reason}" if each.run else None
     return each.error

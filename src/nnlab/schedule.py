@@ -483,7 +483,7 @@ def go_on(task: Task, path: Path, identity: dict[str, Any]) -> list[str]:
         return [f"{error}; the run begins anew"]
     ours = computing(task)
     task.checkpoint = None
-    if found is None or any(found.identity.get(k) != ours[k] for k in checkpoint.SAME):
+    if found is None or any(found.identity.get(k) != ours[k] for k in records.SAME):
         return []
     task.checkpoint = found
     epochs, theirs = len(found.epochs), found.identity

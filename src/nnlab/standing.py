@@ -31,8 +31,9 @@ class Standing:
 
     state: one of STATES. run, config: None where they cannot be read; config is that of
     result.json. epochs: that were trained so far. goes_on: the epoch after which its command
-    would go on, 0 where it would begin anew, None where there is nothing to do. owner: the
-    process that trains it, or means to. error: why it failed, or what is damaged. file: the
+    would go on, 0 where it would begin anew, None where there is nothing to do; of a run that has
+    ended, that of one with force=true which was broken off. owner: the process that trains it, or
+    means to. error: why it failed, or what is damaged. file: the
     damaged one. stamp: what tells whether it has changed.
     """
 
@@ -76,7 +77,8 @@ def of(folder: Path, whole: bool = False, waiting: claims.Waiting | None = None)
 
 def by_files(folder: Path, whole: bool) -> Standing | None:
     """Return how a run stands by what is in its folder, see ``of``."""
-    # What is to replace the folder's run stands for it from its first instant.
+    # What is to replace the folder's run stands for it while it trains, or has ended.
+    replaced: int | None = None
     for path in (folder / NEW, folder) if storage.is_folder(folder / NEW) else (folder,):
         stamp = stamp_of(path)
         try:
@@ -89,11 +91,15 @@ def by_files(folder: Path, whole: bool) -> Standing | None:
             return None
         if result is None:
             continue
+        if path != folder and result["status"] not in DONE:
+            replaced = checkpointed(path, result)
         owner = None if result["status"] in DONE else owner_of(folder)
         if path == folder or owner is not None or result["status"] in DONE:
             if owner is None and stamp_of(path) != stamp:  # it went on meanwhile
                 return by_files(folder, whole)
             found = by_result(folder, path, result, owner, whole or path != folder)
+            if path == folder and found.state in DONE:
+                found = dataclasses.replace(found, goes_on=replaced)
             return dataclasses.replace(found, stamp=stamp)
     return begun(folder, stamp_of(folder))
 
@@ -170,26 +176,23 @@ def by_result(
         return Standing(folder, status, **known)
     if owner is not None:
         return Standing(folder, "training", owner=owner, **known)
-    known["goes_on"] = checkpointed(path)
+    known["goes_on"] = checkpointed(path, result)
     if status == "failed":
         return Standing(folder, status, error=run.error, **known)
     nobodys = status == "running" and "owner" not in result and run.epochs == 0
     return Standing(folder, "waiting" if nobodys else "interrupted", **known)
 
 
-def checkpointed(path: Path) -> int:
-    """Return the epoch that a run's checkpoint is of, without torch; 0 where there is none."""
-    from safetensors import SafetensorError, safe_open
-
-    file = path / records.CHECKPOINT
-    try:
-        with storage.opened(file):  # no pipe, which would block
-            pass
-        with safe_open(file, "numpy") as content:
-            epochs: int = content.get_slice(records.EPOCHS).get_shape()[0]
-            return epochs
-    except (OSError, SafetensorError):
-        return 0
+def checkpointed(path: Path, result: Mapping[str, Any]) -> int:
+    """Return the epoch that a run's checkpoint is of; 0 where it has none from which it goes on."""
+    ours = {**result, **(result.get("dataset") or {})}
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+        found = records.read_checkpoint(path / records.CHECKPOINT, result.get("parameters") or 0)
+        if found is not None:
+            state, numbers = found
+            if all(state["identity"].get(key) == ours.get(key) for key in records.SAME):
+                return len(numbers[records.EPOCHS])
+    return 0
 
 
 def recognised(folder: Path) -> bool:

@@ -235,12 +235,9 @@ class Study:
         before = self.entries.get(name)
         self.put(name, before, self.read(name, before))
 
-    def read(self, name: str, before: Entry | None, trusted: bool = False) -> Entry | None:
+    def read(self, name: str, before: Entry | None) -> Entry | None:
         """Return the entry of a folder as it is now; None where it holds no run, a damaged one, or
-        one in whose place another is to be put.
-
-        trusted: its files are as they were written.
-        """
+        one in whose place another is to be put."""
         path = self.folder / name
         with contextlib.suppress(OSError, ValueError):  # damaged: that is told to who replaces it
             if records.is_replaced(path):
@@ -253,7 +250,7 @@ class Study:
             result = records.read_result(path)
             if result is None:
                 return None
-            if result["status"] in records.DONE and not trusted:
+            if result["status"] in records.DONE:
                 records.check_files(path, result)
         except (OSError, ValueError):
             return None
@@ -277,7 +274,7 @@ class Study:
         if folder.parent.absolute() != self.folder:
             return
         before = self.entries.get(folder.name)
-        entry = self.read(folder.name, before, trusted=True)
+        entry = self.read(folder.name, before)
         if entry is not None and entry.answers(fingerprint) and asked not in entry.commands:
             entry = replace(entry, commands=(*entry.commands, asked))
         self.put(folder.name, before, entry)
