@@ -181,6 +181,8 @@ def test_a_configuration_that_is_no_text_is_told(foreign: Path) -> None:
         {"job_logging": {"version": 1, "handlers": {"h": "${hydra:verbose.${hydra:job.num}}"}}},
         {"job_logging": {"version": 1, "handlers": {"h": {"()": "logging.os.system"}}}},
         {"hydra_logging": {"version": 1, "formatters": {"h": {"()": "logging.config.fileConfig"}}}},
+        {"job_logging": {"handlers": {"h": {"class": "logging.handlers.SocketHandler"}}}},
+        {"job_logging": {"handlers": {"console": {".": {"stream": 1}}}}},
         # It was looked at before, where it does no harm.
         {"job_logging": "${hydra:callbacks.x}", "callbacks": {"x": {"h": {"()": "foreign.f"}}}},
         {"hydra_logging": "${hydra:verbose}", "verbose": {"h": {"()": "foreign.f"}}},
@@ -199,6 +201,37 @@ def test_nor_is_what_is_not_named_at_once(hydra: dict[str, Any], foreign: Path) 
     with pytest.raises((ValueError, HydraException), match="names code"):
         command("experiment=it", "--config-dir", "conf")
     assert "foreign" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "victim",
+        "${hydra.runtime.output_dir}/../victim.log",
+        "${hydra.runtime.output_dir}/metrics.csv",
+        "${hydra.sweep.dir}/victim.log",
+        "${hydra.runtime.output_dir}/${study}.log",
+    ],
+)
+def test_logs_go_nowhere_else(name: str, foreign: Path) -> None:
+    (foreign / "victim").write_text("kept")
+    handler = {"class": "logging.FileHandler", "mode": "w", "filename": name}
+    node = {"hydra": {"job_logging": {"handlers": {"file": handler}}}}
+    (foreign / "conf" / "experiment" / "it.yaml").write_text(PACKAGE + yaml.safe_dump(node))
+    with pytest.raises(ValueError, match="names a file"):
+        command("experiment=it", "--config-dir", "conf", "hydra/launcher=basic")
+    with pytest.raises(ValueError, match="give it without /"):
+        command("hydra.job.name=../victim", "hydra/launcher=basic")
+    assert (foreign / "victim").read_text() == "kept"
+    assert not (foreign / "outputs").exists()
+
+
+def test_a_log_of_the_runs_own_may_have_another_name(foreign: Path) -> None:
+    handler = {"filename": "${hydra.runtime.output_dir}/mine.log"}
+    node = {"hydra": {"job_logging": {"handlers": {"file": handler}}}}
+    (foreign / "conf" / "experiment" / "it.yaml").write_text(PACKAGE + yaml.safe_dump(node))
+    assert command("experiment=it", "--config-dir", "conf", "hydra/launcher=basic") == 0
+    assert list(foreign.glob("outputs/mnist/*/mine.log"))
 
 
 def test_the_command_line_may_set_the_environment(foreign: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnlab import arguments, messages, terminal
+from nnlab import arguments, messages, refusals, terminal
 from nnlab.report import ranking, ranking_files
 
 
@@ -30,13 +30,21 @@ def main(given: Sequence[str] | None = None) -> int:
             merge=options.merge,
             label=options.label,
         )
-        folder = options.into or place(options.study, options.merge)
-        written = ranking_files.write(found, folder, options.formats, options.style)
     except (ValueError, OSError) as error:
         terminal.complain(as_flags(messages.explain(error) or str(error)))
         return 1
     terminal.show(ranking_files.table(found, terminal.width()))
-    terminal.say(*found.notes, *written)
+    terminal.say(*found.notes)
+    folder = options.into or place(options.study, options.merge)
+    try:
+        terminal.say(*ranking_files.write(found, folder, options.formats, options.style))
+    except OSError as error:
+        remedy = refusals.remedy(error, "choose another --into")
+        terminal.complain(f"{folder} cannot be written ({error.strerror}); {remedy}")
+        return 1
+    except ValueError as error:
+        terminal.complain(error)
+        return 1
     return 0
 
 

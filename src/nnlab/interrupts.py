@@ -182,9 +182,10 @@ def heeded_here_only() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     quiet_tracker()
-    resource_tracker.ensure_running()  # else joblib starts it, which unblocks some of them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # ``watch`` gets them nevertheless
     try:
+        resource_tracker.ensure_running()  # which then unblocks some of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, ours)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -21,7 +21,8 @@ REMEDIES = {
     errno.EIO: NO_ANSWER,
     errno.ESTALE: NO_ANSWER,
     errno.ENOTCONN: NO_ANSWER,
-    errno.ENOENT: "something has moved or removed it; the same command begins it anew",
+    errno.ENOENT: "something has moved or removed it, and the same command begins it anew; or "
+    "nothing can be made there, then choose another output_dir=",
     errno.ENAMETOOLONG: "choose a shorter study=, output_dir= or hydra.sweep.subdir=",
     errno.ENOTDIR: "move away what is in the place of this folder, or choose another output_dir=",
     errno.EISDIR: "move away this folder, which is in the place of a file",
@@ -76,4 +77,4 @@ def no_more_files(folder: Path) -> bool:
         found = os.statvfs(folder)
     except (AttributeError, OSError):  # Windows; or it is gone
         return False
-    return found.f_favail < 10 < found.f_files  # the latter is 0 where there is no limit
+    return found.f_favail < 10 and found.f_files > 0  # the latter is 0 where there is no limit

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import IO, Any, cast
@@ -26,9 +27,16 @@ from nnlab.datasets.function import FunctionConfig
 
 TARGET = "_target_"
 CODE = (TARGET, "custom_search_space")  # keys whose values are imported, the latter by Optuna
-OF_LOGGING = ("()", "class", "queue", "listener")  # likewise, in a configuration of logging
+# Likewise, in a configuration of logging, with what sets attributes, and where a log goes.
+OF_LOGGING = ("()", "class", "queue", "listener", ".", "filename")
 LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
-LOGGERS = re.compile(r"(logging|logging\.handlers|colorlog)\.[A-Z]\w*")  # classes that may log
+# Classes that may log: to streams and files, not to other machines; and the files, of the run's.
+LOGGERS = re.compile(
+    r"logging\.(NullHandler|StreamHandler|FileHandler|Formatter|Filter)|colorlog\.[A-Z]\w*"
+    r"|logging\.handlers\.(Watched|Rotating|TimedRotating)FileHandler"
+    r"|\$\{hydra\.runtime\.output_dir\}/(\$\{hydra\.job\.name\}|[\w.-]+)\.log"
+    r"|hydra-\$\{hydra\.job\.name\}\.log"  # of hydra/hydra_logging=hydra_debug
+)
 ENVIRONMENT = "hydra.job.env_set."  # of the programs that are started, say PATH
 NO_COPIES = (
     "it writes what may be secret into .hydra, and jobs have the variables anyway; remove it"
@@ -75,6 +83,11 @@ def checked() -> Iterator[None]:
                 raise
             # Hydra looks it up in the environment.
             raise ValueError(f"hydra.job.env_copy={error}: {NO_COPIES}") from None
+        if {"/", os.sep} & set(composed.hydra.job.name or ""):
+            raise ValueError(
+                f"hydra.job.name={composed.hydra.job.name} would have the log of each run lie "
+                f"elsewhere: give it without /"
+            )
         if copied := composed.hydra.job.env_copy:
             raise ValueError(f"hydra.job.env_copy={copied}: {NO_COPIES}")
         if OmegaConf.select(composed, "hydra.sweeper._target_") == HYDRAS_SWEEPER:
@@ -168,7 +181,8 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
             if place.startswith("hydra.")
             else "remove it: no option of nnlab's names code"
         )
-        raise ValueError(f"{place}={name} names code, which a configuration may not: {remedy}")
+        what = "a file" if key == "filename" else "code"
+        raise ValueError(f"{place}={name} names {what}, which a configuration may not: {remedy}")
 
 
 def functions_named(arguments: Sequence[str]) -> frozenset[str]:
@@ -231,13 +245,16 @@ def named(
             or (place.startswith(LOGGING) and (key in OF_LOGGING or is_stream(value)))
         )
         if isinstance(value, (DictConfig, ListConfig)):
+            if code:  # attributes of a handler
+                yield place, str(value)
             yield from named(value, f"{place}.", seen)
-        elif isinstance(value, str) and code:
+        elif isinstance(value, str) and code and key != "filename":
             yield place, value
         # An interpolation may lead elsewhere when the job begins.
         text = written if isinstance(written, str) else ""
         node_or_nothing = not isinstance(value, (str, int, float)) and re.match(r"\$\{.*\}$", text)
-        if f"{place}.".startswith(ACTS) and ((code and "${" in text) or node_or_nothing):
+        open_yet = key == "filename" or "${" in text
+        if f"{place}.".startswith(ACTS) and ((code and open_yet) or node_or_nothing):
             yield place, text
 
 

@@ -285,6 +285,13 @@ def test_a_disk_without_inodes_says_so(small_disk: Mount, undisturbed: Path) -> 
     assert content_of(disk / "outputs" / "mnist") == content_of(undisturbed)
 
 
+@pytest.mark.parametrize("inodes", [5, 9])
+def test_nor_does_one_that_has_hardly_any(inodes: int, small_disk: Mount) -> None:
+    done = run(*SWEEP, cwd=small_disk(f"nr_inodes={inodes}"))
+    assert done.status == 1
+    assert "it can hold no more files (df -i)" in done.err
+
+
 def test_a_disk_that_is_only_read(small_disk: Mount) -> None:
     disk = small_disk("size=50m")
     assert run(*QUICK, cwd=disk).status == 0

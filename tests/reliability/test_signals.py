@@ -186,6 +186,16 @@ def test_a_second_interrupt_leaves_workers_without_a_warning(tmp_path: Path) -> 
     assert "Warning" not in ended.said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1], ids=["SIGHUP", "SIGUSR1"])
+def test_batches_stop_where_all_get_the_signal(number: int, tmp_path: Path) -> None:
+    """As when a terminal is closed: what cleans up after the workers gets it, too."""
+    process = start(*CASES["native"], *SMALL, "hydra/launcher=batches", cwd=tmp_path)
+    trains(tmp_path / "outputs" / "s")
+    os.killpg(process.pid, number)
+    assert_stopped(process.end(limit=20), number)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

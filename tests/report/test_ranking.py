@@ -321,6 +321,13 @@ def test_the_command_writes_tables_figures_and_a_page(study: tuple[Path, pd.Data
     assert not (folder / "effects.svg").exists()
     page = (folder / "comparison.html").read_text()
     assert "cannot tell" in page
+    (folder / "taken").write_text("a file")
+    into = [*command, "--into", str(folder / "taken" / "x")]
+    unwritten = subprocess.run(into, capture_output=True, text=True, env=environment, check=False)
+    assert unwritten.returncode == 1
+    assert done.stdout.startswith(unwritten.stdout)  # all but the files
+    assert "best by validation accuracy" in unwritten.stdout
+    assert "x cannot be written (Not a directory); choose another --into" in unwritten.stderr
     refused = subprocess.run([*command, "--by", "x"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "--by=x: no run has it" in refused.stderr

@@ -113,7 +113,8 @@ def apart(make: Callable[[], Any], workers: int) -> Iterator[Any]:
     processes is killed."""
     interrupts.quiet_tracker()
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    pools = [make() for _ in range(workers)]
+    with interrupts.heeded_here_only():  # what follows the pools lives as long as this process
+        pools = [make() for _ in range(workers)]
     for pool in pools:
         free.put(pool)
 
