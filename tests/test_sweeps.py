@@ -219,10 +219,11 @@ def test_what_is_damaged_before_its_command_ends_is_not_known_as_whole(
     name: str, tmp_path: Path
 ) -> None:
     asked = job(tmp_path / "study" / "0")
-    sweeps.train([asked])
+    (outcome,) = sweeps.train([asked])
+    assert outcome.stamp == study.stamp_of_run(asked.folder)
     (asked.folder / name).write_bytes(b"damaged")
     known = study.known(asked.folder.parent)
-    known.remember("asked", asked.folder, asked.fingerprint)
+    known.remember("asked", asked.folder, asked.fingerprint, outcome.stamp)
     assert "0" not in known.entries
     (outcome,) = sweeps.train([asked])
     assert f"{name} cannot be read" in str(outcome.error)

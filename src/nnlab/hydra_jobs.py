@@ -436,7 +436,8 @@ class SweepLoader:
                 continue  # the source of the latter may change
             asks = config.evaluation or config.report.asks or config.plan or config.force
             if asked and not asks and outcome.error is None and outcome.result is not None:
-                runs.remember(asked, outcome.folder, outcome.result["fingerprint"])
+                fingerprint = outcome.result["fingerprint"]
+                runs.remember(asked, outcome.folder, fingerprint, outcome.stamp)
 
     def asked(self, overrides: Sequence[str]) -> str | None:
         """Return a digest of all that a job's configuration is composed of.

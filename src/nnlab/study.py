@@ -235,22 +235,24 @@ class Study:
         before = self.entries.get(name)
         self.put(name, before, self.read(name, before))
 
-    def read(self, name: str, before: Entry | None) -> Entry | None:
+    def read(self, name: str, before: Entry | None, whole: str = "") -> Entry | None:
         """Return the entry of a folder as it is now; None where it holds no run, a damaged one, or
-        one in whose place another is to be put."""
+        one in whose place another is to be put.
+
+        whole: the stamp of a run whose files are known to be undamaged.
+        """
         path = self.folder / name
         with contextlib.suppress(OSError, ValueError):  # damaged: that is told to who replaces it
             if records.is_replaced(path):
                 return None
         try:
-            written, *others = (stamp_of(path / file) for file in FILES)
-            stamp = records.checksum([written, *others])
+            stamp, written = stamp_of_run(path), stamp_of(path / records.RESULT)
             if before is not None and before.stamp == stamp:
                 return before
             result = records.read_result(path)
             if result is None:
                 return None
-            if result["status"] in records.DONE:
+            if result["status"] in records.DONE and stamp != whole:
                 records.check_files(path, result)
         except (OSError, ValueError):
             return None
@@ -266,15 +268,15 @@ class Study:
         else:
             self.entries[name] = entry
 
-    def remember(self, asked: str, folder: Path, fingerprint: str) -> None:
+    def remember(self, asked: str, folder: Path, fingerprint: str, whole: str = "") -> None:
         """Note that a command was answered by the run in a folder, unless that is another by now.
 
-        asked: the command's digest. fingerprint: of the run that it asked for.
+        asked: the command's digest. fingerprint: of the run that it asked for. whole: see ``read``.
         """
         if folder.parent.absolute() != self.folder:
             return
         before = self.entries.get(folder.name)
-        entry = self.read(folder.name, before)
+        entry = self.read(folder.name, before, whole)
         if entry is not None and entry.answers(fingerprint) and asked not in entry.commands:
             entry = replace(entry, commands=(*entry.commands, asked))
         self.put(folder.name, before, entry)
@@ -356,6 +358,11 @@ def stamp_of(path: Path) -> list[int]:
     except FileNotFoundError:
         return []
     return [found.st_mtime_ns, found.st_size, found.st_ino]
+
+
+def stamp_of_run(folder: Path) -> str:
+    """Return a digest of what tells whether a run's FILES have changed."""
+    return records.checksum([stamp_of(folder / file) for file in FILES])
 
 
 def entry_of(folder: str, stamp: str, written: str, result: dict[str, Any]) -> Entry:
