@@ -261,7 +261,7 @@ class Dispatch:
                     each.ended = {**each.ended, **dict.fromkeys(answers, "")}
                     for task in each.asked():
                         if task.outcome.job.name in answers:
-                            take(task, answers[task.outcome.job.name])
+                            self.take(task, answers[task.outcome.job.name])
         for each in list(self.sent):
             if each not in done:
                 each.ended = ended_in(each.batch) or each.ended
@@ -278,8 +278,30 @@ class Dispatch:
                 continue
             for asked, one in zip(each.tasks, answer):
                 if asked is not None and one is not None:
-                    take(asked, one)
+                    self.take(asked, one)
             claims.forget_batch(each.batch.record)
+
+    def take(self, task: Task, answer: Answer) -> None:
+        """Make a worker's answer the outcome of a task, its files those of the run."""
+        outcome = task.outcome
+        outcome.elsewhere = True
+        outcome.result, outcome.trained = answer.result, answer.trained
+        outcome.error = None if answer.error is None else ValueError(answer.error)
+        if answer.twin is not None:
+            outcome.twin = outcome.job.folder.parent / answer.twin
+        outcome.evaluation_files = [outcome.folder / name for name in answer.evaluation_files]
+        if not answer.files:
+            return
+        try:
+            with claims.exclusive(outcome.folder.parent):
+                if claims.owner(outcome.folder) is not None:  # who has begun it without batches
+                    outcome.result, outcome.error, outcome.trained = None, None, False
+                    self.theirs.append(task)
+                    return
+                force = task.config.force
+                records.install(outcome.folder, answer.files, outcome.job.hydra_files, force)
+        except (OSError, ValueError) as error:
+            outcome.result, outcome.error = None, error
 
     def lost(self, each: Sent, error: Exception, bystander: bool) -> None:
         """Send a batch again whose worker has not answered, if that may help.
@@ -373,24 +395,6 @@ class Dispatch:
                 "table at the end; python -m nnlab.runs shows what has begun",
                 self.cluster.named(len(self.sent)),
             )
-
-
-def take(task: Task, answer: Answer) -> None:
-    """Make a worker's answer the outcome of a task, its files those of the run."""
-    outcome = task.outcome
-    outcome.elsewhere = True
-    outcome.result, outcome.trained = answer.result, answer.trained
-    outcome.error = None if answer.error is None else ValueError(answer.error)
-    if answer.twin is not None:
-        outcome.twin = outcome.job.folder.parent / answer.twin
-    outcome.evaluation_files = [outcome.folder / name for name in answer.evaluation_files]
-    if answer.files:
-        force = task.config.force
-        try:
-            with claims.exclusive(outcome.folder.parent):
-                records.install(outcome.folder, answer.files, outcome.job.hydra_files, force)
-        except (OSError, ValueError) as error:
-            outcome.result, outcome.error = None, error
 
 
 def settle(task: Task) -> None:

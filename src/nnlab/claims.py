@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from nnlab import records, storage
+from nnlab.refusals import OF_FOLDERS
 
 log = logging.getLogger("nnlab")
 LOCK = ".lock"  # of the study
@@ -138,7 +139,11 @@ def batch(path: Path) -> dict[str, Any] | None:
         record = records.undamaged(storage.read(path))
         runs = [(str(name), str(fingerprint)) for name, fingerprint in record["runs"]]
         return {"owner": dict(record["owner"]), "ticket": record["ticket"], "runs": runs}
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        if error.errno in OF_FOLDERS:  # it may be whole
+            raise
+        return None
+    except (ValueError, KeyError, TypeError):
         return None
 
 
@@ -159,7 +164,8 @@ def clear_batches(study: Path, ended: Callable[[str], bool]) -> None:
             continue
         forget_batch(path)
         sent_together = path.stem.rpartition("-")[0]
-        if not any(path.parent.glob(f"{sent_together}-*.json")):
+        alone = not any(path.parent.glob(f"{sent_together}-*.json"))
+        if alone and re.fullmatch(r"\w+", sent_together):  # a name that nnlab gives
             shutil.rmtree(path.parent / sent_together, ignore_errors=True)
     with contextlib.suppress(OSError):  # others are in it, or it is not there
         (study / BATCHES).rmdir()

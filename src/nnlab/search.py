@@ -45,6 +45,7 @@ log = logging.getLogger("nnlab")
 RESULTS = "optimization_results.yaml"  # as Hydra's own sweepers call it
 INSTALL = "pip install 'nnlab[search]'"
 LOCK = ".search.lock"  # of a study whose search is stored
+REPEATS = "repeats"  # the number of the trial in whose place one is that waits
 TOLD = "told"  # what a trial in a storage says of itself, see ``told``
 TRIAL = 10_000  # bytes that Optuna keeps of a trial
 SAMPLERS = {
@@ -294,8 +295,10 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
     from optuna.trial import TrialState
 
     for broken_off in search.get_trials(states=[TrialState.RUNNING]):
+        repeats = {REPEATS: broken_off.number}
+        if not any(each.user_attrs == repeats for each in search.get_trials()):
+            search.enqueue_trial(broken_off.params, user_attrs=repeats)
         search.tell(broken_off.number, state=TrialState.FAIL)
-        search.enqueue_trial(broken_off.params)
     done = len(search.get_trials(states=[TrialState.COMPLETE]))
     failed = []
     for first in range(done, options.n_trials, options.n_jobs):

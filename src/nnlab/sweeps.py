@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnlab import (
     build,
@@ -112,30 +112,35 @@ def sort_out(outcomes: Sequence[Outcome], forced: set[str]) -> list[tuple[Outcom
     for outcome in outcomes:
         job = outcome.job
         if job.found is None:
+            outcome.error = end_replacement(job)
             asked = unknown.setdefault(job.folder.parent, set())
             asked.update([job.fingerprint] if job.config is not None else [])
     known = {folder: study.look(folder, asked).find(asked) for folder, asked in unknown.items()}
     for outcome in outcomes:
         job, config = outcome.job, outcome.job.config
-        outcome.error = job.refused
+        outcome.error = outcome.error or job.refused
+        if outcome.error is not None:
+            continue
         try:
             found = job.found
+            result = None if found is None else found.result
             if config is not None:
                 records.check_no_link(job.folder)
                 if taken.setdefault(job.folder, job.fingerprint) != job.fingerprint:
                     raise ValueError(TWO_JOBS.format(job.folder))
                 config = unless_forced(job, config, forced)
                 found = earlier(job, config, known[job.folder.parent][job.fingerprint], data)
+                if found is not None and not config.force:
+                    result = ended_still(job.folder.parent, found)
+                    found = None if result is None else found
         except Exception as error:
             outcome.error = error
             continue
         if found is not None and found.folder != job.name:
             outcome.twin = job.folder.parent / found.folder
             twins.append(f"{visible(job.name)} is {visible(found.folder)}")
-        if found is not None and not (config and config.force):
-            # The index is only how it was found; what is shown of the run is what its file says.
-            read = None if job.found else records.read_result(outcome.folder)
-            outcome.result = found.result if job.found else read and study.short(read)
+        if result is not None:
+            outcome.result = result
         elif config is not None:
             waiting.append((outcome, config))
     forced.update(outcome.job.fingerprint for outcome, config in waiting if config.force)
@@ -143,6 +148,28 @@ def sort_out(outcomes: Sequence[Outcome], forced: set[str]) -> list[tuple[Outcom
     if twins:
         log.info("the same under another name: %s", shown)
     return waiting
+
+
+def end_replacement(job: Job) -> Exception | None:
+    """Have the run that a job has trained with force=true take its place, where that was broken
+    off; return why it cannot."""
+    try:
+        planned = job.config is None or job.config.plan  # nothing is written then
+        if not planned and storage.is_folder(job.folder / records.NEW):
+            with claims.exclusive(job.folder.parent):
+                records.settle(job.folder)
+    except (OSError, ValueError) as error:
+        return error
+    return None
+
+
+def ended_still(folder: Path, entry: study.Entry) -> Mapping[str, Any] | None:
+    """Return what the file of a run says that a study's index has as ended; None where that run is
+    gone meanwhile, or begun anew. Raises as ``records.read_result``."""
+    result = records.read_result(folder / entry.folder)
+    if result is None or result["status"] not in records.DONE:
+        return None
+    return study.short(result) if entry.answers(result["fingerprint"]) else None
 
 
 def unless_forced(job: Job, config: Config, forced: set[str]) -> Config:

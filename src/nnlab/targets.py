@@ -30,13 +30,15 @@ CODE = (TARGET, "custom_search_space")  # keys whose values are imported, the la
 # Likewise, in a configuration of logging, with what sets attributes, and where a log goes.
 OF_LOGGING = ("()", "class", "queue", "listener", ".", "filename")
 LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
-# Classes that may log: to streams and files, not to other machines; and the files, of the run's.
+# Classes that may log: to streams and files, not to other machines.
 LOGGERS = re.compile(
     r"logging\.(NullHandler|StreamHandler|FileHandler|Formatter|Filter)|colorlog\.[A-Z]\w*"
     r"|logging\.handlers\.(Watched|Rotating|TimedRotating)FileHandler"
-    r"|\$\{hydra\.runtime\.output_dir\}/(\$\{hydra\.job\.name\}|[\w.-]+)\.log"
-    r"|hydra-\$\{hydra\.job\.name\}\.log"  # of hydra/hydra_logging=hydra_debug
 )
+LOGS = {  # the files that they may write, those of the run and of hydra/hydra_logging=hydra_debug
+    LOGGING[0]: r"\$\{hydra\.runtime\.output_dir\}/(\$\{hydra\.job\.name\}|[\w.-]+)\.log",
+    LOGGING[1]: r"hydra-\$\{hydra\.job\.name\}\.log",
+}
 ENVIRONMENT = "hydra.job.env_set."  # of the programs that are started, say PATH
 NO_COPIES = (
     "it writes what may be secret into .hydra, and jobs have the variables anyway; remove it"
@@ -83,11 +85,10 @@ def checked() -> Iterator[None]:
                 raise
             # Hydra looks it up in the environment.
             raise ValueError(f"hydra.job.env_copy={error}: {NO_COPIES}") from None
-        if {"/", os.sep} & set(composed.hydra.job.name or ""):
-            raise ValueError(
-                f"hydra.job.name={composed.hydra.job.name} would have the log of each run lie "
-                f"elsewhere: give it without /"
-            )
+        for key in ("hydra.job.name", "hydra.output_subdir"):
+            name = OmegaConf.select(composed, key)
+            if name is not None and (os.path.basename(name) != name or name in ("", ".", "..")):
+                raise ValueError(f"{key}={name} leaves the run's folder: give it without /")
         if copied := composed.hydra.job.env_copy:
             raise ValueError(f"hydra.job.env_copy={copied}: {NO_COPIES}")
         if OmegaConf.select(composed, "hydra.sweeper._target_") == HYDRAS_SWEEPER:
@@ -168,6 +169,8 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
     for place, name in found:
         key = place.rpartition(".")[2]
         if place.startswith(LOGGING) and (LOGGERS.fullmatch(name) or name in STREAMS):
+            continue
+        if any(place.startswith(part) and re.fullmatch(LOGS[part], name) for part in LOGGING):
             continue
         if (place, name) in registered():
             continue

@@ -24,7 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nnlab import worker
+from nnlab import storage, worker
+from nnlab.claims import BATCHES
 from nnlab.clusters.cluster import Cluster, Options
 from nnlab.extras import needed
 from nnlab.worker import Answer, Batch, Refusal
@@ -36,6 +37,8 @@ ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
     *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
 }
+# The classes that answers are of.
+ANSWERED = {(worker.__name__, "Answer"), (worker.__name__, "Refusal"), ("nnlab.compact", "Compact")}
 TOO_OFTEN = "timed-out too many times"  # submitit's words
 # Reasons for which jobs wait that pass by themselves.
 PASSING = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"}
@@ -178,7 +181,7 @@ class Slurm(Cluster):
 
     def attach(self, tickets: Sequence[str | None]) -> list[Any]:
         found = [
-            None if each is None else SlurmJob(self, Path(each).parent, Path(each).name)
+            SlurmJob(self, Path(each).parent, Path(each).name) if each and is_ticket(each) else None
             for each in tickets
         ]
         if any(found):
@@ -298,15 +301,10 @@ class SlurmJob:
 
     def read(self) -> None:
         """Take what the job has answered, if that is to be seen yet."""
-        unreadable = (
-            EOFError,
-            pickle.UnpicklingError,
-            AttributeError,
-            ImportError,
-        )  # or of another nnlab
-        with contextlib.suppress(OSError, *unreadable):
+        with contextlib.suppress(Exception):  # it is not whole, or of another nnlab
             os.listdir(self.folder)  # has a network file system look again
-            self.outcome = pickle.loads(self.answer.read_bytes())
+            kind, content = Answers(io.BytesIO(storage.read(self.answer))).load()
+            self.outcome = str(kind), content
 
     def cancel(self) -> None:
         """Have it cancelled, with all others at once, when the cluster is closed."""
@@ -332,6 +330,22 @@ class SlurmJob:
         elif lines := self.error().strip().splitlines():
             said += f" ({lines[-1]})"
         raise RuntimeError(said)
+
+
+def is_ticket(text: object) -> bool:
+    """Return whether a text names a job of Slurm's, and a folder that batches are in."""
+    path = Path(text) if isinstance(text, str) else Path()
+    named = re.fullmatch(r"\d+(_\d+)?", path.name)
+    return bool(named) and path.parent.parent.name == BATCHES and storage.is_folder(path.parent)
+
+
+class Answers(pickle.Unpickler):
+    """Reads what a job has answered: nnlab's own classes, and no others, which may run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ANSWERED:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of an answer")
+        return super().find_class(module, name)
 
 
 class Queue:

@@ -6,7 +6,7 @@ Written as tensorboardX's own writers do, but with the times at which things hap
 from __future__ import annotations
 
 import contextlib
-import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,16 +51,17 @@ def write(study: Finished, into: str) -> Iterator[bool]:
 def write_events(path: Path, content: Iterable[Any]) -> None:
     """Write an event file, whole or not at all, in the place of any other in its folder."""
     before = list(path.parent.glob(f"{EVENTS}*"))
-    unfinished = path.parent / ".unfinished"
-    writer = needed("tensorboardX.record_writer", "tensorboard").RecordWriter(str(unfinished))
-    with contextlib.closing(writer):
-        for event in content:
-            writer.write(event.SerializeToString())
-        writer.flush()
-    os.replace(unfinished, path)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch, "events")
+        writer = needed("tensorboardX.record_writer", "tensorboard").RecordWriter(str(made))
+        with contextlib.closing(writer):
+            for event in content:
+                writer.write(event.SerializeToString())
+            writer.flush()
+        storage.write_atomic(path, made.read_bytes())
     for other in before:
         if other != path:
-            other.unlink()
+            other.unlink(missing_ok=True)
 
 
 def proto(name: str) -> Any:
@@ -105,10 +106,14 @@ def ending(run: FinishedRun) -> Iterator[Any]:
 
 def weights_of(run: FinishedRun) -> dict[str, Any]:
     """Load the weights that a run has kept, by their names; none where they were not saved."""
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    path = run.run.folder / records.WEIGHTS
-    return load_file(path) if path.is_file() else {}
+    result = records.read_result(run.run.folder) or {}
+    hashes = result.get("sha256")  # none in those of earlier versions
+    there = (run.run.folder / records.WEIGHTS).is_file()
+    if not there or (hashes is not None and records.WEIGHTS not in hashes):
+        return {}
+    return load(records.read_file(run.run.folder, records.WEIGHTS, result))
 
 
 def scalars(values: dict[str, float]) -> Any:
