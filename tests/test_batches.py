@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import pickle
 import re
 import shutil
@@ -29,7 +30,8 @@ from nnlab import (
     sweeps,
     worker,
 )
-from nnlab.clusters import cluster
+from nnlab.clusters import cluster, slurm
+from nnlab.compact import Compact
 from nnlab.jobs import Job, Outcome
 from nnlab.tally import Tally
 from tests.reliability import warm
@@ -647,3 +649,24 @@ def test_a_record_that_is_damaged_is_in_nobodys_way(train: Train) -> None:
     outcomes = train(Inline(), some_jobs())
     assert [each.error for each in outcomes] == [None] * 4
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("ticket", [7, None, "/tmp/7", "study/.batches/abc/*", "abc/7"])
+def test_a_ticket_names_a_job_and_a_folder_of_batches(ticket: object, tmp_path: Path) -> None:
+    folder = tmp_path / "study" / ".batches" / "abc"
+    folder.mkdir(parents=True)
+    assert not slurm.is_ticket(ticket)
+    assert slurm.is_ticket(str(folder / "7_0"))
+
+
+def test_answers_call_no_code(tmp_path: Path) -> None:
+    class Called:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "called",)
+
+    with pytest.raises(pickle.UnpicklingError, match="is no part of an answer"):
+        slurm.Answers(io.BytesIO(pickle.dumps(("success", Called())))).load()
+    assert not (tmp_path / "called").exists()
+    answers = [worker.Answer(result=Compact.of({"status": "finished"}), trained=True), None]
+    found = slurm.Answers(io.BytesIO(pickle.dumps(("success", answers)))).load()
+    assert found == ("success", answers)

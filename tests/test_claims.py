@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnlab import claims
+from nnlab import claims, records
 
 TRAINS = """
 import sys, time, json
@@ -136,3 +136,15 @@ def test_what_names_no_living_process_is_no_owner(tmp_path: Path, owner: object)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     assert claims.owner(tmp_path / "run") is None
+
+
+def test_what_is_left_of_batches_takes_nothing_else_along(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    batches = tmp_path / claims.BATCHES
+    batches.mkdir()
+    (batches / "kept").touch()
+    record = records.sealed({"owner": {}, "ticket": None, "runs": []})
+    (batches / "..-0.json").write_bytes(record)
+    claims.clear_batches(tmp_path, lambda _: True)
+    assert (tmp_path / "run").is_dir()
+    assert [path.name for path in batches.iterdir()] == ["kept"]

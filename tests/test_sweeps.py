@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -212,6 +213,60 @@ def rows_of(folder: Path) -> list[list[str]]:
     """Return a run's metrics, but for the seconds."""
     with (folder / "metrics.csv").open() as file:
         return [row[:-1] for row in csv.reader(file)]
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_swap_that_was_cut_off_is_ended_by_any_command_of_its_run(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of its steps."""
+    old, new = (job(tmp_path / "study" / "0", f"stopping.max_epochs={n}") for n in (2, 3))
+    forced = job(tmp_path / "study" / "0", "stopping.max_epochs=3", "force=true")
+    sweeps.train([old])
+    replace, done = Path.replace, iter(range(steps))
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if path.parent.name == records.NEW and next(done, None) is None:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut_off)
+        with contextlib.suppress(KeyboardInterrupt):
+            sweeps.train([forced])
+    (outcome,) = sweeps.train([new])
+    assert outcome.error is None
+    assert not outcome.trained
+    assert outcome.result is not None
+    assert outcome.result["epochs"] == 3
+    assert not (new.folder / records.NEW).exists()
+
+
+@pytest.mark.parametrize("then", ["gone", "running", "damaged"])
+def test_a_run_that_is_gone_once_its_data_were_looked_at_is_trained(
+    then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job(tmp_path / "study" / str(seed), f"seed={seed}") for seed in range(2)]
+    sweeps.train(jobs[:1])
+    file, content = jobs[0].folder / "result.json", datasets.content
+
+    def meanwhile(*arguments: Any) -> str | None:
+        found = content(*arguments)
+        if then == "gone":
+            shutil.rmtree(jobs[0].folder, ignore_errors=True)
+        elif then == "damaged":
+            file.write_text("{")
+        else:
+            record = json.loads(file.read_text())
+            del record["checksum"]
+            file.write_text(json.dumps(record | {"status": "running"}))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "content", meanwhile)
+        outcomes = sweeps.train(jobs)
+    assert [outcome.trained for outcome in outcomes] == [then != "damaged", True]
+    assert (outcomes[0].error is None) == (then != "damaged")
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "model.safetensors"])

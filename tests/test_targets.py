@@ -220,10 +220,21 @@ def test_logs_go_nowhere_else(name: str, foreign: Path) -> None:
     (foreign / "conf" / "experiment" / "it.yaml").write_text(PACKAGE + yaml.safe_dump(node))
     with pytest.raises(ValueError, match="names a file"):
         command("experiment=it", "--config-dir", "conf", "hydra/launcher=basic")
-    with pytest.raises(ValueError, match="give it without /"):
-        command("hydra.job.name=../victim", "hydra/launcher=basic")
+    for option in ("hydra.job.name=../victim", "hydra.output_subdir=../victim"):
+        with pytest.raises(ValueError, match="give it without /"):
+            command(option, "hydra/launcher=basic")
     assert (foreign / "victim").read_text() == "kept"
     assert not (foreign / "outputs").exists()
+
+
+def test_nor_where_the_runs_folder_is_said_to_be(foreign: Path) -> None:
+    handler = {"class": "logging.FileHandler", "filename": "${hydra.runtime.output_dir}/mine.log"}
+    node = {"hydra_logging": {"handlers": {"h": handler}}, "runtime": {"output_dir": "elsewhere"}}
+    (foreign / "conf" / "experiment" / "it.yaml").write_text(
+        PACKAGE + yaml.safe_dump({"hydra": node})
+    )
+    with pytest.raises(ValueError, match="names a file"):
+        command("experiment=it", "--config-dir", "conf")
 
 
 def test_a_log_of_the_runs_own_may_have_another_name(foreign: Path) -> None:
