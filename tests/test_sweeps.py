@@ -131,6 +131,21 @@ def test_an_interrupted_sweep_is_taken_up_by_the_same_command(
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def break_off(asked: Job, monkeypatch: pytest.MonkeyPatch, most_threads: int = 1) -> None:
+    """Interrupt a run after its first checkpoint. most_threads: what that says of itself."""
+    save = checkpoint.save
+
+    def save_and_stop(path: Path, state: Checkpoint) -> None:
+        state.most_threads = most_threads
+        save(path, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.train([asked])
+
+
 @pytest.mark.skipif(library.available() is not None, reason="no compiled library")
 def test_a_native_run_goes_on_on_other_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,16 +153,7 @@ def test_a_native_run_goes_on_on_other_threads(
     """Which changes none of its numbers; how many it had at most is told of all its epochs."""
     options = ("engine=native", "checkpoint.seconds=0", "model.hidden=[8]")
 
-    def break_off(path: Path, state: Checkpoint) -> None:
-        state.most_threads = 3
-        save(path, state)
-        raise KeyboardInterrupt
-
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", break_off)
-    with pytest.raises(KeyboardInterrupt):
-        sweeps.train([job(tmp_path / "0", *options, "threads=2")])
-    monkeypatch.setattr(checkpoint, "save", save)
+    break_off(job(tmp_path / "0", *options, "threads=2"), monkeypatch, most_threads=3)
     (outcome,) = sweeps.train([job(tmp_path / "0", *options, "threads=1")])
     result = records.read_result(tmp_path / "0")
     assert outcome.trained
@@ -163,15 +169,7 @@ def test_a_run_goes_on_with_another_engine_but_is_not_trained_again_by_it(
 ) -> None:
     options = ("checkpoint.seconds=0", "model.hidden=[8]")
 
-    def break_off(path: Path, state: Checkpoint) -> None:
-        save(path, state)
-        raise KeyboardInterrupt
-
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", break_off)
-    with pytest.raises(KeyboardInterrupt):
-        sweeps.train([job(tmp_path / "0", *options, "engine=native")])
-    monkeypatch.setattr(checkpoint, "save", save)
+    break_off(job(tmp_path / "0", *options, "engine=native"), monkeypatch)
     (outcome,) = sweeps.train([job(tmp_path / "0", *options, "engine=torch")])
     assert outcome.trained
     result = records.read_result(tmp_path / "0")
