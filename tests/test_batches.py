@@ -396,6 +396,35 @@ def test_runs_that_another_command_means_to_train_are_left_to_it(train: Train) -
     assert [each.error for each in outcomes] == [None] * 4  # when they are left, they are sent
 
 
+def test_a_run_that_another_has_begun_meanwhile_is_left_to_it(tmp_path: Path, train: Train) -> None:
+    """Until that dies: what a worker sends is not put over what a living one trains."""
+    (asked,) = some_jobs(count=1)
+    found: list[str] = []
+
+    def die(lock: Path) -> None:
+        result = records.read_result(asked.folder)
+        found.append("nothing" if result is None else result["status"])
+        claims.forget(lock)
+
+    class Overtaken(Inline):
+        def train(self, batch: worker.Batch) -> Any:
+            answers = super().train(batch)
+            if len(self.batches) == 1:
+                theirs.announce([asked.folder.name])
+                records.RunFolder(asked.folder, asked.identity, theirs.owner).begin({})
+                threading.Timer(0.5, die, [theirs.path]).start()
+            return answers
+
+    with claims.Claim(asked.folder.parent) as theirs:
+        (outcome,) = train(Overtaken(place=tmp_path / "nowhere"), [asked])
+    assert found == ["running"]
+    assert outcome.error is None
+    result = records.read_result(asked.folder)
+    assert result is not None
+    assert result["status"] == "finished"
+    records.check_files(asked.folder, result)
+
+
 def test_batches_that_an_earlier_command_sent_are_followed(train: Train) -> None:
     class Stays(Inline):
         stays = True

@@ -245,6 +245,35 @@ def test_a_killed_search_goes_on(
     assert {path.parent.name for path in Path("outputs/mnist").glob("*/result.json")} == after
 
 
+@pytest.mark.parametrize("step", ["tell", "enqueue_trial"])
+def test_a_trial_that_was_broken_off_is_not_lost_by_a_second_kill(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first comes in the first batch, the second after a step of putting one of its trials in
+    the queue again."""
+    arguments = ["hydra.sweeper.n_trials=4", STORED, "model.hidden=[8]", SPACE[0]]
+
+    def killed_after(place: Any, name: str) -> None:
+        do = getattr(place, name)
+
+        def kill(*given: Any, **options: Any) -> None:
+            do(*given, **options)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, kill)
+            with pytest.raises(KeyboardInterrupt):
+                command(*arguments)
+
+    killed_after(sweeps, "train")
+    asked = {each.params["optimizer.lr"] for each in stored() if each.state == TrialState.RUNNING}
+    assert len(asked) == 4
+    killed_after(optuna.Study, step)
+    assert command(*arguments) == 0
+    complete = [each for each in stored() if each.state == TrialState.COMPLETE]
+    assert sorted(each.params["optimizer.lr"] for each in complete) == sorted(asked)
+
+
 @pytest.mark.parametrize("delay", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_two_commands_at_one_search_do_it_once(delay: float) -> None:
     options = ["hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", STORED, "model.hidden=[64]"]

@@ -292,11 +292,15 @@ class Dispatch:
         outcome.evaluation_files = [outcome.folder / name for name in answer.evaluation_files]
         if not answer.files:
             return
+        folder = outcome.folder.parent
         try:
-            with claims.exclusive(outcome.folder.parent):
+            with claims.exclusive(folder):
                 if claims.owner(outcome.folder) is not None:  # who has begun it without batches
                     outcome.result, outcome.error, outcome.trained = None, None, False
                     self.theirs.append(task)
+                    names = [each for each in self.announced[folder] if each != outcome.folder.name]
+                    self.announced[folder] = names
+                    self.held[folder].announce(names)
                     return
                 force = task.config.force
                 records.install(outcome.folder, answer.files, outcome.job.hydra_files, force)

@@ -94,7 +94,7 @@ class Outcome:
     result: Mapping[str, Any] | None = None  # without its long parts, as the study's index has it
     error: Exception | None = None
     trained: bool = False  # by this command, not by an earlier one
-    stamp: str = ""  # of its files, as they were when it ended here, see ``study.stamp_of_run``
+    stamp: str = ""  # of its files, as they were when it ended here, as a study's index has it
     elsewhere: bool = False  # a worker trained it, and has evaluated it
     twin: Path | None = None  # the folder of the run that this job is, where it has another name
     evaluation_files: list[Path] = field(default_factory=list)

@@ -549,7 +549,7 @@ def finish(task: Task, run: Run) -> None:
         if folder.path.name == records.NEW:  # another that finds it whole would replace, too
             stack.enter_context(claims.exclusive(task.outcome.folder.parent))
         task.outcome.result = study.short(folder.finish(outcome, weights))
-        task.outcome.stamp = study.stamp_of_run(task.outcome.folder)
+        task.outcome.stamp = records.checksum(study.stamps_of(task.outcome.folder))
 
 
 def classified(run: Run) -> dict[str, dict[str, str]]:

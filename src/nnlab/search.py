@@ -294,11 +294,12 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
     import optuna
     from optuna.trial import TrialState
 
+    repeated = [each.user_attrs.get(REPEATS) for each in search.get_trials()]
     for broken_off in search.get_trials(states=[TrialState.RUNNING]):
-        repeats = {REPEATS: broken_off.number}
-        if not any(each.user_attrs == repeats for each in search.get_trials()):
-            search.enqueue_trial(broken_off.params, user_attrs=repeats)
-        search.tell(broken_off.number, state=TrialState.FAIL)
+        number = broken_off.number
+        if number not in repeated:
+            search.enqueue_trial(broken_off.params, user_attrs={REPEATS: number})
+        search.tell(number, state=TrialState.FAIL)
     done = len(search.get_trials(states=[TrialState.COMPLETE]))
     failed = []
     for first in range(done, options.n_trials, options.n_jobs):

@@ -33,8 +33,8 @@ class Standing:
     result.json. epochs: that were trained so far. goes_on: the epoch after which its command
     would go on, 0 where it would begin anew, None where there is nothing to do; of a run that has
     ended, that of one with force=true which was broken off. owner: the process that trains it, or
-    means to. error: why it failed, or what is damaged. file: the
-    damaged one. stamp: what tells whether it has changed.
+    means to. error: why it failed, or what is damaged. file: the damaged one. stamp: what tells
+    whether it has changed.
     """
 
     folder: Path
@@ -91,9 +91,9 @@ def by_files(folder: Path, whole: bool) -> Standing | None:
             return None
         if result is None:
             continue
-        if path != folder and result["status"] not in DONE:
-            replaced = checkpointed(path, result)
         owner = None if result["status"] in DONE else owner_of(folder)
+        if path != folder and owner is None and result["status"] not in DONE:
+            replaced = checkpointed(path, result)
         if path == folder or owner is not None or result["status"] in DONE:
             if owner is None and stamp_of(path) != stamp:  # it went on meanwhile
                 return by_files(folder, whole)

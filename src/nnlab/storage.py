@@ -51,8 +51,8 @@ def put(path: Path, content: bytes | Iterable[bytes], durable: bool = True) -> N
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
-            if not lock(file) or not os.fstat(file.fileno()).st_nlink:
-                return put(path, content, durable)  # another took it for a left-over
+            if not lock(file) or not temporary.exists():  # another took it for a left-over
+                return put(path, content, durable)
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             if durable:

@@ -246,7 +246,8 @@ class Study:
             if records.is_replaced(path):
                 return None
         try:
-            stamp, written = stamp_of_run(path), stamp_of(path / records.RESULT)
+            stamps = stamps_of(path)
+            stamp = records.checksum(stamps)
             if before is not None and before.stamp == stamp:
                 return before
             result = records.read_result(path)
@@ -256,7 +257,7 @@ class Study:
                 records.check_files(path, result)
         except (OSError, ValueError):
             return None
-        return entry_of(name, stamp, records.checksum(written), result)
+        return entry_of(name, stamp, records.checksum(stamps[0]), result)
 
     def put(self, name: str, before: Entry | None, entry: Entry | None) -> None:
         """Put an entry in the place of the one before."""
@@ -360,9 +361,9 @@ def stamp_of(path: Path) -> list[int]:
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 
-def stamp_of_run(folder: Path) -> str:
-    """Return a digest of what tells whether a run's FILES have changed."""
-    return records.checksum([stamp_of(folder / file) for file in FILES])
+def stamps_of(folder: Path) -> list[list[int]]:
+    """Return what tells whether a run's FILES have changed."""
+    return [stamp_of(folder / file) for file in FILES]
 
 
 def entry_of(folder: str, stamp: str, written: str, result: dict[str, Any]) -> Entry:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,23 @@ def test_nothing_is_written_where_a_link_leads(
     assert export(study) == 0
     assert not list(elsewhere.iterdir())
     assert list((study / "tensorboard" / run.name).iterdir())
+    for events in (study / "tensorboard").rglob("events.*"):
+        events.unlink()
+        (events.parent / ".unfinished").symlink_to(elsewhere / "mine")
+    assert export(study) == 0
+    assert not list(elsewhere.iterdir())
+
+
+def test_weights_that_no_result_names_are_not_the_runs(tmp_path: Path) -> None:
+    run = lay(tmp_path)
+    (run / "model.safetensors").write_bytes(b"another's")
+    file = run / "result.json"
+    told = {
+        "sha256": {"metrics.csv": hashlib.sha256((run / "metrics.csv").read_bytes()).hexdigest()}
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    assert export(tmp_path) == 0
+    assert accumulated(tmp_path / "tensorboard" / "default").Tags()["histograms"] == []
 
 
 def test_a_damaged_picture_is_left_out(study: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 from nnlab import storage, worker
 from nnlab.claims import BATCHES
@@ -181,7 +181,7 @@ class Slurm(Cluster):
 
     def attach(self, tickets: Sequence[str | None]) -> list[Any]:
         found = [
-            SlurmJob(self, Path(each).parent, Path(each).name) if each and is_ticket(each) else None
+            SlurmJob(self, Path(each).parent, Path(each).name) if is_ticket(each) else None
             for each in tickets
         ]
         if any(found):
@@ -332,7 +332,7 @@ class SlurmJob:
         raise RuntimeError(said)
 
 
-def is_ticket(text: object) -> bool:
+def is_ticket(text: object) -> TypeGuard[str]:
     """Return whether a text names a job of Slurm's, and a folder that batches are in."""
     path = Path(text) if isinstance(text, str) else Path()
     named = re.fullmatch(r"\d+(_\d+)?", path.name)
