@@ -87,7 +87,7 @@ def measure(options: Options) -> Result:
             f"its share of the time where one is written every {interval:g} s, the default. A run "
             f"that ends sooner, as those of the main job, writes none. {GUARDS.capitalize()}: the "
             f"study's lock taken, the owner of the folder looked up, the weights and 100 rows of "
-            f"metrics hashed."
+            f"metrics hashed, the latter twice."
         ),
     )
     targets = [
