@@ -16,13 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from nnlab import records, storage
+from nnlab import messages, records, storage
 from nnlab.engines import Engine, Run, State, below, dual
 from nnlab.records import EPOCHS
 
 ENGINE, BEST = "engine/", "best/"
 HOW = ("engine", "engine_level", "device", "threads", "versions")  # it was computed
 EXACT = ("engine", "engine_form")  # where equal, the engine knows its own numbers again
+
+
+class UnknownError(ValueError):
+    """A run cannot go on from its checkpoint, which is whole: it is of another nnlab."""
+
+    def __init__(self, run: Run, reason: Exception) -> None:
+        super().__init__(
+            f"its checkpoint is of an nnlab that kept other numbers ({reason}), and was removed; "
+            f"the same command begins the run anew"
+        )
+        self.run = run
 
 
 @dataclass
@@ -47,7 +58,18 @@ class Checkpoint:
     most_threads: int = 1
 
     def restore(self, run: Run, engine: Engine) -> None:
-        """Put a run that an engine has just taken to where it was."""
+        """Put a run that an engine has just taken to where it was.
+
+        Raises UnknownError where it does not know the numbers, also once some are in their places.
+        """
+        try:
+            self.put_back(run, engine)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            if messages.is_of_memory(error):
+                raise
+            raise UnknownError(run, error) from error
+
+    def put_back(self, run: Run, engine: Engine) -> None:
         run.epochs = [run.loss.task.epoch(*row) for row in self.epochs]
         run.status, run.stop_reason = self.status, self.stop_reason
         run.cpu_seconds, run.most_threads = self.cpu_seconds, self.most_threads

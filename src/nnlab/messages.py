@@ -37,7 +37,13 @@ def explain(error: Exception, study: Path | None = None) -> str | None:
             f"the system starts no more threads for this process: raise ulimit -u or -v, or end "
             f"other programs, {GO_ON}"
         )
-    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_ROOM):
+    if is_of_memory(error):
         found = re.search(r"allocate (\d+ bytes|[\d.]+ \w?i?B)", str(error))
         return f"there is no memory left to {found[0] if found else 'go on'}; {NO_MEMORY}"
     return str(error) if isinstance(error, (ValueError, OSError)) else None
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Return whether there was too little memory, of whichever device."""
+    words = ("out of memory", *NO_ROOM)
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)

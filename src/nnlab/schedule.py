@@ -279,7 +279,7 @@ def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> I
     """Train tasks in one engine and record them as they go; yield True after every epoch."""
     if interrupts.requested():
         return
-    from nnlab import build, training
+    from nnlab import build, checkpoint, training
 
     opened = [task for task in group if open_folder(task, claimed)]
     for task in group:
@@ -317,6 +317,8 @@ def train_group(group: Sequence[Task], progress: Progress, claimed: Claims) -> I
             if task.outcome.result is None:
                 task.outcome.error = error
                 with contextlib.suppress(OSError):  # its folder may be what failed
+                    if isinstance(error, checkpoint.UnknownError) and error.run is task.run:
+                        (record(task).path / records.CHECKPOINT).unlink()
                     record(task).fail(error)
                 progress.end(
                     f"{task.outcome.job.name}: failed, see {record(task).path / records.LOG}"
