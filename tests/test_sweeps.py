@@ -181,6 +181,40 @@ def test_a_run_goes_on_with_another_engine_but_is_not_trained_again_by_it(
     assert told in str(outcome.error)
 
 
+@pytest.mark.parametrize("change", ["reshaped", "missing", "generator", "epochs"])
+@pytest.mark.parametrize("engine", ["native", "torch", "stacked"])
+def test_a_checkpoint_of_another_nnlab_is_told_and_begun_anew(
+    engine: str, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "native" and library.available() is not None:
+        pytest.skip("no compiled library")
+    options = (f"engine={engine}", "checkpoint.seconds=0", "model.hidden=[8]", "optimizer=adam")
+    sweeps.train([job(tmp_path / "a" / "0", *options)])
+    asked = job(tmp_path / "b" / "0", *options)
+    break_off(asked, monkeypatch)
+    path = asked.folder / records.CHECKPOINT
+    state = checkpoint.load(path)
+    assert state is not None
+    name = next(each for each in state.numbers if each.endswith("weight"))
+    if change == "generator":
+        state.order = {"bit_generator": "MT19937", "state": {}}
+    elif change == "epochs":
+        state.epochs = [row[:-1] for row in state.epochs]
+    else:
+        array = state.numbers.pop(name)
+        state.numbers |= {name: array[1:]} if change == "reshaped" else {}
+    checkpoint.save(path, state)
+    (outcome,) = sweeps.train([asked])
+    if change != "epochs":
+        assert "kept other numbers" in str(outcome.error)
+        assert status(asked.folder) == "failed"
+        assert not path.exists()
+        (outcome,) = sweeps.train([asked])
+    assert outcome.error is None
+    rows = [rows_of(tmp_path / each / "0") for each in "ab"]
+    assert rows[0] == rows[1]
+
+
 @pytest.mark.parametrize("content", ["epoch,train_loss\n", None])
 def test_metrics_that_are_damaged_while_a_run_trains_are_noticed(
     content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -481,6 +481,11 @@ def go_on(task: Task, path: Path, identity: dict[str, Any]) -> list[str]:
 
     try:
         found = checkpoint.load(path / records.CHECKPOINT, identity["parameters"])
+        columns = len(task.sketch.loss.task.columns)
+        if found is not None and {len(row) for row in found.epochs} - {columns}:
+            raise ValueError(
+                records.OTHER_CHECKPOINT.format(path / records.CHECKPOINT, "other columns")
+            )
     except (OSError, ValueError) as error:
         return [f"{error}; the run begins anew"]
     ours = computing(task)
