@@ -119,6 +119,23 @@ def test_one_process_at_a_time_has_the_study(tmp_path: Path) -> None:
     assert number.read_text() == "200"
 
 
+def test_who_sees_to_a_stop_itself_does_not_wait_for_the_study(tmp_path: Path) -> None:
+    """A signal asks one that waits for the lock, which another process holds all the while."""
+    waits = (
+        "import signal, sys, threading; from pathlib import Path; from nnlab import claims\n"
+        "from nnlab import interrupts\n"
+        "signal.signal(signal.SIGTERM, interrupts.note)\n"
+        "threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM]).start()\n"
+        "try:\n"
+        "    with interrupts.patient(), claims.exclusive(Path(sys.argv[1])): print('in')\n"
+        "except interrupts.Stopped as stopped: print(stopped.number)\n"
+    )
+    with claims.exclusive(tmp_path):
+        command = [sys.executable, "-c", waits, str(tmp_path)]
+        said = subprocess.check_output(command, text=True, timeout=30)
+    assert said == "15\n"
+
+
 def test_a_file_system_without_locks_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from nnlab import records, storage
+from nnlab import interrupts, records, storage
 from nnlab.refusals import OF_FOLDERS
 
 log = logging.getLogger("nnlab")
@@ -78,9 +78,14 @@ class Claim:
 def exclusive(study: Path) -> Iterator[None]:
     """Hold the study's lock: no other process claims a run, or writes the report, meanwhile.
 
-    Raises OSError where the folder cannot be written, or cannot lock files.
+    Raises OSError where the folder cannot be written, or cannot lock files; Stopped where a signal
+    asks those to stop who see to it themselves.
     """
-    lock = acquire(study / LOCK, timeout=-1)
+    try:
+        lock = acquire(study / LOCK, timeout=-1)
+    except Timeout:
+        interrupts.check()
+        raise
     try:
         yield
     finally:
@@ -88,10 +93,11 @@ def exclusive(study: Path) -> Iterator[None]:
 
 
 def acquire(path: Path, timeout: float) -> FileLock:
-    """Lock a file. Raises Timeout where another holds it as long, OSError where it cannot be."""
+    """Lock a file. Raises Timeout where another holds it as long, or a stop is awaited; OSError
+    where it cannot be."""
     lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=timeout, poll_interval=0.01)
+        lock.acquire(timeout, 0.01, cancel_check=interrupts.awaited)
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             reason = "this file system cannot lock files, by which runs are kept apart"

@@ -97,6 +97,11 @@ def patient() -> Iterator[None]:
         request.patient = False
 
 
+def awaited() -> bool:
+    """Return whether a ``patient`` block is asked to stop: nothing else ends it meanwhile."""
+    return request.patient and requested()
+
+
 def heed_to_the_end() -> None:
     """Let signals ask for a stop until this process ends, in whose last instants none does."""
     heeding = contextlib.ExitStack()
