@@ -245,6 +245,56 @@ def test_a_log_of_the_runs_own_may_have_another_name(foreign: Path) -> None:
     assert list(foreign.glob("outputs/mnist/*/mine.log"))
 
 
+@pytest.mark.parametrize(
+    ("group", "options", "typed"),
+    [
+        (
+            "hydra/launcher=slurm",
+            {"setup": ["touch called it\'s"]},
+            r"hydra.launcher.setup=['touch called it\'s']",
+        ),
+        (
+            "hydra/launcher=slurm",
+            {"additional_parameters": {"wrap": "touch called"}},
+            "hydra.launcher.additional_parameters={wrap:touch called}",
+        ),
+        (
+            "hydra/launcher=batches",
+            {"executor": "dask", "options": {"address": "there:1"}},
+            "hydra.launcher.options={address:there:1}",
+        ),
+        ("hydra/launcher=ray", {"address": "ray://there:1"}, "hydra.launcher.address='ray://there:1'"),
+        (
+            "hydra/sweeper=search",
+            {"storage": "mysql://there/x"},
+            "hydra.sweeper.storage='mysql://there/x'",
+        ),
+        (
+            "hydra/sweeper=search",
+            {"storage": "${oc.env:HOME}"},
+            "hydra.sweeper.storage='${oc.env:HOME}'",
+        ),
+    ],
+)
+def test_programs_and_servers_are_named_on_the_command_line(
+    group: str, options: dict[str, Any], typed: str, foreign: Path
+) -> None:
+    part = group.partition("/")[2].partition("=")[0]
+    content = PACKAGE + yaml.safe_dump({"hydra": {part: options}})
+    (foreign / "conf" / "experiment" / "it.yaml").write_text(content)
+    asked = ("experiment=it", group, "--config-dir", "conf", "--cfg", "hydra")
+    with pytest.raises(ValueError, match=rf"^hydra\.{part}\.\S+=.* names programs or a server"):
+        command(*asked)
+    assert command(*asked, typed) == 0
+
+
+def test_a_search_may_be_kept_where_its_file_says(foreign: Path) -> None:
+    content = PACKAGE + yaml.safe_dump({"hydra": {"sweeper": {"storage": "sqlite:///my-search.db"}}})
+    (foreign / "conf" / "experiment" / "it.yaml").write_text(content)
+    asked = ("experiment=it", "hydra/sweeper=search", "--config-dir", "conf", "--cfg", "hydra")
+    assert command(*asked) == 0
+
+
 def test_the_command_line_may_set_the_environment(foreign: Path) -> None:
     assert command("+hydra.job.env_set.MINE=a") == 0
 

@@ -48,6 +48,12 @@ FUNCTIONS = (
     "dataset.function",
     "model.function",
 )  # options whose code runs where the command line names it
+# Options of launchers and searches that may name programs and servers, and what of them may not.
+PROGRAMS = re.compile(
+    r"(hydra\.launcher\.(setup|options|additional_parameters|srun_args|python|address|ray)"
+    r"|hydra\.sweeper\.storage)(\.|$)"
+)
+LOCAL = re.compile(r"sqlite:///[\w.-]+")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 OF_A_FILE = "hydra.searchpath in main"  # what Hydra calls places that no command line names
 # The same, but that it counts runs, and sees where they would go, before it begins.
@@ -166,6 +172,7 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
     """
     with current(composed):
         found = list(named(composed, "", set()))
+    typed = [override.replace("\\", "") for override in typed]  # which may escape quotes
     for place, name in found:
         key = place.rpartition(".")[2]
         if place.startswith(LOGGING) and (LOGGERS.fullmatch(name) or name in STREAMS):
@@ -174,8 +181,11 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
             continue
         if (place, name) in registered():
             continue
+        option = PROGRAMS.match(place)
+        within = option[1] if option else key
         asked = place.startswith("hydra.") and place not in PLUGINS
-        if asked and any(key in override and name in override for override in typed):
+        plain = name.replace("\\", "")
+        if asked and any(within in override and plain in override for override in typed):
             continue
         remedy = (
             "choose an installed plugin, as in hydra/launcher=joblib"
@@ -184,7 +194,9 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
             if place.startswith("hydra.")
             else "remove it: no option of nnlab's names code"
         )
-        what = "a file" if key == "filename" else "code"
+        if option:
+            remedy = f"remove it, or give {within} on the command line, if that is meant"
+        what = "a file" if key == "filename" else "programs or a server" if option else "code"
         raise ValueError(f"{place}={name} names {what}, which a configuration may not: {remedy}")
 
 
@@ -253,6 +265,8 @@ def named(
             yield from named(value, f"{place}.", seen)
         elif isinstance(value, str) and code and key != "filename":
             yield place, value
+        elif isinstance(value, str) and PROGRAMS.match(place) and not LOCAL.fullmatch(value):
+            yield place, str(written)
         # An interpolation may lead elsewhere when the job begins.
         text = written if isinstance(written, str) else ""
         node_or_nothing = not isinstance(value, (str, int, float)) and re.match(r"\$\{.*\}$", text)
