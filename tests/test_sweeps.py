@@ -21,6 +21,7 @@ import pytest
 from filelock import Timeout
 from hydra import compose, initialize_config_dir
 
+import nnlab
 from nnlab import (
     checkpoint,
     claims,
@@ -29,6 +30,7 @@ from nnlab import (
     datasets,
     hydra_jobs,
     records,
+    report,
     schedule,
     study,
     sweeps,
@@ -247,13 +249,12 @@ def rows_of(folder: Path) -> list[list[str]]:
         return [row[:-1] for row in csv.reader(file)]
 
 
-@pytest.mark.parametrize("steps", range(6))
-def test_a_swap_that_was_cut_off_is_ended_by_any_command_of_its_run(
-    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before each of its steps."""
-    old, new = (job(tmp_path / "study" / "0", f"stopping.max_epochs={n}") for n in (2, 3))
-    forced = job(tmp_path / "study" / "0", "stopping.max_epochs=3", "force=true")
+def cut_off_swap(steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace a run of 2 epochs by one of 3, up to a step of putting it in its place."""
+    old, forced = (
+        job(folder, "stopping.max_epochs=2"),
+        job(folder, "stopping.max_epochs=3", "force=true"),
+    )
     sweeps.train([old])
     replace, done = Path.replace, iter(range(steps))
 
@@ -266,12 +267,42 @@ def test_a_swap_that_was_cut_off_is_ended_by_any_command_of_its_run(
         patch.setattr(Path, "replace", cut_off)
         with contextlib.suppress(KeyboardInterrupt):
             sweeps.train([forced])
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_swap_that_was_cut_off_is_ended_by_any_command_of_its_run(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of its steps."""
+    new = job(tmp_path / "study" / "0", "stopping.max_epochs=3")
+    cut_off_swap(steps, new.folder, monkeypatch)
     (outcome,) = sweeps.train([new])
     assert outcome.error is None
     assert not outcome.trained
     assert outcome.result is not None
     assert outcome.result["epochs"] == 3
     assert not (new.folder / records.NEW).exists()
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_swap_that_was_cut_off_is_told_by_who_reads_and_ended_by_the_report(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "study" / "0"
+    cut_off_swap(steps, folder, monkeypatch)
+    for name in ("model.safetensors", "metrics.csv"):
+        result = records.read_result(folder)
+        assert result is not None
+        with contextlib.suppress(records.DamagedError):
+            records.read_file(folder, name, result)
+            continue
+        with pytest.raises(records.DamagedError, match=r"nnlab\.report \S+study completes that"):
+            records.read_file(folder, name, result)
+    report.write_report(folder.parent)
+    assert not (folder / records.NEW).exists()
+    with (folder.parent / "summary.csv").open() as file:
+        assert [row["epochs"] for row in csv.DictReader(file)] == ["3"]
+    assert nnlab.load(folder).result["epochs"] == 3
 
 
 @pytest.mark.parametrize("then", ["gone", "running", "damaged"])

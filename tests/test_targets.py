@@ -250,7 +250,7 @@ def test_a_log_of_the_runs_own_may_have_another_name(foreign: Path) -> None:
     [
         (
             "hydra/launcher=slurm",
-            {"setup": ["touch called it\'s"]},
+            {"setup": ["touch called it's"]},
             r"hydra.launcher.setup=['touch called it\'s']",
         ),
         (
@@ -263,7 +263,11 @@ def test_a_log_of_the_runs_own_may_have_another_name(foreign: Path) -> None:
             {"executor": "dask", "options": {"address": "there:1"}},
             "hydra.launcher.options={address:there:1}",
         ),
-        ("hydra/launcher=ray", {"address": "ray://there:1"}, "hydra.launcher.address='ray://there:1'"),
+        (
+            "hydra/launcher=ray",
+            {"address": "ray://there:1"},
+            "hydra.launcher.address='ray://there:1'",
+        ),
         (
             "hydra/sweeper=search",
             {"storage": "mysql://there/x"},
@@ -289,7 +293,9 @@ def test_programs_and_servers_are_named_on_the_command_line(
 
 
 def test_a_search_may_be_kept_where_its_file_says(foreign: Path) -> None:
-    content = PACKAGE + yaml.safe_dump({"hydra": {"sweeper": {"storage": "sqlite:///my-search.db"}}})
+    content = PACKAGE + yaml.safe_dump(
+        {"hydra": {"sweeper": {"storage": "sqlite:///my-search.db"}}}
+    )
     (foreign / "conf" / "experiment" / "it.yaml").write_text(content)
     asked = ("experiment=it", "hydra/sweeper=search", "--config-dir", "conf", "--cfg", "hydra")
     assert command(*asked) == 0

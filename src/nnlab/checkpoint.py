@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnlab import messages, records, storage
+from nnlab import memory, records, storage
 from nnlab.engines import Engine, Run, State, below, dual
 from nnlab.records import EPOCHS
 
@@ -65,7 +65,7 @@ class Checkpoint:
         try:
             self.put_back(run, engine)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            if messages.is_of_memory(error):
+            if memory.is_short(error):
                 raise
             raise UnknownError(run, error) from error
 

@@ -24,6 +24,8 @@ KINDS = {
     "VmData": ("data", "raise ulimit -d"),
     "VmRSS": ("memory", "end other programs, or ask for more"),
 }
+# In the words of torch, on CPU and GPU, and of the linker.
+NO_ROOM = ("can't allocate memory", "out of memory", "failed to map segment")
 # MB of these that libraries take when they are imported and used a little; nnlab: a command with
 # next to nothing to train, its figures included.
 TAKEN = {
@@ -157,6 +159,11 @@ def bounded(what: str, remedy: str, most: int | None = None) -> Iterator[None]:
         ) from None
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def is_short(error: Exception) -> bool:
+    """Return whether an error is that there is too little memory, of whichever device."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_ROOM)
 
 
 def free() -> int | None:

@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
+from nnlab import memory
 from nnlab.refusals import GO_ON, OF_FOLDERS, refused
 
-NO_ROOM = ("can't allocate memory", "failed to map segment")  # torch's words, and the linker's
 NO_MEMORY = (
     "use smaller layers, a smaller batch_size, fewer examples or runs, or end other programs"
 )
@@ -37,13 +37,7 @@ def explain(error: Exception, study: Path | None = None) -> str | None:
             f"the system starts no more threads for this process: raise ulimit -u or -v, or end "
             f"other programs, {GO_ON}"
         )
-    if is_of_memory(error):
+    if memory.is_short(error):
         found = re.search(r"allocate (\d+ bytes|[\d.]+ \w?i?B)", str(error))
         return f"there is no memory left to {found[0] if found else 'go on'}; {NO_MEMORY}"
     return str(error) if isinstance(error, (ValueError, OSError)) else None
-
-
-def is_of_memory(error: Exception) -> bool:
-    """Return whether there was too little memory, of whichever device."""
-    words = ("out of memory", *NO_ROOM)
-    return isinstance(error, MemoryError) or any(each in str(error) for each in words)

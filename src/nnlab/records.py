@@ -352,6 +352,18 @@ def is_replaced(folder: Path) -> bool:
     return result is not None and result["status"] in DONE
 
 
+def check_replaced(folder: Path) -> None:
+    """Raise DamagedError where one run was replacing another, so that the files are of both."""
+    replaced = False
+    with contextlib.suppress(OSError, ValueError):
+        replaced = is_replaced(folder)
+    if replaced:
+        raise DamagedError(
+            f"the run in {folder} was being replaced with force=true, which was cut off; "
+            f"python -m nnlab.report {folder.parent} completes that"
+        )
+
+
 def clear_up(folder: Path) -> None:
     """Remove what is LEFT of a run that has ended, but for a new one on the way."""
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -391,9 +403,14 @@ def read_file(folder: Path, name: str, result: dict[str, Any]) -> bytes:
     Raises DamagedError naming the file where they are not; OSError where it cannot be read.
     """
     largest = storage.LARGEST + 4 * (result.get("parameters") or 0)  # weights are float32
-    content = storage.read(folder / name, largest)
+    try:
+        content = storage.read(folder / name, largest)
+    except FileNotFoundError:
+        check_replaced(folder)
+        raise
     told = (result.get("sha256") or {}).get(name)
     if told is not None and told != hashlib.sha256(content).hexdigest():
+        check_replaced(folder)
         raise DamagedError(
             f"{folder / name} cannot be read: it is damaged, or another run's, for {RESULT} tells "
             f"another sha256; train the run anew with force=true"

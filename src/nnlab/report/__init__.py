@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from nnlab import memory, terminal
+from nnlab import memory, records, terminal
 from nnlab.report import cells, figure_process, page, summary, summary_notes
 from nnlab.report.run_folders import ROOM, distinct, left_out, read, read_all
 from nnlab.report.runs import RunRecord
@@ -63,7 +64,8 @@ def write_report(
     loss_scale: str = "auto",
     style: str = "notebook",
 ) -> Report:
-    """Write tables, figures and page of a study; remove what no longer applies.
+    """Write tables, figures and page of a study; remove what no longer applies, and complete what
+    force=true was replacing. To be called with the study's lock held.
 
     curves: run folders that get a ``curves.png`` of their own. The only run of a study
     always gets one, and one that exists is drawn again when older than its metrics.
@@ -75,6 +77,9 @@ def write_report(
     Raises FileNotFoundError if there is no such study or no run in it, OSError if it cannot
     be written to, and as ``look`` does.
     """
+    for new in study.glob(f"*/{records.NEW}"):
+        with contextlib.suppress(ValueError):  # it is damaged, and trained anew by its command
+            records.settle(new.parent)
     every, damaged = found(study)
     runs, files = distinct(every), [study / "summary.csv", study / "cells.csv"]
     table, notes = summary.table(runs, terminal.width()), summary_notes.notes(runs, predict)
