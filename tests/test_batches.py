@@ -696,6 +696,30 @@ def test_answers_call_no_code(tmp_path: Path) -> None:
     with pytest.raises(pickle.UnpicklingError, match="is no part of an answer"):
         slurm.Answers(io.BytesIO(pickle.dumps(("success", Called())))).load()
     assert not (tmp_path / "called").exists()
+    with pytest.raises(pickle.UnpicklingError, match="is no part of an answer"):
+        slurm.unsealed(slurm.sealed([Called()]))  # type: ignore[list-item]
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_damaged_answer_is_none() -> None:
+    """Also where another can be read."""
     answers = [worker.Answer(result=Compact.of({"status": "finished"}), trained=True), None]
-    found = slurm.Answers(io.BytesIO(pickle.dumps(("success", answers)))).load()
-    assert found == ("success", answers)
+    content = slurm.sealed(answers)
+    assert slurm.unsealed(content) == answers
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        for each in (bytes(damaged), content[:place]):
+            with pytest.raises(ValueError, match="digest differs"):
+                slurm.unsealed(each)
+
+
+@pytest.mark.parametrize("content", ["", '{"seed=0": "finished"}', '{"checksum": "0", "runs": {}}'])
+def test_what_a_worker_told_is_believed_whole_only(content: str, train: Train) -> None:
+    (job,) = some_jobs(count=1)
+    batch = worker.Batch("abc-0000", [job], Path.cwd())
+    batch.ended.parent.mkdir(parents=True)
+    batch.ended.write_text(content)
+    assert worker.ended_in(batch) == {}
+    batch.ended.write_bytes(records.sealed({"runs": {"seed=0": "finished"}}))
+    assert worker.ended_in(batch) == {"seed=0": "finished"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import nnlab
-from nnlab import interrupts, storage, sweeps, tally
+from nnlab import interrupts, records, storage, sweeps, tally
 from nnlab.claims import BATCHES
 from nnlab.jobs import Job, Outcome, Task
 
@@ -205,9 +204,8 @@ def ended_runs(batch: Batch, shared: bool) -> set[str]:
 
 def ended_in(batch: Batch) -> dict[str, str]:
     """Return how runs of a batch have ended, by their names, as far as its worker has told."""
-    with contextlib.suppress(OSError, ValueError):
-        told = json.loads(storage.read(batch.ended))
-        return told if isinstance(told, dict) else {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(records.undamaged(storage.read(batch.ended)).get("runs", {}))
     return {}
 
 
@@ -258,7 +256,7 @@ class Telling(sweeps.Here):
                 self.told[name] = "failed" if outcome.result is None else outcome.result["status"]
         if news and self.shared:
             with contextlib.suppress(OSError):  # it is only for those who look
-                content = json.dumps(self.told).encode()
+                content = records.sealed({"runs": self.told})
                 storage.write_atomic(self.batch.ended, content, durable=False)
         elif news and self.batch.inbox is not None:
             sweeps.run_evaluations(list(news.values()))

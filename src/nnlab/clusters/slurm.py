@@ -7,6 +7,7 @@ for all of them: ``sacct``, which submitit would ask, needs a database that not 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import math
@@ -216,11 +217,11 @@ class Slurm(Cluster):
 class Training:
     """What a job does."""
 
-    def __call__(self, batch: Batch) -> list[Answer | None] | Refusal:
+    def __call__(self, batch: Batch) -> bytes:
         if not worker.sees(batch):
-            return Refusal(f"batch {batch.name} started, but its command had given it up")
+            return sealed(Refusal(f"batch {batch.name} started, but its command had given it up"))
         signal.signal(signal.SIGTERM, queue_again)
-        return worker.train(batch)
+        return sealed(worker.train(batch))
 
     def checkpoint(self, batch: Batch) -> Any:
         """Return what is to be queued again when the job's time is up, or another needs its
@@ -304,7 +305,7 @@ class SlurmJob:
         with contextlib.suppress(Exception):  # it is not whole, or of another nnlab
             os.listdir(self.folder)  # has a network file system look again
             kind, content = Answers(io.BytesIO(storage.read(self.answer))).load()
-            self.outcome = str(kind), content
+            self.outcome = str(kind), unsealed(content) if kind == "success" else content
 
     def cancel(self) -> None:
         """Have it cancelled, with all others at once, when the cluster is closed."""
@@ -337,6 +338,20 @@ def is_ticket(text: object) -> TypeGuard[str]:
     path = Path(text) if isinstance(text, str) else Path()
     named = re.fullmatch(r"\d+(_\d+)?", path.name)
     return bool(named) and path.parent.parent.name == BATCHES and storage.is_folder(path.parent)
+
+
+def sealed(answers: list[Answer | None] | Refusal) -> bytes:
+    """Return what a job answers, behind a digest of it, for ``unsealed``."""
+    content = pickle.dumps(answers)
+    return hashlib.sha256(content).digest() + content
+
+
+def unsealed(content: bytes) -> Any:
+    """Return what a job has answered. Raises ValueError where it is damaged."""
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(content[size:]).digest() != content[:size]:
+        raise ValueError("its digest differs")
+    return Answers(io.BytesIO(content[size:])).load()
 
 
 class Answers(pickle.Unpickler):
