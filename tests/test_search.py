@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from optuna.distributions import (  # noqa: E402
 )
 from optuna.trial import TrialState  # noqa: E402
 
-from nnlab import run, search, sweeps  # noqa: E402
+from nnlab import claims, run, search, sweeps  # noqa: E402
 from tests.reliability import studies, warm  # noqa: E402
 
 QUICK = ("stopping.max_epochs=2", "train_size=40", "valid_size=50", "test_size=50")
@@ -286,6 +287,28 @@ def test_two_commands_at_one_search_do_it_once(delay: float) -> None:
     assert [process.end().status for process in both] == [0, 0]
     assert [trial.state for trial in stored()] == [TrialState.COMPLETE] * 6
     assert len(results()) == 6
+
+
+def test_a_folder_that_the_other_command_removes_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a refused command does with that of a search that has not begun."""
+    acquire, folder, calls = claims.acquire, Path("outputs/a"), []
+
+    def removed(path: Path, timeout: float) -> Any:
+        calls.append(timeout)
+        if len(calls) == 1:
+            folder.rmdir()
+        return acquire(path, timeout)
+
+    monkeypatch.setattr(claims, "acquire", removed)
+    options: Any = SimpleNamespace(storage="sqlite:///a.db")
+    with search.alone(options, folder):
+        assert (folder / search.LOCK).exists()
+    assert not folder.exists()
+    with search.alone(options, folder):
+        (folder / "seed=0").mkdir()
+    assert [path.name for path in folder.iterdir()] == ["seed=0"]
 
 
 def test_a_stored_search_may_grow(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,24 @@ def exclusive(study: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def alone(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock of a study's, for which a second command waits, and says so.
+
+    doing: what the one does that has it. Raises as ``exclusive`` does.
+    """
+    try:
+        lock = acquire(path, timeout=0)
+    except Timeout:
+        log.warning("waiting for the command that %s", doing)
+        lock = acquire(path, timeout=-1)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # who waits for it begins a new one
+        lock.release()
+
+
 def acquire(path: Path, timeout: float) -> FileLock:
     """Lock a file. Raises Timeout where another holds it as long, or a stop is awaited; OSError
     where it cannot be."""

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import Timeout
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -157,19 +156,20 @@ def alone(options: NnlabSearchConf, folder: Path) -> Iterator[None]:
     if options.storage is None:
         yield
         return
-    storage.make_folder(folder)
-    try:
-        lock = claims.acquire(folder / LOCK, timeout=0)
-    except Timeout:
-        log.info("waiting for the command that is at the search in %s", folder)
-        lock = claims.acquire(folder / LOCK, timeout=-1)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_empty, folder)
+        while True:
+            storage.make_folder(folder)
+            with contextlib.suppress(FileNotFoundError):  # another has removed it, as it was empty
+                stack.enter_context(claims.alone(folder / LOCK, f"is at the search in {folder}"))
+                break
         yield
-    finally:
-        if [path.name for path in storage.matching(folder)] == [LOCK]:  # nothing has begun
-            (folder / LOCK).unlink()
-            folder.rmdir()
-        lock.release()
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder, unless something is in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def check(options: NnlabSearchConf) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,6 +146,34 @@ def test_names_that_others_chose_are_only_text(
     for written in (len(names), 0):
         assert command.main([study, "--to", tool]) == 0
         assert f": {written} runs written" in capsys.readouterr().out
+
+
+def test_of_two_exports_at_once_one_waits(
+    study: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of which would write the runs that the other does."""
+    holds = (
+        "import sys; from pathlib import Path; from nnlab import claims\n"
+        "with claims.alone(Path(sys.argv[1]), ''):\n"
+        "    print('holds', flush=True); sys.stdin.readline(); print('ended', flush=True)\n"
+    )
+    pipe = subprocess.PIPE
+    line = [sys.executable, "-c", holds, str(study / command.LOCK)]
+    with subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holds\n"
+        said = []
+
+        def write(*_: object) -> Iterator[bool]:
+            said.append(other.stdout and other.stdout.readline())
+            yield True
+
+        monkeypatch.setitem(command.TOOLS, "mlflow", (write, "nowhere"))
+        threading.Timer(0.5, lambda: print(file=other.stdin, flush=True)).start()
+        assert command.main([str(study), "--to", "mlflow"]) == 0
+    assert said == ["ended\n"]
+    assert [each.split()[:2] for each in caplog.messages] == [["waiting", "for"]]
 
 
 def test_no_study_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from nnlab import refusals, terminal
+from nnlab import claims, refusals, terminal
 from nnlab.export import Finished, finished, mlflow, tensorboard, wandb
 
+LOCK = ".export.lock"  # of a study; of two exports at once each would write what the other does
 # What writes the runs that are not there yet, telling of each run whether it did so; where, by
 # default.
 TOOLS: dict[str, tuple[Callable[[Finished, str], Iterator[bool]], str]] = {
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.complain(error)
         return 1
     try:
-        count = sum(tqdm(write(study, into), total=len(study.runs), unit=" runs", disable=None))
+        runs = one_at_a_time(options.study, write(study, into))
+        count = sum(tqdm(runs, total=len(study.runs), unit=" runs", disable=None))
     except ValueError as error:
         terminal.complain(error)
         return 1
@@ -68,6 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     terminal.say(said(study, count, shown))
     return 0
+
+
+def one_at_a_time(study: Path, runs: Iterator[bool]) -> Iterator[bool]:
+    """Yield what a tool's writer does, while no other command exports the study."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a study on a disk that is only to be read
+            stack.enter_context(claims.alone(study / LOCK, f"exports {study}"))
+        yield from runs
 
 
 def said(study: Finished, count: int, into: str) -> str:
