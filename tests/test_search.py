@@ -8,7 +8,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -246,6 +246,26 @@ def test_a_killed_search_goes_on(
     assert {path.parent.name for path in Path("outputs/mnist").glob("*/result.json")} == after
 
 
+def killed(
+    place: Any, name: str, left: int, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Search, up to a call of a function after which so many are left; those of studies that are
+    in memory are not counted."""
+    do, calls = getattr(place, name), iter(range(left))
+
+    def call(*given: Any, **options: Any) -> Any:
+        found = do(*given, **options)
+        stored = getattr(given[0], "study_name", "mnist") == "mnist"
+        if stored and next(calls, None) is None:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, call)
+        with pytest.raises(KeyboardInterrupt):
+            command(*arguments)
+
+
 @pytest.mark.parametrize("step", ["tell", "enqueue_trial"])
 def test_a_trial_that_was_broken_off_is_not_lost_by_a_second_kill(
     step: str, monkeypatch: pytest.MonkeyPatch
@@ -253,26 +273,43 @@ def test_a_trial_that_was_broken_off_is_not_lost_by_a_second_kill(
     """The first comes in the first batch, the second after a step of putting one of its trials in
     the queue again."""
     arguments = ["hydra.sweeper.n_trials=4", STORED, "model.hidden=[8]", SPACE[0]]
-
-    def killed_after(place: Any, name: str) -> None:
-        do = getattr(place, name)
-
-        def kill(*given: Any, **options: Any) -> None:
-            do(*given, **options)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, kill)
-            with pytest.raises(KeyboardInterrupt):
-                command(*arguments)
-
-    killed_after(sweeps, "train")
+    killed(sweeps, "train", 0, arguments, monkeypatch)
     asked = {each.params["optimizer.lr"] for each in stored() if each.state == TrialState.RUNNING}
     assert len(asked) == 4
-    killed_after(optuna.Study, step)
+    killed(optuna.Study, step, 0, arguments, monkeypatch)
     assert command(*arguments) == 0
     complete = [each for each in stored() if each.state == TrialState.COMPLETE]
     assert sorted(each.params["optimizer.lr"] for each in complete) == sorted(asked)
+
+
+KILLS = [(sweeps, "train", 1), (optuna.Study, "tell", 6), (optuna.Study, "ask", 5)]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "place", "name", "after"),
+    [
+        ("tpe", *KILLS[0]),
+        *(pytest.param("tpe", *each, marks=pytest.mark.slow) for each in KILLS[1:]),
+        *(pytest.param(each, *KILLS[2], marks=pytest.mark.slow) for each in ("gp", "cmaes")),
+    ],
+)
+def test_a_stored_search_that_was_killed_twice_asks_for_what_it_would_have(
+    sampler: str, place: Any, name: str, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are 12 trials in batches of 4."""
+    pytest.importorskip({"gp": "scipy", "cmaes": "cmaes"}.get(sampler, "optuna"))
+    options = ["hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=4", "model.hidden=[8]"]
+    arguments = [f"hydra.sweeper.sampler.name={sampler}", *options, STORED, *SPACE[:2]]
+    killed(place, name, after, arguments, monkeypatch)
+    killed(place, name, 0, arguments, monkeypatch)
+    assert command(*arguments) == 0
+    assert command(*arguments, "study=undisturbed") == 0
+    found, expected = (
+        {tuple(each.params.values()): each.value for each in stored(of) if each.value is not None}
+        for of in ("mnist", "undisturbed")
+    )
+    assert len(expected) == 12
+    assert found == expected
 
 
 @pytest.mark.parametrize("delay", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])

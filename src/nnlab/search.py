@@ -279,6 +279,70 @@ def open_search(options: NnlabSearchConf, trials: Trials, example: Job) -> optun
     return search
 
 
+class Rehearsal:
+    """A study in memory that has the trials of a stored search proposed.
+
+    A sampler's random numbers are not stored. After a kill the trials that are there are asked for
+    once more, in the same batches, so that the next are what they would have been. Where that gives
+    others (without a seed, or in other batches), the search itself goes on.
+
+    goes_on: whether it is this that proposes. open: trials that have no value yet. twins: the
+    trials here of those that the search has, by their numbers there.
+    """
+
+    def __init__(self, search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> None:
+        from optuna.trial import TrialState
+
+        self.search, self.space = search, trials.space
+        self.study = open_study(sampler(options, 0), direction=search.direction)
+        self.goes_on = options.storage is not None and options.sampler.seed is not None
+        self.open: list[Trial] = []
+        self.twins: dict[int, Trial] = {}
+        every = search.get_trials() if self.goes_on else []
+        again = {each.user_attrs[REPEATS]: each for each in every if REPEATS in each.user_attrs}
+        asked = [each for each in every if REPEATS not in each.user_attrs]
+        for start in range(0, len(asked), options.n_jobs):
+            batch = asked[start : start + options.n_jobs]
+            twins = [self.study.ask(self.space) for _ in batch]
+            if any(known.params.items() - twin.params.items() for known, twin in zip(batch, twins)):
+                self.goes_on, self.open, self.twins = False, [], {}
+                return
+            for known, twin in zip(batch, twins):
+                self.twins[known.number] = twin
+                while known.number in again:
+                    known = again[known.number]
+                    self.twins[known.number] = twin
+                if known.state.is_finished():
+                    complete = known.state is TrialState.COMPLETE
+                    self.study.tell(twin, known.value if complete else None, known.state)
+                else:
+                    self.open.append(twin)
+
+    def ask(self) -> Trial:
+        """Return the next trial of the search: one that waits there, or else a new one."""
+        if not self.goes_on:
+            return self.search.ask(self.space)
+        if not self.open:
+            self.open.append(self.study.ask(self.space))
+            self.search.enqueue_trial(self.open[0].params)
+        trial = self.search.ask(self.space)
+        twin = next((each for each in self.open if each.params == trial.params), None)
+        if twin is None:  # somebody else has put it in the queue
+            self.goes_on = False
+            return trial
+        self.open.remove(twin)
+        self.twins[trial.number] = twin
+        return trial
+
+    def tell(self, trial: Trial, value: float | None) -> None:
+        """Tell what became of a trial of the search; None: its run failed."""
+        from optuna.trial import TrialState
+
+        if self.goes_on:
+            state = TrialState.FAIL if value is None else TrialState.COMPLETE
+            self.study.tell(self.twins[trial.number], value, state)
+
+
 def sampler(options: NnlabSearchConf, asked: int) -> BaseSampler:
     """Make the sampler of a search. asked: how many trials there are, from which its random
     numbers go on; else it would propose the first of them again."""
@@ -294,21 +358,26 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
     import optuna
     from optuna.trial import TrialState
 
+    rehearsal = Rehearsal(search, options, trials)
     repeated = [each.user_attrs.get(REPEATS) for each in search.get_trials()]
     for broken_off in search.get_trials(states=[TrialState.RUNNING]):
         number = broken_off.number
         if number not in repeated:
-            search.enqueue_trial(broken_off.params, user_attrs={REPEATS: number})
+            twin = rehearsal.twins.get(number, broken_off)  # which may have but some of its values
+            search.enqueue_trial(twin.params, user_attrs={REPEATS: number})
         search.tell(number, state=TrialState.FAIL)
-    done = len(search.get_trials(states=[TrialState.COMPLETE]))
-    failed = []
-    for first in range(done, options.n_trials, options.n_jobs):
-        count = min(options.n_jobs, options.n_trials - first)
+    first, failed = len(search.get_trials(states=[TrialState.COMPLETE])), []
+    waiting = len(search.get_trials(states=[TrialState.WAITING]))
+    # A batch that was broken off is completed.
+    some = waiting + -repeated.count(None) % options.n_jobs or options.n_jobs
+    while first < options.n_trials:
+        count = min(some, options.n_trials - first)
         log.info("trials %d to %d of %d", first + 1, first + count, options.n_trials)
-        batch = [search.ask(trials.space) for _ in range(count)]
+        batch = [rehearsal.ask() for _ in range(count)]
         for trial, each in zip(batch, trials.launch(batch, first)):
             value = each.return_value if each.status is JobStatus.COMPLETED else math.nan
             # Another command with this storage may have told it before.
+            rehearsal.tell(trial, None if math.isnan(value) else value)
             if math.isnan(value):
                 search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
                 failed.append(each)
@@ -316,6 +385,7 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                     trial.set_user_attr(TOLD, told(trial.params, value))
                 search.tell(trial, value, skip_if_finished=True)
+        first, some = first + count, options.n_jobs
     return failed
 
 
