@@ -51,7 +51,7 @@ FUNCTIONS = (
 # Options of launchers and searches that may name programs and servers, and what of them may not.
 PROGRAMS = re.compile(
     r"(hydra\.launcher\.(setup|options|additional_parameters|srun_args|python|address|ray)"
-    r"|hydra\.sweeper\.storage)(\.|$)"
+    r"|hydra\.sweeper\.storage)(?=\.|$)"
 )
 LOCAL = re.compile(r"sqlite:///[\w.-]+")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
@@ -181,8 +181,8 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
             continue
         if (place, name) in registered():
             continue
-        option = PROGRAMS.match(place)
-        within = option[1] if option else key
+        option = PROGRAMS.match(place) or (place.startswith("hydra.launcher.") and key not in CODE)
+        within = option[0] if isinstance(option, re.Match) else key
         asked = place.startswith("hydra.") and place not in PLUGINS
         plain = name.replace("\\", "")
         if asked and any(within in override and plain in override for override in typed):
@@ -195,7 +195,7 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
             else "remove it: no option of nnlab's names code"
         )
         if option:
-            remedy = f"remove it, or give {within} on the command line, if that is meant"
+            remedy = "remove it, or give it on the command line, if that is meant"
         what = "a file" if key == "filename" else "programs or a server" if option else "code"
         raise ValueError(f"{place}={name} names {what}, which a configuration may not: {remedy}")
 
@@ -265,7 +265,7 @@ def named(
             yield from named(value, f"{place}.", seen)
         elif isinstance(value, str) and code and key != "filename":
             yield place, value
-        elif isinstance(value, str) and PROGRAMS.match(place) and not LOCAL.fullmatch(value):
+        elif may_be_a_program(place, value):
             yield place, str(written)
         # An interpolation may lead elsewhere when the job begins.
         text = written if isinstance(written, str) else ""
@@ -273,6 +273,14 @@ def named(
         open_yet = key == "filename" or "${" in text
         if f"{place}.".startswith(ACTS) and ((code and open_yet) or node_or_nothing):
             yield place, text
+
+
+def may_be_a_program(place: str, value: object) -> bool:
+    """Return whether an option of a launcher, or a search, may name a program or a server: a text
+    of some, one of several lines in a script for Slurm, also in the name of an option."""
+    if PROGRAMS.match(place) and isinstance(value, str):
+        return LOCAL.fullmatch(value) is None
+    return place.startswith("hydra.launcher.") and "\n" in f"{place}{value}"
 
 
 def is_stream(value: object) -> bool:

@@ -403,6 +403,12 @@ def test_a_folder_in_whose_name_slurm_would_read_a_pattern_is_refused(tmp_path: 
     assert_refused(ended, tmp_path / "50%A", "Slurm gives % a meaning", "50%A/outputs/mnist")
 
 
+def test_a_folder_whose_name_would_be_a_command_of_the_script_is_refused(tmp_path: Path) -> None:
+    cwd = tmp_path / "a\ntouch called #"
+    ended = run("seed=0,1", epochs(2), *EACH, cwd=cwd)
+    assert_refused(ended, cwd, "Slurm takes no folder whose name has several lines")
+
+
 def test_without_sbatch_one_message_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

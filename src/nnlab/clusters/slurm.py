@@ -122,6 +122,11 @@ class Slurm(Cluster):
                 f"Slurm gives % a meaning of its own in {first.place / first.study}; give the "
                 f"study a folder without it (study=, output_dir=)"
             )
+        if "\n" in str(folder):  # the next would be a command of the script
+            raise ValueError(
+                f"Slurm takes no folder whose name has several lines, as {str(folder)!r} does; "
+                f"give the study another (study=, output_dir=)"
+            )
         executor = self.submitit.SlurmExecutor(folder, max_num_timeout=self.options.max_num_timeout)
         try:
             executor.update_parameters(**self.parameters)
