@@ -183,6 +183,19 @@ def test_a_run_goes_on_with_another_engine_but_is_not_trained_again_by_it(
     assert told in str(outcome.error)
 
 
+@pytest.mark.parametrize("first", ["force=true", "force=false"])
+def test_what_force_has_begun_goes_on(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there was no run before; what was begun without it is replaced."""
+    options = ("checkpoint.seconds=0", "stopping.max_epochs=3")
+    break_off(job(tmp_path / "0", *options, first), monkeypatch)
+    (outcome,) = sweeps.train([job(tmp_path / "0", *options, "force=true")])
+    assert outcome.trained
+    log = (tmp_path / "0" / "run.log").read_text()
+    assert ("goes on after epoch 1" in log) == (first == "force=true")
+
+
 @pytest.mark.parametrize("change", ["reshaped", "missing", "generator", "epochs"])
 @pytest.mark.parametrize("engine", ["native", "torch", "stacked"])
 def test_a_checkpoint_of_another_nnlab_is_told_and_begun_anew(

@@ -158,6 +158,42 @@ def heeded(
         request.clear()
 
 
+@contextlib.contextmanager
+def noted() -> Iterator[None]:
+    """Have what trains in this block save where a signal asks a process to stop that does not heed
+    them otherwise, as a notebook; then the signal does what it would have done, a second at once.
+
+    Raises KeyboardInterrupt where that is what it does.
+    """
+    if watched() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = {number: handler for number, handler in before.items() if handler in usual}
+
+    def give_back() -> None:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+
+    def note_one(number: int, _: object) -> None:
+        give_back()
+        note(number, None)
+
+    for number in ours:
+        signal.signal(number, note_one)
+    try:
+        yield
+    finally:
+        give_back()
+        asked, request.number = request.number, None
+    if asked is not None:
+        if before[asked] is signal.default_int_handler:
+            raise KeyboardInterrupt(str(Stopped(asked)))
+        tell(str(Stopped(asked)))
+        signal.raise_signal(asked)
+
+
 @functools.cache
 def end_with(parent: int) -> None:
     """Have this process end when its parent has, and what it trains is saved: one of joblib's would

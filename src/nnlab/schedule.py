@@ -110,7 +110,7 @@ def train_tasks(tasks: Sequence[Task], claimed: Claims) -> None:
         groups = divide(some)
         (concurrent if some[0].engine.concurrent else sequential).extend(groups)
     progressing = Progress(len(tasks), sum(task.examples() for task in tasks))
-    with progressing as progress:
+    with interrupts.noted(), progressing as progress:
         train_concurrently(concurrent, progress, claimed)
         for group in sequential:
             with device.cpu_threads(group[0].config.torch_threads):
@@ -397,6 +397,7 @@ def open_folder(task: Task, claimed: Claims) -> bool:
             if task.outcome.result is not None:
                 return False
             aside = task.config.force and records.holds_run(path, job.hydra_files)
+            aside = aside and not began_anew(task, path)
             where = path / records.NEW if aside else path
             identity = task.whole_identity()
             notes = go_on(task, where, identity)
@@ -409,6 +410,18 @@ def open_folder(task: Task, claimed: Claims) -> bool:
         task.outcome.error = error
         return False
     return True
+
+
+def began_anew(task: Task, path: Path) -> bool:
+    """Return whether a folder holds what force=true has begun there of this run, and not ended."""
+    try:
+        result = records.read_result(path)
+    except records.DamagedError:
+        return False
+    if result is None or result["status"] in records.DONE:
+        return False
+    forced = (result.get("config") or {}).get("force") is True
+    return forced and result["fingerprint"] == task.outcome.job.fingerprint
 
 
 def rows_so_far(task: Task) -> Sequence[Sequence[float | None]]:

@@ -61,6 +61,7 @@ CASES = {
     ),
     "native, Adam": (
         *("train_size=200", "valid_size=100", "optimizer=adam", "stopping=plateau"),
+        *("optimizer.schedule=plateau", "optimizer.patience=2", "optimizer.warmup=2"),
         *("stopping.patience=4", "seed=0,1", EACH),
     ),
     "Hydra's basic launcher": (

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from nnlab import claims
+from nnlab import checkpoint, claims
 from tests.reliability import warm
 from tests.reliability.studies import (
     Ended,
@@ -194,6 +195,35 @@ def test_batches_stop_where_all_get_the_signal(number: int, tmp_path: Path) -> N
     trains(tmp_path / "outputs" / "s")
     os.killpg(process.pid, number)
     assert_stopped(process.end(limit=20), number)
+
+
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        ("native", signal.SIGTERM),
+        ("torch", signal.SIGINT),
+        pytest.param("torch", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("stacked", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_of_python_saves_what_it_trains(engine: str, number: int, tmp_path: Path) -> None:
+    options = {"engine": engine, "device": "cpu", "train_size": 1000, "test_size": 100}
+    call = f"import nnlab; nnlab.sweep({ {**options, 'stopping.max_epochs': 1000}!r}, study='s')"
+    with subprocess.Popen(
+        [sys.executable, "-c", call], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        trains(tmp_path / "outputs" / "s")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == -number
+    assert said.rstrip().endswith(GOES_ON)
+    assert ("Traceback" in said) == (number == signal.SIGINT)
+    (run,) = runs_of(tmp_path / "outputs" / "s")
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    state = checkpoint.load(run / ".checkpoint.safetensors", result["parameters"])
+    assert state is not None
+    assert len(state.epochs) == result["epochs"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
