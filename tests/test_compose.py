@@ -13,6 +13,7 @@ import yaml
 from hydra._internal import config_loader_impl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf import base as omegaconf_base
 from PIL import Image
 
-from nnlab import compose, hydra_jobs, run
-from nnlab.compose import as_json, folder_name
+from nnlab import compose, hydra_jobs, run, targets
+from nnlab.compose import as_json, folder_name, from_environment
 from nnlab.config import CONF
 
 WRITABLE = st.characters(exclude_categories=["Cs"])  # a file in UTF-8 has no half of a pair
@@ -172,6 +173,32 @@ def test_interpolations_are_read_as_omegaconf_reads_them(monkeypatch: pytest.Mon
         assert [read(number) for number in range(3)] == expected
     assert omegaconf_base.parse is parse  # type: ignore[attr-defined]
     assert len(parsed) == len(set(parsed)) >= len(texts)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "${oc.env :PLACE}/c",
+        "${oc.select:dataset.folder}",
+        "${dataset[folder]}",
+        "${hydra:help.header}",
+        "${oc.decode:${oc.env:PLACE}}",
+        "${oc.env:NO_SUCH_NAME,${oc.env:PLACE}}",
+    ],
+)
+def test_a_value_of_the_environment_is_known_by_whichever_way_it_came(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", "hunter2")
+    setup_globals()
+    dataset = {"folder": "${oc.env:PLACE}", "title": written, "name": "a", "list": [written, "b"]}
+    composed = OmegaConf.create(
+        {"dataset": dataset, "hydra": {"help": {"header": "${oc.env:PLACE}"}}}
+    )
+    with targets.current(composed):
+        found = from_environment(composed)
+    assert found.keys() == {"dataset.folder", "dataset.title", "dataset.list"}
+    assert all("hunter2" not in text and "#" in text for text in found.values())
 
 
 def test_values_of_the_environment_are_kept_as_they_were_written(

@@ -24,13 +24,16 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf import base as omegaconf_base
+from omegaconf.resolvers import oc
 
 from nnlab.compact import Compact
 from nnlab.config import CONF, GROUPS, Config
-from nnlab.options import flat
+from nnlab.options import check_lists, flat
 
 LONGEST_NAME = 100
 MARK = uuid.uuid4().hex  # occurs in no configuration
+OWN = "${dataset.name}"  # the interpolation of nnlab's own configuration
+asked: list[str] = []  # environment variables, since it was last cleared
 HYDRA_1_3 = hydra.__version__.startswith("1.3.")
 # The behaviour to have; later versions have no other.
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if HYDRA_1_3 else {}
@@ -103,6 +106,7 @@ def from_hydra(composed: DictConfig, known: Mapping[str, Any] = {}) -> Config:
     refuse_unknown(composed, Config, known={"hydra", *known})
     keys = [field.name for field in dataclasses.fields(Config)]
     config = Config(**{key: known[key] if key in known else typed(composed[key]) for key in keys})
+    check_lists(config, known=known)
     config.check()
     return config
 
@@ -217,7 +221,7 @@ class Template:
 
     def environment(self) -> dict[str, str]:
         """Return the texts that an environment variable is part of, as they were written."""
-        given = any("oc.env:" in part for part in self.task_yaml())
+        given = any("${" in part.replace(OWN, "") for part in self.task_yaml())
         return from_environment(self.composed) if given else {}
 
     def task_yaml(self) -> tuple[str, ...]:
@@ -254,10 +258,10 @@ class Template:
 
 
 def from_environment(composed: DictConfig) -> dict[str, str]:
-    """Return the options that are interpolations of environment variables, also by way of others.
+    """Return the options that environment variables are part of, in whichever way.
 
     By dotted names, each as it was written and with a digest of its value, which tells it from
-    another.
+    another. Those that a single interpolation makes are named one by one.
 
     >>> import os
     >>> os.environ["PLACE"] = "/secret"
@@ -267,25 +271,28 @@ def from_environment(composed: DictConfig) -> dict[str, str]:
     """
     task: Any = OmegaConf.to_container(composed)
     task.pop("hydra", None)
-    raw = {key: text for key, text in flat(task) if isinstance(text, str) and "${" in text}
-
-    def of_environment(key: str, seen: frozenset[str]) -> bool:
-        text = raw.get(key, "")
-        parent = key.rpartition(".")[0]
-        led = [
-            f"{parent}{name}".lstrip(".") if name.startswith(".") else name
-            for name in re.findall(r"\$\{\s*([\w.]+)\s*\}", text)
-        ]
-        return "oc.env:" in text or any(
-            each not in seen and of_environment(each, seen | {key}) for each in led
-        )
-
     found = {}
-    for key, text in raw.items():
-        value = OmegaConf.select(composed, key) if of_environment(key, frozenset()) else None
-        if isinstance(value, str):
-            found[key] = f"{text}#{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+    for key, written in flat(task):
+        text = written if isinstance(written, str) else json.dumps(written, default=str)
+        if "${" not in text:
+            continue
+        asked.clear()
+        value: Any = OmegaConf.select(composed, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        if asked:
+            values = dict(flat(value, f"{key}.")) if isinstance(value, dict) else {key: value}
+            for name, each in values.items():
+                if isinstance(each, (str, list)):  # without its numbers a result cannot be read
+                    digest = hashlib.sha256(str(each).encode()).hexdigest()[:8]
+                    found[name] = f"{text}#{digest}"
     return found
+
+
+def variable(*given: Any) -> str | None:
+    """Return an environment variable, as OmegaConf does, and keep in mind that it was asked for."""
+    asked.append(given[0])
+    return oc.env(*given)
 
 
 def as_json(value: object) -> str:
@@ -329,3 +336,4 @@ register_resolver: Any = (
     OmegaConf.register_new_resolver if HYDRA_1_3 else OmegaConf.register_resolver
 )
 register_resolver("nnlab.folder_name", folder_name, replace=True)
+register_resolver("oc.env", variable, replace=True)

@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 MISSING: Any = "???"  # as OmegaConf writes what has to be given
@@ -124,6 +124,22 @@ def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def check_lists(config: Any, prefix: str = "", known: Collection[str] = ()) -> None:
+    """Raise ValueError where an option that takes a list of values has another list in it, which
+    OmegaConf lets pass. config: a dataclass of options, and of others below it. known: options that
+    need no second look."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if name in known:
+            continue
+        if dataclasses.is_dataclass(value):
+            check_lists(value, f"{name}.")
+        elif isinstance(value, list) and str(field.type).startswith("list["):
+            for each in value:
+                if isinstance(each, (list, dict)):
+                    raise ValueError(f"{name}={value} has a list in it; give values, as in [a,b]")
 
 
 def did_you_mean(given: str, names: list[str]) -> str:

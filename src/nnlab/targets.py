@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nnlab.config import Config, OwnNetworkConfig
 from nnlab.datasets.function import FunctionConfig
+from nnlab.text import visible
 
 TARGET = "_target_"
 CODE = (TARGET, "custom_search_space")  # keys whose values are imported, the latter by Optuna
@@ -95,6 +96,7 @@ def checked() -> Iterator[None]:
             name = OmegaConf.select(composed, key)
             if name is not None and (os.path.basename(name) != name or name in ("", ".", "..")):
                 raise ValueError(f"{key}={name} leaves the run's folder: give it without /")
+        refuse_outside(composed)
         if copied := composed.hydra.job.env_copy:
             raise ValueError(f"hydra.job.env_copy={copied}: {NO_COPIES}")
         if OmegaConf.select(composed, "hydra.sweeper._target_") == HYDRAS_SWEEPER:
@@ -126,6 +128,20 @@ def checked() -> Iterator[None]:
         ConfigSearchPathImpl.append = append  # type: ignore[method-assign]
         ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
         OmegaConf.load = staticmethod(read)  # type: ignore[method-assign]
+
+
+def refuse_outside(composed: DictConfig) -> None:
+    """Raise ValueError where a run of a sweep would have its folder outside the study."""
+    try:
+        subdir = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
+    except OmegaConfBaseException:  # it depends on what is not known yet
+        return
+    parts = subdir.split("/") if subdir else []
+    if "\0" in subdir or any(part == "" or part.startswith(".") for part in parts):
+        raise ValueError(
+            f"hydra.sweep.subdir={visible(subdir)} is no folder of the study: give a name without "
+            f"a dot or a slash at its beginning"
+        )
 
 
 def refuse_endless(file: IO[str]) -> None:

@@ -205,6 +205,8 @@ def load(folder: str | Path, function: str | None = None) -> Trained:
     try:
         data, config = result["dataset"], result["config"]
         shape, classes = tuple(data["shape"]), list(data["classes"])
+        if not isinstance(config["dataset"], dict) or not all(isinstance(c, str) for c in classes):
+            raise TypeError("its dataset or its classes are none")
         scales = [channels(data[name]) for name in ("mean", "deviation")]
         scales += [channels(data.get(name)) for name in ("target_mean", "target_deviation")]
         model = build(config, shape, count_outputs(data), own)

@@ -154,6 +154,36 @@ def test_parquet_gives_the_same_examples() -> None:
     assert_close(own(data(file="t.parquet").train), own(data().train), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["feather", "orc"])
+def test_other_tables_of_arrow_give_the_same_examples(kind: str) -> None:
+    pytest.importorskip("pyarrow")
+    frame().to_parquet("t.parquet")
+    getattr(frame(), f"to_{kind}")(f"t.{kind}")
+    expected = own(data(file="t.parquet").train)
+    assert_close(own(data(file=f"t.{kind}").train), expected, rtol=0, atol=0)
+
+
+def test_places_of_texts_that_a_damaged_file_has_are_not_believed() -> None:
+    """What is read there is outside of the file: the process would end."""
+    pytest.importorskip("pyarrow")
+    pd.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"]}).to_feather(
+        "t.feather", compression="uncompressed"
+    )
+    content = Path("t.feather").read_bytes()
+    for kind in (np.int32, np.int64):
+        places, others = (np.array([0, 1, end], kind).tobytes() for end in (2, 2**30))
+        content = content.replace(places, others)
+    assert content != Path("t.feather").read_bytes()
+    with pytest.raises(ValueError, match=r"t\.feather cannot be read as a table"):
+        table.read_table(Path("t.feather"), content)
+
+
+def test_a_list_in_a_list_is_told() -> None:
+    frame().to_csv("t.csv", index=False)
+    with pytest.raises(ValueError, match=r"dataset.drop=.* has a list in it; give values"):
+        data("dataset.drop=[[sex],[code]]")
+
+
 def test_features_are_those_that_are_named_or_not_dropped() -> None:
     frame().to_csv("t.csv", index=False)
     named = data("dataset.features=[weight,age]", "dataset.normalize=false")

@@ -166,6 +166,9 @@ def test_what_a_choice_brings_along_is_no_factor(tmp_path: Path) -> None:
         '{"status": "finished", "config": {}, "epochs": 10000000000000000}',
         '{"status": "finished", "config": {}, "dataset": "mnist"}',
         '{"status": "finished", "config": {}, "dataset": {"shape": 784}}',
+        '{"status": "finished", "config": {}, "dataset": {"classes": [[1], "a"]}}',
+        '{"status": "finished", "config": {}, "sha256": true}',
+        '{"status": "finished", "config": {"optimizer": {"momentum": 1%s}}}' % (400 * "0"),
     ],
 )
 def test_a_damaged_result_is_left_out_and_named(
@@ -313,7 +316,7 @@ def test_one_run_under_two_names_counts_once(tmp_path: Path) -> None:
 
 
 WRONG: tuple[Any, ...] = (
-    *("x", -1, True, None, 2**70, float("inf"), float("nan")),
+    *("x", -1, True, None, 2**70, 10**400, float("inf"), float("nan")),
     *([], [None], [{}], [[1]], {}, {"a": {"b": [{}]}}),
 )
 

@@ -146,7 +146,9 @@ def named_parts(where: str, arrays: Mapping[str, Any]) -> dict[str, Part]:
         )
         raise ValueError(f"{where} holds the arrays {listed}: {wrong}; the names are {KEYS}")
     return {
-        part: part_of(f"x{end}", np.asarray(arrays[f"x{end}"]), np.asarray(arrays[f"y{end}"]))
+        part: part_of(
+            f"{where}: x{end}", np.asarray(arrays[f"x{end}"]), np.asarray(arrays[f"y{end}"])
+        )
         for part, end in names.items()
         if f"x{end}" in arrays
     }

@@ -266,7 +266,10 @@ def classes_of(
     """
     import pandas as pd
 
-    columns = [pd.Series(column_of(where, each)) for each in labels]
+    try:
+        columns = [pd.Series(column_of(where, each)) for each in labels]
+    except UnicodeError as error:
+        raise ValueError(f"{where} has labels that are no texts: {error}") from None
     codes, names = categories(pd.concat(columns, ignore_index=True), where)
     if (gaps := int((codes < 0).sum())) > 0:
         raise ValueError(

@@ -10,6 +10,7 @@ import enum
 import functools
 import gzip
 import hashlib
+import importlib
 import io
 import logging
 import lzma
@@ -452,9 +453,9 @@ def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
         ".csv": read_text,
         ".tsv": functools.partial(read_text, separator="\t"),
         ".txt": read_text,
-        ".parquet": pd.read_parquet,
-        ".feather": pd.read_feather,
-        ".orc": pd.read_orc,
+        ".parquet": functools.partial(read_arrow, "parquet"),
+        ".feather": functools.partial(read_arrow, "feather"),
+        ".orc": functools.partial(read_arrow, "orc"),
         ".xlsx": functools.partial(with_header, pd.read_excel),
         ".xls": functools.partial(with_header, pd.read_excel),
         ".ods": functools.partial(with_header, pd.read_excel),
@@ -462,6 +463,24 @@ def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
         ".jsonl": functools.partial(pd.read_json, lines=True),
         ".dta": pd.read_stata,
     }
+
+
+def read_arrow(kind: str, file: io.BytesIO) -> pd.DataFrame:
+    """Read a table by Arrow, as pandas does, but that it is checked: pandas believes the places of
+    texts that a damaged file has, and the process would end without a word."""
+    pyarrow: Any = importlib.import_module("pyarrow")
+    memory.check_room("pyarrow")
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others take a gigabyte of addresses
+    module = importlib.import_module(f"pyarrow.{kind}")
+    if kind == "parquet":
+        table = module.ParquetFile(file, pre_buffer=False).read(use_threads=False)
+    elif kind == "feather":
+        table = module.read_table(file, use_threads=False)
+    else:
+        table = module.ORCFile(file).read()
+    table.validate(full=True)
+    read: pd.DataFrame = table.to_pandas(use_threads=False)
+    return read
 
 
 def read_text(file: io.BytesIO, separator: str | None = None) -> pd.DataFrame:

@@ -52,6 +52,7 @@ TEXTS = (
     *("name", "status", "stop_reason", "error", "fingerprint"),
     *("engine", "engine_form", "engine_level"),
 )
+MOST = 2**1000  # of a whole number, so that it can be a float
 TOGETHER = 1000  # runs that are ordered at a time
 STUDIES = 40  # or runs, that are listed
 ROOM = 2**21  # numbers, 17 MB, that the curves of a study have in its report
@@ -210,13 +211,16 @@ def check(result: dict[str, Any]) -> None:
             raise ValueError(f"{key}={result[key]!r} is not a text")
     if not isinstance(result.get("overrides"), (list, type(None))):
         raise ValueError(f"overrides={result['overrides']!r} is not a list")
-    for key in ("dataset", "device"):
+    for key in ("dataset", "device", "sha256"):
         if not isinstance(result.get(key), (dict, type(None))):
             raise ValueError(f"{key}={result[key]!r} does not describe one")
     dataset = result.get("dataset") or {}
-    for key in ("shape", "classes", "targets"):
-        if not isinstance(dataset.get(key), (list, type(None))):
-            raise ValueError(f"dataset.{key}={dataset[key]!r} is not a list")
+    for key, kind in (("shape", int), ("classes", str), ("targets", str)):
+        some = dataset.get(key)
+        if not isinstance(some, (list, type(None))):
+            raise ValueError(f"dataset.{key}={some!r} is not a list")
+        if not all(isinstance(each, kind) for each in some or ()):
+            raise ValueError(f"dataset.{key}={some!r} does not hold what it should")
     sizes = dataset.get("sizes") or {}
     if not isinstance(sizes, dict):
         raise ValueError(f"dataset.sizes={sizes!r} does not hold sizes")
@@ -224,8 +228,6 @@ def check(result: dict[str, Any]) -> None:
         check_number("a size in dataset.sizes", size)
     for name, right in texts(result.get("right")).items():
         records.unpacked(right, sizes.get(name) or 0)
-    if not all(isinstance(size, int) for size in dataset.get("shape") or ()):
-        raise ValueError(f"dataset.shape={dataset['shape']!r} does not hold whole numbers")
     for key in ("full_size", "full_test_size"):
         check_number(f"dataset.{key}", dataset.get(key))
     device = result.get("device") or {}
@@ -234,14 +236,20 @@ def check(result: dict[str, Any]) -> None:
             raise ValueError(f"{text!r} is not the name of data or of a device")
     for key, value in flatten(result["config"]):
         items = value if isinstance(value, tuple) else (value,)
-        if not all(isinstance(item, (str, int, float, type(None))) for item in items):
+        kinds = (str, int, float, type(None))
+        if not all(isinstance(item, kinds) and not is_huge(item) for item in items):
             raise ValueError(f"{key}={value!r} is not the value of an option")
 
 
 def check_number(key: str, value: object, finite: bool = True) -> None:
     number = isinstance(value, (int, float)) and (abs(value) < math.inf or not finite)
-    if value is not None and not number:
+    if value is not None and (not number or is_huge(value)):
         raise ValueError(f"{key}={value!r} is not a number")
+
+
+def is_huge(value: object) -> bool:
+    """Return whether a number is a whole one that is too large for a float."""
+    return isinstance(value, int) and abs(value) > MOST
 
 
 def as_run(folder: Path, result: dict[str, Any], curves: Mapping[str, Array]) -> RunRecord:
