@@ -237,6 +237,15 @@ def test_nor_where_the_runs_folder_is_said_to_be(foreign: Path) -> None:
         command("experiment=it", "--config-dir", "conf")
 
 
+@pytest.mark.parametrize("subdir", ["../b", "a/../../b", "/b", ".new", "a/.", "a\0"])
+def test_a_run_of_a_sweep_stays_in_its_study(subdir: str, foreign: Path) -> None:
+    content = PACKAGE + yaml.safe_dump({"hydra": {"sweep": {"subdir": subdir}}})
+    (foreign / "conf" / "experiment" / "it.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"hydra\.sweep\.subdir=.* is no folder of the study"):
+        command("experiment=it", "seed=0,1", "--config-dir", "conf")
+    assert not (foreign / "outputs").exists()
+
+
 def test_a_log_of_the_runs_own_may_have_another_name(foreign: Path) -> None:
     handler = {"filename": "${hydra.runtime.output_dir}/mine.log"}
     node = {"hydra": {"job_logging": {"handlers": {"file": handler}}}}
