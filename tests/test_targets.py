@@ -242,7 +242,7 @@ def test_a_run_of_a_sweep_stays_in_its_study(subdir: str, foreign: Path) -> None
     content = PACKAGE + yaml.safe_dump({"hydra": {"sweep": {"subdir": subdir}}})
     (foreign / "conf" / "experiment" / "it.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"hydra\.sweep\.subdir=.* is no folder of the study"):
-        command("experiment=it", "seed=0,1", "--config-dir", "conf")
+        command("experiment=it", "seed=0,1", "-m", "--config-dir", "conf")
     assert not (foreign / "outputs").exists()
 
 
