@@ -32,7 +32,7 @@ TAKEN = {
     "nnlab": (270, 195, 115),
     "matplotlib": (70, 60, 50),
     "pandas": (160, 60, 75),
-    "pyarrow": (100, 30, 30),  # as it reads a table
+    "PyArrow's reader": (100, 30, 30),
     "scipy": (300, 130, 70),
     "sklearn": (330, 160, 160),
     "torch": (650, 230, 280),

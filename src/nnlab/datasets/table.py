@@ -469,7 +469,7 @@ def read_arrow(kind: str, file: io.BytesIO) -> pd.DataFrame:
     """Read a table by Arrow, as pandas does, but that it is checked: pandas believes the places of
     texts that a damaged file has, and the process would end without a word."""
     pyarrow: Any = importlib.import_module("pyarrow")
-    memory.check_room("pyarrow")
+    memory.check_room("PyArrow's reader")
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others take a gigabyte of addresses
     module = importlib.import_module(f"pyarrow.{kind}")
     if kind == "parquet":
