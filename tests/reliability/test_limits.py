@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from nnlab import checkpoint, memory, records, storage
@@ -118,6 +120,35 @@ def test_little_memory_is_foreseen(limit: str, more: str, tmp_path: Path) -> Non
             assert len(done.stderr.splitlines()) <= 2  # one for each run
         room *= 1.2
     assert set(ended) == {0, 1}
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["parquet", "feather", "orc"])
+@pytest.mark.parametrize(
+    ("limit", "room", "enough"),
+    [("AS", 310, False), ("AS", 360, False), ("AS", 700, True), ("DATA", 300, True)],
+)
+def test_the_reader_of_a_table_is_foreseen(
+    limit: str, room: int, enough: bool, kind: str, tmp_path: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"a": np.arange(40.0), "y": [0, 1] * 20})
+    getattr(frame, f"to_{kind}")(tmp_path / f"t.{kind}")
+    asked = ("plan=true", "dataset=table", f"dataset.file=t.{kind}", "dataset.label=y")
+    kept = getattr(resource, f"RLIMIT_{limit}"), (room * 10**6,) * 2
+    done = subprocess.run(
+        [sys.executable, "-m", "nnlab.run", *asked],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        preexec_fn=lambda: resource.setrlimit(*kept),
+    )
+    assert done.returncode == (0 if enough else 1)
+    assert enough or done.stderr.endswith(" is free; raise ulimit -v\n")
 
 
 @linux

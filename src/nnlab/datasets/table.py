@@ -51,12 +51,11 @@ log = logging.getLogger("nnlab")
 MOST_CATEGORIES = 1000  # of a column: each is an input
 TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 UNPACK: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # of TEXT
+ARROW = (".parquet", ".feather", ".orc")
 PIECE = 2**24  # bytes that are unpacked at a time
 # The packages that pandas needs for some of the suffixes.
 INSTALL = {
-    ".parquet": "'nnlab[parquet]'",
-    ".feather": "'nnlab[parquet]'",
-    ".orc": "'nnlab[parquet]'",
+    **dict.fromkeys(ARROW, "'nnlab[parquet]'"),
     ".xls": "xlrd",
     ".xlsx": "openpyxl",
     ".ods": "odfpy",
@@ -394,6 +393,8 @@ def read_table(path: Path, content: bytes) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             whole = unpacked(path, unpack, content)
+            if kind in ARROW:
+                memory.check_room("PyArrow's reader")
             with memory.bounded(f"reading {path}", "give fewer examples", most_for(kind, whole)):
                 table = readers[kind](io.BytesIO(whole))
     except memory.NoRoomError:
@@ -453,9 +454,7 @@ def table_readers() -> dict[str, Callable[[io.BytesIO], Any]]:
         ".csv": read_text,
         ".tsv": functools.partial(read_text, separator="\t"),
         ".txt": read_text,
-        ".parquet": functools.partial(read_arrow, "parquet"),
-        ".feather": functools.partial(read_arrow, "feather"),
-        ".orc": functools.partial(read_arrow, "orc"),
+        **{kind: functools.partial(read_arrow, kind[1:]) for kind in ARROW},
         ".xlsx": functools.partial(with_header, pd.read_excel),
         ".xls": functools.partial(with_header, pd.read_excel),
         ".ods": functools.partial(with_header, pd.read_excel),
@@ -469,7 +468,6 @@ def read_arrow(kind: str, file: io.BytesIO) -> pd.DataFrame:
     """Read a table by Arrow, as pandas does, but that it is checked: pandas believes the places of
     texts that a damaged file has, and the process would end without a word."""
     pyarrow: Any = importlib.import_module("pyarrow")
-    memory.check_room("PyArrow's reader")
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others take a gigabyte of addresses
     module = importlib.import_module(f"pyarrow.{kind}")
     if kind == "parquet":
