@@ -237,7 +237,7 @@ def test_nor_where_the_runs_folder_is_said_to_be(foreign: Path) -> None:
         command("experiment=it", "--config-dir", "conf")
 
 
-@pytest.mark.parametrize("subdir", ["../b", "a/../../b", "/b", ".new", "a/.", "a\0"])
+@pytest.mark.parametrize("subdir", ["../b", "a/../../b", "/b", ".new", "a/.", "a\0", ""])
 def test_a_run_of_a_sweep_stays_in_its_study(subdir: str, foreign: Path) -> None:
     content = PACKAGE + yaml.safe_dump({"hydra": {"sweep": {"subdir": subdir}}})
     (foreign / "conf" / "experiment" / "it.yaml").write_text(content)

@@ -103,7 +103,7 @@ def launch_by(
         # Of what a full disk has refused to Hydra itself no file is named.
         stack.enter_context(storage.named(Path(hydra.sweep.dir, MULTIRUN)))
         if is_joblib(launcher):
-            storage.check_open_files(16 + 6 * jobs_at_once(hydra))
+            check_workers(jobs_at_once(hydra))
             stack.enter_context(interrupts.heeded_here_only())
         try:
             returns = launcher.launch(job_overrides, initial_job_idx=first)
@@ -277,6 +277,18 @@ def as_job(
     except ValueError as error:
         job.refused = error
     return job
+
+
+def check_workers(count: int) -> None:
+    """Raise ValueError where this process may not have as many files open as workers of joblib
+    take."""
+    try:
+        storage.check_open_files(16 + 6 * count)
+    except OSError as error:
+        raise ValueError(
+            f"{count:,} workers of joblib (hydra.launcher.n_jobs): {error.strerror}; raise the "
+            f"limit with ulimit -n, or have fewer"
+        ) from None
 
 
 def jobs_at_once(hydra: Any) -> int:

@@ -136,7 +136,9 @@ def refuse_outside(composed: DictConfig) -> None:
         subdir = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
     except OmegaConfBaseException:  # it depends on what is not known yet
         return
-    parts = subdir.split("/") if subdir else []
+    # Without overrides there is no name yet.
+    written = cast(Any, composed.hydra.sweep)._get_node("subdir")._value()
+    parts = subdir.split("/") if subdir or not written else []
     if "\0" in subdir or any(part == "" or part.startswith(".") for part in parts):
         raise ValueError(
             f"hydra.sweep.subdir={visible(subdir)} is no folder of the study: give a name without "
