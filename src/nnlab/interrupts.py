@@ -159,11 +159,12 @@ def heeded(
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[None]:
+def noted(waits: bool = False) -> Iterator[None]:
     """Have what trains in this block save where a signal asks a process to stop that does not heed
     them otherwise, as a notebook; then the signal does what it would have done, a second at once.
 
-    Raises KeyboardInterrupt where that is what it does.
+    waits: whether this thread only waits for others; it breaks that off with KeyboardInterrupt.
+    Raises KeyboardInterrupt where that is what the signal does.
     """
     if watched() or threading.current_thread() is not threading.main_thread():
         yield
@@ -176,22 +177,30 @@ def noted() -> Iterator[None]:
         for number, handler in ours.items():
             signal.signal(number, handler)
 
+    asked = []
+
     def note_one(number: int, _: object) -> None:
         give_back()
+        asked.append(number)
         note(number, None)
+        if waits:
+            raise KeyboardInterrupt
 
     for number in ours:
         signal.signal(number, note_one)
     try:
         yield
+    except KeyboardInterrupt:
+        if not asked:
+            raise
     finally:
         give_back()
-        asked, request.number = request.number, None
-    if asked is not None:
-        if before[asked] is signal.default_int_handler:
-            raise KeyboardInterrupt(str(Stopped(asked)))
-        tell(str(Stopped(asked)))
-        signal.raise_signal(asked)
+        request.number = None
+    for number in asked:
+        if before[number] is signal.default_int_handler:
+            raise KeyboardInterrupt(str(Stopped(number)))
+        tell(str(Stopped(number)))
+        signal.raise_signal(number)
 
 
 @functools.cache

@@ -110,12 +110,14 @@ def train_tasks(tasks: Sequence[Task], claimed: Claims) -> None:
         groups = divide(some)
         (concurrent if some[0].engine.concurrent else sequential).extend(groups)
     progressing = Progress(len(tasks), sum(task.examples() for task in tasks))
-    with interrupts.noted(), progressing as progress:
-        train_concurrently(concurrent, progress, claimed)
-        for group in sequential:
-            with device.cpu_threads(group[0].config.torch_threads):
-                for _ in train_group(group, progress, claimed):
-                    pass
+    with progressing as progress:
+        with interrupts.noted(waits=True):
+            train_concurrently(concurrent, progress, claimed)
+        with interrupts.noted():
+            for group in sequential:
+                with device.cpu_threads(group[0].config.torch_threads):
+                    for _ in train_group(group, progress, claimed):
+                        pass
     build.latest.clear()
 
 
@@ -150,7 +152,7 @@ def train_concurrently(
                 for future in [pool.submit(turns.work) for _ in range(threads)]:
                     future.result()
             except KeyboardInterrupt:  # where signals are not heeded, as in a notebook
-                interrupts.request.number = signal.SIGINT
+                interrupts.note(signal.SIGINT, None)
                 raise
     except KeyboardInterrupt:
         interrupts.request.number = None
