@@ -398,9 +398,8 @@ def open_folder(task: Task, claimed: Claims) -> bool:
             task.outcome.result = trained_meanwhile(task)
             if task.outcome.result is not None:
                 return False
-            aside = task.config.force and records.holds_run(path, job.hydra_files)
-            aside = aside and not began_anew(task, path)
-            where = path / records.NEW if aside else path
+            there = task.config.force and records.holds_run(path, job.hydra_files)
+            where = path / records.NEW if there and not began_anew(task, path) else path
             identity = task.whole_identity()
             notes = go_on(task, where, identity)
             owner = claimed[path.parent].owner

@@ -376,8 +376,8 @@ def train(search: optuna.Study, options: NnlabSearchConf, trials: Trials) -> lis
         batch = [rehearsal.ask() for _ in range(count)]
         for trial, each in zip(batch, trials.launch(batch, first)):
             value = each.return_value if each.status is JobStatus.COMPLETED else math.nan
-            # Another command with this storage may have told it before.
             rehearsal.tell(trial, None if math.isnan(value) else value)
+            # Another command with this storage may have told it before.
             if math.isnan(value):
                 search.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
                 failed.append(each)

@@ -49,7 +49,7 @@ FUNCTIONS = (
     "dataset.function",
     "model.function",
 )  # options whose code runs where the command line names it
-# Options of launchers and searches that may name programs and servers, and what of them may not.
+# Options of launchers and searches that may name programs and servers; LOCAL: what names none.
 PROGRAMS = re.compile(
     r"(hydra\.launcher\.(setup|options|additional_parameters|srun_args|python|address|ray)"
     r"|hydra\.sweeper\.storage)(?=\.|$)"
@@ -208,12 +208,12 @@ def refuse_code(composed: DictConfig, typed: Sequence[str]) -> None:
         remedy = (
             "choose an installed plugin, as in hydra/launcher=joblib"
             if place in PLUGINS
+            else "remove it, or give it on the command line, if that is meant"
+            if option
             else f"remove it, or give it on the command line, '+{place}={name}', if it is to run"
             if place.startswith("hydra.")
             else "remove it: no option of nnlab's names code"
         )
-        if option:
-            remedy = "remove it, or give it on the command line, if that is meant"
         what = "a file" if key == "filename" else "programs or a server" if option else "code"
         raise ValueError(f"{place}={name} names {what}, which a configuration may not: {remedy}")
 
